@@ -1,0 +1,114 @@
+"""Checkpoints of a run: the best by play, and always the latest. The only file that imports Orbax.
+
+A checkpoint has three parts: `state`, a pytree of device arrays restored with the shardings of the
+tree asked for; `host`, a dictionary of NumPy arrays of any shape (action logs, counters); and
+`progress`, plain JSON.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+
+class Checkpoint(NamedTuple):
+    """What was restored, and the step it was saved at."""
+
+    step: int
+    state: Any
+    host: dict[str, np.ndarray]
+    progress: dict[str, Any]
+
+
+class Checkpoints:
+    """Checkpoints of one run in `directory`; use as a context manager.
+
+    Kept are the latest (or a killed run could not resume) and the one with the highest `value`
+    among those saved with one.
+    """
+
+    def __init__(self, directory: str | pathlib.Path):
+        self._manager = ocp.CheckpointManager(
+            # Orbax only complains about a relative path later, in a background thread.
+            pathlib.Path(directory).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_value,
+                best_mode="max",
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                    [
+                        checkpoint_managers.LatestN(1),
+                        checkpoint_managers.BestN(
+                            get_metric_fn=_value, n=1, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        host: dict[str, np.ndarray] | None = None,
+        progress: dict[str, Any] | None = None,
+        value: float | None = None,
+    ) -> None:
+        """Saves at `step`; `value` (higher is better) lets this checkpoint compete for best.
+
+        A checkpoint already standing at `step` is replaced: a resumed run may get there again.
+        """
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+        # Zarr cannot hold an array of no elements, and an empty tree cannot be restored.
+        host = {k: v for k, v in (host or {}).items() if v.size} | {"_": np.zeros(1, np.uint8)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                host=ocp.args.StandardSave(host),
+                progress=ocp.args.JsonSave(progress or {}),
+            ),
+            metrics=None if value is None else {"value": float(value)},
+            force=True,
+        )
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the highest value, None where none has a value."""
+        steps = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
+        return max(steps, key=lambda s: (_value(self._manager.metrics(s)), s), default=None)
+
+    def restore(self, step: int, like: Any) -> Checkpoint:
+        """The checkpoint at `step`; `like` gives the shapes, dtypes and shardings of its state."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract),
+                host=ocp.args.StandardRestore(),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        host = {k: np.asarray(v) for k, v in restored.host.items() if k != "_"}
+        return Checkpoint(step, restored.state, host, restored.progress)
+
+
+def _value(metrics: Any) -> float:
+    return metrics["value"]

@@ -1,0 +1,340 @@
+"""Frames stored once, with what the experts said about them.
+
+A *log* holds everything a run has collected, per game, in the order it was played: single frames,
+the expert's outputs, the actions, each frame's age within its game. It lives in memory or as Zarr
+on disk. A *window* is the tail of the log on the device, from which minibatches are drawn; stacks
+are rebuilt there and never reach across the start of a game.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore as ts
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+
+
+@flax.struct.dataclass
+class Window:
+    """The most recent T steps of N environments of each of G games, as rings on the device.
+
+    Attributes:
+      frames: `(G, T, N, H, W)` uint8, the newest frame of each observation.
+      ages: `(G, T, N)` uint8, steps since the game began, counted up to the stack's depth only.
+      labels: `(G, T, N, A)` float32, the expert's outputs in ALE's action order.
+      rows: `(G, T * N)` int32; the first `counts[g]` are the usable rows of game g, as t * N + n.
+      counts: `(G,)` int32.
+      depth: frames in one stack.
+    """
+
+    frames: jax.Array
+    ages: jax.Array
+    labels: jax.Array
+    rows: jax.Array
+    counts: jax.Array
+    depth: int = flax.struct.field(pytree_node=False, default=4)
+
+
+def stacks(
+    frames: jax.Array, ages: jax.Array, games: jax.Array, rows: jax.Array, depth: int
+) -> jax.Array:
+    """Rebuilds observations from single frames.
+
+    Args:
+      frames: `(G, T, N, H, W)` in playing order, T a ring.
+      ages: `(G, T, N)`; a frame's stack reaches back at most this far, and repeats the game's
+        first frame beyond that, as EnvPool does.
+      games: game of each row, any shape S.
+      rows: t * N + n of each row's newest frame, shape S.
+      depth: frames in a stack.
+
+    Returns:
+      `S + (depth, H, W)`, oldest frame first.
+    """
+    length, envs = frames.shape[1:3]
+    time, env = rows // envs, rows % envs
+    back = jnp.minimum(
+        jnp.arange(depth - 1, -1, -1), ages[games, time, env].astype(jnp.int32)[..., None]
+    )
+    return frames[games[..., None], (time[..., None] - back) % length, env[..., None]]
+
+
+def sample(window: Window, key: jax.Array, rows_per_game: int) -> jax.Array:
+    """Usable rows `(G, rows_per_game)` drawn uniformly with replacement."""
+    num_games = window.counts.shape[0]
+    drawn = jax.random.randint(key, (num_games, rows_per_game), 0, window.counts[:, None])
+    return jnp.take_along_axis(window.rows, drawn, axis=1)
+
+
+def gather(window: Window, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Observations `(G, B, depth, H, W)` and labels `(G, B, A)` of `rows` `(G, B)`."""
+    games = jnp.broadcast_to(jnp.arange(rows.shape[0])[:, None], rows.shape)
+    envs = window.frames.shape[2]
+    labels = window.labels[games, rows // envs, rows % envs]
+    return stacks(window.frames, window.ages, games, rows, window.depth), labels
+
+
+class Chunk(NamedTuple):
+    """T consecutive steps of N environments of each of G games, on the host.
+
+    Attributes:
+      frames: `(G, T, N, H, W)` uint8, newest frame of what was seen before each action.
+      labels: `(G, T, N, A)` float32, the expert's outputs there, in ALE's action order.
+      actions: `(G, T, N)` uint8, ALE actions played.
+      ages: `(G, T, N)` uint8, steps since the game began, at most 255.
+      usable: `(G, T, N)` bool, False on a game's last observation, where no action is asked for.
+    """
+
+    frames: np.ndarray
+    labels: np.ndarray
+    actions: np.ndarray
+    ages: np.ndarray
+    usable: np.ndarray
+
+
+class WindowBuffer:
+    """Fills a `Window` chunk by chunk; the newest steps replace the oldest.
+
+    Args:
+      num_games, num_envs: G and N.
+      steps: T, steps per environment kept.
+      frame_shape: (H, W).
+      num_actions: A.
+      depth: frames in one stack.
+    """
+
+    def __init__(
+        self,
+        num_games: int,
+        num_envs: int,
+        steps: int,
+        frame_shape: tuple[int, int],
+        num_actions: int,
+        mesh: Mesh,
+        depth: int = 4,
+    ):
+        shape = (num_games, steps, num_envs)
+        self._sharding = meshes.replicated(mesh)
+        self._ages = np.zeros(shape, np.uint8)
+        self._usable = np.zeros(shape, bool)
+        self._written = 0
+
+        def zeros(extra: tuple[int, ...], dtype: Any) -> jax.Array:
+            return jnp.zeros(shape + extra, dtype, device=self._sharding)
+
+        self.window = Window(
+            frames=zeros(frame_shape, jnp.uint8),
+            ages=zeros((), jnp.uint8),
+            labels=zeros((num_actions,), jnp.float32),
+            rows=jnp.zeros((num_games, steps * num_envs), jnp.int32, device=self._sharding),
+            counts=jnp.zeros(num_games, jnp.int32, device=self._sharding),
+            depth=depth,
+        )
+
+    def skip(self, steps: int) -> None:
+        """Begins as if `steps` steps had been written and already replaced."""
+        self._written += steps
+
+    def append(self, chunk: Chunk) -> None:
+        """Adds a chunk; of one longer than the window, the tail."""
+        steps = self._usable.shape[1]
+        length = chunk.frames.shape[1]
+        start = max(0, length - steps)
+        while start < length:
+            # Pieces end where the ring does, so each is one contiguous copy.
+            position = self._written % steps
+            stop = min(length, start + steps - position)
+            self._write(Chunk(*(x[:, start:stop] for x in chunk)), position)
+            start = stop
+        self._refresh()
+
+    def _write(self, piece: Chunk, position: int) -> None:
+        length = piece.frames.shape[1]
+        span = slice(position, position + length)
+        self._ages[:, span] = np.minimum(piece.ages, self.window.depth - 1)
+        self._usable[:, span] = piece.usable
+        written = jax.device_put((piece.frames, self._ages[:, span], piece.labels), self._sharding)
+        current = (self.window.frames, self.window.ages, self.window.labels)
+        frames, ages, labels = _write_at(current, written, position)
+        self.window = self.window.replace(frames=frames, ages=ages, labels=labels)
+        self._written += length
+
+    def _refresh(self) -> None:
+        num_games, steps, num_envs = self._usable.shape
+        usable = self._usable.copy()
+        for offset in range(self.window.depth - 1):
+            # The oldest frames' stacks reach back to frames that are gone.
+            oldest = (self._written + offset) % steps if self._written > steps else offset
+            usable[:, oldest] &= self._ages[:, oldest] <= offset
+        rows = np.zeros((num_games, steps * num_envs), np.int32)
+        counts = np.zeros(num_games, np.int32)
+        for game in range(num_games):
+            found = np.flatnonzero(usable[game])
+            rows[game, : len(found)] = found
+            counts[game] = len(found)
+        rows_on_device, counts_on_device = jax.device_put((rows, counts), self._sharding)
+        self.window = self.window.replace(rows=rows_on_device, counts=counts_on_device)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write_at(current: Any, piece: Any, position: int) -> Any:
+    return jax.tree.map(
+        lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, position, axis=1),
+        current,
+        piece,
+    )
+
+
+class Log:
+    """Everything collected in one run, appended in chunks; compressed Zarr on disk or in memory.
+
+    A chunk counts only once it is written completely: a killed run leaves a readable log that ends
+    with its last whole chunk.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None, info: Mapping[str, Any]):
+        """Opens the log in `directory`, or begins one there; None keeps it in memory.
+
+        Args:
+          info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions` and whatever
+            else must agree for two runs to share it.
+
+        Raises:
+          ValueError: the directory holds a log of something else.
+        """
+        self.info = dict(info)
+        self._directory = None if directory is None else pathlib.Path(directory).absolute()
+        self.length = 0
+        self._context = ts.Context()
+        if self._directory is not None:
+            if (self._directory / _INFO).exists():
+                standing, self.length = _read_info(self._directory)
+                for name, value in self.info.items():
+                    if standing.get(name) != value:
+                        raise ValueError(
+                            f"{self._directory} holds a dataset with {name} "
+                            f"{standing.get(name)!r}, expected {value!r}; choose another directory"
+                        )
+                self.info = standing
+            else:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._commit()
+        games, envs = len(self.info["games"]), self.info["num_envs"]
+        frame, actions = tuple(self.info["frame_shape"]), self.info["num_actions"]
+        self._arrays = {
+            "frames": self._array("frames", "uint8", (games, envs, *frame)),
+            "labels": self._array("labels", "float32", (games, envs, actions)),
+            "actions": self._array("actions", "uint8", (games, envs)),
+            "ages": self._array("ages", "uint8", (games, envs)),
+            "usable": self._array("usable", "bool", (games, envs)),
+        }
+
+    def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> ts.TensorStore:
+        games, envs, *rest = shape
+        if self._directory is None:
+            store: dict[str, Any] = {"driver": "memory", "path": f"{name}/"}
+        else:
+            store = {"driver": "file", "path": str(self._directory / name)}
+        spec = {
+            "driver": "zarr3",
+            "kvstore": store,
+            "metadata": {
+                # Chunks that were never written take no space, so no resizing is needed.
+                "shape": [games, _CAPACITY, envs, *rest],
+                "chunk_grid": {
+                    "name": "regular",
+                    "configuration": {"chunk_shape": [1, 64, min(4, envs), *rest]},
+                },
+                "codecs": [
+                    {"name": "bytes"},
+                    {"name": "zstd", "configuration": {"level": 1}},
+                ],
+                "data_type": dtype,
+                "fill_value": False if dtype == "bool" else 0,
+            },
+        }
+        if dtype == "float32":
+            spec["metadata"]["codecs"][0]["configuration"] = {"endian": "little"}
+        return ts.open(spec, open=True, create=True, context=self._context).result()
+
+    def append(self, chunk: Chunk) -> None:
+        """Writes a chunk after the last one.
+
+        Raises:
+          ValueError: its shape does not fit the log.
+        """
+        steps = chunk.frames.shape[1]
+        span = slice(self.length, self.length + steps)
+        for name, array in zip(Chunk._fields, chunk, strict=True):
+            expected = (self._arrays[name].shape[0], steps, *self._arrays[name].shape[2:])
+            if array.shape != expected:
+                raise ValueError(f"{name} of shape {array.shape}, expected {expected}")
+        writes = [
+            self._arrays[name][:, span].write(array)
+            for name, array in zip(Chunk._fields, chunk, strict=True)
+        ]
+        for write in writes:
+            write.result()
+        self.length += steps
+        self._commit()
+
+    def read(self, start: int, stop: int) -> Chunk:
+        """Steps `start` up to `stop`."""
+        reads = [self._arrays[name][:, start:stop].read() for name in Chunk._fields]
+        return Chunk(*(np.asarray(read.result()) for read in reads))
+
+    def actions(self, stop: int) -> np.ndarray:
+        """Actions `(G, stop, N)` of the first steps, which bring fresh pools to the same state."""
+        return np.asarray(self._arrays["actions"][:, :stop].read().result())
+
+    def truncate(self, length: int) -> None:
+        """Forgets the steps after the first `length`."""
+        if length > self.length:
+            raise ValueError(f"the dataset holds {self.length} steps, fewer than {length}")
+        self.length = length
+        self._commit()
+
+    def _commit(self) -> None:
+        if self._directory is None:
+            return
+        temporary = self._directory / f"{_INFO}.partial"
+        temporary.write_text(json.dumps({"length": self.length, "info": self.info}, indent=2))
+        os.replace(temporary, self._directory / _INFO)
+
+
+def open_log(directory: str | os.PathLike[str]) -> Log:
+    """The log that stands in `directory`.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is damaged.
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / _INFO).is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no {_INFO}; expected a dataset made by launch/collect.py"
+        )
+    return Log(directory, _read_info(directory)[0])
+
+
+def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int]:
+    try:
+        fields = json.loads((directory / _INFO).read_text())
+        return fields["info"], int(fields["length"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{directory / _INFO} is damaged ({error}); collect again") from error
+
+
+_INFO = "dataset.json"
+_CAPACITY = 2**31

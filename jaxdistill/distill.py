@@ -1,0 +1,814 @@
+"""The run: experts -> dataset -> student -> best checkpoint -> measured result; resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import (
+    checkpoints,
+    dataset,
+    envs,
+    evaluation,
+    games,
+    learner,
+    losses,
+    mesh as meshes,
+    metrics,
+    networks,
+    rollouts,
+    settings as settings_lib,
+)
+from jaxdistill.experts import formats
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.views import View
+
+# Purposes of pool seeds: states to learn from, episodes to choose by, episodes to report.
+_COLLECT, _SELECT, _REPORT = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertSource:
+    """Where one expert comes from.
+
+    Attributes:
+      path: a checkpoint file, or a directory made by `launch/convert.py`.
+      spec: TOML file describing the checkpoint, where it does not describe itself.
+      game: game it plays, where file and spec do not say.
+    """
+
+    path: str
+    spec: str | None = None
+    game: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Which states the student is taught on.
+
+    Attributes:
+      num_envs: environments per game (N).
+      initial_steps: steps per game the experts play before the first update.
+      steps_per_round: steps per game played before each later round; 0 keeps to the first ones.
+      window_steps: the most recent steps per game that minibatches are drawn from.
+      expert_share_rounds: over so many rounds the share of environments the experts drive falls
+        linearly from 1 to 0; after that the student drives alone (DAgger; Ross et al. 2011).
+      expert_epsilon, student_epsilon: chance of a uniformly random valid action.
+      dataset: a dataset made by `launch/collect.py` to learn from instead of collecting first.
+    """
+
+    num_envs: int = 32
+    initial_steps: int = 8192
+    steps_per_round: int = 2048
+    window_steps: int = 81_920
+    expert_share_rounds: int = 20
+    expert_epsilon: float = 0.05
+    student_epsilon: float = 0.02
+    dataset: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn:
+    """How the student learns.
+
+    Attributes:
+      rounds: how often steps are collected and learnt from.
+      updates_per_round: minibatches in one round.
+      batch_per_game: rows of each game in one minibatch.
+      loss: "kl" or "mse"; see `losses`.
+      q_temperature, logits_temperature: the expert's softmax temperature for "kl".
+      warm_start: name of the game whose expert the student begins as a copy of; None begins fresh.
+      optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
+        `learner.optimiser`; the schedule is a cosine.
+    """
+
+    rounds: int = 100
+    updates_per_round: int = 16
+    batch_per_game: int = 128
+    loss: str = "kl"
+    q_temperature: float = 0.01
+    logits_temperature: float = 1.0
+    warm_start: str | None = None
+    optimiser: str = "adamw"
+    learning_rate: float = 3e-4
+    final_rate_fraction: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """How play is measured; episodes are whole games.
+
+    Attributes:
+      every_rounds: rounds between two evaluations of the student that the best is chosen by.
+      select_episodes: episodes per game in each of those.
+      report_episodes: episodes per game in the closing table, from seeds of their own.
+      num_envs: environments per game; must divide both numbers of episodes.
+      epsilon: chance of a uniformly random valid action, for experts and student alike.
+      sample_logits: experts with logits sample their policy here too; False takes the likeliest.
+      max_steps: step limit of one game (27,000 is ALE's half hour).
+      lowest_expert_share: the run stops if an expert scores less than this share of its advertised
+        score (above random): then what it sees or does is wrong, and distilling it is futile.
+    """
+
+    every_rounds: int = 20
+    select_episodes: int = 32
+    report_episodes: int = 128
+    num_envs: int = 32
+    epsilon: float = 0.01
+    sample_logits: bool = False
+    max_steps: int = envs.MAX_STEPS
+    lowest_expert_share: float = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One distillation run.
+
+    Attributes:
+      experts: one per game; their order is the order of the games.
+      network: a key of `networks.NETWORKS`, the student's.
+      seed: of everything random.
+    """
+
+    experts: tuple[ExpertSource, ...]
+    network: str = "dueling"
+    seed: int = 0
+    collect: Collect = Collect()
+    learn: Learn = Learn()
+    evaluate: Evaluate = Evaluate()
+
+    def __post_init__(self) -> None:
+        if not self.experts:
+            raise ValueError("experts is empty; name at least one")
+        networks.create(self.network)
+        c, lrn, e = self.collect, self.learn, self.evaluate
+        for name, value in (
+            ("collect.num_envs", c.num_envs),
+            ("collect.window_steps", c.window_steps),
+            ("learn.rounds", lrn.rounds),
+            ("learn.updates_per_round", lrn.updates_per_round),
+            ("learn.batch_per_game", lrn.batch_per_game),
+            ("evaluate.every_rounds", e.every_rounds),
+            ("evaluate.num_envs", e.num_envs),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        for name, value in (
+            ("collect.initial_steps", c.initial_steps),
+            ("collect.steps_per_round", c.steps_per_round),
+            ("collect.window_steps", c.window_steps),
+        ):
+            if value % c.num_envs:
+                raise ValueError(
+                    f"{name} {value} is not divisible by collect.num_envs {c.num_envs}"
+                )
+        if not c.initial_steps and not c.steps_per_round and not c.dataset:
+            raise ValueError(
+                "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn from"
+            )
+        if c.dataset and c.steps_per_round:
+            raise ValueError(
+                "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
+            )
+        for name, value in (
+            ("evaluate.select_episodes", e.select_episodes),
+            ("evaluate.report_episodes", e.report_episodes),
+        ):
+            if value < 1 or value % e.num_envs:
+                raise ValueError(
+                    f"{name} {value} is not a positive multiple of evaluate.num_envs {e.num_envs}"
+                )
+
+
+def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
+    """Loads every expert, and checks that one student can learn from them all.
+
+    Raises:
+      FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two play
+        the same game, or their views differ in shape.
+    """
+    experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
+    for expert, source in zip(experts, sources, strict=True):
+        if expert.game is None:
+            raise ValueError(
+                f"{source.path} does not say which game it plays; give the expert's `game`"
+            )
+        if expert.view is None or not expert.view.native:
+            raise ValueError(
+                f"{source.path}: EnvPool cannot make what this expert sees ({expert.view}), so it "
+                f"cannot be played yet"
+            )
+    names = [expert.game for expert in experts]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
+    shapes = {expert.view.shape for expert in experts if expert.view}
+    if len(shapes) > 1:
+        raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
+    return experts
+
+
+class _Setting:
+    """What every stage of a run needs, made once from the settings."""
+
+    def __init__(self, settings: Settings, mesh: Mesh):
+        self.settings, self.mesh = settings, mesh
+        self.experts = load_experts(settings.experts)
+        self.games = [games.get(str(expert.game)) for expert in self.experts]
+        self.names = tuple(game.name for game in self.games)
+        self.views = [expert.view or View() for expert in self.experts]
+        self.masks = jnp.asarray(np.stack([expert.mask for expert in self.experts]))
+        self.network = networks.create(settings.network)
+        self.key = jax.random.key(settings.seed)
+        self.student_act = rollouts.network_actor(
+            self.network, self.masks, epsilon=settings.evaluate.epsilon
+        )
+
+    def pools(self, purpose: int, num_envs: int, max_steps: int) -> list[envs.Pool]:
+        """Fresh pools, one per game."""
+        return [
+            envs.Pool(
+                game,
+                num_envs,
+                seed=envs.seed_for(self.settings.seed, purpose, index),
+                view=view,
+                max_steps=max_steps,
+            )
+            for index, (game, view) in enumerate(zip(self.games, self.views, strict=True))
+        ]
+
+    def measure(
+        self, policy: rollouts.Policy, purpose: int, episodes: int, what: str
+    ) -> list[evaluation.Scores]:
+        """Plays whole games with `policy`: always the same starts for the same purpose."""
+        chosen = self.settings.evaluate
+        with metrics.progress(what, episodes * len(self.games), "games") as advance:
+            return evaluation.play_games(
+                self.pools(purpose, chosen.num_envs, chosen.max_steps),
+                policy,
+                jax.random.fold_in(self.key, purpose),
+                self.mesh,
+                games_per_env=episodes // chosen.num_envs,
+                advance=advance,
+            )
+
+    def student_policy(self, params: Any) -> rollouts.Policy:
+        """The student as it is evaluated."""
+        return functools.partial(self.student_act, params)
+
+    def log_info(self) -> dict[str, Any]:
+        """What a dataset of these experts says of itself."""
+        collect = self.settings.collect
+        return {
+            "games": list(self.names),
+            "num_envs": collect.num_envs,
+            "frame_shape": list(self.views[0].shape[1:]),
+            "num_actions": int(self.masks.shape[1]),
+            "views": [view.to_dict() for view in self.views],
+            "experts": [fingerprint(expert) for expert in self.experts],
+            "seed": self.settings.seed,
+            "expert_epsilon": collect.expert_epsilon,
+        }
+
+
+def fingerprint(expert: Expert) -> str:
+    """SHA-256 of an expert's parameters: the same expert, whatever file it came from."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expert.params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class _Collector:
+    """The pools that states are collected in, and the policy that plays them."""
+
+    def __init__(self, run: _Setting, history: np.ndarray | None = None):
+        """Seats the experts in fresh pools; `history` `(G, T, N)` is played first."""
+        self._run = run
+        self.steps = 0
+        self.pools = run.pools(_COLLECT, run.settings.collect.num_envs, envs.MAX_STEPS)
+        self._key = jax.random.fold_in(run.key, 101)
+        self._act = jax.jit(self._choose, static_argnames="student_drives")
+        self._params = [expert.params for expert in run.experts]
+        if history is not None and history.shape[1]:
+            total = history.shape[1] * history.shape[2] * len(self.pools)
+            with metrics.progress("replay", total, "steps") as advance:
+                for actions in history.swapaxes(0, 1):
+                    for pool, row in zip(self.pools, actions, strict=True):
+                        pool.send(row)
+                    for pool in self.pools:
+                        pool.receive()
+                    advance(actions.size)
+            self.steps = history.shape[1]
+
+    def _choose(self, experts, student, observations, key, expert_slots, *, student_drives: bool):
+        run, collect = self._run, self._run.settings.collect
+        indices = tuple(range(len(observations)))
+        labels = expert_outputs(run.experts, experts, observations, indices)
+        keys = jax.random.split(key, 2 * len(indices)).reshape(len(indices), 2)
+        actions = [
+            rollouts.choose(
+                labels[i],
+                run.masks[i],
+                keys[i, 0],
+                epsilon=collect.expert_epsilon,
+                sample=run.experts[i].outputs == "logits",
+            )
+            for i in indices
+        ]
+        if student_drives:
+            num_envs = collect.num_envs
+            outputs = networks.forward(run.network, student, jnp.concatenate(observations))
+            outputs = outputs.reshape(len(indices), num_envs, -1)
+            actions = [
+                jnp.where(
+                    jnp.arange(num_envs) < expert_slots,
+                    actions[i],
+                    rollouts.choose(
+                        outputs[i], run.masks[i], keys[i, 1], epsilon=collect.student_epsilon
+                    ),
+                )
+                for i in indices
+            ]
+        return tuple(actions), jnp.stack(labels)
+
+    def collect(
+        self,
+        length: int,
+        student: Any = None,
+        expert_share: float = 1.0,
+        advance: Callable[[int], object] | None = None,
+    ) -> dataset.Chunk:
+        """Plays `length` steps in every environment; the experts drive `expert_share` of them."""
+        num_envs = self._run.settings.collect.num_envs
+        slots = round(expert_share * num_envs)
+
+        def policy(observations, key, _games):
+            return self._act(
+                self._params,
+                student,
+                observations,
+                key,
+                slots,
+                student_drives=slots < num_envs,
+            )
+
+        frames, labels, actions, ages, usable = [], [], [], [], []
+        before = [pool.last for pool in self.pools]
+        play = rollouts.play(self.pools, policy, self._key, self._run.mesh, start=self.steps)
+        for _ in range(length):
+            turn = next(play)
+            frames.append([step.observations[:, -1] for step in before])
+            ages.append([np.minimum(step.ages, 255).astype(np.uint8) for step in before])
+            usable.append([~step.over for step in before])
+            actions.append([a.astype(np.uint8) for a in turn.actions])
+            labels.append(turn.extra)
+            before = list(turn.steps)
+            if advance:
+                advance(num_envs * len(self.pools))
+        self.steps += length
+        rows = (frames, jax.device_get(labels), actions, ages, usable)
+        return dataset.Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
+
+
+_CHUNK_STEPS = 64
+
+
+def collect(
+    settings: Settings, directory: str | os.PathLike[str], mesh: Mesh | None = None
+) -> dict:
+    """Lets the experts play `collect.initial_steps` steps per game into a dataset on disk.
+
+    Resumes where a killed call stopped; the result is the same.
+
+    Returns:
+      What the dataset says of itself, with its `length` in steps per environment.
+    """
+    run = _Setting(settings, mesh or meshes.create())
+    log = dataset.Log(directory, run.log_info())
+    _collect_initial(run, log)
+    return log.info | {"length": log.length}
+
+
+def _collect_initial(run: _Setting, log: dataset.Log) -> _Collector:
+    collector = _Collector(run, log.actions(log.length))
+    per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
+    each = run.settings.collect.num_envs * len(run.games)
+    with metrics.progress(
+        f"collect {', '.join(run.names)}", per_env * each, "steps", done=log.length * each
+    ) as advance:
+        while log.length < per_env:
+            length = min(_CHUNK_STEPS, per_env - log.length)
+            log.append(collector.collect(length, advance=advance))
+    return collector
+
+
+def distill(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    stop_after: str | None = None,
+) -> dict[str, Any]:
+    """Distils the experts into one student, and measures it.
+
+    A killed run called again with the same settings and `workdir` goes on where it stopped and ends
+    with the same student:
+
+    1. no run there: everything begins;
+    2. experts measured, no checkpoint: collection goes on after its last whole chunk;
+    3. a checkpoint: its state is restored, the dataset cut to what it had seen, the pools brought
+       to the same emulator states by replaying their actions;
+    4. a result: it is returned as it stands.
+
+    Args:
+      stop_after: "baselines", "collect", "round:K" (after round K, saved) or "train" ends the call
+        there, as a kill at that point would; for tests.
+
+    Returns:
+      What is written to `result.json`: see `_result`.
+
+    Raises:
+      ValueError, FileNotFoundError: something the user can mend, in one line.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = mesh or meshes.create()
+    meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
+    run = _Setting(settings, mesh)
+    settings_lib.claim(workdir, settings)
+    result_path = workdir / "result.json"
+    if result_path.is_file():
+        return json.loads(result_path.read_text())
+    timer = metrics.Timer()
+
+    baselines = _baselines(run, workdir, timer)
+    if stop_after == "baselines":
+        return {}
+    state, best_step = _train(run, workdir, baselines, timer, stop_after)
+    if stop_after is not None:
+        return {}
+
+    with timer.phase("report"):
+        scores = run.measure(
+            run.student_policy(state.params), _REPORT, settings.evaluate.report_episodes, "student"
+        )
+    result = _result(run, baselines, scores, best_step, timer)
+    settings_lib.write_json(result_path, result)
+    return result
+
+
+def _baselines(
+    run: _Setting, workdir: pathlib.Path, timer: metrics.Timer
+) -> dict[str, list[evaluation.Scores]]:
+    """Experts and random play, measured first; read back where a killed run has done so."""
+    path = workdir / "baselines.json"
+    chosen = run.settings.evaluate
+    if path.is_file():
+        standing = json.loads(path.read_text())
+        timer.restore(standing["timer"])
+        return {
+            who: [evaluation.Scores.from_dict(x) for x in standing[who]]
+            for who in ("expert", "random")
+        }
+    with timer.phase("baselines"):
+        expert = rollouts.expert_actor(
+            run.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
+        )
+        scores = {
+            "random": run.measure(
+                rollouts.random_policy(run.masks), _REPORT, chosen.report_episodes, "random"
+            ),
+            "expert": run.measure(expert, _REPORT, chosen.report_episodes, "experts"),
+        }
+    check_experts(run.experts, scores["expert"], scores["random"], chosen.lowest_expert_share)
+    settings_lib.write_json(
+        path,
+        {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
+        | {"timer": timer.state()},
+    )
+    return scores
+
+
+def check_experts(
+    experts: Sequence[Expert],
+    scores: Sequence[evaluation.Scores],
+    random: Sequence[evaluation.Scores],
+    lowest_share: float,
+) -> None:
+    """Prints what each expert scores; stops a run whose expert plays wildly below its claim.
+
+    Raises:
+      ValueError: an expert keeps less than `lowest_share` of its advertised score above random.
+    """
+    metrics.table(
+        "experts, measured here",
+        ("game", "expert", "episodes", "score", "95% interval", "advertised", "random"),
+        [
+            (
+                expert.game,
+                expert.name,
+                len(s.scores),
+                s.mean,
+                interval_text(s.interval()),
+                expert.advertised_score,
+                r.mean,
+            )
+            for expert, s, r in zip(experts, scores, random, strict=True)
+        ],
+    )
+    for expert, s, r in zip(experts, scores, random, strict=True):
+        if expert.advertised_score is None:
+            continue
+        share = evaluation.retention(s.mean, expert.advertised_score, r.mean)
+        if share < lowest_share:
+            raise ValueError(
+                f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
+                f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees or "
+                f"does differs from its training. Likely: the resize (area or linear), the order "
+                f"of its actions, the stack order, pixels 0..1 or 0..255. Mend the spec, or set "
+                f"evaluate.lowest_expert_share to 0 to go on"
+            )
+
+
+def _train(
+    run: _Setting,
+    workdir: pathlib.Path,
+    baselines: dict[str, list[evaluation.Scores]],
+    timer: metrics.Timer,
+    stop_after: str | None,
+) -> tuple[learner.TrainState, int]:
+    """All rounds; returns the state that played best, and its round."""
+    settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
+    transform = learner.optimiser(
+        lrn.optimiser,
+        learning_rate=lrn.learning_rate,
+        updates=lrn.rounds * lrn.updates_per_round,
+        final_fraction=lrn.final_rate_fraction,
+        clip_norm=lrn.clip_norm,
+        weight_decay=lrn.weight_decay,
+    )
+    state = learner.create_state(_initial_params(run), transform, run.mesh)
+    update = learner.make_update(
+        run.network,
+        transform,
+        run.mesh,
+        loss=lrn.loss,
+        masks=run.masks,
+        temperatures=jnp.asarray(
+            [
+                lrn.q_temperature if expert.outputs == "q" else lrn.logits_temperature
+                for expert in run.experts
+            ]
+        ),
+        batch_per_game=lrn.batch_per_game,
+        minibatches=lrn.updates_per_round,
+    )
+    update_key = jax.random.fold_in(run.key, 102)
+
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        begun = saved.latest_step()
+        done, best = 0, float("-inf")
+        if begun is not None:
+            restored = saved.restore(begun, state)
+            state, done, best = restored.state, begun, restored.progress["best"]
+            timer.restore(restored.progress["timer"])
+        log, collector = _states(run, workdir, begun, timer)
+        if stop_after == "collect":
+            return state, 0
+        buffer = _window(run, log)
+
+        total = lrn.rounds * lrn.updates_per_round
+        with (
+            metrics.Writer(
+                workdir, -1 if begun is None else done * lrn.updates_per_round
+            ) as writer,
+            metrics.progress(
+                "learn", total, "updates", done=done * lrn.updates_per_round
+            ) as advance,
+        ):
+            last_saved = time.monotonic()
+            for index in range(done, lrn.rounds):
+                share = 1.0
+                if collect.steps_per_round:
+                    share = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))
+                    with timer.phase("collect"):
+                        chunk = collector.collect(
+                            collect.steps_per_round // collect.num_envs, state.params, share
+                        )
+                    with timer.phase("store"):
+                        log.append(chunk)
+                        buffer.append(chunk)
+                with timer.phase("learn"):
+                    state, numbers = update(state, buffer.window, update_key)
+                    row = learner.host_metrics(numbers, run.names)
+                advance(lrn.updates_per_round)
+                step = (index + 1) * lrn.updates_per_round
+                row["expert_share"] = share
+                row["steps_per_game"] = float(log.length * collect.num_envs)
+                advance.status(
+                    f"loss {row['loss']:.4f} "
+                    + " ".join(f"{n} {row[f'agreement/{n}']:.1%}" for n in run.names)
+                )
+                writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
+
+                value = None
+                if (index + 1) % settings.evaluate.every_rounds == 0 or index + 1 == lrn.rounds:
+                    with timer.phase("evaluate"):
+                        value = _select(run, state, baselines, writer, step, advance)
+                    best = max(best, value)
+                stopping = stop_after == f"round:{index + 1}"
+                # When to save for resuming is a matter of time alone: it changes no result.
+                if value is not None or stopping or time.monotonic() - last_saved > 60:
+                    with timer.phase("save"):
+                        saved.save(
+                            index + 1,
+                            state,
+                            progress={"best": best, "timer": timer.state(), "length": log.length},
+                            value=value,
+                        )
+                    last_saved = time.monotonic()
+                if stopping:
+                    return state, 0
+        best_step = saved.best_step()
+        assert best_step is not None  # the last round always evaluates
+        return saved.restore(best_step, state).state, best_step
+
+
+def _initial_params(run: _Setting) -> networks.Params:
+    warm = run.settings.learn.warm_start
+    if warm is None:
+        key = jax.random.fold_in(run.key, 100)
+        return networks.init(run.network, key, run.views[0].shape)
+    name = games.get(warm).name
+    if name not in run.names:
+        raise ValueError(f"learn.warm_start is {warm!r}, expected one of {', '.join(run.names)}")
+    expert = run.experts[run.names.index(name)]
+    if expert.network != run.network or expert.actions != tuple(range(games.NUM_ACTIONS)):
+        raise ValueError(
+            f"learn.warm_start: the {name} expert ({expert.network.num_outputs} outputs) is not of "
+            f"the student's shape (network {run.settings.network!r}); begin fresh instead"
+        )
+    return expert.params
+
+
+def _states(
+    run: _Setting, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
+) -> tuple[dataset.Log, _Collector | None]:
+    """The dataset as the restored state had seen it, and pools to go on collecting in."""
+    collect = run.settings.collect
+    if collect.dataset:
+        log = dataset.open_log(collect.dataset)
+        for name, value in run.log_info().items():
+            if name in ("games", "frame_shape", "views", "experts", "num_envs") and (
+                log.info.get(name) != value
+            ):
+                raise ValueError(
+                    f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
+                    f"than this run's ({value!r}); collect again, or use the same"
+                )
+        return log, None
+    with timer.phase("collect"):
+        log = dataset.Log(workdir / "dataset", run.log_info())
+        initial = collect.initial_steps // collect.num_envs
+        per_round = collect.steps_per_round // collect.num_envs
+        log.truncate(min(log.length, initial + (begun or 0) * per_round))
+        if log.length < initial:
+            collector = _collect_initial(run, log)
+        elif per_round:
+            collector = _Collector(run, log.actions(log.length))
+        else:
+            return log, None
+    return log, collector
+
+
+def _window(run: _Setting, log: dataset.Log) -> dataset.WindowBuffer:
+    """A window over the tail of the log, filled as if the run had never stopped."""
+    collect = run.settings.collect
+    per_env = collect.window_steps // collect.num_envs
+    if not collect.steps_per_round:
+        per_env = min(per_env, log.length)
+    buffer = dataset.WindowBuffer(
+        len(run.games),
+        collect.num_envs,
+        per_env,
+        run.views[0].shape[1:],
+        games.NUM_ACTIONS,
+        run.mesh,
+        depth=run.views[0].stack,
+    )
+    buffer.skip(max(0, log.length - per_env))
+    for start in range(max(0, log.length - per_env), log.length, 256):
+        buffer.append(log.read(start, min(log.length, start + 256)))
+    return buffer
+
+
+def _select(
+    run: _Setting,
+    state: learner.TrainState,
+    baselines: dict[str, list[evaluation.Scores]],
+    writer: metrics.Writer,
+    step: int,
+    advance: metrics.Advance,
+) -> float:
+    """Mean retention over games, of episodes that are never reported."""
+    chosen = run.settings.evaluate
+    scores = evaluation.play_games(
+        run.pools(_SELECT, chosen.num_envs, chosen.max_steps),
+        run.student_policy(state.params),
+        jax.random.fold_in(run.key, _SELECT),
+        run.mesh,
+        games_per_env=chosen.select_episodes // chosen.num_envs,
+    )
+    kept = [
+        evaluation.retention(s.mean, e.mean, r.mean)
+        for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
+    ]
+    value = float(np.nan_to_num(kept).mean())
+    row = {f"score/{name}": s.mean for name, s in zip(run.names, scores, strict=True)}
+    row |= {f"retention/{name}": k for name, k in zip(run.names, kept, strict=True)}
+    writer.write(step, row | {"mean_retention": value})
+    advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(run.names, scores, strict=True)))
+    return value
+
+
+def _result(
+    run: _Setting,
+    baselines: dict[str, list[evaluation.Scores]],
+    scores: list[evaluation.Scores],
+    best_round: int,
+    timer: metrics.Timer,
+) -> dict[str, Any]:
+    """Everything the closing table shows, as JSON."""
+    rows = []
+    for i, name in enumerate(run.names):
+        student, expert, random = scores[i], baselines["expert"][i], baselines["random"][i]
+        rows.append(
+            {
+                "game": name,
+                "expert_name": run.experts[i].name,
+                "random": random.summary(),
+                "expert": expert.summary(),
+                "student": student.summary(),
+                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
+                "retention_interval": list(evaluation.retention_interval(student, expert, random)),
+                "human_normalised": run.games[i].human_normalised(student.mean),
+            }
+        )
+    kept = [row["retention"] for row in rows]
+    return {
+        "games": rows,
+        "mean_retention": float(np.mean(kept)),
+        "worst_retention": float(np.min(kept)),
+        "epsilon": run.settings.evaluate.epsilon,
+        "episodes": run.settings.evaluate.report_episodes,
+        "best_round": best_round,
+        "seconds": timer.seconds(),
+        "student_parameters": networks.count(_initial_params(run)),
+    }
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    """`[low, high]` with one decimal."""
+    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The closing table, and where the time went."""
+    metrics.table(
+        f"{result['episodes']} whole games each, epsilon {result['epsilon']:g}, 95% intervals",
+        ("game", "random", "expert", "", "student", "", "retention", "", "distinct"),
+        [
+            (
+                row["game"],
+                round(row["random"]["mean"], 1),
+                round(row["expert"]["mean"], 1),
+                interval_text(row["expert"]["interval"]),
+                round(row["student"]["mean"], 1),
+                interval_text(row["student"]["interval"]),
+                f"{row['retention']:.1%}",
+                "[" + ", ".join(f"{x:.1%}" for x in row["retention_interval"]) + "]",
+                row["student"]["distinct"],
+            )
+            for row in result["games"]
+        ],
+    )
+    seconds = result["seconds"]
+    print(
+        f"mean retention {result['mean_retention']:.1%}, worst game "
+        f"{result['worst_retention']:.1%}; chosen after round {result['best_round']}"
+    )
+    print("wall time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))

@@ -1,0 +1,188 @@
+"""EnvPool pools of one game: ALE actions in, whole-game accounting out.
+
+EnvPool resets on the step *after* a game ends: that step ignores its action and returns the first
+observation of the next game with reward 0. `Step.valid` is False exactly there, so whoever counts
+rewards, trains on transitions or stores frames asks `valid` and never the emulator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdistill.games import NUM_ACTIONS, Game
+from jaxdistill.views import View
+
+# ALE counts 108,000 emulator frames as the longest game (30 minutes at 60 Hz); 4 frames a step.
+MAX_STEPS = 27_000
+
+
+class Step(NamedTuple):
+    """What a pool says after `step`; every array has leading axis N.
+
+    Attributes:
+      observations: `(N, stack, H, W)` uint8, what the next action answers.
+      rewards: `(N,)` float32, unclipped, of the action just played.
+      valid: `(N,)` bool, the action was played; False where the pool began a new game instead.
+      over: `(N,)` bool, the whole game (all lives, or the step limit) ended with this step. The
+        action given next for such a row is ignored.
+      truncated: `(N,)` bool, the game was cut by the step limit and did not end by itself.
+      lives: `(N,)` int32 lives left, 0 for games without lives.
+      scores: `(N,)` float64, undiscounted unclipped return of the game so far.
+      ages: `(N,)` int32, steps since the game's first observation (0 on that observation).
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    valid: np.ndarray
+    over: np.ndarray
+    truncated: np.ndarray
+    lives: np.ndarray
+    scores: np.ndarray
+    ages: np.ndarray
+
+
+class Pool:
+    """N environments of one game, stepped together on host threads.
+
+    A pool is reproducible: the same game, view, seed and actions give the same steps, whatever the
+    number of threads. `actions_log` keeps every action since construction (one byte each), and
+    `replay` brings a new pool to the same state, which is how a killed run resumes mid-game.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        num_envs: int,
+        *,
+        seed: int,
+        view: View | None = None,
+        max_steps: int = MAX_STEPS,
+        noop_max: int = 30,
+        threads: int | None = None,
+    ):
+        """Builds the pool and begins N games, after 1..noop_max random no-ops each.
+
+        Environment i draws its no-ops from `seed + i`: keep seeds of two pools at least N apart.
+
+        Raises:
+          ValueError: a count below 1, or a view that EnvPool cannot make.
+        """
+        # Imported here: EnvPool starts its own machinery, and importing us must not.
+        import envpool
+
+        view = view or View()
+        for name, value in (
+            ("num_envs", num_envs),
+            ("max_steps", max_steps),
+            ("noop_max", noop_max),
+        ):
+            if value < 1:
+                raise ValueError(f"{game.name}: {name} is {value}, expected at least 1")
+        if not view.native:
+            raise ValueError(
+                f"{game.name}: pools cannot make this view (crop {view.crop}, gray {view.gray!r}, "
+                f"intermediate sizes {list(view.steps)}); only EnvPool's own views can be played"
+            )
+        self.game, self.num_envs, self.view, self.seed = game, num_envs, view, seed
+        self._max_steps = max_steps
+        self._env = envpool.make(
+            game.env_id,
+            env_type="gymnasium",
+            num_envs=num_envs,
+            num_threads=min(threads or len(os.sched_getaffinity(0)), num_envs),
+            seed=seed,
+            max_episode_steps=max_steps,
+            noop_max=noop_max,
+            stack_num=view.stack,
+            img_height=view.height,
+            img_width=view.width,
+            use_inter_area_resize=view.resize == "area",
+            episodic_life=False,
+            reward_clip=False,
+            full_action_space=False,
+        )
+        self._index = np.full(NUM_ACTIONS, -1, np.int32)
+        self._index[list(game.actions)] = np.arange(len(game.actions))
+        self.actions_log: list[np.ndarray] = []
+        observations, info = self._env.reset()
+        nothing = np.zeros(num_envs, bool)
+        self.last = Step(
+            observations=observations,
+            rewards=np.zeros(num_envs, np.float32),
+            valid=nothing,
+            over=nothing,
+            truncated=nothing,
+            lives=np.asarray(info["lives"], np.int32),
+            scores=np.zeros(num_envs),
+            ages=np.zeros(num_envs, np.int32),
+        )
+
+    def send(self, actions: np.ndarray) -> None:
+        """Starts one step on the pool's threads; `actions` `(N,)` are ALE ids. Then `receive`.
+
+        Raises:
+          ValueError: a wrong shape, or an action this game does not have.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.game.name}: expected {self.num_envs} integer actions, got "
+                f"{actions.dtype} of shape {actions.shape}"
+            )
+        index = self._index[np.clip(actions, 0, NUM_ACTIONS - 1)]
+        if (index < 0).any() or (actions < 0).any() or (actions >= NUM_ACTIONS).any():
+            raise ValueError(
+                f"{self.game.name}: actions {sorted(set(actions.tolist()))} are not all among its "
+                f"valid ALE actions {list(self.game.actions)}"
+            )
+        self.actions_log.append(actions.astype(np.uint8))
+        self._env.send(index)
+
+    def receive(self) -> Step:
+        """Waits for the step begun by `send`."""
+        observations, _, terminated, truncated, info = self._env.recv()
+        last = self.last
+        valid = ~last.over
+        over = valid & (terminated | truncated)
+        rewards = np.where(valid, info["reward"], 0).astype(np.float32)
+        self.last = Step(
+            observations=observations,
+            rewards=rewards,
+            valid=valid,
+            over=over,
+            # A game may end by itself on the very last step allowed: EnvPool calls that truncated.
+            truncated=over & truncated & (np.asarray(info["terminated"]) == 0),
+            lives=np.asarray(info["lives"], np.int32),
+            scores=np.where(valid, last.scores, 0) + rewards,
+            ages=np.where(valid, last.ages + 1, 0).astype(np.int32),
+        )
+        return self.last
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Plays one step in all N environments; see `send` and `Step`."""
+        self.send(actions)
+        return self.receive()
+
+    def replay(self, actions: Sequence[np.ndarray] | np.ndarray) -> Step:
+        """Plays recorded actions `(T, N)` from the start of this fresh pool.
+
+        Raises:
+          ValueError: this pool has already been stepped.
+        """
+        if self.actions_log:
+            raise ValueError(f"{self.game.name}: replay needs a fresh pool, this one has stepped")
+        for row in actions:
+            self.step(row)
+        return self.last
+
+
+def seed_for(*words: int) -> int:
+    """A pool seed drawn from `words` (run seed, purpose, game, ...).
+
+    Different words give seeds far apart, so the N consecutive seeds of two pools do not meet.
+    """
+    return int(np.random.SeedSequence(words).generate_state(1)[0] % (2**31 - 2**16))

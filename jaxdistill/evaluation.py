@@ -1,0 +1,164 @@
+"""Whole games -> scores -> retention, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import rollouts
+from jaxdistill.envs import Pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Whole-game scores of one policy in one game.
+
+    Attributes:
+      scores: `(E,)` undiscounted, unclipped returns.
+      lengths: `(E,)` steps of each episode.
+      unfinished: episodes cut by the step limit.
+    """
+
+    scores: np.ndarray
+    lengths: np.ndarray
+    unfinished: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return float(self.scores.mean())
+
+    @property
+    def distinct(self) -> int:
+        """How many episodes differ in (score, length): 100 copies of one game are one game."""
+        return len(set(zip(self.scores.tolist(), self.lengths.tolist(), strict=True)))
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, interval and counts as plain JSON values."""
+        return {
+            "mean": self.mean,
+            "interval": list(self.interval()),
+            "episodes": len(self.scores),
+            "distinct": self.distinct,
+            "unfinished": self.unfinished,
+            "mean_steps": float(self.lengths.mean()),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every episode, as plain JSON values; `from_dict` turns them back."""
+        return {
+            "scores": self.scores.tolist(),
+            "lengths": self.lengths.tolist(),
+            "unfinished": self.unfinished,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Scores:
+        """The inverse of `to_dict`."""
+        return cls(
+            np.asarray(fields["scores"]), np.asarray(fields["lengths"]), fields["unfinished"]
+        )
+
+    def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
+        """Percentile bootstrap interval of the mean."""
+        return _percentiles(_bootstrap_means(self.scores, resamples, seed=0), level)
+
+
+def play_games(
+    pools: Sequence[Pool],
+    policy: rollouts.Policy,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    games_per_env: int,
+    advance: Callable[[int], object] | None = None,
+) -> list[Scores]:
+    """Plays exactly `games_per_env` whole games in every environment slot of every pool.
+
+    A fixed number per slot counts long and short games alike; the first E games to finish would be
+    the short ones. The pools must be fresh: a game already begun would count as whole.
+
+    Args:
+      advance: called with the number of episodes that ended, for a progress bar.
+
+    Returns:
+      One `Scores` per pool, episodes ordered by slot.
+
+    Raises:
+      ValueError: a pool is in the middle of its games.
+    """
+    for pool in pools:
+        if pool.last.ages.any():
+            raise ValueError(f"{pool.game.name}: evaluation needs a fresh pool")
+    ended: list[list[list[tuple[float, int, bool]]]] = [
+        [[] for _ in range(pool.num_envs)] for pool in pools
+    ]
+    active = tuple(range(len(pools)))
+    turn = 0
+    while active:
+        for played in rollouts.play(
+            [pools[i] for i in active], policy, key, mesh, games=active, start=turn
+        ):
+            turn += 1
+            finished = 0
+            for i, step in zip(active, played.steps, strict=True):
+                for slot in np.flatnonzero(step.over):
+                    if len(ended[i][slot]) < games_per_env:
+                        cut = bool(step.truncated[slot])
+                        ended[i][slot].append((float(step.scores[slot]), int(step.ages[slot]), cut))
+                        finished += 1
+            if finished and advance:
+                advance(finished)
+            still = tuple(i for i in active if any(len(slot) < games_per_env for slot in ended[i]))
+            if finished and still != active:
+                break
+        active = still
+    results = []
+    for slots in ended:
+        rows = [episode for slot in slots for episode in slot]
+        scores, lengths, cut = zip(*rows, strict=True)
+        results.append(Scores(np.asarray(scores), np.asarray(lengths), sum(cut)))
+    return results
+
+
+def retention(student: float, expert: float, random: float) -> float:
+    """(student - random) / (expert - random); NaN where the expert plays like random."""
+    return (student - random) / (expert - random) if expert != random else float("nan")
+
+
+def retention_interval(
+    student: Scores,
+    expert: Scores,
+    random: Scores,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the retention; all three are resampled."""
+    student_means, expert_means, random_means = (
+        _bootstrap_means(x.scores, resamples, seed)
+        for seed, x in enumerate((student, expert, random))
+    )
+    span = expert_means - random_means
+    ratios = np.divide(
+        student_means - random_means, span, out=np.full_like(span, np.nan), where=span != 0
+    )
+    return _percentiles(ratios, level)
+
+
+def _bootstrap_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return scores[generator.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
+
+
+def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    if np.isnan(values).all():
+        return (float("nan"), float("nan"))
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""Frozen teachers: reading other people's files, and giving ours back."""

@@ -1,0 +1,197 @@
+"""A frozen policy: a network, its parameters, and what its inputs and outputs mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from jaxdistill import games, losses, networks
+from jaxdistill.views import View
+
+OUTPUTS = ("q", "logits")
+_DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expert:
+    """A frozen policy for one game.
+
+    Attributes:
+      name: how tables call it.
+      network: its architecture.
+      params: its float32 parameters, as `networks.init` gives them.
+      outputs: "q" (the head holds Q-values) or "logits" (of a stochastic policy).
+      actions: output i stands for ALE action `actions[i]`; for an expert of something other than an
+        Atari game, the action indices of its own environment.
+      view: what it sees of the screen; None for an expert that sees no screen.
+      game: name of its Atari game; None where the file does not say or there is none.
+      advertised_score: score claimed by whoever published it, None where unknown.
+      source: file it came from.
+    """
+
+    name: str
+    network: networks.Network
+    params: networks.Params
+    outputs: str
+    actions: tuple[int, ...]
+    view: View | None = dataclasses.field(default_factory=View)
+    game: str | None = None
+    advertised_score: float | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.outputs not in OUTPUTS:
+            raise ValueError(
+                f"{self.name}: outputs is {self.outputs!r}, expected one of {', '.join(OUTPUTS)}"
+            )
+        if len(self.actions) != self.network.num_outputs:
+            raise ValueError(
+                f"{self.name}: {len(self.actions)} actions for {self.network.num_outputs} outputs"
+            )
+        if len(set(self.actions)) != len(self.actions):
+            raise ValueError(f"{self.name}: actions {list(self.actions)} name one action twice")
+        if self.game is not None and not self.mask.any():
+            raise ValueError(
+                f"{self.name}: none of its actions {list(self.actions)} is valid in {self.game}, "
+                f"whose valid actions are {list(games.get(self.game).actions)}"
+            )
+
+    @property
+    def mask(self) -> np.ndarray:
+        """`(18,)` bool: actions that are valid in the game and that the expert has an output for."""
+        known = np.zeros(games.NUM_ACTIONS, bool)
+        known[list(self.actions)] = True
+        return known & games.get(self._game()).mask
+
+    def ale_outputs(self, observations: jax.Array | np.ndarray) -> jax.Array:
+        """Outputs `(B, 18)` in ALE's action order, 0 where `mask` is False.
+
+        Args:
+          observations: `(B, stack, H, W)` uint8 in the expert's view.
+        """
+        return _ale_forward(self.network, self.actions)(self.params, jnp.asarray(observations))
+
+    def greedy(self, observations: jax.Array | np.ndarray) -> jax.Array:
+        """The valid ALE action `(B,)` with the largest output."""
+        return losses.greedy(self.ale_outputs(observations), jnp.asarray(self.mask))
+
+    def _game(self) -> str:
+        if self.game is None:
+            raise ValueError(
+                f"{self.name}: the expert does not say which game it plays; give --game"
+            )
+        return self.game
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes `expert.json` and `weights.safetensors` into a new directory.
+
+        Raises:
+          ValueError: the directory already holds something.
+        """
+        directory = pathlib.Path(directory)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ValueError(f"{directory} already exists and is not empty; choose another --out")
+        description = {
+            "name": self.name,
+            "network": networks.to_dict(self.network),
+            "outputs": self.outputs,
+            "actions": list(self.actions),
+            "view": None if self.view is None else self.view.to_dict(),
+            "game": self.game,
+            "advertised_score": self.advertised_score,
+            "source": self.source,
+        }
+        flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
+        weights = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()})
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _WEIGHTS).write_bytes(weights)
+        # Written last: a directory without it is not an expert, so a kill leaves none half-written.
+        temporary = directory / f"{_DESCRIPTION}.partial"
+        temporary.write_text(json.dumps(description, indent=2) + "\n")
+        os.replace(temporary, directory / _DESCRIPTION)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Expert:
+        """Reads what `save` wrote.
+
+        Raises:
+          FileNotFoundError: there is no expert in the directory.
+          ValueError: what is there is damaged.
+        """
+        directory = pathlib.Path(directory)
+        description = directory / _DESCRIPTION
+        if not description.is_file():
+            raise FileNotFoundError(
+                f"{directory} holds no {_DESCRIPTION}; expected a directory made by launch/convert.py"
+            )
+        try:
+            fields = json.loads(description.read_text())
+            flat = safetensors.numpy.load((directory / _WEIGHTS).read_bytes())
+            fields["network"] = networks.from_dict(fields["network"])
+            fields["view"] = fields["view"] and View.from_dict(fields["view"])
+            fields["actions"] = tuple(fields["actions"])
+            expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
+        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+            raise ValueError(
+                f"{directory} is damaged ({type(error).__name__}: {error}); convert it again"
+            ) from error
+        return expert
+
+
+@functools.lru_cache(maxsize=64)
+def _ale_forward(network: networks.Network, actions: tuple[int, ...]) -> Callable[..., jax.Array]:
+    return jax.jit(lambda params, x: to_ale(networks.forward(network, params, x), actions))
+
+
+def to_ale(outputs: jax.Array, actions: tuple[int, ...]) -> jax.Array:
+    """`(B, K)` outputs for `actions` -> `(B, 18)` in ALE's order, 0 elsewhere."""
+    return (
+        jnp.zeros((outputs.shape[0], games.NUM_ACTIONS), outputs.dtype).at[:, actions].set(outputs)
+    )
+
+
+def expert_outputs(
+    experts: Sequence[Expert],
+    params: Sequence[Any],
+    observations: Sequence[jax.Array],
+    indices: Sequence[int],
+) -> list[jax.Array]:
+    """ALE-ordered outputs `(N, 18)` of several experts, each on its own observations; for use in jit.
+
+    Experts of one network are stacked and evaluated together on accelerators. On CPU, where a
+    batched product over the stack is slower than its parts, they run one after another.
+
+    Args:
+      params: the parameters of *all* experts, in their order.
+      indices: the expert each observation array is for.
+    """
+    results: list[jax.Array | None] = [None] * len(indices)
+    groups: dict[Any, list[int]] = {}
+    for position, index in enumerate(indices):
+        alone = position if jax.default_backend() == "cpu" else None
+        key = (experts[index].network, observations[position].shape, alone)
+        groups.setdefault(key, []).append(position)
+    for (network, _, _), positions in groups.items():
+        if len(positions) == 1:
+            (position,) = positions
+            outputs = [networks.forward(network, params[indices[position]], observations[position])]
+        else:
+            stacked = jax.tree.map(
+                lambda *x: jnp.stack(x), *(params[indices[position]] for position in positions)
+            )
+            forward = functools.partial(networks.forward, network)
+            outputs = jax.vmap(forward)(stacked, jnp.stack([observations[p] for p in positions]))
+        for position, output in zip(positions, outputs, strict=True):
+            results[position] = to_ale(output, experts[indices[position]].actions)
+    return results

@@ -1,0 +1,199 @@
+"""The student's update: many minibatches in one jitted call, sharded over the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxdistill import dataset, losses, mesh as meshes, networks
+
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What an update changes: parameters, optimiser state, and the number of updates done."""
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+def optimiser(
+    name: str,
+    *,
+    learning_rate: float,
+    updates: int,
+    final_fraction: float = 0.1,
+    schedule: str = "cosine",
+    clip_norm: float = 10.0,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+    """Gradient clipping by global norm, then the optimiser called `name`.
+
+    Args:
+      name: "adamw" (decoupled decay), "adam_l2" (decay added to the gradient, as `torch.optim.Adam`
+        does) or "radam".
+      learning_rate: the rate at the start.
+      updates: number of updates after which the rate stands at `final_fraction` of it.
+      schedule: "cosine", "linear" or "constant".
+
+    Raises:
+      ValueError: an unknown name or schedule.
+    """
+    rates = {
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, updates, final_fraction),
+        "linear": lambda: optax.linear_schedule(
+            learning_rate, learning_rate * final_fraction, updates
+        ),
+        "constant": lambda: optax.constant_schedule(learning_rate),
+    }
+    if schedule not in rates:
+        raise ValueError(f"schedule {schedule!r} is not one of {', '.join(rates)}")
+    rate = rates[schedule]()
+    rules = {
+        "adamw": lambda: optax.adamw(rate, weight_decay=weight_decay),
+        "adam_l2": lambda: optax.chain(
+            optax.add_decayed_weights(weight_decay), optax.adam(rate, eps=1e-8)
+        ),
+        "radam": lambda: optax.radam(rate),
+    }
+    if name not in rules:
+        raise ValueError(f"optimiser {name!r} is not one of {', '.join(rules)}")
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rules[name]())
+
+
+def create_state(
+    params: networks.Params, transform: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A fresh train state, replicated over the mesh; `params` are copied, never shared."""
+    params = jax.tree.map(jnp.array, params)
+    state = TrainState(params, transform.init(params), jnp.zeros((), jnp.int32))
+    return jax.device_put(state, meshes.replicated(mesh))
+
+
+def sharded_gradient(
+    loss: Callable[[Any, Any, Any], tuple[jax.Array, Metrics]], mesh: Mesh
+) -> Callable[[Any, Any, Any], tuple[Any, Metrics]]:
+    """`(params, shared, batch) -> (gradient, metrics)`, each device taking its part of the batch.
+
+    `loss(params, shared, batch)` returns a mean over the batch and metrics that are means too.
+    Leaves of `batch` are `(G, B, ...)` and split along B, so each device holds equally many rows of
+    every game and the mean of the devices' means is the mean. `shared` is whole on every device.
+    """
+
+    def local(params: Any, shared: Any, batch: Any) -> tuple[Any, Metrics]:
+        gradient, metrics = jax.grad(loss, has_aux=True)(params, shared, batch)
+        return jax.lax.pmean((gradient, metrics), meshes.AXIS)
+
+    whole = PartitionSpec()
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(whole, whole, PartitionSpec(None, meshes.AXIS)),
+        out_specs=whole,
+        check_vma=False,
+    )
+
+
+def apply_gradient(
+    state: TrainState, gradient: Any, transform: optax.GradientTransformation
+) -> TrainState:
+    """One optimiser step."""
+    changes, opt_state = transform.update(gradient, state.opt_state, state.params)
+    return TrainState(optax.apply_updates(state.params, changes), opt_state, state.step + 1)
+
+
+Update = Callable[[TrainState, dataset.Window, jax.Array], tuple[TrainState, Metrics]]
+
+
+def make_update(
+    network: networks.Network,
+    transform: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    loss: str,
+    masks: jax.Array,
+    temperatures: jax.Array,
+    batch_per_game: int,
+    minibatches: int,
+) -> Update:
+    """The jitted `update(state, window, key) -> (state, metrics)` of `minibatches` optimiser steps.
+
+    Every minibatch draws `batch_per_game` usable rows of each game, with `fold_in(key, step)`, so
+    that a resumed run draws what the whole run would have. `state` is donated.
+
+    Args:
+      loss: "mse" or "kl"; see `losses`.
+      masks: `(G, A)` bool, the valid actions of each game.
+      temperatures: `(G,)`, of each game's expert, used by "kl".
+
+    Returns:
+      The update. Its metrics are means over the call: `loss`, `gradient_norm`, and `(G,)` arrays
+      `game_loss`, `agreement` (both nets choose the same valid action), `student_entropy` and
+      `expert_entropy` (at the expert's temperature), in nats.
+
+    Raises:
+      ValueError: an unknown loss, or a batch that does not split over the mesh.
+    """
+    if loss not in losses.LOSSES:
+        raise ValueError(f"loss {loss!r} is not one of {', '.join(losses.LOSSES)}")
+    meshes.check_divisible(mesh, "batch per game", batch_per_game)
+    num_games, num_actions = masks.shape
+
+    def objective(params: Any, window: dataset.Window, rows: jax.Array):
+        stacks, labels = dataset.gather(window, rows)
+        outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]))
+        labels = labels.reshape(-1, num_actions)
+        games = jnp.repeat(jnp.arange(num_games), rows.shape[1])
+        mask = masks[games]
+        temperature = temperatures[games][:, None]
+        if loss == "kl":
+            values = losses.kl(outputs, labels, mask, temperature)
+        else:
+            values = losses.mse(outputs, labels, mask)
+        agree = losses.greedy(outputs, mask) == losses.greedy(labels, mask)
+        sharpened = jnp.where(mask, labels, 0.0) / temperature
+
+        def per_game(x: jax.Array) -> jax.Array:
+            return losses.per_game_mean(x, games, num_games)
+
+        game_loss = per_game(values)
+        return game_loss.mean(), {
+            "loss": game_loss.mean(),
+            "game_loss": game_loss,
+            "agreement": per_game(agree.astype(jnp.float32)),
+            "student_entropy": per_game(losses.entropy(outputs, mask)),
+            "expert_entropy": per_game(losses.entropy(sharpened, mask)),
+        }
+
+    gradient_of = sharded_gradient(objective, mesh)
+
+    def update(state: TrainState, window: dataset.Window, key: jax.Array):
+        def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            rows = dataset.sample(window, jax.random.fold_in(key, state.step), batch_per_game)
+            gradient, metrics = gradient_of(state.params, window, rows)
+            metrics["gradient_norm"] = optax.global_norm(gradient)
+            return apply_gradient(state, gradient, transform), metrics
+
+        state, metrics = jax.lax.scan(minibatch, state, None, length=minibatches)
+        return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def host_metrics(metrics: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics as floats for logging; per-game arrays become `name/game`. Waits for the device."""
+    rows: dict[str, float] = {}
+    for name, value in jax.device_get(dict(metrics)).items():
+        if getattr(value, "ndim", 0) == 0:
+            rows[name] = float(value)
+        else:
+            rows |= {f"{name}/{game}": float(x) for game, x in zip(names, value, strict=True)}
+    return rows

@@ -1,0 +1,401 @@
+"""What a run tells the world: rows of numbers, phase timers, progress bars and tables.
+
+`metrics.jsonl` is the record: one JSON object per row, `{"step": 100, "loss": 0.25}`. The same
+scalars go to TensorBoard for looking at. Progress goes to stderr, tables go to stdout.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+_FILE = "metrics.jsonl"
+_PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
+_FLUSH_INTERVAL = 10  # seconds until TensorBoard sees a row at the latest
+
+
+class Writer:
+    """Appends rows to `DIRECTORY/metrics.jsonl` and their scalars to `DIRECTORY/tensorboard`.
+
+    A row is on disk when `write` returns; TensorBoard's files follow within about ten seconds.
+    It is a context manager. One process and one thread may write to a directory at a time.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], resume_step: int | None = None):
+        """Opens the files, creating the directory where needed.
+
+        Args:
+          directory: the run's directory.
+          resume_step: None for a new run. For a run that continues, the step of the checkpoint
+            it continues from: rows with a larger step, and a half-written last line, were left
+            by the killed run and are dropped; -1 drops every row.
+
+        Raises:
+          ValueError: if a new run finds rows of another one, or a line is not a row.
+        """
+        # Here and not above: reading rows back should not pay for importing TensorBoard's side.
+        import tensorboardX  # type: ignore[import-untyped]
+
+        self._path = Path(directory) / _FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if resume_step is not None:
+            _drop_rows_after(self._path, resume_step)
+        elif self._path.exists() and self._path.stat().st_size:
+            raise ValueError(
+                f"{self._path} already holds the rows of a run: expected none for a new run; "
+                "resume that run or choose another directory"
+            )
+        events = self._path.parent / "tensorboard"
+        # The suffix keeps two sessions that start within a second from sharing a file name.
+        session = len(list(events.glob("events.out.tfevents.*")))
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(events),
+            purge_step=None if resume_step is None else resume_step + 1,
+            flush_secs=_FLUSH_INTERVAL,
+            filename_suffix=f".{session:04d}",
+        )
+        self._file: TextIO = self._path.open("a", encoding="utf-8", newline="\n")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one row.
+
+        Args:
+          step: the run's step counter, stored under "step".
+          values: scalars by name; anything `float` accepts, so a device array is fetched here.
+            NaN and infinities are stored as null, and left out of TensorBoard.
+
+        Raises:
+          ValueError: if a value is named "step", or the writer is closed.
+        """
+        if self._file.closed:
+            raise ValueError(f"{self._path} is closed: no rows can be written after close()")
+        if "step" in values:
+            raise ValueError('a value is named "step": expected another name, as rows use this one')
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {name: x for name, x in numbers.items() if math.isfinite(x)}
+        row = {"step": int(step), **{name: finite.get(name) for name in numbers}}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, number in finite.items():
+            self._tensorboard.add_scalar(name, number, int(step))
+
+    def close(self) -> None:
+        """Flushes and closes both files; closing twice is harmless."""
+        if not self._file.closed:
+            self._file.close()
+            self._tensorboard.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the rows of `DIRECTORY/metrics.jsonl` in the order they were written.
+
+    A half-written last line is left out; values stored as null come back as None.
+
+    Raises:
+      FileNotFoundError: if the directory holds no metrics.
+      ValueError: if any other line is not a row.
+    """
+    path = Path(directory) / _FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: expected the directory of a run")
+    return [row for row, _ in _rows(path)]
+
+
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yields each row with its line (without the line end), skipping a half-written last one."""
+    # Bytes, because a killed run may have stopped in the middle of a character.
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no step")
+        except ValueError:
+            if number == len(lines):
+                return
+            found = line[:40].decode("utf-8", "replace")
+            raise ValueError(
+                f"{path} line {number}: found {found!r}, expected a JSON object with an integer "
+                '"step"; delete the line to go on without it'
+            ) from None
+        yield row, line
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = b"".join(line + b"\n" for row, line in _rows(path) if row["step"] <= step)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Timer:
+    """Adds up the wall seconds spent in named phases of a run.
+
+    Phases may be nested; the outer one's seconds include the inner one's. A phase inside itself
+    is counted once. For one thread. JAX returns before the device is done: a phase that should
+    cover the device's work has to wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._started: dict[str, float] = {}  # the phases open now, and since when
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times the body of a `with` statement, whether or not it raises."""
+        if name in self._started:
+            yield
+            return
+        self._started[name] = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - self._started.pop(name)
+            self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds per phase so far, those still open included."""
+        now = time.perf_counter()
+        totals = dict(self._seconds)
+        for name, start in self._started.items():
+            totals[name] = totals.get(name, 0.0) + now - start
+        return totals
+
+    def counts(self) -> dict[str, int]:
+        """How often each phase was completed."""
+        return dict(self._counts)
+
+    def rate(self, name: str, n: float) -> float:
+        """`n` per second of phase `name`; NaN where no time was measured yet."""
+        seconds = self.seconds().get(name, 0.0)
+        return n / seconds if seconds > 0 else math.nan
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """The totals so far as plain numbers, to be kept in a checkpoint."""
+        return {"seconds": self.seconds(), "counts": dict(self._counts)}
+
+    def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Replaces the totals by those of `state()`; phases open now count from now.
+
+        Raises:
+          ValueError: if `state` did not come from `state()`.
+        """
+        if set(state) != {"seconds", "counts"}:
+            raise ValueError(
+                f"timer state has keys {sorted(state)}: expected 'counts' and 'seconds'"
+            )
+        self._seconds = {name: float(x) for name, x in state["seconds"].items()}
+        self._counts = {name: int(x) for name, x in state["counts"].items()}
+        self._started = dict.fromkeys(self._started, time.perf_counter())
+
+
+class Advance(Protocol):
+    """What `progress` yields."""
+
+    def __call__(self, n: int = 1) -> None:
+        """Says that `n` more units are done."""
+
+    def status(self, text: str) -> None:
+        """Shows `text`, such as the latest score, beside the bar from now on."""
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None, unit: str, done: int = 0) -> Iterator[Advance]:
+    """Shows on stderr how far a loop is, its rate and the time that remains.
+
+        with metrics.progress("collect", 100_000, "steps") as advance:
+            for ...:
+                advance(64)
+                advance.status(f"score {score:.1f}")
+
+    On a terminal it is a bar; elsewhere a plain line at most every 15 seconds and one at the
+    end, also when the body raises. Bars cannot be nested.
+
+    Args:
+      description: what is being done, in a word or two.
+      total: units in the whole, None where that is not known.
+      unit: the plural of what is counted, such as "steps"; rates are in units/s.
+      done: units done by an earlier session, left out of the rate.
+    """
+    shown: _Bar | _Lines
+    if sys.stderr.isatty() and rich.console.Console(stderr=True).is_interactive:
+        shown = _Bar(description, total, unit, done)
+    else:
+        shown = _Lines(description, total, unit, done)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class _Bar:
+    """Progress on a terminal."""
+
+    def __init__(self, description: str, total: int | None, unit: str, done: int):
+        self._progress = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            _TallyColumn(unit),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[status]}", markup=False),
+            console=rich.console.Console(stderr=True),
+            # Output meant for a file or a pipe must not be drawn into the bar's terminal.
+            redirect_stdout=sys.stdout.isatty(),
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(description, total=total, completed=done, status="")
+        self._progress.start()
+
+    def __call__(self, n: int = 1) -> None:
+        self._progress.advance(self._task, n)
+
+    def status(self, text: str) -> None:
+        self._progress.update(self._task, status=text)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _TallyColumn(rich.progress.ProgressColumn):
+    """Units done, the whole, and the recent rate."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        rate = task.finished_speed or task.speed
+        return rich.text.Text(_tally(task.completed, task.total, self._unit, rate))
+
+
+class _Lines:
+    """Progress where there is no terminal."""
+
+    def __init__(self, description: str, total: int | None, unit: str, done: int):
+        self._description, self._total, self._unit = description, total, unit
+        self._done = self._first = done
+        self._status = ""
+        self._start = self._printed = time.monotonic()
+
+    def __call__(self, n: int = 1) -> None:
+        self._done += n
+        if time.monotonic() - self._printed >= _PLAIN_INTERVAL:
+            self._print("left")
+
+    def status(self, text: str) -> None:
+        self._status = text
+
+    def close(self) -> None:
+        self._print("in all")
+
+    def _print(self, which: str) -> None:
+        self._printed = time.monotonic()
+        elapsed = self._printed - self._start
+        rate = (self._done - self._first) / elapsed if elapsed > 0 else None
+        parts = [_tally(self._done, self._total, self._unit, rate)]
+        if which == "in all":
+            parts.append(f"{_duration(elapsed)} in all")
+        elif self._total is not None and rate:
+            parts.append(f"{_duration(max(0.0, self._total - self._done) / rate)} left")
+        if self._status:
+            parts.append(self._status)
+        print(f"{self._description}: {', '.join(parts)}", file=sys.stderr, flush=True)
+
+
+def _tally(done: float, total: float | None, unit: str, rate: float | None) -> str:
+    """Such as "500/1000 steps (50%), 120 steps/s"."""
+    text = f"{done:.0f} {unit}" if total is None else f"{done:.0f}/{total:.0f} {unit}"
+    if total:
+        text += f" ({100 * done / total:.0f}%)"
+    if rate is None:
+        return text
+    return f"{text}, {rate:,.0f} {unit}/s" if rate >= 10 else f"{text}, {rate:.2g} {unit}/s"
+
+
+def _duration(seconds: float) -> str:
+    """Such as "1:02:03" or "2:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a table on stdout.
+
+    On a terminal long cells are folded; elsewhere lines are as long as they need to be.
+
+    Args:
+      title: printed above the table.
+      columns: the column headings.
+      rows: cells per row, one for each column. Strings are printed as they are, None as "-",
+        numbers rounded to what is readable. Columns without strings are set to the right.
+
+    Raises:
+      ValueError: if a row has another number of cells than there are columns.
+    """
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"table {title!r}: row {number} has {len(row)} cells, expected {len(columns)}"
+            )
+    drawn = rich.table.Table(
+        title=rich.text.Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD
+    )
+    for i, column in enumerate(columns):
+        words = any(isinstance(row[i], str) for row in rows)
+        drawn.add_column(
+            rich.text.Text(column), justify="left" if words else "right", overflow="fold"
+        )
+    for row in rows:
+        drawn.add_row(*(rich.text.Text(_cell(value)) for value in row))
+    console = rich.console.Console()
+    if not sys.stdout.isatty():
+        # As wide as the longest line; rich would otherwise assume 80 columns and fold.
+        console.width = 100_000
+        console.width = console.measure(drawn).maximum
+    # Not printed by the console itself, which would write across a progress bar.
+    with console.capture() as captured:
+        console.print(drawn)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str | bool | int):
+        return str(value)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return str(value)
+    if not math.isfinite(number) or number.is_integer():
+        return f"{number:.0f}"
+    return f"{number:.1f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -1,0 +1,322 @@
+"""Flax networks for Atari experts and students, and the one table that names them.
+
+Every network here is a `Network`: convolutions, shared dense layers, and a head. That covers the
+2013 and 2015 DQNs, the dueling net (Wang et al. 2016), A3C/PPO actor-critics, the compressed nets of
+Policy Distillation (Rusu et al. 2015) and plain MLPs, so a checkpoint of any of them is a *value* of
+one class and two experts of one shape are equal as Python objects.
+
+Observations are `(B, C, H, W)` as emulators and PyTorch hand them over. `uint8` means pixels and is
+divided by 255 inside the network; floats are taken as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdistill import games
+
+Params = Mapping[str, Any]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "elu": nn.elu,
+    "tanh": nn.tanh,
+    "leaky_relu": lambda x: nn.leaky_relu(x, 0.01),
+    "silu": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "selu": nn.selu,
+    "sigmoid": nn.sigmoid,
+    "none": lambda x: x,
+}
+HEADS = ("linear", "dueling", "actor_critic")
+
+# Examples of one cache-sized piece of the batch on CPU; see `forward`.
+CPU_CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLayer:
+    """One convolution: output channels, square kernel, stride, and zero padding on every side."""
+
+    features: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+NATURE_CONVS = (ConvLayer(32, 8, 4), ConvLayer(64, 4, 2), ConvLayer(64, 3, 1))
+
+
+class Network(nn.Module):
+    """Convolutions -> shared dense layers -> head; `(B, C, H, W)` -> `(B, num_outputs)`.
+
+    Attributes:
+      convs: convolutions, each followed by the activation; empty for an MLP on `(B, D)`.
+      hidden: widths of dense layers shared by both streams of the head.
+      head: "linear" (one output layer), "dueling" (value + advantage - mean advantage over *all*
+        outputs, Wang et al. 2016 eq. 9) or "actor_critic" (logits; `value` gives the critic).
+      action_hidden, value_hidden: dense widths private to the action / value stream.
+      num_outputs: size of the action head.
+      activation: a key of `ACTIVATIONS`.
+      layer_norm: LayerNorm before every activation (as PQN needs).
+      dtype: what the torso computes in; parameters and head outputs stay float32.
+    """
+
+    convs: tuple[ConvLayer, ...] = NATURE_CONVS
+    hidden: tuple[int, ...] = ()
+    head: str = "linear"
+    action_hidden: tuple[int, ...] = ()
+    value_hidden: tuple[int, ...] = ()
+    num_outputs: int = games.NUM_ACTIONS
+    activation: str = "relu"
+    layer_norm: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation {self.activation!r} is not one of {', '.join(sorted(ACTIVATIONS))}"
+            )
+        self.conv = [
+            _Conv(layer, self.dtype, name=f"conv{i}") for i, layer in enumerate(self.convs, 1)
+        ]
+        self.conv_norm = self._norms("conv_norm", len(self.convs))
+        self.fc, self.fc_norm = self._dense("fc", self.hidden)
+        self.action_fc, self.action_norm = self._dense("action_fc", self.action_hidden)
+        self.action = nn.Dense(self.num_outputs, kernel_init=_HEAD_INIT, name="action")
+        if self.head != "linear":
+            self.value_fc, self.value_norm = self._dense("value_fc", self.value_hidden)
+            self.value_out = nn.Dense(1, kernel_init=_HEAD_INIT, name="value")
+
+    def _norms(self, prefix: str, count: int) -> list[nn.Module]:
+        wanted = count if self.layer_norm else 0
+        return [nn.LayerNorm(dtype=self.dtype, name=f"{prefix}{i}") for i in range(1, wanted + 1)]
+
+    def _dense(self, prefix: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], list]:
+        layers = [
+            nn.Dense(width, kernel_init=_HIDDEN_INIT, dtype=self.dtype, name=f"{prefix}{i}")
+            for i, width in enumerate(widths, 1)
+        ]
+        return layers, self._norms(f"{prefix}_norm", len(widths))
+
+    def _run(self, x: jax.Array, layers: list, norms: list) -> jax.Array:
+        activation = ACTIVATIONS[self.activation]
+        for i, layer in enumerate(layers):
+            x = layer(x)
+            if norms:
+                x = norms[i](x)
+            x = activation(x)
+        return x
+
+    def features(self, observations: jax.Array) -> jax.Array:
+        """Convolutions: `(B, C, H, W)` -> `(B, D)`, flattened in (row, column, channel) order."""
+        if self.convs:
+            if observations.ndim != 4:
+                raise ValueError(
+                    f"a convolutional network takes (B, C, H, W), got shape {observations.shape}"
+                )
+            observations = observations.transpose(0, 2, 3, 1)
+        x = self._run(observations, self.conv, self.conv_norm)
+        x = _pixels(x, self.dtype)
+        return x.reshape(x.shape[0], -1)
+
+    def outputs(self, features: jax.Array) -> jax.Array:
+        """Q-values or logits `(B, num_outputs)` float32 from `features`."""
+        shared = self._run(features, self.fc, self.fc_norm)
+        x = self._run(shared, self.action_fc, self.action_norm)
+        out = self.action(x.astype(jnp.float32))
+        if self.head == "dueling":
+            out = out - out.mean(axis=-1, keepdims=True) + self._value(shared)
+        elif self.head == "actor_critic" and self.is_initializing():
+            self._value(shared)  # the critic's parameters are born with the actor's
+        return out
+
+    def _value(self, shared: jax.Array) -> jax.Array:
+        x = self._run(shared, self.value_fc, self.value_norm)
+        return self.value_out(x.astype(jnp.float32))
+
+    def value(self, observations: jax.Array) -> jax.Array:
+        """State values `(B,)` of a dueling or actor-critic network."""
+        if self.head == "linear":
+            raise ValueError("a linear head has no state value")
+        shared = self._run(self.features(observations), self.fc, self.fc_norm)
+        return self._value(shared)[:, 0]
+
+    def __call__(self, observations: jax.Array) -> jax.Array:
+        return self.outputs(self.features(observations))
+
+
+_HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+# A small head starts every action nearly equal, so early targets are not drowned by noise.
+_HEAD_INIT = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
+
+class _Conv(nn.Module):
+    layer: ConvLayer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k = self.layer.kernel
+        shape = (k, k, x.shape[-1], self.layer.features)
+        kernel = self.param("kernel", _HIDDEN_INIT, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.layer.features,))
+        height, width = (size + 2 * self.layer.padding for size in x.shape[1:3])
+        if min(height, width) < k:
+            raise ValueError(f"a {k}x{k} convolution does not fit an input of {height}x{width}")
+        convolve = _matmul_convolve if jax.default_backend() == "cpu" else _convolve
+        return convolve(x, kernel, self.layer) + bias.astype(self.dtype)
+
+
+def _pixels(x: jax.Array, dtype: Any) -> jax.Array:
+    """uint8 pixels scaled to 0..1; anything else only cast."""
+    if x.dtype == jnp.uint8:
+        return x.astype(dtype) * jnp.asarray(1 / 255, dtype)
+    return x.astype(dtype)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.Array:
+    pad = (layer.padding, layer.padding)
+    return lax.conv_general_dilated(
+        _pixels(x, kernel.dtype),
+        kernel,
+        (layer.stride, layer.stride),
+        (pad, pad),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _matmul_convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.Array:
+    """The same convolution as one matrix product, which XLA's CPU backend does far faster.
+
+    A strided kernel becomes, after space-to-depth by the stride, an m x m kernel of stride 1 with
+    m = kernel / stride. Each input pixel is multiplied with all m^2 taps at once and the products
+    are added where they belong: nothing is copied m^2 times. Unstrided kernels have too many taps
+    for that, and gather patches instead.
+    """
+    k, s, pad = layer.kernel, layer.stride, layer.padding
+    if pad:
+        x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    batch, height, width, channels = x.shape
+    rows, columns = (height - k) // s + 1, (width - k) // s + 1
+    if s == 1 or k % s:
+        patches = jnp.concatenate(
+            [
+                x[:, i : i + s * (rows - 1) + 1 : s, j : j + s * (columns - 1) + 1 : s]
+                for i in range(k)
+                for j in range(k)
+            ],
+            axis=-1,
+        )
+        flat = _pixels(patches, kernel.dtype).reshape(batch * rows * columns, -1)
+        return (flat @ kernel.reshape(flat.shape[-1], -1)).reshape(batch, rows, columns, -1)
+
+    m = k // s
+    used_rows, used_columns = rows + m - 1, columns + m - 1
+    x = x[:, : used_rows * s, : used_columns * s]
+    x = x.reshape(batch, used_rows, s, used_columns, s, channels)
+    x = _pixels(x.transpose(0, 1, 3, 2, 4, 5), kernel.dtype).reshape(-1, s * s * channels)
+    taps = kernel.reshape(m, s, m, s, channels, -1).transpose(1, 3, 4, 0, 2, 5)
+    products = (x @ taps.reshape(x.shape[-1], -1)).reshape(batch, used_rows, used_columns, m, m, -1)
+    return sum(products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m))
+
+
+def forward(network: Network, params: Params, observations: jax.Array) -> jax.Array:
+    """`network(observations)` in the form the backend likes: `(B, ...)` -> `(B, num_outputs)`.
+
+    On CPU the convolutions run over pieces of the batch that fit the cache and are recomputed for
+    the backward pass; the result is the same function of the same parameters.
+    """
+    batch = observations.shape[0]
+    chunked = jax.default_backend() == "cpu" and network.convs and batch > CPU_CHUNK
+    if not chunked:
+        return network.apply(params, observations)
+
+    @jax.checkpoint
+    def features(chunk: jax.Array) -> jax.Array:
+        return network.apply(params, chunk, method="features")
+
+    missing = -batch % CPU_CHUNK
+    padded = jnp.pad(observations, ((0, missing), *((0, 0),) * (observations.ndim - 1)))
+    chunks = padded.reshape(-1, CPU_CHUNK, *observations.shape[1:])
+    flat = lax.map(features, chunks).reshape(batch + missing, -1)[:batch]
+    return network.apply(params, flat, method="outputs")
+
+
+def init(network: Network, key: jax.Array, observation_shape: tuple[int, ...]) -> Params:
+    """Fresh float32 parameters for observations of one example's shape, e.g. `(4, 84, 84)`."""
+    return network.init(key, jnp.zeros((1, *observation_shape), jnp.float32))
+
+
+def count(params: Params) -> int:
+    """Number of scalars in `params`."""
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def _dueling(convs: tuple[ConvLayer, ...], width: int, layer_norm: bool = False) -> Network:
+    streams = {"action_hidden": (width,), "value_hidden": (width,)}
+    return Network(convs=convs, head="dueling", layer_norm=layer_norm, **streams)
+
+
+_CONVS_2013 = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))
+_SMALL_CONVS = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2), ConvLayer(32, 3, 1))
+_TINY_CONVS = (ConvLayer(16, 8, 4), ConvLayer(16, 4, 2), ConvLayer(16, 3, 1))
+
+NETWORKS: dict[str, Network] = {
+    # The default student and the reference experts: 3,300,019 parameters with 18 outputs.
+    "dueling": _dueling(NATURE_CONVS, 512),
+    "dueling_layer_norm": _dueling(NATURE_CONVS, 512, layer_norm=True),
+    "dueling_small": _dueling(_SMALL_CONVS, 128),
+    "dueling_small_layer_norm": _dueling(_SMALL_CONVS, 128, layer_norm=True),
+    # Mnih et al. 2015, also the teacher of Policy Distillation; Mnih et al. 2013.
+    "nature": Network(convs=NATURE_CONVS, hidden=(512,)),
+    "dqn2013": Network(convs=_CONVS_2013, hidden=(256,)),
+    "nature_actor_critic": Network(convs=NATURE_CONVS, hidden=(512,), head="actor_critic"),
+    # Rusu et al. 2015, compressed students.
+    "net1": Network(convs=_SMALL_CONVS, hidden=(256,)),
+    "net2": Network(convs=_TINY_CONVS, hidden=(128,)),
+    "net3": Network(convs=_TINY_CONVS, hidden=(64,)),
+}
+
+
+def create(name: str, **changes: Any) -> Network:
+    """The network called `name` in `NETWORKS`, with fields replaced by `changes`.
+
+    Raises:
+      ValueError: no network has that name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    return NETWORKS[name].clone(**changes)
+
+
+def to_dict(network: Network) -> dict[str, Any]:
+    """The fields of a network as plain JSON values; `from_dict` turns them back."""
+    return {
+        "convs": [dataclasses.asdict(layer) for layer in network.convs],
+        "hidden": list(network.hidden),
+        "head": network.head,
+        "action_hidden": list(network.action_hidden),
+        "value_hidden": list(network.value_hidden),
+        "num_outputs": network.num_outputs,
+        "activation": network.activation,
+        "layer_norm": network.layer_norm,
+    }
+
+
+def from_dict(fields: Mapping[str, Any]) -> Network:
+    """The inverse of `to_dict`."""
+    fields = dict(fields)
+    fields["convs"] = tuple(ConvLayer(**layer) for layer in fields["convs"])
+    for name in ("hidden", "action_hidden", "value_hidden"):
+        fields[name] = tuple(fields[name])
+    return Network(**fields)

@@ -1,0 +1,522 @@
+"""Trains experts from scratch: parallel Q-learning (PQN; Gallici et al., ICLR 2025).
+
+No replay memory and no target network: many environments play for a few steps, Q(lambda) targets
+are computed backwards over them, and the same steps are learnt from once or twice before they are
+thrown away. LayerNorm in the network is what keeps this stable. With several games, one masked
+network learns them all: the multi-task baseline of Policy Distillation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import (
+    checkpoints,
+    dataset,
+    envs,
+    evaluation,
+    games,
+    learner,
+    mesh as meshes,
+    metrics,
+    networks,
+    rollouts,
+)
+from jaxdistill.views import View
+
+_TRAIN, _SELECT = 0, 1  # purposes of pool seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How experts are trained; a *step* is one decision in one environment of one game.
+
+    Attributes:
+      games: names of the games, learnt by one network.
+      network: a key of `networks.NETWORKS`; it should have LayerNorm.
+      seed: of everything random.
+      num_envs: environments per game.
+      rollout_steps: steps each environment plays between two learning phases.
+      total_steps: steps per game in the whole training.
+      epochs: times each step is learnt from.
+      batch_per_game: rows of each game in one minibatch.
+      learning_rate, final_rate_fraction, clip_norm: RAdam with linear decay and gradient clipping.
+      discount, trace: gamma and lambda of the Q(lambda) targets.
+      epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
+        fraction of the training.
+      hold_exponent: with this above 1, an exploring action is held for a Zipf-distributed number of
+        steps (epsilon-z-greedy; Dabney et al., ICLR 2021); 0 explores for one step.
+      double: Double-Q targets: the network's choice, valued by a slow average of its parameters.
+      average_rate: how fast that average follows, per iteration.
+      eval_every: steps per game between two evaluations.
+      eval_envs, eval_games_per_env, eval_epsilon: what is played in one.
+      max_steps: step limit of one game.
+    """
+
+    games: tuple[str, ...]
+    network: str = "dueling_small_layer_norm"
+    seed: int = 0
+    num_envs: int = 64
+    rollout_steps: int = 32
+    total_steps: int = 2_000_000
+    epochs: int = 2
+    batch_per_game: int = 128
+    learning_rate: float = 2.5e-4
+    final_rate_fraction: float = 0.05
+    clip_norm: float = 10.0
+    discount: float = 0.99
+    trace: float = 0.65
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.01
+    epsilon_fraction: float = 0.1
+    hold_exponent: float = 0.0
+    double: bool = False
+    average_rate: float = 0.1
+    eval_every: int = 250_000
+    eval_envs: int = 16
+    eval_games_per_env: int = 1
+    eval_epsilon: float = 0.01
+    max_steps: int = envs.MAX_STEPS
+
+    def __post_init__(self) -> None:
+        rows = self.num_envs * self.rollout_steps
+        if not self.games:
+            raise ValueError("games is empty; name at least one")
+        for name in self.games:
+            games.get(name)
+        networks.create(self.network)
+        if rows % self.batch_per_game:
+            raise ValueError(
+                f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
+                f"iteration (num_envs {self.num_envs} x rollout_steps {self.rollout_steps})"
+            )
+        if self.total_steps < rows:
+            raise ValueError(
+                f"total_steps {self.total_steps} is less than the {rows} of one iteration"
+            )
+        if self.hold_exponent and self.hold_exponent <= 1:
+            raise ValueError(f"hold_exponent is {self.hold_exponent}, expected 0 or above 1")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Steps per game in one iteration."""
+        return self.num_envs * self.rollout_steps
+
+    @property
+    def iterations(self) -> int:
+        """Iterations in the whole training."""
+        return self.total_steps // self.steps_per_iteration
+
+
+def q_lambda_targets(
+    rewards: jax.Array,
+    ended: jax.Array,
+    truncated: jax.Array,
+    next_values: jax.Array,
+    *,
+    discount: float,
+    trace: float,
+) -> jax.Array:
+    """Q(lambda) targets, all arrays `(T, ...)`:
+
+    `G_t = r_t + gamma * (1 - ended_t) * (lambda * G_{t+1} + (1 - lambda) * max_a Q(s_{t+1}, a))`
+
+    Args:
+      ended: no value follows (the game was over, or a life was lost).
+      truncated: the game was cut at t: its value goes on, its trace does not.
+      next_values: `max_a Q(s_{t+1}, a)`, of the cut game's last observation where truncated.
+    """
+
+    def backward(following: jax.Array, row: tuple[jax.Array, ...]):
+        reward, end, cut, value = row
+        traced = jnp.where(cut, value, trace * following + (1 - trace) * value)
+        target = reward + discount * jnp.where(end, 0.0, traced)
+        return target, target
+
+    rows = (rewards, ended, truncated, next_values)
+    return jax.lax.scan(backward, next_values[-1], rows, reverse=True)[1]
+
+
+class _Explorer:
+    """Epsilon-greedy over valid actions, optionally holding each exploring action for a while."""
+
+    def __init__(self, settings: Settings, valid: list[tuple[int, ...]]):
+        self._settings, self._valid = settings, valid
+        shape = (len(valid), settings.num_envs)
+        self.remaining = np.zeros(shape, np.int64)
+        self.held = np.zeros(shape, np.int64)
+
+    def __call__(self, greedy: np.ndarray, turn: int, epsilon: float) -> np.ndarray:
+        """Actions `(G, N)`; draws depend on the seed and the turn alone."""
+        generator = np.random.default_rng((self._settings.seed, turn))
+        starts = (generator.random(greedy.shape) < epsilon) & (self.remaining == 0)
+        actions = np.stack([generator.choice(v, greedy.shape[1]) for v in self._valid])
+        self.held = np.where(starts, actions, self.held)
+        exponent = self._settings.hold_exponent
+        lengths = generator.zipf(exponent, greedy.shape) if exponent else np.int64(1)
+        self.remaining = np.where(starts, np.minimum(lengths, 10_000), self.remaining)
+        exploring = self.remaining > 0
+        self.remaining = np.maximum(self.remaining - 1, 0)
+        return np.where(exploring, self.held, greedy)
+
+
+def epsilon_at(settings: Settings, iteration: int) -> float:
+    """Chance of exploring in one iteration.
+
+    An action held for several steps counts once: the chance per step is smaller by its mean
+    length's share, as in epsilon-z-greedy's epsilon / 3.
+    """
+    done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
+    epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
+    return epsilon / 3 if settings.hold_exponent else epsilon
+
+
+def make_learn(
+    settings: Settings, network: networks.Network, transform: Any, mesh: Mesh
+) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
+    """The jitted learning phase: targets, then every minibatch of every epoch.
+
+    `learn(state, rollout, key)` takes a dictionary of `(G, T, N)` arrays: `actions`, `rewards`,
+    `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
+    to match, where S is the stack's depth.
+    """
+    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
+    num_games = len(settings.games)
+    rows_per_game = settings.steps_per_iteration
+    minibatches = rows_per_game // settings.batch_per_game
+    depth = View().stack
+
+    def objective(params: Any, rollout: dict[str, jax.Array], rows: jax.Array):
+        game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
+        # The first depth - 1 frames only complete the stacks of the first steps.
+        offset = (depth - 1) * settings.num_envs
+        observations = dataset.stacks(
+            rollout["frames"], rollout["ages"], game, rows + offset, depth
+        )
+        outputs = networks.forward(
+            network, params, observations.reshape(-1, *observations.shape[2:])
+        )
+        at = (game.reshape(-1), rows.reshape(-1))
+        action, target, valid = (
+            rollout[name].reshape(num_games, -1)[at] for name in ("actions", "targets", "valid")
+        )
+        error = outputs[jnp.arange(outputs.shape[0]), action] - target
+        loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
+        return loss, {"loss": loss}
+
+    gradient_of = learner.sharded_gradient(objective, mesh)
+
+    def learn(state: learner.TrainState, rollout: dict[str, jax.Array], key: jax.Array):
+        def targets(rewards, ended, truncated, values):
+            return q_lambda_targets(
+                rewards,
+                ended,
+                truncated,
+                values,
+                discount=settings.discount,
+                trace=settings.trace,
+            )
+
+        names = ("rewards", "ended", "truncated", "next_values")
+        rollout = rollout | {"targets": jax.vmap(targets)(*(rollout[name] for name in names))}
+
+        def minibatch(state: learner.TrainState, rows: jax.Array):
+            gradient, metrics = gradient_of(state.params, rollout, rows)
+            return learner.apply_gradient(state, gradient, transform), metrics
+
+        def epoch(state: learner.TrainState, key: jax.Array):
+            keys = jax.random.split(key, num_games)
+            order = jax.vmap(lambda k: jax.random.permutation(k, rows_per_game))(keys)
+            batches = order.reshape(num_games, minibatches, -1).swapaxes(0, 1)
+            return jax.lax.scan(minibatch, state, batches)
+
+        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, settings.epochs))
+        metrics = jax.tree.map(jnp.mean, metrics)
+        return state, metrics | {"target": rollout["targets"].mean()}
+
+    return jax.jit(learn, donate_argnums=0)
+
+
+def make_act(
+    settings: Settings, network: networks.Network, masks: jax.Array
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Jitted `act(params, average, observations)` -> greedy actions and their values, `(G, N)`."""
+
+    @jax.jit
+    def act(params: Any, average: Any, observations: tuple[jax.Array, ...]):
+        shape = (len(observations), observations[0].shape[0])
+        mask = jnp.repeat(masks, shape[1], axis=0)
+        stacked = jnp.concatenate(observations)
+        outputs = networks.forward(network, params, stacked)
+        actions = rollouts.losses.greedy(outputs, mask)
+        judge = networks.forward(network, average, stacked) if settings.double else outputs
+        values = jnp.take_along_axis(judge, actions[:, None], axis=1)
+        return actions.reshape(shape), values.reshape(shape)
+
+    return act
+
+
+class _Collector:
+    """The training pools and everything that must survive a kill with them."""
+
+    def __init__(self, settings: Settings, masks: jax.Array, iteration: int, log: list | None):
+        self._settings = settings
+        self.games = [games.get(name) for name in settings.games]
+        self.began = iteration
+        self.pools = [
+            envs.Pool(
+                game,
+                settings.num_envs,
+                seed=envs.seed_for(settings.seed, _TRAIN, index, iteration),
+                max_steps=settings.max_steps,
+            )
+            for index, game in enumerate(self.games)
+        ]
+        if log is not None:
+            for pool, actions in zip(self.pools, log, strict=True):
+                pool.replay(actions)
+
+    def rollout(
+        self,
+        act: Callable[..., tuple[jax.Array, jax.Array]],
+        state: learner.TrainState,
+        average: Any,
+        explorer: _Explorer,
+        iteration: int,
+        mesh: Mesh,
+        timer: metrics.Timer,
+    ) -> tuple[dict[str, np.ndarray], list[list[float]]]:
+        """Plays one iteration; the arrays `make_learn` describes, and scores of games that ended."""
+        settings = self._settings
+        epsilon = epsilon_at(settings, iteration)
+        first = iteration * settings.rollout_steps
+        turn = first
+        values: list[jax.Array] = []
+
+        def policy(observations, _key, _games):
+            with timer.phase("inference"):
+                actions, value = act(state.params, average, observations)
+                values.append(value)
+                actions = np.asarray(actions)
+            return tuple(explorer(actions, turn, epsilon)), None
+
+        depth = View().stack
+        finished: list[list[float]] = [[] for _ in self.pools]
+        before = [pool.last for pool in self.pools]
+        frames = [[step.observations[:, k] for step in before] for k in range(depth - 1)]
+        ages = [[step.ages for step in before] for _ in range(depth - 1)]
+        columns: dict[str, list[list[np.ndarray]]] = {
+            name: [] for name in ("actions", "rewards", "ended", "truncated", "valid")
+        }
+        play = rollouts.play(self.pools, policy, jax.random.key(0), mesh)
+        for played in play:
+            frames.append([step.observations[:, -1] for step in before])
+            ages.append([step.ages for step in before])
+            ended, rewards = [], []
+            for old, new in zip(before, played.steps, strict=True):
+                lost = new.valid & (new.lives < old.lives)
+                ended.append((new.over & ~new.truncated) | lost)
+                rewards.append(np.clip(new.rewards, -1, 1))
+            columns["actions"].append(list(played.actions))
+            columns["rewards"].append(rewards)
+            columns["ended"].append(ended)
+            columns["truncated"].append([step.truncated for step in played.steps])
+            columns["valid"].append([step.valid for step in played.steps])
+            for scores, step in zip(finished, played.steps, strict=True):
+                scores.extend(step.scores[step.over].tolist())
+            before = list(played.steps)
+            turn += 1
+            if turn == first + settings.rollout_steps:
+                break
+        with timer.phase("inference"):
+            last = tuple(meshes.put_rows(mesh, step.observations) for step in before)
+            values.append(act(state.params, average, last)[1])
+        arrays = {name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()}
+        arrays["frames"] = np.stack(frames).swapaxes(0, 1)
+        arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth - 1).astype(np.uint8)
+        arrays["next_values"] = np.stack([np.asarray(v) for v in values[1:]]).swapaxes(0, 1)
+        return arrays, finished
+
+
+def train(
+    settings: Settings,
+    workdir: str | pathlib.Path,
+    *,
+    mesh: Mesh | None = None,
+    stop_at: int | None = None,
+) -> dict[str, Any]:
+    """Trains one network on `settings.games`; resumes where a killed run stopped.
+
+    Args:
+      workdir: holds `metrics.jsonl`, TensorBoard events and `checkpoints/`.
+      stop_at: stop after this iteration as a kill would, after saving; for tests.
+
+    Returns:
+      The best evaluation: `step`, and the mean score per game.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = mesh or meshes.create()
+    key = jax.random.key(settings.seed)
+    chosen_games = [games.get(name) for name in settings.games]
+    masks = jnp.asarray(np.stack([game.mask for game in chosen_games]))
+    names = tuple(game.name for game in chosen_games)
+    network = networks.create(settings.network)
+    updates = (
+        settings.iterations
+        * settings.epochs
+        * (settings.steps_per_iteration // settings.batch_per_game)
+    )
+    transform = learner.optimiser(
+        "radam",
+        learning_rate=settings.learning_rate,
+        updates=updates,
+        final_fraction=settings.final_rate_fraction,
+        schedule="linear",
+        clip_norm=settings.clip_norm,
+    )
+    params = networks.init(network, jax.random.fold_in(key, 1), View().shape)
+    state = learner.create_state(params, transform, mesh)
+    average = jax.tree.map(jnp.array, state.params)
+    act = make_act(settings, network, masks)
+    learn = make_learn(settings, network, transform, mesh)
+    evaluate_act = rollouts.network_actor(network, masks, epsilon=settings.eval_epsilon)
+    follow = jax.jit(
+        functools.partial(jax.tree.map, lambda a, p: a + settings.average_rate * (p - a))
+    )
+    explorer = _Explorer(settings, [game.actions for game in chosen_games])
+    timer = metrics.Timer()
+    recent = [deque(maxlen=100) for _ in names]
+    best: dict[str, Any] = {}
+
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        iteration = 0
+        latest = saved.latest_step()
+        if latest is None:
+            collector = _Collector(settings, masks, 0, None)
+        else:
+            restored = saved.restore(latest, {"train": state, "average": average})
+            state, average = restored.state["train"], restored.state["average"]
+            iteration, best = latest, restored.progress["best"]
+            timer.restore(restored.progress["timer"])
+            recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
+            explorer.remaining = restored.host["remaining"]
+            explorer.held = restored.host["held"]
+            log = list(restored.host["log"]) if "log" in restored.host else None
+            collector = _Collector(settings, masks, restored.progress["pools_began"], log)
+
+        def save(value: float | None) -> None:
+            logs = np.stack([np.asarray(pool.actions_log, np.uint8) for pool in collector.pools])
+            saved.save(
+                iteration,
+                {"train": state, "average": average},
+                host={"log": logs, "remaining": explorer.remaining, "held": explorer.held},
+                progress={
+                    "best": best,
+                    "timer": timer.state(),
+                    "recent": [list(x) for x in recent],
+                    "pools_began": collector.began,
+                },
+                value=value,
+            )
+
+        resume_step = None if latest is None else iteration * settings.steps_per_iteration
+        with (
+            metrics.Writer(workdir, resume_step) as writer,
+            metrics.progress(
+                f"train {', '.join(names)}",
+                settings.iterations * settings.steps_per_iteration,
+                "steps",
+                done=iteration * settings.steps_per_iteration,
+            ) as advance,
+        ):
+            last_saved = time.monotonic()
+            while iteration < settings.iterations:
+                with timer.phase("collect"):
+                    rollout, finished = collector.rollout(
+                        act, state, average, explorer, iteration, mesh, timer
+                    )
+                for scores, ended in zip(recent, finished, strict=True):
+                    scores.extend(ended)
+                with timer.phase("learn"):
+                    device = jax.device_put(rollout, meshes.replicated(mesh))
+                    state, numbers = learn(state, device, jax.random.fold_in(key, iteration + 2))
+                    if settings.double:
+                        average = follow(average, state.params)
+                    jax.block_until_ready(state)
+                iteration += 1
+                steps = iteration * settings.steps_per_iteration
+                advance(settings.steps_per_iteration)
+                row = learner.host_metrics(numbers, names)
+                row["epsilon"] = epsilon_at(settings, iteration)
+                row |= {
+                    f"score/{name}": float(np.mean(scores))
+                    for name, scores in zip(names, recent, strict=True)
+                    if scores
+                }
+                advance.status(
+                    " ".join(f"{k}={v:.4g}" for k, v in row.items() if not k.startswith("target"))
+                )
+                if iteration % 10 == 0 or iteration == settings.iterations:
+                    writer.write(
+                        steps, row | {f"seconds/{k}": v for k, v in timer.seconds().items()}
+                    )
+                due = steps // settings.eval_every > (
+                    (steps - settings.steps_per_iteration) // settings.eval_every
+                )
+                if due or iteration == settings.iterations:
+                    with timer.phase("evaluate"):
+                        scores = _evaluate(settings, evaluate_act, state.params, mesh)
+                    row = {f"eval/{name}": s.mean for name, s in zip(names, scores, strict=True)}
+                    writer.write(steps, row)
+                    value = _value(chosen_games, scores)
+                    if not best or value > best["value"]:
+                        best = {"step": steps, "value": value, "scores": row}
+                    # Fresh pools from time to time keep the log a resumed run replays short.
+                    collector = _Collector(settings, masks, iteration, None)
+                    save(value)
+                    last_saved = time.monotonic()
+                elif time.monotonic() - last_saved > 120 or iteration == stop_at:
+                    save(None)
+                    last_saved = time.monotonic()
+                if iteration == stop_at:
+                    break
+    return best
+
+
+def _evaluate(settings: Settings, act: Any, params: Any, mesh: Mesh) -> list[evaluation.Scores]:
+    # New pools from the same seeds: every checkpoint is tried on the same starts.
+    pools = [
+        envs.Pool(
+            games.get(name),
+            settings.eval_envs,
+            seed=envs.seed_for(settings.seed, _SELECT, index),
+            max_steps=settings.max_steps,
+        )
+        for index, name in enumerate(settings.games)
+    ]
+    return evaluation.play_games(
+        pools,
+        functools.partial(act, params),
+        jax.random.key(settings.seed + 1),
+        mesh,
+        games_per_env=settings.eval_games_per_env,
+    )
+
+
+def _value(chosen: list[games.Game], scores: list[evaluation.Scores]) -> float:
+    """What the best checkpoint is chosen by: the mean human-normalised score where it is known."""
+    normalised = [game.human_normalised(s.mean) for game, s in zip(chosen, scores, strict=True)]
+    return float(
+        np.mean([s.mean if n is None else n for n, s in zip(normalised, scores, strict=True)])
+    )

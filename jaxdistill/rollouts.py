@@ -1,0 +1,162 @@
+"""Playing: many pools, one jitted policy call for all of them.
+
+Collection, evaluation and Q-learning all stand on `play`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import losses, mesh as meshes, networks
+from jaxdistill.envs import Pool, Step
+from jaxdistill.experts.expert import Expert, expert_outputs
+
+Observations = tuple[jax.Array, ...]
+"""One `(N, C, H, W)` uint8 array per game."""
+
+Policy = Callable[
+    [Observations, jax.Array, tuple[int, ...]], tuple[tuple[jax.Array | np.ndarray, ...], Any]
+]
+"""`policy(observations, key, games)` -> (one `(N,)` array of ALE actions per game, anything extra).
+
+`games` says which game (by index) each observation array belongs to: pools whose games are all
+played leave an evaluation early."""
+
+
+class Turn(NamedTuple):
+    """One step of every pool: what was seen, what was done, what came of it."""
+
+    observations: Observations
+    actions: tuple[np.ndarray, ...]
+    extra: Any
+    steps: tuple[Step, ...]
+
+
+def choose(
+    outputs: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    epsilon: float | jax.Array,
+    sample: bool = False,
+) -> jax.Array:
+    """ALE actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
+
+    Both the choice and the uniform draw are over valid actions (`mask`, `(A,)` or `(N, A)`) alone.
+    """
+    mask = jnp.broadcast_to(mask, outputs.shape)
+    choice_key, uniform_key, coin_key = jax.random.split(key, 3)
+    if sample:
+        chosen = jax.random.categorical(choice_key, losses.mask_outputs(outputs, mask))
+    else:
+        chosen = losses.greedy(outputs, mask)
+    uniform = jax.random.categorical(
+        uniform_key, losses.mask_outputs(jnp.zeros_like(outputs), mask)
+    )
+    explore = jax.random.uniform(coin_key, chosen.shape) < epsilon
+    return jnp.where(explore, uniform, chosen).astype(jnp.int32)
+
+
+def network_actor(
+    network: networks.Network, masks: jax.Array, *, epsilon: float
+) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
+    """One network for all games: `act(params, observations, key, games)`; bind params for a `Policy`.
+
+    Args:
+      masks: `(G, A)` bool, valid actions of each game.
+      epsilon: chance of a uniformly random valid action.
+    """
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def act(params: Any, observations: Observations, key: jax.Array, games: tuple[int, ...]):
+        outputs = networks.forward(network, params, jnp.concatenate(observations))
+        sizes = [x.shape[0] for x in observations]
+        mask = masks[np.repeat(np.asarray(games), sizes)]
+        actions = choose(outputs, mask, key, epsilon=epsilon)
+        return tuple(jnp.split(actions, np.cumsum(sizes)[:-1])), None
+
+    return act
+
+
+def expert_actor(
+    experts: Sequence[Expert], *, epsilon: float, sample_logits: bool = True
+) -> Policy:
+    """All experts playing their own games, in one jitted call.
+
+    Args:
+      epsilon: chance of a uniformly random valid action.
+      sample_logits: experts with logits sample their policy, as they were trained to; otherwise
+        they take the most likely action.
+    """
+    masks = [jnp.asarray(expert.mask) for expert in experts]
+    params = [expert.params for expert in experts]
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def act(params, observations: Observations, key: jax.Array, indices: tuple[int, ...]):
+        outputs = expert_outputs(experts, params, observations, indices)
+        return tuple(
+            choose(
+                output,
+                masks[index],
+                jax.random.fold_in(key, index),
+                epsilon=epsilon,
+                sample=sample_logits and experts[index].outputs == "logits",
+            )
+            for index, output in zip(indices, outputs, strict=True)
+        ), outputs
+
+    return functools.partial(act, params)
+
+
+def random_policy(masks: jax.Array) -> Policy:
+    """Uniformly random valid actions."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def act(observations: Observations, key: jax.Array, games: tuple[int, ...]):
+        nothing = jnp.zeros(masks.shape[1])
+        return tuple(
+            jax.random.categorical(
+                jax.random.fold_in(key, game),
+                losses.mask_outputs(nothing, masks[game]),
+                shape=(x.shape[0],),
+            )
+            for game, x in zip(games, observations, strict=True)
+        ), None
+
+    return act
+
+
+def play(
+    pools: Sequence[Pool],
+    policy: Policy,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    games: tuple[int, ...] | None = None,
+    start: int = 0,
+) -> Iterator[Turn]:
+    """Steps all pools together for ever; turn t acts with `fold_in(key, start + t)`.
+
+    All pools step at once, each on its own threads. `games` are the pools' game indices, 0.. by
+    default.
+    """
+    games = tuple(range(len(pools))) if games is None else games
+    turn = start
+    while True:
+        observations = tuple(meshes.put_rows(mesh, pool.last.observations) for pool in pools)
+        chosen, extra = policy(observations, _fold_in(key, turn), games)
+        actions = tuple(np.asarray(a) for a in jax.device_get(chosen))
+        for pool, action in zip(pools, actions, strict=True):
+            pool.send(action)
+        yield Turn(observations, actions, extra, tuple(pool.receive() for pool in pools))
+        turn += 1
+
+
+_fold_in = jax.jit(jax.random.fold_in)

@@ -1,0 +1,76 @@
+"""What one network sees of the screen.
+
+A `View` says how raw 210x160 RGB frames become one observation. The views EnvPool makes itself are
+`native` and cost nothing; an expert with any other view converts and answers questions about given
+observations, but cannot be seated in a pool yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+RESIZES = ("area", "linear")
+GRAYS = ("luminance", "mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Preprocessing from the raw screen to one observation `(stack, height, width)` uint8.
+
+    Attributes:
+      height, width: size of the resized frame in pixels.
+      stack: how many of the latest frames form one observation, oldest first.
+      resize: "area" (EnvPool's default) or "linear". Experts are sensitive to it: one Breakout
+        expert scores 409 with linear and 6 with area.
+      gray: "luminance" (as ALE gives it) or "mean" of the three colours.
+      crop: (first row, row after the last) of the screen that is kept; None keeps all.
+      steps: sizes (height, width) resized to before the final one, where an expert resized twice.
+    """
+
+    height: int = 84
+    width: int = 84
+    stack: int = 4
+    resize: str = "area"
+    gray: str = "luminance"
+    crop: tuple[int, int] | None = None
+    steps: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "stack"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"view: {name} is {getattr(self, name)}, expected at least 1")
+        for name, known in (("resize", RESIZES), ("gray", GRAYS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"view: {name} is {getattr(self, name)!r}, expected one of {', '.join(known)}"
+                )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one observation, `(stack, height, width)`."""
+        return (self.stack, self.height, self.width)
+
+    @property
+    def native(self) -> bool:
+        """Whether EnvPool makes this view itself."""
+        return self.crop is None and self.gray == "luminance" and not self.steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` turns them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> View:
+        """A view from plain values; ValueError names a field that does not exist."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(
+                f"view: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(known))}"
+            )
+        values = dict(fields)
+        if values.get("crop") is not None:
+            values["crop"] = tuple(values["crop"])
+        values["steps"] = tuple(tuple(size) for size in values.get("steps", ()))
+        return cls(**values)

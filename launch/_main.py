@@ -1,0 +1,37 @@
+"""What every launch program does around its `main`: flags in, one clear line out on bad input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+
+def run(main: Callable[[], object]) -> None:
+    """Parses flags and calls `main`; exits 2 with one line on stderr on an error of the user's."""
+    logging.set_verbosity(logging.ERROR)
+
+    def guarded(arguments: list[str]) -> None:
+        try:
+            if len(arguments) > 1:
+                raise ValueError(f"unexpected argument {arguments[1]!r}; every input is a --flag")
+            main()
+        except (ValueError, OSError) as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            sys.exit(130)
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(arguments)
+        except flags.Error as error:
+            _fail(f"{error} (--help lists the flags)")
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

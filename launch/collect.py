@@ -1,0 +1,25 @@
+"""Lets experts play into a dataset on disk: `--config=configs/NAME.py --out=DIR`.
+
+`launch/distill.py --config.collect.dataset=DIR` then learns from it. Resumes if it was stopped.
+"""
+
+from _main import run
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdistill import distill, settings
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "experts and collection; see configs/")
+_OUT = flags.DEFINE_string("out", None, "directory of the dataset; made if it is missing")
+flags.mark_flags_as_required(["config", "out"])
+
+
+def main() -> None:
+    chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
+    info = distill.collect(chosen, _OUT.value)
+    steps = info["length"] * info["num_envs"]
+    print(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
+
+
+if __name__ == "__main__":
+    run(main)

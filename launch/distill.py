@@ -1,0 +1,23 @@
+"""Distils experts into one student: `--config=configs/NAME.py --workdir=DIR [--config.field=value]`.
+
+Called again with the same settings it resumes; called on a finished run it prints its table.
+"""
+
+from _main import run
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdistill import distill, settings
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
+    distill.print_result(distill.distill(chosen, _WORKDIR.value))
+
+
+if __name__ == "__main__":
+    run(main)

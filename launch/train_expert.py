@@ -1,0 +1,29 @@
+"""Trains an expert from scratch: `--config=configs/train_expert.py --config.games=pong --workdir=DIR`.
+
+Called again with the same settings it resumes.
+"""
+
+from _main import run
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdistill import metrics, qlearning, settings
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/train_expert.py")
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    chosen = settings.build(qlearning.Settings, _CONFIG.value.to_dict())
+    settings.claim(_WORKDIR.value, chosen)
+    best = qlearning.train(chosen, _WORKDIR.value)
+    metrics.table(
+        f"best evaluation, after {best['step']} steps per game",
+        ("game", "score"),
+        [(name.removeprefix("eval/"), score) for name, score in best["scores"].items()],
+    )
+
+
+if __name__ == "__main__":
+    run(main)

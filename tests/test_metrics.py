@@ -1,0 +1,317 @@
+"""Tests for what a run writes, times and prints."""
+
+import io
+import json
+import math
+import struct
+import sys
+import time
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from jaxdistill import metrics
+
+
+def _events(directory):
+    """TensorBoard's events in file order: each record is length, crc, data, crc."""
+    events = []
+    for path in sorted((directory / "tensorboard").glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+            data = data[12 + length + 4 :]
+    return events
+
+
+def _scalars(directory):
+    return [
+        (event.step, value.tag, pytest.approx(value.simple_value))
+        for event in _events(directory)
+        for value in event.summary.value
+    ]
+
+
+def test_rows_are_read_back_in_order(tmp_path):
+    directory = tmp_path / "new" / "run"
+    with metrics.Writer(directory) as writer:
+        writer.write(0, {"loss": 1})
+        assert metrics.read(directory) == [{"step": 0, "loss": 1.0}]  # on disk at once
+        writer.write(5, {"loss": np.float32(0.5), "pong/score": np.array(-3)})
+        writer.write(np.int64(6), {})
+    assert metrics.read(str(directory)) == [
+        {"step": 0, "loss": 1.0},
+        {"step": 5, "loss": 0.5, "pong/score": -3.0},
+        {"step": 6},
+    ]
+    assert _scalars(directory) == [(0, "loss", 1.0), (5, "loss", 0.5), (5, "pong/score", -3.0)]
+
+
+def test_non_finite_values_are_null(tmp_path):
+    with metrics.Writer(tmp_path) as writer:
+        writer.write(1, {"a": math.nan, "b": math.inf, "c": -np.inf, "d": 2.0})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "a": null, "b": null, "c": null, "d": 2.0}\n'
+    assert _scalars(tmp_path) == [(1, "d", 2.0)]
+
+
+def test_bad_rows_are_refused_and_leave_nothing(tmp_path):
+    writer = metrics.Writer(tmp_path)
+    with pytest.raises(ValueError, match="step"):
+        writer.write(1, {"step": 2})
+    with pytest.raises(ValueError, match="float"):
+        writer.write(1, {"a": 1, "b": "high"})
+    writer.close()
+    writer.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.write(1, {"a": 1})
+    assert metrics.read(tmp_path) == []
+
+
+def test_a_new_run_does_not_join_an_old_one(tmp_path):
+    with metrics.Writer(tmp_path) as writer:
+        writer.write(1, {"a": 1})
+    with pytest.raises(ValueError, match="already holds"):
+        metrics.Writer(tmp_path)
+    assert metrics.read(tmp_path) == [{"step": 1, "a": 1.0}]
+
+
+def test_resuming_drops_what_the_killed_run_left(tmp_path):
+    with metrics.Writer(tmp_path) as writer:
+        for step in (10, 20, 30):
+            writer.write(step, {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')
+    assert [row["step"] for row in metrics.read(tmp_path)] == [10, 20, 30]
+
+    with metrics.Writer(tmp_path, resume_step=20) as writer:
+        assert [row["step"] for row in metrics.read(tmp_path)] == [10, 20]
+        writer.write(30, {"loss": 3.5})
+    assert metrics.read(tmp_path)[1:] == [{"step": 20, "loss": 20.0}, {"step": 30, "loss": 3.5}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+    # Two files, although both sessions may start within one second; TensorBoard hides what
+    # the first one says about steps from 21 on.
+    assert _scalars(tmp_path)[-1] == (30, "loss", 3.5)
+    assert len(_scalars(tmp_path)) == 4
+    starts = [
+        e.step for e in _events(tmp_path) if e.session_log.status == event_pb2.SessionLog.START
+    ]
+    assert starts == [21]
+
+
+def test_resuming_keeps_a_whole_last_line_without_its_end(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "a": 0.5}')
+    with metrics.Writer(tmp_path, resume_step=2) as writer:
+        writer.write(3, {})
+    assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2, 3]
+
+
+def test_resuming_before_the_first_checkpoint(tmp_path):
+    with metrics.Writer(tmp_path, resume_step=7) as writer:  # nothing there yet
+        writer.write(0, {"a": 1})
+    with metrics.Writer(tmp_path, resume_step=-1) as writer:
+        assert metrics.read(tmp_path) == []
+
+
+def test_half_a_character_at_the_end_is_tolerated(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "\xc3')
+    assert metrics.read(tmp_path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "a', "[1]", '{"a": 1}', "\0\0"])
+def test_a_broken_line_elsewhere_is_named(tmp_path, line):
+    content = f'{{"step": 0}}\n{line}\n{{"step": 2}}\n'
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2: found"):
+        metrics.read(tmp_path)
+    with pytest.raises(ValueError, match="line 2"):
+        metrics.Writer(tmp_path, resume_step=1)
+    assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def test_reading_where_nothing_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl not found"):
+        metrics.read(tmp_path)
+
+
+class _Clock:
+    """A clock that stands still until told."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_timer_adds_up_nested_phases(clock):
+    timer = metrics.Timer()
+    for _ in range(2):
+        with timer.phase("outer"):
+            clock.now += 1
+            with timer.phase("inner"):
+                clock.now += 2
+    assert timer.seconds() == {"outer": 6.0, "inner": 4.0}
+    assert timer.counts() == {"outer": 2, "inner": 2}
+    assert timer.rate("inner", 100) == 25.0
+    assert math.isnan(timer.rate("unknown", 100))
+
+
+def test_timer_counts_a_phase_inside_itself_once(clock):
+    timer = metrics.Timer()
+    with timer.phase("a"), timer.phase("a"):
+        clock.now += 3
+    assert timer.seconds() == {"a": 3.0}
+    assert timer.counts() == {"a": 1}
+
+
+def test_timer_includes_open_phases_and_those_that_raise(clock):
+    timer = metrics.Timer()
+    with pytest.raises(KeyError), timer.phase("a"):
+        clock.now += 1
+        assert timer.seconds() == {"a": 1.0}
+        raise KeyError
+    clock.now += 5
+    assert timer.seconds() == {"a": 1.0}
+
+
+def test_a_resumed_timer_continues(clock):
+    first = metrics.Timer()
+    with first.phase("run"):
+        clock.now += 2
+        with first.phase("collect"):
+            clock.now += 1
+        state = json.loads(json.dumps(first.state()))
+    second = metrics.Timer()
+    with second.phase("run"):
+        clock.now += 50
+        second.restore(state)
+        clock.now += 4
+        with second.phase("collect"):
+            clock.now += 1
+    assert second.seconds() == {"run": 8.0, "collect": 2.0}
+    assert second.counts() == {"run": 1, "collect": 2}
+    with pytest.raises(ValueError, match=r"expected 'counts' and 'seconds'"):
+        second.restore({"seconds": {}})
+
+
+def test_progress_without_a_terminal_prints_lines_now_and_then(clock, capsys):
+    with metrics.progress("collect", 1000, "steps", done=100) as advance:
+        for _ in range(4):
+            clock.now += 5
+            advance(100)
+        advance.status("score 3")
+        clock.now += 5
+        advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "collect: 400/1000 steps (40%), 20 steps/s, 0:30 left",
+        "collect: 501/1000 steps (50%), 16 steps/s, 0:25 in all, score 3",
+    ]
+
+
+def test_progress_without_a_total_or_any_time(clock, capsys):
+    with metrics.progress("play", None, "games"):
+        pass
+    with pytest.raises(KeyError), metrics.progress("play", 0, "games") as advance:
+        clock.now += 4000
+        advance(10)
+        raise KeyError
+    assert capsys.readouterr().err.splitlines() == [
+        "play: 0 games, 0:00 in all",
+        "play: 10/0 games, 0.0025 games/s, 0:00 left",
+        "play: 10/0 games, 0.0025 games/s, 1:06:40 in all",
+    ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    with metrics.progress("collect", 4, "steps") as advance:
+        for _ in range(4):
+            time.sleep(0.01)
+            advance(1)
+        advance.status("[score] 3")
+    text = terminal.getvalue()
+    assert "collect" in text
+    assert "4/4 steps (100%)" in text
+    assert "steps/s" in text
+    assert "[score] 3" in text
+    assert sys.stderr is terminal
+
+
+def test_progress_leaves_a_piped_stdout_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with metrics.progress("collect", 1, "steps"):
+        print("a result")
+        metrics.table("t", ["name"], [["pong"]])
+    out = capsys.readouterr().out
+    assert out.startswith("a result\n")
+    assert "pong" in out
+
+
+def test_table_when_piped_truncates_nothing(capsys):
+    long = "x" * 500
+    metrics.table(
+        "Scores [all]",
+        ["game", "score", "retention"],
+        [["pong", 20.7, 0.98765], [long, -21, None], ["[95%] brackets", np.float32(12345.67), 1.0]],
+    )
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    lines = [line for line in out.splitlines() if line]
+    assert lines[0].strip() == "Scores [all]"
+    assert lines[1].split() == ["game", "score", "retention"]
+    rows = [line.split() for line in lines[3:]]
+    assert rows == [
+        ["pong", "20.7", "0.988"],
+        [long, "-21", "-"],
+        ["[95%]", "brackets", "12345.7", "1"],
+    ]
+    # Numbers end in the same column.
+    assert (
+        len(
+            {
+                line.index(number) + len(number)
+                for line, number in zip(lines[3:], ["20.7", "-21", "12345.7"], strict=True)
+            }
+        )
+        == 1
+    )
+
+
+def test_table_on_a_narrow_terminal_folds(monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    metrics.table("t", ["a"], [["x" * 100]])
+    assert terminal.getvalue().count("x") == 100
+
+
+def test_table_without_rows_and_with_bad_ones(capsys):
+    metrics.table("empty", ["a", "b"], [])
+    assert "a" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="row 2 has 1 cells, expected 2"):
+        metrics.table("t", ["a", "b"], [[1, 2], [3]])
