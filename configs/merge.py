@@ -3,8 +3,8 @@
     python launch/distill.py --workdir=runs/mine \
         --config=configs/merge.py:pong=experts/pong.pth,breakout=experts/breakout.zip
 
-FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable-Baselines3, CleanRL),
-or a directory made by `launch/convert.py`; a file that needs a spec is written GAME=FILE@SPEC.toml.
+FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable-Baselines3,
+CleanRL), or a directory made by `launch/convert.py`; a file that needs a spec is written GAME=FILE@SPEC.toml.
 Every field below can be set by flag, as `--config.learn.rounds=200`.
 
 About 10 minutes per 100k steps of each of two games on 2 cores.

@@ -1,6 +1,7 @@
 """Train an expert from scratch with PQN.
 
-    python launch/train_expert.py --config=configs/train_expert.py --config.games=pong --workdir=runs/pong
+    python launch/train_expert.py --workdir=runs/pong \
+        --config=configs/train_expert.py --config.games=pong
 
 Several games (`--config.games=breakout,pong,freeway`) are learnt by one network: the multi-task
 baseline. On a GPU scale by flags alone: `--config.num_envs=256 --config.total_steps=10000000`.

@@ -8,6 +8,7 @@ are rebuilt there and never reach across the start of a game.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -167,7 +168,7 @@ class WindowBuffer:
         written = jax.device_put((piece.frames, self._ages[:, span], piece.labels), self._sharding)
         current = (self.window.frames, self.window.ages, self.window.labels)
         frames, ages, labels = _write_at(current, written, position)
-        self.window = self.window.replace(frames=frames, ages=ages, labels=labels)
+        self.window = dataclasses.replace(self.window, frames=frames, ages=ages, labels=labels)
         self._written += length
 
     def _refresh(self) -> None:
@@ -184,7 +185,7 @@ class WindowBuffer:
             rows[game, : len(found)] = found
             counts[game] = len(found)
         rows_on_device, counts_on_device = jax.device_put((rows, counts), self._sharding)
-        self.window = self.window.replace(rows=rows_on_device, counts=counts_on_device)
+        self.window = dataclasses.replace(self.window, rows=rows_on_device, counts=counts_on_device)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -213,7 +214,8 @@ class Log:
         Raises:
           ValueError: the directory holds a log of something else.
         """
-        self.info = dict(info)
+        # Through JSON, so that tuples compare equal to what is read back.
+        self.info = json.loads(json.dumps(dict(info)))
         self._directory = None if directory is None else pathlib.Path(directory).absolute()
         self.length = 0
         self._context = ts.Context()
@@ -246,7 +248,7 @@ class Log:
             store: dict[str, Any] = {"driver": "memory", "path": f"{name}/"}
         else:
             store = {"driver": "file", "path": str(self._directory / name)}
-        spec = {
+        spec: dict[str, Any] = {
             "driver": "zarr3",
             "kvstore": store,
             "metadata": {

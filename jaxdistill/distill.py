@@ -24,11 +24,14 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
-    losses,
-    mesh as meshes,
     metrics,
     networks,
     rollouts,
+)
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts import formats
@@ -116,7 +119,6 @@ class Evaluate:
       every_rounds: rounds between two evaluations of the student that the best is chosen by.
       select_episodes: episodes per game in each of those.
       report_episodes: episodes per game in the closing table, from seeds of their own.
-      num_envs: environments per game; must divide both numbers of episodes.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       sample_logits: experts with logits sample their policy here too; False takes the likeliest.
       max_steps: step limit of one game (27,000 is ALE's half hour).
@@ -126,9 +128,8 @@ class Evaluate:
 
     every_rounds: int = 20
     select_episodes: int = 32
-    report_episodes: int = 128
-    num_envs: int = 32
-    epsilon: float = 0.01
+    report_episodes: int = 100
+    epsilon: float = 0.05
     sample_logits: bool = False
     max_steps: int = envs.MAX_STEPS
     lowest_expert_share: float = 0.25
@@ -163,7 +164,8 @@ class Settings:
             ("learn.updates_per_round", lrn.updates_per_round),
             ("learn.batch_per_game", lrn.batch_per_game),
             ("evaluate.every_rounds", e.every_rounds),
-            ("evaluate.num_envs", e.num_envs),
+            ("evaluate.select_episodes", e.select_episodes),
+            ("evaluate.report_episodes", e.report_episodes),
         ):
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
@@ -178,28 +180,20 @@ class Settings:
                 )
         if not c.initial_steps and not c.steps_per_round and not c.dataset:
             raise ValueError(
-                "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn from"
+                "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
             )
         if c.dataset and c.steps_per_round:
             raise ValueError(
                 "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
             )
-        for name, value in (
-            ("evaluate.select_episodes", e.select_episodes),
-            ("evaluate.report_episodes", e.report_episodes),
-        ):
-            if value < 1 or value % e.num_envs:
-                raise ValueError(
-                    f"{name} {value} is not a positive multiple of evaluate.num_envs {e.num_envs}"
-                )
 
 
 def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     """Loads every expert, and checks that one student can learn from them all.
 
     Raises:
-      FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two play
-        the same game, or their views differ in shape.
+      FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
+        play the same game, or their views differ in shape.
     """
     experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
     for expert, source in zip(experts, sources, strict=True):
@@ -237,33 +231,39 @@ class _Setting:
             self.network, self.masks, epsilon=settings.evaluate.epsilon
         )
 
-    def pools(self, purpose: int, num_envs: int, max_steps: int) -> list[envs.Pool]:
-        """Fresh pools, one per game."""
-        return [
-            envs.Pool(
-                game,
-                num_envs,
-                seed=envs.seed_for(self.settings.seed, purpose, index),
-                view=view,
-                max_steps=max_steps,
-            )
-            for index, (game, view) in enumerate(zip(self.games, self.views, strict=True))
-        ]
+    def seeds(self, purpose: int) -> list[int]:
+        """Pool seeds of one purpose, one per game."""
+        return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
 
     def measure(
-        self, policy: rollouts.Policy, purpose: int, episodes: int, what: str
+        self,
+        policy: rollouts.Policy,
+        purpose: int,
+        episodes: int,
+        advance: Callable[[int], object] | None = None,
     ) -> list[evaluation.Scores]:
-        """Plays whole games with `policy`: always the same starts for the same purpose."""
-        chosen = self.settings.evaluate
+        """Plays whole games with `policy`: always from the same starts for the same purpose."""
+        pools, indices = evaluation.split_pools(
+            self.games,
+            episodes,
+            seeds=self.seeds(purpose),
+            views=self.views,
+            max_steps=self.settings.evaluate.max_steps,
+        )
+        return evaluation.play_games(
+            pools,
+            policy,
+            jax.random.fold_in(self.key, purpose),
+            self.mesh,
+            games=indices,
+            advance=advance,
+        )
+
+    def report(self, policy: rollouts.Policy, what: str) -> list[evaluation.Scores]:
+        """The episodes that are reported, with a progress bar."""
+        episodes = self.settings.evaluate.report_episodes
         with metrics.progress(what, episodes * len(self.games), "games") as advance:
-            return evaluation.play_games(
-                self.pools(purpose, chosen.num_envs, chosen.max_steps),
-                policy,
-                jax.random.fold_in(self.key, purpose),
-                self.mesh,
-                games_per_env=episodes // chosen.num_envs,
-                advance=advance,
-            )
+            return self.measure(policy, _REPORT, episodes, advance)
 
     def student_policy(self, params: Any) -> rollouts.Policy:
         """The student as it is evaluated."""
@@ -300,7 +300,10 @@ class _Collector:
         """Seats the experts in fresh pools; `history` `(G, T, N)` is played first."""
         self._run = run
         self.steps = 0
-        self.pools = run.pools(_COLLECT, run.settings.collect.num_envs, envs.MAX_STEPS)
+        self.pools = [
+            envs.Pool(game, run.settings.collect.num_envs, seed=seed, view=view)
+            for game, seed, view in zip(run.games, run.seeds(_COLLECT), run.views, strict=True)
+        ]
         self._key = jax.random.fold_in(run.key, 101)
         self._act = jax.jit(self._choose, static_argnames="student_drives")
         self._params = [expert.params for expert in run.experts]
@@ -463,9 +466,7 @@ def distill(
         return {}
 
     with timer.phase("report"):
-        scores = run.measure(
-            run.student_policy(state.params), _REPORT, settings.evaluate.report_episodes, "student"
-        )
+        scores = run.report(run.student_policy(state.params), "student")
     result = _result(run, baselines, scores, best_step, timer)
     settings_lib.write_json(result_path, result)
     return result
@@ -489,10 +490,8 @@ def _baselines(
             run.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
         )
         scores = {
-            "random": run.measure(
-                rollouts.random_policy(run.masks), _REPORT, chosen.report_episodes, "random"
-            ),
-            "expert": run.measure(expert, _REPORT, chosen.report_episodes, "experts"),
+            "random": run.report(rollouts.random_policy(run.masks), "random"),
+            "expert": run.report(expert, "experts"),
         }
     check_experts(run.experts, scores["expert"], scores["random"], chosen.lowest_expert_share)
     settings_lib.write_json(
@@ -537,8 +536,8 @@ def check_experts(
         if share < lowest_share:
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
-                f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees or "
-                f"does differs from its training. Likely: the resize (area or linear), the order "
+                f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
+                f"or does differs from its training. Likely: the resize (area or linear), the order "
                 f"of its actions, the stack order, pixels 0..1 or 0..255. Mend the spec, or set "
                 f"evaluate.lowest_expert_share to 0 to go on"
             )
@@ -603,7 +602,7 @@ def _train(
             last_saved = time.monotonic()
             for index in range(done, lrn.rounds):
                 share = 1.0
-                if collect.steps_per_round:
+                if collector is not None:
                     share = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))
                     with timer.phase("collect"):
                         chunk = collector.collect(
@@ -672,7 +671,7 @@ def _states(
     collect = run.settings.collect
     if collect.dataset:
         log = dataset.open_log(collect.dataset)
-        for name, value in run.log_info().items():
+        for name, value in json.loads(json.dumps(run.log_info())).items():
             if name in ("games", "frame_shape", "views", "experts", "num_envs") and (
                 log.info.get(name) != value
             ):
@@ -686,13 +685,12 @@ def _states(
         initial = collect.initial_steps // collect.num_envs
         per_round = collect.steps_per_round // collect.num_envs
         log.truncate(min(log.length, initial + (begun or 0) * per_round))
+        collector = None
         if log.length < initial:
             collector = _collect_initial(run, log)
         elif per_round:
             collector = _Collector(run, log.actions(log.length))
-        else:
-            return log, None
-    return log, collector
+    return log, collector if per_round else None
 
 
 def _window(run: _Setting, log: dataset.Log) -> dataset.WindowBuffer:
@@ -725,14 +723,8 @@ def _select(
     advance: metrics.Advance,
 ) -> float:
     """Mean retention over games, of episodes that are never reported."""
-    chosen = run.settings.evaluate
-    scores = evaluation.play_games(
-        run.pools(_SELECT, chosen.num_envs, chosen.max_steps),
-        run.student_policy(state.params),
-        jax.random.fold_in(run.key, _SELECT),
-        run.mesh,
-        games_per_env=chosen.select_episodes // chosen.num_envs,
-    )
+    episodes = run.settings.evaluate.select_episodes
+    scores = run.measure(run.student_policy(state.params), _SELECT, episodes)
     kept = [
         evaluation.retention(s.mean, e.mean, r.mean)
         for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
@@ -753,6 +745,10 @@ def _result(
     timer: metrics.Timer,
 ) -> dict[str, Any]:
     """Everything the closing table shows, as JSON."""
+    kept = [
+        evaluation.retention(s.mean, e.mean, r.mean)
+        for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
+    ]
     rows = []
     for i, name in enumerate(run.names):
         student, expert, random = scores[i], baselines["expert"][i], baselines["random"][i]
@@ -763,12 +759,11 @@ def _result(
                 "random": random.summary(),
                 "expert": expert.summary(),
                 "student": student.summary(),
-                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
+                "retention": kept[i],
                 "retention_interval": list(evaluation.retention_interval(student, expert, random)),
                 "human_normalised": run.games[i].human_normalised(student.mean),
             }
         )
-    kept = [row["retention"] for row in rows]
     return {
         "games": rows,
         "mean_retention": float(np.mean(kept)),

@@ -11,7 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import rollouts
-from jaxdistill.envs import Pool
+from jaxdistill.envs import MAX_STEPS, Pool
+from jaxdistill.games import Game
+from jaxdistill.views import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,35 +77,46 @@ def play_games(
     key: jax.Array,
     mesh: Mesh,
     *,
-    games_per_env: int,
+    games: Sequence[int] | None = None,
+    games_per_env: int = 1,
     advance: Callable[[int], object] | None = None,
 ) -> list[Scores]:
     """Plays exactly `games_per_env` whole games in every environment slot of every pool.
 
     A fixed number per slot counts long and short games alike; the first E games to finish would be
-    the short ones. The pools must be fresh: a game already begun would count as whole.
+    the short ones. A pool whose slots have all finished is not stepped any more, so several small
+    pools of a game waste less on its longest games than one large pool does; see `split_pools`.
 
     Args:
+      pools: fresh pools; a game already begun would count as whole.
+      games: game index of each pool, 0.. by default.
       advance: called with the number of episodes that ended, for a progress bar.
 
     Returns:
-      One `Scores` per pool, episodes ordered by slot.
+      One `Scores` per game, in the order of `games`; episodes ordered by pool and slot.
 
     Raises:
       ValueError: a pool is in the middle of its games.
     """
+    games = tuple(range(len(pools))) if games is None else tuple(games)
     for pool in pools:
         if pool.last.ages.any():
             raise ValueError(f"{pool.game.name}: evaluation needs a fresh pool")
     ended: list[list[list[tuple[float, int, bool]]]] = [
         [[] for _ in range(pool.num_envs)] for pool in pools
     ]
-    active = tuple(range(len(pools)))
+    active = list(range(len(pools)))
     turn = 0
     while active:
-        for played in rollouts.play(
-            [pools[i] for i in active], policy, key, mesh, games=active, start=turn
-        ):
+        play = rollouts.play(
+            [pools[i] for i in active],
+            policy,
+            key,
+            mesh,
+            games=[games[i] for i in active],
+            start=turn,
+        )
+        for played in play:
             turn += 1
             finished = 0
             for i, step in zip(active, played.steps, strict=True):
@@ -112,18 +125,58 @@ def play_games(
                         cut = bool(step.truncated[slot])
                         ended[i][slot].append((float(step.scores[slot]), int(step.ages[slot]), cut))
                         finished += 1
-            if finished and advance:
+            if not finished:
+                continue
+            if advance:
                 advance(finished)
-            still = tuple(i for i in active if any(len(slot) < games_per_env for slot in ended[i]))
-            if finished and still != active:
+            still = [i for i in active if any(len(slot) < games_per_env for slot in ended[i])]
+            if still != active:
+                active = still
                 break
-        active = still
     results = []
-    for slots in ended:
-        rows = [episode for slot in slots for episode in slot]
-        scores, lengths, cut = zip(*rows, strict=True)
-        results.append(Scores(np.asarray(scores), np.asarray(lengths), sum(cut)))
+    for game in dict.fromkeys(games):
+        rows = [
+            episode
+            for i, slots in enumerate(ended)
+            if games[i] == game
+            for slot in slots
+            for episode in slot
+        ]
+        scores, lengths, truncated = zip(*rows, strict=True)
+        results.append(Scores(np.asarray(scores), np.asarray(lengths), sum(truncated)))
     return results
+
+
+# Environments in one pool of an evaluation: few enough that little is stepped in vain.
+_SLOTS = 4
+
+
+def split_pools(
+    game_list: Sequence[Game],
+    episodes: int,
+    *,
+    seeds: Sequence[int],
+    views: Sequence[View],
+    max_steps: int = MAX_STEPS,
+) -> tuple[list[Pool], list[int]]:
+    """Fresh pools with one environment slot per episode, and the game index of each pool.
+
+    Every episode begins from a seed of its own, so none is played twice for want of slots.
+    """
+    pools, indices = [], []
+    for index, (game, seed, view) in enumerate(zip(game_list, seeds, views, strict=True)):
+        for first in range(0, episodes, _SLOTS):
+            pools.append(
+                Pool(
+                    game,
+                    min(_SLOTS, episodes - first),
+                    seed=seed + first,
+                    view=view,
+                    max_steps=max_steps,
+                )
+            )
+            indices.append(index)
+    return pools, indices
 
 
 def retention(student: float, expert: float, random: float) -> float:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxdistill import dataset, losses, mesh as meshes, networks
+from jaxdistill import dataset, losses, networks
+from jaxdistill import mesh as meshes
 
 Metrics = dict[str, jax.Array]
 

@@ -28,10 +28,12 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
-    mesh as meshes,
     metrics,
     networks,
     rollouts,
+)
+from jaxdistill import (
+    mesh as meshes,
 )
 from jaxdistill.views import View
 
@@ -60,7 +62,7 @@ class Settings:
       double: Double-Q targets: the network's choice, valued by a slow average of its parameters.
       average_rate: how fast that average follows, per iteration.
       eval_every: steps per game between two evaluations.
-      eval_envs, eval_games_per_env, eval_epsilon: what is played in one.
+      eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
       max_steps: step limit of one game.
     """
 
@@ -84,8 +86,7 @@ class Settings:
     double: bool = False
     average_rate: float = 0.1
     eval_every: int = 250_000
-    eval_envs: int = 16
-    eval_games_per_env: int = 1
+    eval_episodes: int = 16
     eval_epsilon: float = 0.01
     max_steps: int = envs.MAX_STEPS
 
@@ -304,12 +305,14 @@ class _Collector:
         turn = first
         values: list[jax.Array] = []
 
-        def policy(observations, _key, _games):
+        def policy(
+            observations: Any, _key: Any, _games: Any
+        ) -> tuple[tuple[np.ndarray, ...], None]:
             with timer.phase("inference"):
-                actions, value = act(state.params, average, observations)
+                chosen, value = act(state.params, average, observations)
                 values.append(value)
-                actions = np.asarray(actions)
-            return tuple(explorer(actions, turn, epsilon)), None
+                greedy = np.asarray(chosen)
+            return tuple(explorer(greedy, turn, epsilon)), None
 
         depth = View().stack
         finished: list[list[float]] = [[] for _ in self.pools]
@@ -396,7 +399,7 @@ def train(
     )
     explorer = _Explorer(settings, [game.actions for game in chosen_games])
     timer = metrics.Timer()
-    recent = [deque(maxlen=100) for _ in names]
+    recent: list[deque[float]] = [deque(maxlen=100) for _ in names]
     best: dict[str, Any] = {}
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
@@ -446,8 +449,8 @@ def train(
                     rollout, finished = collector.rollout(
                         act, state, average, explorer, iteration, mesh, timer
                     )
-                for scores, ended in zip(recent, finished, strict=True):
-                    scores.extend(ended)
+                for latest_scores, ended in zip(recent, finished, strict=True):
+                    latest_scores.extend(ended)
                 with timer.phase("learn"):
                     device = jax.device_put(rollout, meshes.replicated(mesh))
                     state, numbers = learn(state, device, jax.random.fold_in(key, iteration + 2))
@@ -460,9 +463,9 @@ def train(
                 row = learner.host_metrics(numbers, names)
                 row["epsilon"] = epsilon_at(settings, iteration)
                 row |= {
-                    f"score/{name}": float(np.mean(scores))
-                    for name, scores in zip(names, recent, strict=True)
-                    if scores
+                    f"score/{name}": float(np.mean(latest_scores))
+                    for name, latest_scores in zip(names, recent, strict=True)
+                    if latest_scores
                 }
                 advance.status(
                     " ".join(f"{k}={v:.4g}" for k, v in row.items() if not k.startswith("target"))
@@ -496,21 +499,17 @@ def train(
 
 def _evaluate(settings: Settings, act: Any, params: Any, mesh: Mesh) -> list[evaluation.Scores]:
     # New pools from the same seeds: every checkpoint is tried on the same starts.
-    pools = [
-        envs.Pool(
-            games.get(name),
-            settings.eval_envs,
-            seed=envs.seed_for(settings.seed, _SELECT, index),
-            max_steps=settings.max_steps,
-        )
-        for index, name in enumerate(settings.games)
-    ]
+    chosen = [games.get(name) for name in settings.games]
+    pools, indices = evaluation.split_pools(
+        chosen,
+        settings.eval_episodes,
+        seeds=[envs.seed_for(settings.seed, _SELECT, index) for index in range(len(chosen))],
+        views=[View()] * len(chosen),
+        max_steps=settings.max_steps,
+    )
+    policy = functools.partial(act, params)
     return evaluation.play_games(
-        pools,
-        functools.partial(act, params),
-        jax.random.key(settings.seed + 1),
-        mesh,
-        games_per_env=settings.eval_games_per_env,
+        pools, policy, jax.random.key(settings.seed + 1), mesh, games=indices
     )
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import losses, mesh as meshes, networks
+from jaxdistill import losses, networks
+from jaxdistill import mesh as meshes
 from jaxdistill.envs import Pool, Step
 from jaxdistill.experts.expert import Expert, expert_outputs
 
@@ -139,24 +140,49 @@ def play(
     key: jax.Array,
     mesh: Mesh,
     *,
-    games: tuple[int, ...] | None = None,
+    games: Sequence[int] | None = None,
     start: int = 0,
 ) -> Iterator[Turn]:
     """Steps all pools together for ever; turn t acts with `fold_in(key, start + t)`.
 
-    All pools step at once, each on its own threads. `games` are the pools' game indices, 0.. by
-    default.
+    All pools step at once, each on its own threads. `games[i]` is the game index of pool i, 0.. by
+    default; pools of one game stand next to each other and are shown to the policy as one batch.
     """
-    games = tuple(range(len(pools))) if games is None else games
+    games = tuple(range(len(pools))) if games is None else tuple(games)
+    seats = [
+        [p for p, g in zip(pools, games, strict=True) if g == game] for game in dict.fromkeys(games)
+    ]
+    indices = tuple(dict.fromkeys(games))
     turn = start
     while True:
-        observations = tuple(meshes.put_rows(mesh, pool.last.observations) for pool in pools)
-        chosen, extra = policy(observations, _fold_in(key, turn), games)
-        actions = tuple(np.asarray(a) for a in jax.device_get(chosen))
-        for pool, action in zip(pools, actions, strict=True):
-            pool.send(action)
-        yield Turn(observations, actions, extra, tuple(pool.receive() for pool in pools))
+        observations = tuple(meshes.put_rows(mesh, _batch(group)) for group in seats)
+        chosen, extra = policy(observations, _fold_in(key, turn), indices)
+        actions = []
+        for group, rows in zip(seats, jax.device_get(chosen), strict=True):
+            offset = 0
+            for pool in group:
+                actions.append(np.asarray(rows[offset : offset + pool.num_envs]))
+                pool.send(actions[-1])
+                offset += pool.num_envs
+        yield Turn(observations, tuple(actions), extra, tuple(pool.receive() for pool in pools))
         turn += 1
+
+
+def _batch(pools: Sequence[Pool]) -> np.ndarray:
+    """Observations of one game's pools; several are padded to a doubling of one's size.
+
+    An evaluation drops its pools one by one as their games end, and every new batch size would be
+    compiled anew.
+    """
+    if len(pools) == 1:
+        return pools[0].last.observations
+    rows = sum(pool.num_envs for pool in pools)
+    size = pools[0].num_envs
+    while size < rows:
+        size *= 2
+    batch = np.zeros((size, *pools[0].last.observations.shape[1:]), np.uint8)
+    np.concatenate([pool.last.observations for pool in pools], out=batch[:rows])
+    return batch
 
 
 _fold_in = jax.jit(jax.random.fold_in)

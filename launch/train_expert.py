@@ -1,4 +1,4 @@
-"""Trains an expert from scratch: `--config=configs/train_expert.py --config.games=pong --workdir=DIR`.
+"""Trains an expert: `--config=configs/train_expert.py --config.games=pong --workdir=DIR`.
 
 Called again with the same settings it resumes.
 """

@@ -69,7 +69,7 @@ class Expert:
 
     @property
     def mask(self) -> np.ndarray:
-        """`(18,)` bool: actions that are valid in the game and that the expert has an output for."""
+        """`(18,)` bool: valid actions of the game that the expert has an output for."""
         known = np.zeros(games.NUM_ACTIONS, bool)
         known[list(self.actions)] = True
         return known & games.get(self._game()).mask
@@ -176,22 +176,23 @@ def expert_outputs(
       params: the parameters of *all* experts, in their order.
       indices: the expert each observation array is for.
     """
-    results: list[jax.Array | None] = [None] * len(indices)
+    results: dict[int, jax.Array] = {}
     groups: dict[Any, list[int]] = {}
     for position, index in enumerate(indices):
-        alone = position if jax.default_backend() == "cpu" else None
-        key = (experts[index].network, observations[position].shape, alone)
+        apart = position if jax.default_backend() == "cpu" else None
+        key = (experts[index].network, observations[position].shape, apart)
         groups.setdefault(key, []).append(position)
     for (network, _, _), positions in groups.items():
         if len(positions) == 1:
             (position,) = positions
-            outputs = [networks.forward(network, params[indices[position]], observations[position])]
-        else:
-            stacked = jax.tree.map(
-                lambda *x: jnp.stack(x), *(params[indices[position]] for position in positions)
-            )
-            forward = functools.partial(networks.forward, network)
-            outputs = jax.vmap(forward)(stacked, jnp.stack([observations[p] for p in positions]))
+            alone = networks.forward(network, params[indices[position]], observations[position])
+            results[position] = to_ale(alone, experts[indices[position]].actions)
+            continue
+        stacked = jax.tree.map(
+            lambda *x: jnp.stack(x), *(params[indices[position]] for position in positions)
+        )
+        forward = functools.partial(networks.forward, network)
+        outputs = jax.vmap(forward)(stacked, jnp.stack([observations[p] for p in positions]))
         for position, output in zip(positions, outputs, strict=True):
             results[position] = to_ale(output, experts[indices[position]].actions)
-    return results
+    return [results[position] for position in range(len(indices))]

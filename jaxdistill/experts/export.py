@@ -1,0 +1,290 @@
+"""Our networks -> PyTorch files, written without PyTorch.
+
+Two conventions are written, both readable by `torch.load(path, weights_only=True)` and by
+`formats.load`: the reference tools' *merged* file for a student of several games (`export`) and
+their *expert* file for one game (`export_expert`).
+
+A PyTorch file is a zip archive of stored (not packed) records: a pickle in which every tensor is a
+call of `torch._utils._rebuild_tensor_v2` on a storage that is named there, and one record per
+storage. The pickle is written opcode by opcode, so equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill import games as game_table
+from jaxdistill import networks
+from jaxdistill.experts.expert import Expert
+
+DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}
+_GRID = 7  # side of what the convolutions make of 84x84
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date
+
+
+def export(
+    params: networks.Params,
+    network: networks.Network,
+    path: str | os.PathLike[str],
+    *,
+    games: Sequence[str],
+    variant: str = "jaxdistill",
+    merge_config: Mapping[str, Any] | None = None,
+    final_scores: Mapping[str, float] | None = None,
+    created: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Writes a student as a reference *merged* file.
+
+    Args:
+      params: as `networks.init` gives them.
+      network: a "dueling" network of three Nature-shaped convolutions and one dense layer per
+        stream, or a "linear" one with one dense layer; any widths, 18 outputs, ReLU.
+      path: the file to write; its folder is made if needed.
+      games: the games it plays.
+      variant, merge_config, final_scores, created: what the convention keeps beside the weights:
+        the method's name, its settings, the score per game, and when.
+      overwrite: replace a file that is already there.
+
+    Raises:
+      ValueError: the convention cannot express the network, or the file exists.
+    """
+    state_dict = to_state_dict(params, network)
+    checkpoint = {
+        "state_dict": state_dict,
+        "architecture": "dueling" if network.head == "dueling" else "plain",
+        "action_dim": network.num_outputs,
+        "games": [game_table.get(game).env_id for game in games],
+        "variant": variant,
+        "actual_variants": {game_table.get(game).env_id: variant for game in games},
+        "merge_config": dict(merge_config or {}),
+        "final_scores": {
+            game_table.get(game).env_id: float(score)
+            for game, score in (final_scores or {}).items()
+        },
+        "created": created,
+    }
+    save(checkpoint, path, overwrite=overwrite)
+
+
+def export_expert(
+    expert: Expert,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    overwrite: bool = False,
+) -> None:
+    """Writes an expert as a reference *expert* file; see `export` for what can be expressed.
+
+    Args:
+      dtype: "float32", or "float16" for half the size and about three digits.
+
+    Raises:
+      ValueError: the convention cannot express the expert, or the file exists.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if expert.outputs != "q":
+        raise ValueError(
+            f"{expert.name}: holds {expert.outputs}; the reference convention expects Q-values"
+        )
+    if expert.actions != tuple(range(game_table.NUM_ACTIONS)):
+        raise ValueError(
+            f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "
+            f"convention expects all {game_table.NUM_ACTIONS} ALE actions in order"
+        )
+    weights = to_state_dict(expert.params, expert.network, dtype=dtype)
+    checkpoint = {
+        "policy_net_state_dict": weights,
+        "target_net_state_dict": weights,
+        "epsilon": 0.0,
+        "training_step": 0,
+        "use_double": False,
+        "use_dueling": expert.network.head == "dueling",
+        "use_priority": False,
+    }
+    save(checkpoint, path, overwrite=overwrite)
+
+
+def to_state_dict(
+    params: networks.Params, network: networks.Network, *, dtype: str = "float32"
+) -> dict[str, np.ndarray]:
+    """The parameters under the reference convention's names, in PyTorch's layout.
+
+    Raises:
+      ValueError: the convention cannot express the network, or a weight is not finite in `dtype`.
+    """
+    _check(network)
+    tree = params["params"]
+    names = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3"}
+    if network.head == "dueling":
+        names |= {"value_fc1": "fc_value", "value": "value"}
+        names |= {"action_fc1": "fc_adv", "action": "advantage"}
+    else:
+        names |= {"fc1": "fc1", "action": "fc2"}
+    state_dict = {}
+    for ours, theirs in names.items():
+        kernel = np.asarray(tree[ours]["kernel"], np.float32)
+        if kernel.ndim == 4:
+            kernel = kernel.transpose(3, 2, 0, 1)
+        else:
+            kernel = kernel.T
+            if ours in ("value_fc1", "action_fc1", "fc1"):
+                # Our networks flatten (H, W, C), PyTorch's (C, H, W).
+                channels = network.convs[-1].features
+                if kernel.shape[1] != _GRID * _GRID * channels:
+                    raise ValueError(
+                        f"{ours} takes {kernel.shape[1]}, expected {_GRID * _GRID * channels}; "
+                        "the reference convention has networks on 84x84 views"
+                    )
+                kernel = kernel.reshape(-1, _GRID, _GRID, channels).transpose(0, 3, 1, 2)
+                kernel = kernel.reshape(len(kernel), -1)
+        for name, array in (("weight", kernel), ("bias", tree[ours]["bias"])):
+            with np.errstate(over="ignore"):  # refused below
+                array = np.ascontiguousarray(np.asarray(array).astype(DTYPES[dtype]))
+            if not np.isfinite(array).all():
+                raise ValueError(f"{ours} {name} is not finite as {dtype}; nothing was written")
+            state_dict[f"{theirs}.{name}"] = array
+    return state_dict
+
+
+def _check(network: networks.Network) -> None:
+    """Refuses networks that the reference convention has no names for, saying what it has."""
+    geometry = [(c.kernel, c.stride, c.padding) for c in network.convs]
+    wanted = [(c.kernel, c.stride, c.padding) for c in networks.NATURE_CONVS]
+    streams = (len(network.hidden), len(network.action_hidden), len(network.value_hidden))
+    problem = None
+    if network.layer_norm:
+        problem = "LayerNorm"
+    elif network.activation != "relu":
+        problem = f"activation {network.activation}"
+    elif geometry != wanted:
+        problem = f"convolutions (kernel, stride, padding) {geometry}"
+    elif network.head not in ("dueling", "linear"):
+        problem = f"a head of type {network.head}"
+    elif streams != ((0, 1, 1) if network.head == "dueling" else (1, 0, 0)):
+        problem = (
+            f"a {network.head} head with {streams[0]} shared, {streams[1]} action and "
+            f"{streams[2]} value dense layers"
+        )
+    elif network.num_outputs != game_table.NUM_ACTIONS:
+        problem = f"{network.num_outputs} outputs"
+    if problem:
+        raise ValueError(
+            f"the reference convention cannot express {problem}; it has ReLU networks of "
+            f"convolutions {wanted} with one dense layer per stream of a dueling head, or one "
+            f"before a linear head, and {game_table.NUM_ACTIONS} outputs"
+        )
+
+
+# --- the file format
+
+
+def save(tree: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes nested dicts, lists, tuples, scalars and float arrays as a PyTorch file.
+
+    The file appears whole or not at all. An array that occurs twice is stored once.
+
+    Raises:
+      ValueError: the file exists and `overwrite` is not set, or a value is of another kind.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ValueError(f"{path} already exists; choose another --out")
+    arrays: list[np.ndarray] = []
+    pickled = b"\x80\x02" + _opcodes(tree, arrays) + pickle.STOP
+    records = {
+        "data.pkl": pickled,
+        "byteorder": b"little",
+        **{f"data/{key}": array.tobytes() for key, array in enumerate(arrays)},
+        "version": b"3\n",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, data in records.items():
+                    archive.writestr(zipfile.ZipInfo(f"archive/{name}", _EPOCH), data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _opcodes(value: Any, arrays: list[np.ndarray]) -> bytes:
+    """Pickle opcodes that push `value`; arrays go to `arrays`, whose places are their keys."""
+    if isinstance(value, np.ndarray) and value.dtype in _STORAGES:
+        return _tensor(value, arrays)
+    if value is None:
+        return pickle.NONE
+    if isinstance(value, (bool, np.bool_)):
+        return pickle.NEWTRUE if value else pickle.NEWFALSE
+    if isinstance(value, (int, np.integer)):
+        return _integer(int(value))
+    if isinstance(value, (float, np.floating)):
+        return pickle.BINFLOAT + struct.pack(">d", value)
+    if isinstance(value, str):
+        data = value.encode()
+        return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+    if isinstance(value, Mapping):
+        items = b"".join(_opcodes(part, arrays) for pair in value.items() for part in pair)
+        return pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
+    if isinstance(value, (list, tuple)):
+        items = b"".join(_opcodes(item, arrays) for item in value)
+        if isinstance(value, tuple):
+            return pickle.MARK + items + pickle.TUPLE
+        return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
+    kind = getattr(value, "dtype", type(value).__name__)
+    raise ValueError(f"a {kind} cannot be written to a PyTorch file; expected plain values")
+
+
+def _integer(value: int) -> bytes:
+    if -(2**31) <= value < 2**31:
+        return pickle.BININT + struct.pack("<i", value)
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    if len(data) > 255:
+        raise ValueError("an integer of over 255 bytes cannot be written to a PyTorch file")
+    return pickle.LONG1 + bytes([len(data)]) + data
+
+
+def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
+    """`torch._utils._rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`."""
+    key = next((key for key, known in enumerate(arrays) if known is array), len(arrays))
+    if key == len(arrays):
+        arrays.append(array)
+    stride = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
+
+    def name(module: str, attribute: str) -> bytes:
+        return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
+
+    def plain(*values: Any) -> bytes:
+        return b"".join(_opcodes(value, []) for value in values)
+
+    storage = (
+        pickle.MARK
+        + plain("storage")
+        + name("torch", _STORAGES[array.dtype])
+        + plain(str(key), "cpu", int(array.size))
+        + pickle.TUPLE
+        + pickle.BINPERSID
+    )
+    hooks = name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    arguments = storage + plain(0, array.shape, stride, False) + hooks
+    return (
+        name("torch._utils", "_rebuild_tensor_v2")
+        + pickle.MARK
+        + arguments
+        + pickle.TUPLE
+        + pickle.REDUCE
+    )

@@ -1,0 +1,331 @@
+"""Other people's checkpoints -> `Expert`.
+
+`convert` reads a file once, recognises whose convention its names follow, and says what it found;
+`load` is for those who only want the expert. What names cannot tell, a spec does (see `spec`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from jaxdistill import games
+from jaxdistill.experts import torch_file
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import conventions, layers, stable_baselines3
+from jaxdistill.experts.formats import spec as specs
+from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
+from jaxdistill.views import View
+
+__all__ = ["COLUMNS", "Conversion", "convert", "load"]
+
+COLUMNS = ("layer", "in the file", "kind", "inputs, outputs", "kernel", "activation", "parameters")
+
+Found = Mapping[str, Arrays]
+"""State_dicts by their place in a file."""
+
+_Match = TypeVar("_Match")
+_MAX_PREFIXES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """An expert, and what there is to say about where it came from.
+
+    Attributes:
+      convention: name of the recognised convention.
+      layers: one row per layer; empty for an expert that had been converted before.
+      skipped: objects in the file that are neither tensors nor plain data, and were not made.
+      notes: sentences a person should read: what was left out, what was assumed.
+    """
+
+    expert: Expert
+    convention: str
+    layers: tuple[Layer, ...] = ()
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """The layer table, one tuple per layer, in the order of `COLUMNS`."""
+        return [
+            (row.name, row.key, row.kind, row.shape, row.kernel, row.activation, row.parameters)
+            for row in self.layers
+        ]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    spec: str | os.PathLike[str] | None = None,
+    game: str | None = None,
+) -> Expert:
+    """The expert in a PyTorch file, or in a directory that `Expert.save` wrote; see `convert`."""
+    return convert(path, spec=spec, game=game).expert
+
+
+def convert(
+    path: str | os.PathLike[str],
+    *,
+    spec: str | os.PathLike[str] | None = None,
+    game: str | None = None,
+) -> Conversion:
+    """Reads an expert.
+
+    Args:
+      path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
+        `Expert.save` wrote.
+      spec: path of a TOML file that describes the state_dict.
+      game: its game, where the file does not say; goes before what spec or directory say.
+
+    Raises:
+      FileNotFoundError: no such file, or no expert in the directory.
+      ValueError: one line on what keeps it from being read: the file is damaged or dangerous,
+        follows no known convention, or has tensors missing or of wrong shape.
+    """
+    game = None if game is None else games.get(game).name
+    described = None if spec is None else specs.read(spec)
+    if pathlib.Path(path).is_dir():
+        if described:
+            raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
+        expert = Expert.load(path)
+        expert = expert if game is None else dataclasses.replace(expert, game=game)
+        return Conversion(expert, "converted before")
+    data = None
+    if stable_baselines3.is_archive(path):
+        file, data = stable_baselines3.read(path)
+    else:
+        file = torch_file.read(path)
+    found = torch_file.state_dicts(file.tree)
+    if not any(found.values()):
+        raise ValueError(f"{path}: holds no tensors; expected a state_dict")
+    if described:
+        conversion = _by_spec(str(path), found, described, game)
+    else:
+        conversion = _by_names(str(path), found, file.tree, data, game)
+    return dataclasses.replace(conversion, skipped=file.skipped)
+
+
+def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
+    game = game or spec.game
+    place = _described(path, found, spec)
+    arrays = found[place]
+    where = _where(path, place)
+    for weights in spec.plan.layers():
+        if weights.bias is None and f"{weights.key}.bias" in arrays:
+            raise ValueError(
+                f"{spec.path}: {weights.key}: found bias = false, but {where} has "
+                f"{weights.key}.bias"
+            )
+    view = specs.view_of(spec, _channels(arrays, spec.plan))
+    built = layers.build(arrays, spec.plan, view, where)
+    unused = sorted(set(arrays) - set(spec.plan.tensors()))
+    if reason := _not_plain(unused):
+        raise ValueError(f"{where}: {reason}")
+    expert = Expert(
+        name=spec.name or pathlib.Path(path).stem,
+        network=built.network,
+        params=built.params,
+        outputs=spec.outputs,
+        actions=specs.actions_of(spec, built.network.num_outputs, game),
+        view=view,
+        game=game,
+        advertised_score=spec.advertised_score,
+        source=path,
+    )
+    notes = [*built.notes, *_unused(unused), *_elsewhere(found, place)]
+    return Conversion(expert, f"spec {spec.path}", built.layers, notes=tuple(notes))
+
+
+def _described(path: str, found: Found, spec: specs.Spec) -> str:
+    """Where the state_dict is that a spec describes."""
+    if spec.state_dict is not None:
+        if spec.state_dict not in found:
+            there = brief(repr(place) for place in found)
+            raise ValueError(
+                f"{spec.path}: state_dict: found {spec.state_dict!r}, but {path} has {there}"
+            )
+        return spec.state_dict
+    wanted = set(spec.plan.tensors())
+    if places := [place for place, arrays in found.items() if wanted <= set(arrays)]:
+        return _only(path, {place: found[place] for place in places}, wanted)
+    # The closest one, for the message that says what it lacks.
+    return max(found, key=lambda place: (len(wanted & set(found[place])), len(found[place])))
+
+
+def _by_names(
+    path: str,
+    found: Found,
+    tree: Any,
+    data: dict[str, Any] | None,
+    game: str | None,
+) -> Conversion:
+    view: View | None
+    notes: tuple[str, ...]
+    if named := _matches(found, conventions.matching):
+        place = _only(path, {place: arrays for place, (_, arrays) in named.items()})
+        convention, arrays = named[place]
+        where = _where(path, place)
+        view = View(stack=_channels(arrays, convention.plan))
+        built = layers.build(arrays, convention.plan, view, where)
+        name, notes = _beside(convention, tree, game)
+        count = built.network.num_outputs
+        actions = conventions.actions_of(name, count, convention.actions, game, where)
+        outputs = convention.outputs
+    elif policies := _matches(found, stable_baselines3.is_policy):
+        place = _only(path, {place: arrays for place, (_, arrays) in policies.items()})
+        _, arrays = policies[place]
+        where = _where(path, place)
+        policy = stable_baselines3.policy(arrays, data, game, where)
+        built = layers.build(arrays, policy.plan, policy.view, where)
+        name, notes = policy.name, policy.notes
+        actions, outputs, view = policy.actions, policy.outputs, policy.view
+    elif data is not None:
+        arrays = max(found.values(), key=len)
+        kind = stable_baselines3.unsupported(arrays) or brief(arrays)
+        raise ValueError(
+            f"{path}: a Stable-Baselines3 archive with {kind}, expected the policy of a DQN, "
+            "PPO or A2C with discrete actions"
+        )
+    else:
+        raise ValueError(_unknown(path, found))
+    expert = Expert(
+        name=pathlib.Path(path).stem,
+        network=built.network,
+        params=built.params,
+        outputs=outputs,
+        actions=actions,
+        view=view,
+        game=game,
+        source=path,
+    )
+    notes = (*built.notes, *notes, *_elsewhere(found, place))
+    return Conversion(expert, name, built.layers, notes=notes)
+
+
+def _channels(arrays: Arrays, plan: Plan) -> int:
+    """Input channels of the first convolution; 4 where there is none to ask."""
+    kernel = arrays.get(plan.convs[0].weights.weight) if plan.convs else None
+    return kernel.shape[1] if kernel is not None and kernel.ndim == 4 and kernel.shape[1] else 4
+
+
+def _beside(
+    convention: conventions.Convention, tree: Any, game: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """The convention's name and notes, from what lies beside the state_dict."""
+    beside = tree if isinstance(tree, dict) else {}
+    notes = []
+    name = convention.name
+    if convention.name.startswith("reference") and "architecture" in beside:
+        name = name.replace("reference", "reference merged")
+        listed = beside.get("games")
+        if isinstance(listed, (list, tuple)) and listed:
+            notes.append(f"a student of several games: {brief(str(item) for item in listed)}")
+    valid = beside.get("valid_actions")
+    if convention.name.startswith("CRL-Atari") and isinstance(valid, list):
+        union = conventions.UNION_ACTIONS
+        if all(type(i) is int and 0 <= i < len(union) for i in valid):
+            notes.append(f"its game's valid actions: {[union[i] for i in valid]}")
+    if game is None:
+        notes.append("the file does not say which game it plays")
+    return name, tuple(notes)
+
+
+def _matches(
+    found: Found, match: Callable[[Arrays], _Match | None]
+) -> dict[str, tuple[_Match, Arrays]]:
+    """The state_dicts that match, as they are or without a prefix that all their names share."""
+    matches = {}
+    for place, arrays in found.items():
+        for _ in range(_MAX_PREFIXES):
+            if matched := match(arrays):
+                matches[place] = (matched, arrays)
+                break
+            first = next(iter(arrays), "")
+            prefix = first[: first.find(".") + 1]
+            if not prefix or not all(name.startswith(prefix) for name in arrays):
+                break
+            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    return matches
+
+
+def _only(path: str, candidates: Found, wanted: set[str] | None = None) -> str:
+    """The one of several places that holds the network that plays.
+
+    Raises:
+      ValueError: there are several, and their tensors (those `wanted`, or all) differ.
+    """
+    places = [p for p in candidates if "target" not in p.lower()] or list(candidates)
+    first = candidates[places[0]]
+    for place in places[1:]:
+        other = candidates[place]
+        if not all(name in other and _equal(first[name], other[name]) for name in wanted or first):
+            raise ValueError(
+                f"{path}: holds several networks, {brief(places)}; say which with state_dict in "
+                "a spec (--spec)"
+            )
+    return places[0]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _where(path: str, place: str) -> str:
+    return f"{path} ({brief([place])})" if place else path
+
+
+def _unused(names: list[str]) -> list[str]:
+    return [f"tensors not used: {brief(names)}"] if names else []
+
+
+def _elsewhere(found: Found, place: str) -> list[str]:
+    """A note on tensors in other parts of the file, by outermost part."""
+    chosen = {id(array) for array in found[place].values()}
+    parts: dict[str, int] = {}
+    for other, arrays in found.items():
+        seen = any(other.startswith(f"{part}.") for part in parts)
+        if seen or place.startswith(f"{other}.") or not other:
+            continue
+        if count := sum(id(array) not in chosen for array in arrays.values()):
+            parts[other] = count
+    shown = brief(f"{part} ({count} tensors)" for part, count in parts.items())
+    return [f"also in the file, not used: {shown}"] if parts else []
+
+
+def _not_plain(names: list[str]) -> str | None:
+    """What these names show that no stack of convolutions and dense layers has."""
+    signs = {
+        "running_mean": "batch normalisation",
+        "weight_ih": "a recurrent cell",
+        "weight_hh": "a recurrent cell",
+        "weight_mu": "noisy layers",
+        "weight_sigma": "noisy layers",
+        "in_proj_weight": "attention",
+    }
+    for name in names:
+        for sign, kind in signs.items():
+            if sign in name:
+                return f"{kind} ({brief([name])}) is not supported"
+    return None
+
+
+def _unknown(path: str, found: Found) -> str:
+    """The line for a file of no known convention: what it holds, and what a spec has to say."""
+    place, arrays = max(
+        found.items(), key=lambda item: sum(array.ndim in (2, 4) for array in item[1].values())
+    )
+    where = _where(path, place)
+    if reason := _not_plain(list(arrays)):
+        return f"{where}: {reason}"
+    kernels = {name: array.shape for name, array in arrays.items() if array.ndim in (2, 4)}
+    if not kernels:
+        return f"{where}: holds no layers; found {brief(arrays)}"
+    missing = "activation, outputs, actions, [[layers]] in order and [head]"
+    if any(len(shape) == 4 for shape in kernels.values()):
+        missing = f"stride and padding of each convolution, [view], pixels, {missing}"
+    seen = brief(f"{name} {'x'.join(map(str, shape))}" for name, shape in kernels.items())
+    why = conventions.nearly(arrays) or "follows no known convention"
+    return f"{where}: {why}; give a spec (--spec) with {missing}; found {seen}"

@@ -1,0 +1,359 @@
+"""Specs: a short TOML file that says what a state_dict cannot.
+
+game = "breakout"            # leave out for a network that plays no Atari game
+outputs = "logits"           # or "q"
+actions = [0, 1, 3, 4]       # ALE actions by output; or "minimal" (the game's own), or "full"
+activation = "relu"          # of every layer but the last; a layer may say its own
+pixels = "0..1"              # the file's network takes pixels over 255; or "0..255", as they are
+advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
+
+[view]                       # what it sees; see `jaxdistill.views.View` for all fields
+resize = "linear"
+
+[[layers]]                   # the layers before the head, in order
+type = "conv"
+key = "conv1"                # tensors conv1.weight and conv1.bias; or weight = and bias =
+kernel = 8                   # optional, the tensor knows it; checked if given
+stride = 4
+padding = 0                  # optional, see `layers.build`
+
+[[layers]]
+type = "dense"
+key = "fc"                   # with bias = false if it has none
+
+[head]
+type = "actor_critic"        # "linear", "dueling" or "actor_critic"
+action = "actor"             # a key, or a table such as {weight = "w", bias = "b"}
+value = "critic"             # action_hidden = [...] and value_hidden = [...] are private layers
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from typing import Any
+
+from jaxdistill import games, networks
+from jaxdistill.experts.formats.conventions import ALL_ACTIONS
+from jaxdistill.experts.formats.layers import Conv, Plan, Weights, named
+from jaxdistill.views import View
+
+_PIXELS = {"0..1": False, "0..255": True}
+_TYPES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A spec that has been read and checked on its own, without the file it describes.
+
+    Attributes:
+      plan: which tensors form which layer.
+      view: fields of the view, None for a network on vectors. Without `stack`, it is the number
+        of channels of the first convolution.
+      actions: ALE ids, "minimal", "full", or None to number the outputs.
+      state_dict: dotted path of the state_dict in the file, None to look for it.
+    """
+
+    path: str
+    plan: Plan
+    outputs: str
+    actions: tuple[int, ...] | str | None
+    view: dict[str, Any] | None
+    game: str | None
+    name: str | None
+    state_dict: str | None
+    advertised_score: float | None
+
+
+class _Table:
+    """A TOML table that knows its place, for messages, and which of its fields were asked for."""
+
+    def __init__(self, fields: dict[str, Any], path: str, place: str = ""):
+        self.fields, self.path, self.place = dict(fields), path, place
+
+    def error(self, field: str, text: str) -> ValueError:
+        return ValueError(f"{self.path}: {self.place}{field}: {text}")
+
+    def take(self, field: str, kind: type, required: str = "", choices=()) -> Any:
+        """The value of a field, None if it is not there; `required` says what to write."""
+        value = self.fields.pop(field, None)
+        if value is None:
+            if required:
+                raise self.error(field, f"missing; expected {required}")
+            return None
+        is_number = kind is float and isinstance(value, int)
+        if (not isinstance(value, kind) and not is_number) or isinstance(value, bool):
+            raise self.error(field, f"found {_shown(value)}, expected {_TYPES[kind]}")
+        if choices and value not in choices:
+            raise self.error(field, f"found {_shown(value)}, expected one of {', '.join(choices)}")
+        return value
+
+    def finish(self, known: str) -> None:
+        """Refuses fields that nobody asked for."""
+        for field in self.fields:
+            raise self.error(field, f"unknown field; known fields: {known}")
+
+
+def read(path: str | os.PathLike[str]) -> Spec:
+    """Reads a spec.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is not TOML, or a field is missing, unknown or of the wrong kind.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            fields = tomllib.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; expected a spec in TOML") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as a spec: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a TOML file ({_shown(str(error))})") from error
+
+    top = _Table(fields, path)
+    game = top.take("game", str)
+    try:
+        game = None if game is None else games.get(game).name
+    except ValueError as error:
+        raise top.error("game", str(error)) from None
+    outputs = top.take("outputs", str, '"q" or "logits"', ("q", "logits"))
+    actions = _actions(top, game)
+    activation = top.take("activation", str, choices=networks.ACTIVATIONS)
+    convs, hidden, used = _layers(top, activation)
+    view = top.take("view", dict)
+    if view is not None:
+        view = _view(_Table(view, path, "view."))
+    elif convs:
+        raise top.error("view", 'missing; expected a table such as [view] with resize = "area"')
+    pixels = top.take("pixels", str, choices=_PIXELS)
+    if pixels is None and view is not None:
+        raise top.error(
+            "pixels", 'missing; expected "0..1" or "0..255", as the file\'s network took'
+        )
+    if pixels is not None and view is None:
+        raise top.error(
+            "pixels", "found without [view]; a network on vectors takes them as they are"
+        )
+    head = _head(top, activation, used)
+    spec = Spec(
+        path=path,
+        plan=Plan(
+            convs=convs,
+            hidden=hidden,
+            activation=_one_activation(top, used),
+            raw_pixels=_PIXELS.get(pixels, False),
+            **head,
+        ),
+        outputs=outputs,
+        actions=actions,
+        view=view,
+        game=game,
+        name=top.take("name", str),
+        state_dict=top.take("state_dict", str),
+        advertised_score=top.take("advertised_score", float),
+    )
+    top.finish(
+        "game, outputs, actions, activation, pixels, advertised_score, name, state_dict, view, "
+        "layers, head"
+    )
+    return spec
+
+
+def view_of(spec: Spec, channels: int) -> View | None:
+    """The spec's view for a network whose first convolution has this many input channels."""
+    if spec.view is None:
+        return None
+    try:
+        return View.from_dict({"stack": channels, **spec.view} if spec.plan.convs else spec.view)
+    except ValueError as error:
+        raise ValueError(f"{spec.path}: {error}") from None
+
+
+def actions_of(spec: Spec, count: int, game: str | None) -> tuple[int, ...]:
+    """What `count` outputs stand for, where `game` may have been given from outside."""
+    if spec.actions is None:
+        actions = tuple(range(count))
+    elif isinstance(spec.actions, tuple):
+        actions = spec.actions
+    elif spec.actions == "full":
+        actions = ALL_ACTIONS
+    elif game is None:
+        raise ValueError(f'{spec.path}: actions: "minimal" needs a game; add game, or --game')
+    else:
+        actions = games.get(game).actions
+    if len(actions) != count:
+        raise ValueError(
+            f"{spec.path}: actions: found {len(actions)} actions {list(actions)}, expected one for "
+            f"each of the {count} outputs of {spec.plan.action.key}"
+        )
+    if game is not None and max(actions) >= games.NUM_ACTIONS:
+        raise ValueError(f"{spec.path}: actions: found {max(actions)} for {game}, expected 0..17")
+    return actions
+
+
+def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
+    actions = top.fields.pop("actions", None)
+    wanted = 'ALE actions such as [0, 1, 3, 4], "minimal" or "full"'
+    if actions is None:
+        if game is not None:
+            raise top.error("actions", f"missing; expected {wanted}")
+        return None
+    if actions in ("minimal", "full"):
+        return actions
+    plain = isinstance(actions, list) and all(type(action) is int for action in actions)
+    if not plain or not actions or len(set(actions)) != len(actions):
+        raise top.error("actions", f"found {_shown(actions)}, expected different {wanted}")
+    if min(actions) < 0 or (game is not None and max(actions) >= games.NUM_ACTIONS):
+        raise top.error("actions", f"found {actions}, expected numbers of 0..17")
+    return tuple(actions)
+
+
+def _layers(
+    top: _Table, activation: str | None
+) -> tuple[tuple[Conv, ...], tuple[Weights, ...], list[str]]:
+    """The convolutions, the dense layers, and the activations they use."""
+    convs: list[Conv] = []
+    hidden: list[Weights] = []
+    used: list[str] = []
+    for number, fields in enumerate(top.take("layers", list) or [], 1):
+        if not isinstance(fields, dict):
+            raise top.error("layers", f"found {_shown(fields)}, expected [[layers]] tables")
+        table = _Table(fields, top.path, f"layers[{number}].")
+        kind = table.take("type", str, '"conv" or "dense"', ("conv", "dense"))
+        weights = _weights(table)
+        used.append(_activation(table, activation))
+        if kind == "dense":
+            hidden.append(weights)
+            table.finish("type, key, weight, bias, activation")
+            continue
+        if hidden:
+            raise table.error("type", "found a conv after a dense layer, expected all convs first")
+        stride = _number(table, "stride", 1, "the convolution's stride") or 1
+        kernel, padding = _number(table, "kernel", 1), _number(table, "padding", 0)
+        table.finish("type, key, weight, bias, kernel, stride, padding, activation")
+        convs.append(Conv(weights, stride, kernel, padding))
+    return tuple(convs), tuple(hidden), used
+
+
+def _head(top: _Table, activation: str | None, used: list[str]) -> dict[str, Any]:
+    table = _Table(
+        top.take("head", dict, "a table such as [head] with type and action"), top.path, "head."
+    )
+    kind = table.take("type", str, f"one of {', '.join(networks.HEADS)}", networks.HEADS)
+    fields: dict[str, Any] = {"head": kind, "action": _key(table, "action", required=True)}
+    fields["action_hidden"] = _keys(table, "action_hidden")
+    known = "type, action, action_hidden, activation"
+    if kind != "linear":
+        fields["value"] = _key(table, "value", required=True)
+        fields["value_hidden"] = _keys(table, "value_hidden")
+        known = "type, action, value, action_hidden, value_hidden, activation"
+    if fields["action_hidden"] or fields.get("value_hidden"):
+        used.append(_activation(table, activation))
+    table.finish(known)
+    return fields
+
+
+def _view(table: _Table) -> dict[str, Any]:
+    """Checks what `View` itself does not: the kinds of the values."""
+    view: dict[str, Any] = {}
+    for field in ("height", "width", "stack"):
+        view[field] = table.take(field, int)
+    for field in ("resize", "gray"):
+        view[field] = table.take(field, str)
+    view["crop"] = table.take("crop", list)
+    view["steps"] = table.take("steps", list)
+    table.finish("height, width, stack, resize, gray, crop, steps")
+    for field, pairs in (("crop", [view["crop"] or [0, 1]]), ("steps", view["steps"] or [])):
+        for pair in pairs:
+            numbers = isinstance(pair, list) and all(type(n) is int and n >= 0 for n in pair)
+            if not numbers or len(pair) != 2 or (field == "crop" and pair[0] >= pair[1]):
+                wanted = "[first row, end row]" if field == "crop" else "a list of [height, width]"
+                raise table.error(field, f"found {_shown(pair)}, expected {wanted}")
+    view = {field: value for field, value in view.items() if value is not None}
+    try:
+        View.from_dict(view)
+    except ValueError as error:
+        raise ValueError(f"{table.path}: {error}") from None
+    return view
+
+
+def _weights(table: _Table) -> Weights:
+    """The tensors of a layer: `key`, or `weight` and `bias`; `bias = false` says there is none."""
+    without = table.fields.get("bias") is False
+    if without:
+        del table.fields["bias"]
+    key, weight, bias = (table.take(field, str) for field in ("key", "weight", "bias"))
+    if (key is None) == (weight is None):
+        raise table.error(
+            "key", "expected the layer's name in the file, or weight and bias instead"
+        )
+    if weight is None:
+        weights = named(key)
+        bias = weights.bias if bias is None else bias
+        weight = weights.weight
+    elif bias is None and not without:
+        raise table.error("bias", "missing; expected the bias tensor's name, or false")
+    return Weights(weight, None if without else bias)
+
+
+def _key(table: _Table, field: str, *, required: bool = False) -> Weights | None:
+    value = table.fields.pop(field, None)
+    if value is None and required:
+        raise table.error(field, "missing; expected the layer's name in the file")
+    return None if value is None else _as_weights(table, field, value)
+
+
+def _keys(table: _Table, field: str) -> tuple[Weights, ...]:
+    return tuple(_as_weights(table, field, value) for value in table.take(field, list) or [])
+
+
+def _as_weights(table: _Table, field: str, value: Any) -> Weights:
+    if isinstance(value, str):
+        return named(value)
+    if not isinstance(value, dict):
+        raise table.error(field, f"found {_shown(value)}, expected the layer's name in the file")
+    inner = _Table(value, table.path, f"{table.place}{field}.")
+    weights = _weights(inner)
+    inner.finish("key, weight, bias")
+    return weights
+
+
+def _number(table: _Table, field: str, least: int, required: str = "") -> int | None:
+    value = table.take(field, int, required)
+    if value is not None and value < least:
+        raise table.error(field, f"found {value}, expected at least {least}")
+    return value
+
+
+def _activation(table: _Table, usual: str | None) -> str:
+    activation = table.take("activation", str, choices=networks.ACTIVATIONS) or usual
+    if activation is None:
+        known = ", ".join(networks.ACTIVATIONS)
+        raise table.error(
+            "activation", f"missing, here and for all layers; expected one of {known}"
+        )
+    return activation
+
+
+def _one_activation(top: _Table, used: list[str]) -> str:
+    different = sorted(set(used))
+    if len(different) > 1:
+        raise top.error(
+            "activation",
+            f"found {' and '.join(different)}; networks with one activation are supported",
+        )
+    return different[0] if different else "none"
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:60] + "..."

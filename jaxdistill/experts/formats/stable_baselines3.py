@@ -1,0 +1,306 @@
+"""Stable-Baselines3 archives: DQN, PPO and A2C, on screens and on vectors.
+
+An archive is a zip that holds `data`, a JSON object, and `policy.pth`, a PyTorch file. In `data`,
+what JSON cannot hold is a base64 pickle (":serialized:") beside the strings and numbers found in
+it. The pickles are never looked at; the strings and numbers are enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdistill import networks
+from jaxdistill.experts import torch_file
+from jaxdistill.experts.formats.conventions import actions_of
+from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, Weights, brief, named
+from jaxdistill.views import View
+
+_WEIGHTS, _DATA = "policy.pth", "data"
+_MAX_DATA_BYTES = 256 * 2**20  # the last observations are in it, as text
+
+_ACTIVATIONS = {
+    "ReLU": "relu",
+    "ELU": "elu",
+    "Tanh": "tanh",
+    "LeakyReLU": "leaky_relu",
+    "SiLU": "silu",
+    "GELU": "gelu",
+    "SELU": "selu",
+    "Sigmoid": "sigmoid",
+    "Identity": "none",
+}
+_UNSUPPORTED = {
+    "log_std": "continuous actions (log_std)",
+    "lstm_actor": "a recurrent cell",
+    "quantile_net": "quantiles (QR-DQN)",
+    "actor.mu": "continuous actions",
+    "actor.latent_pi": "continuous actions",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What a policy's tensors and its archive's data say.
+
+    Attributes:
+      ignored: names of tensors that playing does not need.
+    """
+
+    name: str
+    plan: Plan
+    outputs: str
+    actions: tuple[int, ...]
+    view: View | None
+    ignored: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a zip that holds a policy.pth."""
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _WEIGHTS in archive.namelist()
+    except Exception:  # damage: whoever reads the file will say so
+        return False
+
+
+def read(path: str | os.PathLike[str]) -> tuple[torch_file.TorchFile, dict[str, Any]]:
+    """The weights and the data of an archive.
+
+    Raises:
+      ValueError: it is damaged, or a member grows suspiciously when unpacked.
+    """
+    weights = _member(path, _WEIGHTS, torch_file.MAX_BYTES)
+    text = _member(path, _DATA, _MAX_DATA_BYTES)
+    try:
+        data = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        reason = brief([f"{type(error).__name__}: {error}"])
+        raise ValueError(f"{path}: its member {_DATA!r} is not JSON ({reason})") from error
+    file = torch_file.read(weights, name=f"{path} ({_WEIGHTS})")
+    return file, data if isinstance(data, dict) else {}
+
+
+def _member(path: str | os.PathLike[str], name: str, limit: int) -> bytes:
+    """The contents of a member; nothing if there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return b""
+            info = archive.getinfo(name)
+            size, packed = info.file_size, info.compress_size
+            large = size > torch_file.RATIO_FREE_BYTES
+            if size <= limit and not (large and size > torch_file.MAX_RATIO * packed):
+                return archive.read(info)
+    except Exception as error:  # damage shows as almost any exception of zipfile or zlib
+        reason = brief([f"{type(error).__name__}: {error}"])
+        raise ValueError(f"{path}: a damaged Stable-Baselines3 archive ({reason})") from error
+    raise ValueError(
+        f"{path}: its member {name!r} would unpack {packed} bytes to {size}, which no real policy "
+        "does"
+    )
+
+
+def is_policy(arrays: Arrays) -> bool:
+    """Whether the tensors are named like those of a Stable-Baselines3 policy."""
+    actor_critic = {"action_net.weight", "value_net.weight"} <= set(arrays)
+    return actor_critic or any(name.startswith("q_net.q_net.") for name in arrays)
+
+
+def unsupported(arrays: Arrays) -> str | None:
+    """What kind of Stable-Baselines3 policy it is that no `Network` can express, if it is one."""
+    for prefix, kind in _UNSUPPORTED.items():
+        if any(name.startswith(prefix) for name in arrays):
+            return kind
+    return None
+
+
+def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, where: str) -> Policy:
+    """What a Stable-Baselines3 policy's tensors are.
+
+    Args:
+      data: the archive's JSON; None for tensors that came without it.
+      game: whose minimal actions the outputs are.
+
+    Raises:
+      ValueError: the policy is of a kind that no `Network` can express, or the file does not say
+        all there is to know about it.
+    """
+    if kind := unsupported(arrays):
+        raise ValueError(f"{where}: a Stable-Baselines3 policy with {kind}, which is not supported")
+    kwargs = _mapping(data, "policy_kwargs")
+    extractor = _class_name(kwargs.get("features_extractor_class", "NatureCNN"))
+    if extractor not in ("NatureCNN", "FlattenExtractor"):
+        raise ValueError(
+            f"{where}: a Stable-Baselines3 policy with its own features extractor ({extractor}); "
+            "describe it in a spec (--spec)"
+        )
+    is_q = any(name.startswith("q_net.") for name in arrays)
+    plan, ignored, notes = _q_plan(arrays) if is_q else _actor_critic_plan(arrays)
+    used = set(plan.tensors())
+    if extra := sorted(set(arrays) - used - ignored):
+        raise ValueError(
+            f"{where}: a Stable-Baselines3 policy with tensors of an unknown kind: {brief(extra)}"
+        )
+    if missing := [name for name in plan.tensors() if name not in arrays]:
+        raise ValueError(f"{where}: lacks {brief(missing)}; it has {brief(arrays)}")
+
+    algorithm = "DQN" if is_q else _actor_critic_name(data)
+    name = f"Stable-Baselines3 {algorithm}, {'CNN' if plan.convs else 'MLP'}"
+    mlp = (*plan.action_hidden, *plan.value_hidden, *plan.hidden[bool(plan.convs) :])
+    activation = "relu"
+    if mlp:
+        activation = _activation(kwargs, data, "relu" if is_q else "tanh", where)
+        if plan.convs and activation != "relu":
+            raise ValueError(
+                f"{where}: {name} with relu convolutions and {activation} dense layers; one "
+                "activation for all layers is supported"
+            )
+    view = _view(arrays, plan, _mapping(data, "observation_space"), where)
+    raw = kwargs.get("normalize_images") is False and view is not None
+    plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
+
+    count = arrays[plan.action.weight].shape[0]
+    _check_actions(_mapping(data, "action_space"), count, where)
+    if view is None and game is None:
+        actions = tuple(range(count))
+        notes.append("outputs are the actions of its own environment, in its order")
+    else:
+        actions = actions_of(name, count, (), game, where)
+    if view is None:
+        notes.append("vectors go in as they are; VecNormalize statistics are not in this file")
+    return Policy(
+        name, plan, "q" if is_q else "logits", actions, view, frozenset(ignored), tuple(notes)
+    )
+
+
+def _q_plan(arrays: Arrays) -> tuple[Plan, set[str], list[str]]:
+    convs, hidden = _extractor(arrays, "q_net.features_extractor.")
+    layers = _sequence(arrays, "q_net.q_net.") or [named("q_net.q_net.0")]
+    plan = Plan(convs=convs, hidden=(*hidden, *layers[:-1]), action=layers[-1])
+    return plan, {name for name in arrays if name.startswith("q_net_target.")}, []
+
+
+def _actor_critic_plan(arrays: Arrays) -> tuple[Plan, set[str], list[str]]:
+    prefixes = ("features_extractor.", "pi_features_extractor.", "vf_features_extractor.")
+    tensors = [
+        {name.removeprefix(p): arrays[name] for name in arrays if name.startswith(p)}
+        for p in prefixes
+    ]
+    base, actor, critic = tensors
+    prefix = prefixes[1] if actor else prefixes[0]
+    convs, hidden = _extractor(arrays, prefix)
+    shared = _sequence(arrays, "mlp_extractor.shared_net.")
+    plan = Plan(
+        convs=convs,
+        hidden=(*hidden, *shared),
+        head="actor_critic",
+        action_hidden=tuple(_sequence(arrays, "mlp_extractor.policy_net.")),
+        action=named("action_net"),
+        value_hidden=tuple(_sequence(arrays, "mlp_extractor.value_net.")),
+        value=named("value_net"),
+    )
+    # The same module is listed under each name it goes by.
+    ignored = {name for p in prefixes if p != prefix for name in arrays if name.startswith(p)}
+    if not _same(critic, actor or base) and critic:
+        ignored |= {n for n in arrays if n.startswith(("value_net.", "mlp_extractor.value_net."))}
+        plan = dataclasses.replace(plan, head="linear", value_hidden=(), value=None)
+        return plan, ignored, ["the critic has a features extractor of its own and is left out"]
+    return plan, ignored, []
+
+
+def _same(first: Arrays, second: Arrays) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
+    )
+
+
+def _extractor(arrays: Arrays, prefix: str) -> tuple[tuple[Conv, ...], tuple[Weights, ...]]:
+    """The layers of a NatureCNN; none for the extractor that only flattens."""
+    if not any(name.startswith(prefix) for name in arrays):
+        return (), ()
+    convs = tuple(
+        Conv(named(f"{prefix}cnn.{2 * i}"), layer.stride, layer.kernel)
+        for i, layer in enumerate(networks.NATURE_CONVS)
+    )
+    return convs, (named(f"{prefix}linear.0"),)
+
+
+def _sequence(arrays: Arrays, prefix: str) -> list[Weights]:
+    """The layers of a Sequential, in order."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,6})\.weight")
+    found = sorted(int(match[1]) for name in arrays if (match := pattern.fullmatch(name)))
+    return [named(f"{prefix}{i}") for i in found]
+
+
+def _mapping(data: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
+    value = (data or {}).get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _class_name(text: Any) -> str:
+    """ "ReLU" from "<class 'torch.nn.modules.activation.ReLU'>"."""
+    words = re.findall(r"\w+", text if isinstance(text, str) else "")
+    return words[-1] if words else "unknown"
+
+
+def _activation(
+    kwargs: Mapping[str, Any], data: Mapping[str, Any] | None, usual: str, where: str
+) -> str:
+    if data is None:
+        raise ValueError(
+            f"{where}: a Stable-Baselines3 policy without its archive, so the activation of its "
+            "dense layers is not known; give the .zip, or a spec (--spec)"
+        )
+    given = kwargs.get("activation_fn")
+    if given is None:
+        return usual
+    name = _class_name(given)
+    if name not in _ACTIVATIONS:
+        raise ValueError(
+            f"{where}: activation_fn is {brief([name])}, expected one of {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def _actor_critic_name(data: Mapping[str, Any] | None) -> str:
+    if data and "n_epochs" in data:
+        return "PPO"
+    return "A2C" if data and "n_steps" in data else "PPO or A2C"
+
+
+def _view(arrays: Arrays, plan: Plan, space: Mapping[str, Any], where: str) -> View | None:
+    shape = space.get("_shape")
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        shape = []
+    if not plan.convs:
+        image = len(shape) == 3 and str(space.get("dtype")).endswith("uint8")
+        return View(stack=shape[0], height=shape[1], width=shape[2]) if image else None
+    kernel = arrays[plan.convs[0].weights.weight].shape
+    channels = kernel[1] if len(kernel) == 4 and kernel[1] else 4
+    if not shape:
+        return View(stack=channels)
+    if len(shape) != 3:
+        raise ValueError(f"{where}: has convolutions, but its observations have shape {shape}")
+    if shape[0] != channels and shape[2] == channels:  # the archive says (H, W, C)
+        shape = [shape[2], *shape[:2]]
+    return View(stack=shape[0], height=shape[1], width=shape[2])
+
+
+def _check_actions(space: Mapping[str, Any], count: int, where: str) -> None:
+    kind = _class_name(space.get(":type:", "Discrete"))
+    if kind != "Discrete":
+        raise ValueError(f"{where}: acts in a space of kind {kind}, expected Discrete")
+    number = str(space.get("n", count))
+    if number != str(count):
+        raise ValueError(f"{where}: says {brief([number])} actions, but has {count} outputs")

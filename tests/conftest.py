@@ -1,0 +1,146 @@
+"""What the tests share: four fake devices, recorded play, and scripted stand-ins for EnvPool."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
+
+import numpy as np
+import pytest
+
+from jaxdistill import envs, games
+
+
+def pytest_configure() -> None:
+    """Where PyTorch is promised, its absence is an error: the parity tests must not skip."""
+    wanted = os.environ.get("JAXDISTILL_REQUIRE_TORCH")
+    if wanted and importlib.util.find_spec("torch") is None:
+        raise pytest.UsageError(
+            "JAXDISTILL_REQUIRE_TORCH is set and PyTorch is not installed: pip install '.[parity]'"
+        )
+
+
+class Play(NamedTuple):
+    """Recorded play of a real pool: `steps[t]` is what `actions[t]` answered, `steps[-1]` the last.
+
+    `observations[t]` is a copy, made at once, of `steps[t].observations`.
+    """
+
+    pool: envs.Pool
+    steps: list[envs.Step]
+    actions: np.ndarray
+    observations: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def breakout_play() -> Play:
+    """600 random steps of three Breakout games at once; every slot ends at least two games."""
+    game = games.get("breakout")
+    pool = envs.Pool(game, 3, seed=11)
+    actions = np.random.default_rng(0).choice(game.actions, (600, 3))
+    steps, observations = [pool.last], [pool.last.observations.copy()]
+    for row in actions:
+        steps.append(pool.step(row))
+        observations.append(steps[-1].observations.copy())
+    return Play(pool, steps, actions, np.stack(observations))
+
+
+class ScriptedPool:
+    """A `Pool` whose games have scripted lengths and scores.
+
+    Args:
+      episodes: per slot, the `(length, score)` or `(length, score, cut)` of its games in turn; the
+        last is repeated for ever. The whole score arrives with a game's last step.
+    """
+
+    def __init__(self, episodes: list[list[tuple]], game: str = "pong", tag: int = 0):
+        self.game, self.num_envs, self.tag = games.get(game), len(episodes), tag
+        self._episodes = episodes
+        self._played = [0] * self.num_envs
+        self.sent: list[np.ndarray] = []
+        no, zero = np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
+        self.last = self._step(zero, no, no, no, zero, zero.astype(np.int32))
+
+    def _step(self, rewards, valid, over, truncated, scores, ages) -> envs.Step:
+        observations = np.full((self.num_envs, 1, 2, 2), self.tag, np.uint8)
+        observations[:, 0, 0, 0] = np.arange(self.num_envs)
+        lives = np.zeros(self.num_envs, np.int32)
+        return envs.Step(observations, rewards, valid, over, truncated, lives, scores, ages)
+
+    def send(self, actions: np.ndarray) -> None:
+        assert np.shape(actions) == (self.num_envs,)
+        self.sent.append(np.array(actions))
+
+    def receive(self) -> envs.Step:
+        last, n = self.last, self.num_envs
+        valid = ~last.over
+        rewards, over, cut = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
+        ages = np.where(valid, last.ages + 1, 0).astype(np.int32)
+        for slot, plan in enumerate(self._episodes):
+            length, score, *rest = plan[min(self._played[slot], len(plan) - 1)]
+            if ages[slot] == length:
+                rewards[slot], over[slot], cut[slot] = score, True, bool(rest and rest[0])
+                self._played[slot] += 1
+        scores = np.where(valid, last.scores, 0) + rewards
+        self.last = self._step(rewards, valid, over, cut, scores, ages)
+        return self.last
+
+
+class ScriptedEnvPool:
+    """What `envpool.make` returns, playing a script.
+
+    Args:
+      rows: per step and environment `(reward, ended, cut, lives)`: the unclipped reward, whether
+        the emulator's game ended, whether EnvPool says truncated, and the lives left.
+      lives: at the reset.
+    """
+
+    def __init__(self, rows: list[list[tuple]], lives: int = 5):
+        self._rows, self._lives, self._turn = rows, lives, 0
+        self.sent: list[np.ndarray] = []
+
+    def _observations(self) -> np.ndarray:
+        return np.full((len(self._rows[0]), 4, 84, 84), self._turn, np.uint8)
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        return self._observations(), {"lives": np.full(len(self._rows[0]), self._lives, np.int32)}
+
+    def send(self, index: np.ndarray) -> None:
+        self.sent.append(np.array(index))
+
+    def recv(self) -> tuple:
+        rewards, ended, cut, lives = (
+            np.array(x) for x in zip(*self._rows[self._turn], strict=True)
+        )
+        self._turn += 1
+        info = {
+            "reward": rewards.astype(np.float32),
+            "terminated": ended.astype(np.int32),
+            "lives": lives.astype(np.int32),
+        }
+        # As EnvPool has it: a game that ends on its last step allowed is said to be truncated only.
+        clipped = np.sign(rewards).astype(np.float32)
+        return self._observations(), clipped, ended.astype(bool) & ~cut, cut.astype(bool), info
+
+
+@pytest.fixture
+def scripted_pool() -> type[ScriptedPool]:
+    return ScriptedPool
+
+
+@pytest.fixture
+def scripted_envpool(monkeypatch: pytest.MonkeyPatch):
+    """`scripted_envpool(rows)`: from now on `envpool.make` returns that script's player."""
+    import envpool
+
+    def install(rows: list[list[tuple]], lives: int = 5) -> ScriptedEnvPool:
+        player = ScriptedEnvPool(rows, lives)
+        monkeypatch.setattr(envpool, "make", lambda *args, **options: player)
+        return player
+
+    return install

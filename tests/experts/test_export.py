@@ -1,0 +1,236 @@
+"""Exported files hold the same numbers, and PyTorch reads them."""
+
+import dataclasses
+import os
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import networks
+from jaxdistill.experts import export, formats, torch_file
+from jaxdistill.experts.expert import Expert
+
+CONVS = tuple(
+    networks.ConvLayer(features, layer.kernel, layer.stride)
+    for features, layer in zip((2, 3, 4), networks.NATURE_CONVS, strict=True)
+)
+DUELING = networks.Network(
+    convs=CONVS, head="dueling", action_hidden=(5,), value_hidden=(6,), num_outputs=18
+)
+PLAIN = networks.Network(convs=CONVS, hidden=(5,), num_outputs=18)
+BOTH = pytest.mark.parametrize("network", [DUELING, PLAIN], ids=["dueling", "plain"])
+
+
+def random_params(network, view=(4, 84, 84)):
+    """Parameters that are all different; biases of a fresh network are all 0."""
+    shapes = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), view))
+    generator = np.random.default_rng(0)
+    return jax.tree.map(lambda x: (generator.normal(size=x.shape) * 0.1).astype(np.float32), shapes)
+
+
+def an_expert(network=DUELING, **changes):
+    fields = {
+        "name": "expert",
+        "network": network,
+        "params": random_params(network),
+        "outputs": "q",
+        "actions": tuple(range(18)),
+        **changes,
+    }
+    return Expert(**fields)
+
+
+def same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@BOTH
+def test_student_round_trip_is_exact(network, tmp_path):
+    params = random_params(network)
+    path = tmp_path / "made" / "student.pth"
+    export.export(params, network, path, games=["pong", "Breakout-v5"], final_scores={"pong": 20})
+    conversion = formats.convert(path)
+    assert conversion.expert.network == network
+    same(conversion.expert.params, params)
+    assert conversion.convention.startswith("reference merged")
+    assert "a student of several games: Pong-v5, Breakout-v5" in conversion.notes
+    tree = torch_file.read(path).tree
+    assert tree["action_dim"] == 18 and tree["final_scores"] == {"Pong-v5": 20.0}
+    assert os.listdir(path.parent) == ["student.pth"]
+
+
+@BOTH
+def test_expert_round_trip(network, tmp_path):
+    expert = an_expert(network)
+    export.export_expert(expert, tmp_path / "expert.pth")
+    same(formats.load(tmp_path / "expert.pth").params, expert.params)
+    export.export_expert(expert, tmp_path / "half.pth", dtype="float16")
+    rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), expert.params)
+    same(formats.load(tmp_path / "half.pth").params, rounded)
+    assert (tmp_path / "half.pth").stat().st_size < 0.7 * (tmp_path / "expert.pth").stat().st_size
+
+
+def test_a_converted_file_comes_back_as_it_was(tmp_path):
+    export.export_expert(an_expert(), tmp_path / "first.pth")
+    export.export_expert(formats.load(tmp_path / "first.pth"), tmp_path / "second.pth")
+    assert (tmp_path / "first.pth").read_bytes() == (tmp_path / "second.pth").read_bytes()
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@BOTH
+def test_pytorch_reads_it_and_computes_the_same(network, torch, tmp_path):
+    params = random_params(network)
+    path = tmp_path / "student.pth"
+    export.export(params, network, path, games=["pong"], merge_config={"lr": 3e-4, "seeds": [1, 2]})
+    tree = torch.load(path, weights_only=True)
+    assert tree["merge_config"] == {"lr": 3e-4, "seeds": [1, 2]}
+    weights = tree["state_dict"]
+    assert all(tensor.is_contiguous() for tensor in weights.values())
+    observations = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), np.uint8)
+    functional = torch.nn.functional
+
+    def dense(key, x):
+        return functional.linear(x, weights[f"{key}.weight"], weights[f"{key}.bias"])
+
+    x = torch.from_numpy(observations).float() / 255
+    for i, stride in enumerate((4, 2, 1), 1):
+        convolved = functional.conv2d(
+            x, weights[f"conv{i}.weight"], weights[f"conv{i}.bias"], stride
+        )
+        x = torch.relu(convolved)
+    x = x.flatten(1)
+    if network is PLAIN:
+        theirs = dense("fc2", torch.relu(dense("fc1", x)))
+    else:
+        advantage = dense("advantage", torch.relu(dense("fc_adv", x)))
+        theirs = dense("value", torch.relu(dense("fc_value", x)))
+        theirs = theirs + advantage - advantage.mean(1, keepdim=True)
+    ours = network.apply(params, jnp.asarray(observations))
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_pytorch_reads_an_expert(torch, tmp_path):
+    export.export_expert(an_expert(), tmp_path / "expert.pth", dtype="float16")
+    tree = torch.load(tmp_path / "expert.pth", weights_only=True)
+    policy, target = tree["policy_net_state_dict"], tree["target_net_state_dict"]
+    assert tree["use_dueling"] is True and policy.keys() == target.keys()
+    assert policy["conv1.weight"].dtype == torch.float16
+    assert list(policy) == [
+        f"{key}.{part}"
+        for key in ("conv1", "conv2", "conv3", "fc_value", "value", "fc_adv", "advantage")
+        for part in ("weight", "bias")
+    ]
+
+
+def test_pytorch_reads_every_kind_of_value(torch, tmp_path):
+    values = {
+        "none": None,
+        "truth": [True, False, np.bool_(True)],
+        "numbers": [0, -1, 255, 2**31, -(2**31), 2**63, -(2**80), np.int64(5)],
+        "floats": [0.1, -1e300, np.float32(0.5)],
+        "text": "Zoë ☃ \n",
+        "nested": {"tuple": (1, (), ("a",)), "list": [], "dict": {}},
+        3: {1: 2},
+    }
+    arrays = {"scalar": np.array(1.5), "empty": np.zeros((0, 3)), "x": np.eye(3)}
+    arrays = {key: array.astype(np.float32) for key, array in arrays.items()}
+    export.save({**values, "arrays": arrays}, tmp_path / "file.pth")
+    ours = torch_file.read(tmp_path / "file.pth").tree
+    theirs = torch.load(tmp_path / "file.pth", weights_only=True)
+    assert {key: theirs[key] for key in values} == values
+    assert {key: ours[key] for key in values} == values
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(theirs["arrays"][key].numpy(), array)
+        np.testing.assert_array_equal(ours["arrays"][key], array)
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in ("a.pth", "b.pth"):
+        export.export(random_params(PLAIN), PLAIN, tmp_path / name, games=["pong"])
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_an_array_that_occurs_twice_is_stored_once(tmp_path):
+    array = np.arange(4, dtype=np.float32)
+    export.save({"a": array, "b": array, "c": array.copy()}, tmp_path / "file.pth")
+    with zipfile.ZipFile(tmp_path / "file.pth") as archive:
+        assert [name for name in archive.namelist() if "/data/" in name] == [
+            "archive/data/0",
+            "archive/data/1",
+        ]
+
+
+def test_files_are_not_overwritten_unless_asked(tmp_path):
+    path = tmp_path / "student.pth"
+    path.write_text("precious")
+    params = random_params(PLAIN)
+    with pytest.raises(ValueError, match=r"student.pth already exists"):
+        export.export(params, PLAIN, path, games=["pong"])
+    assert path.read_text() == "precious"
+    with pytest.raises(ValueError, match="already exists"):
+        export.export(params, PLAIN, tmp_path, games=["pong"], overwrite=True)
+    export.export(params, PLAIN, path, games=["pong"], overwrite=True)
+    assert formats.load(path).network == PLAIN
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        export.export(random_params(PLAIN), PLAIN, tmp_path / "x.pth", games=["pong"])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"layer_norm": True}, "LayerNorm"),
+        ({"activation": "elu"}, "activation elu"),
+        ({"convs": CONVS[:2]}, r"\(8, 4, 0\), \(4, 2, 0\)\]"),
+        ({"convs": (dataclasses.replace(CONVS[0], padding=1), *CONVS[1:])}, r"\(8, 4, 1\)"),
+        ({"head": "actor_critic"}, "head of type actor_critic"),
+        ({"hidden": (5, 5)}, "2 shared, 1 action and 1 value"),
+        ({"value_hidden": ()}, "0 shared, 1 action and 0 value"),
+        ({"num_outputs": 6}, "6 outputs"),
+    ],
+)
+def test_networks_that_cannot_be_expressed(change, expected, tmp_path):
+    fields = {field.name: getattr(DUELING, field.name) for field in dataclasses.fields(DUELING)}
+    fields = {key: value for key, value in fields.items() if key not in ("parent", "name")}
+    with pytest.raises(ValueError, match=expected):
+        export.export({}, networks.Network(**{**fields, **change}), tmp_path / "x", games=["pong"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_experts_that_cannot_be_expressed(tmp_path):
+    path = tmp_path / "expert.pth"
+    with pytest.raises(ValueError, match="holds logits"):
+        export.export_expert(an_expert(outputs="logits"), path)
+    with pytest.raises(ValueError, match="all 18 ALE actions"):
+        export.export_expert(an_expert(actions=tuple(range(17, -1, -1))), path)
+    with pytest.raises(ValueError, match="float64"):
+        export.export_expert(an_expert(), path, dtype="float64")
+    large = jax.tree.map(lambda x: x * 1e6, random_params(DUELING))
+    with pytest.raises(ValueError, match="not finite as float16"):
+        export.export_expert(an_expert(params=large), path, dtype="float16")
+    with pytest.raises(ValueError, match="84x84"):
+        export.export(random_params(PLAIN, (4, 92, 84)), PLAIN, path, games=["pong"])
+    assert not path.exists()
+
+
+def test_values_that_cannot_be_written(tmp_path):
+    for value in (object(), {1, 2}, np.zeros(3, np.int32), 2**4000):
+        with pytest.raises(ValueError, match="cannot be written"):
+            export.save({"x": value}, tmp_path / "x.pth")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,192 @@
+"""Tests for measuring play: which games count, retention, and intervals, by hand."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import evaluation, mesh
+from jaxdistill.evaluation import Scores
+
+KEY = jax.random.key(0)
+
+
+def _still(observations, key, indices):
+    """Always action 0."""
+    return tuple(np.zeros(x.shape[0], int) for x in observations), None
+
+
+def _play(pools, games_per_env, policy=_still, **options):
+    return evaluation.play_games(
+        pools, policy, KEY, mesh.create(), games_per_env=games_per_env, **options
+    )
+
+
+def _scores(*scores, lengths=None, unfinished=0):
+    return Scores(np.array(scores, float), np.array(lengths or [1] * len(scores)), unfinished)
+
+
+def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
+    # While the long game is played once, the short one ends six times: the first four games to end
+    # would all score 1, and the mean would be 1 instead of 50.5.
+    pool = scripted_pool([[(2, 1.0)], [(17, 100.0)]])
+    (result,) = _play([pool], 2)
+    np.testing.assert_array_equal(result.scores, [1, 1, 100, 100])
+    np.testing.assert_array_equal(result.lengths, [2, 2, 17, 17])
+    assert result.mean == 50.5
+    assert len(pool.sent) == 17 + 1 + 17  # and not a step more: two games and one reset
+
+
+def test_every_slot_plays_its_first_games_in_order(scripted_pool):
+    pool = scripted_pool(
+        [[(3, 1.0), (1, 2.0), (1, 99.0)], [(1, 30.0), (9, 40.0)], [(4, 5.0), (4, 6.0)]]
+    )
+    (result,) = _play([pool], 2)
+    np.testing.assert_array_equal(result.scores, [1, 2, 30, 40, 5, 6])
+    np.testing.assert_array_equal(result.lengths, [3, 1, 1, 9, 4, 4])
+    assert result.unfinished == 0
+
+
+def test_games_cut_by_the_step_limit_are_told_apart_if_they_count(scripted_pool):
+    # Slot 0: cut, ended, and a third that is cut but comes too late.
+    pool = scripted_pool([[(2, 1.0, True), (2, 2.0), (1, 3.0, True)], [(9, 4.0, True), (9, 5.0)]])
+    (result,) = _play([pool], 2)
+    np.testing.assert_array_equal(result.scores, [1, 2, 4, 5])
+    assert result.unfinished == 2
+
+
+def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
+    pools = [
+        scripted_pool([[(6, 10.0), (8, 11.0)], [(7, 12.0)]], game="pong", tag=0),
+        scripted_pool([[(2, 20.0)], [(3, 21.0)]], game="breakout", tag=1),
+        scripted_pool([[(9, 30.0)], [(20, 31.0)]], game="freeway", tag=2),
+    ]
+    asked = []
+
+    def policy(observations, key, indices):
+        # Each observation carries its game in its last pixel.
+        assert [int(x[0, 0, 1, 1]) for x in observations] == list(indices)
+        asked.append((indices, jax.random.key_data(key).tolist()))
+        return _still(observations, key, indices)
+
+    results = _play(pools, 2, policy)
+    assert [r.scores.tolist() for r in results] == [
+        [10, 11, 12, 12],
+        [20, 20, 21, 21],
+        [30, 30, 31, 31],
+    ]
+    assert [r.lengths.tolist() for r in results] == [
+        [6, 8, 7, 7],
+        [2, 2, 3, 3],
+        [9, 9, 20, 20],
+    ]
+    # Steps until the slower slot's second game: 7 + 1 + 7 or 6 + 1 + 8 = 15; 7; 41.
+    assert [len(pool.sent) for pool in pools] == [15, 7, 41]
+    games = [indices for indices, _ in asked]
+    assert games == [(0, 1, 2)] * 7 + [(0, 2)] * 8 + [(2,)] * 26
+    assert len({str(key) for _, key in asked}) == 41, "every turn needs a key of its own"
+
+
+def test_progress_counts_every_game_that_counts_once(scripted_pool):
+    ended = []
+    pools = [scripted_pool([[(2, 1.0)], [(17, 1.0)]]), scripted_pool([[(3, 1.0)]] * 3)]
+    _play(pools, 2, advance=ended.append)
+    assert sum(ended) == 2 * 2 + 3 * 2
+    assert min(ended) >= 1
+
+
+def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
+    fresh, stale = scripted_pool([[(5, 1.0)]]), scripted_pool([[(5, 1.0)]], game="breakout")
+    stale.send(np.zeros(1, int))
+    stale.receive()
+    with pytest.raises(ValueError, match="breakout: evaluation needs a fresh pool"):
+        _play([fresh, stale], 1)
+    assert not fresh.sent
+
+
+def test_the_bootstrap_interval_by_hand():
+    # Two games, 0 and 10: a resample's mean is 0, 5 or 10 with chances 1/4, 1/2, 1/4.
+    scores = _scores(0.0, 10.0)
+    assert scores.interval() == (0.0, 10.0)
+    assert scores.interval(level=0.4) == (5.0, 5.0)  # from the 30th to the 70th percentile
+    assert _scores(7.0, 7.0, 7.0).interval() == (7.0, 7.0)
+
+
+def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
+    values = np.random.default_rng(0).normal(100, 15, 400)
+    low, high = Scores(values, np.ones(400)).interval()
+    half = 1.96 * values.std() / 20
+    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.15)
+
+
+def test_the_interval_is_reproducible():
+    scores = _scores(*range(20))
+    assert scores.interval() == scores.interval()
+
+
+@pytest.mark.parametrize(
+    ("student", "expert", "random", "kept"),
+    [
+        (15.0, 25.0, 5.0, 0.5),
+        (-21.0, 20.0, -21.0, 0.0),
+        (20.0, 20.0, -21.0, 1.0),
+        (30.0, 25.0, 5.0, 1.25),
+        (0.0, 25.0, 5.0, -0.25),
+    ],
+)
+def test_retention_by_hand(student, expert, random, kept):
+    assert evaluation.retention(student, expert, random) == pytest.approx(kept)
+
+
+def test_retention_is_undefined_where_the_expert_plays_like_random():
+    assert np.isnan(evaluation.retention(3.0, 5.0, 5.0))
+    interval = evaluation.retention_interval(_scores(1.0, 2.0), _scores(5.0), _scores(5.0))
+    assert np.isnan(interval).all() and len(interval) == 2
+
+
+def test_the_interval_of_the_retention_by_hand():
+    constant = evaluation.retention_interval(_scores(15.0), _scores(25.0, 25.0), _scores(5.0))
+    assert constant == (0.5, 0.5)
+    # The student's mean is 0, 5 or 10, the others stand still: 0, 0.5 or 1.
+    student = _scores(0.0, 10.0)
+    interval = evaluation.retention_interval(student, _scores(10.0), _scores(0.0))
+    assert interval == (0.0, 1.0)
+    # A wavering expert makes it wider: at worst 0 of 5 to 15, at best 10 of 5.
+    wide = evaluation.retention_interval(student, _scores(5.0, 15.0), _scores(0.0))
+    assert wide == (0.0, 2.0)
+
+
+def test_student_and_expert_are_resampled_independently():
+    # The same games twice: resampled together the retention would be exactly 1.
+    scores = _scores(*range(1, 11))
+    low, high = evaluation.retention_interval(scores, scores, _scores(0.0))
+    assert low < 0.8 and high > 1.2
+
+
+def test_distinct_games_differ_in_score_or_length():
+    scores = _scores(1.0, 1.0, 2.0, 1.0, 2.0, lengths=[5, 5, 5, 6, 5])
+    assert scores.distinct == 3
+
+
+def test_a_summary_holds_plain_numbers():
+    summary = _scores(0.0, 10.0, 0.0, 10.0, lengths=[1, 2, 1, 2], unfinished=1).summary()
+    assert json.loads(json.dumps(summary)) == summary
+    interval = summary.pop("interval")
+    assert interval == [0.0, 10.0]
+    assert summary == {
+        "mean": 5.0,
+        "episodes": 4,
+        "distinct": 2,
+        "unfinished": 1,
+        "mean_steps": 1.5,
+    }
+
+
+def test_scores_survive_json():
+    scores = _scores(1.5, -2.0, lengths=[10, 20], unfinished=1)
+    again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
+    np.testing.assert_array_equal(again.scores, scores.scores)
+    np.testing.assert_array_equal(again.lengths, scores.lengths)
+    assert again.unfinished == 1
+    assert again.summary() == scores.summary()

@@ -1,0 +1,258 @@
+"""Tests for acting: which actions are chosen, by whom, and that `play` keeps its books."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import envs, games, losses, mesh, networks, rollouts
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.networks import Network
+from jaxdistill.views import View
+
+VIEW = View(height=3, width=2, stack=2)
+TINY = Network(convs=(), hidden=(8,))
+MASK = np.zeros(18, bool)
+MASK[[2, 5, 11]] = True
+
+
+def _observations(seed, batch):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(0, 256, (batch, *VIEW.shape)), jnp.uint8)
+
+
+def _params(network, seed):
+    params = jax.jit(lambda key: networks.init(network, key, (12,)))(jax.random.key(seed))
+    # A fresh head's outputs are all but equal; spread them so that choices differ.
+    params["params"]["action"]["kernel"] *= 20
+    return params
+
+
+_choose = jax.jit(rollouts.choose, static_argnames="sample")
+
+
+def _frequencies(actions):
+    return np.bincount(np.asarray(actions), minlength=18) / len(actions)
+
+
+def _outputs(rows):
+    """Invalid actions have by far the largest outputs; of the valid ones 5 is best."""
+    outputs = np.full(18, 1e9, np.float32)
+    outputs[[2, 5, 11]] = np.log([1.0, 6.0, 3.0])
+    return jnp.broadcast_to(jnp.asarray(outputs), (rows, 18))
+
+
+def test_without_epsilon_the_best_valid_action_is_chosen():
+    actions = rollouts.choose(_outputs(64), MASK, jax.random.key(0), epsilon=0.0)
+    assert actions.dtype == jnp.int32
+    np.testing.assert_array_equal(actions, np.full(64, 5))
+
+
+def test_with_epsilon_one_every_valid_action_is_equally_likely():
+    actions = _choose(_outputs(20_000), MASK, jax.random.key(0), epsilon=1.0)
+    # Standard deviation of one frequency: sqrt(1/3 * 2/3 / 20000) = 0.0033.
+    np.testing.assert_allclose(_frequencies(actions), MASK / 3, atol=0.015)
+    assert set(np.unique(actions)) == {2, 5, 11}
+
+
+@pytest.mark.parametrize(
+    ("sample", "epsilon", "expected"),
+    [
+        (True, 0.0, {2: 0.1, 5: 0.6, 11: 0.3}),
+        # Of 0.3 a third each is uniform: 5 gets 0.7 + 0.1.
+        (False, 0.3, {2: 0.1, 5: 0.8, 11: 0.1}),
+        # 0.7 (0.1, 0.6, 0.3) + 0.1.
+        (True, 0.3, {2: 0.17, 5: 0.52, 11: 0.31}),
+    ],
+)
+def test_frequencies_of_sampled_and_exploring_actions(sample, epsilon, expected):
+    outputs = _outputs(20_000)
+    actions = _choose(outputs, MASK, jax.random.key(1), epsilon=epsilon, sample=sample)
+    wanted = np.zeros(18)
+    wanted[list(expected)] = list(expected.values())
+    np.testing.assert_allclose(_frequencies(actions), wanted, atol=0.015)
+    assert set(np.unique(actions)) == {2, 5, 11}
+
+
+def test_rows_are_drawn_independently_and_another_key_draws_others():
+    first, second = (
+        np.asarray(_choose(_outputs(20_000), MASK, jax.random.key(k), epsilon=1.0))
+        for k in (0, 1)
+    )
+    # Two independent uniform draws of three agree a third of the time.
+    assert 0.3 < (first == second).mean() < 0.37
+    assert 0.3 < (first[1:] == first[:-1]).mean() < 0.37
+
+
+def test_every_row_may_have_its_own_mask():
+    mask = jnp.arange(18)[None] == jnp.array([3, 17, 0, 9])[:, None]
+    for epsilon, sample in ((0.0, False), (0.0, True), (1.0, False)):
+        actions = _choose(_outputs(4), mask, jax.random.key(0), epsilon=epsilon, sample=sample)
+        np.testing.assert_array_equal(actions, [3, 17, 0, 9])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+@pytest.mark.parametrize("indices", [(0, 1, 2), (1,), (2, 0)], ids=str)
+def test_a_network_plays_every_game_with_that_games_actions(indices, epsilon):
+    # Game g has the single action g + 5, so the mask alone decides.
+    masks = jnp.arange(18)[None] == jnp.array([5, 6, 7])[:, None]
+    act = rollouts.network_actor(TINY, masks, epsilon=epsilon)
+    observations = tuple(_observations(g, 2 + g) for g in indices)
+    actions, extra = act(_params(TINY, 0), observations, jax.random.key(0), indices)
+    assert extra is None
+    assert len(actions) == len(indices)
+    for game, chosen in zip(indices, actions, strict=True):
+        np.testing.assert_array_equal(chosen, np.full(2 + game, 5 + game))
+
+
+def test_a_network_actor_is_greedy_in_the_networks_outputs():
+    masks = jnp.stack([jnp.asarray(games.get(n).mask) for n in ("pong", "freeway")])
+    params = _params(TINY, 0)
+    observations = (_observations(0, 9), _observations(1, 5))
+    act = rollouts.network_actor(TINY, masks, epsilon=0.0)
+    actions, _ = act(params, observations, jax.random.key(0), (0, 1))
+    for game in (0, 1):
+        outputs = jax.jit(TINY.apply)(params, observations[game])
+        wanted = losses.greedy(outputs, masks[game])
+        np.testing.assert_array_equal(actions[game], wanted)
+    assert len(set(np.asarray(actions[0]).tolist())) > 1  # or anything constant would pass
+
+
+def _experts(kind):
+    pong = Expert("p", TINY, _params(TINY, 1), "q", tuple(range(18)), VIEW, "pong")
+    if kind == "same shape":
+        freeway = Expert("f", TINY, _params(TINY, 2), "q", tuple(range(18)), VIEW, "freeway")
+    else:
+        small = Network(convs=(), num_outputs=3)
+        freeway = Expert("f", small, _params(small, 2), "logits", (5, 0, 2), VIEW, "freeway")
+    return [pong, freeway]
+
+
+@pytest.mark.parametrize("kind", ["same shape", "different shapes"])
+def test_experts_together_are_each_expert_alone(kind):
+    experts = _experts(kind)
+    observations = (_observations(0, 40), _observations(1, 40))
+    act = rollouts.expert_actor(experts, epsilon=0.0, sample_logits=False)
+    actions, outputs = act(observations, jax.random.key(0), (0, 1))
+    for index, expert in enumerate(experts):
+        np.testing.assert_allclose(
+            outputs[index], expert.ale_outputs(observations[index]), rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_array_equal(actions[index], expert.greedy(observations[index]))
+        assert expert.mask[np.asarray(actions[index])].all()
+        assert len(np.unique(actions[index])) > 1, "constant play would prove nothing"
+
+
+def test_an_expert_left_alone_plays_on_as_it_would_in_company():
+    experts = _experts("different shapes")
+    observations = (_observations(0, 40), _observations(1, 40))
+    act = rollouts.expert_actor(experts, epsilon=0.5)
+    key = jax.random.key(3)
+    company, outputs = act(observations, key, (0, 1))
+    alone, alone_outputs = act(observations[1:], key, (1,))
+    np.testing.assert_array_equal(alone[0], company[1])
+    np.testing.assert_allclose(alone_outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
+
+
+def test_only_experts_with_logits_sample():
+    experts = _experts("different shapes")
+    observations = tuple(jnp.repeat(_observations(i, 1), 3000, axis=0) for i in (0, 1))
+    act = rollouts.expert_actor(experts, epsilon=0.0)
+    (q_actions, logit_actions), outputs = act(observations, jax.random.key(0), (0, 1))
+    assert len(np.unique(q_actions)) == 1
+    p = losses.softmax(outputs[1][0], jnp.asarray(experts[1].mask))
+    assert np.max(p) < 0.95, "a certain expert would prove nothing"
+    np.testing.assert_allclose(_frequencies(logit_actions), p, atol=0.05)
+
+
+def test_experts_of_one_shape_stacked_as_on_an_accelerator_are_each_expert_alone(monkeypatch):
+    experts = _experts("same shape")
+    observations = [_observations(0, 3), _observations(1, 3), _observations(2, 5)]
+    wanted = [experts[i].ale_outputs(x) for i, x in zip((1, 0, 1), observations, strict=True)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    actual = jax.jit(
+        lambda params, x: expert_outputs(experts, params, x, (1, 0, 1)),
+    )([e.params for e in experts], observations)
+    for a, b in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_random_play_is_uniform_over_each_games_valid_actions():
+    masks = jnp.stack([jnp.asarray(games.get(n).mask) for n in ("pong", "freeway")])
+    policy = rollouts.random_policy(masks)
+    observations = (jnp.zeros((9000, 1)), jnp.zeros((6000, 1)))
+    actions, extra = policy(observations, jax.random.key(0), (0, 1))
+    assert extra is None
+    for game in (0, 1):
+        mask = np.asarray(masks[game])
+        np.testing.assert_allclose(_frequencies(actions[game]), mask / mask.sum(), atol=0.03)
+        assert set(np.unique(actions[game])) == set(np.flatnonzero(mask))
+    alone, _ = policy(observations[1:], jax.random.key(0), (1,))
+    np.testing.assert_array_equal(alone[0], actions[1])
+
+
+def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(scripted_pool):
+    pools = [
+        scripted_pool([[(3, 1.0)], [(2, 5.0)]], tag=7),
+        scripted_pool([[(4, 2.0)]] * 3, tag=9),
+    ]
+    seen = []
+
+    def policy(observations, key, indices):
+        seen.append(([np.asarray(x) for x in observations], jax.random.key_data(key), indices))
+        turn = len(seen)
+        return (jnp.array([turn, turn]), np.array([0, turn, 1])), f"extra {turn}"
+
+    key = jax.random.key(5)
+    before = [pool.last for pool in pools]
+    turns = []
+    for turn in rollouts.play(pools, policy, key, mesh.create(), games=(4, 2), start=10):
+        turns.append(turn)
+        for old, shown in zip(before, turn.observations, strict=True):
+            np.testing.assert_array_equal(shown, old.observations)
+        before = list(turn.steps)
+        if len(turns) == 3:
+            break
+    assert [len(pool.sent) for pool in pools] == [3, 3]
+    assert [turn.extra for turn in turns] == ["extra 1", "extra 2", "extra 3"]
+    for t, (turn, (observations, folded, indices)) in enumerate(zip(turns, seen, strict=True)):
+        assert indices == (4, 2)
+        np.testing.assert_array_equal(folded, jax.random.key_data(jax.random.fold_in(key, 10 + t)))
+        for a, b in zip(turn.observations, observations, strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(turn.actions[0], [t + 1, t + 1])
+        np.testing.assert_array_equal(turn.actions[1], [0, t + 1, 1])
+        for pool, action in zip(pools, turn.actions, strict=True):
+            np.testing.assert_array_equal(pool.sent[t], action)
+    # Slot 1 of the first pool: over with the second step, begun anew with the third.
+    assert [turn.steps[0].over[1].item() for turn in turns] == [False, True, False]
+    assert turns[1].steps[0].scores[1] == 5.0
+
+
+def test_observations_are_split_over_the_devices_where_they_divide(scripted_pool):
+    pools = [scripted_pool([[(3, 1.0)]] * 8), scripted_pool([[(3, 1.0)]] * 3)]
+    placed = []
+
+    def policy(observations, key, indices):
+        placed.extend(x.sharding for x in observations)
+        return tuple(np.zeros(x.shape[0], int) for x in observations), None
+
+    devices = mesh.create()
+    next(rollouts.play(pools, policy, jax.random.key(0), devices))
+    assert devices.size == 4
+    assert placed[0].is_equivalent_to(mesh.sharded(devices), 4)
+    assert placed[1].is_equivalent_to(mesh.replicated(devices), 4)
+
+
+def test_one_network_plays_two_real_games_at_once():
+    names = ("pong", "freeway")
+    pools = [envs.Pool(games.get(name), 2, seed=0, view=VIEW) for name in names]
+    masks = jnp.stack([jnp.asarray(pool.game.mask) for pool in pools])
+    act = rollouts.network_actor(TINY, masks, epsilon=0.5)
+    params = _params(TINY, 0)
+    play = rollouts.play(pools, lambda *x: act(params, *x), jax.random.key(0), mesh.create())
+    for _ in range(5):
+        turn = next(play)  # a pool refuses actions of another game
+    for pool, step in zip(pools, turn.steps, strict=True):
+        assert step is pool.last
+        np.testing.assert_array_equal(step.ages, [5, 5])
