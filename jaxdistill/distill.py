@@ -74,7 +74,7 @@ class Collect:
 
     num_envs: int = 32
     initial_steps: int = 8192
-    steps_per_round: int = 2048
+    steps_per_round: int = 1024
     window_steps: int = 81_920
     expert_share_rounds: int = 20
     expert_epsilon: float = 0.05
