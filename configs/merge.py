@@ -4,7 +4,7 @@
         --config=configs/merge.py:pong=experts/pong.pth,breakout=experts/breakout.zip
 
 FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable-Baselines3,
-CleanRL), or a directory made by `launch/convert.py`; a file that needs a spec is written GAME=FILE@SPEC.toml.
+CleanRL), or a directory made by `launch/convert.py`; one that needs a spec is GAME=FILE@SPEC.toml.
 Every field below can be set by flag, as `--config.learn.rounds=200`.
 
 About 10 minutes per 100k steps of each of two games on 2 cores.

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from jaxdistill import (
@@ -26,6 +27,7 @@ from jaxdistill import (
     learner,
     metrics,
     networks,
+    report,
     rollouts,
 )
 from jaxdistill import (
@@ -188,6 +190,11 @@ class Settings:
             )
 
 
+def game_names(settings: Settings) -> list[str]:
+    """Names of the run's games, in its order."""
+    return [str(expert.game) for expert in load_experts(settings.experts)]
+
+
 def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     """Loads every expert, and checks that one student can learn from them all.
 
@@ -215,7 +222,7 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     return experts
 
 
-class _Setting:
+class _Run:
     """What every stage of a run needs, made once from the settings."""
 
     def __init__(self, settings: Settings, mesh: Mesh):
@@ -259,7 +266,7 @@ class _Setting:
             advance=advance,
         )
 
-    def report(self, policy: rollouts.Policy, what: str) -> list[evaluation.Scores]:
+    def play_reported(self, policy: rollouts.Policy, what: str) -> list[evaluation.Scores]:
         """The episodes that are reported, with a progress bar."""
         episodes = self.settings.evaluate.report_episodes
         with metrics.progress(what, episodes * len(self.games), "games") as advance:
@@ -268,6 +275,13 @@ class _Setting:
     def student_policy(self, params: Any) -> rollouts.Policy:
         """The student as it is evaluated."""
         return functools.partial(self.student_act, params)
+
+    def expert_policy(self) -> rollouts.Policy:
+        """The experts as they are evaluated."""
+        chosen = self.settings.evaluate
+        return rollouts.expert_actor(
+            self.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
+        )
 
     def log_info(self) -> dict[str, Any]:
         """What a dataset of these experts says of itself."""
@@ -296,7 +310,7 @@ def fingerprint(expert: Expert) -> str:
 class _Collector:
     """The pools that states are collected in, and the policy that plays them."""
 
-    def __init__(self, run: _Setting, history: np.ndarray | None = None):
+    def __init__(self, run: _Run, history: np.ndarray | None = None):
         """Seats the experts in fresh pools; `history` `(G, T, N)` is played first."""
         self._run = run
         self.steps = 0
@@ -401,13 +415,13 @@ def collect(
     Returns:
       What the dataset says of itself, with its `length` in steps per environment.
     """
-    run = _Setting(settings, mesh or meshes.create())
+    run = _Run(settings, mesh or meshes.create())
     log = dataset.Log(directory, run.log_info())
     _collect_initial(run, log)
     return log.info | {"length": log.length}
 
 
-def _collect_initial(run: _Setting, log: dataset.Log) -> _Collector:
+def _collect_initial(run: _Run, log: dataset.Log) -> _Collector:
     collector = _Collector(run, log.actions(log.length))
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.games)
@@ -451,7 +465,7 @@ def distill(
     workdir = pathlib.Path(workdir)
     mesh = mesh or meshes.create()
     meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
-    run = _Setting(settings, mesh)
+    run = _Run(settings, mesh)
     settings_lib.claim(workdir, settings)
     result_path = workdir / "result.json"
     if result_path.is_file():
@@ -466,14 +480,75 @@ def distill(
         return {}
 
     with timer.phase("report"):
-        scores = run.report(run.student_policy(state.params), "student")
-    result = _result(run, baselines, scores, best_step, timer)
+        scores = run.play_reported(run.student_policy(state.params), "student")
+    result = _result(run, _rows(run, baselines, scores), workdir, best_step, timer)
     settings_lib.write_json(result_path, result)
     return result
 
 
+def evaluate_student(
+    workdir: str | os.PathLike[str], *, episodes: int, epsilon: float, seed: int
+) -> list[dict[str, Any]]:
+    """Measures a run's chosen student again, with its experts and random play beside it.
+
+    Returns:
+      One row per game, as in `result.json`.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
+    """
+    settings, student, _ = load_student(workdir)
+    settings = dataclasses.replace(
+        settings,
+        evaluate=dataclasses.replace(settings.evaluate, report_episodes=episodes, epsilon=epsilon),
+        seed=seed,
+    )
+    run = _Run(settings, meshes.create())
+    return _rows(
+        run,
+        {
+            "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
+            "expert": run.play_reported(run.expert_policy(), "experts"),
+        },
+        run.play_reported(run.student_policy(student.params), "student"),
+    )
+
+
+def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:
+    """Settings, chosen student, and network of the run in `workdir`.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
+    settings = settings_lib.build(Settings, json.loads(path.read_text()), str(path))
+    network = networks.create(settings.network)
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        best = saved.best_step()
+        if best is None:
+            raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
+        params = networks.init(network, jax.random.key(0), View().shape)
+        state = learner.create_state(params, _optimiser(settings), meshes.create())
+        return settings, saved.restore(best, state).state, network
+
+
+def _optimiser(settings: Settings) -> optax.GradientTransformation:
+    lrn = settings.learn
+    return learner.optimiser(
+        lrn.optimiser,
+        learning_rate=lrn.learning_rate,
+        updates=lrn.rounds * lrn.updates_per_round,
+        final_fraction=lrn.final_rate_fraction,
+        clip_norm=lrn.clip_norm,
+        weight_decay=lrn.weight_decay,
+    )
+
+
 def _baselines(
-    run: _Setting, workdir: pathlib.Path, timer: metrics.Timer
+    run: _Run, workdir: pathlib.Path, timer: metrics.Timer
 ) -> dict[str, list[evaluation.Scores]]:
     """Experts and random play, measured first; read back where a killed run has done so."""
     path = workdir / "baselines.json"
@@ -486,13 +561,11 @@ def _baselines(
             for who in ("expert", "random")
         }
     with timer.phase("baselines"):
-        expert = rollouts.expert_actor(
-            run.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
-        )
         scores = {
-            "random": run.report(rollouts.random_policy(run.masks), "random"),
-            "expert": run.report(expert, "experts"),
+            "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
+            "expert": run.play_reported(run.expert_policy(), "experts"),
         }
+    report.print_experts(run.experts, scores["expert"], scores["random"])
     check_experts(run.experts, scores["expert"], scores["random"], chosen.lowest_expert_share)
     settings_lib.write_json(
         path,
@@ -508,27 +581,11 @@ def check_experts(
     random: Sequence[evaluation.Scores],
     lowest_share: float,
 ) -> None:
-    """Prints what each expert scores; stops a run whose expert plays wildly below its claim.
+    """Stops a run whose expert plays wildly below its claim, before anything expensive.
 
     Raises:
       ValueError: an expert keeps less than `lowest_share` of its advertised score above random.
     """
-    metrics.table(
-        "experts, measured here",
-        ("game", "expert", "episodes", "score", "95% interval", "advertised", "random"),
-        [
-            (
-                expert.game,
-                expert.name,
-                len(s.scores),
-                s.mean,
-                interval_text(s.interval()),
-                expert.advertised_score,
-                r.mean,
-            )
-            for expert, s, r in zip(experts, scores, random, strict=True)
-        ],
-    )
     for expert, s, r in zip(experts, scores, random, strict=True):
         if expert.advertised_score is None:
             continue
@@ -537,14 +594,14 @@ def check_experts(
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
                 f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
-                f"or does differs from its training. Likely: the resize (area or linear), the order "
+                f"or does differs from training. Likely: the resize (area or linear), the order "
                 f"of its actions, the stack order, pixels 0..1 or 0..255. Mend the spec, or set "
                 f"evaluate.lowest_expert_share to 0 to go on"
             )
 
 
 def _train(
-    run: _Setting,
+    run: _Run,
     workdir: pathlib.Path,
     baselines: dict[str, list[evaluation.Scores]],
     timer: metrics.Timer,
@@ -552,14 +609,7 @@ def _train(
 ) -> tuple[learner.TrainState, int]:
     """All rounds; returns the state that played best, and its round."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
-    transform = learner.optimiser(
-        lrn.optimiser,
-        learning_rate=lrn.learning_rate,
-        updates=lrn.rounds * lrn.updates_per_round,
-        final_fraction=lrn.final_rate_fraction,
-        clip_norm=lrn.clip_norm,
-        weight_decay=lrn.weight_decay,
-    )
+    transform = _optimiser(settings)
     state = learner.create_state(_initial_params(run), transform, run.mesh)
     update = learner.make_update(
         run.network,
@@ -647,7 +697,7 @@ def _train(
         return saved.restore(best_step, state).state, best_step
 
 
-def _initial_params(run: _Setting) -> networks.Params:
+def _initial_params(run: _Run) -> networks.Params:
     warm = run.settings.learn.warm_start
     if warm is None:
         key = jax.random.fold_in(run.key, 100)
@@ -665,7 +715,7 @@ def _initial_params(run: _Setting) -> networks.Params:
 
 
 def _states(
-    run: _Setting, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
+    run: _Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
 ) -> tuple[dataset.Log, _Collector | None]:
     """The dataset as the restored state had seen it, and pools to go on collecting in."""
     collect = run.settings.collect
@@ -693,7 +743,7 @@ def _states(
     return log, collector if per_round else None
 
 
-def _window(run: _Setting, log: dataset.Log) -> dataset.WindowBuffer:
+def _window(run: _Run, log: dataset.Log) -> dataset.WindowBuffer:
     """A window over the tail of the log, filled as if the run had never stopped."""
     collect = run.settings.collect
     per_env = collect.window_steps // collect.num_envs
@@ -715,7 +765,7 @@ def _window(run: _Setting, log: dataset.Log) -> dataset.WindowBuffer:
 
 
 def _select(
-    run: _Setting,
+    run: _Run,
     state: learner.TrainState,
     baselines: dict[str, list[evaluation.Scores]],
     writer: metrics.Writer,
@@ -737,73 +787,49 @@ def _select(
     return value
 
 
-def _result(
-    run: _Setting,
-    baselines: dict[str, list[evaluation.Scores]],
-    scores: list[evaluation.Scores],
-    best_round: int,
-    timer: metrics.Timer,
-) -> dict[str, Any]:
-    """Everything the closing table shows, as JSON."""
-    kept = [
-        evaluation.retention(s.mean, e.mean, r.mean)
-        for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
-    ]
+def _rows(
+    run: _Run, baselines: dict[str, list[evaluation.Scores]], students: list[evaluation.Scores]
+) -> list[dict[str, Any]]:
+    """One row per game: random, expert and student scores, and what the student kept."""
     rows = []
-    for i, name in enumerate(run.names):
-        student, expert, random = scores[i], baselines["expert"][i], baselines["random"][i]
+    for i, (student, expert, random) in enumerate(
+        zip(students, baselines["expert"], baselines["random"], strict=True)
+    ):
         rows.append(
             {
-                "game": name,
+                "game": run.names[i],
                 "expert_name": run.experts[i].name,
                 "random": random.summary(),
                 "expert": expert.summary(),
                 "student": student.summary(),
-                "retention": kept[i],
+                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
                 "retention_interval": list(evaluation.retention_interval(student, expert, random)),
                 "human_normalised": run.games[i].human_normalised(student.mean),
             }
         )
-    return {
-        "games": rows,
-        "mean_retention": float(np.mean(kept)),
-        "worst_retention": float(np.min(kept)),
-        "epsilon": run.settings.evaluate.epsilon,
-        "episodes": run.settings.evaluate.report_episodes,
-        "best_round": best_round,
-        "seconds": timer.seconds(),
-        "student_parameters": networks.count(_initial_params(run)),
+    return rows
+
+
+def _result(
+    run: _Run,
+    rows: list[dict[str, Any]],
+    workdir: pathlib.Path,
+    best_round: int,
+    timer: metrics.Timer,
+) -> dict[str, Any]:
+    """Everything the closing table shows, as JSON."""
+    agreement = {
+        name: [row[f"agreement/{name}"] for row in metrics.read(workdir) if "loss" in row][-1]
+        for name in run.names
     }
-
-
-def interval_text(interval: Sequence[float]) -> str:
-    """`[low, high]` with one decimal."""
-    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
-
-
-def print_result(result: dict[str, Any]) -> None:
-    """The closing table, and where the time went."""
-    metrics.table(
-        f"{result['episodes']} whole games each, epsilon {result['epsilon']:g}, 95% intervals",
-        ("game", "random", "expert", "", "student", "", "retention", "", "distinct"),
-        [
-            (
-                row["game"],
-                round(row["random"]["mean"], 1),
-                round(row["expert"]["mean"], 1),
-                interval_text(row["expert"]["interval"]),
-                round(row["student"]["mean"], 1),
-                interval_text(row["student"]["interval"]),
-                f"{row['retention']:.1%}",
-                "[" + ", ".join(f"{x:.1%}" for x in row["retention_interval"]) + "]",
-                row["student"]["distinct"],
-            )
-            for row in result["games"]
-        ],
-    )
-    seconds = result["seconds"]
-    print(
-        f"mean retention {result['mean_retention']:.1%}, worst game "
-        f"{result['worst_retention']:.1%}; chosen after round {result['best_round']}"
-    )
-    print("wall time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    kept = np.asarray([row["retention"] for row in rows])
+    return {
+        "games": [row | {"agreement": agreement[row["game"]]} for row in rows],
+        "mean_retention": float(kept.mean()),
+        "worst_retention": float(kept.min()),
+        "episodes": run.settings.evaluate.report_episodes,
+        "epsilon": run.settings.evaluate.epsilon,
+        "best_round": best_round,
+        "rounds": run.settings.learn.rounds,
+        "seconds": timer.seconds(),
+    }

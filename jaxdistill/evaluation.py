@@ -10,8 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdistill import games as games_table
+from jaxdistill import mesh as mesh_lib
 from jaxdistill import rollouts
-from jaxdistill.envs import MAX_STEPS, Pool
+from jaxdistill.envs import MAX_STEPS, Pool, seed_for
+from jaxdistill.experts.expert import Expert
 from jaxdistill.games import Game
 from jaxdistill.views import View
 
@@ -173,10 +176,41 @@ def split_pools(
                     seed=seed + first,
                     view=view,
                     max_steps=max_steps,
+                    threads=1,  # there are more pools than cores
                 )
             )
             indices.append(index)
     return pools, indices
+
+
+def measure_expert(
+    expert: Expert,
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    sample_logits: bool = False,
+    advance: Callable[[int], object] | None = None,
+) -> Scores:
+    """Whole-game scores of one expert in pools of its own view.
+
+    Raises:
+      ValueError: its game is unknown, or EnvPool cannot make what it sees.
+    """
+    if expert.game is None:
+        raise ValueError(f"{expert.name} does not say which game it plays; give --game")
+    if expert.view is None or not expert.view.native:
+        raise ValueError(
+            f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
+            f"{expert.view or 'vectors'}"
+        )
+    pools, indices = split_pools(
+        [games_table.get(expert.game)], episodes, seeds=[seed_for(seed)], views=[expert.view]
+    )
+    policy = rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits)
+    return play_games(
+        pools, policy, jax.random.key(seed), mesh_lib.create(), games=indices, advance=advance
+    )[0]
 
 
 def retention(student: float, expert: float, random: float) -> float:

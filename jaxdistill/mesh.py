@@ -37,5 +37,5 @@ def check_divisible(mesh: Mesh, name: str, size: int) -> None:
     """Raises ValueError, naming both numbers, unless `size` splits evenly over the mesh."""
     if size % mesh.size:
         raise ValueError(
-            f"{name} {size} is not divisible by {mesh.size} devices; choose a multiple of {mesh.size}"
+            f"{name} {size} is not divisible by {mesh.size} devices; choose a multiple of it"
         )

@@ -45,7 +45,7 @@ class Writer:
           ValueError: if a new run finds rows of another one, or a line is not a row.
         """
         # Here and not above: reading rows back should not pay for importing TensorBoard's side.
-        import tensorboardX  # type: ignore[import-untyped]
+        import tensorboardX
 
         self._path = Path(directory) / _FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Flax networks for Atari experts and students, and the one table that names them.
 
 Every network here is a `Network`: convolutions, shared dense layers, and a head. That covers the
-2013 and 2015 DQNs, the dueling net (Wang et al. 2016), A3C/PPO actor-critics, the compressed nets of
-Policy Distillation (Rusu et al. 2015) and plain MLPs, so a checkpoint of any of them is a *value* of
-one class and two experts of one shape are equal as Python objects.
+2013 and 2015 DQNs, the dueling net (Wang et al. 2016), A3C/PPO actor-critics, the compressed nets
+of Policy Distillation (Rusu et al. 2015) and plain MLPs. An architecture is a *value* of one class,
+and two experts of one shape are equal as Python objects.
 
 Observations are `(B, C, H, W)` as emulators and PyTorch hand them over. `uint8` means pixels and is
 divided by 255 inside the network; floats are taken as they are.
@@ -12,8 +12,9 @@ divided by 255 inside the network; floats are taken as they are.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -80,6 +81,7 @@ class Network(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
+        """Names the parameters: conv1.., fc1.., action_fc1.., action, value_fc1.., value."""
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
         if self.activation not in ACTIVATIONS:
@@ -101,7 +103,7 @@ class Network(nn.Module):
         wanted = count if self.layer_norm else 0
         return [nn.LayerNorm(dtype=self.dtype, name=f"{prefix}{i}") for i in range(1, wanted + 1)]
 
-    def _dense(self, prefix: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], list]:
+    def _dense(self, prefix: str, widths: tuple[int, ...]) -> tuple[list[Any], list[nn.Module]]:
         layers = [
             nn.Dense(width, kernel_init=_HIDDEN_INIT, dtype=self.dtype, name=f"{prefix}{i}")
             for i, width in enumerate(widths, 1)
@@ -152,6 +154,7 @@ class Network(nn.Module):
         return self._value(shared)[:, 0]
 
     def __call__(self, observations: jax.Array) -> jax.Array:
+        """Q-values or logits `(B, num_outputs)`."""
         return self.outputs(self.features(observations))
 
 
@@ -227,7 +230,8 @@ def _matmul_convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.A
     x = _pixels(x.transpose(0, 1, 3, 2, 4, 5), kernel.dtype).reshape(-1, s * s * channels)
     taps = kernel.reshape(m, s, m, s, channels, -1).transpose(1, 3, 4, 0, 2, 5)
     products = (x @ taps.reshape(x.shape[-1], -1)).reshape(batch, used_rows, used_columns, m, m, -1)
-    return sum(products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m))
+    shifted = [products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
+    return functools.reduce(jnp.add, shifted)
 
 
 def forward(network: Network, params: Params, observations: jax.Array) -> jax.Array:
@@ -239,17 +243,17 @@ def forward(network: Network, params: Params, observations: jax.Array) -> jax.Ar
     batch = observations.shape[0]
     chunked = jax.default_backend() == "cpu" and network.convs and batch > CPU_CHUNK
     if not chunked:
-        return network.apply(params, observations)
+        return cast(jax.Array, network.apply(params, observations))
 
     @jax.checkpoint
     def features(chunk: jax.Array) -> jax.Array:
-        return network.apply(params, chunk, method="features")
+        return cast(jax.Array, network.apply(params, chunk, method="features"))
 
     missing = -batch % CPU_CHUNK
     padded = jnp.pad(observations, ((0, missing), *((0, 0),) * (observations.ndim - 1)))
     chunks = padded.reshape(-1, CPU_CHUNK, *observations.shape[1:])
     flat = lax.map(features, chunks).reshape(batch + missing, -1)[:batch]
-    return network.apply(params, flat, method="outputs")
+    return cast(jax.Array, network.apply(params, flat, method="outputs"))
 
 
 def init(network: Network, key: jax.Array, observation_shape: tuple[int, ...]) -> Params:
@@ -263,8 +267,13 @@ def count(params: Params) -> int:
 
 
 def _dueling(convs: tuple[ConvLayer, ...], width: int, layer_norm: bool = False) -> Network:
-    streams = {"action_hidden": (width,), "value_hidden": (width,)}
-    return Network(convs=convs, head="dueling", layer_norm=layer_norm, **streams)
+    return Network(
+        convs=convs,
+        head="dueling",
+        action_hidden=(width,),
+        value_hidden=(width,),
+        layer_norm=layer_norm,
+    )
 
 
 _CONVS_2013 = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))

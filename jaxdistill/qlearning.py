@@ -298,7 +298,7 @@ class _Collector:
         mesh: Mesh,
         timer: metrics.Timer,
     ) -> tuple[dict[str, np.ndarray], list[list[float]]]:
-        """Plays one iteration; the arrays `make_learn` describes, and scores of games that ended."""
+        """Plays one iteration: the arrays `make_learn` takes, and scores of games that ended."""
         settings = self._settings
         epsilon = epsilon_at(settings, iteration)
         first = iteration * settings.rollout_steps

@@ -68,7 +68,7 @@ def choose(
 def network_actor(
     network: networks.Network, masks: jax.Array, *, epsilon: float
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
-    """One network for all games: `act(params, observations, key, games)`; bind params for a `Policy`.
+    """One network for all games: `act(params, observations, key, games)`; bind `params` first.
 
     Args:
       masks: `(G, A)` bool, valid actions of each game.

@@ -52,10 +52,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{where} is {value!r}, expected a list")
         return tuple(_convert(arguments[0], x, f"{where}[{i}]") for i, x in enumerate(value))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not hasattr(value, "items"):
             raise ValueError(f"{where} is {value!r}, expected fields of {hint.__name__}")
-        return build(hint, dict(value.items()), where)  # type: ignore[arg-type]
+        return build(hint, dict(value.items()), where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -1,4 +1,6 @@
-"""Distils experts into one student: `--config=configs/NAME.py --workdir=DIR [--config.field=value]`.
+"""Distils experts into one student: `--config=configs/NAME.py --workdir=DIR`.
+
+Any field of the config can be set by flag, as `--config.learn.rounds=200`.
 
 Called again with the same settings it resumes; called on a finished run it prints its table.
 """
@@ -7,7 +9,7 @@ from _main import run
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, settings
+from jaxdistill import distill, report, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -16,7 +18,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
-    distill.print_result(distill.distill(chosen, _WORKDIR.value))
+    report.print_result(distill.distill(chosen, _WORKDIR.value))
 
 
 if __name__ == "__main__":

@@ -149,7 +149,10 @@ def test_every_action_reaches_envpool_at_its_place_in_the_minimal_set(scripted_e
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (np.array([0, 2]), r"actions \[0, 2\] are not all among its valid ALE actions \[0, 1, 3, 4"),
+        (
+            np.array([0, 2]),
+            r"actions \[0, 2\] are not all among its valid ALE actions \[0, 1, 3, 4",
+        ),
         (np.array([0, 18]), "are not all among"),
         (np.array([0, 10_000]), "are not all among"),
         (np.array([-1, 0]), "are not all among"),

@@ -57,7 +57,9 @@ def test_each_row_may_have_its_own_temperature():
     expert = jnp.array([[LN3, 0.0], [LN3, 0.0]])
     # Halving the temperature squares the odds: (3/4, 1/4) becomes (9/10, 1/10), and against (1/2,
     # 1/2) that is ln 2 + 0.9 ln 0.9 + 0.1 ln 0.1 = 0.368064.
-    actual = losses.kl(jnp.zeros((2, 2)), expert, jnp.array([True, True]), jnp.array([[1.0], [0.5]]))
+    actual = losses.kl(
+        jnp.zeros((2, 2)), expert, jnp.array([True, True]), jnp.array([[1.0], [0.5]])
+    )
     np.testing.assert_allclose(actual, [0.130812, 0.368064], rtol=1e-5)
 
 
@@ -73,9 +75,7 @@ def test_probabilities_and_entropy_by_hand(maybe_jit):
         rtol=1e-6,
     )
     # -(3/4 ln 3/4 + 1/4 ln 1/4) = 0.562335; two equal actions have ln 2.
-    np.testing.assert_allclose(
-        maybe_jit(losses.entropy)(outputs, mask), [0.562335, LN2], rtol=1e-5
-    )
+    np.testing.assert_allclose(maybe_jit(losses.entropy)(outputs, mask), [0.562335, LN2], rtol=1e-5)
 
 
 def test_greedy_takes_the_best_valid_action_even_if_all_are_very_negative():

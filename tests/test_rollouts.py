@@ -76,8 +76,7 @@ def test_frequencies_of_sampled_and_exploring_actions(sample, epsilon, expected)
 
 def test_rows_are_drawn_independently_and_another_key_draws_others():
     first, second = (
-        np.asarray(_choose(_outputs(20_000), MASK, jax.random.key(k), epsilon=1.0))
-        for k in (0, 1)
+        np.asarray(_choose(_outputs(20_000), MASK, jax.random.key(k), epsilon=1.0)) for k in (0, 1)
     )
     # Two independent uniform draws of three agree a third of the time.
     assert 0.3 < (first == second).mean() < 0.37

@@ -61,6 +61,11 @@ class Expert:
             )
         if len(set(self.actions)) != len(self.actions):
             raise ValueError(f"{self.name}: actions {list(self.actions)} name one action twice")
+        if self.game is not None and not all(0 <= a < games.NUM_ACTIONS for a in self.actions):
+            raise ValueError(
+                f"{self.name}: actions {list(self.actions)} are not all ALE actions 0..17, so it "
+                f"does not play {self.game}"
+            )
         if self.game is not None and not self.mask.any():
             raise ValueError(
                 f"{self.name}: none of its actions {list(self.actions)} is valid in {self.game}, "
@@ -133,7 +138,7 @@ class Expert:
         description = directory / _DESCRIPTION
         if not description.is_file():
             raise FileNotFoundError(
-                f"{directory} holds no {_DESCRIPTION}; expected a directory made by launch/convert.py"
+                f"{directory} holds no {_DESCRIPTION}; expected what launch/convert.py makes"
             )
         try:
             fields = json.loads(description.read_text())
@@ -167,7 +172,7 @@ def expert_outputs(
     observations: Sequence[jax.Array],
     indices: Sequence[int],
 ) -> list[jax.Array]:
-    """ALE-ordered outputs `(N, 18)` of several experts, each on its own observations; for use in jit.
+    """ALE-ordered outputs `(N, 18)` of several experts, each on its own observations; for jit.
 
     Experts of one network are stacked and evaluated together on accelerators. On CPU, where a
     batched product over the stack is slower than its parts, they run one after another.

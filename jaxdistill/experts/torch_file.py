@@ -52,7 +52,7 @@ AGAIN = "download it again, or save it again with torch.save"
 
 
 class _Unreadable(ValueError):
-    """A complete sentence about what is wrong with a file; `read` puts the file's name before it."""
+    """A whole sentence about what is wrong with a file; `read` puts the file's name before it."""
 
 
 class _NotRebuilt(Exception):

@@ -1,0 +1,53 @@
+"""Measures how well a policy plays, over whole games.
+
+`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert; `--workdir=DIR` measures the
+chosen student of a distillation run again, with its experts and random play beside it.
+"""
+
+import json
+import pathlib
+
+from _main import run
+from absl import flags
+
+from jaxdistill import distill, evaluation, metrics, report
+from jaxdistill.experts import formats
+
+_EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
+_SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
+_GAME = flags.DEFINE_string("game", None, "the expert's game, where the file does not say")
+_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to measure")
+_EPISODES = flags.DEFINE_integer("episodes", 100, "whole games per game", lower_bound=1)
+_EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
+_SAMPLE = flags.DEFINE_bool("sample_logits", False, "an expert with logits samples its policy")
+_SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", lower_bound=0)
+_OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new file too")
+
+
+def main() -> None:
+    if (_EXPERT.value is None) == (_WORKDIR.value is None):
+        raise ValueError("give either --expert=FILE or --workdir=DIR")
+    if _OUT.value and pathlib.Path(_OUT.value).exists():
+        raise ValueError(f"--out={_OUT.value} exists; choose another file")
+    chosen = {"episodes": _EPISODES.value, "epsilon": _EPSILON.value}
+    if _WORKDIR.value:
+        rows = distill.evaluate_student(_WORKDIR.value, seed=_SEED.value, **chosen)
+        report.print_students(rows, **chosen)
+    else:
+        expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
+        with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
+            scores = evaluation.measure_expert(
+                expert,
+                seed=_SEED.value,
+                sample_logits=_SAMPLE.value,
+                advance=advance,
+                **chosen,
+            )
+        report.print_expert(expert, scores, epsilon=_EPSILON.value)
+        rows = [{"game": expert.game, "expert": scores.summary()}]
+    if _OUT.value:
+        pathlib.Path(_OUT.value).write_text(json.dumps(chosen | {"games": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,43 @@
+"""Writes a run's chosen student as a PyTorch file: `--workdir=DIR --out=FILE.pth`.
+
+The file is in the reference *merged* convention and loads with `torch.load(weights_only=True)`. An
+expert (`--expert=DIR` of launch/convert.py) is written in the reference *expert* convention.
+"""
+
+import json
+import pathlib
+
+from _main import run
+from absl import flags
+
+from jaxdistill import distill
+from jaxdistill.experts import export, formats
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
+_EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
+_OUT = flags.DEFINE_string("out", None, "the PyTorch file to write; must not exist")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of an expert's weights")
+flags.mark_flag_as_required("out")
+
+
+def main() -> None:
+    if (_EXPERT.value is None) == (_WORKDIR.value is None):
+        raise ValueError("give either --workdir=DIR or --expert=DIR")
+    if _EXPERT.value:
+        export.export_expert(formats.load(_EXPERT.value), _OUT.value, dtype=_DTYPE.value)
+    else:
+        chosen, student, network = distill.load_student(_WORKDIR.value)
+        result = pathlib.Path(_WORKDIR.value, "result.json")
+        rows = json.loads(result.read_text())["games"] if result.is_file() else []
+        export.export(
+            student.params,
+            network,
+            _OUT.value,
+            games=distill.game_names(chosen),
+            final_scores={row["game"]: row["student"]["mean"] for row in rows},
+        )
+    print(f"saved in {_OUT.value}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,212 @@
+"""Tests for checkpoints: which survive, what they give back, and what a kill leaves."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import mesh
+from jaxdistill.checkpoints import Checkpoints
+
+FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
+
+
+def _state(number, devices=FOUR):
+    state = {
+        "params": {"w": jnp.full((4, 3), number, jnp.float32), "b": jnp.arange(5) + number},
+        "step": jnp.int32(number),
+    }
+    return jax.device_put(state, mesh.replicated(devices))
+
+
+def _assert_same(actual, expected):
+    def check(a, b):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+    jax.tree.map(check, actual, expected)
+
+
+def _steps(directory):
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def test_an_empty_directory_has_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path / "new") as saved:
+        assert saved.latest_step() is None
+        assert saved.best_step() is None
+
+
+def test_the_best_and_the_latest_survive(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        for step, value in ((10, 5.0), (20, 9.0), (30, 1.0), (40, None), (50, None)):
+            saved.save(step, _state(step), progress={"at": step}, value=value)
+        assert (saved.best_step(), saved.latest_step()) == (20, 50)
+    assert _steps(tmp_path) == [20, 50]
+    with Checkpoints(str(tmp_path)) as again:
+        assert (again.best_step(), again.latest_step()) == (20, 50)
+        for step in (20, 50):
+            restored = again.restore(step, _state(0))
+            assert restored.step == step
+            assert restored.progress == {"at": step}
+            _assert_same(restored.state, _state(step))
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([1.0, 2.0, 3.0], 3),
+        ([3.0, 2.0, 1.0], 1),
+        ([-20.0, -3.0, -7.0, None], 2),
+        ([None, -1.0, None], 2),
+        ([0.0, None], 1),  # a value of zero is a value
+        ([None, None], None),
+    ],
+)
+def test_the_best_is_the_one_of_highest_value(tmp_path, values, best):
+    with Checkpoints(tmp_path) as saved:
+        for step, value in enumerate(values, 1):
+            saved.save(step, {"x": jnp.float32(step)}, value=value)
+        assert saved.best_step() == best
+        assert saved.latest_step() == len(values)
+        if best is not None:
+            assert float(saved.restore(best, {"x": jnp.float32(0)}).state["x"]) == best
+    assert _steps(tmp_path) == sorted({best or len(values), len(values)})
+
+
+def test_of_equal_values_one_stays_best_and_is_there(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        for step in (1, 2, 3):
+            saved.save(step, {"x": jnp.float32(step)}, value=7.0)
+        saved.save(4, {"x": jnp.float32(4)})
+        best = saved.best_step()
+        assert best in (1, 2, 3)
+        assert float(saved.restore(best, {"x": jnp.float32(0)}).state["x"]) == best
+
+
+def test_a_step_saved_again_is_replaced(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), host={"a": np.zeros(2)}, progress={"try": 1}, value=3.0)
+        saved.save(2, _state(2), value=2.0)
+        saved.save(2, _state(22), host={"b": np.ones(3)}, progress={"try": 2}, value=4.0)
+        assert (saved.best_step(), saved.latest_step()) == (2, 2)
+        restored = saved.restore(2, _state(0))
+    _assert_same(restored.state, _state(22))
+    assert restored.progress == {"try": 2}
+    assert set(restored.host) == {"b"}
+
+
+def test_a_run_resumed_from_its_best_may_save_older_steps_again(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), value=9.0)
+        saved.save(2, _state(2), value=2.0)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(2, _state(20), value=3.0)
+        saved.save(3, _state(3), value=10.0)
+        assert (saved.best_step(), saved.latest_step()) == (3, 3)
+        _assert_same(saved.restore(3, _state(0)).state, _state(3))
+
+
+@pytest.mark.parametrize(
+    "sharding",
+    [mesh.replicated(ONE), mesh.replicated(FOUR), mesh.sharded(FOUR)],
+    ids=["one device", "four devices", "split over four"],
+)
+def test_state_is_restored_where_it_is_asked_for(tmp_path, sharding):
+    values = np.arange(24, dtype=np.float32).reshape(8, 3)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, {"x": jax.device_put(values, mesh.replicated(FOUR))})
+        like = {"x": jax.device_put(np.zeros_like(values), sharding)}
+        restored = saved.restore(1, like).state["x"]
+    np.testing.assert_array_equal(restored, values)
+    assert restored.sharding.is_equivalent_to(sharding, 2)
+
+
+def test_keys_and_optimiser_like_tuples_keep_their_structure(tmp_path):
+    state = {"opt": ({"mu": jnp.ones(3)}, (), jnp.int32(4)), "flag": jnp.array([True, False])}
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, state)
+        restored = saved.restore(1, jax.tree.map(jnp.zeros_like, state)).state
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    _assert_same(restored, state)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_host_arrays_come_back_whatever_their_shape(tmp_path, step):
+    rng = np.random.default_rng(0)
+    host = {
+        "log": rng.integers(0, 18, (2, 7, 3)).astype(np.uint8),
+        "remaining": rng.integers(0, 2**40, (2, 3)),  # int64
+        "flags": rng.random(5) < 0.5,
+        "number": np.array(2.5),
+        "empty": np.zeros((2, 0, 3), np.uint8),
+    }
+    other = {"log": np.zeros((2, 1, 3), np.uint8)}
+    with Checkpoints(tmp_path) as saved:
+        # Their shapes may change from one checkpoint to the next.
+        saved.save(1, _state(1), host=host if step == 1 else other)
+        saved.save(2, _state(2), host=host if step == 2 else other, value=1.0)
+        if step == 1:
+            saved.save(3, _state(3), host=host)
+    with Checkpoints(tmp_path) as again:
+        restored = again.restore(2 if step == 2 else 3, _state(0)).host
+    for name, array in host.items():
+        if array.size:
+            np.testing.assert_array_equal(restored[name], array)
+            assert isinstance(restored[name], np.ndarray)
+            assert restored[name].dtype == array.dtype, name
+    # What has no elements may be left out.
+    assert restored.get("empty", np.zeros(0)).size == 0
+    assert set(restored) <= set(host)
+
+
+def test_without_host_arrays_and_progress_both_are_empty(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1))
+        restored = saved.restore(1, _state(0))
+    assert restored.host == {} and restored.progress == {}
+
+
+def test_progress_is_any_json(tmp_path):
+    progress = {"best": {"step": 3, "value": -1.5}, "recent": [[1.0, 2.0], []], "none": None}
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), progress=progress)
+        assert saved.restore(1, _state(0)).progress == progress
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_last_whole_one(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), value=1.0)
+        saved.save(2, _state(2))
+    # What a kill leaves: a directory whose name says that it was never finished.
+    leftover = tmp_path / "3.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "2", leftover)
+    for path in list(leftover.rglob("*METADATA*")):
+        path.unlink()
+    with Checkpoints(tmp_path) as again:
+        assert (again.best_step(), again.latest_step()) == (1, 2)
+        _assert_same(again.restore(2, _state(0)).state, _state(2))
+        again.save(3, _state(3))
+        assert again.latest_step() == 3
+        _assert_same(again.restore(3, _state(0)).state, _state(3))
+    assert _steps(tmp_path) == [1, 3]
+    assert not leftover.exists()
+
+
+# The right behaviour: `save` says that a checkpoint standing at the step is replaced; a kill while
+# that happens must not leave the run without one.
+def test_a_kill_while_a_step_is_replaced_leaves_a_checkpoint_to_resume_from(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), value=1.0)
+
+        def killed(*args, **options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(saved._manager, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            saved.save(1, _state(11), value=2.0)
+    with Checkpoints(tmp_path) as again:
+        assert again.latest_step() == 1
+        again.restore(1, _state(0))

@@ -1,0 +1,208 @@
+"""The whole run on tiny experts in real emulators: stages, resuming, refusals."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import dataset, distill, networks
+from jaxdistill.experts.expert import Expert
+
+GAMES = ("pong", "breakout")
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """Two experts of different networks and outputs, saved as directories."""
+    root = tmp_path_factory.mktemp("experts")
+    small = networks.Network(
+        convs=(networks.ConvLayer(4, 8, 4), networks.ConvLayer(4, 4, 2)), hidden=(16,)
+    )
+    for i, game in enumerate(GAMES):
+        network = small.clone(num_outputs=18 if game == "pong" else 4)
+        Expert(
+            name=f"tiny {game}",
+            network=network,
+            params=networks.init(network, jax.random.key(i), (4, 84, 84)),
+            outputs="q" if game == "pong" else "logits",
+            actions=tuple(range(18)) if game == "pong" else (0, 1, 3, 4),
+            game=game,
+        ).save(root / game)
+    return root
+
+
+@pytest.fixture
+def settings(experts):
+    return distill.Settings(
+        experts=tuple(distill.ExpertSource(str(experts / game)) for game in GAMES),
+        network="net3",
+        collect=distill.Collect(
+            num_envs=4,
+            initial_steps=128,
+            steps_per_round=64,
+            window_steps=256,
+            expert_share_rounds=2,
+        ),
+        learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
+        evaluate=distill.Evaluate(
+            every_rounds=2, select_episodes=2, report_episodes=4, max_steps=60
+        ),
+    )
+
+
+def params_of(workdir):
+    return jax.device_get(distill.load_student(workdir)[1].params)
+
+
+def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, tmp_path):
+    whole = distill.distill(settings, tmp_path / "whole")
+    for stop in ("baselines", "collect", "round:1", "round:3", "train"):
+        assert distill.distill(settings, tmp_path / "killed", stop_after=stop) == {}
+    resumed = distill.distill(settings, tmp_path / "killed")
+    assert resumed["games"] == whole["games"]
+    assert resumed["best_round"] == whole["best_round"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params_of(tmp_path / "whole"),
+        params_of(tmp_path / "killed"),
+    )
+    # Window, log and counters too: the last round's data is the same data.
+    logs = [dataset.open_log(tmp_path / name / "dataset") for name in ("whole", "killed")]
+    assert logs[0].length == logs[1].length == (128 + 4 * 64) // 4
+    for one, other in zip(*(log.read(0, log.length) for log in logs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
+    result = distill.distill(settings, tmp_path / "run")
+    written = json.loads((tmp_path / "run/result.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "dataset",
+        "checkpoints",
+        "baselines.json",
+    }
+    for row in result["games"]:
+        assert row["student"]["episodes"] == row["expert"]["episodes"] == 4
+        low, high = row["student"]["interval"]
+        assert low <= row["student"]["mean"] <= high
+        assert 0 <= row["agreement"] <= 1
+    # A finished run called again changes nothing.
+    assert distill.distill(settings, tmp_path / "run") == written
+
+
+def test_the_student_learns_from_its_experts(settings, tmp_path):
+    settings = dataclasses.replace(
+        settings,
+        collect=dataclasses.replace(settings.collect, initial_steps=512, steps_per_round=0),
+        learn=dataclasses.replace(
+            settings.learn, rounds=6, updates_per_round=20, batch_per_game=32, learning_rate=1e-3
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=6),
+    )
+    distill.distill(settings, tmp_path / "run")
+    from jaxdistill import metrics
+
+    losses = [row["loss"] for row in metrics.read(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_collected_dataset_can_be_learnt_from(settings, tmp_path):
+    info = distill.collect(settings, tmp_path / "data")
+    assert info["length"] == 128 // 4
+    fixed = dataclasses.replace(
+        settings,
+        collect=dataclasses.replace(
+            settings.collect, steps_per_round=0, dataset=str(tmp_path / "data")
+        ),
+    )
+    assert distill.distill(fixed, tmp_path / "run")["games"]
+    assert not (tmp_path / "run/dataset").exists()
+
+
+def test_a_killed_collection_resumes_to_the_same_dataset(settings, tmp_path):
+    half = dataclasses.replace(
+        settings, collect=dataclasses.replace(settings.collect, initial_steps=64)
+    )
+    distill.collect(half, tmp_path / "a")
+    distill.collect(settings, tmp_path / "a")
+    distill.collect(settings, tmp_path / "b")
+    a, b = (dataset.open_log(tmp_path / name) for name in "ab")
+    for one, other in zip(a.read(0, a.length), b.read(0, b.length), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_settings_in_the_same_directory_are_refused(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="baselines")
+    with pytest.raises(ValueError, match=r"run with seed 0, this one has 1"):
+        distill.distill(dataclasses.replace(settings, seed=1), tmp_path / "run")
+
+
+def test_an_expert_far_below_its_claim_stops_the_run(experts, settings, tmp_path):
+    expert = dataclasses.replace(Expert.load(experts / "breakout"), advertised_score=400.0)
+    expert.save(tmp_path / "boaster")
+    boasting = dataclasses.replace(
+        settings, experts=(distill.ExpertSource(str(tmp_path / "boaster")),)
+    )
+    with pytest.raises(ValueError, match=r"of the 400 it advertises.*resize"):
+        distill.distill(boasting, tmp_path / "run")
+    assert not (tmp_path / "run/dataset").exists()
+
+
+def test_two_experts_of_one_game_are_refused(settings, tmp_path):
+    twice = dataclasses.replace(settings, experts=settings.experts[:1] * 2)
+    with pytest.raises(ValueError, match="two experts play the same game"):
+        distill.distill(twice, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
+    network = networks.create("net3")
+    params = networks.init(network, jax.random.key(9), (4, 84, 84))
+    Expert(
+        name="warm",
+        network=network,
+        params=params,
+        outputs="q",
+        actions=tuple(range(18)),
+        game="pong",
+    ).save(tmp_path / "warm")
+    warm = dataclasses.replace(
+        settings,
+        experts=(distill.ExpertSource(str(tmp_path / "warm")),),
+        learn=dataclasses.replace(
+            settings.learn, rounds=1, updates_per_round=1, warm_start="pong", learning_rate=1e-12
+        ),
+    )
+    distill.distill(warm, tmp_path / "run")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        params_of(tmp_path / "run"),
+        params,
+    )
+    with pytest.raises(ValueError, match=r"not of the student's shape"):
+        other = dataclasses.replace(settings.learn, warm_start="breakout")
+        distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"collect": distill.Collect(num_envs=3)}, "not divisible by collect.num_envs 3"),
+        ({"learn": distill.Learn(rounds=0)}, "learn.rounds is 0"),
+        ({"network": "alexnet"}, "unknown network 'alexnet'"),
+        ({"experts": ()}, "experts is empty"),
+        (
+            {"collect": distill.Collect(initial_steps=0, steps_per_round=0)},
+            "nothing to learn",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(settings, **change)

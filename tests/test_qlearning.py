@@ -1,0 +1,421 @@
+"""Tests for training experts: targets by hand, exploration, what is masked, and resuming."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import checkpoints, learner, mesh, metrics, networks, qlearning
+from jaxdistill.networks import ConvLayer, Network
+from jaxdistill.views import View
+
+NO, YES = False, True
+
+
+def _settings(**changes):
+    fields = {
+        "games": ("pong", "breakout"),
+        "network": "net3",
+        "num_envs": 4,
+        "rollout_steps": 8,
+        "total_steps": 32 * 3,
+        "epochs": 1,
+        "batch_per_game": 8,
+        "eval_every": 32 * 2,
+        "eval_episodes": 2,
+        "max_steps": 12,
+    }
+    return qlearning.Settings(**(fields | changes))
+
+
+# --- Targets.
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+@pytest.mark.parametrize(
+    ("ended", "truncated", "expected"),
+    [
+        # gamma = lambda = 1/2. Nothing follows the last step but its value:
+        # G2 = 4 + 30/2 = 19; G1 = 2 + (19/2 + 20/2)/2 = 11.75; G0 = 1 + (11.75/2 + 10/2)/2 = 6.4375.
+        ((NO, NO, NO), (NO, NO, NO), (6.4375, 11.75, 19.0)),
+        # Ended at 1: G1 = 2, and G0 = 1 + (2/2 + 10/2)/2 = 4.
+        ((NO, YES, NO), (NO, NO, NO), (4.0, 2.0, 19.0)),
+        # Ended at the end: G2 = 4, G1 = 2 + (4/2 + 20/2)/2 = 8, G0 = 1 + (8/2 + 10/2)/2 = 5.5.
+        ((NO, NO, YES), (NO, NO, NO), (5.5, 8.0, 4.0)),
+        # Cut at 1: the value follows whole, nothing of G2: G1 = 2 + 20/2 = 12, and
+        # G0 = 1 + (12/2 + 10/2)/2 = 6.5.
+        ((NO, NO, NO), (NO, YES, NO), (6.5, 12.0, 19.0)),
+        # A life lost on the very step that was cut: nothing follows.
+        ((NO, YES, NO), (NO, YES, NO), (4.0, 2.0, 19.0)),
+    ],
+    ids=["plain", "ended", "ended last", "truncated", "both"],
+)
+def test_q_lambda_targets_by_hand(ended, truncated, expected, jit):
+    def targets(*rows):
+        return qlearning.q_lambda_targets(*rows, discount=0.5, trace=0.5)
+
+    rows = [jnp.array(x) for x in ((1.0, 2.0, 4.0), ended, truncated, (10.0, 20.0, 30.0))]
+    function = jax.jit(targets) if jit else targets
+    np.testing.assert_allclose(function(*rows), expected, rtol=1e-6)
+    # Environments side by side do not mix.
+    both = [jnp.stack([x, jnp.zeros_like(x)], axis=1) for x in rows]
+    np.testing.assert_allclose(function(*both), np.stack([expected, np.zeros(3)], 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trace", "expected"),
+    [
+        # One step: r + V/2 = 6, 12, 19. Monte Carlo: 19; 2 + 19/2 = 11.5; 1 + 11.5/2 = 6.75.
+        (0.0, (6.0, 12.0, 19.0)),
+        (1.0, (6.75, 11.5, 19.0)),
+    ],
+)
+def test_the_trace_runs_from_one_step_to_all(trace, expected):
+    no = jnp.zeros(3, bool)
+    actual = qlearning.q_lambda_targets(
+        jnp.array([1.0, 2.0, 4.0]), no, no, jnp.array([10.0, 20.0, 30.0]), discount=0.5, trace=trace
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+# --- Exploration.
+
+
+def test_epsilon_falls_linearly_and_then_stays():
+    chosen = _settings(
+        total_steps=32 * 100, epsilon_start=1.0, epsilon_end=0.2, epsilon_fraction=0.5
+    )
+    assert chosen.iterations == 100
+    values = [qlearning.epsilon_at(chosen, i) for i in (0, 25, 50, 51, 99)]
+    np.testing.assert_allclose(values, [1.0, 0.6, 0.2, 0.2, 0.2])
+    held = dataclasses.replace(chosen, hold_exponent=1.6)
+    values = [qlearning.epsilon_at(held, i) for i in (0, 25, 99)]
+    np.testing.assert_allclose(values, [1 / 3, 0.2, 0.2 / 3])
+
+
+VALID = [(0, 1, 3, 4, 11, 12), (0, 2, 5)]
+
+
+def _explorer(**changes):
+    return qlearning._Explorer(_settings(games=("pong", "freeway"), **changes), VALID)
+
+
+def test_an_explorer_without_epsilon_is_greedy():
+    greedy = np.full((2, 4), 2)
+    np.testing.assert_array_equal(_explorer()(greedy, 0, 0.0), greedy)
+
+
+def test_explored_actions_are_each_games_valid_ones_equally_often():
+    explorer = _explorer(num_envs=6000, batch_per_game=8)
+    actions = explorer(np.full((2, 6000), 17), 0, 1.0)
+    for chosen, valid in zip(actions, VALID, strict=True):
+        values, counts = np.unique(chosen, return_counts=True)
+        assert tuple(values) == valid
+        np.testing.assert_allclose(counts / 6000, 1 / len(valid), atol=0.03)
+
+
+def test_so_many_environments_explore_as_epsilon_says_for_one_step_only():
+    explorer = _explorer(num_envs=6000, batch_per_game=8)
+    greedy = np.full((2, 6000), 17)
+    assert (explorer(greedy, 0, 0.25) != 17).mean() == pytest.approx(0.25, abs=0.02)
+    assert (explorer(greedy, 1, 0.0) == 17).all()
+
+
+def test_an_explored_action_is_held_for_its_zipf_distributed_time():
+    explorer = _explorer(num_envs=3000, batch_per_game=8, hold_exponent=1.6)
+    greedy = np.full((2, 3000), 17)
+    first = explorer(greedy, 0, 1.0)
+    lengths = explorer.remaining + 1
+    # P(n) = n^-1.6 / zeta(1.6), zeta(1.6) = 2.2858: 0.4375, and 0.1443 for n = 2.
+    assert (lengths == 1).mean() == pytest.approx(0.4375, abs=0.03)
+    assert (lengths == 2).mean() == pytest.approx(0.1443, abs=0.02)
+    assert lengths.min() == 1 and lengths.max() > 100
+    for turn in range(1, 8):
+        actions = explorer(greedy, turn, 0.0)
+        np.testing.assert_array_equal(actions, np.where(lengths > turn, first, 17))
+
+
+def test_a_held_action_is_not_replaced_before_its_time():
+    explorer = _explorer(num_envs=3000, batch_per_game=8, hold_exponent=1.6)
+    greedy = np.full((2, 3000), 17)
+    first = explorer(greedy, 0, 1.0)
+    left = explorer.remaining.copy()
+    second = explorer(greedy, 1, 1.0)
+    np.testing.assert_array_equal(second[left > 0], first[left > 0])
+    assert (second[left == 0] != first[left == 0]).mean() > 0.4
+
+
+def test_exploration_depends_on_seed_and_turn_alone():
+    greedy = np.full((2, 500), 17)
+    first, again = (
+        _explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0) for _ in range(2)
+    )
+    other = _explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0, seed=1)
+    a, b, c = (e(greedy, 3, 0.7) for e in (first, again, other))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+    assert (first(greedy, 4, 0.7) != a).any()
+
+
+# --- Learning.
+
+NETWORK = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(8,))
+
+
+def _rollout(games=1):
+    """Eight steps of four environments; environment 0 is over at step 2, so step 3 is no step."""
+    rng = np.random.default_rng(0)
+    shape = (games, 8, 4)
+    rollout = {
+        "actions": rng.choice([0, 1, 3, 4], shape),
+        "rewards": rng.choice([-1.0, 0.0, 1.0], shape).astype(np.float32),
+        "ended": np.zeros(shape, bool),
+        "truncated": np.zeros(shape, bool),
+        "valid": np.ones(shape, bool),
+        "next_values": rng.normal(size=shape).astype(np.float32),
+        "frames": rng.integers(0, 256, (games, 11, 4, 20, 20)).astype(np.uint8),
+        "ages": np.full((games, 11, 4), 3, np.uint8),
+    }
+    rollout["ended"][:, 2, 0] = True
+    rollout["valid"][:, 3, 0] = False
+    rollout["rewards"][:, 3, 0] = 0
+    rollout["ages"][:, 3 + 4 :, 0] = [0, 1, 2, 3]  # the three frames before the first step included
+    return rollout
+
+
+@pytest.fixture(scope="module")
+def learning():
+    """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
+    devices = mesh.create()
+    transform = learner.optimiser("radam", learning_rate=1e-2, updates=100)
+    learn = qlearning.make_learn(
+        _settings(games=("breakout",), epochs=2), NETWORK, transform, devices
+    )
+    params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
+
+    def run(rollout):
+        state = learner.create_state(params, transform, devices)
+        rollout = jax.device_put(rollout, mesh.replicated(devices))
+        state, numbers = learn(state, rollout, jax.random.key(1))
+        assert int(state.step) == 2 * 4  # epochs x minibatches
+        return params, state.params, numbers
+
+    return run
+
+
+def _difference(a, b):
+    return max(
+        np.abs(np.asarray(x) - np.asarray(y)).max()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_what_was_not_played_is_not_learnt_from(learning):
+    before, clean, _ = learning(_rollout())
+    spoilt = _rollout()
+    # Everything that belongs to the reset row alone: its action, what it is said to have earned,
+    # the value after it, and the finished game's last frame.
+    spoilt["actions"][:, 3, 0] = 17
+    spoilt["rewards"][:, 3, 0] = 1e6
+    spoilt["next_values"][:, 3, 0] = -1e6
+    spoilt["frames"][:, 3 + 3, 0] = 255
+    _, after, _ = learning(spoilt)
+    assert _difference(clean, after) == 0
+    assert _difference(clean, before) > 1e-3
+
+
+def test_what_was_played_is_learnt_from(learning):
+    _, clean, _ = learning(_rollout())
+    for name, junk in (("actions", 17), ("rewards", 50.0), ("next_values", 50.0), ("frames", 255)):
+        other = _rollout()
+        time = 3 + 5 if name == "frames" else 5
+        other[name][:, time, 1] = junk
+        assert _difference(learning(other)[1], clean) > 1e-6, name
+
+
+def test_learning_brings_the_chosen_actions_towards_their_targets():
+    devices = mesh.create()
+    transform = learner.optimiser("radam", learning_rate=1e-2, updates=1000, schedule="constant")
+    chosen = _settings(games=("pong", "breakout"), epochs=40)
+    learn = qlearning.make_learn(chosen, NETWORK, transform, devices)
+    params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
+    state = learner.create_state(params, transform, devices)
+    rollout = jax.device_put(_rollout(games=2), mesh.replicated(devices))
+    state, first = learn(state, rollout, jax.random.key(1))
+    state, second = learn(state, rollout, jax.random.key(2))
+    assert float(second["loss"]) < 0.7 * float(first["loss"])
+    assert float(first["target"]) == float(second["target"])
+
+
+# --- Collecting, from a scripted emulator.
+
+
+def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool):
+    # Per step and environment (reward, ended, cut, lives).
+    quiet = (0.0, NO, NO, 5)
+    script = [
+        [(7.0, NO, NO, 5), quiet],
+        [(-3.0, NO, NO, 4), quiet],  # a life lost
+        [(0.0, NO, NO, 4), quiet],
+        [(1.0, YES, NO, 0), quiet],  # the game lost
+        [(9.0, NO, NO, 5), quiet],  # reset, nothing of it counts
+        [(0.0, NO, YES, 5), quiet],  # cut
+        [(0.0, NO, NO, 5), quiet],  # reset
+        [(2.0, NO, NO, 5), quiet],
+    ]
+    scripted_envpool(script)
+    chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16)
+    collector = qlearning._Collector(chosen, jnp.ones((1, 18), bool), 0, None)
+    explorer = qlearning._Explorer(dataclasses.replace(chosen, epsilon_end=0.0), [(0, 1, 3, 4)])
+    seen = []
+
+    def act(params, average, observations):
+        assert (params, average) == ("parameters", "average")
+        (shown,) = observations
+        seen.append(np.asarray(shown)[:, 0, 0, 0])
+        # The value of what is seen is a hundred times the number the emulator painted there.
+        return np.full((1, 2), 3), 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
+
+    state = learner.TrainState("parameters", None, 0)
+    # Iteration 1 of 1: epsilon has come to its end.
+    explorer = qlearning._Explorer(chosen, [(3,)])  # one action only, so exploring shows nothing
+    rollout, finished = collector.rollout(
+        act, state, "average", explorer, 0, mesh.create(), metrics.Timer()
+    )
+
+    def column(name, slot=0):
+        return rollout[name][0, :, slot].tolist()
+
+    assert column("rewards") == [1, -1, 0, 1, 0, 0, 0, 1]  # clipped, none at resets
+    assert column("ended") == [NO, YES, NO, YES, NO, NO, NO, NO]
+    assert column("truncated") == [NO, NO, NO, NO, NO, YES, NO, NO]
+    assert column("valid") == [YES, YES, YES, YES, NO, YES, NO, YES]
+    assert column("actions") == [3] * 8
+    # What follows each step, the last included: painted 1 after the first step and so on.
+    assert column("next_values") == [100.0 * n for n in range(1, 9)]
+    assert [row.tolist() for row in seen] == [[n, n] for n in range(9)]
+    # The three frames before the first step, then what each step was decided on.
+    assert rollout["frames"].shape == (1, 3 + 8, 2, 84, 84)
+    assert rollout["frames"][0, :, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert column("ages")[3:] == [0, 1, 2, 3, 3, 0, 1, 0]
+    assert finished == [[7.0 - 3 + 1, 0.0]]  # unclipped scores of the two games that ended
+    assert not any(column("ended", 1)) and all(column("valid", 1))
+
+
+# --- Whole trainings, tiny.
+
+
+def _final(settings, workdir):
+    """The latest checkpoint of a run."""
+    network = networks.create(settings.network)
+    transform = learner.optimiser(
+        "radam", learning_rate=1.0, updates=1, schedule="linear", clip_norm=1.0
+    )
+    params = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), View().shape))
+    state = jax.eval_shape(
+        lambda p: learner.TrainState(p, transform.init(p), jnp.zeros((), jnp.int32)), params
+    )
+    place = mesh.replicated(mesh.create())
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        {"train": state, "average": params},
+    )
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        return saved.restore(saved.latest_step(), like)
+
+
+# Actions are held and an average kept, so that a resumed run must remember both.
+RUN = _settings(double=True, hold_exponent=1.6, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    best = qlearning.train(RUN, workdir)
+    return workdir, best, _final(RUN, workdir)
+
+
+def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
+    workdir, best, final = whole_run
+    assert final.step == RUN.iterations == 3
+    assert int(final.state["train"].step) == 3 * 4  # iterations x minibatches
+    fresh = networks.init(networks.create("net3"), jax.random.fold_in(jax.random.key(0), 1), (4, 84, 84))
+    assert _difference(final.state["train"].params, fresh) > 1e-4
+    # Half way between where it began and where the parameters went; nearer to neither.
+    assert 0 < _difference(final.state["average"], fresh)
+    assert _difference(final.state["average"], final.state["train"].params) > 0
+    assert set(best["scores"]) == {"eval/pong", "eval/breakout"}
+    assert best["step"] in (64, 96)
+    rows = metrics.read(workdir)
+    assert [row["step"] for row in rows if "eval/pong" in row] == [64, 96]
+    (last,) = (row for row in rows if "loss" in row)
+    assert last["step"] == 96 and np.isfinite(last["loss"])
+    assert last["score/pong"] <= 0  # games of 12 steps end, and Pong's first points are lost
+
+
+def _assert_same_run(actual, expected):
+    assert actual.step == expected.step
+    jax.tree.map(np.testing.assert_array_equal, actual.state, expected.state)
+    assert actual.host.keys() == expected.host.keys()
+    for name, array in expected.host.items():
+        np.testing.assert_array_equal(actual.host[name], array)
+    for name in ("best", "recent", "pools_began"):
+        assert actual.progress[name] == expected.progress[name]
+
+
+# 1: in the middle of games. 2: after an evaluation, where new games begin.
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_a_training_stopped_and_resumed_is_the_uninterrupted_one(whole_run, tmp_path, stop_at):
+    _, best, final = whole_run
+    qlearning.train(RUN, tmp_path, stop_at=stop_at)
+    assert _final(RUN, tmp_path).step == stop_at
+    assert qlearning.train(RUN, tmp_path) == best
+    _assert_same_run(_final(RUN, tmp_path), final)
+
+
+def test_a_finished_training_is_not_trained_again(whole_run):
+    workdir, best, final = whole_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert qlearning.train(RUN, workdir) == best
+    _assert_same_run(_final(RUN, workdir), final)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+# The right behaviour: rows are written every ten iterations, the first checkpoint comes minutes
+# later, and a run killed between the two must begin anew instead of refusing its own rows.
+def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tmp_path):
+    workdir, best, final = whole_run
+    shutil.copytree(workdir, tmp_path / "killed", ignore=shutil.ignore_patterns("checkpoints"))
+    assert qlearning.train(RUN, tmp_path / "killed") == best
+    _assert_same_run(_final(RUN, tmp_path / "killed"), final)
+    steps = [row["step"] for row in metrics.read(tmp_path / "killed")]
+    assert steps == [row["step"] for row in metrics.read(workdir)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"games": ()}, "games is empty"),
+        ({"games": ("pnog",)}, "unknown game 'pnog'.*pong"),
+        ({"network": "resnet"}, "unknown network 'resnet'"),
+        ({"batch_per_game": 7}, "batch_per_game 7 does not divide the 32 steps"),
+        ({"total_steps": 31}, "total_steps 31 is less than the 32"),
+        ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0 or above 1"),
+    ],
+)
+def test_bad_settings_name_the_field_and_the_numbers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _settings(**changes)
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused():
+    with pytest.raises(ValueError, match="batch_per_game 2 is not divisible by 4 devices"):
+        qlearning.make_learn(_settings(batch_per_game=2), NETWORK, None, mesh.create())
+
+
+def test_iterations_are_whole():
+    chosen = _settings(total_steps=32 * 3 + 31)
+    assert (chosen.steps_per_iteration, chosen.iterations) == (32, 3)
