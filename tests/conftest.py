@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
+
+# A resumed run compiles what the run before it compiled; within one session, once is enough.
+_compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 import numpy as np
 import pytest
