@@ -17,8 +17,8 @@ def get_config(directory: str = "weights") -> ConfigDict:
         f"breakout={directory}/breakout_a3c.pth@configs/experts/breakout_a3c.toml,"
         f"pong={directory}/pong_dqn.pth@configs/experts/pong_dqn.toml"
     )
-    config.learn.rounds = 440
-    config.evaluate.every_rounds = 110
+    config.learn.rounds = 320
+    config.evaluate.every_rounds = 80
     config.evaluate.select_episodes = 20
     # Between the random no-op starts of a pool the Pong expert plays far below its own claim; see
     # its spec.

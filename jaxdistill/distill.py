@@ -535,6 +535,30 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
         return settings, saved.restore(best, state).state, network
 
 
+def student_as_expert(workdir: str | os.PathLike[str]) -> Expert:
+    """The chosen student of a single-game run, as an expert for that game.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there, has chosen no student, or has many games.
+    """
+    settings, state, network = load_student(workdir)
+    experts = load_experts(settings.experts)
+    if len(experts) != 1:
+        raise ValueError(
+            f"{workdir} distilled {len(experts)} games; an expert plays one, write a merged file"
+        )
+    return Expert(
+        name=f"student of {experts[0].name}",
+        network=network,
+        params=jax.device_get(state.params),
+        outputs="q",
+        actions=tuple(range(games.NUM_ACTIONS)),
+        view=experts[0].view,
+        game=experts[0].game,
+        source=str(workdir),
+    )
+
+
 def _optimiser(settings: Settings) -> optax.GradientTransformation:
     lrn = settings.learn
     return learner.optimiser(

@@ -1,7 +1,8 @@
 """Writes a run's chosen student as a PyTorch file: `--workdir=DIR --out=FILE.pth`.
 
-The file is in the reference *merged* convention and loads with `torch.load(weights_only=True)`. An
-expert (`--expert=DIR` of launch/convert.py) is written in the reference *expert* convention.
+The file loads with `torch.load(weights_only=True)`. A student is written in the reference *merged*
+convention; that of a single game (`--convention=expert`), or an expert (`--expert=DIR`, made by
+launch/convert.py), in the reference *expert* convention.
 """
 
 import json
@@ -16,6 +17,7 @@ from jaxdistill.experts import export, formats
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
 _OUT = flags.DEFINE_string("out", None, "the PyTorch file to write; must not exist")
+_CONVENTION = flags.DEFINE_enum("convention", "merged", ["merged", "expert"], "of a student")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of an expert's weights")
 flags.mark_flag_as_required("out")
 
@@ -25,6 +27,9 @@ def main() -> None:
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
         export.export_expert(formats.load(_EXPERT.value), _OUT.value, dtype=_DTYPE.value)
+    elif _CONVENTION.value == "expert":
+        expert = distill.student_as_expert(_WORKDIR.value)
+        export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
     else:
         chosen, student, network = distill.load_student(_WORKDIR.value)
         result = pathlib.Path(_WORKDIR.value, "result.json")

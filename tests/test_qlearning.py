@@ -151,9 +151,7 @@ def test_a_held_action_is_not_replaced_before_its_time():
 
 def test_exploration_depends_on_seed_and_turn_alone():
     greedy = np.full((2, 500), 17)
-    first, again = (
-        _explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0) for _ in range(2)
-    )
+    first, again = (_explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0) for _ in range(2))
     other = _explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0, seed=1)
     a, b, c = (e(greedy, 3, 0.7) for e in (first, again, other))
     np.testing.assert_array_equal(a, b)

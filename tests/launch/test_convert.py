@@ -41,7 +41,7 @@ def refused(*flags: str, expected: str) -> None:
 def test_prints_what_it_recognised_and_plays(tmp_path):
     out = tmp_path / "expert"
     # With epsilon 1 every game ends soon.
-    flags = ("--episodes=2", "--num_envs=2", "--epsilon=1", f"--out={out}")
+    flags = ("--episodes=2", "--epsilon=1", f"--out={out}")
     done = convert(*DUELING, *flags)
     assert done.returncode == 0, done.stderr
     for words in (
@@ -155,7 +155,6 @@ def test_a_bad_file_is_one_line_and_exit_code_2(make, tmp_path):
     [
         (("--episode=2",), "episode"),
         (("--episodes=-1",), "episodes"),
-        (("--episodes=6", "--num_envs=4"), "--episodes=6 is not divisible by --num_envs=4"),
         (("--game=pnog",), "unknown game 'pnog'"),
         (("file.pth",), "file.pth"),
     ],

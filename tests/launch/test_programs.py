@@ -1,0 +1,145 @@
+"""Launch programs together: a run made, killed, resumed, measured, exported, read back."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import distill, networks
+from jaxdistill.experts import formats
+from jaxdistill.experts.expert import Expert
+
+ROOT = pathlib.Path(__file__).parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+def command(program, *flags):
+    return [sys.executable, str(ROOT / "launch" / program), *flags]
+
+
+def launch(program, *flags):
+    return subprocess.run(
+        command(program, *flags),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """Flags of a small run on one small expert that the reference convention can express."""
+    directory = tmp_path_factory.mktemp("expert") / "pong"
+    network = networks.create("dueling_small", action_hidden=(8,), value_hidden=(8,))
+    Expert(
+        name="tiny",
+        network=network,
+        params=networks.init(network, jax.random.key(0), (4, 84, 84)),
+        outputs="q",
+        actions=tuple(range(18)),
+        game="pong",
+    ).save(directory)
+    fields = {
+        "network": "dueling_small",
+        "collect.num_envs": 4,
+        "collect.initial_steps": 128,
+        "collect.steps_per_round": 64,
+        "collect.window_steps": 256,
+        "learn.rounds": 6,
+        "learn.updates_per_round": 2,
+        "learn.batch_per_game": 8,
+        "evaluate.every_rounds": 3,
+        "evaluate.select_episodes": 2,
+        "evaluate.report_episodes": 4,
+        "evaluate.max_steps": 40,
+    }
+    return [
+        f"--config={ROOT}/configs/merge.py:pong={directory}",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = launch("distill.py", *flags, f"--workdir={whole}")
+    assert done.returncode == 0, done.stderr
+    assert "retention" in done.stdout and "wall time" in done.stdout
+
+    process = subprocess.Popen(
+        command("distill.py", *flags, f"--workdir={killed}"),
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (killed / "checkpoints" / "3").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = launch("distill.py", *flags, f"--workdir={killed}")
+    assert again.returncode == 0, again.stderr
+    results = [json.loads((path / "result.json").read_text()) for path in (whole, killed)]
+    assert results[0]["games"] == results[1]["games"]
+    states = [distill.load_student(path)[1].params for path in (whole, killed)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+    measured = launch("evaluate.py", f"--workdir={whole}", "--episodes=1", "--epsilon=1")
+    assert measured.returncode == 0, measured.stderr
+    assert "pong" in measured.stdout
+
+    for convention in ("merged", "expert"):
+        out = tmp_path / f"{convention}.pth"
+        written = launch(
+            "export.py", f"--workdir={whole}", f"--out={out}", f"--convention={convention}"
+        )
+        assert written.returncode == 0, written.stderr
+        back = formats.load(out, game="pong")
+        jax.tree.map(np.testing.assert_array_equal, back.params, dict(states[0]))
+    refused = launch("export.py", f"--workdir={whole}", f"--out={out}")
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "expected"),
+    [
+        ("distill.py", ["--config=configs/none.py", "--workdir=x"], "none.py"),
+        ("distill.py", ["--config=configs/merge.py", "--workdir=x"], "name the experts"),
+        (
+            "distill.py",
+            ["--config=configs/merge.py:pong=missing.pth", "--workdir=x"],
+            "missing.pth",
+        ),
+        ("distill.py", ["--workdir=x"], "config"),
+        ("evaluate.py", [], "either --expert=FILE or --workdir=DIR"),
+        ("evaluate.py", ["--workdir=nowhere"], "holds no config.json"),
+        ("export.py", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
+        (
+            "train_expert.py",
+            ["--config=configs/train_expert.py", "--config.games=pnog", "--workdir=x"],
+            "did you mean pong",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(program, arguments, expected, tmp_path):
+    arguments = [a.replace("--workdir=x", f"--workdir={tmp_path / 'x'}") for a in arguments]
+    done = launch(program, *arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and expected in line
+    assert not (tmp_path / "x").exists()
