@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import pathlib
 import time
 from collections import deque
@@ -35,6 +36,7 @@ from jaxdistill import (
 from jaxdistill import (
     mesh as meshes,
 )
+from jaxdistill.experts.expert import Expert
 from jaxdistill.views import View
 
 _TRAIN, _SELECT = 0, 1  # purposes of pool seeds
@@ -271,7 +273,8 @@ def make_act(
 class _Collector:
     """The training pools and everything that must survive a kill with them."""
 
-    def __init__(self, settings: Settings, masks: jax.Array, iteration: int, log: list | None):
+    def __init__(self, settings: Settings, iteration: int, log: np.ndarray | None):
+        """Fresh pools with seeds of their own; `log` holds actions to replay in each."""
         self._settings = settings
         self.games = [games.get(name) for name in settings.games]
         self.began = iteration
@@ -352,9 +355,173 @@ class _Collector:
         return arrays, finished
 
 
+class Training:
+    """One training in `workdir`, restored where a killed one stopped; use as a context manager.
+
+    Attributes:
+      iteration: iterations done.
+      state: parameters and optimiser.
+      timer: phases "collect" (within it "inference"), "learn" and "evaluate".
+      best: the best evaluation so far: `step`, `value`, and `scores` by game.
+    """
+
+    def __init__(
+        self, settings: Settings, workdir: str | os.PathLike[str], mesh: Mesh | None = None
+    ):
+        self.settings, self.workdir = settings, pathlib.Path(workdir)
+        self._mesh = mesh or meshes.create()
+        self._games = [games.get(name) for name in settings.games]
+        self.names = tuple(game.name for game in self._games)
+        self._key = jax.random.key(settings.seed)
+        self.network = networks.create(settings.network)
+        masks = jnp.asarray(np.stack([game.mask for game in self._games]))
+        minibatches = settings.steps_per_iteration // settings.batch_per_game
+        transform = learner.optimiser(
+            "radam",
+            learning_rate=settings.learning_rate,
+            updates=settings.iterations * settings.epochs * minibatches,
+            final_fraction=settings.final_rate_fraction,
+            schedule="linear",
+            clip_norm=settings.clip_norm,
+        )
+        params = networks.init(self.network, jax.random.fold_in(self._key, 1), View().shape)
+        self.state = learner.create_state(params, transform, self._mesh)
+        self._average = jax.tree.map(jnp.array, self.state.params)
+        self._act = make_act(settings, self.network, masks)
+        self._learn = make_learn(settings, self.network, transform, self._mesh)
+        self._evaluate_act = rollouts.network_actor(
+            self.network, masks, epsilon=settings.eval_epsilon
+        )
+        rate = settings.average_rate
+        self._follow = jax.jit(
+            functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
+        )
+        self._explorer = _Explorer(settings, [game.actions for game in self._games])
+        self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
+        self.timer = metrics.Timer()
+        self.best: dict[str, Any] = {}
+        self.iteration = 0
+        self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
+        began, log = self._restore()
+        self._collector = _Collector(settings, began, log)
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._saved.__exit__()
+
+    @property
+    def steps(self) -> int:
+        """Steps per game done."""
+        return self.iteration * self.settings.steps_per_iteration
+
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        return {"train": self.state, "average": self._average}
+
+    def _restore(self) -> tuple[int, np.ndarray | None]:
+        latest = self._saved.latest_step()
+        if latest is None:
+            return 0, None
+        restored = self._saved.restore(latest, self._arrays)
+        self.state, self._average = restored.state["train"], restored.state["average"]
+        self.iteration, self.best = latest, restored.progress["best"]
+        self.timer.restore(restored.progress["timer"])
+        self._recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
+        self._explorer.remaining = restored.host["remaining"]
+        self._explorer.held = restored.host["held"]
+        return restored.progress["pools_began"], restored.host.get("log")
+
+    def iterate(self) -> dict[str, float]:
+        """Plays and learns once; returns what to log."""
+        with self.timer.phase("collect"):
+            rollout, finished = self._collector.rollout(
+                self._act,
+                self.state,
+                self._average,
+                self._explorer,
+                self.iteration,
+                self._mesh,
+                self.timer,
+            )
+        for recent, ended in zip(self._recent, finished, strict=True):
+            recent.extend(ended)
+        with self.timer.phase("learn"):
+            key = jax.random.fold_in(self._key, self.iteration + 2)
+            on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
+            self.state, numbers = self._learn(self.state, on_device, key)
+            if self.settings.double:
+                self._average = self._follow(self._average, self.state.params)
+            row = learner.host_metrics(numbers, self.names)
+        self.iteration += 1
+        row["epsilon"] = epsilon_at(self.settings, self.iteration)
+        for name, recent in zip(self.names, self._recent, strict=True):
+            if recent:
+                row[f"score/{name}"] = float(np.mean(recent))
+        return row
+
+    def evaluate(self) -> dict[str, float]:
+        """Plays whole games from fixed starts, and saves; returns the mean score per game."""
+        with self.timer.phase("evaluate"):
+            scores = _evaluate(self.settings, self._evaluate_act, self.state.params, self._mesh)
+        means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
+        value = _value(self._games, scores)
+        if not self.best or value > self.best["value"]:
+            self.best = {"step": self.steps, "value": value, "scores": means}
+        # Fresh pools from time to time keep the log that a resumed run replays short.
+        self._collector = _Collector(self.settings, self.iteration, None)
+        self.save(value)
+        return means
+
+    def save(self, value: float | None = None) -> None:
+        """Saves everything that a resumed training needs; `value` competes for the best."""
+        logs = [np.asarray(pool.actions_log, np.uint8) for pool in self._collector.pools]
+        self._saved.save(
+            self.iteration,
+            self._arrays,
+            host={
+                "log": np.stack(logs),
+                "remaining": self._explorer.remaining,
+                "held": self._explorer.held,
+            },
+            progress={
+                "best": self.best,
+                "timer": self.timer.state(),
+                "recent": [list(x) for x in self._recent],
+                "pools_began": self._collector.began,
+            },
+            value=value,
+        )
+
+    def best_experts(self) -> list[Expert]:
+        """The checkpoint that played best, as one expert per game.
+
+        Raises:
+          ValueError: nothing has been evaluated yet.
+        """
+        step = self._saved.best_step()
+        if step is None:
+            raise ValueError(f"{self.workdir} has evaluated nothing yet; let it run on")
+        params = jax.device_get(self._saved.restore(step, self._arrays).state["train"].params)
+        return [
+            Expert(
+                name=f"{name} PQN",
+                network=self.network,
+                params=params,
+                outputs="q",
+                actions=tuple(range(games.NUM_ACTIONS)),
+                game=name,
+                advertised_score=self.best["scores"][name],
+                source=str(self.workdir),
+            )
+            for name in self.names
+        ]
+
+
 def train(
     settings: Settings,
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     *,
     mesh: Mesh | None = None,
     stop_at: int | None = None,
@@ -362,139 +529,52 @@ def train(
     """Trains one network on `settings.games`; resumes where a killed run stopped.
 
     Args:
-      workdir: holds `metrics.jsonl`, TensorBoard events and `checkpoints/`.
+      workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and at the end
+        `experts/GAME`, which every other program takes as an expert.
       stop_at: stop after this iteration as a kill would, after saving; for tests.
 
     Returns:
-      The best evaluation: `step`, and the mean score per game.
+      The best evaluation: `step` (per game), `value`, and the mean `scores` by game.
     """
     workdir = pathlib.Path(workdir)
-    mesh = mesh or meshes.create()
-    key = jax.random.key(settings.seed)
-    chosen_games = [games.get(name) for name in settings.games]
-    masks = jnp.asarray(np.stack([game.mask for game in chosen_games]))
-    names = tuple(game.name for game in chosen_games)
-    network = networks.create(settings.network)
-    updates = (
-        settings.iterations
-        * settings.epochs
-        * (settings.steps_per_iteration // settings.batch_per_game)
-    )
-    transform = learner.optimiser(
-        "radam",
-        learning_rate=settings.learning_rate,
-        updates=updates,
-        final_fraction=settings.final_rate_fraction,
-        schedule="linear",
-        clip_norm=settings.clip_norm,
-    )
-    params = networks.init(network, jax.random.fold_in(key, 1), View().shape)
-    state = learner.create_state(params, transform, mesh)
-    average = jax.tree.map(jnp.array, state.params)
-    act = make_act(settings, network, masks)
-    learn = make_learn(settings, network, transform, mesh)
-    evaluate_act = rollouts.network_actor(network, masks, epsilon=settings.eval_epsilon)
-    follow = jax.jit(
-        functools.partial(jax.tree.map, lambda a, p: a + settings.average_rate * (p - a))
-    )
-    explorer = _Explorer(settings, [game.actions for game in chosen_games])
-    timer = metrics.Timer()
-    recent: list[deque[float]] = [deque(maxlen=100) for _ in names]
-    best: dict[str, Any] = {}
-
-    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
-        iteration = 0
-        latest = saved.latest_step()
-        if latest is None:
-            collector = _Collector(settings, masks, 0, None)
-        else:
-            restored = saved.restore(latest, {"train": state, "average": average})
-            state, average = restored.state["train"], restored.state["average"]
-            iteration, best = latest, restored.progress["best"]
-            timer.restore(restored.progress["timer"])
-            recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
-            explorer.remaining = restored.host["remaining"]
-            explorer.held = restored.host["held"]
-            log = list(restored.host["log"]) if "log" in restored.host else None
-            collector = _Collector(settings, masks, restored.progress["pools_began"], log)
-
-        def save(value: float | None) -> None:
-            logs = np.stack([np.asarray(pool.actions_log, np.uint8) for pool in collector.pools])
-            saved.save(
-                iteration,
-                {"train": state, "average": average},
-                host={"log": logs, "remaining": explorer.remaining, "held": explorer.held},
-                progress={
-                    "best": best,
-                    "timer": timer.state(),
-                    "recent": [list(x) for x in recent],
-                    "pools_began": collector.began,
-                },
-                value=value,
-            )
-
-        resume_step = None if latest is None else iteration * settings.steps_per_iteration
+    per_iteration = settings.steps_per_iteration
+    with Training(settings, workdir, mesh) as training:
+        resume_step = training.steps if training.iteration else -1
         with (
             metrics.Writer(workdir, resume_step) as writer,
             metrics.progress(
-                f"train {', '.join(names)}",
-                settings.iterations * settings.steps_per_iteration,
+                f"train {', '.join(training.names)}",
+                settings.iterations * per_iteration,
                 "steps",
-                done=iteration * settings.steps_per_iteration,
+                done=training.steps,
             ) as advance,
         ):
             last_saved = time.monotonic()
-            while iteration < settings.iterations:
-                with timer.phase("collect"):
-                    rollout, finished = collector.rollout(
-                        act, state, average, explorer, iteration, mesh, timer
-                    )
-                for latest_scores, ended in zip(recent, finished, strict=True):
-                    latest_scores.extend(ended)
-                with timer.phase("learn"):
-                    device = jax.device_put(rollout, meshes.replicated(mesh))
-                    state, numbers = learn(state, device, jax.random.fold_in(key, iteration + 2))
-                    if settings.double:
-                        average = follow(average, state.params)
-                    jax.block_until_ready(state)
-                iteration += 1
-                steps = iteration * settings.steps_per_iteration
-                advance(settings.steps_per_iteration)
-                row = learner.host_metrics(numbers, names)
-                row["epsilon"] = epsilon_at(settings, iteration)
-                row |= {
-                    f"score/{name}": float(np.mean(latest_scores))
-                    for name, latest_scores in zip(names, recent, strict=True)
-                    if latest_scores
-                }
-                advance.status(
-                    " ".join(f"{k}={v:.4g}" for k, v in row.items() if not k.startswith("target"))
-                )
-                if iteration % 10 == 0 or iteration == settings.iterations:
-                    writer.write(
-                        steps, row | {f"seconds/{k}": v for k, v in timer.seconds().items()}
-                    )
-                due = steps // settings.eval_every > (
-                    (steps - settings.steps_per_iteration) // settings.eval_every
-                )
-                if due or iteration == settings.iterations:
-                    with timer.phase("evaluate"):
-                        scores = _evaluate(settings, evaluate_act, state.params, mesh)
-                    row = {f"eval/{name}": s.mean for name, s in zip(names, scores, strict=True)}
-                    writer.write(steps, row)
-                    value = _value(chosen_games, scores)
-                    if not best or value > best["value"]:
-                        best = {"step": steps, "value": value, "scores": row}
-                    # Fresh pools from time to time keep the log a resumed run replays short.
-                    collector = _Collector(settings, masks, iteration, None)
-                    save(value)
+            while training.iteration < settings.iterations:
+                row = training.iterate()
+                advance(per_iteration)
+                shown = (name for name in row if name.startswith(("score/", "epsilon", "loss")))
+                advance.status(" ".join(f"{name} {row[name]:.4g}" for name in shown))
+                iteration, steps = training.iteration, training.steps
+                at_end = iteration == settings.iterations
+                if iteration % 10 == 0 or at_end:
+                    seconds = {f"seconds/{k}": v for k, v in training.timer.seconds().items()}
+                    writer.write(steps, row | seconds)
+                every = settings.eval_every
+                if at_end or steps // every > (steps - per_iteration) // every:
+                    scores = training.evaluate()
+                    writer.write(steps, {f"eval/{name}": x for name, x in scores.items()})
                     last_saved = time.monotonic()
                 elif time.monotonic() - last_saved > 120 or iteration == stop_at:
-                    save(None)
+                    training.save()
                     last_saved = time.monotonic()
                 if iteration == stop_at:
-                    break
-    return best
+                    return training.best
+        for expert in training.best_experts():
+            directory = workdir / "experts" / str(expert.game)
+            if not directory.exists():
+                expert.save(directory)
+        return training.best
 
 
 def _evaluate(settings: Settings, act: Any, params: Any, mesh: Mesh) -> list[evaluation.Scores]:

@@ -21,8 +21,9 @@ def main() -> None:
     metrics.table(
         f"best evaluation, after {best['step']} steps per game",
         ("game", "score"),
-        [(name.removeprefix("eval/"), score) for name, score in best["scores"].items()],
+        list(best["scores"].items()),
     )
+    print(f"experts saved in {_WORKDIR.value}/experts")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Tests for the pools: real EnvPool for what it does, a scripted one for the accounting."""
 
+import itertools
+
 import envpool
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def test_the_recorded_games_are_worth_testing_on(breakout_play):
 
 
 def test_a_row_is_invalid_exactly_after_its_game_was_over(breakout_play):
-    for before, after in zip(breakout_play.steps[:-1], breakout_play.steps[1:], strict=True):
+    for before, after in itertools.pairwise(breakout_play.steps):
         np.testing.assert_array_equal(after.valid, ~before.over)
 
 
@@ -75,17 +77,14 @@ def test_scores_are_the_sums_of_each_games_rewards(breakout_play):
 
 def test_ages_count_the_steps_of_a_game(breakout_play):
     age = np.zeros(3, int)
-    for before, after in zip(breakout_play.steps[:-1], breakout_play.steps[1:], strict=True):
+    for before, after in itertools.pairwise(breakout_play.steps):
         age = np.where(before.over, 0, age + 1)
         np.testing.assert_array_equal(after.ages, age)
 
 
 def test_a_lost_life_is_not_the_end_of_a_game(breakout_play):
     steps = breakout_play.steps
-    lost = [
-        (step.lives < before.lives) & step.valid
-        for before, step in zip(steps[:-1], steps[1:], strict=True)
-    ]
+    lost = [(step.lives < before.lives) & step.valid for before, step in itertools.pairwise(steps)]
     over = [step.over for step in steps[1:]]
     assert np.sum(lost) == 5 * np.sum(over) + sum(5 - steps[-1].lives)
 

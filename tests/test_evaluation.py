@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import evaluation, mesh
+from jaxdistill import envs, evaluation, games, mesh, networks
 from jaxdistill.evaluation import Scores
+from jaxdistill.experts.expert import Expert
+from jaxdistill.views import View
 
 KEY = jax.random.key(0)
 
@@ -83,9 +85,75 @@ def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
     ]
     # Steps until the slower slot's second game: 7 + 1 + 7 or 6 + 1 + 8 = 15; 7; 41.
     assert [len(pool.sent) for pool in pools] == [15, 7, 41]
-    games = [indices for indices, _ in asked]
-    assert games == [(0, 1, 2)] * 7 + [(0, 2)] * 8 + [(2,)] * 26
+    present = [indices for indices, _ in asked]
+    assert present == [(0, 1, 2)] * 7 + [(0, 2)] * 8 + [(2,)] * 26
     assert len({str(key) for _, key in asked}) == 41, "every turn needs a key of its own"
+
+
+def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(scripted_pool):
+    pools = [
+        scripted_pool([[(3, 1.0)], [(9, 2.0, True)]], tag=0),
+        scripted_pool([[(2, 3.0)]], tag=0),
+        scripted_pool([[(5, 4.0)], [(4, 5.0)]], tag=1),
+        scripted_pool([[(7, 6.0)], [(1, 7.0)]], tag=1),
+    ]
+    sizes = []
+
+    def policy(observations, key, indices):
+        # One batch per game; the rows of its pools come first, each painted with its game.
+        for game, x in zip(indices, observations, strict=True):
+            alive = sum(pool.num_envs for pool in pools if pool.tag == game and not done(pool))
+            assert (np.asarray(x)[:alive, 0, 1, 1] == game).all()
+            assert len(x) >= alive
+        sizes.append({game: len(x) for game, x in zip(indices, observations, strict=True)})
+        return _still(observations, key, indices)
+
+    longest = {0: 9, 1: 2, 2: 5, 3: 7}
+
+    def done(pool):
+        return len(pool.sent) == longest[pools.index(pool)]
+
+    results = _play(pools, 1, policy, games=[0, 0, 1, 1])
+    assert [r.scores.tolist() for r in results] == [[1, 2, 3], [4, 5, 6, 7]]
+    assert [r.lengths.tolist() for r in results] == [[3, 9, 2], [5, 4, 7, 1]]
+    assert [r.unfinished for r in results] == [1, 0]
+    # A pool whose games are all played is stepped no more.
+    assert [len(pool.sent) for pool in pools] == [9, 2, 5, 7]
+    assert set(sizes[-1]) == {0}
+
+
+def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
+    chosen, seeds = [games.get("pong"), games.get("breakout")], [100, 900]
+    views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
+    pools, indices = evaluation.split_pools(chosen, 5, seeds=seeds, views=views, max_steps=3)
+    assert sum(pool.num_envs for pool in pools) == 2 * 5
+    assert [pool.game for pool in pools] == [chosen[i] for i in indices]
+    assert indices == sorted(indices) and set(indices) == {0, 1}
+    for index in (0, 1):
+        mine = [pool for pool, i in zip(pools, indices, strict=True) if i == index]
+        whole = envs.Pool(chosen[index], 5, seed=seeds[index], view=views[index])
+        together = np.concatenate([pool.last.observations for pool in mine])
+        np.testing.assert_array_equal(together, whole.last.observations)
+    results = _play(pools, 1, games=indices)
+    assert [len(r.scores) for r in results] == [5, 5]
+    assert [r.unfinished for r in results] == [5, 5]
+    assert [set(r.lengths) for r in results] == [{3}, {3}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"game": None}, "mine does not say which game it plays"),
+        ({"view": View(crop=(30, 190))}, "mine cannot be played yet"),
+        ({"view": None}, "mine cannot be played yet"),
+    ],
+)
+def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
+    network = networks.Network(convs=())
+    fields = {"view": View(), "game": "pong"} | changes
+    expert = Expert("mine", network, {}, "q", tuple(range(18)), **fields)
+    with pytest.raises(ValueError, match=message):
+        evaluation.measure_expert(expert, episodes=1, epsilon=0.0, seed=0)
 
 
 def test_progress_counts_every_game_that_counts_once(scripted_pool):

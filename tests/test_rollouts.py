@@ -228,6 +228,37 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
     assert turns[1].steps[0].scores[1] == 5.0
 
 
+def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(scripted_pool):
+    # Tags paint the observations, so every row says which pool and slot it is of.
+    pools = [scripted_pool([[(9, 1.0)]] * n, tag=tag) for n, tag in ((2, 10), (2, 11), (1, 12))]
+    other = scripted_pool([[(9, 1.0)]] * 3, tag=13)
+    seen = []
+
+    def policy(observations, key, indices):
+        assert indices == (5, 2)
+        seen.append([np.asarray(x) for x in observations])
+        # The action names pool and slot: a hundred times the one plus the other.
+        return tuple(100 * x[:, 0, 1, 1].astype(int) + x[:, 0, 0, 0] for x in seen[-1]), None
+
+    play = rollouts.play(
+        [*pools, other], policy, jax.random.key(0), mesh.create(), games=(5, 5, 5, 2)
+    )
+    turn = next(play)
+    (first, second) = seen[0]
+    # Five rows, padded to a doubling of the first pool's two: 8.
+    assert first.shape == (8, 1, 2, 2) and second.shape == (3, 1, 2, 2)
+    assert first[:, 0, 1, 1].tolist() == [10, 10, 11, 11, 12, 0, 0, 0]
+    assert [a.tolist() for a in turn.actions] == [
+        [1000, 1001],
+        [1100, 1101],
+        [1200],
+        [1300, 1301, 1302],
+    ]
+    for pool, action, step in zip([*pools, other], turn.actions, turn.steps, strict=True):
+        np.testing.assert_array_equal(pool.sent, [action])
+        assert step is pool.last
+
+
 def test_observations_are_split_over_the_devices_where_they_divide(scripted_pool):
     pools = [scripted_pool([[(3, 1.0)]] * 8), scripted_pool([[(3, 1.0)]] * 3)]
     placed = []

@@ -128,7 +128,7 @@ def test_fields_to_ignore_may_differ(tmp_path):
     settings.claim(tmp_path, Outer("x"))
     other = Outer("x", seed=1, inner=Inner(size=9))
     assert settings.claim(tmp_path, other, ignore=("seed", "inner.size")) is True
-    with pytest.raises(ValueError, match="inner.size 3, this one has 9"):
+    with pytest.raises(ValueError, match=r"inner\.size 3, this one has 9"):
         settings.claim(tmp_path, other, ignore=("seed",))
 
 

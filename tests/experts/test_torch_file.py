@@ -600,10 +600,30 @@ def test_memo_tables_keys_and_nesting_are_limited():
 
 @pytest.mark.parametrize(
     "opcodes",
-    [b"", b"t", b"R", b"NNR", b"u", b"(Nu", b"]Na0a", b"h\x05", b"Ns", b"N(Ne", b"NQ", b"N)Q"]
-    + [b"(NtQ", b"\x86", b"N\x93", b"NN\x93", b"\xfe", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f"]
-    + [call("torch._utils", "_rebuild_tensor_v2"), call("builtins", "bytearray", plain(10**12))]
-    + [call("collections", "OrderedDict", plain([1, 2])), call("builtins", "complex", plain("x"))],
+    [
+        b"",
+        b"t",
+        b"R",
+        b"NNR",
+        b"u",
+        b"(Nu",
+        b"]Na0a",
+        b"h\x05",
+        b"Ns",
+        b"N(Ne",
+        b"NQ",
+        b"N)Q",
+        b"(NtQ",
+        b"\x86",
+        b"N\x93",
+        b"NN\x93",
+        b"\xfe",
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
+        call("torch._utils", "_rebuild_tensor_v2"),
+        call("builtins", "bytearray", plain(10**12)),
+        call("collections", "OrderedDict", plain([1, 2])),
+        call("builtins", "complex", plain("x")),
+    ],
 )
 @pytest.mark.parametrize("make", [zipped, legacy])
 def test_broken_pickles(make, opcodes):
