@@ -1,0 +1,128 @@
+"""The student's forward pass and update, ours against PyTorch eager, in alternating runs.
+
+    pip install torch    # only for this comparison
+    python benchmarks/student_update.py [--network=dueling] [--batch=256] [--repeats=15]
+
+Both sides hold the same dueling network, AdamW and gradient clipping, and learn the same masked KL
+from a batch that already lies on the device. PyTorch gets its best setting here: channels-last, all
+cores.
+"""
+
+import functools
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from absl import app, flags
+from torch import nn
+from torch.nn import functional
+
+from jaxdistill import learner, losses, mesh, metrics, networks
+
+_NETWORK = flags.DEFINE_string("network", "dueling", "a dueling network of networks.NETWORKS")
+_BATCH = flags.DEFINE_integer("batch", 256, "rows in one batch", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 15, "timed runs of each", lower_bound=3)
+
+
+class TorchDueling(nn.Module):
+    """The same network in PyTorch."""
+
+    def __init__(self, network: networks.Network):
+        super().__init__()
+        channels, side, convs = 4, 84, []
+        for layer in network.convs:
+            convs += [nn.Conv2d(channels, layer.features, layer.kernel, layer.stride), nn.ReLU()]
+            channels, side = layer.features, (side - layer.kernel) // layer.stride + 1
+        (width,) = network.action_hidden
+        self.torso = nn.Sequential(*convs, nn.Flatten())
+        self.value = self._stream(channels * side**2, width, 1)
+        self.advantage = self._stream(channels * side**2, width, network.num_outputs)
+
+    @staticmethod
+    def _stream(inputs: int, width: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Q-values `(B, A)` of `(B, 4, 84, 84)` bytes."""
+        x = self.torso(pixels.float().mul_(1 / 255).contiguous(memory_format=torch.channels_last))
+        advantage = self.advantage(x)
+        return advantage - advantage.mean(1, keepdim=True) + self.value(x)
+
+
+def alternate(*sides, repeats: int) -> list[float]:
+    """Median seconds of each side, run in turn so that a noisy machine slows them alike."""
+    for side in sides:
+        side()
+        side()
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(repeats):
+        for side, seconds in zip(sides, times, strict=True):
+            start = time.perf_counter()
+            side()
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def main(_: list[str]) -> None:
+    batch, repeats = _BATCH.value, _REPEATS.value
+    network = networks.create(_NETWORK.value)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (batch, 4, 84, 84)).astype(np.uint8)
+    labels = generator.standard_normal((batch, 18)).astype(np.float32)
+    mask = np.ones(18, bool)
+
+    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    transform = learner.optimiser("adamw", learning_rate=3e-4, updates=1000, weight_decay=1e-4)
+    ours = {"state": learner.create_state(params, transform, mesh.create())}
+    x, y = jnp.asarray(pixels), jnp.asarray(labels)
+    forward = jax.jit(functools.partial(networks.forward, network))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: learner.TrainState, x: jax.Array, y: jax.Array) -> learner.TrainState:
+        def loss(params):
+            return losses.kl(networks.forward(network, params, x), y, mask).mean()
+
+        return learner.apply_gradient(state, jax.grad(loss)(state.params), transform)
+
+    def our_update() -> None:
+        ours["state"] = update(ours["state"], x, y)
+        jax.block_until_ready(ours["state"])
+
+    theirs = TorchDueling(network).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(theirs.parameters(), lr=3e-4, weight_decay=1e-4)
+    pixels_torch, labels_torch = torch.from_numpy(pixels), torch.from_numpy(labels)
+    target = functional.softmax(labels_torch, 1)
+
+    def their_update() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        logits = functional.log_softmax(theirs(pixels_torch), 1)
+        functional.kl_div(logits, target, reduction="batchmean").backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 10.0)
+        optimiser.step()
+
+    def their_forward() -> None:
+        with torch.inference_mode():
+            theirs(pixels_torch)
+
+    def our_forward() -> None:
+        jax.block_until_ready(forward(ours["state"].params, x))
+
+    rows = []
+    for name, sides in (
+        ("inference", (our_forward, their_forward)),
+        ("update", (our_update, their_update)),
+    ):
+        mine, other = alternate(*sides, repeats=repeats)
+        rows.append((name, round(batch / mine), round(batch / other), f"{other / mine:.2f}x"))
+    metrics.table(
+        f"{_NETWORK.value}, batch {batch}, {jax.default_backend()}: rows/s, medians of {repeats}",
+        ("", "jaxdistill", "PyTorch eager", "ratio"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
