@@ -158,6 +158,11 @@ class Settings:
         if not self.experts:
             raise ValueError("experts is empty; name at least one")
         networks.create(self.network)
+        if self.learn.loss not in losses.LOSSES:
+            raise ValueError(
+                f"learn.loss {self.learn.loss!r} is not one of {', '.join(losses.LOSSES)}"
+            )
+        _optimiser(self)
         c, lrn, e = self.collect, self.learn, self.evaluate
         for name, value in (
             ("collect.num_envs", c.num_envs),
@@ -195,12 +200,12 @@ def game_names(settings: Settings) -> list[str]:
     return [str(expert.game) for expert in load_experts(settings.experts)]
 
 
-def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
+def load_experts(sources: Sequence[ExpertSource], loss: str = "kl") -> list[Expert]:
     """Loads every expert, and checks that one student can learn from them all.
 
     Raises:
       FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
-        play the same game, or their views differ in shape.
+        play the same game, their views differ in shape, or their outputs do not suit the loss.
     """
     experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
     for expert, source in zip(experts, sources, strict=True):
@@ -216,6 +221,11 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     names = [expert.game for expert in experts]
     if len(set(names)) < len(names):
         raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
+    if loss == "mse" and (logits := [e.game for e in experts if e.outputs == "logits"]):
+        raise ValueError(
+            f"learn.loss is 'mse', but the expert of {logits[0]} holds logits, which are no Q-values "
+            f"and mean nothing in absolute size; use 'kl'"
+        )
     shapes = {expert.view.shape for expert in experts if expert.view}
     if len(shapes) > 1:
         raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
@@ -227,7 +237,7 @@ class _Run:
 
     def __init__(self, settings: Settings, mesh: Mesh):
         self.settings, self.mesh = settings, mesh
-        self.experts = load_experts(settings.experts)
+        self.experts = load_experts(settings.experts, settings.learn.loss)
         self.games = [games.get(str(expert.game)) for expert in self.experts]
         self.names = tuple(game.name for game in self.games)
         self.views = [expert.view or View() for expert in self.experts]
@@ -466,13 +476,21 @@ def distill(
     mesh = mesh or meshes.create()
     meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
     run = _Run(settings, mesh)
-    settings_lib.claim(workdir, settings)
+    _initial_params(run)  # a warm start that cannot be is refused before anything is played
+    settings_lib.claim(workdir, settings, ignore=("evaluate.lowest_expert_share",))
     result_path = workdir / "result.json"
     if result_path.is_file():
         return json.loads(result_path.read_text())
     timer = metrics.Timer()
 
     baselines = _baselines(run, workdir, timer)
+    report.print_experts(run.experts, baselines["expert"], baselines["random"])
+    check_experts(
+        run.experts,
+        baselines["expert"],
+        baselines["random"],
+        settings.evaluate.lowest_expert_share,
+    )
     if stop_after == "baselines":
         return {}
     state, best_step = _train(run, workdir, baselines, timer, stop_after)
@@ -576,9 +594,14 @@ def _baselines(
 ) -> dict[str, list[evaluation.Scores]]:
     """Experts and random play, measured first; read back where a killed run has done so."""
     path = workdir / "baselines.json"
-    chosen = run.settings.evaluate
+    fingerprints = [fingerprint(expert) for expert in run.experts]
     if path.is_file():
         standing = json.loads(path.read_text())
+        if standing["experts"] != fingerprints:
+            raise ValueError(
+                f"{path} was measured with other experts than the files now hold; choose another "
+                f"--workdir"
+            )
         timer.restore(standing["timer"])
         return {
             who: [evaluation.Scores.from_dict(x) for x in standing[who]]
@@ -589,12 +612,10 @@ def _baselines(
             "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
             "expert": run.play_reported(run.expert_policy(), "experts"),
         }
-    report.print_experts(run.experts, scores["expert"], scores["random"])
-    check_experts(run.experts, scores["expert"], scores["random"], chosen.lowest_expert_share)
     settings_lib.write_json(
         path,
         {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
-        | {"timer": timer.state()},
+        | {"timer": timer.state(), "experts": fingerprints},
     )
     return scores
 

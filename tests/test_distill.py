@@ -206,3 +206,21 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
 def test_settings_that_cannot_work_are_refused_at_once(settings, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(settings, **change)
+
+
+def test_mse_on_logits_is_refused(settings, tmp_path):
+    wrong = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, loss="mse"))
+    with pytest.raises(ValueError, match="breakout holds logits"):
+        distill.distill(wrong, tmp_path / "run")
+
+
+def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_path):
+    expert = Expert.load(experts / "pong")
+    expert.save(tmp_path / "pong")
+    run = dataclasses.replace(settings, experts=(distill.ExpertSource(str(tmp_path / "pong")),))
+    distill.distill(run, tmp_path / "run", stop_after="baselines")
+    (tmp_path / "pong").rename(tmp_path / "before")
+    other = jax.tree.map(lambda x: x + 1, expert.params)
+    dataclasses.replace(expert, params=other).save(tmp_path / "pong")
+    with pytest.raises(ValueError, match="measured with other experts"):
+        distill.distill(run, tmp_path / "run")
