@@ -25,6 +25,7 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
+    losses,
     metrics,
     networks,
     report,
@@ -223,8 +224,8 @@ def load_experts(sources: Sequence[ExpertSource], loss: str = "kl") -> list[Expe
         raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
     if loss == "mse" and (logits := [e.game for e in experts if e.outputs == "logits"]):
         raise ValueError(
-            f"learn.loss is 'mse', but the expert of {logits[0]} holds logits, which are no Q-values "
-            f"and mean nothing in absolute size; use 'kl'"
+            f"learn.loss is 'mse', but the expert of {logits[0]} holds logits, not Q-values: "
+            f"their absolute size means nothing; use 'kl'"
         )
     shapes = {expert.view.shape for expert in experts if expert.view}
     if len(shapes) > 1:
