@@ -65,7 +65,8 @@ class Network(nn.Module):
         outputs, Wang et al. 2016 eq. 9) or "actor_critic" (logits; `value` gives the critic).
       action_hidden, value_hidden: dense widths private to the action / value stream.
       num_outputs: size of the action head.
-      activation: a key of `ACTIVATIONS`.
+      activation: a key of `ACTIVATIONS`, after every layer but the heads; or one per layer, in the
+        order convs, hidden, action_hidden, value_hidden.
       layer_norm: LayerNorm before every activation (as PQN needs).
       dtype: what the torso computes in; parameters and head outputs stay float32.
     """
@@ -76,7 +77,7 @@ class Network(nn.Module):
     action_hidden: tuple[int, ...] = ()
     value_hidden: tuple[int, ...] = ()
     num_outputs: int = games.NUM_ACTIONS
-    activation: str = "relu"
+    activation: str | tuple[str, ...] = "relu"
     layer_norm: bool = False
     dtype: Any = jnp.float32
 
@@ -84,10 +85,11 @@ class Network(nn.Module):
         """Names the parameters: conv1.., fc1.., action_fc1.., action, value_fc1.., value."""
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation {self.activation!r} is not one of {', '.join(sorted(ACTIVATIONS))}"
-            )
+        for name in self.activations:
+            if name not in ACTIVATIONS:
+                raise ValueError(
+                    f"activation {name!r} is not one of {', '.join(sorted(ACTIVATIONS))}"
+                )
         self.conv = [
             _Conv(layer, self.dtype, name=f"conv{i}") for i, layer in enumerate(self.convs, 1)
         ]
@@ -98,6 +100,21 @@ class Network(nn.Module):
         if self.head != "linear":
             self.value_fc, self.value_norm = self._dense("value_fc", self.value_hidden)
             self.value_out = nn.Dense(1, kernel_init=_HEAD_INIT, name="value")
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """One activation per layer: convs, hidden, action_hidden, value_hidden.
+
+        Raises:
+          ValueError: `activation` lists another number of them.
+        """
+        groups = (self.convs, self.hidden, self.action_hidden, self.value_hidden)
+        layers = sum(len(group) for group in groups)
+        if isinstance(self.activation, str):
+            return (self.activation,) * layers
+        if len(self.activation) != layers:
+            raise ValueError(f"{len(self.activation)} activations for {layers} layers")
+        return tuple(self.activation)
 
     def _norms(self, prefix: str, count: int) -> list[nn.Module]:
         wanted = count if self.layer_norm else 0
@@ -110,14 +127,17 @@ class Network(nn.Module):
         ]
         return layers, self._norms(f"{prefix}_norm", len(widths))
 
-    def _run(self, x: jax.Array, layers: list, norms: list) -> jax.Array:
-        activation = ACTIVATIONS[self.activation]
+    def _run(self, x: jax.Array, layers: list, norms: list, first: int) -> jax.Array:
+        """Layers whose activations begin at `first`."""
         for i, layer in enumerate(layers):
             x = layer(x)
             if norms:
                 x = norms[i](x)
-            x = activation(x)
+            x = ACTIVATIONS[self.activations[first + i]](x)
         return x
+
+    def _shared(self, features: jax.Array) -> jax.Array:
+        return self._run(features, self.fc, self.fc_norm, len(self.convs))
 
     def features(self, observations: jax.Array) -> jax.Array:
         """Convolutions: `(B, C, H, W)` -> `(B, D)`, flattened in (row, column, channel) order."""
@@ -127,14 +147,15 @@ class Network(nn.Module):
                     f"a convolutional network takes (B, C, H, W), got shape {observations.shape}"
                 )
             observations = observations.transpose(0, 2, 3, 1)
-        x = self._run(observations, self.conv, self.conv_norm)
+        x = self._run(observations, self.conv, self.conv_norm, 0)
         x = _pixels(x, self.dtype)
         return x.reshape(x.shape[0], -1)
 
     def outputs(self, features: jax.Array) -> jax.Array:
         """Q-values or logits `(B, num_outputs)` float32 from `features`."""
-        shared = self._run(features, self.fc, self.fc_norm)
-        x = self._run(shared, self.action_fc, self.action_norm)
+        shared = self._shared(features)
+        first = len(self.convs) + len(self.hidden)
+        x = self._run(shared, self.action_fc, self.action_norm, first)
         out = self.action(x.astype(jnp.float32))
         if self.head == "dueling":
             out = out - out.mean(axis=-1, keepdims=True) + self._value(shared)
@@ -143,15 +164,15 @@ class Network(nn.Module):
         return out
 
     def _value(self, shared: jax.Array) -> jax.Array:
-        x = self._run(shared, self.value_fc, self.value_norm)
+        first = len(self.convs) + len(self.hidden) + len(self.action_hidden)
+        x = self._run(shared, self.value_fc, self.value_norm, first)
         return self.value_out(x.astype(jnp.float32))
 
     def value(self, observations: jax.Array) -> jax.Array:
         """State values `(B,)` of a dueling or actor-critic network."""
         if self.head == "linear":
             raise ValueError("a linear head has no state value")
-        shared = self._run(self.features(observations), self.fc, self.fc_norm)
-        return self._value(shared)[:, 0]
+        return self._value(self._shared(self.features(observations)))[:, 0]
 
     def __call__(self, observations: jax.Array) -> jax.Array:
         """Q-values or logits `(B, num_outputs)`."""
@@ -317,7 +338,9 @@ def to_dict(network: Network) -> dict[str, Any]:
         "action_hidden": list(network.action_hidden),
         "value_hidden": list(network.value_hidden),
         "num_outputs": network.num_outputs,
-        "activation": network.activation,
+        "activation": network.activation
+        if isinstance(network.activation, str)
+        else list(network.activation),
         "layer_norm": network.layer_norm,
     }
 
@@ -328,4 +351,6 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     fields["convs"] = tuple(ConvLayer(**layer) for layer in fields["convs"])
     for name in ("hidden", "action_hidden", "value_hidden"):
         fields[name] = tuple(fields[name])
+    if not isinstance(fields["activation"], str):
+        fields["activation"] = tuple(fields["activation"])
     return Network(**fields)

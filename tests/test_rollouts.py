@@ -153,6 +153,14 @@ def test_an_expert_left_alone_plays_on_as_it_would_in_company():
     np.testing.assert_allclose(alone_outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
 
 
+def test_games_explore_independently_of_each_other():
+    pong = _experts("same shape")[0]
+    act = rollouts.expert_actor([pong, pong], epsilon=1.0)
+    (first, second), _ = act((_observations(0, 600),) * 2, jax.random.key(0), (0, 1))
+    # Two independent uniform draws of six agree a sixth of the time.
+    assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
+
+
 def test_only_experts_with_logits_sample():
     experts = _experts("different shapes")
     observations = tuple(jnp.repeat(_observations(i, 1), 3000, axis=0) for i in (0, 1))

@@ -619,6 +619,53 @@ def test_parity_of_sb3_actor_critic_on_screens(listed, torch, tmp_path):
     assert conversion.expert.actions == games.get("pong").actions
 
 
+def test_parity_of_sb3_relu_convolutions_with_tanh_layers(torch, tmp_path):
+    extractors = (nature_extractor(torch),)
+    pi, vf = mlp(torch, 16, 9, 7), mlp(torch, 16, 8)
+    net = actor_critic(torch, pi=pi, vf=vf, inputs=(7, 8), actions=6, extractors=extractors)
+    data = {"observation_space": box(4, 84, 84), "n_epochs": 4}
+    path = archive(tmp_path / "ppo.zip", torch_bytes(torch, net.state_dict()), data)
+    conversion = formats.convert(path, game="pong")
+    observations = pixels(4, 4, 84, 84)
+    close(ours(conversion.expert, observations), torch_outputs(torch, net, observations))
+    assert conversion.expert.network.activation == ("relu",) * 4 + ("tanh",) * 3
+    assert [row.activation for row in conversion.layers] == [
+        *("relu",) * 4,
+        *("tanh", "tanh", "none", "tanh", "none"),
+    ]
+
+
+def test_parity_of_a_spec_with_several_activations(torch, saved, spec):
+    conv, dense, out = torch.nn.Conv2d(4, 3, 8, 4), torch.nn.Linear(1200, 5), torch.nn.Linear(5, 4)
+    net = torch.nn.Sequential(conv, torch.nn.ELU(), torch.nn.Flatten(), dense, torch.nn.Tanh(), out)
+    weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    text = """
+    game = "breakout"
+    outputs = "q"
+    actions = [0, 1, 3, 4]
+    pixels = "0..255"
+    [view]
+    resize = "area"
+    [[layers]]
+    type = "conv"
+    key = "0"
+    stride = 4
+    activation = "elu"
+    [[layers]]
+    type = "dense"
+    key = "3"
+    activation = "tanh"
+    [head]
+    type = "linear"
+    action = "5"
+    """
+    expert = formats.load(saved(weights), spec=spec(text))
+    observations = pixels(4, 4, 84, 84)
+    close(outputs(expert, observations), torch_outputs(torch, net, observations))
+    expert.save(directory := spec(text).parent / "saved")
+    assert Expert.load(directory).network == expert.network
+
+
 def test_parity_of_sb3_actor_with_its_own_extractor(torch, tmp_path):
     own, critic = nature_extractor(torch), nature_extractor(torch)
     nothing = torch.nn.Sequential()
@@ -728,21 +775,6 @@ def test_sb3_policies_that_cannot_be_expressed(sb3, saved, tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
-def test_sb3_convolutions_and_tanh_together_are_refused(sb3):
-    convs = nature(tuple(f"features_extractor.cnn.{i}" for i in (0, 2, 4)))
-    policy = state_dict(
-        *convs,
-        ("features_extractor.linear.0", (5, 98)),
-        ("mlp_extractor.policy_net.0", (5, 5)),
-        ("action_net", (4, 5)),
-        ("value_net", (1, 5)),
-    )
-    refused(sb3(policy, n_epochs=4), "relu", "tanh", game="breakout")
-    relu = {"policy_kwargs": {"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"}}
-    expert = formats.load(sb3(policy, **relu), game="breakout")
-    assert expert.network.hidden == (5,) and expert.network.action_hidden == (5,)
-
-
 def test_broken_archives(sb3, tmp_path):
     whole = sb3(mlp_policy(), policy_kwargs={}).read_bytes()
     broken = tmp_path / "broken.zip"
@@ -845,7 +877,6 @@ TENSORS = state_dict(("a", (2, 4, 8, 8)), ("b", (5, 2 * 20 * 20)), ("c", (4, 5))
         ('key = "a"', 'weight = "a.weight"', ("layers[1].bias", "missing", "false")),
         ('key = "a"', 'key = "a"\nbias = false', ("a", "bias = false", "a.bias")),
         ('key = "a"', 'key = "z"', ("lacks z.weight, z.bias", "a.weight")),
-        ('key = "b"', 'key = "b"\nactivation = "tanh"', ("activation", "relu and tanh")),
         ('type = "dense"', 'type = "conv"\nstride = 1', ("b.weight", "(5, 800)")),
         ('[head]\ntype = "linear"', '[head]\ntype = "dueling"', ("head.value", "missing")),
         ('type = "linear"', 'type = "softmax"', ("head.type", "'softmax'", "actor_critic")),

@@ -66,7 +66,7 @@ class Plan:
     action_hidden: tuple[Weights, ...] = ()
     value_hidden: tuple[Weights, ...] = ()
     value: Weights | None = None
-    activation: str = "relu"
+    activation: str | tuple[str, ...] = "relu"
     raw_pixels: bool = False
 
     def layers(self) -> tuple[Weights, ...]:
@@ -140,6 +140,10 @@ def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
     """
     if missing := [name for name in plan.tensors() if name not in arrays]:
         raise ValueError(f"{where}: lacks {brief(missing)}; it has {brief(arrays)}")
+    # One per layer, in the order in which layers are added below.
+    activations = iter(plan.activation)
+    if isinstance(plan.activation, str):
+        activations = itertools.repeat(plan.activation)
     notes: list[str] = []
     params: dict[str, dict[str, np.ndarray]] = {}
     rows: list[Layer] = []
@@ -165,7 +169,7 @@ def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
         scale = np.float32(255 if plan.raw_pixels and i == 1 else 1)
         shown = f"{layer.kernel}x{layer.kernel} / {layer.stride}"
         shown += f", padding {layer.padding}" if layer.padding else ""
-        add(f"conv{i}", "conv", conv.weights, kernel * scale, shown, plan.activation)
+        add(f"conv{i}", "conv", conv.weights, kernel * scale, shown, next(activations))
 
     first = _first_dense(plan)
     if grid is not None:
@@ -188,7 +192,7 @@ def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
 
     def stream(prefix: str, layers: tuple[Weights, ...], width: int) -> int:
         for i, layer in enumerate(layers, 1):
-            width = dense(f"{prefix}{i}", layer, width, plan.activation)
+            width = dense(f"{prefix}{i}", layer, width, next(activations))
         return width
 
     shared = stream("fc", plan.hidden, flat)

@@ -128,7 +128,7 @@ def read(path: str | os.PathLike[str]) -> Spec:
     outputs = top.take("outputs", str, '"q" or "logits"', ("q", "logits"))
     actions = _actions(top, game)
     activation = top.take("activation", str, choices=networks.ACTIVATIONS)
-    convs, hidden, used = _layers(top, activation)
+    convs, hidden, activations = _layers(top, activation)
     view = top.take("view", dict)
     if view is not None:
         view = _view(_Table(view, path, "view."))
@@ -143,13 +143,14 @@ def read(path: str | os.PathLike[str]) -> Spec:
         raise top.error(
             "pixels", "found without [view]; a network on vectors takes them as they are"
         )
-    head = _head(top, activation, used)
+    head, last = _head(top, activation)
+    activations += last
     spec = Spec(
         path=path,
         plan=Plan(
             convs=convs,
             hidden=hidden,
-            activation=_one_activation(top, used),
+            activation=_brief_activation(activations),
             raw_pixels=_PIXELS.get(pixels, False),
             **head,
         ),
@@ -220,7 +221,7 @@ def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
 def _layers(
     top: _Table, activation: str | None
 ) -> tuple[tuple[Conv, ...], tuple[Weights, ...], list[str]]:
-    """The convolutions, the dense layers, and the activations they use."""
+    """The convolutions, the dense layers, and the activation of each."""
     convs: list[Conv] = []
     hidden: list[Weights] = []
     used: list[str] = []
@@ -244,7 +245,8 @@ def _layers(
     return tuple(convs), tuple(hidden), used
 
 
-def _head(top: _Table, activation: str | None, used: list[str]) -> dict[str, Any]:
+def _head(top: _Table, activation: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Fields of the plan, and the activation of each hidden layer of the streams."""
     table = _Table(
         top.take("head", dict, "a table such as [head] with type and action"), top.path, "head."
     )
@@ -256,10 +258,10 @@ def _head(top: _Table, activation: str | None, used: list[str]) -> dict[str, Any
         fields["value"] = _key(table, "value", required=True)
         fields["value_hidden"] = _keys(table, "value_hidden")
         known = "type, action, value, action_hidden, value_hidden, activation"
-    if fields["action_hidden"] or fields.get("value_hidden"):
-        used.append(_activation(table, activation))
+    hidden = len(fields["action_hidden"]) + len(fields.get("value_hidden", ()))
+    activations = [_activation(table, activation)] * hidden if hidden else []
     table.finish(known)
-    return fields
+    return fields, activations
 
 
 def _view(table: _Table) -> dict[str, Any]:
@@ -344,14 +346,10 @@ def _activation(table: _Table, usual: str | None) -> str:
     return activation
 
 
-def _one_activation(top: _Table, used: list[str]) -> str:
-    different = sorted(set(used))
-    if len(different) > 1:
-        raise top.error(
-            "activation",
-            f"found {' and '.join(different)}; networks with one activation are supported",
-        )
-    return different[0] if different else "none"
+def _brief_activation(activations: list[str]) -> str | tuple[str, ...]:
+    """One name where all layers have the same."""
+    different = set(activations)
+    return tuple(activations) if len(different) > 1 else next(iter(different), "none")
 
 
 def _shown(value: Any) -> str:

@@ -158,14 +158,13 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     algorithm = "DQN" if is_q else _actor_critic_name(data)
     name = f"Stable-Baselines3 {algorithm}, {'CNN' if plan.convs else 'MLP'}"
     mlp = (*plan.action_hidden, *plan.value_hidden, *plan.hidden[bool(plan.convs) :])
-    activation = "relu"
+    activation: str | tuple[str, ...] = "relu"
     if mlp:
-        activation = _activation(kwargs, data, "relu" if is_q else "tanh", where)
-        if plan.convs and activation != "relu":
-            raise ValueError(
-                f"{where}: {name} with relu convolutions and {activation} dense layers; one "
-                "activation for all layers is supported"
-            )
+        chosen = _activation(kwargs, data, "relu" if is_q else "tanh", where)
+        # NatureCNN, which ends in a dense layer, is always relu.
+        extractor_layers = len(plan.convs) + bool(plan.convs)
+        activation = ("relu",) * extractor_layers + (chosen,) * len(mlp)
+        activation = chosen if chosen == "relu" or not plan.convs else activation
     view = _view(arrays, plan, _mapping(data, "observation_space"), where)
     raw = kwargs.get("normalize_images") is False and view is not None
     plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
