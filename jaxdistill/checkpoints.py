@@ -8,6 +8,7 @@ tree asked for; `host`, a dictionary of NumPy arrays of any shape (action logs, 
 from __future__ import annotations
 
 import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -33,9 +34,16 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | pathlib.Path):
+        # Orbax only complains about a relative path later, in a background thread.
+        self._directory = pathlib.Path(directory).absolute()
+        for replaced in self._directory.glob(f"*{_REPLACED}"):
+            standing = replaced.with_suffix("")
+            if standing.exists():
+                shutil.rmtree(replaced)
+            else:
+                replaced.rename(standing)
         self._manager = ocp.CheckpointManager(
-            # Orbax only complains about a relative path later, in a background thread.
-            pathlib.Path(directory).absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(
                 best_fn=_value,
                 best_mode="max",
@@ -71,8 +79,11 @@ class Checkpoints:
 
         A checkpoint already standing at `step` is replaced: a resumed run may get there again.
         """
+        replaced = self._directory / f"{step}{_REPLACED}"
         if step in self._manager.all_steps():
-            self._manager.delete(step)
+            # Set aside, not deleted: a kill before the new one stands must not leave none.
+            (self._directory / str(step)).rename(replaced)
+            self._manager.reload()
         # Zarr cannot hold an array of no elements, and an empty tree cannot be restored.
         host = {k: v for k, v in (host or {}).items() if v.size} | {"_": np.zeros(1, np.uint8)}
         self._manager.save(
@@ -85,6 +96,7 @@ class Checkpoints:
             metrics=None if value is None else {"value": float(value)},
             force=True,
         )
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, None where there is none."""
@@ -108,6 +120,9 @@ class Checkpoints:
         )
         host = {k: np.asarray(v) for k, v in restored.host.items() if k != "_"}
         return Checkpoint(step, restored.state, host, restored.progress)
+
+
+_REPLACED = ".replaced"
 
 
 def _value(metrics: Any) -> float:

@@ -72,7 +72,7 @@ def stacks(
 
 
 def sample(window: Window, key: jax.Array, rows_per_game: int) -> jax.Array:
-    """Usable rows `(G, rows_per_game)` drawn uniformly with replacement."""
+    """Usable rows `(G, rows_per_game)`, uniform with replacement; every game must have some."""
     num_games = window.counts.shape[0]
     drawn = jax.random.randint(key, (num_games, rows_per_game), 0, window.counts[:, None])
     return jnp.take_along_axis(window.rows, drawn, axis=1)
@@ -152,6 +152,7 @@ class WindowBuffer:
         steps = self._usable.shape[1]
         length = chunk.frames.shape[1]
         start = max(0, length - steps)
+        self._written += start
         while start < length:
             # Pieces end where the ring does, so each is one contiguous copy.
             position = self._written % steps
@@ -174,7 +175,7 @@ class WindowBuffer:
     def _refresh(self) -> None:
         num_games, steps, num_envs = self._usable.shape
         usable = self._usable.copy()
-        for offset in range(self.window.depth - 1):
+        for offset in range(min(steps, self.window.depth - 1)):
             # The oldest frames' stacks reach back to frames that are gone.
             oldest = (self._written + offset) % steps if self._written > steps else offset
             usable[:, oldest] &= self._ages[:, oldest] <= offset
@@ -268,7 +269,14 @@ class Log:
         }
         if dtype == "float32":
             spec["metadata"]["codecs"][0]["configuration"] = {"endian": "little"}
-        return ts.open(spec, open=True, create=True, context=self._context).result()
+        try:
+            # What stands must be whole: an array created anew would read as black frames.
+            new = self.length == 0
+            return ts.open(spec, open=True, create=new, context=self._context).result()
+        except ValueError as error:
+            raise ValueError(
+                f"{self._directory} is damaged: its {name} cannot be opened; collect again"
+            ) from error
 
     def append(self, chunk: Chunk) -> None:
         """Writes a chunk after the last one.
@@ -293,6 +301,8 @@ class Log:
 
     def read(self, start: int, stop: int) -> Chunk:
         """Steps `start` up to `stop`."""
+        if not 0 <= start <= stop <= self.length:
+            raise ValueError(f"steps {start} to {stop} of a dataset of {self.length}")
         reads = [self._arrays[name][:, start:stop].read() for name in Chunk._fields]
         return Chunk(*(np.asarray(read.result()) for read in reads))
 
@@ -333,10 +343,12 @@ def open_log(directory: str | os.PathLike[str]) -> Log:
 def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int]:
     try:
         fields = json.loads((directory / _INFO).read_text())
-        return fields["info"], int(fields["length"])
+        info = {name: fields["info"][name] for name in _REQUIRED} | fields["info"]
+        return info, int(fields["length"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{directory / _INFO} is damaged ({error}); collect again") from error
 
 
 _INFO = "dataset.json"
+_REQUIRED = ("games", "num_envs", "frame_shape", "num_actions")
 _CAPACITY = 2**31

@@ -707,6 +707,8 @@ def _train(
                     with timer.phase("store"):
                         log.append(chunk)
                         buffer.append(chunk)
+                if index == done:
+                    _check_usable(run, buffer)
                 with timer.phase("learn"):
                     state, numbers = update(state, buffer.window, update_key)
                     row = learner.host_metrics(numbers, run.names)
@@ -808,6 +810,12 @@ def _window(run: _Run, log: dataset.Log) -> dataset.WindowBuffer:
     for start in range(max(0, log.length - per_env), log.length, 256):
         buffer.append(log.read(start, min(log.length, start + 256)))
     return buffer
+
+
+def _check_usable(run: _Run, buffer: dataset.WindowBuffer) -> None:
+    for name, count in zip(run.names, np.asarray(buffer.window.counts), strict=True):
+        if not count:
+            raise ValueError(f"the window holds no usable step of {name}; collect more")
 
 
 def _select(

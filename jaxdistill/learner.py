@@ -180,7 +180,7 @@ def make_update(
         def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             rows = dataset.sample(window, jax.random.fold_in(key, state.step), batch_per_game)
             gradient, metrics = gradient_of(state.params, window, rows)
-            metrics["gradient_norm"] = optax.global_norm(gradient)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
             return apply_gradient(state, gradient, transform), metrics
 
         state, metrics = jax.lax.scan(minibatch, state, None, length=minibatches)

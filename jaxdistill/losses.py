@@ -45,8 +45,9 @@ def entropy(outputs: jax.Array, mask: jax.Array) -> jax.Array:
 def mse(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean squared difference over valid actions (Rusu et al. 2015, eq. 2, as a mean)."""
     student, expert, mask = _checked(student, expert, mask)
-    squared = jnp.where(mask, jnp.square(student - expert), 0.0)
-    return squared.sum(axis=-1) / mask.sum(axis=-1)
+    # Masked before the difference: NaN or infinity there would reach the gradient through 0 * NaN.
+    error = jnp.where(mask, student, 0.0) - jnp.where(mask, expert, 0.0)
+    return jnp.square(error).sum(axis=-1) / mask.sum(axis=-1)
 
 
 def kl(

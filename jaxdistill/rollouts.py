@@ -146,25 +146,26 @@ def play(
     """Steps all pools together for ever; turn t acts with `fold_in(key, start + t)`.
 
     All pools step at once, each on its own threads. `games[i]` is the game index of pool i, 0.. by
-    default; pools of one game stand next to each other and are shown to the policy as one batch.
+    default; all pools of one game are shown to the policy as one batch.
     """
     games = tuple(range(len(pools))) if games is None else tuple(games)
-    seats = [
-        [p for p, g in zip(pools, games, strict=True) if g == game] for game in dict.fromkeys(games)
-    ]
     indices = tuple(dict.fromkeys(games))
+    seats = [[i for i, g in enumerate(games) if g == game] for game in indices]
     turn = start
     while True:
-        observations = tuple(meshes.put_rows(mesh, _batch(group)) for group in seats)
+        observations = tuple(
+            meshes.put_rows(mesh, _batch([pools[i] for i in group])) for group in seats
+        )
         chosen, extra = policy(observations, _fold_in(key, turn), indices)
-        actions = []
+        actions: dict[int, np.ndarray] = {}
         for group, rows in zip(seats, jax.device_get(chosen), strict=True):
             offset = 0
-            for pool in group:
-                actions.append(np.asarray(rows[offset : offset + pool.num_envs]))
-                pool.send(actions[-1])
-                offset += pool.num_envs
-        yield Turn(observations, tuple(actions), extra, tuple(pool.receive() for pool in pools))
+            for i in group:
+                actions[i] = np.asarray(rows[offset : offset + pools[i].num_envs])
+                pools[i].send(actions[i])
+                offset += pools[i].num_envs
+        played = tuple(actions[i] for i in range(len(pools)))
+        yield Turn(observations, played, extra, tuple(pool.receive() for pool in pools))
         turn += 1
 
 

@@ -92,7 +92,11 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
                     f"{new.get(name)!r}; choose another --workdir or the same settings"
                 )
         return True
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    # A kill while config.json was written leaves this beside nothing else.
+    partial = {f"{path.name}.partial"}
+    if workdir.exists() and (
+        not workdir.is_dir() or {entry.name for entry in workdir.iterdir()} - partial
+    ):
         raise ValueError(f"{workdir} exists and holds no run; choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted)

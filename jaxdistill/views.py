@@ -39,8 +39,9 @@ class View:
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "stack"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"view: {name} is {getattr(self, name)}, expected at least 1")
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValueError(f"view: {name} is {size!r}, expected a whole number above 0")
         for name, known in (("resize", RESIZES), ("gray", GRAYS)):
             if getattr(self, name) not in known:
                 raise ValueError(
