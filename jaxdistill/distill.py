@@ -163,7 +163,6 @@ class Settings:
             raise ValueError(
                 f"learn.loss {self.learn.loss!r} is not one of {', '.join(losses.LOSSES)}"
             )
-        _optimiser(self)
         c, lrn, e = self.collect, self.learn, self.evaluate
         for name, value in (
             ("collect.num_envs", c.num_envs),
@@ -190,6 +189,7 @@ class Settings:
             raise ValueError(
                 "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
             )
+        _optimiser(self)  # refuses an unknown one
         if c.dataset and c.steps_per_round:
             raise ValueError(
                 "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
