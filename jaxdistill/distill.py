@@ -81,7 +81,7 @@ class Collect:
     window_steps: int = 81_920
     expert_share_rounds: int = 20
     expert_epsilon: float = 0.05
-    student_epsilon: float = 0.02
+    student_epsilon: float = 0.05
     dataset: str | None = None
 
 
