@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
+
+# Config files build on each other; a program's own folder is all Python adds by itself.
+sys.path.insert(1, str(pathlib.Path(__file__).parents[1]))
 
 
 def run(main: Callable[[], object]) -> None:

@@ -19,7 +19,6 @@ from jaxdistill.experts.expert import Expert
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     "JAX_PLATFORMS": "cpu",
 }
 
@@ -126,6 +125,16 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
             "missing.pth",
         ),
         ("distill.py", ["--workdir=x"], "config"),
+        (
+            "distill.py",
+            ["--config=configs/quickstart.py", "--config.learn.rounds=0", "--workdir=x"],
+            "learn.rounds is 0",
+        ),
+        (
+            "distill.py",
+            ["--config=configs/breakout_pong_thirdparty.py:nowhere", "--workdir=x"],
+            "nowhere/breakout_a3c.pth",
+        ),
         ("evaluate.py", [], "either --expert=FILE or --workdir=DIR"),
         ("evaluate.py", ["--workdir=nowhere"], "holds no config.json"),
         ("export.py", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
