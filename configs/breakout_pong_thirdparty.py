@@ -13,8 +13,8 @@ specs in `configs/experts/` say where each was published.
     breakout     1.6   356.3 [331.1, 380.9]  162.8 [142.9, 184.2]   45% [39%, 53%]
     pong       -20.3    -4.5 [-5.5, -3.4]      8.6 [7.2, 10.0]     183% [168%, 200%]
 
-The Pong expert was trained without random no-ops and plays far below its claim after them, which
-the student, taught on its own states, learns to do better. Breakout was still far from done.
+The Pong expert was trained without random no-ops and plays far below its claim after them; the
+student scores above it. In Breakout the student was still far from its expert.
 """
 
 from ml_collections import ConfigDict

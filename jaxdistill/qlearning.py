@@ -29,6 +29,7 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
+    losses,
     metrics,
     networks,
     rollouts,
@@ -262,7 +263,7 @@ def make_act(
         mask = jnp.repeat(masks, shape[1], axis=0)
         stacked = jnp.concatenate(observations)
         outputs = networks.forward(network, params, stacked)
-        actions = rollouts.losses.greedy(outputs, mask)
+        actions = losses.greedy(outputs, mask)
         judge = networks.forward(network, average, stacked) if settings.double else outputs
         values = jnp.take_along_axis(judge, actions[:, None], axis=1)
         return actions.reshape(shape), values.reshape(shape)
