@@ -7,7 +7,8 @@ FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable
 CleanRL), or a directory made by `launch/convert.py`; one that needs a spec is GAME=FILE@SPEC.toml.
 Every field below can be set by flag, as `--config.learn.rounds=200`.
 
-About 10 minutes per 100k steps of each of two games on 2 cores.
+On 2 busy cores, two games and the default network collected 1,400 steps/s and learnt from 1,100
+rows/s; the other configurations say what whole runs took.
 """
 
 import dataclasses

@@ -2,7 +2,14 @@
 
     python launch/distill.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-The experts are described in experts/README.md.
+The experts are described in experts/README.md. From a fresh clone, installation included: 10.4
+minutes on 2 shared cores. 100 whole games each, epsilon 0.01:
+
+    game      random  expert             student               retention
+    pong       -20.3   -2.0 [-5.5, 1.5]  -11.9 [-14.6, -9.0]    46% [30%, 66%]
+    breakout     1.3   12.3 [11.1, 13.6]  13.2 [11.5, 15.1]   108% [89%, 130%]
+
+The Pong expert is half trained and brittle; matching its choices in 9 states of 10 is not enough.
 """
 
 from ml_collections import ConfigDict
