@@ -597,17 +597,24 @@ def _baselines(
     path = workdir / "baselines.json"
     fingerprints = [fingerprint(expert) for expert in run.experts]
     if path.is_file():
-        standing = json.loads(path.read_text())
-        if standing["experts"] != fingerprints:
+        try:
+            standing = json.loads(path.read_text())
+            measured, seconds = standing["experts"], standing["timer"]
+            scores = {
+                who: [evaluation.Scores.from_dict(x) for x in standing[who]]
+                for who in ("expert", "random")
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged ({type(error).__name__}: {error}); delete it to measure again"
+            ) from error
+        if measured != fingerprints:
             raise ValueError(
                 f"{path} was measured with other experts than the files now hold; choose another "
                 f"--workdir"
             )
-        timer.restore(standing["timer"])
-        return {
-            who: [evaluation.Scores.from_dict(x) for x in standing[who]]
-            for who in ("expert", "random")
-        }
+        timer.restore(seconds)
+        return scores
     with timer.phase("baselines"):
         scores = {
             "random": run.play_reported(rollouts.random_policy(run.masks), "random"),

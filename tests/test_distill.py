@@ -224,3 +224,10 @@ def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_pat
     dataclasses.replace(expert, params=other).save(tmp_path / "pong")
     with pytest.raises(ValueError, match="measured with other experts"):
         distill.distill(run, tmp_path / "run")
+
+
+def test_damaged_baselines_are_one_clear_error(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="baselines")
+    (tmp_path / "run/baselines.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"baselines.json is damaged .* delete it"):
+        distill.distill(settings, tmp_path / "run")
