@@ -7,8 +7,10 @@ tree asked for; `host`, a dictionary of NumPy arrays of any shape (action logs, 
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -98,26 +100,44 @@ class Checkpoints:
         )
         shutil.rmtree(replaced, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def _named(self, step: int | None) -> Iterator[None]:
+        """Says which file it is about when Orbax cannot read one."""
+        try:
+            yield
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            place = self._directory if step is None else self._directory / str(step)
+            raise ValueError(
+                f"checkpoint {place} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+                f"remove it to fall back on an older one, or begin in another --workdir"
+            ) from error
+
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the highest value, None where none has a value."""
-        steps = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
-        return max(steps, key=lambda s: (_value(self._manager.metrics(s)), s), default=None)
+        with self._named(None):
+            steps = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
+            return max(steps, key=lambda s: (_value(self._manager.metrics(s)), s), default=None)
 
     def restore(self, step: int, like: Any) -> Checkpoint:
-        """The checkpoint at `step`; `like` gives the shapes, dtypes and shardings of its state."""
+        """The checkpoint at `step`; `like` gives the shapes, dtypes and shardings of its state.
+
+        Raises:
+          ValueError: it is damaged, or holds a state of another shape.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract),
-                host=ocp.args.StandardRestore(),
-                progress=ocp.args.JsonRestore(),
-            ),
-        )
+        with self._named(step):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract),
+                    host=ocp.args.StandardRestore(),
+                    progress=ocp.args.JsonRestore(),
+                ),
+            )
         host = {k: np.asarray(v) for k, v in restored.host.items() if k != "_"}
         return Checkpoint(step, restored.state, host, restored.progress)
 

@@ -211,3 +211,16 @@ def test_a_kill_while_a_step_is_replaced_leaves_a_checkpoint_to_resume_from(tmp_
     with Checkpoints(tmp_path) as again:
         assert again.latest_step() == 1
         again.restore(1, _state(0))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(7, _state(7), value=1.0)
+    for path in (tmp_path / "7" / "state").rglob("*"):
+        if path.is_file():
+            path.write_text("x")
+    with (
+        Checkpoints(tmp_path) as saved,
+        pytest.raises(ValueError, match=r"checkpoint .*7 cannot be read"),
+    ):
+        saved.restore(7, _state(0))
