@@ -365,9 +365,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
             raise ValueError(
                 f"table {title!r}: row {number} has {len(row)} cells, expected {len(columns)}"
             )
-    drawn = rich.table.Table(
-        title=rich.text.Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD
-    )
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         words = any(isinstance(row[i], str) for row in rows)
         drawn.add_column(
@@ -383,6 +381,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     # Not printed by the console itself, which would write across a progress bar.
     with console.capture() as captured:
         console.print(drawn)
+    print(title)  # outside the table, which would fold a title wider than its rows
     for line in captured.get().splitlines():
         print(line.rstrip())
 

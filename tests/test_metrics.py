@@ -302,6 +302,12 @@ def test_table_when_piped_truncates_nothing(capsys):
     )
 
 
+def test_a_title_wider_than_its_table_stays_whole(capsys):
+    title = "/a/long/way/down " * 10
+    metrics.table(title, ["a"], [["x"]])
+    assert capsys.readouterr().out.splitlines()[0] == title
+
+
 def test_table_on_a_narrow_terminal_folds(monkeypatch):
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
