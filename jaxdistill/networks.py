@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxdistill import games
 
@@ -38,8 +39,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 HEADS = ("linear", "dueling", "actor_critic")
 
-# Examples of one cache-sized piece of the batch on CPU; see `forward`.
+# Examples of one cache-sized piece of the batch on CPU, and what each piece keeps for its backward
+# pass; see `forward`.
 CPU_CHUNK = 32
+_CONVOLVED = "convolved"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +201,8 @@ class _Conv(nn.Module):
         if min(height, width) < k:
             raise ValueError(f"a {k}x{k} convolution does not fit an input of {height}x{width}")
         convolve = _matmul_convolve if jax.default_backend() == "cpu" else _convolve
-        return convolve(x, kernel, self.layer) + bias.astype(self.dtype)
+        y = convolve(x, kernel, self.layer)
+        return checkpoint_name(y, _CONVOLVED) + bias.astype(self.dtype)
 
 
 def _pixels(x: jax.Array, dtype: Any) -> jax.Array:
@@ -228,6 +232,8 @@ def _matmul_convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.A
     for that, and gather patches instead.
     """
     k, s, pad = layer.kernel, layer.stride, layer.padding
+    if x.dtype == jnp.uint8:  # the kernel is smaller than the pixels it scales
+        kernel = kernel / 255
     if pad:
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     batch, height, width, channels = x.shape
@@ -241,32 +247,78 @@ def _matmul_convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.A
             ],
             axis=-1,
         )
-        flat = _pixels(patches, kernel.dtype).reshape(batch * rows * columns, -1)
+        flat = patches.astype(kernel.dtype).reshape(batch * rows * columns, -1)
         return (flat @ kernel.reshape(flat.shape[-1], -1)).reshape(batch, rows, columns, -1)
 
     m = k // s
     used_rows, used_columns = rows + m - 1, columns + m - 1
-    x = x[:, : used_rows * s, : used_columns * s]
-    x = x.reshape(batch, used_rows, s, used_columns, s, channels)
-    x = _pixels(x.transpose(0, 1, 3, 2, 4, 5), kernel.dtype).reshape(-1, s * s * channels)
-    taps = kernel.reshape(m, s, m, s, channels, -1).transpose(1, 3, 4, 0, 2, 5)
-    products = (x @ taps.reshape(x.shape[-1], -1)).reshape(batch, used_rows, used_columns, m, m, -1)
-    shifted = [products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
+    x = _space_to_depth(x[:, : used_rows * s, : used_columns * s], s)
+    x = x.astype(kernel.dtype).reshape(-1, channels * s * s)
+    taps = kernel.reshape(m, s, m, s, channels, -1).transpose(4, 1, 3, 0, 2, 5)
+    products = x @ taps.reshape(x.shape[-1], -1)
+    return _add_shifted(products.reshape(batch, used_rows, used_columns, -1), m)
+
+
+def _space_to_depth(x: jax.Array, s: int) -> jax.Array:
+    """`(B, H, W, C)` -> `(B, H / s, W / s, C * s * s)`, channels as (channel, row, column)."""
+    batch, height, width, channels = x.shape
+    blocks = x.transpose(0, 3, 1, 2).reshape(batch, channels, height // s, s, width // s, s)
+    if x.dtype == jnp.uint8 and s == 4:
+        # Four neighbouring pixels move as one word: a quarter of the scattered reads.
+        words = lax.bitcast_convert_type(blocks, jnp.uint32).transpose(0, 2, 4, 1, 3)
+        blocks = lax.bitcast_convert_type(words, jnp.uint8)
+    else:
+        blocks = blocks.transpose(0, 2, 4, 1, 3, 5)
+    return blocks.reshape(batch, height // s, width // s, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _add_shifted(products: jax.Array, m: int) -> jax.Array:
+    """`y[p, q] = sum over i, j < m of products[p + i, q + j, tap (i, j)]`, taps outermost last.
+
+    `(B, H, W, m * m * F)` -> `(B, H - m + 1, W - m + 1, F)`. Its gradient gathers shifted copies;
+    the one JAX would derive adds m^2 padded arrays, which is slow.
+    """
+    batch, height, width, _ = products.shape
+    rows, columns = height - m + 1, width - m + 1
+    taps = products.reshape(batch, height, width, m, m, -1)
+    shifted = [taps[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
     return functools.reduce(jnp.add, shifted)
+
+
+def _add_shifted_forward(products: jax.Array, m: int) -> tuple[jax.Array, None]:
+    return _add_shifted(products, m), None
+
+
+def _add_shifted_backward(m: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    edge = m - 1
+    padded = jnp.pad(gradient, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    height, width = gradient.shape[1] + edge, gradient.shape[2] + edge
+    copies = [
+        padded[:, edge - i : edge - i + height, edge - j : edge - j + width]
+        for i in range(m)
+        for j in range(m)
+    ]
+    return (jnp.concatenate(copies, axis=-1),)
+
+
+_add_shifted.defvjp(_add_shifted_forward, _add_shifted_backward)
 
 
 def forward(network: Network, params: Params, observations: jax.Array) -> jax.Array:
     """`network(observations)` in the form the backend likes: `(B, ...)` -> `(B, num_outputs)`.
 
-    On CPU the convolutions run over pieces of the batch that fit the cache and are recomputed for
-    the backward pass; the result is the same function of the same parameters.
+    On CPU the convolutions run over pieces of the batch that fit the cache, and keep their results
+    for the backward pass but not what lies between; it is the same function of the same parameters.
     """
     batch = observations.shape[0]
     chunked = jax.default_backend() == "cpu" and network.convs and batch > CPU_CHUNK
     if not chunked:
         return cast(jax.Array, network.apply(params, observations))
 
-    @jax.checkpoint
+    @functools.partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLVED)
+    )
     def features(chunk: jax.Array) -> jax.Array:
         return cast(jax.Array, network.apply(params, chunk, method="features"))
 
