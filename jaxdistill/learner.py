@@ -124,6 +124,7 @@ def make_update(
     temperatures: jax.Array,
     batch_per_game: int,
     minibatches: int,
+    entropy_weight: float = 0.0,
 ) -> Update:
     """The jitted `update(state, window, key) -> (state, metrics)` of `minibatches` optimiser steps.
 
@@ -131,9 +132,10 @@ def make_update(
     that a resumed run draws what the whole run would have. `state` is donated.
 
     Args:
-      loss: "mse" or "kl"; see `losses`.
+      loss: a key of `losses.LOSSES`.
       masks: `(G, A)` bool, the valid actions of each game.
-      temperatures: `(G,)`, of each game's expert, used by "kl".
+      temperatures: `(G,)`, of each game's expert.
+      entropy_weight: how much of the student's entropy, in nats, is taken off its loss.
 
     Returns:
       The update. Its metrics are means over the call: `loss`, `gradient_norm`, and `(G,)` arrays
@@ -155,22 +157,19 @@ def make_update(
         games = jnp.repeat(jnp.arange(num_games), rows.shape[1])
         mask = masks[games]
         temperature = temperatures[games][:, None]
-        if loss == "kl":
-            values = losses.kl(outputs, labels, mask, temperature)
-        else:
-            values = losses.mse(outputs, labels, mask)
+        values = losses.LOSSES[loss].function(outputs, labels, mask, temperature)
         agree = losses.greedy(outputs, mask) == losses.greedy(labels, mask)
         sharpened = jnp.where(mask, labels, 0.0) / temperature
 
         def per_game(x: jax.Array) -> jax.Array:
             return losses.per_game_mean(x, games, num_games)
 
-        game_loss = per_game(values)
-        return game_loss.mean(), {
+        game_loss, entropy = per_game(values), per_game(losses.entropy(outputs, mask))
+        return (game_loss - entropy_weight * entropy).mean(), {
             "loss": game_loss.mean(),
             "game_loss": game_loss,
             "agreement": per_game(agree.astype(jnp.float32)),
-            "student_entropy": per_game(losses.entropy(outputs, mask)),
+            "student_entropy": entropy,
             "expert_entropy": per_game(losses.entropy(sharpened, mask)),
         }
 

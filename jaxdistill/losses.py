@@ -1,12 +1,16 @@
 """Per-example losses over valid actions, and the balance over games; nothing else.
 
-Every loss takes student outputs and expert outputs `(B, A)` and a validity mask `(B, A)` (or any
-shape that broadcasts to it) and returns `(B,)` float32. Invalid actions never count, whatever
-stands there.
+Every loss takes student outputs and expert outputs `(B, A)`, a validity mask `(B, A)` (or any shape
+that broadcasts to it) and a temperature, a number or `(B, 1)`, and returns `(B,)` float32. Invalid
+actions never count, whatever stands there. Losses that know no temperature ignore it.
+
+Q-values differ little between actions, so a temperature of 0.01 turns them into nearly the greedy
+choice (Rusu et al. 2015); an expert's logits are a policy as they are, at temperature 1.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import chex
@@ -42,12 +46,68 @@ def entropy(outputs: jax.Array, mask: jax.Array) -> jax.Array:
     return -jnp.sum(softmax(outputs, mask) * log_softmax(outputs, mask), axis=-1)
 
 
-def mse(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
+def mse(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
     """Mean squared difference over valid actions (Rusu et al. 2015, eq. 2, as a mean)."""
+    del temperature
     student, expert, mask = _checked(student, expert, mask)
-    # Masked before the difference: NaN or infinity there would reach the gradient through 0 * NaN.
-    error = jnp.where(mask, student, 0.0) - jnp.where(mask, expert, 0.0)
-    return jnp.square(error).sum(axis=-1) / mask.sum(axis=-1)
+    return _mean(jnp.square(student - expert), mask)
+
+
+def huber(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """Mean Huber loss over valid actions: half the square up to 1, then linear (Huber 1964)."""
+    del temperature
+    student, expert, mask = _checked(student, expert, mask)
+    size = jnp.abs(student - expert)
+    within = jnp.minimum(size, 1.0)
+    return _mean(within * (size - 0.5 * within), mask)
+
+
+def advantage_mse(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """`mse` after each side's mean over valid actions is taken away: what choices depend on."""
+    del temperature
+    student, expert, mask = _checked(student, expert, mask)
+    return _mean(jnp.square(_centred(student, mask) - _centred(expert, mask)), mask)
+
+
+def standardised_mse(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """`mse` to the expert's Q-values standardised in each state: mean 0, variance 1 over actions.
+
+    A game of large rewards then says no more than one of small ones. Where all actions are worth
+    the same the target is 0.
+    """
+    del temperature
+    student, expert, mask = _checked(student, expert, mask)
+    centred = _centred(expert, mask)
+    deviation = jnp.sqrt(_mean(jnp.square(centred), mask))[:, None]
+    target = jnp.where(deviation > 1e-6, centred / jnp.maximum(deviation, 1e-6), 0.0)
+    return _mean(jnp.square(student - target), mask)
+
+
+def log_prob_mse(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """Mean squared difference of log-probabilities; the expert's are at its temperature."""
+    student, expert, mask = _checked(student, expert, mask)
+    expert = log_softmax(expert / temperature, mask)
+    return _mean(jnp.square(log_softmax(student, mask) - expert), mask)
+
+
+def nll(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """-log softmax(student) of the expert's greedy action (Rusu et al. 2015, eq. 1)."""
+    del temperature
+    student, expert, mask = _checked(student, expert, mask)
+    best = greedy(expert, mask)
+    return -jnp.take_along_axis(log_softmax(student, mask), best[:, None], axis=-1)[:, 0]
 
 
 def kl(
@@ -55,16 +115,70 @@ def kl(
 ) -> jax.Array:
     """KL(softmax(expert / temperature) || softmax(student)) (Rusu et al. 2015, eq. 3).
 
-    The temperature, a number or `(B, 1)`, is the *expert's* alone: the paper's 0.01 sharpens
-    Q-values, which differ little between actions, into nearly the greedy choice.
+    The temperature is the *expert's* alone: the student learns logits of the sharpened policy.
     """
     student, expert, mask = _checked(student, expert, mask)
-    expert = jnp.where(mask, expert, 0.0) / temperature
-    p = softmax(expert, mask)
-    return jnp.sum(p * (log_softmax(expert, mask) - log_softmax(student, mask)), axis=-1)
+    return _divergence(expert / temperature, student, mask)
 
 
-LOSSES: dict[str, Callable[..., jax.Array]] = {"mse": mse, "kl": kl}
+def hinton_kl(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """t^2 KL(softmax(expert / t) || softmax(student / t)), t on both sides (Hinton et al. 2015)."""
+    student, expert, mask = _checked(student, expert, mask)
+    divergence = _divergence(expert / temperature, student / temperature, mask)
+    return divergence * jnp.reshape(jnp.square(temperature), (-1,))
+
+
+def reverse_kl(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """KL(softmax(student) || softmax(expert / temperature)): seeks one of the expert's modes."""
+    student, expert, mask = _checked(student, expert, mask)
+    return _divergence(student, expert / temperature, mask)
+
+
+def q_values(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """`mse + t KL(softmax(expert / t) || softmax(student / t))`: Q-values that also choose alike.
+
+    Where Q-values hardly differ between actions, their mean squared error is all about the state's
+    value and learns the choice last. The second term's gradient is a difference of probabilities,
+    whatever the scale of Q, and vanishes for the expert's own Q-values.
+    """
+    student, expert, mask = _checked(student, expert, mask)
+    divergence = _divergence(expert / temperature, student / temperature, mask)
+    return mse(student, expert, mask) + divergence * jnp.reshape(jnp.asarray(temperature), (-1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """One way to learn from an expert.
+
+    Attributes:
+      function: the loss.
+      of_q: it compares Q-values, so an expert with logits is refused.
+      gives_q: the student's outputs end on the scale of the expert's Q-values.
+    """
+
+    function: Callable[..., jax.Array]
+    of_q: bool = False
+    gives_q: bool = False
+
+
+LOSSES: dict[str, Loss] = {
+    "kl": Loss(kl),
+    "hinton_kl": Loss(hinton_kl),
+    "reverse_kl": Loss(reverse_kl),
+    "nll": Loss(nll),
+    "log_prob_mse": Loss(log_prob_mse),
+    "mse": Loss(mse, of_q=True, gives_q=True),
+    "huber": Loss(huber, of_q=True, gives_q=True),
+    "advantage_mse": Loss(advantage_mse, of_q=True),
+    "standardised_mse": Loss(standardised_mse, of_q=True),
+    "q_values": Loss(q_values, of_q=True, gives_q=True),
+}
 
 
 def per_game_mean(values: jax.Array, games: jax.Array, num_games: int) -> jax.Array:
@@ -81,7 +195,26 @@ def per_game_mean(values: jax.Array, games: jax.Array, num_games: int) -> jax.Ar
 def _checked(
     student: jax.Array, expert: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Float32, with 0 at invalid actions: NaN there would reach the gradient through 0 * NaN."""
     chex.assert_rank([student, expert], 2)
     chex.assert_equal_shape([student, expert])
     mask = jnp.broadcast_to(mask, student.shape)
-    return student.astype(jnp.float32), expert.astype(jnp.float32), mask
+    return (
+        jnp.where(mask, student.astype(jnp.float32), 0.0),
+        jnp.where(mask, expert.astype(jnp.float32), 0.0),
+        mask,
+    )
+
+
+def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over valid actions."""
+    return jnp.where(mask, values, 0.0).sum(axis=-1) / mask.sum(axis=-1)
+
+
+def _centred(values: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, values - _mean(values, mask)[:, None], 0.0)
+
+
+def _divergence(p: jax.Array, q: jax.Array, mask: jax.Array) -> jax.Array:
+    """KL(softmax(p) || softmax(q)) over valid actions."""
+    return jnp.sum(softmax(p, mask) * (log_softmax(p, mask) - log_softmax(q, mask)), axis=-1)

@@ -251,7 +251,7 @@ def test_a_sharded_gradient_is_the_gradient_of_the_mean_over_the_whole_batch():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "huber"}, "loss 'huber' is not one of mse, kl"),
+        ({"loss": "cubic"}, "loss 'cubic' is not one of kl, "),
         ({"batch_per_game": 6}, "batch per game 6 is not divisible by 4 devices"),
     ],
 )
