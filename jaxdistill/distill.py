@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import (
     checkpoints,
+    clips,
     dataset,
     envs,
     evaluation,
@@ -28,6 +29,7 @@ from jaxdistill import (
     losses,
     metrics,
     networks,
+    page,
     report,
     rollouts,
 )
@@ -41,8 +43,9 @@ from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.views import View
 
-# Purposes of pool seeds: states to learn from, episodes to choose by, episodes to report.
-_COLLECT, _SELECT, _REPORT = 0, 1, 2
+# Purposes of pool seeds: states to learn from, episodes to choose by, to report, to look at.
+_COLLECT, _SELECT, _REPORT, _SHOW = 0, 1, 2, 3
+_PAGE_STATES = 2048  # states per game whose outputs the report compares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -455,6 +458,7 @@ def distill(
     *,
     mesh: Mesh | None = None,
     stop_after: str | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Distils the experts into one student, and measures it.
 
@@ -470,6 +474,7 @@ def distill(
     Args:
       stop_after: "baselines", "collect", "round:K" (after round K, saved) or "train" ends the call
         there, as a kill at that point would; for tests.
+      command: what the report says began the run.
 
     Returns:
       What is written to `result.json`: see `_result`.
@@ -505,8 +510,46 @@ def distill(
     with timer.phase("report"):
         scores = run.play_reported(run.student_policy(state.params), "student")
     result = _result(run, _rows(run, baselines, scores), workdir, best_step, timer)
+    _write_page(run, workdir, state.params, result, command)
     settings_lib.write_json(result_path, result)
     return result
+
+
+def _write_page(
+    run: _Run, workdir: pathlib.Path, params: Any, result: dict[str, Any], command: str
+) -> None:
+    """Everything the run has to show, as `report.html`."""
+    log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
+    buffer = _window(run, log, min(log.length, _PAGE_STATES // run.settings.collect.num_envs))
+    size = int(np.asarray(buffer.window.counts).min())
+    rows = buffer.window.rows[:, :size]
+    stacks, labels = jax.device_get(dataset.gather(buffer.window, rows))
+    forward = jax.jit(functools.partial(networks.forward, run.network))
+    outputs, plays = {}, {}
+    for index, game in enumerate(run.games):
+        outputs[game.name] = page.Outputs(
+            labels[index], np.asarray(forward(params, stacks[index])), np.asarray(run.masks[index])
+        )
+        expert, student = (
+            clips.record(
+                game,
+                policy,
+                index=index,
+                view=run.views[index],
+                seed=envs.seed_for(run.settings.seed, _SHOW, index),
+                steps=page.clip_steps(),
+            )
+            for policy in (run.expert_policy(), run.student_policy(params))
+        )
+        plays[game.name] = (expert, student)
+    page.write(
+        workdir,
+        result,
+        settings=dataclasses.asdict(run.settings),
+        outputs=outputs,
+        plays=plays,
+        command=command,
+    )
 
 
 def evaluate_student(
@@ -558,26 +601,34 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
         return settings, saved.restore(best, state).state, network
 
 
-def student_as_expert(workdir: str | os.PathLike[str]) -> Expert:
-    """The chosen student of a single-game run, as an expert for that game.
+def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
+    """The chosen student of a run, as an expert for one of its games.
+
+    Args:
+      game: which of them; None if there is only one.
 
     Raises:
-      FileNotFoundError, ValueError: the run is not there, has chosen no student, or has many games.
+      FileNotFoundError, ValueError: the run is not there, has chosen no student, or the game is not
+        one of its own.
     """
     settings, state, network = load_student(workdir)
-    experts = load_experts(settings.experts)
-    if len(experts) != 1:
+    experts = {str(expert.game): expert for expert in load_experts(settings.experts)}
+    if game is None and len(experts) > 1:
         raise ValueError(
-            f"{workdir} distilled {len(experts)} games; an expert plays one, write a merged file"
+            f"{workdir} distilled {len(experts)} games and an expert plays one; name one of "
+            f"{', '.join(experts)}"
         )
+    name = games.get(game).name if game else next(iter(experts))
+    if name not in experts:
+        raise ValueError(f"{workdir} distilled {', '.join(experts)}, not {name}")
     return Expert(
-        name=f"student of {experts[0].name}",
+        name=f"student of {experts[name].name}",
         network=network,
         params=jax.device_get(state.params),
         outputs="q" if losses.LOSSES[settings.learn.loss].gives_q else "logits",
         actions=tuple(range(games.NUM_ACTIONS)),
-        view=experts[0].view,
-        game=experts[0].game,
+        view=experts[name].view,
+        game=name,
         source=str(workdir),
     )
 
@@ -803,12 +854,13 @@ def _states(
     return log, collector if per_round else None
 
 
-def _window(run: _Run, log: dataset.Log) -> dataset.WindowBuffer:
+def _window(run: _Run, log: dataset.Log, per_env: int | None = None) -> dataset.WindowBuffer:
     """A window over the tail of the log, filled as if the run had never stopped."""
     collect = run.settings.collect
-    per_env = collect.window_steps // collect.num_envs
-    if not collect.steps_per_round:
-        per_env = min(per_env, log.length)
+    if per_env is None:
+        per_env = collect.window_steps // collect.num_envs
+        if not collect.steps_per_round:
+            per_env = min(per_env, log.length)
     buffer = dataset.WindowBuffer(
         len(run.games),
         collect.num_envs,
@@ -896,6 +948,7 @@ def _result(
     return {
         "games": [row | {"agreement": agreement[row["game"]]} for row in rows],
         "mean_retention": float(kept.mean()),
+        "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
         "worst_retention": float(kept.min()),
         "episodes": run.settings.evaluate.report_episodes,
         "epsilon": run.settings.evaluate.epsilon,

@@ -105,8 +105,7 @@ class Pool:
             reward_clip=False,
             full_action_space=False,
         )
-        self._index = np.full(NUM_ACTIONS, -1, np.int32)
-        self._index[list(game.actions)] = np.arange(len(game.actions))
+        self._index = _action_index(game)
         self.actions_log: list[np.ndarray] = []
         observations, info = self._env.reset()
         nothing = np.zeros(num_envs, bool)
@@ -178,6 +177,50 @@ class Pool:
         for row in actions:
             self.step(row)
         return self.last
+
+
+class ScreenPool:
+    """One environment as people see it: given a pool's seed and actions, the same game in colour.
+
+    Attributes:
+      frame: `(210, 160, 3)` uint8, the screen now (PAL games are scaled to it).
+    """
+
+    def __init__(self, game: Game, *, seed: int, noop_max: int = 30):
+        """Begins the game that a `Pool` of one environment with this seed begins."""
+        import envpool
+
+        self._env = envpool.make(
+            game.env_id,
+            env_type="gymnasium",
+            num_envs=1,
+            seed=seed,
+            max_episode_steps=MAX_STEPS,
+            noop_max=noop_max,
+            stack_num=1,
+            img_height=210,
+            img_width=160,
+            gray_scale=False,
+            full_action_space=False,
+        )
+        self._index = _action_index(game)
+        self.frame = self._screen(self._env.reset()[0])
+
+    def step(self, action: int) -> np.ndarray:
+        """Plays one ALE action; returns the new `frame`."""
+        self.frame = self._screen(self._env.step(self._index[[action]])[0])
+        return self.frame
+
+    @staticmethod
+    def _screen(observations: np.ndarray) -> np.ndarray:
+        return observations[0].transpose(1, 2, 0).copy()
+
+
+def _action_index(game: Game) -> np.ndarray:
+    """EnvPool's action number for each ALE action, -1 where the game has none."""
+    index = np.full(NUM_ACTIONS, -1, np.int32)
+    index[list(game.actions)] = np.arange(len(game.actions))
+    return index
 
 
 def seed_for(*words: int) -> int:

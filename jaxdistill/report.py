@@ -55,39 +55,58 @@ def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -
 
 def print_students(rows: Sequence[Mapping[str, Any]], *, episodes: int, epsilon: float) -> None:
     """The closing table of a distillation: one row per game."""
-    metrics.table(
-        f"{episodes} whole games per score, epsilon {epsilon:g}, 95% bootstrap intervals",
-        ("game", "random", "expert", "", "student", "", "retention", "", "agreement", "distinct"),
-        [
-            (
-                row["game"],
-                _score(row["random"]["mean"]),
-                _score(row["expert"]["mean"]),
-                _interval(row["expert"]["interval"]),
-                _score(row["student"]["mean"]),
-                _interval(row["student"]["interval"]),
-                _share(row["retention"]),
-                "[" + ", ".join(_share(x) for x in row["retention_interval"]) + "]",
-                _share(row["agreement"]) if "agreement" in row else None,
-                row["student"]["distinct"],
-            )
-            for row in rows
-        ],
+    metrics.table(protocol(episodes, epsilon), *student_cells(rows))
+
+
+def protocol(episodes: int, epsilon: float) -> str:
+    """How scores were measured."""
+    return f"{episodes} whole games per score, epsilon {epsilon:g}, 95% bootstrap intervals"
+
+
+def student_cells(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Column headings, and one row of cells per game."""
+    columns = ("game", "random", "expert", "", "student", "", "retention", "")
+    return (*columns, "agreement", "human", "distinct"), [
+        (
+            row["game"],
+            _score(row["random"]["mean"]),
+            _score(row["expert"]["mean"]),
+            _interval(row["expert"]["interval"]),
+            _score(row["student"]["mean"]),
+            _interval(row["student"]["interval"]),
+            _share(row["retention"]),
+            "[" + ", ".join(_share(x) for x in row["retention_interval"]) + "]",
+            _share(row["agreement"]) if "agreement" in row else None,
+            None if row["human_normalised"] is None else _share(row["human_normalised"]),
+            row["student"]["distinct"],
+        )
+        for row in rows
+    ]
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One sentence on the whole result."""
+    return (
+        f"mean retention {_share(result['mean_retention'])}, geometric mean "
+        f"{_share(result['geometric_retention'])}, worst game {_share(result['worst_retention'])}; "
+        f"student chosen after round {result['best_round']} of {result['rounds']}"
     )
+
+
+def wall_time(result: Mapping[str, Any]) -> str:
+    """The run's time by phase."""
+    seconds = result["seconds"]
+    phases = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    return f"wall time {sum(seconds.values()) / 60:.1f} min: {phases}"
 
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Everything `distill` returns, for people."""
     print_students(result["games"], episodes=result["episodes"], epsilon=result["epsilon"])
-    print(
-        f"mean retention {_share(result['mean_retention'])}, worst game "
-        f"{_share(result['worst_retention'])}; student chosen after round "
-        f"{result['best_round']} of {result['rounds']}"
-    )
-    seconds = result["seconds"]
-    total = sum(seconds.values())
-    phases = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    print(f"wall time {total / 60:.1f} min: {phases}")
+    print(summary(result))
+    print(wall_time(result))
 
 
 def _score(value: float) -> str:

@@ -5,6 +5,9 @@ Any field of the config can be set by flag, as `--config.learn.rounds=200`.
 Called again with the same settings it resumes; called on a finished run it prints its table.
 """
 
+import shlex
+import sys
+
 from _main import run
 from absl import flags
 from ml_collections import config_flags
@@ -18,7 +21,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
-    report.print_result(distill.distill(chosen, _WORKDIR.value))
+    command = shlex.join(["python", *sys.argv])
+    report.print_result(distill.distill(chosen, _WORKDIR.value, command=command))
+    print(f"report in {_WORKDIR.value}/report.html")
 
 
 if __name__ == "__main__":

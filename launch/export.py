@@ -13,6 +13,7 @@ from absl import flags
 
 from jaxdistill import distill
 from jaxdistill.experts import export, formats
+from jaxdistill.experts.expert import Expert
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
@@ -26,10 +27,9 @@ def main() -> None:
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
-        export.export_expert(formats.load(_EXPERT.value), _OUT.value, dtype=_DTYPE.value)
+        _write_expert(formats.load(_EXPERT.value))
     elif _CONVENTION.value == "expert":
-        expert = distill.student_as_expert(_WORKDIR.value)
-        export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
+        _write_expert(distill.student_as_expert(_WORKDIR.value))
     else:
         chosen, student, network = distill.load_student(_WORKDIR.value)
         result = pathlib.Path(_WORKDIR.value, "result.json")
@@ -42,6 +42,12 @@ def main() -> None:
             final_scores={row["game"]: row["student"]["mean"] for row in rows},
         )
     print(f"saved in {_OUT.value}")
+
+
+def _write_expert(expert: Expert) -> None:
+    export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
+    if expert.outputs == "logits":
+        print("note: these are logits where readers expect Q-values; greedy play is the same")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, tmp_
 def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
     result = distill.distill(settings, tmp_path / "run")
     written = json.loads((tmp_path / "run/result.json").read_text())
+    report = (tmp_path / "run/report.html").read_text()
+    for words in ("retention", "data:image/gif;base64,", "<svg", "steps_per_round", "wall time"):
+        assert words in report
+    assert 'src="http' not in report and 'href="http' not in report
     assert written == json.loads(json.dumps(result))
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "config.json",

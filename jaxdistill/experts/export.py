@@ -85,6 +85,9 @@ def export_expert(
 ) -> None:
     """Writes an expert as a reference *expert* file; see `export` for what can be expressed.
 
+    The convention knows Q-values alone. An expert's logits stand in their place as they are: greedy
+    play is the same, and whoever distils from the file should set a temperature of 1.
+
     Args:
       dtype: "float32", or "float16" for half the size and about three digits.
 
@@ -93,10 +96,6 @@ def export_expert(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    if expert.outputs != "q":
-        raise ValueError(
-            f"{expert.name}: holds {expert.outputs}; the reference convention expects Q-values"
-        )
     if expert.actions != tuple(range(game_table.NUM_ACTIONS)):
         raise ValueError(
             f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "

@@ -113,6 +113,13 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
 
+    report = (whole / "report.html").read_text()
+    assert "launch/distill.py --config=" in report and "data:image/gif;base64," in report
+    film = tmp_path / "film.gif"
+    watched = launch("watch.py", f"--workdir={whole}", f"--out={film}", "--steps=20")
+    assert watched.returncode == 0, watched.stderr
+    assert "21 frames" in watched.stdout and film.read_bytes()[:6] == b"GIF89a"
+
 
 @pytest.mark.parametrize(
     ("program", "arguments", "expected"),

@@ -1,0 +1,51 @@
+"""Plays one game to a file: `--expert=FILE` or `--workdir=DIR [--game=pong]`, `--out=game.gif`.
+
+The file is a GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[video]'`).
+"""
+
+import pathlib
+
+from _main import run
+from absl import flags
+
+from jaxdistill import clips, distill, envs, games, rollouts
+from jaxdistill.experts import formats
+
+_EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
+_SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
+_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to watch")
+_GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not leave only one")
+_OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")
+_STEPS = flags.DEFINE_integer("steps", envs.MAX_STEPS, "the most steps to play", lower_bound=1)
+_EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
+_SEED = flags.DEFINE_integer("seed", 1, "of the start and of chance", lower_bound=0)
+flags.mark_flag_as_required("out")
+
+
+def main() -> None:
+    if (_EXPERT.value is None) == (_WORKDIR.value is None):
+        raise ValueError("give either --expert=FILE or --workdir=DIR")
+    if pathlib.Path(_OUT.value).exists():
+        raise ValueError(f"--out={_OUT.value} exists; choose another file")
+    if _WORKDIR.value:
+        player = distill.student_as_expert(_WORKDIR.value, _GAME.value)
+    else:
+        player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
+    if player.game is None:
+        raise ValueError(f"{player.name} does not say which game it plays; give --game")
+    if player.view is None or not player.view.native:
+        raise ValueError(f"{player.name} cannot be played yet: it sees {player.view or 'vectors'}")
+    clip = clips.record(
+        games.get(player.game),
+        rollouts.expert_actor([player], epsilon=_EPSILON.value),
+        view=player.view,
+        seed=_SEED.value,
+        steps=_STEPS.value,
+    )
+    clips.write(clip.frames, _OUT.value)
+    state = "over" if clip.over else "stopped"
+    print(f"{_OUT.value}: {player.name}, {len(clip.frames)} frames, score {clip.score:g}, {state}")
+
+
+if __name__ == "__main__":
+    run(main)
