@@ -1,0 +1,23 @@
+"""One expert -> the plain dueling network that the reference tools read.
+
+    python launch/distill.py --workdir=runs/pong_plain \
+        --config=configs/plain_expert.py:pong=runs/pong/experts/pong
+    python launch/export.py --workdir=runs/pong_plain --convention=expert --dtype=float16 \
+        --out=experts/pong.pth
+
+The paper's first experiment, one game at a time. The student learns Q-values, on the expert's own
+scale, and which of them is the largest; see `losses.q_values`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import merge
+
+
+def get_config(expert: str = "") -> ConfigDict:
+    config = merge.get_config(expert)
+    config.learn.loss = "q_values"
+    config.learn.rounds = 200
+    config.learn.learning_rate = 1e-3
+    config.evaluate.every_rounds = 50
+    return config
