@@ -1,7 +1,11 @@
-"""What every launch program does around its `main`: flags in, one clear line out on bad input."""
+"""What every launch program does around its `main`: flags in, one clear line out on bad input.
+
+Importing this starts the program anew once, with large pages for large buffers: see `_allocate`.
+"""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -10,6 +14,24 @@ from absl import app, flags, logging
 
 # Config files build on each other; a program's own folder is all Python adds by itself.
 sys.path.insert(1, str(pathlib.Path(__file__).parents[1]))
+
+
+def _allocate() -> None:
+    """Has glibc keep large buffers, in large pages, instead of giving them back after every use.
+
+    Faulting their pages in again costs an update about a tenth of its time on CPU. glibc reads this
+    at start alone, hence the new start, before anything heavy is imported. `GLIBC_TUNABLES`, set to
+    anything, is left as it is: `GLIBC_TUNABLES= python launch/...` switches this off.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = ":".join(
+            f"glibc.malloc.{name}"
+            for name in ("hugetlb=1", "mmap_threshold=4294967296", "trim_threshold=8589934592")
+        )
+        os.execv(sys.executable, sys.orig_argv)
+
+
+_allocate()
 
 
 def run(main: Callable[[], object]) -> None:
