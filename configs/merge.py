@@ -18,19 +18,24 @@ from ml_collections import ConfigDict
 from jaxdistill import distill
 
 
-def get_config(experts: str = "") -> ConfigDict:
-    sources = []
+def sources(experts: str) -> tuple[dict[str, str | None], ...]:
+    """`GAME=FILE[@SPEC],...` as experts' sources."""
+    parsed = []
     for part in filter(None, experts.split(",")):
         game, found, file = part.partition("=")
         if not found:
-            raise ValueError(f"expected GAME=FILE in --config=configs/merge.py:..., got {part!r}")
+            raise ValueError(f"expected GAME=FILE in --config=configs/...:..., got {part!r}")
         path, _, spec = file.partition("@")
-        sources.append({"game": game, "path": path, "spec": spec or None})
-    if not sources:
+        parsed.append({"game": game, "path": path, "spec": spec or None})
+    return tuple(parsed)
+
+
+def get_config(experts: str = "") -> ConfigDict:
+    if not sources(experts):
         raise ValueError("name the experts: --config=configs/merge.py:GAME=FILE,GAME=FILE")
     return ConfigDict(
         {
-            "experts": tuple(sources),
+            "experts": sources(experts),
             "network": "dueling",
             "seed": 0,
             "collect": dataclasses.asdict(distill.Collect()),

@@ -8,15 +8,24 @@ baseline. On a GPU scale by flags alone: `--config.num_envs=256 --config.total_s
 
 About 45 minutes for 2.5 million steps on 2 cores. Freeway needs exploration that holds an action:
 `--config.hold_exponent=1.6 --config.epsilon_fraction=0.33`.
+
+With an expert at hand, mediocre as it may be, begin from what it knows and go beyond:
+
+    python launch/train_expert.py --workdir=runs/better_pong \
+        --config=configs/train_expert.py:pong=experts/pong_small.pth --config.epsilon_start=0.1
 """
 
 import dataclasses
 
 from ml_collections import ConfigDict
 
+from configs import merge
 from jaxdistill import qlearning
 
 
-def get_config() -> ConfigDict:
+def get_config(experts: str = "") -> ConfigDict:
     fields = dataclasses.asdict(qlearning.Settings(games=("pong",)))
-    return ConfigDict(fields | {"games": "pong"})  # a string, so that a flag can list several
+    fields["experts"] = merge.sources(experts)
+    # A string, so that a flag can list several.
+    fields["games"] = ",".join(str(x["game"]) for x in fields["experts"]) or "pong"
+    return ConfigDict(fields)

@@ -39,28 +39,13 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
-from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.views import View
 
 # Purposes of pool seeds: states to learn from, episodes to choose by, to report, to look at.
 _COLLECT, _SELECT, _REPORT, _SHOW = 0, 1, 2, 3
 _PAGE_STATES = 2048  # states per game whose outputs the report compares
-
-
-@dataclasses.dataclass(frozen=True)
-class ExpertSource:
-    """Where one expert comes from.
-
-    Attributes:
-      path: a checkpoint file, or a directory made by `launch/convert.py`.
-      spec: TOML file describing the checkpoint, where it does not describe itself.
-      game: game it plays, where file and spec do not say.
-    """
-
-    path: str
-    spec: str | None = None
-    game: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,36 +192,16 @@ def game_names(settings: Settings) -> list[str]:
     return [str(expert.game) for expert in load_experts(settings.experts)]
 
 
-def load_experts(sources: Sequence[ExpertSource], loss: str = "kl") -> list[Expert]:
-    """Loads every expert, and checks that one student can learn from them all.
-
-    Raises:
-      FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
-        play the same game, their views differ in shape, or their outputs do not suit the loss.
-    """
-    experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
-    for expert, source in zip(experts, sources, strict=True):
-        if expert.game is None:
-            raise ValueError(
-                f"{source.path} does not say which game it plays; give the expert's `game`"
-            )
-        if expert.view is None or not expert.view.native:
-            raise ValueError(
-                f"{source.path}: EnvPool cannot make what this expert sees ({expert.view}), so it "
-                f"cannot be played yet"
-            )
-    names = [expert.game for expert in experts]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
+def _load_experts(settings: Settings) -> list[Expert]:
+    """The run's experts, whose outputs must suit its loss."""
+    experts = load_experts(settings.experts)
+    loss = settings.learn.loss
     logits = [expert.game for expert in experts if expert.outputs == "logits"]
     if losses.LOSSES[loss].of_q and logits:
         raise ValueError(
             f"learn.loss is {loss!r}, but the expert of {logits[0]} holds logits, not Q-values: "
             f"their absolute size means nothing; use 'kl', or 'log_prob_mse'"
         )
-    shapes = {expert.view.shape for expert in experts if expert.view}
-    if len(shapes) > 1:
-        raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
     return experts
 
 
@@ -245,7 +210,7 @@ class _Run:
 
     def __init__(self, settings: Settings, mesh: Mesh):
         self.settings, self.mesh = settings, mesh
-        self.experts = load_experts(settings.experts, settings.learn.loss)
+        self.experts = _load_experts(settings)
         self.games = [games.get(str(expert.game)) for expert in self.experts]
         self.names = tuple(game.name for game in self.games)
         self.views = [expert.view or View() for expert in self.experts]

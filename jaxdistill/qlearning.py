@@ -4,6 +4,10 @@ No replay memory and no target network: many environments play for a few steps, 
 are computed backwards over them, and the same steps are learnt from once or twice before they are
 thrown away. LayerNorm in the network is what keeps this stable. With several games, one masked
 network learns them all: the multi-task baseline of Policy Distillation.
+
+With experts at hand it need not begin from nothing, nor end where they did: a distillation loss
+beside the Q-learning one, its weight falling to 0, lets a student take over what a mediocre expert
+knows and then surpass it (kickstarting, Schmitt et al. 2018; QDagger, Agarwal et al. 2022).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import os
 import pathlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +41,8 @@ from jaxdistill import (
 from jaxdistill import (
     mesh as meshes,
 )
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.views import View
 
 _TRAIN, _SELECT = 0, 1  # purposes of pool seeds
@@ -67,6 +72,11 @@ class Settings:
       eval_every: steps per game between two evaluations.
       eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
       max_steps: step limit of one game.
+      experts: one per game, to learn from as well; none by default.
+      expert_weight, expert_fraction: how much that counts at first, and the fraction of the
+        training over which it falls linearly to 0.
+      q_temperature, logits_temperature: the softmax temperature of experts with either; the
+        student's Q-values are always compared at the first.
     """
 
     games: tuple[str, ...]
@@ -92,6 +102,11 @@ class Settings:
     eval_episodes: int = 16
     eval_epsilon: float = 0.01
     max_steps: int = envs.MAX_STEPS
+    experts: tuple[ExpertSource, ...] = ()
+    expert_weight: float = 1.0
+    expert_fraction: float = 0.5
+    q_temperature: float = 0.01
+    logits_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         rows = self.num_envs * self.rollout_steps
@@ -186,22 +201,41 @@ def epsilon_at(settings: Settings, iteration: int) -> float:
     return epsilon / 3 if settings.hold_exponent else epsilon
 
 
+def expert_weight_at(settings: Settings, iteration: int) -> float:
+    """How much the experts count in one iteration."""
+    left = 1.0 - iteration / max(1.0, settings.expert_fraction * settings.iterations)
+    return settings.expert_weight * max(0.0, left) if settings.experts else 0.0
+
+
 def make_learn(
-    settings: Settings, network: networks.Network, transform: Any, mesh: Mesh
+    settings: Settings,
+    network: networks.Network,
+    transform: Any,
+    mesh: Mesh,
+    experts: Sequence[Expert] = (),
 ) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
     """The jitted learning phase: targets, then every minibatch of every epoch.
 
     `learn(state, rollout, key)` takes a dictionary of `(G, T, N)` arrays: `actions`, `rewards`,
     `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
-    to match, where S is the stack's depth.
+    to match, where S is the stack's depth. With `experts`, one per game, it also holds
+    `expert_params`, theirs, and `expert_weight`; what is added to the loss is that times
+    `temperature * KL(expert || softmax(Q / temperature))`.
     """
     meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
     num_games = len(settings.games)
     rows_per_game = settings.steps_per_iteration
     minibatches = rows_per_game // settings.batch_per_game
     depth = View().stack
+    masks = jnp.asarray(np.stack([games.get(name).mask for name in settings.games]))
+    temperatures = jnp.asarray(
+        [
+            settings.q_temperature if e.outputs == "q" else settings.logits_temperature
+            for e in experts
+        ]
+    )
 
-    def objective(params: Any, rollout: dict[str, jax.Array], rows: jax.Array):
+    def objective(params: Any, rollout: dict[str, Any], rows: jax.Array):
         game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
         # The first depth - 1 frames only complete the stacks of the first steps.
         offset = (depth - 1) * settings.num_envs
@@ -217,7 +251,18 @@ def make_learn(
         )
         error = outputs[jnp.arange(outputs.shape[0]), action] - target
         loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
-        return loss, {"loss": loss}
+        if not experts:
+            return loss, {"loss": loss}
+        labels = jnp.concatenate(
+            expert_outputs(experts, rollout["expert_params"], list(observations), range(num_games))
+        )
+        student = outputs / settings.q_temperature
+        divergence = losses.kl(
+            student, jax.lax.stop_gradient(labels), masks[at[0]], temperatures[at[0]][:, None]
+        )
+        distance = jnp.mean(jnp.where(valid, divergence, 0.0))
+        weight = rollout["expert_weight"] * settings.q_temperature
+        return loss + weight * distance, {"loss": loss, "expert_kl": distance}
 
     gradient_of = learner.sharded_gradient(objective, mesh)
 
@@ -274,7 +319,9 @@ def make_act(
 class _Collector:
     """The training pools and everything that must survive a kill with them."""
 
-    def __init__(self, settings: Settings, iteration: int, log: np.ndarray | None):
+    def __init__(
+        self, settings: Settings, views: Sequence[View], iteration: int, log: np.ndarray | None
+    ):
         """Fresh pools with seeds of their own; `log` holds actions to replay in each."""
         self._settings = settings
         self.games = [games.get(name) for name in settings.games]
@@ -284,9 +331,10 @@ class _Collector:
                 game,
                 settings.num_envs,
                 seed=envs.seed_for(settings.seed, _TRAIN, index, iteration),
+                view=view,
                 max_steps=settings.max_steps,
             )
-            for index, game in enumerate(self.games)
+            for index, (game, view) in enumerate(zip(self.games, views, strict=True))
         ]
         if log is not None:
             for pool, actions in zip(self.pools, log, strict=True):
@@ -372,6 +420,13 @@ class Training:
         self.settings, self.workdir = settings, pathlib.Path(workdir)
         self._mesh = mesh or meshes.create()
         self._games = [games.get(name) for name in settings.games]
+        self._experts = _load_experts(settings)
+        self._expert_params = jax.device_put(
+            [expert.params for expert in self._experts], meshes.replicated(self._mesh)
+        )
+        self.views = [expert.view or View() for expert in self._experts] or [View()] * len(
+            self._games
+        )
         self.names = tuple(game.name for game in self._games)
         self._key = jax.random.key(settings.seed)
         self.network = networks.create(settings.network)
@@ -389,7 +444,7 @@ class Training:
         self.state = learner.create_state(params, transform, self._mesh)
         self._average = jax.tree.map(jnp.array, self.state.params)
         self._act = make_act(settings, self.network, masks)
-        self._learn = make_learn(settings, self.network, transform, self._mesh)
+        self._learn = make_learn(settings, self.network, transform, self._mesh, self._experts)
         self._evaluate_act = rollouts.network_actor(
             self.network, masks, epsilon=settings.eval_epsilon
         )
@@ -404,7 +459,7 @@ class Training:
         self.iteration = 0
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
-        self._collector = _Collector(settings, began, log)
+        self._collector = _Collector(settings, self.views, began, log)
 
     def __enter__(self) -> Training:
         return self
@@ -448,15 +503,20 @@ class Training:
             )
         for recent, ended in zip(self._recent, finished, strict=True):
             recent.extend(ended)
+        weight = expert_weight_at(self.settings, self.iteration)
         with self.timer.phase("learn"):
             key = jax.random.fold_in(self._key, self.iteration + 2)
             on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
+            on_device["expert_params"] = self._expert_params
+            on_device["expert_weight"] = jnp.float32(weight)
             self.state, numbers = self._learn(self.state, on_device, key)
             if self.settings.double:
                 self._average = self._follow(self._average, self.state.params)
             row = learner.host_metrics(numbers, self.names)
         self.iteration += 1
         row["epsilon"] = epsilon_at(self.settings, self.iteration)
+        if self._experts:
+            row["expert_weight"] = weight
         for name, recent in zip(self.names, self._recent, strict=True):
             if recent:
                 row[f"score/{name}"] = float(np.mean(recent))
@@ -465,13 +525,15 @@ class Training:
     def evaluate(self) -> dict[str, float]:
         """Plays whole games from fixed starts, and saves; returns the mean score per game."""
         with self.timer.phase("evaluate"):
-            scores = _evaluate(self.settings, self._evaluate_act, self.state.params, self._mesh)
+            scores = _evaluate(
+                self.settings, self.views, self._evaluate_act, self.state.params, self._mesh
+            )
         means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
         value = _value(self._games, scores)
         if not self.best or value > self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         # Fresh pools from time to time keep the log that a resumed run replays short.
-        self._collector = _Collector(self.settings, self.iteration, None)
+        self._collector = _Collector(self.settings, self.views, self.iteration, None)
         self.save(value)
         return means
 
@@ -513,10 +575,11 @@ class Training:
                 outputs="q",
                 actions=tuple(range(games.NUM_ACTIONS)),
                 game=name,
+                view=view,
                 advertised_score=self.best["scores"][name],
                 source=str(self.workdir),
             )
-            for name in self.names
+            for name, view in zip(self.names, self.views, strict=True)
         ]
 
 
@@ -578,14 +641,37 @@ def train(
         return training.best
 
 
-def _evaluate(settings: Settings, act: Any, params: Any, mesh: Mesh) -> list[evaluation.Scores]:
+def _load_experts(settings: Settings) -> list[Expert]:
+    """The experts in the order of the games.
+
+    Raises:
+      FileNotFoundError, ValueError: one cannot be read or played, or they play other games.
+    """
+    if not settings.experts:
+        return []
+    experts = load_experts(settings.experts)
+    by_game = {str(expert.game): expert for expert in experts}
+    names = [games.get(name).name for name in settings.games]
+    if sorted(by_game) != sorted(names):
+        raise ValueError(
+            f"experts play {', '.join(by_game)}, the games are {', '.join(names)}; name one each"
+        )
+    for expert in experts:
+        if expert.view is None or expert.view.shape != View().shape:
+            raise ValueError(f"{expert.name} sees {expert.view}, expected {View().shape} pixels")
+    return [by_game[name] for name in names]
+
+
+def _evaluate(
+    settings: Settings, views: Sequence[View], act: Any, params: Any, mesh: Mesh
+) -> list[evaluation.Scores]:
     # New pools from the same seeds: every checkpoint is tried on the same starts.
     chosen = [games.get(name) for name in settings.games]
     pools, indices = evaluation.split_pools(
         chosen,
         settings.eval_episodes,
         seeds=[envs.seed_for(settings.seed, _SELECT, index) for index in range(len(chosen))],
-        views=[View()] * len(chosen),
+        views=views,
         max_steps=settings.max_steps,
     )
     policy = functools.partial(act, params)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxdistill import dataset, distill, networks
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
 
 GAMES = ("pong", "breakout")
 
@@ -36,7 +37,7 @@ def experts(tmp_path_factory):
 @pytest.fixture
 def settings(experts):
     return distill.Settings(
-        experts=tuple(distill.ExpertSource(str(experts / game)) for game in GAMES),
+        experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
         network="net3",
         collect=distill.Collect(
             num_envs=4,
@@ -150,9 +151,7 @@ def test_other_settings_in_the_same_directory_are_refused(settings, tmp_path):
 def test_an_expert_far_below_its_claim_stops_the_run(experts, settings, tmp_path):
     expert = dataclasses.replace(Expert.load(experts / "breakout"), advertised_score=400.0)
     expert.save(tmp_path / "boaster")
-    boasting = dataclasses.replace(
-        settings, experts=(distill.ExpertSource(str(tmp_path / "boaster")),)
-    )
+    boasting = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "boaster")),))
     with pytest.raises(ValueError, match=r"of the 400 it advertises.*resize"):
         distill.distill(boasting, tmp_path / "run")
     assert not (tmp_path / "run/dataset").exists()
@@ -178,7 +177,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
     ).save(tmp_path / "warm")
     warm = dataclasses.replace(
         settings,
-        experts=(distill.ExpertSource(str(tmp_path / "warm")),),
+        experts=(ExpertSource(str(tmp_path / "warm")),),
         learn=dataclasses.replace(
             settings.learn, rounds=1, updates_per_round=1, warm_start="pong", learning_rate=1e-12
         ),
@@ -221,7 +220,7 @@ def test_mse_on_logits_is_refused(settings, tmp_path):
 def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_path):
     expert = Expert.load(experts / "pong")
     expert.save(tmp_path / "pong")
-    run = dataclasses.replace(settings, experts=(distill.ExpertSource(str(tmp_path / "pong")),))
+    run = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "pong")),))
     distill.distill(run, tmp_path / "run", stop_after="baselines")
     (tmp_path / "pong").rename(tmp_path / "before")
     other = jax.tree.map(lambda x: x + 1, expert.params)

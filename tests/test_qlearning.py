@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import checkpoints, learner, mesh, metrics, networks, qlearning
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.views import View
 
@@ -250,6 +252,57 @@ def test_learning_brings_the_chosen_actions_towards_their_targets():
     assert float(first["target"]) == float(second["target"])
 
 
+def test_an_experts_weight_falls_to_nothing():
+    chosen = _settings(
+        total_steps=32 * 100, expert_weight=2.0, expert_fraction=0.5, experts=(ExpertSource("x"),)
+    )
+    assert chosen.iterations == 100
+    weights = [qlearning.expert_weight_at(chosen, i) for i in (0, 25, 50, 99)]
+    assert weights == [2.0, 1.0, 0.0, 0.0]
+    alone = dataclasses.replace(chosen, experts=())
+    assert qlearning.expert_weight_at(alone, 0) == 0.0
+
+
+def test_with_an_expert_the_student_learns_to_choose_alike():
+    devices = mesh.create()
+    transform = learner.optimiser("radam", learning_rate=3e-3, updates=1000, schedule="constant")
+    chosen = _settings(games=("pong",), epochs=40, q_temperature=0.1)
+    keys = jax.random.split(jax.random.key(0))
+    params, other = (
+        jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(key) for key in keys
+    )
+    expert = Expert(
+        name="random", network=NETWORK, params=other, outputs="q", actions=tuple(range(18))
+    )
+    learn = qlearning.make_learn(chosen, NETWORK, transform, devices, [expert])
+    alone = qlearning.make_learn(chosen, NETWORK, transform, devices)
+
+    def run(function, weight):
+        rollout = jax.device_put(_rollout(), mesh.replicated(devices))
+        rollout |= {"expert_params": [other], "expert_weight": jnp.float32(weight)}
+        state = learner.create_state(params, transform, devices)
+        distances = []
+        for i in range(3):
+            state, numbers = function(state, rollout, jax.random.key(i))
+            distances.append(float(numbers.get("expert_kl", 0)))
+        return state.params, distances
+
+    _, distances = run(learn, 100.0)
+    assert distances[2] < 0.5 * distances[0]
+    # Without weight it is Q-learning alone.
+    assert _difference(run(learn, 0.0)[0], run(alone, 0.0)[0]) < 1e-6
+
+
+def test_experts_of_other_games_are_refused(tmp_path):
+    network = networks.create("net3")
+    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    expert = Expert("tiny", network, params, "q", tuple(range(18)), game="pong")
+    expert.save(tmp_path / "expert")
+    chosen = _settings(games=("breakout",), experts=(ExpertSource(str(tmp_path / "expert")),))
+    with pytest.raises(ValueError, match="experts play pong, the games are breakout"):
+        qlearning.Training(chosen, tmp_path / "run")
+
+
 # --- Collecting, from a scripted emulator.
 
 
@@ -268,7 +321,7 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool)
     ]
     scripted_envpool(script)
     chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16)
-    collector = qlearning._Collector(chosen, 0, None)
+    collector = qlearning._Collector(chosen, [View()], 0, None)
     explorer = qlearning._Explorer(chosen, [(3,)])  # what it explores is what `act` says
     seen = []
 

@@ -1,0 +1,51 @@
+"""Where a run's experts come from, and what every run asks of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxdistill.experts import formats
+from jaxdistill.experts.expert import Expert
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertSource:
+    """Where one expert comes from.
+
+    Attributes:
+      path: a checkpoint file, or a directory made by `launch/convert.py`.
+      spec: TOML file describing the checkpoint, where it does not describe itself.
+      game: game it plays, where file and spec do not say.
+    """
+
+    path: str
+    spec: str | None = None
+    game: str | None = None
+
+
+def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
+    """Loads every expert, and checks that they can play and that one student can see what they see.
+
+    Raises:
+      FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
+        play the same game, or their views cannot be played or differ in shape.
+    """
+    experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
+    for expert, source in zip(experts, sources, strict=True):
+        if expert.game is None:
+            raise ValueError(
+                f"{source.path} does not say which game it plays; give the expert's `game`"
+            )
+        if expert.view is None or not expert.view.native:
+            raise ValueError(
+                f"{source.path}: EnvPool cannot make what this expert sees ({expert.view}), so it "
+                f"cannot be played yet"
+            )
+    names = [expert.game for expert in experts]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
+    shapes = {expert.view.shape for expert in experts if expert.view}
+    if len(shapes) > 1:
+        raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
+    return experts
