@@ -77,6 +77,7 @@ class Settings:
         training over which it falls linearly to 0.
       q_temperature, logits_temperature: the softmax temperature of experts with either; the
         student's Q-values are always compared at the first.
+      warm_start: begin as a copy of the only expert, to train it further.
     """
 
     games: tuple[str, ...]
@@ -107,6 +108,7 @@ class Settings:
     expert_fraction: float = 0.5
     q_temperature: float = 0.01
     logits_temperature: float = 1.0
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         rows = self.num_envs * self.rollout_steps
@@ -440,7 +442,7 @@ class Training:
             schedule="linear",
             clip_norm=settings.clip_norm,
         )
-        params = networks.init(self.network, jax.random.fold_in(self._key, 1), View().shape)
+        params = self._initial_params()
         self.state = learner.create_state(params, transform, self._mesh)
         self._average = jax.tree.map(jnp.array, self.state.params)
         self._act = make_act(settings, self.network, masks)
@@ -460,6 +462,19 @@ class Training:
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
         self._collector = _Collector(settings, self.views, began, log)
+
+    def _initial_params(self) -> networks.Params:
+        if not self.settings.warm_start:
+            return networks.init(self.network, jax.random.fold_in(self._key, 1), View().shape)
+        if len(self._experts) != 1:
+            raise ValueError(f"warm_start copies one expert, there are {len(self._experts)}")
+        (expert,) = self._experts
+        if expert.network != self.network or expert.actions != tuple(range(games.NUM_ACTIONS)):
+            raise ValueError(
+                f"warm_start: {expert.name} is not of the shape of network "
+                f"{self.settings.network!r}; choose its own, or begin fresh"
+            )
+        return expert.params
 
     def __enter__(self) -> Training:
         return self

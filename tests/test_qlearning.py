@@ -301,6 +301,14 @@ def test_experts_of_other_games_are_refused(tmp_path):
     chosen = _settings(games=("breakout",), experts=(ExpertSource(str(tmp_path / "expert")),))
     with pytest.raises(ValueError, match="experts play pong, the games are breakout"):
         qlearning.Training(chosen, tmp_path / "run")
+    mine = dataclasses.replace(chosen, games=("pong",), warm_start=True)
+    with qlearning.Training(mine, tmp_path / "mine") as training:
+        assert _difference(training.state.params, params) == 0
+    other = dataclasses.replace(mine, network="net2")
+    with pytest.raises(ValueError, match="not of the shape of network 'net2'"):
+        qlearning.Training(other, tmp_path / "other")
+    with pytest.raises(ValueError, match="copies one expert, there are 0"):
+        qlearning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
 
 
 # --- Collecting, from a scripted emulator.
