@@ -1105,3 +1105,23 @@ def test_two_networks_in_one_file(saved):
     expert = formats.load(saved({"net": first, "target": second}))
     np.testing.assert_array_equal(expert.params["params"]["action"]["bias"], first["fc2.bias"])
     assert dataclasses.replace(expert, game="pong").mask.sum() == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "game"),
+    [
+        ("pong.pth", "pong"),
+        ("Space_Invaders_dqn.pt", "space_invaders"),
+        ("breakout-a3c.pth", "breakout"),
+        ("policy_pong.pth", None),
+        ("pongo.pth", None),
+    ],
+)
+def test_a_file_named_after_a_game_plays_it(tmp_path, name, game):
+    network = networks.create("dueling_small")
+    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    export.export_expert(Expert("x", network, params, "q", tuple(range(18))), tmp_path / name)
+    found = formats.convert(tmp_path / name)
+    assert found.expert.game == game
+    assert any("taken from the file's name" in note for note in found.notes) == (game is not None)
+    assert formats.load(tmp_path / name, game="freeway").game == "freeway"

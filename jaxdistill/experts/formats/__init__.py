@@ -78,7 +78,8 @@ def convert(
       path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
         `Expert.save` wrote.
       spec: path of a TOML file that describes the state_dict.
-      game: its game, where the file does not say; goes before what spec or directory say.
+      game: its game, where the file does not say; goes before what spec or directory say. Where
+        nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`) plays it.
 
     Raises:
       FileNotFoundError: no such file, or no expert in the directory.
@@ -104,8 +105,20 @@ def convert(
     if described:
         conversion = _by_spec(str(path), found, described, game)
     else:
-        conversion = _by_names(str(path), found, file.tree, data, game)
+        guess = game or _game_in_name(pathlib.Path(path).stem)
+        conversion = _by_names(str(path), found, file.tree, data, guess)
+        if guess and not game:
+            note = f"its game, {guess}, is taken from the file's name"
+            conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
     return dataclasses.replace(conversion, skipped=file.skipped)
+
+
+def _game_in_name(stem: str) -> str | None:
+    """The game that a file's name begins with, the longest there is."""
+    words = stem.replace("-", "_").split("_")
+    known = games.names()
+    starts = ("_".join(words[:count]).lower() for count in range(len(words), 0, -1))
+    return next((start for start in starts if start in known), None)
 
 
 def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
