@@ -1,6 +1,6 @@
 """The student's forward pass and update, ours against PyTorch eager, in alternating runs.
 
-    pip install torch    # only for this comparison
+    pip install torch gymnasium ale-py opencv-python-headless    # only for this comparison
     python benchmarks/student_update.py [--network=dueling] [--batch=256] [--repeats=15]
 
 Both sides hold the same dueling network, AdamW and gradient clipping, and learn the same masked KL
@@ -9,13 +9,13 @@ cores.
 """
 
 import functools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from _reference import Dueling
+from _timing import alternate
 from absl import app, flags
 from torch import nn
 from torch.nn import functional
@@ -25,45 +25,6 @@ from jaxdistill import learner, losses, mesh, metrics, networks
 _NETWORK = flags.DEFINE_string("network", "dueling", "a dueling network of networks.NETWORKS")
 _BATCH = flags.DEFINE_integer("batch", 256, "rows in one batch", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 15, "timed runs of each", lower_bound=3)
-
-
-class TorchDueling(nn.Module):
-    """The same network in PyTorch."""
-
-    def __init__(self, network: networks.Network):
-        super().__init__()
-        channels, side, convs = 4, 84, []
-        for layer in network.convs:
-            convs += [nn.Conv2d(channels, layer.features, layer.kernel, layer.stride), nn.ReLU()]
-            channels, side = layer.features, (side - layer.kernel) // layer.stride + 1
-        (width,) = network.action_hidden
-        self.torso = nn.Sequential(*convs, nn.Flatten())
-        self.value = self._stream(channels * side**2, width, 1)
-        self.advantage = self._stream(channels * side**2, width, network.num_outputs)
-
-    @staticmethod
-    def _stream(inputs: int, width: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Q-values `(B, A)` of `(B, 4, 84, 84)` bytes."""
-        x = self.torso(pixels.float().mul_(1 / 255).contiguous(memory_format=torch.channels_last))
-        advantage = self.advantage(x)
-        return advantage - advantage.mean(1, keepdim=True) + self.value(x)
-
-
-def alternate(*sides, repeats: int) -> list[float]:
-    """Median seconds of each side, run in turn so that a noisy machine slows them alike."""
-    for side in sides:
-        side()
-        side()
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(repeats):
-        for side, seconds in zip(sides, times, strict=True):
-            start = time.perf_counter()
-            side()
-            seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
 
 
 def main(_: list[str]) -> None:
@@ -91,7 +52,8 @@ def main(_: list[str]) -> None:
         ours["state"] = update(ours["state"], x, y)
         jax.block_until_ready(ours["state"])
 
-    theirs = TorchDueling(network).to(memory_format=torch.channels_last)
+    layers = [(layer.features, layer.kernel, layer.stride) for layer in network.convs]
+    theirs = Dueling(layers, *network.action_hidden).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(theirs.parameters(), lr=3e-4, weight_decay=1e-4)
     pixels_torch, labels_torch = torch.from_numpy(pixels), torch.from_numpy(labels)
     target = functional.softmax(labels_torch, 1)

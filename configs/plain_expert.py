@@ -17,7 +17,8 @@ from configs import merge
 def get_config(expert: str = "") -> ConfigDict:
     config = merge.get_config(expert)
     config.learn.loss = "q_values"
-    config.learn.rounds = 200
+    config.collect.steps_per_round = 512
+    config.learn.rounds = 400
     config.learn.learning_rate = 1e-3
-    config.evaluate.every_rounds = 50
+    config.evaluate.every_rounds = 100
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -424,6 +425,7 @@ def distill(
     mesh: Mesh | None = None,
     stop_after: str | None = None,
     command: str = "",
+    profile: str | None = None,
 ) -> dict[str, Any]:
     """Distils the experts into one student, and measures it.
 
@@ -440,6 +442,7 @@ def distill(
       stop_after: "baselines", "collect", "round:K" (after round K, saved) or "train" ends the call
         there, as a kill at that point would; for tests.
       command: what the report says began the run.
+      profile: directory for a trace of a few rounds.
 
     Returns:
       What is written to `result.json`: see `_result`.
@@ -468,7 +471,7 @@ def distill(
     )
     if stop_after == "baselines":
         return {}
-    state, best_step = _train(run, workdir, baselines, timer, stop_after)
+    state, best_step = _train(run, workdir, baselines, timer, stop_after, profile)
     if stop_after is not None:
         return {}
 
@@ -679,6 +682,7 @@ def _train(
     baselines: dict[str, list[evaluation.Scores]],
     timer: metrics.Timer,
     stop_after: str | None,
+    profile: str | None,
 ) -> tuple[learner.TrainState, int]:
     """All rounds; returns the state that played best, and its round."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
@@ -716,6 +720,7 @@ def _train(
 
         total = lrn.rounds * lrn.updates_per_round
         with (
+            contextlib.ExitStack() as stack,
             metrics.Writer(
                 workdir, -1 if begun is None else done * lrn.updates_per_round
             ) as writer,
@@ -724,7 +729,10 @@ def _train(
             ) as advance,
         ):
             last_saved = time.monotonic()
+            trace = metrics.Profile(profile)
+            stack.callback(trace.close)
             for index in range(done, lrn.rounds):
+                trace.step()
                 share = 1.0
                 if collector is not None:
                     share = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+import jax
 import rich.box
 import rich.console
 import rich.progress
@@ -344,6 +345,34 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Profile:
+    """A `jax.profiler` trace of a few iterations of a loop, for TensorBoard or Perfetto.
+
+    The first ones compile and are left out.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None, *, skip: int = 3, count: int = 3):
+        """Traces iterations `skip` to `skip + count` into `directory`; None traces nothing."""
+        self._directory, self._first, self._last = directory, skip, skip + count
+        self._seen = 0
+        self._running = False
+
+    def step(self) -> None:
+        """Call at the start of every iteration."""
+        if self._directory is not None and self._seen == self._first:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        if self._seen == self._last:
+            self.close()
+        self._seen += 1
+
+    def close(self) -> None:
+        """Writes what was traced, if the loop ended early."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

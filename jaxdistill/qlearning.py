@@ -12,10 +12,12 @@ knows and then surpass it (kickstarting, Schmitt et al. 2018; QDagger, Agarwal e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -604,13 +606,15 @@ def train(
     *,
     mesh: Mesh | None = None,
     stop_at: int | None = None,
+    profile: str | None = None,
 ) -> dict[str, Any]:
     """Trains one network on `settings.games`; resumes where a killed run stopped.
 
     Args:
-      workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and at the end
-        `experts/GAME`, which every other program takes as an expert.
+      workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and, replaced whenever an
+        evaluation is the best so far, `experts/GAME`, which every other program takes as an expert.
       stop_at: stop after this iteration as a kill would, after saving; for tests.
+      profile: directory for a trace of a few iterations.
 
     Returns:
       The best evaluation: `step` (per game), `value`, and the mean `scores` by game.
@@ -620,6 +624,7 @@ def train(
     with Training(settings, workdir, mesh) as training:
         resume_step = training.steps if training.iteration else -1
         with (
+            contextlib.ExitStack() as stack,
             metrics.Writer(workdir, resume_step) as writer,
             metrics.progress(
                 f"train {', '.join(training.names)}",
@@ -629,7 +634,10 @@ def train(
             ) as advance,
         ):
             last_saved = time.monotonic()
+            trace = metrics.Profile(profile)
+            stack.callback(trace.close)
             while training.iteration < settings.iterations:
+                trace.step()
                 row = training.iterate()
                 advance(per_iteration)
                 shown = (name for name in row if name.startswith(("score/", "epsilon", "loss")))
@@ -641,7 +649,10 @@ def train(
                     writer.write(steps, row | seconds)
                 every = settings.eval_every
                 if at_end or steps // every > (steps - per_iteration) // every:
+                    standing = training.best.get("step")
                     scores = training.evaluate()
+                    if training.best["step"] != standing:
+                        _save_experts(training, workdir)
                     writer.write(steps, {f"eval/{name}": x for name, x in scores.items()})
                     last_saved = time.monotonic()
                 elif time.monotonic() - last_saved > 120 or iteration == stop_at:
@@ -649,11 +660,18 @@ def train(
                     last_saved = time.monotonic()
                 if iteration == stop_at:
                     return training.best
-        for expert in training.best_experts():
-            directory = workdir / "experts" / str(expert.game)
-            if not directory.exists():
-                expert.save(directory)
+        _save_experts(training, workdir)
         return training.best
+
+
+def _save_experts(training: Training, workdir: pathlib.Path) -> None:
+    for expert in training.best_experts():
+        directory = workdir / "experts" / str(expert.game)
+        fresh = directory.with_name(f"{directory.name}.partial")
+        shutil.rmtree(fresh, ignore_errors=True)
+        expert.save(fresh)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(fresh, directory)
 
 
 def _load_experts(settings: Settings) -> list[Expert]:

@@ -16,13 +16,15 @@ from jaxdistill import distill, report, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
+_PROFILE = flags.DEFINE_string("profile", None, "directory for a jax.profiler trace of 3 rounds")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
-    report.print_result(distill.distill(chosen, _WORKDIR.value, command=command))
+    result = distill.distill(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
+    report.print_result(result)
     print(f"report in {_WORKDIR.value}/report.html")
 
 

@@ -11,13 +11,16 @@ from jaxdistill import metrics, qlearning, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/train_expert.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "directory for a jax.profiler trace of 3 iterations"
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     chosen = settings.build(qlearning.Settings, _CONFIG.value.to_dict())
     settings.claim(_WORKDIR.value, chosen)
-    best = qlearning.train(chosen, _WORKDIR.value)
+    best = qlearning.train(chosen, _WORKDIR.value, profile=_PROFILE.value)
     metrics.table(
         f"best evaluation, after {best['step']} steps per game",
         ("game", "score"),

@@ -432,6 +432,7 @@ def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(whole_run
     for stop_at in (1, 2):
         qlearning.train(RUN, tmp_path, stop_at=stop_at)
         assert _final(RUN, tmp_path).step == stop_at
+        assert (tmp_path / "experts" / "pong" / "expert.json").exists() == (stop_at == 2)
     assert qlearning.train(RUN, tmp_path) == best
     _assert_same_run(_final(RUN, tmp_path), final)
 

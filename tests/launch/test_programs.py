@@ -74,7 +74,8 @@ def flags(tmp_path_factory):
 @pytest.mark.slow
 def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = launch("distill.py", *flags, f"--workdir={whole}")
+    trace = tmp_path / "trace"
+    done = launch("distill.py", *flags, f"--workdir={whole}", f"--profile={trace}")
     assert done.returncode == 0, done.stderr
     assert "retention" in done.stdout and "wall time" in done.stdout
 
@@ -113,6 +114,7 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
 
+    assert any(trace.rglob("*.xplane.pb"))
     report = (whole / "report.html").read_text()
     assert "launch/distill.py --config=" in report and "data:image/gif;base64," in report
     film = tmp_path / "film.gif"
