@@ -2,7 +2,8 @@
 
     python launch/distill.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-The student begins as a copy of the Pong expert, whose game forgives the least.
+The student begins as a copy of the Breakout expert, the hardest to copy, and learns the others'
+games beside it. 40 games per score keep the whole under 15 minutes on 2 cores.
 """
 
 from ml_collections import ConfigDict
@@ -15,12 +16,15 @@ GAMES = ("breakout", "pong", "freeway")
 def get_config() -> ConfigDict:
     config = merge.get_config(",".join(f"{game}=experts/{game}.pth" for game in GAMES))
     config.collect.initial_steps = 4096
+    config.collect.steps_per_round = 512
     config.collect.expert_share_rounds = 10
-    config.learn.warm_start = "pong"
-    config.learn.rounds = 60
-    config.learn.batch_per_game = 64
+    config.learn.loss = "q_values"  # what the warm start knows already stays right
+    config.learn.warm_start = "breakout"
+    config.learn.learning_rate = 5e-4
+    config.learn.rounds = 100
     config.learn.updates_per_round = 24
-    config.evaluate.every_rounds = 30
+    config.learn.batch_per_game = 64
+    config.evaluate.every_rounds = 50
     config.evaluate.select_episodes = 16
     config.evaluate.report_episodes = 40
     return config
