@@ -7,6 +7,9 @@
 
 The paper's first experiment, one game at a time. The student learns Q-values, on the expert's own
 scale, and which of them is the largest; see `losses.q_values`.
+
+On 2 cores shared with two other programs, 100 whole games, epsilon 0.05: Pong 97% [95, 99] in 27
+minutes, Freeway 102% [100, 104] in 16 (150 rounds), Breakout 60% [51, 70] in 17 (300 rounds).
 """
 
 from ml_collections import ConfigDict
