@@ -18,6 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxdistill import mesh as meshes
+
 
 class Checkpoint(NamedTuple):
     """What was restored, and the step it was saved at."""
@@ -38,12 +40,9 @@ class Checkpoints:
     def __init__(self, directory: str | pathlib.Path):
         # Orbax only complains about a relative path later, in a background thread.
         self._directory = pathlib.Path(directory).absolute()
-        for replaced in self._directory.glob(f"*{_REPLACED}"):
-            standing = replaced.with_suffix("")
-            if standing.exists():
-                shutil.rmtree(replaced)
-            else:
-                replaced.rename(standing)
+        with meshes.leader_first("checkpoints"):
+            if meshes.leads():
+                self._put_back()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -61,6 +60,14 @@ class Checkpoints:
                 enable_async_checkpointing=False,
             ),
         )
+
+    def _put_back(self) -> None:
+        for replaced in self._directory.glob(f"*{_REPLACED}"):
+            standing = replaced.with_suffix("")
+            if standing.exists():
+                shutil.rmtree(replaced)
+            else:
+                replaced.rename(standing)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -84,7 +91,9 @@ class Checkpoints:
         replaced = self._directory / f"{step}{_REPLACED}"
         if step in self._manager.all_steps():
             # Set aside, not deleted: a kill before the new one stands must not leave none.
-            (self._directory / str(step)).rename(replaced)
+            with meshes.leader_first("replace"):
+                if meshes.leads():
+                    (self._directory / str(step)).rename(replaced)
             self._manager.reload()
         # Zarr cannot hold an array of no elements, and an empty tree cannot be restored.
         host = {k: v for k, v in (host or {}).items() if v.size} | {"_": np.zeros(1, np.uint8)}
@@ -98,7 +107,8 @@ class Checkpoints:
             metrics=None if value is None else {"value": float(value)},
             force=True,
         )
-        shutil.rmtree(replaced, ignore_errors=True)
+        if meshes.leads():
+            shutil.rmtree(replaced, ignore_errors=True)
 
     @contextlib.contextmanager
     def _named(self, step: int | None) -> Iterator[None]:

@@ -55,7 +55,8 @@ def record(
     pool = Pool(game, 1, seed=seed, view=view, threads=1)
     screen = ScreenPool(game, seed=seed)
     frames = [screen.frame]
-    play = rollouts.play([pool], policy, jax.random.key(seed), meshes.create(), games=[index])
+    mesh = meshes.local(meshes.create())
+    play = rollouts.play([pool], policy, jax.random.key(seed), mesh, games=[index])
     score, over = 0.0, False
     for turn in play:
         (step,) = turn.steps

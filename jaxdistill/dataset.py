@@ -126,7 +126,7 @@ class WindowBuffer:
         depth: int = 4,
     ):
         shape = (num_games, steps, num_envs)
-        self._sharding = meshes.replicated(mesh)
+        self._mesh, self._sharding = mesh, meshes.replicated(mesh)
         self._ages = np.zeros(shape, np.uint8)
         self._usable = np.zeros(shape, bool)
         self._written = 0
@@ -166,7 +166,7 @@ class WindowBuffer:
         span = slice(position, position + length)
         self._ages[:, span] = np.minimum(piece.ages, self.window.depth - 1)
         self._usable[:, span] = piece.usable
-        written = jax.device_put((piece.frames, self._ages[:, span], piece.labels), self._sharding)
+        written = meshes.put(self._mesh, (piece.frames, self._ages[:, span], piece.labels))
         current = (self.window.frames, self.window.ages, self.window.labels)
         frames, ages, labels = _write_at(current, written, position)
         self.window = dataclasses.replace(self.window, frames=frames, ages=ages, labels=labels)
@@ -185,7 +185,7 @@ class WindowBuffer:
             found = np.flatnonzero(usable[game])
             rows[game, : len(found)] = found
             counts[game] = len(found)
-        rows_on_device, counts_on_device = jax.device_put((rows, counts), self._sharding)
+        rows_on_device, counts_on_device = meshes.put(self._mesh, (rows, counts))
         self.window = dataclasses.replace(self.window, rows=rows_on_device, counts=counts_on_device)
 
 
@@ -205,12 +205,19 @@ class Log:
     with its last whole chunk.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None, info: Mapping[str, Any]):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None,
+        info: Mapping[str, Any],
+        *,
+        writes: bool = True,
+    ):
         """Opens the log in `directory`, or begins one there; None keeps it in memory.
 
         Args:
           info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions` and whatever
             else must agree for two runs to share it.
+          writes: False for a process that only counts what another one writes.
 
         Raises:
           ValueError: the directory holds a log of something else.
@@ -219,6 +226,7 @@ class Log:
         self.info = json.loads(json.dumps(dict(info)))
         self._directory = None if directory is None else pathlib.Path(directory).absolute()
         self.length = 0
+        self._writes = writes
         self._context = ts.Context()
         if self._directory is not None:
             if (self._directory / _INFO).exists():
@@ -290,12 +298,13 @@ class Log:
             expected = (self._arrays[name].shape[0], steps, *self._arrays[name].shape[2:])
             if array.shape != expected:
                 raise ValueError(f"{name} of shape {array.shape}, expected {expected}")
-        writes = [
-            self._arrays[name][:, span].write(array)
-            for name, array in zip(Chunk._fields, chunk, strict=True)
-        ]
-        for write in writes:
-            write.result()
+        if self._writes:
+            writes = [
+                self._arrays[name][:, span].write(array)
+                for name, array in zip(Chunk._fields, chunk, strict=True)
+            ]
+            for write in writes:
+                write.result()
         self.length += steps
         self._commit()
 
@@ -318,7 +327,7 @@ class Log:
         self._commit()
 
     def _commit(self) -> None:
-        if self._directory is None:
+        if self._directory is None or not self._writes:
             return
         temporary = self._directory / f"{_INFO}.partial"
         temporary.write_text(json.dumps({"length": self.length, "info": self.info}, indent=2))

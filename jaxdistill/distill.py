@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jaxdistill import (
     checkpoints,
     clips,
+    collection,
     dataset,
     envs,
     evaluation,
@@ -40,7 +41,7 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
-from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.views import View
 
@@ -234,19 +235,15 @@ class _Run:
         advance: Callable[[int], object] | None = None,
     ) -> list[evaluation.Scores]:
         """Plays whole games with `policy`: always from the same starts for the same purpose."""
-        pools, indices = evaluation.split_pools(
+        return evaluation.play_everywhere(
             self.games,
             episodes,
-            seeds=self.seeds(purpose),
-            views=self.views,
-            max_steps=self.settings.evaluate.max_steps,
-        )
-        return evaluation.play_games(
-            pools,
             policy,
             jax.random.fold_in(self.key, purpose),
             self.mesh,
-            games=indices,
+            seeds=self.seeds(purpose),
+            views=self.views,
+            max_steps=self.settings.evaluate.max_steps,
             advance=advance,
         )
 
@@ -257,8 +254,8 @@ class _Run:
             return self.measure(policy, _REPORT, episodes, advance)
 
     def student_policy(self, params: Any) -> rollouts.Policy:
-        """The student as it is evaluated."""
-        return functools.partial(self.student_act, params)
+        """The student as it is evaluated, in this process."""
+        return functools.partial(self.student_act, meshes.take_local(self.mesh, params))
 
     def expert_policy(self) -> rollouts.Policy:
         """The experts as they are evaluated."""
@@ -291,99 +288,23 @@ def fingerprint(expert: Expert) -> str:
     return digest.hexdigest()
 
 
-class _Collector:
-    """The pools that states are collected in, and the policy that plays them."""
-
-    def __init__(self, run: _Run, history: np.ndarray | None = None):
-        """Seats the experts in fresh pools; `history` `(G, T, N)` is played first."""
-        self._run = run
-        self.steps = 0
-        self.pools = [
-            envs.Pool(game, run.settings.collect.num_envs, seed=seed, view=view)
-            for game, seed, view in zip(run.games, run.seeds(_COLLECT), run.views, strict=True)
-        ]
-        self._key = jax.random.fold_in(run.key, 101)
-        self._act = jax.jit(self._choose, static_argnames="student_drives")
-        self._params = [expert.params for expert in run.experts]
-        if history is not None and history.shape[1]:
-            total = history.shape[1] * history.shape[2] * len(self.pools)
-            with metrics.progress("replay", total, "steps") as advance:
-                for actions in history.swapaxes(0, 1):
-                    for pool, row in zip(self.pools, actions, strict=True):
-                        pool.send(row)
-                    for pool in self.pools:
-                        pool.receive()
-                    advance(actions.size)
-            self.steps = history.shape[1]
-
-    def _choose(self, experts, student, observations, key, expert_slots, *, student_drives: bool):
-        run, collect = self._run, self._run.settings.collect
-        indices = tuple(range(len(observations)))
-        labels = expert_outputs(run.experts, experts, observations, indices)
-        keys = jax.random.split(key, 2 * len(indices)).reshape(len(indices), 2)
-        actions = [
-            rollouts.choose(
-                labels[i],
-                run.masks[i],
-                keys[i, 0],
-                epsilon=collect.expert_epsilon,
-                sample=run.experts[i].outputs == "logits",
-            )
-            for i in indices
-        ]
-        if student_drives:
-            num_envs = collect.num_envs
-            outputs = networks.forward(run.network, student, jnp.concatenate(observations))
-            outputs = outputs.reshape(len(indices), num_envs, -1)
-            actions = [
-                jnp.where(
-                    jnp.arange(num_envs) < expert_slots,
-                    actions[i],
-                    rollouts.choose(
-                        outputs[i], run.masks[i], keys[i, 1], epsilon=collect.student_epsilon
-                    ),
-                )
-                for i in indices
-            ]
-        return tuple(actions), jnp.stack(labels)
-
-    def collect(
-        self,
-        length: int,
-        student: Any = None,
-        expert_share: float = 1.0,
-        advance: Callable[[int], object] | None = None,
-    ) -> dataset.Chunk:
-        """Plays `length` steps in every environment; the experts drive `expert_share` of them."""
-        num_envs = self._run.settings.collect.num_envs
-        slots = round(expert_share * num_envs)
-
-        def policy(observations, key, _games):
-            return self._act(
-                self._params,
-                student,
-                observations,
-                key,
-                slots,
-                student_drives=slots < num_envs,
-            )
-
-        frames, labels, actions, ages, usable = [], [], [], [], []
-        before = [pool.last for pool in self.pools]
-        play = rollouts.play(self.pools, policy, self._key, self._run.mesh, start=self.steps)
-        for _ in range(length):
-            turn = next(play)
-            frames.append([step.observations[:, -1] for step in before])
-            ages.append([np.minimum(step.ages, 255).astype(np.uint8) for step in before])
-            usable.append([~step.over for step in before])
-            actions.append([a.astype(np.uint8) for a in turn.actions])
-            labels.append(turn.extra)
-            before = list(turn.steps)
-            if advance:
-                advance(num_envs * len(self.pools))
-        self.steps += length
-        rows = (frames, jax.device_get(labels), actions, ages, usable)
-        return dataset.Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
+def _seat(run: _Run, history: np.ndarray | None = None) -> collection.Collector:
+    """Fresh pools to collect in, in which `history` has been played."""
+    collect = run.settings.collect
+    seating = collection.Seating(
+        games=run.games,
+        experts=run.experts,
+        views=run.views,
+        seeds=run.seeds(_COLLECT),
+        network=run.network,
+        masks=run.masks,
+        num_envs=collect.num_envs,
+        expert_epsilon=collect.expert_epsilon,
+        student_epsilon=collect.student_epsilon,
+        key=jax.random.fold_in(run.key, 101),
+        mesh=run.mesh,
+    )
+    return collection.Collector(seating, history)
 
 
 _CHUNK_STEPS = 64
@@ -400,13 +321,14 @@ def collect(
       What the dataset says of itself, with its `length` in steps per environment.
     """
     run = _Run(settings, mesh or meshes.create())
-    log = dataset.Log(directory, run.log_info())
+    with meshes.leader_first("dataset"):
+        log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
     _collect_initial(run, log)
     return log.info | {"length": log.length}
 
 
-def _collect_initial(run: _Run, log: dataset.Log) -> _Collector:
-    collector = _Collector(run, log.actions(log.length))
+def _collect_initial(run: _Run, log: dataset.Log) -> collection.Collector:
+    collector = _seat(run, log.actions(log.length))
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.games)
     with metrics.progress(
@@ -455,7 +377,8 @@ def distill(
     meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
     run = _Run(settings, mesh)
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
-    settings_lib.claim(workdir, settings, ignore=("evaluate.lowest_expert_share",))
+    with meshes.leader_first("claim"):
+        settings_lib.claim(workdir, settings, ignore=("evaluate.lowest_expert_share",))
     result_path = workdir / "result.json"
     if result_path.is_file():
         return json.loads(result_path.read_text())
@@ -477,18 +400,22 @@ def distill(
 
     with timer.phase("report"):
         scores = run.play_reported(run.student_policy(state.params), "student")
-    result = _result(run, _rows(run, baselines, scores), workdir, best_step, timer)
-    _write_page(run, workdir, state.params, result, command)
-    settings_lib.write_json(result_path, result)
-    return result
+    with meshes.leader_first("result"):
+        if meshes.leads():
+            result = _result(run, _rows(run, baselines, scores), workdir, best_step, timer)
+            _write_page(run, workdir, state.params, result, command)
+            settings_lib.write_json(result_path, result)
+    return json.loads(result_path.read_text())
 
 
 def _write_page(
     run: _Run, workdir: pathlib.Path, params: Any, result: dict[str, Any], command: str
 ) -> None:
-    """Everything the run has to show, as `report.html`."""
+    """Everything the run has to show, as `report.html`; by one process, on its own devices."""
+    params = meshes.take_local(run.mesh, params)
     log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
-    buffer = _window(run, log, min(log.length, _PAGE_STATES // run.settings.collect.num_envs))
+    per_env = min(log.length, _PAGE_STATES // run.settings.collect.num_envs)
+    buffer = _window(run, log, per_env, meshes.local(run.mesh))
     size = int(np.asarray(buffer.window.counts).min())
     rows = buffer.window.rows[:, :size]
     stacks, labels = jax.device_get(dataset.gather(buffer.window, rows))
@@ -507,7 +434,7 @@ def _write_page(
                 seed=envs.seed_for(run.settings.seed, _SHOW, index),
                 steps=page.clip_steps(),
             )
-            for policy in (run.expert_policy(), run.student_policy(params))
+            for policy in (run.expert_policy(), functools.partial(run.student_act, params))
         )
         plays[game.name] = (expert, student)
     page.write(
@@ -643,11 +570,12 @@ def _baselines(
             "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
             "expert": run.play_reported(run.expert_policy(), "experts"),
         }
-    settings_lib.write_json(
-        path,
-        {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
-        | {"timer": timer.state(), "experts": fingerprints},
-    )
+    if meshes.leads():  # which played with the others: none of them still looks for the file
+        settings_lib.write_json(
+            path,
+            {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
+            | {"timer": timer.state(), "experts": fingerprints},
+        )
     return scores
 
 
@@ -704,7 +632,7 @@ def _train(
         minibatches=lrn.updates_per_round,
         entropy_weight=lrn.entropy_weight,
     )
-    update_key = jax.random.fold_in(run.key, 102)
+    update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         begun = saved.latest_step()
@@ -721,9 +649,7 @@ def _train(
         total = lrn.rounds * lrn.updates_per_round
         with (
             contextlib.ExitStack() as stack,
-            metrics.Writer(
-                workdir, -1 if begun is None else done * lrn.updates_per_round
-            ) as writer,
+            _writer(workdir, -1 if begun is None else done * lrn.updates_per_round) as writer,
             metrics.progress(
                 "learn", total, "updates", done=done * lrn.updates_per_round
             ) as advance,
@@ -738,7 +664,9 @@ def _train(
                     share = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))
                     with timer.phase("collect"):
                         chunk = collector.collect(
-                            collect.steps_per_round // collect.num_envs, state.params, share
+                            collect.steps_per_round // collect.num_envs,
+                            meshes.take_local(run.mesh, state.params),
+                            share,
                         )
                     with timer.phase("store"):
                         log.append(chunk)
@@ -765,7 +693,8 @@ def _train(
                     best = max(best, value)
                 stopping = stop_after == f"round:{index + 1}"
                 # When to save for resuming is a matter of time alone: it changes no result.
-                if value is not None or stopping or time.monotonic() - last_saved > 60:
+                due = meshes.agree(time.monotonic() - last_saved > 60)
+                if value is not None or stopping or due:
                     with timer.phase("save"):
                         saved.save(
                             index + 1,
@@ -779,6 +708,10 @@ def _train(
         best_step = saved.best_step()
         assert best_step is not None  # the last round always evaluates
         return saved.restore(best_step, state).state, best_step
+
+
+def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics.NoWriter:
+    return metrics.Writer(workdir, resume_step) if meshes.leads() else metrics.NoWriter()
 
 
 def _initial_params(run: _Run) -> networks.Params:
@@ -800,7 +733,7 @@ def _initial_params(run: _Run) -> networks.Params:
 
 def _states(
     run: _Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
-) -> tuple[dataset.Log, _Collector | None]:
+) -> tuple[dataset.Log, collection.Collector | None]:
     """The dataset as the restored state had seen it, and pools to go on collecting in."""
     collect = run.settings.collect
     if collect.dataset:
@@ -815,7 +748,8 @@ def _states(
                 )
         return log, None
     with timer.phase("collect"):
-        log = dataset.Log(workdir / "dataset", run.log_info())
+        with meshes.leader_first("dataset"):
+            log = dataset.Log(workdir / "dataset", run.log_info(), writes=meshes.leads())
         initial = collect.initial_steps // collect.num_envs
         per_round = collect.steps_per_round // collect.num_envs
         log.truncate(min(log.length, initial + (begun or 0) * per_round))
@@ -823,11 +757,13 @@ def _states(
         if log.length < initial:
             collector = _collect_initial(run, log)
         elif per_round:
-            collector = _Collector(run, log.actions(log.length))
+            collector = _seat(run, log.actions(log.length))
     return log, collector if per_round else None
 
 
-def _window(run: _Run, log: dataset.Log, per_env: int | None = None) -> dataset.WindowBuffer:
+def _window(
+    run: _Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
+) -> dataset.WindowBuffer:
     """A window over the tail of the log, filled as if the run had never stopped."""
     collect = run.settings.collect
     if per_env is None:
@@ -840,7 +776,7 @@ def _window(run: _Run, log: dataset.Log, per_env: int | None = None) -> dataset.
         per_env,
         run.views[0].shape[1:],
         games.NUM_ACTIONS,
-        run.mesh,
+        mesh or run.mesh,
         depth=run.views[0].stack,
     )
     buffer.skip(max(0, log.length - per_env))
@@ -859,7 +795,7 @@ def _select(
     run: _Run,
     state: learner.TrainState,
     baselines: dict[str, list[evaluation.Scores]],
-    writer: metrics.Writer,
+    writer: metrics.Writer | metrics.NoWriter,
     step: int,
     advance: metrics.Advance,
 ) -> float:

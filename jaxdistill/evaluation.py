@@ -161,26 +161,79 @@ def split_pools(
     seeds: Sequence[int],
     views: Sequence[View],
     max_steps: int = MAX_STEPS,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Pool], list[int]]:
     """Fresh pools with one environment slot per episode, and the game index of each pool.
 
     Every episode begins from a seed of its own, so none is played twice for want of slots.
+
+    Args:
+      share: `(k, n)` makes only every n-th pool, from the k-th on.
     """
     pools, indices = [], []
-    for index, (game, seed, view) in enumerate(zip(game_list, seeds, views, strict=True)):
-        for first in range(0, episodes, _SLOTS):
-            pools.append(
-                Pool(
-                    game,
-                    min(_SLOTS, episodes - first),
-                    seed=seed + first,
-                    view=view,
-                    max_steps=max_steps,
-                    threads=1,  # there are more pools than cores
-                )
+    plan = [
+        (index, first) for index in range(len(game_list)) for first in range(0, episodes, _SLOTS)
+    ]
+    for index, first in plan[share[0] :: share[1]]:
+        pools.append(
+            Pool(
+                game_list[index],
+                min(_SLOTS, episodes - first),
+                seed=seeds[index] + first,
+                view=views[index],
+                max_steps=max_steps,
+                threads=1,  # there are more pools than cores
             )
-            indices.append(index)
+        )
+        indices.append(index)
     return pools, indices
+
+
+def play_everywhere(
+    game_list: Sequence[Game],
+    episodes: int,
+    policy: rollouts.Policy,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    seeds: Sequence[int],
+    views: Sequence[View],
+    max_steps: int = MAX_STEPS,
+    advance: Callable[[int], object] | None = None,
+) -> list[Scores]:
+    """`episodes` whole games of every game, shared among all processes; each gets all scores.
+
+    Args:
+      policy: of this process, for observations on its own devices.
+      mesh: of all processes.
+    """
+    processes = jax.process_count()
+    share = (jax.process_index(), processes)
+    pools, indices = split_pools(
+        game_list, episodes, seeds=seeds, views=views, max_steps=max_steps, share=share
+    )
+    own = mesh_lib.local(mesh)
+
+    def all_advance(finished: int) -> None:
+        if advance:
+            advance(finished * processes)  # the others are about as far
+
+    played = (
+        play_games(pools, policy, key, own, games=indices, advance=all_advance) if pools else []
+    )
+    if processes == 1:
+        return played
+    # Every process fills equally many rows of (score, length, cut), the rest of them with NaN.
+    table = np.full((len(game_list), episodes, 3), np.nan)
+    for index, scores in zip(dict.fromkeys(indices), played, strict=True):
+        for row in range(len(scores.scores)):
+            cut = row < scores.unfinished
+            table[index, row] = scores.scores[row], scores.lengths[row], cut
+    results = []
+    for rows in mesh_lib.gather(table, axis=1):
+        found = rows[~np.isnan(rows[:, 0])]
+        results.append(Scores(found[:, 0], found[:, 1].astype(np.int64), int(found[:, 2].sum())))
+    return results
 
 
 def measure_expert(

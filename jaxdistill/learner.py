@@ -76,7 +76,7 @@ def create_state(
     """A fresh train state, replicated over the mesh; `params` are copied, never shared."""
     params = jax.tree.map(jnp.array, params)
     state = TrainState(params, transform.init(params), jnp.zeros((), jnp.int32))
-    return jax.device_put(state, meshes.replicated(mesh))
+    return meshes.put(mesh, state)
 
 
 def sharded_gradient(

@@ -1,11 +1,18 @@
-"""The one-axis device mesh that everything data-parallel runs on."""
+"""The one-axis device mesh that everything data-parallel runs on, and the processes that share it.
+
+With several processes (`jax.distributed`), each plays its own environments on its own devices, all
+are shown what each has collected, and every update runs over the devices of all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -25,6 +32,73 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """The array's `axis` split over the devices."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
+
+
+def local(mesh: Mesh) -> Mesh:
+    """The part of the mesh that this process holds: what it plays on."""
+    return mesh if jax.process_count() == 1 else create(mesh.local_devices)
+
+
+def put(mesh: Mesh, tree: Any) -> Any:
+    """Values that all processes have alike, whole on every device of all of them."""
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def place(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(x)))
+        return jax.make_array_from_process_local_data(sharding, np.array(x))
+
+    return jax.tree.map(place, tree)
+
+
+def take_local(mesh: Mesh, tree: Any) -> Any:
+    """`tree`, whole on every device of all processes, on this process's own devices alone."""
+    if jax.process_count() == 1:
+        return tree
+    own = replicated(local(mesh))
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), own)
+
+
+def gather(tree: Any, axis: int) -> Any:
+    """NumPy arrays of all processes, alike in shape, joined along `axis` in every process."""
+    if jax.process_count() == 1:
+        return tree
+
+    def joined(x: np.ndarray) -> np.ndarray:
+        rows = multihost_utils.process_allgather(np.moveaxis(x, axis, 0), tiled=True)
+        return np.moveaxis(np.asarray(rows), 0, axis)
+
+    return jax.tree.map(joined, tree)
+
+
+def leads() -> bool:
+    """Whether this is the process that writes files and talks to the user."""
+    return jax.process_index() == 0
+
+
+def agree(flag: bool) -> bool:
+    """What the leading process says; where processes could differ, as about the time."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
+def meet(place: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+@contextlib.contextmanager
+def leader_first(place: str) -> Iterator[None]:
+    """What follows is done by the leading process, and by the others once it has done it."""
+    if not leads():
+        meet(place)
+    yield
+    if leads():
+        meet(place)
 
 
 def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:

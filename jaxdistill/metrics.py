@@ -104,6 +104,19 @@ class Writer:
         self.close()
 
 
+class NoWriter:
+    """Takes rows and drops them: a `Writer` for processes other than the leading one."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
 def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the rows of `DIRECTORY/metrics.jsonl` in the order they were written.
 

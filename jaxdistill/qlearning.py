@@ -378,7 +378,7 @@ class _Collector:
         columns: dict[str, list[list[np.ndarray]]] = {
             name: [] for name in ("actions", "rewards", "ended", "truncated", "valid")
         }
-        play = rollouts.play(self.pools, policy, jax.random.key(0), mesh)
+        play = rollouts.play(self.pools, policy, jax.random.key(0), mesh, parts=1)
         for played in play:
             frames.append([step.observations[:, -1] for step in before])
             ages.append([step.ages for step in before])

@@ -23,20 +23,27 @@ Observations = tuple[jax.Array, ...]
 """One `(N, C, H, W)` uint8 array per game."""
 
 Policy = Callable[
-    [Observations, jax.Array, tuple[int, ...]], tuple[tuple[jax.Array | np.ndarray, ...], Any]
+    [Observations, jax.Array, tuple[int, ...]],
+    tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None],
 ]
-"""`policy(observations, key, games)` -> (one `(N,)` array of ALE actions per game, anything extra).
+"""`policy(observations, key, games)` -> (one `(N,)` array of ALE actions per game, and None or
+anything extra per game).
 
 `games` says which game (by index) each observation array belongs to: pools whose games are all
-played leave an evaluation early."""
+played leave an evaluation early, and an accelerator is given some games while others are stepped.
+What is chosen for one game must not depend on which others are asked for with it."""
 
 
 class Turn(NamedTuple):
-    """One step of every pool: what was seen, what was done, what came of it."""
+    """One step of every pool: what was seen, what was done, what came of it.
+
+    `observations` and `extra` (empty if the policy said nothing more) are per game, in the order of
+    the games; the others per pool.
+    """
 
     observations: Observations
     actions: tuple[np.ndarray, ...]
-    extra: Any
+    extra: tuple[Any, ...]
     steps: tuple[Step, ...]
 
 
@@ -47,22 +54,28 @@ def choose(
     *,
     epsilon: float | jax.Array,
     sample: bool = False,
+    seats: tuple[int, int] | None = None,
 ) -> jax.Array:
     """ALE actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
 
     Both the choice and the uniform draw are over valid actions (`mask`, `(A,)` or `(N, A)`) alone.
+
+    Args:
+      seats: `(first, total)`, if these rows are some of more: they draw what they would draw there.
     """
     mask = jnp.broadcast_to(mask, outputs.shape)
+    count, num_actions = outputs.shape
+    first, total = seats or (0, count)
     choice_key, uniform_key, coin_key = jax.random.split(key, 3)
-    if sample:
-        chosen = jax.random.categorical(choice_key, losses.mask_outputs(outputs, mask))
-    else:
-        chosen = losses.greedy(outputs, mask)
-    uniform = jax.random.categorical(
-        uniform_key, losses.mask_outputs(jnp.zeros_like(outputs), mask)
-    )
-    explore = jax.random.uniform(coin_key, chosen.shape) < epsilon
-    return jnp.where(explore, uniform, chosen).astype(jnp.int32)
+
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.gumbel(key, (total, num_actions))[first : first + count]
+
+    # The largest of logits plus Gumbel noise is a draw from their softmax.
+    chosen = losses.greedy(outputs + noise(choice_key) if sample else outputs, mask)
+    uniform = losses.greedy(noise(uniform_key), mask)
+    explore = jax.random.uniform(coin_key, (total,))[first : first + count] < epsilon
+    return jnp.where(explore, uniform, chosen)
 
 
 def network_actor(
@@ -79,9 +92,11 @@ def network_actor(
     def act(params: Any, observations: Observations, key: jax.Array, games: tuple[int, ...]):
         outputs = networks.forward(network, params, jnp.concatenate(observations))
         sizes = [x.shape[0] for x in observations]
-        mask = masks[np.repeat(np.asarray(games), sizes)]
-        actions = choose(outputs, mask, key, epsilon=epsilon)
-        return tuple(jnp.split(actions, np.cumsum(sizes)[:-1])), None
+        per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
+        return tuple(
+            choose(output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon)
+            for game, output in zip(games, per_game, strict=True)
+        ), None
 
     return act
 
@@ -142,30 +157,50 @@ def play(
     *,
     games: Sequence[int] | None = None,
     start: int = 0,
+    parts: int | None = None,
 ) -> Iterator[Turn]:
     """Steps all pools together for ever; turn t acts with `fold_in(key, start + t)`.
 
-    All pools step at once, each on its own threads. `games[i]` is the game index of pool i, 0.. by
-    default; all pools of one game are shown to the policy as one batch.
+    All pools step at once, each on its own threads. The games are shown to the policy in `parts`
+    calls: while the device answers one, the pools of the one before are already stepping.
+
+    Args:
+      games: game index of each pool, 0.. by default; all pools of one game are shown to the policy
+        as one batch.
+      parts: policy calls per turn; by default 1 on CPU, where it would compete with the pools for
+        the same cores, and 2 elsewhere.
     """
     games = tuple(range(len(pools))) if games is None else tuple(games)
     indices = tuple(dict.fromkeys(games))
-    seats = [[i for i, g in enumerate(games) if g == game] for game in indices]
+    if parts is None:
+        parts = 1 if jax.default_backend() == "cpu" else 2
+    parts = min(parts, len(indices))
+    asked = [
+        indices[part * len(indices) // parts : (part + 1) * len(indices) // parts]
+        for part in range(parts)
+    ]
+    seats = {game: [i for i, g in enumerate(games) if g == game] for game in indices}
     turn = start
     while True:
-        observations = tuple(
-            meshes.put_rows(mesh, _batch([pools[i] for i in group])) for group in seats
-        )
-        chosen, extra = policy(observations, _fold_in(key, turn), indices)
+        turn_key = _fold_in(key, turn)
+        answers, shown = [], list[jax.Array]()
+        for part in asked:
+            observations = tuple(
+                meshes.put_rows(mesh, _batch([pools[i] for i in seats[game]])) for game in part
+            )
+            answers.append(policy(observations, turn_key, part))
+            shown.extend(observations)
         actions: dict[int, np.ndarray] = {}
-        for group, rows in zip(seats, jax.device_get(chosen), strict=True):
-            offset = 0
-            for i in group:
-                actions[i] = np.asarray(rows[offset : offset + pools[i].num_envs])
-                pools[i].send(actions[i])
-                offset += pools[i].num_envs
+        for part, (chosen, _) in zip(asked, answers, strict=True):
+            for game, rows in zip(part, jax.device_get(chosen), strict=True):
+                offset = 0
+                for i in seats[game]:
+                    actions[i] = np.asarray(rows[offset : offset + pools[i].num_envs])
+                    pools[i].send(actions[i])
+                    offset += pools[i].num_envs
+        extra = tuple(item for _, items in answers for item in items or ())
         played = tuple(actions[i] for i in range(len(pools)))
-        yield Turn(observations, played, extra, tuple(pool.receive() for pool in pools))
+        yield Turn(tuple(shown), played, extra, tuple(pool.receive() for pool in pools))
         turn += 1
 
 

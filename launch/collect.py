@@ -4,6 +4,7 @@
 """
 
 from _main import run
+from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
@@ -15,6 +16,7 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main() -> None:
+    join_processes()
     chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
     info = distill.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]

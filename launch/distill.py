@@ -9,6 +9,7 @@ import shlex
 import sys
 
 from _main import run
+from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
@@ -21,6 +22,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
+    join_processes()
     chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
     result = distill.distill(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)

@@ -208,7 +208,7 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
     def policy(observations, key, indices):
         seen.append(([np.asarray(x) for x in observations], jax.random.key_data(key), indices))
         turn = len(seen)
-        return (jnp.array([turn, turn]), np.array([0, turn, 1])), f"extra {turn}"
+        return (jnp.array([turn, turn]), np.array([0, turn, 1])), (turn, -turn)
 
     key = jax.random.key(5)
     before = [pool.last for pool in pools]
@@ -221,7 +221,7 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
         if len(turns) == 3:
             break
     assert [len(pool.sent) for pool in pools] == [3, 3]
-    assert [turn.extra for turn in turns] == ["extra 1", "extra 2", "extra 3"]
+    assert [turn.extra for turn in turns] == [(1, -1), (2, -2), (3, -3)]
     for t, (turn, (observations, folded, indices)) in enumerate(zip(turns, seen, strict=True)):
         assert indices == (4, 2)
         np.testing.assert_array_equal(folded, jax.random.key_data(jax.random.fold_in(key, 10 + t)))
@@ -234,6 +234,44 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
     # Slot 1 of the first pool: over with the second step, begun anew with the third.
     assert [turn.steps[0].over[1].item() for turn in turns] == [False, True, False]
     assert turns[1].steps[0].scores[1] == 5.0
+
+
+def test_games_may_be_asked_for_in_parts_that_change_nothing(scripted_pool):
+    """In two parts the first game's pools step while the policy answers for the others."""
+
+    def turns(parts):
+        pools = [scripted_pool([[(9, 1.0)]] * 2, tag=tag) for tag in (3, 5, 7, 7)]
+        asked = []
+
+        def policy(observations, key, indices):
+            asked.append(indices)
+            if len(asked) == 2 and parts == 2:
+                assert [len(pool.sent) for pool in pools] == [0, 0, 0, 0]
+            chosen = tuple(x[:, 0, 1, 1].astype(int) + x[:, 0, 0, 0] for x in observations)
+            return chosen, indices
+
+        play = rollouts.play(
+            pools, policy, jax.random.key(0), mesh.create(), games=(2, 0, 1, 1), parts=parts
+        )
+        return [next(play) for _ in range(2)], asked
+
+    (whole, once), (split, twice) = turns(1), turns(2)
+    assert once == [(2, 0, 1)] * 2 and twice == [(2,), (0, 1)] * 2
+    for a, b in zip(whole, split, strict=True):
+        assert a.extra == b.extra == (2, 0, 1)
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_rows_seated_among_others_draw_what_they_would_draw_there(sample):
+    outputs, key = _outputs(8), jax.random.key(3)
+    whole = rollouts.choose(outputs, MASK, key, epsilon=0.5, sample=sample)
+    parts = [
+        rollouts.choose(outputs[i : i + 2], MASK, key, epsilon=0.5, sample=sample, seats=(i, 8))
+        for i in range(0, 8, 2)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert len(set(np.asarray(whole).tolist())) > 1
 
 
 def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(scripted_pool):

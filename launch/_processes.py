@@ -1,0 +1,41 @@
+"""Flags of programs that several processes can run together."""
+
+import os
+import sys
+
+from absl import flags
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first of several processes, or 'auto' on a cluster"
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes share this run")
+_PROCESS = flags.DEFINE_integer("process", None, "number of this one, from 0")
+
+
+def join_processes() -> None:
+    """Makes this one of several processes of a run, if the flags say so.
+
+    Each process is given the same command but for `--process`, and sees the same files.
+
+    Raises:
+      ValueError: half of the flags are missing.
+    """
+    given = [flag.value for flag in (_COORDINATOR, _PROCESSES, _PROCESS)]
+    if _COORDINATOR.value == "auto" and given[1:] == [None, None]:
+        arguments = {}
+    elif None not in given:
+        names = ("coordinator_address", "num_processes", "process_id")
+        arguments = dict(zip(names, given, strict=True))
+    elif given == [None, None, None]:
+        return
+    else:
+        raise ValueError(
+            "--coordinator=HOST:PORT, --processes=N and --process=I go together; a cluster that "
+            "JAX knows needs --coordinator=auto alone"
+        )
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(**arguments)
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one of them talks, to the end)

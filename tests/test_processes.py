@@ -1,0 +1,153 @@
+"""Several processes on one run: the same student as one process, and it may change on the way."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import distill, metrics, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+
+ROOT = pathlib.Path(__file__).parents[1]
+GAMES = ("pong", "breakout")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("experts")
+    network = networks.Network(
+        convs=(networks.ConvLayer(4, 8, 4), networks.ConvLayer(4, 4, 2)), hidden=(16,)
+    )
+    for i, game in enumerate(GAMES):
+        Expert(
+            name=f"tiny {game}",
+            network=network,
+            params=networks.init(network, jax.random.key(i), (4, 84, 84)),
+            outputs="logits",  # these sample, so that every environment's draws count
+            actions=tuple(range(18)),
+            game=game,
+        ).save(root / game)
+    return distill.Settings(
+        experts=tuple(ExpertSource(str(root / game), game=game) for game in GAMES),
+        network="net3",
+        collect=distill.Collect(
+            num_envs=4,
+            initial_steps=64,
+            steps_per_round=64,
+            window_steps=128,
+            expert_share_rounds=2,
+        ),
+        learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
+        evaluate=distill.Evaluate(
+            every_rounds=2, select_episodes=4, report_episodes=8, max_steps=40
+        ),
+    )
+
+
+def _flags(settings):
+    experts = ",".join(f"{source.game}={source.path}" for source in settings.experts)
+    yield f"--config={ROOT}/configs/merge.py:{experts}"
+    yield f"--config.network={settings.network}"
+    for group in ("collect", "learn", "evaluate"):
+        for name, value in vars(getattr(settings, group)).items():
+            if value is not None:
+                yield f"--config.{group}.{name}={value}"
+
+
+def _run_two(settings, workdir):
+    """Two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, str(ROOT / "launch/distill.py"), *_flags(settings)),
+                *(f"--workdir={workdir}", f"--coordinator={address}"),
+                *("--processes=2", f"--process={index}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+        )
+        for index in range(2)
+    ]
+    try:
+        written = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, written, strict=True):
+        assert process.returncode == 0, errors
+    return [out for out, _ in written]
+
+
+def _rows(workdir):
+    return [
+        {
+            name: np.nan if x is None else x
+            for name, x in row.items()
+            if not name.startswith("seconds/")
+        }
+        for row in metrics.read(workdir)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
+    whole = distill.distill(settings, tmp_path / "one")
+    out = _run_two(settings, tmp_path / "two")
+    assert "retention" in out[0] and "retention" not in out[1], "one of them talks"
+    one, two = _rows(tmp_path / "one"), _rows(tmp_path / "two")
+    assert sum("loss" in row for row in one) == 4
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    result = json.loads((tmp_path / "two/result.json").read_text())
+    for row, expected in zip(result["games"], whole["games"], strict=True):
+        assert row["student"]["episodes"] == row["expert"]["episodes"] == 8
+        assert row["game"] == expected["game"]
+
+    # Begun by one process, killed, and ended by two.
+    distill.distill(settings, tmp_path / "both", stop_after="round:3")
+    _run_two(settings, tmp_path / "both")
+    students = [
+        jax.device_get(distill.load_student(tmp_path / name)[1].params)
+        for name in ("one", "two", "both")
+    ]
+    for other in students[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), students[0], other)
+
+
+def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monkeypatch):
+    from jaxdistill import collection
+
+    monkeypatch.setattr(collection.jax, "process_count", lambda: 3)
+    seating = collection.Seating(*[None] * 6, num_envs=4, expert_epsilon=0.0, student_epsilon=0.0,
+                                 key=None, mesh=None)  # fmt: skip
+    with pytest.raises(ValueError, match=r"collect\.num_envs 4 is not divisible by 3 processes"):
+        collection.Collector(seating)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--coordinator=127.0.0.1:1"], ["--processes=2", "--process=0"], ["--process=1"]]
+)
+def test_half_of_the_flags_is_one_clear_line(settings, tmp_path, flags):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch/distill.py"), *_flags(settings), *flags,
+         f"--workdir={tmp_path / 'run'}"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--processes=N" in done.stderr
+    assert not (tmp_path / "run").exists()
