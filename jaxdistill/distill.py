@@ -118,6 +118,8 @@ class Evaluate:
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       sample_logits: experts with logits sample their policy here too; False takes the likeliest.
       max_steps: step limit of one game (27,000 is ALE's half hour).
+      opening_steps, opening_by: steps that "random" or the "expert" plays first, before the policy
+        that is measured takes over; what they score does not count.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
     """
@@ -128,6 +130,8 @@ class Evaluate:
     epsilon: float = 0.05
     sample_logits: bool = False
     max_steps: int = envs.MAX_STEPS
+    opening_steps: int = 0
+    opening_by: str = "random"
     lowest_expert_share: float = 0.25
 
 
@@ -182,6 +186,13 @@ class Settings:
             raise ValueError(
                 "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
             )
+        if e.opening_by not in ("random", "expert"):
+            raise ValueError(f"evaluate.opening_by {e.opening_by!r} is not one of random, expert")
+        if not 0 <= e.opening_steps < e.max_steps:
+            raise ValueError(
+                f"evaluate.opening_steps is {e.opening_steps}, expected 0 or more, and less than "
+                f"evaluate.max_steps {e.max_steps}"
+            )
         _optimiser(self)  # refuses an unknown one
         if c.dataset and c.steps_per_round:
             raise ValueError(
@@ -223,6 +234,14 @@ class _Run:
             self.network, self.masks, epsilon=settings.evaluate.epsilon
         )
 
+    @functools.cached_property
+    def opening(self) -> evaluation.Opening:
+        """Who plays an evaluation's first steps, and how many."""
+        chosen = self.settings.evaluate
+        by_expert = chosen.opening_by == "expert"
+        policy = self.expert_policy() if by_expert else rollouts.random_policy(self.masks)
+        return evaluation.Opening(policy, chosen.opening_steps)
+
     def seeds(self, purpose: int) -> list[int]:
         """Pool seeds of one purpose, one per game."""
         return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
@@ -244,6 +263,7 @@ class _Run:
             seeds=self.seeds(purpose),
             views=self.views,
             max_steps=self.settings.evaluate.max_steps,
+            opening=self.opening,
             advance=advance,
         )
 
@@ -448,9 +468,17 @@ def _write_page(
 
 
 def evaluate_student(
-    workdir: str | os.PathLike[str], *, episodes: int, epsilon: float, seed: int
+    workdir: str | os.PathLike[str],
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    opening_steps: int = 0,
+    opening_by: str = "random",
 ) -> list[dict[str, Any]]:
     """Measures a run's chosen student again, with its experts and random play beside it.
+
+    For the arguments see `Evaluate`.
 
     Returns:
       One row per game, as in `result.json`.
@@ -461,7 +489,13 @@ def evaluate_student(
     settings, student, _ = load_student(workdir)
     settings = dataclasses.replace(
         settings,
-        evaluate=dataclasses.replace(settings.evaluate, report_episodes=episodes, epsilon=epsilon),
+        evaluate=dataclasses.replace(
+            settings.evaluate,
+            report_episodes=episodes,
+            epsilon=epsilon,
+            opening_steps=opening_steps,
+            opening_by=opening_by,
+        ),
         seed=seed,
     )
     run = _Run(settings, meshes.create())
@@ -861,6 +895,8 @@ def _result(
         "worst_retention": float(kept.min()),
         "episodes": run.settings.evaluate.report_episodes,
         "epsilon": run.settings.evaluate.epsilon,
+        "opening_steps": run.settings.evaluate.opening_steps,
+        "opening_by": run.settings.evaluate.opening_by,
         "best_round": best_round,
         "rounds": run.settings.learn.rounds,
         "seconds": timer.seconds(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,17 @@ from jaxdistill.envs import MAX_STEPS, Pool, seed_for
 from jaxdistill.experts.expert import Expert
 from jaxdistill.games import Game
 from jaxdistill.views import View
+
+
+class Opening(NamedTuple):
+    """Steps that another policy plays before the one that is measured, in place of human starts.
+
+    What is scored in them counts for nobody. A game that ends in them is left out: the slot's next
+    one is measured, from its beginning.
+    """
+
+    policy: rollouts.Policy
+    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +93,7 @@ def play_games(
     *,
     games: Sequence[int] | None = None,
     games_per_env: int = 1,
+    opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Scores]:
     """Plays exactly `games_per_env` whole games in every environment slot of every pool.
@@ -93,6 +105,7 @@ def play_games(
     Args:
       pools: fresh pools; a game already begun would count as whole.
       games: game index of each pool, 0.. by default.
+      opening: who plays the first steps; by default nobody else.
       advance: called with the number of episodes that ended, for a progress bar.
 
     Returns:
@@ -110,6 +123,12 @@ def play_games(
     ]
     active = list(range(len(pools)))
     turn = 0
+    if opening and opening.steps:
+        play = rollouts.play(pools, opening.policy, key, mesh, games=games)
+        for _ in zip(range(opening.steps), play, strict=False):
+            turn += 1
+    # What the opening has scored in the game that each slot is in the middle of.
+    begun = [np.where(pool.last.over, 0, pool.last.scores) for pool in pools]
     while active:
         play = rollouts.play(
             [pools[i] for i in active],
@@ -126,7 +145,9 @@ def play_games(
                 for slot in np.flatnonzero(step.over):
                     if len(ended[i][slot]) < games_per_env:
                         cut = bool(step.truncated[slot])
-                        ended[i][slot].append((float(step.scores[slot]), int(step.ages[slot]), cut))
+                        score = float(step.scores[slot] - begun[i][slot])
+                        begun[i][slot] = 0
+                        ended[i][slot].append((score, int(step.ages[slot]), cut))
                         finished += 1
             if not finished:
                 continue
@@ -199,6 +220,7 @@ def play_everywhere(
     seeds: Sequence[int],
     views: Sequence[View],
     max_steps: int = MAX_STEPS,
+    opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Scores]:
     """`episodes` whole games of every game, shared among all processes; each gets all scores.

@@ -66,7 +66,7 @@ def write(
         summary=report.summary(result),
         columns=columns,
         rows=rows,
-        protocol=report.protocol(result["episodes"], result["epsilon"]),
+        protocol=report.protocol(result),
         clips=[_clip(name, *plays[name]) for name in names if name in plays],
         curves=_curves(history, names, result["games"]),
         histograms=_histograms(outputs),

@@ -53,14 +53,19 @@ def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -
     )
 
 
-def print_students(rows: Sequence[Mapping[str, Any]], *, episodes: int, epsilon: float) -> None:
-    """The closing table of a distillation: one row per game."""
-    metrics.table(protocol(episodes, epsilon), *student_cells(rows))
+def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
+    """The closing table of a distillation: one row per game; for `measured` see `protocol`."""
+    metrics.table(protocol(measured), *student_cells(rows))
 
 
-def protocol(episodes: int, epsilon: float) -> str:
-    """How scores were measured."""
-    return f"{episodes} whole games per score, epsilon {epsilon:g}, 95% bootstrap intervals"
+def protocol(measured: Mapping[str, Any]) -> str:
+    """How scores were measured: `episodes`, `epsilon`, `opening_steps`, `opening_by`."""
+    steps = measured["opening_steps"]
+    after = f"after {steps} steps of {measured['opening_by']} play, " if steps else ""
+    return (
+        f"{measured['episodes']} whole games per score, {after}epsilon {measured['epsilon']:g}, "
+        f"95% bootstrap intervals"
+    )
 
 
 def student_cells(
@@ -104,7 +109,7 @@ def wall_time(result: Mapping[str, Any]) -> str:
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Everything `distill` returns, for people."""
-    print_students(result["games"], episodes=result["episodes"], epsilon=result["epsilon"])
+    print_students(result["games"], result)
     print(summary(result))
     print(wall_time(result))
 

@@ -6,6 +6,7 @@ chosen student of a distillation run again, with its experts and random play bes
 
 import json
 import pathlib
+from typing import Any
 
 from _main import run
 from absl import flags
@@ -20,6 +21,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose studen
 _EPISODES = flags.DEFINE_integer("episodes", 100, "whole games per game", lower_bound=1)
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
 _SAMPLE = flags.DEFINE_bool("sample_logits", False, "an expert with logits samples its policy")
+_OPENING = flags.DEFINE_integer(
+    "opening_steps", 0, "steps of another's play before a student's or its experts'", lower_bound=0
+)
+_OPENING_BY = flags.DEFINE_enum("opening_by", "random", ["random", "expert"], "who plays them")
 _SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new file too")
 
@@ -29,11 +34,14 @@ def main() -> None:
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if _OUT.value and pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
-    chosen = {"episodes": _EPISODES.value, "epsilon": _EPSILON.value}
+    chosen: dict[str, Any] = {"episodes": _EPISODES.value, "epsilon": _EPSILON.value}
     if _WORKDIR.value:
+        chosen |= {"opening_steps": _OPENING.value, "opening_by": _OPENING_BY.value}
         rows = distill.evaluate_student(_WORKDIR.value, seed=_SEED.value, **chosen)
-        report.print_students(rows, **chosen)
+        report.print_students(rows, chosen)
     else:
+        if _OPENING.value:
+            raise ValueError("--opening_steps goes with --workdir, where there is random play too")
         expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
         with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
             scores = evaluation.measure_expert(

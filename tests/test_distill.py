@@ -101,6 +101,22 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
     assert distill.distill(settings, tmp_path / "run") == written
 
 
+@pytest.mark.parametrize("by", ["random", "expert"])
+def test_games_can_begin_with_others_play(settings, tmp_path, by):
+    """Expert and student take over in the same states: an opening is the same for both."""
+    opened = dataclasses.replace(
+        settings,
+        learn=dataclasses.replace(settings.learn, rounds=1),
+        evaluate=dataclasses.replace(settings.evaluate, opening_steps=60 - 1, opening_by=by),
+    )
+    result = distill.distill(opened, tmp_path / "run")
+    assert (result["opening_steps"], result["opening_by"]) == (59, by)
+    for row in result["games"]:
+        assert row["student"]["mean_steps"] == row["expert"]["mean_steps"] == 60
+    report = (tmp_path / "run/report.html").read_text()
+    assert f"after 59 steps of {by} play" in report
+
+
 def test_the_student_learns_from_its_experts(settings, tmp_path):
     settings = dataclasses.replace(
         settings,
@@ -199,6 +215,8 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
         ({"collect": distill.Collect(num_envs=3)}, "not divisible by collect.num_envs 3"),
         ({"learn": distill.Learn(rounds=0)}, "learn.rounds is 0"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
+        ({"evaluate": distill.Evaluate(opening_by="a human")}, "not one of random, expert"),
+        ({"evaluate": distill.Evaluate(opening_steps=27_000)}, "less than evaluate.max_steps"),
         ({"experts": ()}, "experts is empty"),
         (
             {"collect": distill.Collect(initial_steps=0, steps_per_round=0)},

@@ -50,6 +50,39 @@ def test_every_slot_plays_its_first_games_in_order(scripted_pool):
     assert result.unfinished == 0
 
 
+def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
+    """A score arrives with a game's last step, so rewards of the opening are scripted by hand."""
+    pool = scripted_pool([[(9, 10.0)], [(2, 50.0), (5, 7.0)], [(4, 3.0), (1, 60.0)]])
+    played = []
+
+    def policy(name):
+        def act(observations, key, indices):
+            played.append((name, jax.random.key_data(key).tolist()))
+            if len(played) == 3:
+                # Slot 0 has made 4 points of its 10 by now.
+                pool.last.scores[0] += 4
+            return _still(observations, key, indices)
+
+        return act
+
+    (result,) = _play([pool], 1, policy("own"), opening=evaluation.Opening(policy("other"), 3))
+    # Slot 0: 10 + 4 in all, 4 of them in the opening. Slot 1's first game ended in it: its second
+    # counts, whole. Slot 2's goes on over the opening's end.
+    assert result.scores.tolist() == [10, 7, 3]
+    assert result.lengths.tolist() == [9, 5, 4]
+    assert [name for name, _ in played] == ["other"] * 3 + ["own"] * 6
+    assert len({str(key) for _, key in played}) == 9
+
+
+def test_an_opening_of_no_steps_is_none(scripted_pool):
+    script = [[(9, 10.0)], [(2, 50.0)]]
+    plain, opened = (
+        _play([scripted_pool(script)], 1, opening=opening)
+        for opening in (None, evaluation.Opening(_still, 0))
+    )
+    assert plain[0].to_dict() == opened[0].to_dict()
+
+
 def test_games_cut_by_the_step_limit_are_told_apart_if_they_count(scripted_pool):
     # Slot 0: cut, ended, and a third that is cut but comes too late.
     pool = scripted_pool([[(2, 1.0, True), (2, 2.0), (1, 3.0, True)], [(9, 4.0, True), (9, 5.0)]])
