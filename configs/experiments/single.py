@@ -1,0 +1,25 @@
+"""One shipped expert -> one student, small enough to compare many: `...single.py:GAME`.
+
+    python launch/distill.py --workdir=runs/net1 --config=configs/experiments/single.py:pong \
+        --config.network=net1
+
+Every row of the tables in `docs/results.md` about losses, sizes and temperatures is this file with
+a flag or two; `benchmarks/results.sh` holds them. All rows have equal steps and updates.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import merge
+
+
+def get_config(game: str = "pong") -> ConfigDict:
+    config = merge.get_config(f"{game}=experts/{game}.pth")
+    config.collect.initial_steps = 4096
+    config.collect.steps_per_round = 512
+    config.collect.expert_share_rounds = 10
+    config.learn.learning_rate = 1e-3
+    config.learn.rounds = 100
+    config.learn.updates_per_round = 32
+    config.evaluate.every_rounds = 50
+    config.evaluate.select_episodes = 16
+    return config
