@@ -86,6 +86,10 @@ class Collector:
                 advance(actions.size)
         self.steps = history.shape[1]
 
+    def replace_experts(self, experts: Sequence[Expert]) -> None:
+        """From now on these play and label: the same networks with other parameters."""
+        self._params = [expert.params for expert in experts]
+
     def _choose(
         self, experts, student, observations, key, expert_slots, *, games, student_drives: bool
     ):

@@ -63,6 +63,10 @@ class Collect:
         linearly from 1 to 0; after that the student drives alone (DAgger; Ross et al. 2011).
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
       dataset: a dataset made by `launch/collect.py` to learn from instead of collecting first.
+      follow: the experts are still in training (`launch/train_expert.py` replaces its
+        `experts/GAME` whenever one plays better): they are read again before every evaluation
+        (online distillation; Rusu et al. 2015, section 5). Such a run resumes too, but with the
+        experts as they are by then.
     """
 
     num_envs: int = 32
@@ -73,6 +77,7 @@ class Collect:
     expert_epsilon: float = 0.05
     student_epsilon: float = 0.05
     dataset: str | None = None
+    follow: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +199,8 @@ class Settings:
                 f"evaluate.max_steps {e.max_steps}"
             )
         _optimiser(self)  # refuses an unknown one
+        if c.follow and not c.steps_per_round:
+            raise ValueError("collect.follow needs new steps: set collect.steps_per_round above 0")
         if c.dataset and c.steps_per_round:
             raise ValueError(
                 "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
@@ -233,6 +240,24 @@ class _Run:
         self.student_act = rollouts.network_actor(
             self.network, self.masks, epsilon=settings.evaluate.epsilon
         )
+
+    def fingerprints(self) -> list[str]:
+        """What tells these experts from others: their parameters, or where they are in training."""
+        if self.settings.collect.follow:
+            return [source.path for source in self.settings.experts]
+        return [fingerprint(expert) for expert in self.experts]
+
+    def follow(self) -> bool:
+        """Reads the experts again; returns whether one has become another."""
+        try:
+            new = _load_experts(self.settings)
+        except FileNotFoundError:  # one is being replaced this very moment
+            return False
+        changed = list(map(fingerprint, new)) != list(map(fingerprint, self.experts))
+        if changed and [e.network for e in new] != [e.network for e in self.experts]:
+            raise ValueError("an expert that is followed has become another network; begin anew")
+        self.experts = new
+        return changed
 
     @functools.cached_property
     def opening(self) -> evaluation.Opening:
@@ -293,7 +318,7 @@ class _Run:
             "frame_shape": list(self.views[0].shape[1:]),
             "num_actions": int(self.masks.shape[1]),
             "views": [view.to_dict() for view in self.views],
-            "experts": [fingerprint(expert) for expert in self.experts],
+            "experts": self.fingerprints(),
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,
         }
@@ -395,6 +420,10 @@ def distill(
     workdir = pathlib.Path(workdir)
     mesh = mesh or meshes.create()
     meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
+    if settings.collect.follow and jax.process_count() > 1:
+        raise ValueError(
+            "collect.follow is for one process: several could follow different experts"
+        )
     run = _Run(settings, mesh)
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
     with meshes.leader_first("claim"):
@@ -419,6 +448,8 @@ def distill(
         return {}
 
     with timer.phase("report"):
+        if settings.collect.follow:
+            baselines["expert"] = run.play_reported(run.expert_policy(), "experts")
         scores = run.play_reported(run.student_policy(state.params), "student")
     with meshes.leader_first("result"):
         if meshes.leads():
@@ -579,7 +610,7 @@ def _baselines(
 ) -> dict[str, list[evaluation.Scores]]:
     """Experts and random play, measured first; read back where a killed run has done so."""
     path = workdir / "baselines.json"
-    fingerprints = [fingerprint(expert) for expert in run.experts]
+    fingerprints = run.fingerprints()
     if path.is_file():
         try:
             standing = json.loads(path.read_text())
@@ -723,6 +754,8 @@ def _train(
                 value = None
                 if (index + 1) % settings.evaluate.every_rounds == 0 or index + 1 == lrn.rounds:
                     with timer.phase("evaluate"):
+                        if collect.follow and collector is not None and run.follow():
+                            collector.replace_experts(run.experts)
                         value = _select(run, state, baselines, writer, step, advance)
                     best = max(best, value)
                 stopping = stop_after == f"round:{index + 1}"
@@ -846,6 +879,11 @@ def _select(
     known = np.nan_to_num(kept)
     value = float(np.minimum(known, 0.9 + 0.1 * known).mean())
     row = {f"score/{name}": s.mean for name, s in zip(run.names, scores, strict=True)}
+    if run.settings.collect.follow:
+        # What the experts of the beginning scored is no measure any more: the best student is.
+        value = evaluation.normalised_mean(run.games, scores)
+        experts = run.measure(run.expert_policy(), _SELECT, episodes)
+        row |= {f"expert_score/{n}": s.mean for n, s in zip(run.names, experts, strict=True)}
     row |= {f"retention/{name}": k for name, k in zip(run.names, kept, strict=True)}
     writer.write(step, row | {"mean_retention": float(known.mean())})
     advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(run.names, scores, strict=True)))

@@ -293,6 +293,14 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
+def normalised_mean(chosen: Sequence[Game], scores: Sequence[Scores]) -> float:
+    """The mean human-normalised score, with the plain score of games where that is not known."""
+    normalised = [game.human_normalised(s.mean) for game, s in zip(chosen, scores, strict=True)]
+    return float(
+        np.mean([s.mean if n is None else n for n, s in zip(normalised, scores, strict=True)])
+    )
+
+
 def retention_interval(
     student: Scores,
     expert: Scores,

@@ -113,6 +113,9 @@ def _curves(
             axis.grid(alpha=0.3)
         line[0].set_yscale("log")
         line[1].set_ylim(0, 1)
+        key = f"expert_score/{name}"
+        if followed := [(r["step"], r[key]) for r in history if key in r]:
+            line[2].plot(*zip(*followed, strict=True), color=_COLOURS["expert"])
         line[2].axhline(row["expert"]["mean"], color=_COLOURS["expert"], linestyle="--")
         line[2].axhline(row["random"]["mean"], color=_COLOURS["expert"], linestyle=":")
     for axis in axes[-1]:

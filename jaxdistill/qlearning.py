@@ -546,7 +546,7 @@ class Training:
                 self.settings, self.views, self._evaluate_act, self.state.params, self._mesh
             )
         means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
-        value = _value(self._games, scores)
+        value = evaluation.normalised_mean(self._games, scores)
         if not self.best or value > self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         # Fresh pools from time to time keep the log that a resumed run replays short.
@@ -710,12 +710,4 @@ def _evaluate(
     policy = functools.partial(act, params)
     return evaluation.play_games(
         pools, policy, jax.random.key(settings.seed + 1), mesh, games=indices
-    )
-
-
-def _value(chosen: list[games.Game], scores: list[evaluation.Scores]) -> float:
-    """What the best checkpoint is chosen by: the mean human-normalised score where it is known."""
-    normalised = [game.human_normalised(s.mean) for game, s in zip(chosen, scores, strict=True)]
-    return float(
-        np.mean([s.mean if n is None else n for n, s in zip(normalised, scores, strict=True)])
     )

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from jaxdistill import dataset, distill, networks
+from jaxdistill import dataset, distill, metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 
@@ -101,6 +102,46 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
     assert distill.distill(settings, tmp_path / "run") == written
 
 
+def test_an_expert_in_training_is_followed(experts, settings, tmp_path, monkeypatch):
+    first = Expert.load(experts / "pong")
+    first.save(tmp_path / "pong")
+    later = dataclasses.replace(
+        first, params=networks.init(first.network, jax.random.key(77), (4, 84, 84))
+    )
+    following = dataclasses.replace(
+        settings,
+        experts=(ExpertSource(str(tmp_path / "pong")),),
+        collect=dataclasses.replace(settings.collect, follow=True),
+        learn=dataclasses.replace(settings.learn, rounds=6),
+    )
+    select = distill._select
+
+    def select_and_replace(*arguments):
+        """The training finds a better network after the first evaluation."""
+        shutil.rmtree(tmp_path / "pong")
+        later.save(tmp_path / "pong")
+        return select(*arguments)
+
+    monkeypatch.setattr(distill, "_select", select_and_replace)
+    result = distill.distill(following, tmp_path / "run")
+    rows = list(metrics.read(tmp_path / "run"))
+    assert sum("expert_score/pong" in row for row in rows) == 3
+    assert result["games"][0]["expert"]["episodes"] == 4
+
+    # Labels of rounds 1 to 4 are by the first, of 5 and 6 by the later.
+    log = dataset.open_log(tmp_path / "run/dataset")
+    chunk = log.read(0, log.length)
+    replaced = (128 + 4 * 64) // 4
+    for t, expert in ((replaced - 1, first), (replaced, later), (log.length - 1, later)):
+        assert (chunk.ages[0, t] >= 3).all()
+        stacks = chunk.frames[0, t - 3 : t + 1].swapaxes(0, 1)
+        np.testing.assert_allclose(chunk.labels[0, t], expert.ale_outputs(stacks), atol=1e-5)
+    with pytest.raises(ValueError, match=r"collect\.follow needs new steps"):
+        dataclasses.replace(
+            following, collect=dataclasses.replace(following.collect, steps_per_round=0)
+        )
+
+
 @pytest.mark.parametrize("by", ["random", "expert"])
 def test_games_can_begin_with_others_play(settings, tmp_path, by):
     """Expert and student take over in the same states: an opening is the same for both."""
@@ -127,8 +168,6 @@ def test_the_student_learns_from_its_experts(settings, tmp_path):
         evaluate=dataclasses.replace(settings.evaluate, every_rounds=6),
     )
     distill.distill(settings, tmp_path / "run")
-    from jaxdistill import metrics
-
     losses = [row["loss"] for row in metrics.read(tmp_path / "run") if "loss" in row]
     assert losses[-1] < 0.5 * losses[0]
 
