@@ -137,11 +137,14 @@ class Settings:
     Attributes:
       experts: one per game; their order is the order of the games.
       network: a key of `networks.NETWORKS`, the student's.
+      compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
+        parameters, outputs and losses are float32 all the same.
       seed: of everything random.
     """
 
     experts: tuple[ExpertSource, ...]
     network: str = "dueling"
+    compute_dtype: str = "float32"
     seed: int = 0
     collect: Collect = Collect()
     learn: Learn = Learn()
@@ -150,7 +153,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.experts:
             raise ValueError("experts is empty; name at least one")
-        networks.create(self.network)
+        networks.create(self.network, self.compute_dtype)
         if self.learn.loss not in losses.LOSSES:
             raise ValueError(
                 f"learn.loss {self.learn.loss!r} is not one of {', '.join(losses.LOSSES)}"
@@ -216,7 +219,9 @@ class _Run:
         self.names = tuple(game.name for game in self.games)
         self.views = [expert.view or View() for expert in self.experts]
         self.masks = jnp.asarray(np.stack([expert.mask for expert in self.experts]))
-        self.network = networks.create(settings.network)
+        self.network = networks.for_games(
+            networks.create(settings.network, settings.compute_dtype), self.games
+        )
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network, self.masks, epsilon=settings.evaluate.epsilon
@@ -333,7 +338,8 @@ class _Collector:
         ]
         if student_drives:
             num_envs = collect.num_envs
-            outputs = networks.forward(run.network, student, jnp.concatenate(observations))
+            rows = np.repeat(np.asarray(indices), num_envs)
+            outputs = networks.forward(run.network, student, jnp.concatenate(observations), rows)
             outputs = outputs.reshape(len(indices), num_envs, -1)
             actions = [
                 jnp.where(
@@ -496,7 +502,9 @@ def _write_page(
     outputs, plays = {}, {}
     for index, game in enumerate(run.games):
         outputs[game.name] = page.Outputs(
-            labels[index], np.asarray(forward(params, stacks[index])), np.asarray(run.masks[index])
+            labels[index],
+            np.asarray(forward(params, stacks[index], index)),
+            np.asarray(run.masks[index]),
         )
         expert, student = (
             clips.record(
@@ -559,7 +567,9 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
     settings = settings_lib.build(Settings, json.loads(path.read_text()), str(path))
-    network = networks.create(settings.network)
+    network = networks.create(settings.network, settings.compute_dtype)
+    if network.knows_game:
+        network = networks.for_games(network, [games.get(name) for name in game_names(settings)])
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         best = saved.best_step()
         if best is None:
@@ -589,12 +599,15 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
     name = games.get(game).name if game else next(iter(experts))
     if name not in experts:
         raise ValueError(f"{workdir} distilled {', '.join(experts)}, not {name}")
+    network, params, actions = networks.for_one_game(
+        network, jax.device_get(state.params), list(experts).index(name)
+    )
     return Expert(
         name=f"student of {experts[name].name}",
         network=network,
-        params=jax.device_get(state.params),
+        params=params,
         outputs="q" if losses.LOSSES[settings.learn.loss].gives_q else "logits",
-        actions=tuple(range(games.NUM_ACTIONS)),
+        actions=actions,
         view=experts[name].view,
         game=name,
         source=str(workdir),
@@ -790,7 +803,9 @@ def _initial_params(run: _Run) -> networks.Params:
     if name not in run.names:
         raise ValueError(f"learn.warm_start is {warm!r}, expected one of {', '.join(run.names)}")
     expert = run.experts[run.names.index(name)]
-    if expert.network != run.network or expert.actions != tuple(range(games.NUM_ACTIONS)):
+    # Compared without what they compute in, which is no part of a shape.
+    same = networks.to_dict(expert.network) == networks.to_dict(run.network)
+    if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
         raise ValueError(
             f"learn.warm_start: the {name} expert ({expert.network.num_outputs} outputs) is not of "
             f"the student's shape (network {run.settings.network!r}); begin fresh instead"

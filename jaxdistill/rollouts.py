@@ -77,10 +77,10 @@ def network_actor(
 
     @functools.partial(jax.jit, static_argnums=3)
     def act(params: Any, observations: Observations, key: jax.Array, games: tuple[int, ...]):
-        outputs = networks.forward(network, params, jnp.concatenate(observations))
         sizes = [x.shape[0] for x in observations]
-        mask = masks[np.repeat(np.asarray(games), sizes)]
-        actions = choose(outputs, mask, key, epsilon=epsilon)
+        rows = np.repeat(np.asarray(games), sizes)
+        outputs = networks.forward(network, params, jnp.concatenate(observations), rows)
+        actions = choose(outputs, masks[rows], key, epsilon=epsilon)
         return tuple(jnp.split(actions, np.cumsum(sizes)[:-1])), None
 
     return act
