@@ -37,6 +37,7 @@ def get_config(experts: str = "") -> ConfigDict:
         {
             "experts": sources(experts),
             "network": "dueling",
+            "compute_dtype": "float32",
             "seed": 0,
             "collect": dataclasses.asdict(distill.Collect()),
             "learn": dataclasses.asdict(distill.Learn()),

@@ -97,7 +97,8 @@ class Collector:
         labels = expert_outputs(seating.experts, experts, observations, games)
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
-            merged = networks.forward(seating.network, student, jnp.concatenate(observations))
+            rows = np.repeat(np.asarray(games), labels[0].shape[0])
+            merged = networks.forward(seating.network, student, jnp.concatenate(observations), rows)
             outputs = jnp.split(merged, len(games))
         slots = self._first + jnp.arange(labels[0].shape[0])
         actions = []

@@ -41,6 +41,7 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
+from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.views import View
@@ -92,7 +93,8 @@ class Learn:
       q_temperature, logits_temperature: the softmax temperature of experts with either.
       entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
         trying what its expert would not, which matters where the student drives.
-      warm_start: name of the game whose expert the student begins as a copy of; None begins fresh.
+      warm_start: name of the game whose expert the student begins as a copy of, or a file of any
+        expert of its shape; None begins fresh.
       optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
         `learner.optimiser`; the schedule is a cosine.
     """
@@ -147,11 +149,14 @@ class Settings:
     Attributes:
       experts: one per game; their order is the order of the games.
       network: a key of `networks.NETWORKS`, the student's.
+      compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
+        parameters, outputs and losses are float32 all the same.
       seed: of everything random.
     """
 
     experts: tuple[ExpertSource, ...]
     network: str = "dueling"
+    compute_dtype: str = "float32"
     seed: int = 0
     collect: Collect = Collect()
     learn: Learn = Learn()
@@ -160,7 +165,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.experts:
             raise ValueError("experts is empty; name at least one")
-        networks.create(self.network)
+        networks.create(self.network, self.compute_dtype)
         if self.learn.loss not in losses.LOSSES:
             raise ValueError(
                 f"learn.loss {self.learn.loss!r} is not one of {', '.join(losses.LOSSES)}"
@@ -235,7 +240,9 @@ class _Run:
         self.names = tuple(game.name for game in self.games)
         self.views = [expert.view or View() for expert in self.experts]
         self.masks = jnp.asarray(np.stack([expert.mask for expert in self.experts]))
-        self.network = networks.create(settings.network)
+        self.network = networks.for_games(
+            networks.create(settings.network, settings.compute_dtype), self.games
+        )
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network, self.masks, epsilon=settings.evaluate.epsilon
@@ -474,7 +481,9 @@ def _write_page(
     outputs, plays = {}, {}
     for index, game in enumerate(run.games):
         outputs[game.name] = page.Outputs(
-            labels[index], np.asarray(forward(params, stacks[index])), np.asarray(run.masks[index])
+            labels[index],
+            np.asarray(forward(params, stacks[index], index)),
+            np.asarray(run.masks[index]),
         )
         expert, student = (
             clips.record(
@@ -551,7 +560,9 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
     settings = settings_lib.build(Settings, json.loads(path.read_text()), str(path))
-    network = networks.create(settings.network)
+    network = networks.create(settings.network, settings.compute_dtype)
+    if network.knows_game:
+        network = networks.for_games(network, [games.get(name) for name in game_names(settings)])
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         best = saved.best_step()
         if best is None:
@@ -581,12 +592,15 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
     name = games.get(game).name if game else next(iter(experts))
     if name not in experts:
         raise ValueError(f"{workdir} distilled {', '.join(experts)}, not {name}")
+    network, params, actions = networks.for_one_game(
+        network, jax.device_get(state.params), list(experts).index(name)
+    )
     return Expert(
         name=f"student of {experts[name].name}",
         network=network,
-        params=jax.device_get(state.params),
+        params=params,
         outputs="q" if losses.LOSSES[settings.learn.loss].gives_q else "logits",
-        actions=tuple(range(games.NUM_ACTIONS)),
+        actions=actions,
         view=experts[name].view,
         game=name,
         source=str(workdir),
@@ -786,14 +800,21 @@ def _initial_params(run: _Run) -> networks.Params:
     if warm is None:
         key = jax.random.fold_in(run.key, 100)
         return networks.init(run.network, key, run.views[0].shape)
-    name = games.get(warm).name
-    if name not in run.names:
-        raise ValueError(f"learn.warm_start is {warm!r}, expected one of {', '.join(run.names)}")
-    expert = run.experts[run.names.index(name)]
-    if expert.network != run.network or expert.actions != tuple(range(games.NUM_ACTIONS)):
+    if pathlib.Path(warm).exists():
+        expert = formats.load(warm)
+    else:
+        name = games.get(warm).name
+        if name not in run.names:
+            raise ValueError(
+                f"learn.warm_start is {warm!r}, expected one of {', '.join(run.names)}, or a file"
+            )
+        expert = run.experts[run.names.index(name)]
+    # Compared without what they compute in, which is no part of a shape.
+    same = networks.to_dict(expert.network) == networks.to_dict(run.network)
+    if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
         raise ValueError(
-            f"learn.warm_start: the {name} expert ({expert.network.num_outputs} outputs) is not of "
-            f"the student's shape (network {run.settings.network!r}); begin fresh instead"
+            f"learn.warm_start: {expert.name} ({expert.network.num_outputs} outputs) is not of the "
+            f"student's shape (network {run.settings.network!r}); begin fresh instead"
         )
     return expert.params
 

@@ -152,9 +152,9 @@ def make_update(
 
     def objective(params: Any, window: dataset.Window, rows: jax.Array):
         stacks, labels = dataset.gather(window, rows)
-        outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]))
-        labels = labels.reshape(-1, num_actions)
         games = jnp.repeat(jnp.arange(num_games), rows.shape[1])
+        outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]), games)
+        labels = labels.reshape(-1, num_actions)
         mask = masks[games]
         temperature = temperatures[games][:, None]
         values = losses.LOSSES[loss].function(outputs, labels, mask, temperature)

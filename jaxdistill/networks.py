@@ -2,8 +2,13 @@
 
 Every network here is a `Network`: convolutions, shared dense layers, and a head. That covers the
 2013 and 2015 DQNs, the dueling net (Wang et al. 2016), A3C/PPO actor-critics, the compressed nets
-of Policy Distillation (Rusu et al. 2015) and plain MLPs. An architecture is a *value* of one class,
-and two experts of one shape are equal as Python objects.
+of Policy Distillation (Rusu et al. 2015) and plain MLPs; residual sections make it IMPALA's
+(Espeholt et al. 2018). An architecture is a *value* of one class, and two experts of one shape are
+equal as Python objects.
+
+A student may be told which game it sees: by output layers of each game's own, or by a learnt vector
+beside what the convolutions saw. Such a network takes `games`, the game of each row; cut down to
+one game (`for_one_game`) it is an ordinary one again.
 
 Observations are `(B, C, H, W)` as emulators and PyTorch hand them over. `uint8` means pixels and is
 divided by 255 inside the network; floats are taken as they are.
@@ -13,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -38,6 +43,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "none": lambda x: x,
 }
 HEADS = ("linear", "dueling", "actor_critic")
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # Examples of one cache-sized piece of the batch on CPU, and what each piece keeps for its backward
 # pass; see `forward`.
@@ -63,18 +69,27 @@ class Network(nn.Module):
 
     Attributes:
       convs: convolutions, each followed by the activation; empty for an MLP on `(B, D)`.
+      residual: channels of the residual sections after them (Espeholt et al. 2018, figure 3): a 3x3
+        convolution, a 3x3 maximum at stride 2 and two residual blocks each.
       hidden: widths of dense layers shared by both streams of the head.
       head: "linear" (one output layer), "dueling" (value + advantage - mean advantage over *all*
         outputs, Wang et al. 2016 eq. 9) or "actor_critic" (logits; `value` gives the critic).
       action_hidden, value_hidden: dense widths private to the action / value stream.
       num_outputs: size of the action head.
       activation: a key of `ACTIVATIONS`, after every layer but the heads; or one per layer, in the
-        order convs, hidden, action_hidden, value_hidden.
+        order convs, residual (a section is one layer), hidden, action_hidden, value_hidden.
       layer_norm: LayerNorm before every activation (as PQN needs).
+      controllers: every game has an `action_hidden` and an output layer of its own, over its own
+        actions alone (Rusu et al. 2015); the other outputs are 0. For a linear head.
+      task_embedding: size of a learnt vector per game, beside the features: to each unit of the
+        first dense layers a bias of the game's.
+      game_actions: the ALE actions of each game, for controllers and task embeddings; see
+        `for_games`.
       dtype: what the torso computes in; parameters and head outputs stay float32.
     """
 
     convs: tuple[ConvLayer, ...] = NATURE_CONVS
+    residual: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
     head: str = "linear"
     action_hidden: tuple[int, ...] = ()
@@ -82,12 +97,22 @@ class Network(nn.Module):
     num_outputs: int = games.NUM_ACTIONS
     activation: str | tuple[str, ...] = "relu"
     layer_norm: bool = False
+    controllers: bool = False
+    task_embedding: int = 0
+    game_actions: tuple[tuple[int, ...], ...] = ()
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Names the parameters: conv1.., fc1.., action_fc1.., action, value_fc1.., value."""
+        """Names the parameters: conv1.., fc1.., action_fc1.., action, value_fc1.., value.
+
+        With controllers controller1_fc1.., controller1, controller2_fc1.. stand for the action's.
+        """
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
+        if self.controllers and self.head != "linear":
+            raise ValueError(f"controllers have a linear head, not {self.head!r}")
+        if self.knows_game and not self.game_actions:
+            raise ValueError("controllers and task embeddings need the games; see for_games")
         for name in self.activations:
             if name not in ACTIVATIONS:
                 raise ValueError(
@@ -97,27 +122,63 @@ class Network(nn.Module):
             _Conv(layer, self.dtype, name=f"conv{i}") for i, layer in enumerate(self.convs, 1)
         ]
         self.conv_norm = self._norms("conv_norm", len(self.convs))
+        self.section = [
+            _Section(
+                features,
+                self.activations[len(self.convs) + i],
+                self.layer_norm,
+                self.dtype,
+                name=f"section{i + 1}",
+            )
+            for i, features in enumerate(self.residual)
+        ]
+        self.section_norm = self._norms("section_norm", min(1, len(self.residual)))
+        if self.task_embedding:
+            self.embedding = nn.Embed(
+                len(self.game_actions),
+                self.task_embedding,
+                embedding_init=nn.initializers.normal(1.0),
+                name="task_embedding",
+            )
         self.fc, self.fc_norm = self._dense("fc", self.hidden)
-        self.action_fc, self.action_norm = self._dense("action_fc", self.action_hidden)
-        self.action = nn.Dense(self.num_outputs, kernel_init=_HEAD_INIT, name="action")
+        if self.controllers:
+            self.controller = [
+                (
+                    *self._dense(f"controller{i}_fc", self.action_hidden),
+                    nn.Dense(len(actions), kernel_init=_SMALL_INIT, name=f"controller{i}"),
+                )
+                for i, actions in enumerate(self.game_actions, 1)
+            ]
+        else:
+            self.action_fc, self.action_norm = self._dense("action_fc", self.action_hidden)
+            self.action = nn.Dense(self.num_outputs, kernel_init=_SMALL_INIT, name="action")
         if self.head != "linear":
             self.value_fc, self.value_norm = self._dense("value_fc", self.value_hidden)
-            self.value_out = nn.Dense(1, kernel_init=_HEAD_INIT, name="value")
+            self.value_out = nn.Dense(1, kernel_init=_SMALL_INIT, name="value")
+
+    @property
+    def knows_game(self) -> bool:
+        """Whether outputs depend on the game, so that `games` must be given."""
+        return self.controllers or self.task_embedding > 0
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """One activation per layer: convs, hidden, action_hidden, value_hidden.
+        """One activation per layer: convs, residual, hidden, action_hidden, value_hidden.
 
         Raises:
           ValueError: `activation` lists another number of them.
         """
-        groups = (self.convs, self.hidden, self.action_hidden, self.value_hidden)
-        layers = sum(len(group) for group in groups)
+        layers = self._layers(5)
         if isinstance(self.activation, str):
             return (self.activation,) * layers
         if len(self.activation) != layers:
             raise ValueError(f"{len(self.activation)} activations for {layers} layers")
         return tuple(self.activation)
+
+    def _layers(self, groups: int) -> int:
+        """How many layers the first so many groups have."""
+        all_groups = (self.convs, self.residual, self.hidden, self.action_hidden, self.value_hidden)
+        return sum(len(group) for group in all_groups[:groups])
 
     def _norms(self, prefix: str, count: int) -> list[nn.Module]:
         wanted = count if self.layer_norm else 0
@@ -139,26 +200,42 @@ class Network(nn.Module):
             x = ACTIVATIONS[self.activations[first + i]](x)
         return x
 
-    def _shared(self, features: jax.Array) -> jax.Array:
-        return self._run(features, self.fc, self.fc_norm, len(self.convs))
+    def _shared(self, features: jax.Array, games: Any) -> jax.Array:
+        if self.task_embedding:
+            vectors = self.embedding(self._rows(features, games)).astype(features.dtype)
+            features = jnp.concatenate([features, vectors], axis=-1)
+        return self._run(features, self.fc, self.fc_norm, self._layers(2))
+
+    def _rows(self, features: jax.Array, games: Any) -> jax.Array:
+        """The game of each row `(B,)`."""
+        if games is None:
+            raise ValueError("outputs of this network depend on the game; give `games`")
+        return jnp.broadcast_to(jnp.asarray(games), features.shape[:1])
 
     def features(self, observations: jax.Array) -> jax.Array:
         """Convolutions: `(B, C, H, W)` -> `(B, D)`, flattened in (row, column, channel) order."""
-        if self.convs:
+        if self.convs or self.residual:
             if observations.ndim != 4:
                 raise ValueError(
                     f"a convolutional network takes (B, C, H, W), got shape {observations.shape}"
                 )
             observations = observations.transpose(0, 2, 3, 1)
         x = self._run(observations, self.conv, self.conv_norm, 0)
+        for section in self.section:
+            x = section(x)
+        for norm in self.section_norm:
+            x = norm(x)
+        if self.residual:  # a section ends with a sum, without an activation
+            x = ACTIVATIONS[self.activations[self._layers(2) - 1]](x)
         x = _pixels(x, self.dtype)
         return x.reshape(x.shape[0], -1)
 
-    def outputs(self, features: jax.Array) -> jax.Array:
+    def outputs(self, features: jax.Array, games: Any = None) -> jax.Array:
         """Q-values or logits `(B, num_outputs)` float32 from `features`."""
-        shared = self._shared(features)
-        first = len(self.convs) + len(self.hidden)
-        x = self._run(shared, self.action_fc, self.action_norm, first)
+        shared = self._shared(features, games)
+        if self.controllers:
+            return self._controlled(shared, self._rows(features, games))
+        x = self._run(shared, self.action_fc, self.action_norm, self._layers(3))
         out = self.action(x.astype(jnp.float32))
         if self.head == "dueling":
             out = out - out.mean(axis=-1, keepdims=True) + self._value(shared)
@@ -166,36 +243,46 @@ class Network(nn.Module):
             self._value(shared)  # the critic's parameters are born with the actor's
         return out
 
+    def _controlled(self, shared: jax.Array, rows: jax.Array) -> jax.Array:
+        """Every controller runs on all rows, small as they are, and each row takes its game's."""
+        choices = []
+        for actions, (layers, norms, last) in zip(self.game_actions, self.controller, strict=True):
+            own = last(self._run(shared, layers, norms, self._layers(3)).astype(jnp.float32))
+            empty = jnp.zeros((own.shape[0], self.num_outputs), own.dtype)
+            choices.append(empty.at[:, actions].set(own))
+        return jnp.stack(choices)[rows, jnp.arange(len(rows))]
+
     def _value(self, shared: jax.Array) -> jax.Array:
-        first = len(self.convs) + len(self.hidden) + len(self.action_hidden)
-        x = self._run(shared, self.value_fc, self.value_norm, first)
+        x = self._run(shared, self.value_fc, self.value_norm, self._layers(4))
         return self.value_out(x.astype(jnp.float32))
 
-    def value(self, observations: jax.Array) -> jax.Array:
+    def value(self, observations: jax.Array, games: Any = None) -> jax.Array:
         """State values `(B,)` of a dueling or actor-critic network."""
         if self.head == "linear":
             raise ValueError("a linear head has no state value")
-        return self._value(self._shared(self.features(observations)))[:, 0]
+        return self._value(self._shared(self.features(observations), games))[:, 0]
 
-    def __call__(self, observations: jax.Array) -> jax.Array:
-        """Q-values or logits `(B, num_outputs)`."""
-        return self.outputs(self.features(observations))
+    def __call__(self, observations: jax.Array, games: Any = None) -> jax.Array:
+        """Q-values or logits `(B, num_outputs)`; `games` as `forward` takes them."""
+        return self.outputs(self.features(observations), games)
 
 
 _HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-# A small head starts every action nearly equal, so early targets are not drowned by noise.
-_HEAD_INIT = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+# A small head starts every action nearly equal, so early targets are not drowned by noise. A
+# residual block whose end is small starts as the identity, so features do not grow with depth.
+_SMALL_INIT = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
 
 class _Conv(nn.Module):
     layer: ConvLayer
     dtype: Any
+    kernel_init: Callable[..., jax.Array] = _HIDDEN_INIT
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         k = self.layer.kernel
         shape = (k, k, x.shape[-1], self.layer.features)
-        kernel = self.param("kernel", _HIDDEN_INIT, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.layer.features,))
         height, width = (size + 2 * self.layer.padding for size in x.shape[1:3])
         if min(height, width) < k:
@@ -203,6 +290,45 @@ class _Conv(nn.Module):
         convolve = _matmul_convolve if jax.default_backend() == "cpu" else _convolve
         y = convolve(x, kernel, self.layer)
         return checkpoint_name(y, _CONVOLVED) + bias.astype(self.dtype)
+
+
+class _Section(nn.Module):
+    """Convolution, maximum, two residual blocks: `(B, H, W, C)` -> `(B, ~H / 2, ~W / 2, F)`."""
+
+    features: int
+    activation: str
+    layer_norm: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layer = ConvLayer(self.features, 3, 1, 1)
+        x = _max_pool(_Conv(layer, self.dtype, name="conv")(x))
+        for block in ("block1", "block2"):
+            y = x
+            for i, init in ((1, _HIDDEN_INIT), (2, _SMALL_INIT)):
+                if self.layer_norm:
+                    y = nn.LayerNorm(dtype=self.dtype, name=f"{block}_norm{i}")(y)
+                y = ACTIVATIONS[self.activation](y)
+                y = _Conv(layer, self.dtype, init, name=f"{block}_conv{i}")(y)
+            x = x + y
+        return x
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maxima at stride 2, padded as TensorFlow's "SAME": `(B, H, W, C)` -> half of H and W.
+
+    Maxima of shifted slices: on CPU the gradient of XLA's windowed maximum takes several times as
+    long.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        pad = [(0, 0)] * 4
+        pad[axis] = (size % 2, 2)
+        padded = jnp.pad(x, pad, constant_values=-jnp.inf)
+        shifted = [lax.slice_in_dim(padded, i, i + size, 2, axis) for i in range(3)]
+        x = functools.reduce(jnp.maximum, shifted)
+    return x
 
 
 def _pixels(x: jax.Array, dtype: Any) -> jax.Array:
@@ -305,16 +431,27 @@ def _add_shifted_backward(m: int, _: None, gradient: jax.Array) -> tuple[jax.Arr
 _add_shifted.defvjp(_add_shifted_forward, _add_shifted_backward)
 
 
-def forward(network: Network, params: Params, observations: jax.Array) -> jax.Array:
+def forward(
+    network: Network, params: Params, observations: jax.Array, games: Any = None
+) -> jax.Array:
     """`network(observations)` in the form the backend likes: `(B, ...)` -> `(B, num_outputs)`.
 
     On CPU the convolutions run over pieces of the batch that fit the cache, and keep their results
     for the backward pass but not what lies between; it is the same function of the same parameters.
+
+    Args:
+      games: `(B,)` int, the index of each row's game, or one for all rows. Networks that know their
+        game need it; others take no notice.
+
+    Raises:
+      ValueError: the network's outputs depend on the game, and `games` is missing.
     """
     batch = observations.shape[0]
-    chunked = jax.default_backend() == "cpu" and network.convs and batch > CPU_CHUNK
-    if not chunked:
-        return cast(jax.Array, network.apply(params, observations))
+    # The pictures inside a residual section are larger: fewer of them fit.
+    size = CPU_CHUNK // 4 if network.residual else CPU_CHUNK
+    pictures = network.convs or network.residual
+    if jax.default_backend() != "cpu" or not pictures or batch <= size:
+        return cast(jax.Array, network.apply(params, observations, games))
 
     @functools.partial(
         jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLVED)
@@ -322,16 +459,16 @@ def forward(network: Network, params: Params, observations: jax.Array) -> jax.Ar
     def features(chunk: jax.Array) -> jax.Array:
         return cast(jax.Array, network.apply(params, chunk, method="features"))
 
-    missing = -batch % CPU_CHUNK
+    missing = -batch % size
     padded = jnp.pad(observations, ((0, missing), *((0, 0),) * (observations.ndim - 1)))
-    chunks = padded.reshape(-1, CPU_CHUNK, *observations.shape[1:])
+    chunks = padded.reshape(-1, size, *observations.shape[1:])
     flat = lax.map(features, chunks).reshape(batch + missing, -1)[:batch]
-    return cast(jax.Array, network.apply(params, flat, method="outputs"))
+    return cast(jax.Array, network.apply(params, flat, games, method="outputs"))
 
 
 def init(network: Network, key: jax.Array, observation_shape: tuple[int, ...]) -> Params:
     """Fresh float32 parameters for observations of one example's shape, e.g. `(4, 84, 84)`."""
-    return network.init(key, jnp.zeros((1, *observation_shape), jnp.float32))
+    return network.init(key, jnp.zeros((1, *observation_shape), jnp.float32), 0)
 
 
 def count(params: Params) -> int:
@@ -339,19 +476,29 @@ def count(params: Params) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def _dueling(convs: tuple[ConvLayer, ...], width: int, layer_norm: bool = False) -> Network:
+def _dueling(
+    convs: tuple[ConvLayer, ...], width: int, *, layer_norm: bool = False, task_embedding: int = 0
+) -> Network:
     return Network(
         convs=convs,
         head="dueling",
         action_hidden=(width,),
         value_hidden=(width,),
         layer_norm=layer_norm,
+        task_embedding=task_embedding,
+    )
+
+
+def _multi_task(convs: tuple[ConvLayer, ...], width: int, *, layer_norm: bool = False) -> Network:
+    return Network(
+        convs=convs, hidden=(width,), action_hidden=(128,), controllers=True, layer_norm=layer_norm
     )
 
 
 _CONVS_2013 = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))
 _SMALL_CONVS = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2), ConvLayer(32, 3, 1))
 _TINY_CONVS = (ConvLayer(16, 8, 4), ConvLayer(16, 4, 2), ConvLayer(16, 3, 1))
+_WIDE_CONVS = (ConvLayer(64, 8, 4), ConvLayer(64, 4, 2), ConvLayer(64, 3, 1))
 
 NETWORKS: dict[str, Network] = {
     # The default student and the reference experts: 3,300,019 parameters with 18 outputs.
@@ -359,6 +506,8 @@ NETWORKS: dict[str, Network] = {
     "dueling_layer_norm": _dueling(NATURE_CONVS, 512, layer_norm=True),
     "dueling_small": _dueling(_SMALL_CONVS, 128),
     "dueling_small_layer_norm": _dueling(_SMALL_CONVS, 128, layer_norm=True),
+    # The default student, told which game it sees.
+    "dueling_task": _dueling(NATURE_CONVS, 512, task_embedding=32),
     # Mnih et al. 2015, also the teacher of Policy Distillation; Mnih et al. 2013.
     "nature": Network(convs=NATURE_CONVS, hidden=(512,)),
     "dqn2013": Network(convs=_CONVS_2013, hidden=(256,)),
@@ -367,24 +516,89 @@ NETWORKS: dict[str, Network] = {
     "net1": Network(convs=_SMALL_CONVS, hidden=(256,)),
     "net2": Network(convs=_TINY_CONVS, hidden=(128,)),
     "net3": Network(convs=_TINY_CONVS, hidden=(64,)),
+    # Rusu et al. 2015, students of 3 and of 10 games.
+    "multi_task": _multi_task(NATURE_CONVS, 512),
+    "multi_task_layer_norm": _multi_task(NATURE_CONVS, 512, layer_norm=True),
+    "multi_task_large": _multi_task(_WIDE_CONVS, 1500),
+    # Espeholt et al. 2018, the deep network, with a dueling head.
+    "impala": Network(convs=(), residual=(16, 32, 32), hidden=(256,), head="dueling"),
 }
 
 
-def create(name: str, **changes: Any) -> Network:
+def create(name: str, compute_dtype: str = "float32", **changes: Any) -> Network:
     """The network called `name` in `NETWORKS`, with fields replaced by `changes`.
 
+    Args:
+      compute_dtype: a key of `COMPUTE_DTYPES`, what its torso computes in.
+
     Raises:
-      ValueError: no network has that name.
+      ValueError: no network or no dtype has that name.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
-    return NETWORKS[name].clone(**changes)
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ValueError(
+            f"compute_dtype {compute_dtype!r} is not one of {', '.join(COMPUTE_DTYPES)}"
+        )
+    return NETWORKS[name].clone(dtype=COMPUTE_DTYPES[compute_dtype], **changes)
+
+
+def for_games(network: Network, chosen: Sequence[games.Game]) -> Network:
+    """The network of a run of these games; one that does not know its game stays as it is."""
+    if not network.knows_game:
+        return network
+    return network.clone(game_actions=tuple(game.actions for game in chosen))
+
+
+def for_one_game(
+    network: Network, params: Params, game: int
+) -> tuple[Network, Params, tuple[int, ...]]:
+    """What plays one game of a network that knows its game: an ordinary network.
+
+    The game's controller becomes the head; its vector, the same in every row, becomes part of the
+    biases behind it.
+
+    Args:
+      game: its index.
+
+    Returns:
+      The network, its parameters, and the ALE action of each of its outputs.
+    """
+    layers, actions = dict(params["params"]), tuple(range(network.num_outputs))
+    if network.controllers:
+        actions = network.game_actions[game]
+        own = f"controller{game + 1}"
+        for name in [name for name in layers if name.startswith("controller")]:
+            layer = layers.pop(name)
+            if name.split("_")[0] == own:
+                layers[name.replace(own, "action")] = layer
+    if network.task_embedding:
+        vector = layers.pop("task_embedding")["embedding"][game]
+        for name in _first_dense(network):
+            kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+            rest = kernel.shape[0] - network.task_embedding
+            layers[name] = {"kernel": kernel[:rest], "bias": bias + vector @ kernel[rest:]}
+    alone = network.clone(
+        controllers=False, task_embedding=0, game_actions=(), num_outputs=len(actions)
+    )
+    return alone, {"params": layers}, actions
+
+
+def _first_dense(network: Network) -> list[str]:
+    """Names of the layers that take the features."""
+    if network.hidden:
+        return ["fc1"]
+    streams = {"action": network.action_hidden}
+    if network.head != "linear":
+        streams["value"] = network.value_hidden
+    return [f"{name}_fc1" if widths else name for name, widths in streams.items()]
 
 
 def to_dict(network: Network) -> dict[str, Any]:
     """The fields of a network as plain JSON values; `from_dict` turns them back."""
     return {
         "convs": [dataclasses.asdict(layer) for layer in network.convs],
+        "residual": list(network.residual),
         "hidden": list(network.hidden),
         "head": network.head,
         "action_hidden": list(network.action_hidden),
@@ -394,15 +608,19 @@ def to_dict(network: Network) -> dict[str, Any]:
         if isinstance(network.activation, str)
         else list(network.activation),
         "layer_norm": network.layer_norm,
+        "controllers": network.controllers,
+        "task_embedding": network.task_embedding,
+        "game_actions": [list(actions) for actions in network.game_actions],
     }
 
 
 def from_dict(fields: Mapping[str, Any]) -> Network:
-    """The inverse of `to_dict`."""
+    """The inverse of `to_dict`; what an older file does not name has its default."""
     fields = dict(fields)
     fields["convs"] = tuple(ConvLayer(**layer) for layer in fields["convs"])
-    for name in ("hidden", "action_hidden", "value_hidden"):
-        fields[name] = tuple(fields[name])
+    for name in ("residual", "hidden", "action_hidden", "value_hidden"):
+        fields[name] = tuple(fields.get(name, ()))
+    fields["game_actions"] = tuple(tuple(actions) for actions in fields.get("game_actions", ()))
     if not isinstance(fields["activation"], str):
         fields["activation"] = tuple(fields["activation"])
     return Network(**fields)

@@ -57,6 +57,8 @@ class Settings:
     Attributes:
       games: names of the games, learnt by one network.
       network: a key of `networks.NETWORKS`; it should have LayerNorm.
+      compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
+        outputs and losses are float32 all the same.
       seed: of everything random.
       num_envs: environments per game.
       rollout_steps: steps each environment plays between two learning phases.
@@ -84,6 +86,7 @@ class Settings:
 
     games: tuple[str, ...]
     network: str = "dueling_small_layer_norm"
+    compute_dtype: str = "float32"
     seed: int = 0
     num_envs: int = 64
     rollout_steps: int = 32
@@ -118,7 +121,7 @@ class Settings:
             raise ValueError("games is empty; name at least one")
         for name in self.games:
             games.get(name)
-        networks.create(self.network)
+        networks.create(self.network, self.compute_dtype)
         if rows % self.batch_per_game:
             raise ValueError(
                 f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
@@ -246,10 +249,10 @@ def make_learn(
         observations = dataset.stacks(
             rollout["frames"], rollout["ages"], game, rows + offset, depth
         )
-        outputs = networks.forward(
-            network, params, observations.reshape(-1, *observations.shape[2:])
-        )
         at = (game.reshape(-1), rows.reshape(-1))
+        outputs = networks.forward(
+            network, params, observations.reshape(-1, *observations.shape[2:]), at[0]
+        )
         action, target, valid = (
             rollout[name].reshape(num_games, -1)[at] for name in ("actions", "targets", "valid")
         )
@@ -309,11 +312,11 @@ def make_act(
     @jax.jit
     def act(params: Any, average: Any, observations: tuple[jax.Array, ...]):
         shape = (len(observations), observations[0].shape[0])
-        mask = jnp.repeat(masks, shape[1], axis=0)
+        rows = np.repeat(np.arange(shape[0]), shape[1])
         stacked = jnp.concatenate(observations)
-        outputs = networks.forward(network, params, stacked)
-        actions = losses.greedy(outputs, mask)
-        judge = networks.forward(network, average, stacked) if settings.double else outputs
+        outputs = networks.forward(network, params, stacked, rows)
+        actions = losses.greedy(outputs, masks[rows])
+        judge = networks.forward(network, average, stacked, rows) if settings.double else outputs
         values = jnp.take_along_axis(judge, actions[:, None], axis=1)
         return actions.reshape(shape), values.reshape(shape)
 
@@ -433,7 +436,9 @@ class Training:
         )
         self.names = tuple(game.name for game in self._games)
         self._key = jax.random.key(settings.seed)
-        self.network = networks.create(settings.network)
+        self.network = networks.for_games(
+            networks.create(settings.network, settings.compute_dtype), self._games
+        )
         masks = jnp.asarray(np.stack([game.mask for game in self._games]))
         minibatches = settings.steps_per_iteration // settings.batch_per_game
         transform = learner.optimiser(
@@ -471,7 +476,9 @@ class Training:
         if len(self._experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self._experts)}")
         (expert,) = self._experts
-        if expert.network != self.network or expert.actions != tuple(range(games.NUM_ACTIONS)):
+        # Compared without what they compute in, which is no part of a shape.
+        same = networks.to_dict(expert.network) == networks.to_dict(self.network)
+        if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
             raise ValueError(
                 f"warm_start: {expert.name} is not of the shape of network "
                 f"{self.settings.network!r}; choose its own, or begin fresh"
@@ -584,20 +591,23 @@ class Training:
         if step is None:
             raise ValueError(f"{self.workdir} has evaluated nothing yet; let it run on")
         params = jax.device_get(self._saved.restore(step, self._arrays).state["train"].params)
-        return [
-            Expert(
-                name=f"{name} PQN",
-                network=self.network,
-                params=params,
-                outputs="q",
-                actions=tuple(range(games.NUM_ACTIONS)),
-                game=name,
-                view=view,
-                advertised_score=self.best["scores"][name],
-                source=str(self.workdir),
+        experts = []
+        for index, (name, view) in enumerate(zip(self.names, self.views, strict=True)):
+            network, alone, actions = networks.for_one_game(self.network, params, index)
+            experts.append(
+                Expert(
+                    name=f"{name} PQN",
+                    network=network,
+                    params=alone,
+                    outputs="q",
+                    actions=actions,
+                    game=name,
+                    view=view,
+                    advertised_score=self.best["scores"][name],
+                    source=str(self.workdir),
+                )
             )
-            for name, view in zip(self.names, self.views, strict=True)
-        ]
+        return experts
 
 
 def train(

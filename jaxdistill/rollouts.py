@@ -90,8 +90,9 @@ def network_actor(
 
     @functools.partial(jax.jit, static_argnums=3)
     def act(params: Any, observations: Observations, key: jax.Array, games: tuple[int, ...]):
-        outputs = networks.forward(network, params, jnp.concatenate(observations))
         sizes = [x.shape[0] for x in observations]
+        rows = np.repeat(np.asarray(games), sizes)
+        outputs = networks.forward(network, params, jnp.concatenate(observations), rows)
         per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
             choose(output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon)

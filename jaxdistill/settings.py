@@ -84,7 +84,9 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
             standing = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); choose another --workdir") from error
-        old, new = flatten(standing), flatten(wanted)
+        # A field that was not yet known when the run began had what is now its default.
+        completed = dataclasses.asdict(build(type(settings), standing, str(path)))
+        old, new = flatten(json.loads(json.dumps(completed))), flatten(wanted)
         for name in sorted(old.keys() | new.keys()):
             if name not in ignore and old.get(name) != new.get(name):
                 raise ValueError(

@@ -5,10 +5,11 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import dataset, distill, metrics, networks
+from jaxdistill import dataset, distill, mesh, metrics, networks, page
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 
@@ -243,9 +244,46 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
         params_of(tmp_path / "run"),
         params,
     )
+    # What the student computes in is no part of its shape.
+    rough = distill._Run(dataclasses.replace(warm, compute_dtype="bfloat16"), mesh.create())
+    assert rough.network.dtype == jnp.bfloat16
+    jax.tree.map(np.testing.assert_array_equal, distill._initial_params(rough), params)
+    # Another network of that shape, from a file.
+    begun = dataclasses.replace(warm.learn, warm_start=str(tmp_path / "warm"))
+    settings_of_file = dataclasses.replace(settings, learn=begun)
+    distill.distill(settings_of_file, tmp_path / "from_file", stop_after="round:1")
+    state = distill.load_student(tmp_path / "from_file")[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, params)
     with pytest.raises(ValueError, match=r"not of the student's shape"):
         other = dataclasses.replace(settings.learn, warm_start="breakout")
         distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
+
+
+def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp_path, monkeypatch):
+    network = networks.Network(convs=(), action_hidden=(8,), controllers=True, task_embedding=3)
+    monkeypatch.setitem(networks.NETWORKS, "mine", network)
+    monkeypatch.setattr(page, "clip_steps", lambda: 4)
+    settings = dataclasses.replace(
+        settings,
+        network="mine",
+        collect=dataclasses.replace(settings.collect, expert_share_rounds=1),
+        learn=dataclasses.replace(settings.learn, rounds=2, learning_rate=0.01),
+        evaluate=dataclasses.replace(settings.evaluate, report_episodes=2, max_steps=20),
+    )
+    result = distill.distill(settings, tmp_path / "run")
+    assert [row["game"] for row in result["games"]] == list(GAMES)
+    _, state, student = distill.load_student(tmp_path / "run")
+    assert student.game_actions == ((0, 1, 3, 4, 11, 12), (0, 1, 3, 4))
+    stacks = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84)).astype(np.uint8)
+    for index, game in enumerate(GAMES):
+        expert = distill.student_as_expert(tmp_path / "run", game)
+        assert not expert.network.knows_game and expert.network.num_outputs == len(expert.actions)
+        whole = np.asarray(networks.forward(student, state.params, stacks, index))
+        np.testing.assert_allclose(expert.ale_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
+        assert whole[:, expert.mask].any() and not whole[:, ~expert.mask].any()
+    warm = dataclasses.replace(settings.learn, warm_start="pong")
+    with pytest.raises(ValueError, match=r"not of the student's shape \(network 'mine'\)"):
+        distill.distill(dataclasses.replace(settings, learn=warm), tmp_path / "warm")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +294,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
         ({"evaluate": distill.Evaluate(opening_by="a human")}, "not one of random, expert"),
         ({"evaluate": distill.Evaluate(opening_steps=27_000)}, "less than evaluate.max_steps"),
+        ({"compute_dtype": "half"}, "compute_dtype 'half' is not one of float32, bfloat16"),
         ({"experts": ()}, "experts is empty"),
         (
             {"collect": distill.Collect(initial_steps=0, steps_per_round=0)},

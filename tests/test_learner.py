@@ -195,6 +195,32 @@ def test_metrics_by_hand_on_a_single_state():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_a_student_that_knows_its_game_is_told_the_game_of_every_row():
+    network = Network(convs=(), controllers=True, num_outputs=6)
+    network = network.clone(game_actions=tuple(tuple(np.flatnonzero(mask)) for mask in MASKS))
+    usable = np.zeros((2, 30, 4), bool)
+    usable[0, 7, 2] = usable[1, 20, 1] = True
+    window = _window(FOUR, usable=usable)
+    params = networks.init(network, jax.random.key(0), (4, *FRAME))
+    update = learner.make_update(
+        network,
+        _transform(0.0),
+        FOUR,
+        loss="mse",
+        masks=jnp.asarray(MASKS),
+        temperatures=jnp.ones(2),
+        batch_per_game=8,
+        minibatches=1,
+    )
+    state = learner.create_state(params, _transform(0.0), FOUR)
+    _, metrics = update(state, window, _key(FOUR))
+    places = ([0, 1], [7, 20], [2, 1])  # game, time, environment
+    frames = np.stack([window.frames[g, t - 3 : t + 1, n] for g, t, n in zip(*places, strict=True)])
+    outputs = network.apply(params, frames, np.arange(2))
+    wanted = losses.LOSSES["mse"].function(outputs, window.labels[places], MASKS, jnp.ones((2, 1)))
+    np.testing.assert_allclose(metrics["game_loss"], wanted, rtol=1e-4)
+
+
 def test_the_state_is_donated_and_the_parameters_it_was_made_of_are_not():
     given = jax.device_put(_fresh_params(), mesh.replicated(FOUR))
     state = learner.create_state(given, _transform(), FOUR)

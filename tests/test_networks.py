@@ -1,18 +1,30 @@
 """Tests for the networks: sizes, names, arithmetic by hand, and the CPU's own convolution."""
 
+import dataclasses
 import json
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import games, networks
+from jaxdistill.experts.expert import to_ale
 from jaxdistill.networks import ConvLayer, Network
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
 TINY_INPUT = (3, 20, 20)
+# Two games, of which the second has fewer actions; every way to know them.
+ACTIONS = ((0, 1, 4), (3, 2))
+CONTROLLERS = TINY.clone(controllers=True, action_hidden=(8,), game_actions=ACTIONS)
+EMBEDDING = TINY.clone(
+    head="dueling", hidden=(), value_hidden=(7,), task_embedding=2, game_actions=ACTIONS
+)
+BOTH = CONTROLLERS.clone(hidden=(), layer_norm=True, task_embedding=2)
+RESIDUAL = TINY.clone(convs=(), residual=(4,))
+KNOWING = {"controllers": CONTROLLERS, "embedding": EMBEDDING, "both": BOTH}
 
 
 def _init(network, shape):
@@ -21,6 +33,18 @@ def _init(network, shape):
 
 def _apply(network, params, x, method=None):
     return jax.jit(lambda p, x: network.apply(p, x, method=method))(params, x)
+
+
+_forward = jax.jit(networks.forward, static_argnums=0)
+
+
+def _random(network, shape):
+    """Parameters that are all different, and large enough that every layer counts."""
+    generator = np.random.default_rng(3)
+    return jax.tree.map(
+        lambda x: jnp.asarray(generator.normal(size=x.shape) * 0.2, jnp.float32),
+        _shapes(network, shape),
+    )
 
 
 def _pixels(*shape):
@@ -49,6 +73,70 @@ def _shapes(network, observation_shape):
 )
 def test_parameter_counts_are_the_published_ones(name, parameters):
     assert networks.count(_shapes(networks.create(name), (4, 84, 84))) == parameters
+
+
+def _then(name):
+    """A game as DeepMind's emulator had it in 2015: Pong had no actions with FIRE."""
+    game = games.get(name)
+    return dataclasses.replace(game, actions=(0, 3, 4)) if name == "pong" else game
+
+
+TEN_GAMES = (
+    *("beam_rider", "breakout", "enduro", "freeway", "ms_pacman", "pong", "qbert", "riverraid"),
+    *("seaquest", "space_invaders"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "outputs", "parameters"),
+    [
+        ("multi_task", ("freeway", "pong", "qbert"), 12, 1_882_668),
+        ("multi_task_large", TEN_GAMES, 85, 6_756_721),
+    ],
+)
+def test_multi_task_students_have_the_published_sizes(name, chosen, outputs, parameters):
+    network = networks.for_games(networks.create(name), [_then(game) for game in chosen])
+    assert sum(len(actions) for actions in network.game_actions) == outputs
+    assert networks.count(_shapes(network, (4, 84, 84))) == parameters
+
+
+def test_a_task_embedding_adds_its_vectors_and_what_they_are_multiplied_with():
+    chosen = [games.get(name) for name in ("pong", "freeway", "qbert")]
+    network = networks.for_games(networks.create("dueling_task"), chosen)
+    # 3 vectors of 32; 32 more inputs for the 512 units of either stream.
+    added = 3 * 32 + 2 * 32 * 512
+    assert networks.count(_shapes(network, (4, 84, 84))) == 3_300_019 + added
+
+
+def test_names_and_shapes_of_the_residual_network():
+    network = networks.create("impala")
+    shapes = _shapes(network, (4, 84, 84))["params"]
+
+    def section(inputs, features):
+        layers = {"conv": (3, 3, inputs, features)}
+        for block in ("block1", "block2"):
+            for i in (1, 2):
+                layers[f"{block}_conv{i}"] = (3, 3, features, features)
+        return layers
+
+    # 84 -> 42 -> 21 -> 11 pixels.
+    wanted = {
+        "section1": section(4, 16),
+        "section2": section(16, 32),
+        "section3": section(32, 32),
+        "fc1": (11 * 11 * 32, 256),
+        "action": (256, 18),
+        "value": (256, 1),
+    }
+    assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(
+        lambda shape: {"kernel": shape, "bias": shape[-1:]},
+        wanted,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    # Sections 592 + 4 * 2320, 4640 + 4 * 9248 and 9248 + 4 * 9248; then the dense layers.
+    assert networks.count({"params": shapes}) == (
+        9_872 + 41_632 + 46_240 + (3872 * 256 + 256) + 257 * 19
+    )
 
 
 def test_names_and_shapes_of_the_dueling_network():
@@ -149,6 +237,27 @@ def test_forward_is_the_network_and_has_its_gradient(tiny_params, batch):
     )
 
 
+@pytest.mark.parametrize("network", [*KNOWING.values(), RESIDUAL], ids=[*KNOWING, "residual"])
+def test_forward_is_every_network_and_has_its_gradient(network):
+    batch = 37
+    params, x = _random(network, TINY_INPUT), _pixels(batch, *TINY_INPUT)
+    rows = np.random.default_rng(2).integers(0, 2, batch)
+    weights = np.random.default_rng(2).normal(size=(batch, 5)).astype(np.float32)
+
+    def both(function):
+        def weighted(params):
+            y = function(params, x, rows)
+            return (y * weights).sum(), y
+
+        (_, y), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(params)
+        return y, gradient
+
+    mine = both(lambda *arguments: networks.forward(network, *arguments))
+    theirs = both(network.apply)
+    assert mine[0].shape == (batch, 5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), mine, theirs)
+
+
 def test_forward_is_the_same_function_outside_jit(tiny_params):
     x = _pixels(33, *TINY_INPUT)
     np.testing.assert_allclose(
@@ -238,6 +347,146 @@ def test_layer_norm_of_convolutions_is_over_the_channels_of_each_pixel():
     assert set(params["params"]) == {"conv1", "conv_norm1", "action"}
 
 
+def test_a_residual_section_by_hand():
+    network = Network(convs=(), residual=(1,), num_outputs=1)
+
+    def dot(weight, bias):
+        """A convolution that only scales and shifts."""
+        kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(weight)
+        return {"kernel": kernel, "bias": jnp.array([bias])}
+
+    section = {
+        "conv": dot(1.0, 1.0),
+        "block1_conv1": dot(2.0, -1.0),
+        "block1_conv2": dot(-3.0, 0.0),
+        "block2_conv1": dot(7.0, 5.0),
+        "block2_conv2": dot(4.0, 0.5),
+    }
+    x = jnp.array([[[[0.0, -3.0], [2.0, 3.0]]]])
+    # Shifted by 1, the maximum is 4. First block: relu(2 * 4 - 1) = 7, and 4 - 3 * 7 = -17. Second:
+    # relu(-17) = 0, relu(7 * 0 + 5) = 5, and -17 + 4 * 5 + 0.5 = 3.5.
+    params = {"params": {"section1": section}}
+    np.testing.assert_allclose(network.apply(params, x, method="features"), [[3.5]])
+    section["block2_conv2"] = dot(4.0, -5.0)  # -2, which the last activation cuts
+    np.testing.assert_allclose(network.apply(params, x, method="features"), [[0.0]])
+
+
+def test_layer_norm_stands_before_every_activation_of_a_section():
+    network = RESIDUAL.clone(layer_norm=True, activation="none")
+    params = _random(network, TINY_INPUT)
+    assert {name for name in params["params"]["section1"] if "norm" in name} == {
+        f"block{block}_norm{i}" for block in (1, 2) for i in (1, 2)
+    }
+    params["params"]["section_norm1"] = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    features = _apply(network, params, _pixels(2, *TINY_INPUT), "features")
+    features = np.asarray(features).reshape(2, 10, 10, 4)
+    np.testing.assert_allclose(features.mean(-1), 0, atol=1e-4)
+    np.testing.assert_allclose(features.std(-1), 1, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [(6, 7), (1, 2)], ids=str)
+def test_the_maximum_is_flaxs_and_has_its_gradient(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+
+    def both(pool):
+        def weighted(x):
+            y = pool(x)
+            return (y * jnp.sin(jnp.arange(y.size)).reshape(y.shape)).sum(), y
+
+        (_, y), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(x)
+        return y, gradient
+
+    mine = both(networks._max_pool)
+    theirs = both(lambda x: nn.max_pool(x, (3, 3), (2, 2), "SAME"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, theirs)
+
+
+def test_controllers_by_hand():
+    network = Network(convs=(), controllers=True, action_hidden=(1,), num_outputs=5)
+    network = network.clone(game_actions=ACTIONS)
+
+    def dense(kernel, bias):
+        return {"kernel": jnp.array(kernel), "bias": jnp.array(bias)}
+
+    params = {
+        "params": {
+            "controller1_fc1": dense([[2.0]], [1.0]),
+            "controller1": dense([[1.0, -1.0, 3.0]], [0.0, 5.0, 0.0]),
+            "controller2_fc1": dense([[-1.0]], [2.5]),
+            "controller2": dense([[2.0, 4.0]], [0.0, 1.0]),
+        }
+    }
+    # The first game, 2 * 3 + 1 = 7: (7, 5 - 7, 21) for actions 0, 1, 4. The second, 2.5 - 2 = 0.5:
+    # (1, 3) for actions 3, 2; and with 3, relu(2.5 - 3) = 0: (0, 1).
+    x, rows = jnp.array([[3.0], [2.0], [3.0]]), jnp.array([0, 1, 1])
+    wanted = [[7.0, -2.0, 0.0, 0.0, 21.0], [0.0, 0.0, 3.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]
+    np.testing.assert_allclose(network.apply(params, x, rows), wanted)
+    np.testing.assert_allclose(network.apply(params, x, 1)[1:], wanted[1:])  # one for all rows
+
+
+def test_a_task_embedding_by_hand():
+    network = Network(convs=(), task_embedding=1, num_outputs=2, game_actions=ACTIONS)
+    params = {
+        "params": {
+            "task_embedding": {"embedding": jnp.array([[1.0], [-2.0]])},
+            "action": {"kernel": jnp.array([[1.0, 0.0], [10.0, 1.0]]), "bias": jnp.array([0.5, 0])},
+        }
+    }
+    # (3, 1) and (3, -2) times the kernel, and 0.5.
+    actual = network.apply(params, jnp.array([[3.0], [3.0]]), jnp.array([0, 1]))
+    np.testing.assert_allclose(actual, [[13.5, 1.0], [-16.5, -2.0]])
+
+
+def test_rows_of_a_game_teach_its_own_controller_and_what_is_shared():
+    params, x = _random(CONTROLLERS, TINY_INPUT), _pixels(6, *TINY_INPUT)
+
+    @jax.jit
+    def gradient(rows):
+        return jax.grad(lambda p: networks.forward(CONTROLLERS, p, x, rows).sum())(params)
+
+    def taught(rows):
+        layers = gradient(jnp.array(rows))["params"].items()
+        return {name for name, layer in layers if any(np.any(leaf) for leaf in layer.values())}
+
+    shared = {"conv1", "conv2", "fc1"}
+    one, two = ({f"controller{i}", f"controller{i}_fc1"} for i in (1, 2))
+    assert taught([0] * 6) == shared | one
+    assert taught([1] * 6) == shared | two
+    assert taught([0, 1] * 3) == shared | one | two
+
+
+@pytest.mark.parametrize("network", KNOWING.values(), ids=KNOWING)
+def test_what_plays_one_game_is_an_ordinary_network(network):
+    params, x = _random(network, TINY_INPUT), _pixels(4, *TINY_INPUT)
+    whole = [np.asarray(_forward(network, params, x, game)) for game in (0, 1)]
+    assert np.abs(whole[0] - whole[1]).max() > 0.1
+    for game in (0, 1):
+        alone, own, actions = networks.for_one_game(network, params, game)
+        assert not alone.knows_game
+        assert jax.tree.map(jnp.shape, own) == jax.tree.map(
+            jnp.shape, dict(_shapes(alone, TINY_INPUT))
+        )
+        assert actions == (ACTIONS[game] if network.controllers else tuple(range(5)))
+        outputs = np.asarray(to_ale(_forward(alone, own, x), actions))
+        np.testing.assert_allclose(outputs[:, :5], whole[game], rtol=1e-3, atol=1e-3)
+
+
+def test_a_controller_is_not_mistaken_for_another_whose_number_begins_alike():
+    network = CONTROLLERS.clone(game_actions=((0, 1),) * 11)
+    params = _random(network, TINY_INPUT)
+    _, alone, _ = networks.for_one_game(network, params, 0)
+    assert set(alone["params"]) == {"conv1", "conv2", "fc1", "action_fc1", "action"}
+    np.testing.assert_array_equal(
+        alone["params"]["action"]["kernel"], params["params"]["controller1"]["kernel"]
+    )
+
+
+def test_a_network_that_does_not_know_its_game_is_the_same_for_all(tiny_params):
+    assert networks.for_games(TINY, [games.get("pong")]) is TINY
+    network, params, actions = networks.for_one_game(TINY, tiny_params, 3)
+    assert (network, params, actions) == (TINY, tiny_params, (0, 1, 2, 3, 4))
+
+
 def test_features_are_flattened_by_row_column_channel():
     network = Network(convs=(ConvLayer(2, 1),), num_outputs=1, activation="none")
     x = jnp.arange(8.0).reshape(1, 2, 2, 2)  # channel 0 holds 0..3, channel 1 holds 4..7
@@ -278,6 +527,22 @@ def test_a_bfloat16_torso_keeps_float32_parameters_and_outputs(tiny_params):
     assert 0 < np.abs(np.asarray(outputs - precise)).max() < 0.02
 
 
+@pytest.mark.parametrize("network", [BOTH, RESIDUAL], ids=["both", "residual"])
+def test_every_network_computes_in_bfloat16(network):
+    rough = network.clone(dtype=networks.create("net3", "bfloat16").dtype)
+    assert {x.dtype for x in jax.tree.leaves(_shapes(rough, TINY_INPUT))} == {jnp.dtype("float32")}
+    params, x = _random(network, TINY_INPUT), _pixels(9, *TINY_INPUT)
+    assert _apply(rough, params, x, "features").dtype == jnp.bfloat16
+    outputs, precise = (np.asarray(_forward(n, params, x, 1)) for n in (rough, network))
+    assert outputs.dtype == np.float32
+    assert 0 < np.abs(outputs - precise).max() < 0.05 * np.abs(precise).max()
+
+
+def test_an_unknown_dtype_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'float16' is not one of float32, bfloat16"):
+        networks.create("nature", "float16")
+
+
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_a_network_survives_json(name):
     network = networks.create(name, num_outputs=6, activation="elu")
@@ -285,6 +550,19 @@ def test_a_network_survives_json(name):
     assert again == network
     assert hash(again) == hash(network)
     assert again.num_outputs == 6 and again.activation == "elu"
+
+
+@pytest.mark.parametrize("network", [*KNOWING.values(), RESIDUAL], ids=[*KNOWING, "residual"])
+def test_its_games_survive_json_too(network):
+    again = networks.from_dict(json.loads(json.dumps(networks.to_dict(network))))
+    assert again == network and hash(again) == hash(network)
+
+
+def test_a_description_from_before_a_field_was_known_is_read():
+    fields = networks.to_dict(networks.create("dueling"))
+    for name in ("residual", "controllers", "task_embedding", "game_actions"):
+        del fields[name]
+    assert networks.from_dict(fields) == networks.create("dueling")
 
 
 def test_networks_of_one_shape_are_equal_values():
@@ -302,6 +580,8 @@ def test_an_unknown_name_lists_the_known_ones():
     [
         (TINY.clone(head="duelling"), TINY_INPUT, "'duelling' is not one of linear, dueling"),
         (TINY.clone(activation="swish"), TINY_INPUT, "'swish' is not one of elu"),
+        (CONTROLLERS.clone(head="dueling"), TINY_INPUT, "controllers have a linear head"),
+        (CONTROLLERS.clone(game_actions=()), TINY_INPUT, "need the games; see for_games"),
         (TINY, (20, 20), r"takes \(B, C, H, W\), got shape \(1, 20, 20\)"),
         (TINY, (3, 20, 7), "8x8 convolution does not fit an input of 20x7"),
     ],
@@ -309,6 +589,14 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_what_cannot_be_built_says_why(network, shape, message):
     with pytest.raises(ValueError, match=message):
         _shapes(network, shape)
+
+
+@pytest.mark.parametrize("network", KNOWING.values(), ids=KNOWING)
+@pytest.mark.parametrize("batch", [2, 33])
+def test_a_network_that_knows_its_game_must_be_told(network, batch):
+    params = _random(network, TINY_INPUT)
+    with pytest.raises(ValueError, match="depend on the game; give `games`"):
+        jax.eval_shape(lambda: networks.forward(network, params, _pixels(batch, *TINY_INPUT)))
 
 
 def test_a_linear_head_has_no_value(tiny_params):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import checkpoints, learner, mesh, metrics, networks, qlearning
+from jaxdistill import checkpoints, games, learner, losses, mesh, metrics, networks, qlearning
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.networks import ConvLayer, Network
@@ -252,6 +252,47 @@ def test_learning_brings_the_chosen_actions_towards_their_targets():
     assert float(first["target"]) == float(second["target"])
 
 
+def _controllers_alone():
+    """No layer is shared: what one game teaches cannot reach the other."""
+    chosen = [games.get(name) for name in ("pong", "breakout")]
+    return networks.for_games(Network(convs=(), controllers=True), chosen)
+
+
+def test_every_game_teaches_its_own_controller():
+    devices, network = mesh.create(), _controllers_alone()
+    transform = learner.optimiser("radam", learning_rate=1e-2, updates=100, clip_norm=1e9)
+    learn = qlearning.make_learn(_settings(), network, transform, devices)
+    params = networks.init(network, jax.random.key(0), (4, 20, 20))
+
+    def learnt(rollout):
+        state = learner.create_state(params, transform, devices)
+        rollout = jax.device_put(rollout, mesh.replicated(devices))
+        return learn(state, rollout, jax.random.key(1))[0].params["params"]
+
+    rollout = _rollout(games=2)
+    rollout["actions"][:] = 3  # valid in both
+    one = learnt(rollout)
+    rollout["rewards"][1] += 1
+    other = learnt(rollout)
+    assert _difference(one["controller1"], other["controller1"]) == 0
+    assert _difference(one["controller2"], other["controller2"]) > 1e-3
+    assert _difference(one["controller1"], params["params"]["controller1"]) > 1e-3
+
+
+def test_acting_asks_each_games_own_controller():
+    network = _controllers_alone()
+    masks = jnp.asarray(np.stack([games.get(name).mask for name in ("pong", "breakout")]))
+    params, average = (networks.init(network, jax.random.key(i), (4, 20, 20)) for i in (0, 1))
+    act = qlearning.make_act(_settings(double=True), network, masks)
+    seen = np.random.default_rng(0).integers(0, 256, (2, 9, 4, 20, 20)).astype(np.uint8)
+    actions, values = act(params, average, tuple(seen))
+    for game in (0, 1):
+        chosen = losses.greedy(network.apply(params, seen[game], game), masks[game])
+        np.testing.assert_array_equal(actions[game], chosen)
+        judged = network.apply(average, seen[game], game)[np.arange(9), chosen]
+        np.testing.assert_allclose(values[game], judged, rtol=1e-4, atol=1e-6)
+
+
 def test_an_experts_weight_falls_to_nothing():
     chosen = _settings(
         total_steps=32 * 100, expert_weight=2.0, expert_fraction=0.5, experts=(ExpertSource("x"),)
@@ -369,7 +410,8 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool)
 
 def _final(settings, workdir):
     """The latest checkpoint of a run."""
-    network = networks.create(settings.network)
+    chosen = [games.get(name) for name in settings.games]
+    network = networks.for_games(networks.create(settings.network), chosen)
     transform = learner.optimiser(
         "radam", learning_rate=1.0, updates=1, schedule="linear", clip_norm=1.0
     )
@@ -414,6 +456,20 @@ def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
     (last,) = (row for row in rows if "loss" in row)
     assert last["step"] == 96 and np.isfinite(last["loss"])
     assert last["score/pong"] <= 0  # games of 12 steps end, and Pong's first points are lost
+
+
+def test_a_network_with_controllers_becomes_one_ordinary_expert_per_game(tmp_path, monkeypatch):
+    network = Network(convs=(), controllers=True)
+    monkeypatch.setitem(networks.NETWORKS, "mine", network)
+    chosen = _settings(network="mine", compute_dtype="bfloat16", total_steps=32)
+    qlearning.train(chosen, tmp_path)
+    params = _final(chosen, tmp_path).state["train"].params["params"]
+    for i, name in enumerate(chosen.games, 1):
+        expert = Expert.load(tmp_path / "experts" / name)
+        assert expert.actions == games.get(name).actions
+        assert expert.network == Network(convs=(), num_outputs=len(expert.actions))
+        assert expert.params["params"]["action"]["kernel"].dtype == np.float32
+        assert _difference(expert.params["params"]["action"], params[f"controller{i}"]) == 0
 
 
 def _assert_same_run(actual, expected):
@@ -462,6 +518,7 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tm
         ({"games": ()}, "games is empty"),
         ({"games": ("pnog",)}, "unknown game 'pnog'.*pong"),
         ({"network": "resnet"}, "unknown network 'resnet'"),
+        ({"compute_dtype": "float64"}, "'float64' is not one of float32, bfloat16"),
         ({"batch_per_game": 7}, "batch_per_game 7 does not divide the 32 steps"),
         ({"total_steps": 31}, "total_steps 31 is less than the 32"),
         ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0 or above 1"),

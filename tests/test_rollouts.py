@@ -117,6 +117,21 @@ def test_a_network_actor_is_greedy_in_the_networks_outputs():
     assert len(set(np.asarray(actions[0]).tolist())) > 1  # or anything constant would pass
 
 
+def test_a_network_that_knows_its_game_is_told_which_one():
+    names = ("pong", "freeway")
+    chosen = [games.get(name) for name in names]
+    network = networks.for_games(Network(convs=(), controllers=True), chosen)
+    masks = jnp.stack([jnp.asarray(game.mask) for game in chosen])
+    params = networks.init(network, jax.random.key(0), (12,))
+    act = rollouts.network_actor(network, masks, epsilon=0.0)
+    for indices in ((0, 1), (1, 0), (1,)):
+        observations = tuple(_observations(game, 9 + game) for game in indices)
+        actions, _ = act(params, observations, jax.random.key(0), indices)
+        for game, seen, played in zip(indices, observations, actions, strict=True):
+            outputs = jax.jit(network.apply)(params, seen, game)
+            np.testing.assert_array_equal(played, losses.greedy(outputs, masks[game]))
+
+
 def _experts(kind):
     pong = Expert("p", TINY, _params(TINY, 1), "q", tuple(range(18)), VIEW, "pong")
     if kind == "same shape":

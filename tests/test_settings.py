@@ -107,6 +107,16 @@ def test_the_same_settings_find_their_run_again(tmp_path):
     assert settings.claim(tmp_path, chosen) is True
 
 
+def test_a_run_from_before_a_field_was_known_had_its_default(tmp_path):
+    settings.claim(tmp_path, Outer("x"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["limit"], config["inner"]["rate"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert settings.claim(tmp_path, Outer("x")) is True
+    with pytest.raises(ValueError, match=r"inner\.rate 0\.5, this one has 0\.1"):
+        settings.claim(tmp_path, Outer("x", inner=Inner(0.1)))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

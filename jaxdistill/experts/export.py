@@ -162,7 +162,11 @@ def _check(network: networks.Network) -> None:
     wanted = [(c.kernel, c.stride, c.padding) for c in networks.NATURE_CONVS]
     streams = (len(network.hidden), len(network.action_hidden), len(network.value_hidden))
     problem = None
-    if network.layer_norm:
+    if network.knows_game:
+        problem = "layers of each game's own (controllers, task embeddings)"
+    elif network.residual:
+        problem = "residual sections"
+    elif network.layer_norm:
         problem = "LayerNorm"
     elif network.activation != "relu":
         problem = f"activation {network.activation}"

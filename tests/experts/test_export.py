@@ -203,6 +203,8 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
         ({"hidden": (5, 5)}, "2 shared, 1 action and 1 value"),
         ({"value_hidden": ()}, "0 shared, 1 action and 0 value"),
         ({"num_outputs": 6}, "6 outputs"),
+        ({"residual": (4,)}, "residual sections"),
+        ({"task_embedding": 4, "game_actions": ((0,),)}, "layers of each game's own"),
     ],
 )
 def test_networks_that_cannot_be_expressed(change, expected, tmp_path):
