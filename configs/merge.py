@@ -13,7 +13,7 @@ rows/s; the other configurations say what whole runs took.
 
 import dataclasses
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from jaxdistill import distill
 
@@ -33,7 +33,7 @@ def sources(experts: str) -> tuple[dict[str, str | None], ...]:
 def get_config(experts: str = "") -> ConfigDict:
     if not sources(experts):
         raise ValueError("name the experts: --config=configs/merge.py:GAME=FILE,GAME=FILE")
-    return ConfigDict(
+    config = ConfigDict(
         {
             "experts": sources(experts),
             "network": "dueling",
@@ -44,3 +44,7 @@ def get_config(experts: str = "") -> ConfigDict:
             "evaluate": dataclasses.asdict(distill.Evaluate()),
         }
     )
+    # Nothing by default, and text by flag.
+    config.collect.dataset = config_dict.placeholder(str)
+    config.learn.warm_start = config_dict.placeholder(str)
+    return config

@@ -803,12 +803,12 @@ def _initial_params(run: _Run) -> networks.Params:
     if pathlib.Path(warm).exists():
         expert = formats.load(warm)
     else:
-        name = games.get(warm).name
-        if name not in run.names:
+        if warm not in run.names:
             raise ValueError(
-                f"learn.warm_start is {warm!r}, expected one of {', '.join(run.names)}, or a file"
+                f"learn.warm_start {warm!r} is neither a game of this run "
+                f"({', '.join(run.names)}) nor a file"
             )
-        expert = run.experts[run.names.index(name)]
+        expert = run.experts[run.names.index(warm)]
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(run.network)
     if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):

@@ -47,7 +47,7 @@ from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.views import View
 
-_TRAIN, _SELECT = 0, 1  # purposes of pool seeds
+_TRAIN, _SELECT, _FINAL = 0, 1, 2  # purposes of pool seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Settings:
       average_rate: how fast that average follows, per iteration.
       eval_every: steps per game between two evaluations.
       eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
+      final_episodes: whole games per game that the best and the last network play at the end, to
+        decide between them: with few games, the best of several evaluations is partly the luckiest.
       max_steps: step limit of one game.
       experts: one per game, to learn from as well; none by default.
       expert_weight, expert_fraction: how much that counts at first, and the fraction of the
@@ -107,6 +109,7 @@ class Settings:
     eval_every: int = 250_000
     eval_episodes: int = 16
     eval_epsilon: float = 0.01
+    final_episodes: int = 64
     max_steps: int = envs.MAX_STEPS
     experts: tuple[ExpertSource, ...] = ()
     expert_weight: float = 1.0
@@ -549,17 +552,48 @@ class Training:
     def evaluate(self) -> dict[str, float]:
         """Plays whole games from fixed starts, and saves; returns the mean score per game."""
         with self.timer.phase("evaluate"):
-            scores = _evaluate(
-                self.settings, self.views, self._evaluate_act, self.state.params, self._mesh
-            )
-        means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
-        value = evaluation.normalised_mean(self._games, scores)
-        if not self.best or value > self.best["value"]:
+            means, value = self._play(self.state.params, self.settings.eval_episodes, _SELECT)
+        if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         # Fresh pools from time to time keep the log that a resumed run replays short.
         self._collector = _Collector(self.settings, self.views, self.iteration, None)
         self.save(value)
         return means
+
+    def _play(self, params: Any, episodes: int, purpose: int) -> tuple[dict[str, float], float]:
+        """Mean scores by game, and what networks are chosen by."""
+        settings = self.settings
+        # New pools from the same seeds: every network is tried on the same starts.
+        scores = evaluation.play_everywhere(
+            self._games,
+            episodes,
+            functools.partial(self._evaluate_act, params),
+            jax.random.key(settings.seed + purpose),
+            self._mesh,
+            seeds=[envs.seed_for(settings.seed, purpose, i) for i in range(len(self._games))],
+            views=self.views,
+            max_steps=settings.max_steps,
+        )
+        means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
+        return means, evaluation.normalised_mean(self._games, scores)
+
+    def decide(self) -> None:
+        """Lets the best and the last network play `final_episodes`; the better is the best."""
+        if self.best.get("decided"):
+            return
+        with self.timer.phase("evaluate"):
+            played = []
+            for step in dict.fromkeys((self.best["step"], self.steps)):
+                params = self._restore_params(step // self.settings.steps_per_iteration)
+                means, value = self._play(params, self.settings.final_episodes, _FINAL)
+                played.append({"step": step, "value": value, "scores": means, "decided": True})
+        self.best = max(played, key=lambda result: result["value"])
+        self.save()
+
+    def _restore_params(self, iteration: int) -> networks.Params:
+        if iteration == self.iteration:
+            return self.state.params
+        return self._saved.restore(iteration, self._arrays).state["train"].params
 
     def save(self, value: float | None = None) -> None:
         """Saves everything that a resumed training needs; `value` competes for the best."""
@@ -587,10 +621,10 @@ class Training:
         Raises:
           ValueError: nothing has been evaluated yet.
         """
-        step = self._saved.best_step()
-        if step is None:
+        if not self.best:
             raise ValueError(f"{self.workdir} has evaluated nothing yet; let it run on")
-        params = jax.device_get(self._saved.restore(step, self._arrays).state["train"].params)
+        iteration = self.best["step"] // self.settings.steps_per_iteration
+        params = jax.device_get(self._restore_params(iteration))
         experts = []
         for index, (name, view) in enumerate(zip(self.names, self.views, strict=True)):
             network, alone, actions = networks.for_one_game(self.network, params, index)
@@ -627,7 +661,7 @@ def train(
       profile: directory for a trace of a few iterations.
 
     Returns:
-      The best evaluation: `step` (per game), `value`, and the mean `scores` by game.
+      The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
     """
     workdir = pathlib.Path(workdir)
     per_iteration = settings.steps_per_iteration
@@ -670,6 +704,7 @@ def train(
                     last_saved = time.monotonic()
                 if iteration == stop_at:
                     return training.best
+        training.decide()
         _save_experts(training, workdir)
         return training.best
 
@@ -703,21 +738,3 @@ def _load_experts(settings: Settings) -> list[Expert]:
         if expert.view is None or expert.view.shape != View().shape:
             raise ValueError(f"{expert.name} sees {expert.view}, expected {View().shape} pixels")
     return [by_game[name] for name in names]
-
-
-def _evaluate(
-    settings: Settings, views: Sequence[View], act: Any, params: Any, mesh: Mesh
-) -> list[evaluation.Scores]:
-    # New pools from the same seeds: every checkpoint is tried on the same starts.
-    chosen = [games.get(name) for name in settings.games]
-    pools, indices = evaluation.split_pools(
-        chosen,
-        settings.eval_episodes,
-        seeds=[envs.seed_for(settings.seed, _SELECT, index) for index in range(len(chosen))],
-        views=views,
-        max_steps=settings.max_steps,
-    )
-    policy = functools.partial(act, params)
-    return evaluation.play_games(
-        pools, policy, jax.random.key(settings.seed + 1), mesh, games=indices
-    )

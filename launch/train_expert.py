@@ -22,7 +22,7 @@ def main() -> None:
     settings.claim(_WORKDIR.value, chosen)
     best = qlearning.train(chosen, _WORKDIR.value, profile=_PROFILE.value)
     metrics.table(
-        f"best evaluation, after {best['step']} steps per game",
+        f"the best network, after {best['step']} steps per game",
         ("game", "score"),
         list(best["scores"].items()),
     )

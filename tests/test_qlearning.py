@@ -458,6 +458,31 @@ def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
     assert last["score/pong"] <= 0  # games of 12 steps end, and Pong's first points are lost
 
 
+@pytest.mark.parametrize("better", ["best", "last"])
+def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypatch, better):
+    """The first evaluation is the luckier; many games say which network is the better."""
+    chosen = _settings(games=("pong",), total_steps=64, eval_every=32, eval_episodes=2)
+    final = [2.0, 1.0] if better == "best" else [1.0, 2.0]
+    values = {2: iter([5.0, 3.0]), chosen.final_episodes: iter(final)}
+    purposes = []
+
+    def play(self, params, episodes, purpose):
+        purposes.append((episodes, purpose))
+        value = next(values[episodes])
+        return {"pong": value}, value
+
+    monkeypatch.setattr(qlearning.Training, "_play", play)
+    best = qlearning.train(chosen, tmp_path)
+    assert best["step"] == (32 if better == "best" else 64)
+    assert best["scores"] == {"pong": 2.0}
+    assert purposes == [(2, 1), (2, 1), (64, 2), (64, 2)], "on games that chose neither"
+    expert = Expert.load(tmp_path / "experts" / "pong")
+    assert expert.advertised_score == 2.0
+    last = _final(chosen, tmp_path).state["train"].params
+    assert (_difference(expert.params, last) == 0) == (better == "last")
+    assert qlearning.train(chosen, tmp_path) == best  # decided once and for all
+
+
 def test_a_network_with_controllers_becomes_one_ordinary_expert_per_game(tmp_path, monkeypatch):
     network = Network(convs=(), controllers=True)
     monkeypatch.setitem(networks.NETWORKS, "mine", network)

@@ -123,6 +123,22 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
     assert "21 frames" in watched.stdout and film.read_bytes()[:6] == b"GIF89a"
 
 
+@pytest.mark.slow
+def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
+    collected = launch("collect.py", *flags, f"--out={tmp_path / 'data'}")
+    assert collected.returncode == 0, collected.stderr
+    assert "128 steps of each of pong" in collected.stdout
+    more = ("--config.collect.steps_per_round=0", "--config.learn.rounds=1")
+    learnt = launch(
+        "distill.py",
+        *(*flags, *more),
+        *(f"--config.collect.dataset={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"),
+    )
+    assert learnt.returncode == 0, learnt.stderr
+    assert "retention" in learnt.stdout
+    assert not (tmp_path / "run" / "dataset").exists()
+
+
 @pytest.mark.parametrize(
     ("program", "arguments", "expected"),
     [
@@ -138,6 +154,11 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
             "distill.py",
             ["--config=configs/quickstart.py", "--config.learn.rounds=0", "--workdir=x"],
             "learn.rounds is 0",
+        ),
+        (
+            "distill.py",
+            ["--config=configs/quickstart.py", "--config.learn.warm_start=no.pth", "--workdir=x"],
+            "neither a game of this run (breakout, pong, freeway) nor a file",
         ),
         (
             "distill.py",
