@@ -95,6 +95,8 @@ class Learn:
         trying what its expert would not, which matters where the student drives.
       warm_start: name of the game whose expert the student begins as a copy of, or a file of any
         expert of its shape; None begins fresh.
+      ema_decay: the student that plays is the exponential moving average of the parameters with
+        this decay per update (Polyak averaging); 0 plays with the parameters as they are.
       optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
         `learner.optimiser`; the schedule is a cosine.
     """
@@ -107,6 +109,7 @@ class Learn:
     logits_temperature: float = 1.0
     entropy_weight: float = 0.0
     warm_start: str | None = None
+    ema_decay: float = 0.0
     optimiser: str = "adamw"
     learning_rate: float = 3e-4
     final_rate_fraction: float = 0.1
@@ -196,6 +199,8 @@ class Settings:
             raise ValueError(
                 "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
             )
+        if not 0 <= lrn.ema_decay < 1:
+            raise ValueError(f"learn.ema_decay is {lrn.ema_decay}, expected 0 or more, less than 1")
         if e.opening_by not in ("random", "expert"):
             raise ValueError(f"evaluate.opening_by {e.opening_by!r} is not one of random, expert")
         if not 0 <= e.opening_steps < e.max_steps:
@@ -457,11 +462,11 @@ def distill(
     with timer.phase("report"):
         if settings.collect.follow:
             baselines["expert"] = run.play_reported(run.expert_policy(), "experts")
-        scores = run.play_reported(run.student_policy(state.params), "student")
+        scores = run.play_reported(run.student_policy(state.playing), "student")
     with meshes.leader_first("result"):
         if meshes.leads():
             result = _result(run, _rows(run, baselines, scores), workdir, best_step, timer)
-            _write_page(run, workdir, state.params, result, command)
+            _write_page(run, workdir, state.playing, result, command)
             settings_lib.write_json(result_path, result)
     return json.loads(result_path.read_text())
 
@@ -545,7 +550,7 @@ def evaluate_student(
             "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
             "expert": run.play_reported(run.expert_policy(), "experts"),
         },
-        run.play_reported(run.student_policy(student.params), "student"),
+        run.play_reported(run.student_policy(student.playing), "student"),
     )
 
 
@@ -568,7 +573,7 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
         if best is None:
             raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
         params = networks.init(network, jax.random.key(0), View().shape)
-        state = learner.create_state(params, _optimiser(settings), meshes.create())
+        state = _create_state(settings, params, meshes.create())
         return settings, saved.restore(best, state).state, network
 
 
@@ -593,7 +598,7 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
     if name not in experts:
         raise ValueError(f"{workdir} distilled {', '.join(experts)}, not {name}")
     network, params, actions = networks.for_one_game(
-        network, jax.device_get(state.params), list(experts).index(name)
+        network, jax.device_get(state.playing), list(experts).index(name)
     )
     return Expert(
         name=f"student of {experts[name].name}",
@@ -617,6 +622,11 @@ def _optimiser(settings: Settings) -> optax.GradientTransformation:
         clip_norm=lrn.clip_norm,
         weight_decay=lrn.weight_decay,
     )
+
+
+def _create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:
+    averaged = settings.learn.ema_decay > 0
+    return learner.create_state(params, _optimiser(settings), mesh, averaged=averaged)
 
 
 def _baselines(
@@ -694,7 +704,7 @@ def _train(
     """All rounds; returns the state that played best, and its round."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
     transform = _optimiser(settings)
-    state = learner.create_state(_initial_params(run), transform, run.mesh)
+    state = _create_state(settings, _initial_params(run), run.mesh)
     update = learner.make_update(
         run.network,
         transform,
@@ -710,6 +720,7 @@ def _train(
         batch_per_game=lrn.batch_per_game,
         minibatches=lrn.updates_per_round,
         entropy_weight=lrn.entropy_weight,
+        ema_decay=lrn.ema_decay,
     )
     update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))
 
@@ -744,7 +755,7 @@ def _train(
                     with timer.phase("collect"):
                         chunk = collector.collect(
                             collect.steps_per_round // collect.num_envs,
-                            meshes.take_local(run.mesh, state.params),
+                            meshes.take_local(run.mesh, state.playing),
                             share,
                         )
                     with timer.phase("store"):
@@ -892,7 +903,7 @@ def _select(
     What a game keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
     """
     episodes = run.settings.evaluate.select_episodes
-    scores = run.measure(run.student_policy(state.params), _SELECT, episodes)
+    scores = run.measure(run.student_policy(state.playing), _SELECT, episodes)
     kept = [
         evaluation.retention(s.mean, e.mean, r.mean)
         for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)

@@ -35,7 +35,7 @@ def main() -> None:
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = json.loads(result.read_text())["games"] if result.is_file() else []
         export.export(
-            student.params,
+            student.playing,
             network,
             _OUT.value,
             games=distill.game_names(chosen),

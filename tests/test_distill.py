@@ -48,7 +48,7 @@ def settings(experts):
             window_steps=256,
             expert_share_rounds=2,
         ),
-        learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
+        learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
         evaluate=distill.Evaluate(
             every_rounds=2, select_episodes=2, report_episodes=4, max_steps=60
         ),
@@ -56,7 +56,7 @@ def settings(experts):
 
 
 def params_of(workdir):
-    return jax.device_get(distill.load_student(workdir)[1].params)
+    return jax.device_get(distill.load_student(workdir)[1].playing)
 
 
 def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, tmp_path):
@@ -278,7 +278,7 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
     for index, game in enumerate(GAMES):
         expert = distill.student_as_expert(tmp_path / "run", game)
         assert not expert.network.knows_game and expert.network.num_outputs == len(expert.actions)
-        whole = np.asarray(networks.forward(student, state.params, stacks, index))
+        whole = np.asarray(networks.forward(student, state.playing, stacks, index))
         np.testing.assert_allclose(expert.ale_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
         assert whole[:, expert.mask].any() and not whole[:, ~expert.mask].any()
     warm = dataclasses.replace(settings.learn, warm_start="pong")

@@ -101,6 +101,32 @@ def test_two_calls_of_three_are_one_of_six():
     assert _difference(halves.opt_state, whole.opt_state) < 1e-6
 
 
+def test_the_average_that_plays_follows_by_hand():
+    # Rates 9/10, 9/11, 9/12, ... until 1 - decay is larger: at step 3 with a decay of 0.3.
+    window, key = _window(FOUR), _key(FOUR)
+    update = learner.make_update(
+        NETWORK,
+        _transform(),
+        FOUR,
+        loss="kl",
+        masks=jnp.asarray(MASKS),
+        temperatures=jnp.ones(2),
+        batch_per_game=8,
+        minibatches=1,
+        ema_decay=0.3,
+    )
+    state = learner.create_state(_fresh_params(), _transform(), FOUR, averaged=True)
+    expected = jax.device_get(_fresh_params())
+    assert _difference(state.playing, expected) == 0
+    for rate in (0.9, 9 / 11, 0.75, 0.7, 0.7):
+        state, _ = update(state, window, key)
+        expected = jax.tree.map(lambda a, b, r=rate: a + r * (b - a), expected, state.params)
+        assert _difference(state.playing, expected) < 1e-6
+    assert _difference(state.playing, state.params) > 1e-4
+    plain, _ = update(_state(FOUR), window, key)
+    assert plain.playing is plain.params
+
+
 def test_every_minibatch_draws_rows_of_its_own():
     # Were the step left out of the key, a second call with the same key would see the same rows:
     # with a rate of 0 it would then report the very same loss.
