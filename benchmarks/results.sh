@@ -7,25 +7,27 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/results}
 
-row() { # NAME CONFIG [flags]
-    local name=$1 config=$2
-    shift 2
-    python launch/distill.py --workdir="$out/$name" --config="configs/$config" "$@"
+row() { # EXPERTS NAME CONFIG [flags]; rows of the same experts share their measured scores
+    local shared=$out/$1.json run=$out/$2 config=$3
+    shift 3
+    [[ ! -f $shared ]] || set -- "$@" --config.evaluate.baselines="$shared"
+    python launch/distill.py --workdir="$run" --config="configs/$config" "$@"
+    cp "$run/baselines.json" "$shared"
 }
 
 one=experiments/single.py
 for loss in kl mse nll q_values; do
-    row "loss_$loss" $one:pong --config.learn.loss="$loss"
+    row pong "loss_$loss" $one:pong --config.learn.loss="$loss"
 done
 for network in net1 net2 net3; do
-    row "size_$network" $one:pong --config.learn.loss=q_values --config.network="$network"
+    row pong "size_$network" $one:pong --config.learn.loss=q_values --config.network="$network"
 done
-for temperature in 0.001 0.01 0.1 1.0; do
-    row "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
+for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
+    row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
 done
 for who in expert fixed student mixed; do
-    row "states_$who" "experiments/states.py:$who"
+    row breakout "states_$who" "experiments/states.py:$who"
 done
-row merge quickstart.py --config.evaluate.report_episodes=100
+row three merge quickstart.py --config.evaluate.report_episodes=100
 
 python benchmarks/results.py "$out"

@@ -132,6 +132,8 @@ class Evaluate:
         that is measured takes over; what they score does not count.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
+      baselines: `baselines.json` of another run of the same experts, seed and evaluation, whose
+        measured experts and random play this run takes over.
     """
 
     every_rounds: int = 20
@@ -143,6 +145,7 @@ class Evaluate:
     opening_steps: int = 0
     opening_by: str = "random"
     lowest_expert_share: float = 0.25
+    baselines: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -439,7 +442,9 @@ def distill(
     run = _Run(settings, mesh)
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
     with meshes.leader_first("claim"):
-        settings_lib.claim(workdir, settings, ignore=("evaluate.lowest_expert_share",))
+        settings_lib.claim(
+            workdir, settings, ignore=("evaluate.lowest_expert_share", "evaluate.baselines")
+        )
     result_path = workdir / "result.json"
     if result_path.is_file():
         return json.loads(result_path.read_text())
@@ -632,40 +637,61 @@ def _create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> le
 def _baselines(
     run: _Run, workdir: pathlib.Path, timer: metrics.Timer
 ) -> dict[str, list[evaluation.Scores]]:
-    """Experts and random play, measured first; read back where a killed run has done so."""
-    path = workdir / "baselines.json"
-    fingerprints = run.fingerprints()
+    """Experts and random play, measured first; read back where a run has done so."""
+    path, given = workdir / "baselines.json", run.settings.evaluate.baselines
     if path.is_file():
-        try:
-            standing = json.loads(path.read_text())
-            measured, seconds = standing["experts"], standing["timer"]
-            scores = {
-                who: [evaluation.Scores.from_dict(x) for x in standing[who]]
-                for who in ("expert", "random")
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged ({type(error).__name__}: {error}); delete it to measure again"
-            ) from error
-        if measured != fingerprints:
-            raise ValueError(
-                f"{path} was measured with other experts than the files now hold; choose another "
-                f"--workdir"
-            )
+        scores, seconds = _read_baselines(run, path)
         timer.restore(seconds)
         return scores
     with timer.phase("baselines"):
-        scores = {
-            "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
-            "expert": run.play_reported(run.expert_policy(), "experts"),
-        }
+        if given:
+            scores, _ = _read_baselines(run, pathlib.Path(given))
+        else:
+            scores = {
+                "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
+                "expert": run.play_reported(run.expert_policy(), "experts"),
+            }
     if meshes.leads():  # which played with the others: none of them still looks for the file
         settings_lib.write_json(
             path,
             {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
-            | {"timer": timer.state(), "experts": fingerprints},
+            | {"timer": timer.state(), **_protocol(run)},
         )
     return scores
+
+
+def _protocol(run: _Run) -> dict[str, Any]:
+    """What experts' scores depend on."""
+    chosen = dataclasses.asdict(run.settings.evaluate)
+    for name in ("every_rounds", "select_episodes", "lowest_expert_share", "baselines"):
+        del chosen[name]
+    return {"experts": run.fingerprints(), "seed": run.settings.seed, "evaluate": chosen}
+
+
+def _read_baselines(
+    run: _Run, path: pathlib.Path
+) -> tuple[dict[str, list[evaluation.Scores]], dict[str, dict[str, float]]]:
+    """The scores in `path`, and the seconds of the run that measured them."""
+    try:
+        standing = json.loads(path.read_text())
+        scores = {
+            who: [evaluation.Scores.from_dict(x) for x in standing[who]]
+            for who in ("expert", "random")
+        }
+        measured, seconds = {k: standing[k] for k in _protocol(run)}, standing["timer"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it to measure again"
+        ) from error
+    for name, value in json.loads(json.dumps(_protocol(run))).items():
+        if measured[name] != value:
+            raise ValueError(
+                f"{path} was measured with other {name} than this run's; measure again, in another "
+                f"--workdir and without evaluate.baselines"
+            )
+    return scores, seconds
 
 
 def check_experts(

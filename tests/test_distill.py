@@ -330,3 +330,24 @@ def test_damaged_baselines_are_one_clear_error(settings, tmp_path):
     (tmp_path / "run/baselines.json").write_text("{}")
     with pytest.raises(ValueError, match=r"baselines.json is damaged .* delete it"):
         distill.distill(settings, tmp_path / "run")
+
+
+def test_measured_experts_are_taken_over_from_a_run_of_the_same_evaluation(settings, tmp_path):
+    distill.distill(settings, tmp_path / "one", stop_after="baselines")
+    standing = tmp_path / "one/baselines.json"
+    scores = json.loads(standing.read_text())
+    scores["expert"][0]["scores"][0] += 1000.0  # which nothing that played would give
+    standing.write_text(json.dumps(scores))
+
+    def with_evaluate(**changes):
+        evaluate = dataclasses.replace(settings.evaluate, baselines=str(standing), **changes)
+        return dataclasses.replace(settings, evaluate=evaluate)
+
+    distill.distill(with_evaluate(select_episodes=1), tmp_path / "two", stop_after="baselines")
+    taken = json.loads((tmp_path / "two/baselines.json").read_text())
+    assert taken["expert"] == scores["expert"] and taken["random"] == scores["random"]
+    with pytest.raises(ValueError, match="measured with other evaluate than this run's"):
+        distill.distill(with_evaluate(epsilon=0.5), tmp_path / "three")
+    standing.unlink()
+    with pytest.raises(FileNotFoundError, match="expected a run's baselines"):
+        distill.distill(with_evaluate(), tmp_path / "four")
