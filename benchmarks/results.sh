@@ -25,7 +25,7 @@ done
 for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
     row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
 done
-for who in expert fixed student mixed; do
+for who in fixed expert student half falling; do
     row breakout "states_$who" "experiments/states.py:$who"
 done
 row three merge quickstart.py --config.evaluate.report_episodes=100

@@ -60,8 +60,8 @@ class Collect:
       initial_steps: steps per game the experts play before the first update.
       steps_per_round: steps per game played before each later round; 0 keeps to the first ones.
       window_steps: the most recent steps per game that minibatches are drawn from.
-      expert_share_rounds: over so many rounds the share of environments the experts drive falls
-        linearly from 1 to 0; after that the student drives alone (DAgger; Ross et al. 2011).
+      expert_share_rounds, final_expert_share: over so many rounds the share of environments the
+        experts drive falls linearly from 1 to this, where it stays (DAgger; Ross et al. 2011).
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
       dataset: a dataset made by `launch/collect.py` to learn from instead of collecting first.
       follow: the experts are still in training (`launch/train_expert.py` replaces its
@@ -75,6 +75,7 @@ class Collect:
     steps_per_round: int = 1024
     window_steps: int = 81_920
     expert_share_rounds: int = 20
+    final_expert_share: float = 0.0
     expert_epsilon: float = 0.05
     student_epsilon: float = 0.05
     dataset: str | None = None
@@ -198,6 +199,10 @@ class Settings:
                 raise ValueError(
                     f"{name} {value} is not divisible by collect.num_envs {c.num_envs}"
                 )
+        if not 0 <= c.final_expert_share <= 1:
+            raise ValueError(
+                f"collect.final_expert_share is {c.final_expert_share}, expected 0 to 1"
+            )
         if not c.initial_steps and not c.steps_per_round and not c.dataset:
             raise ValueError(
                 "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
@@ -777,7 +782,8 @@ def _train(
                 trace.step()
                 share = 1.0
                 if collector is not None:
-                    share = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))
+                    early = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))
+                    share = early + (1.0 - early) * collect.final_expert_share
                     with timer.phase("collect"):
                         chunk = collector.collect(
                             collect.steps_per_round // collect.num_envs,

@@ -47,6 +47,7 @@ def settings(experts):
             steps_per_round=64,
             window_steps=256,
             expert_share_rounds=2,
+            final_expert_share=0.25,
         ),
         learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
         evaluate=distill.Evaluate(
@@ -99,6 +100,8 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
         low, high = row["student"]["interval"]
         assert low <= row["student"]["mean"] <= high
         assert 0 <= row["agreement"] <= 1
+    shares = [row["expert_share"] for row in metrics.read(tmp_path / "run") if "loss" in row]
+    assert shares == [1.0, 0.625, 0.25, 0.25]
     # A finished run called again changes nothing.
     assert distill.distill(settings, tmp_path / "run") == written
 
@@ -291,6 +294,8 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
     [
         ({"collect": distill.Collect(num_envs=3)}, "not divisible by collect.num_envs 3"),
         ({"learn": distill.Learn(rounds=0)}, "learn.rounds is 0"),
+        ({"learn": distill.Learn(ema_decay=1.0)}, "learn.ema_decay is 1.0"),
+        ({"collect": distill.Collect(final_expert_share=2.0)}, "final_expert_share is 2.0"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
         ({"evaluate": distill.Evaluate(opening_by="a human")}, "not one of random, expert"),
         ({"evaluate": distill.Evaluate(opening_steps=27_000)}, "less than evaluate.max_steps"),

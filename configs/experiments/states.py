@@ -1,8 +1,9 @@
 """Whose states the student is taught on, at equal steps and updates: `...states.py:WHO`.
 
-WHO is `expert` (it drives throughout), `fixed` (it drives once, before the first update, and the
-student sees those steps again and again), `student` (from the first round on) or `mixed` (the
-expert's share falls over half of the rounds; DAgger, Ross et al. 2011).
+WHO is `fixed` (the expert drives once, before the first update, and the student sees those steps
+again and again), or says who drives from then on: `expert`, `student`, `half` (either half of the
+environments), or `falling` (the expert's share falls to nothing over half of the rounds; DAgger,
+Ross et al. 2011).
 
     python launch/distill.py --workdir=runs/results/states_expert \
         --config=configs/experiments/states.py:expert
@@ -16,13 +17,18 @@ from configs.experiments import single
 def get_config(who: str = "student") -> ConfigDict:
     config = single.get_config("breakout")
     config.learn.loss = "q_values"
-    rounds, per_round = config.learn.rounds, config.collect.steps_per_round
+    collect, rounds = config.collect, config.learn.rounds
     if who == "fixed":
-        config.collect.initial_steps += rounds * per_round
-        config.collect.steps_per_round = 0
+        collect.initial_steps += rounds * collect.steps_per_round
+        collect.steps_per_round = 0
         return config
-    shares = {"expert": 10**6 * rounds, "student": 1, "mixed": rounds // 2}
+    shares = {
+        "expert": (1, 1.0),
+        "student": (1, 0.0),
+        "half": (1, 0.5),
+        "falling": (rounds // 2, 0.0),
+    }
     if who not in shares:
         raise ValueError(f"whose states? expected fixed, {', '.join(shares)}, got {who!r}")
-    config.collect.expert_share_rounds = shares[who]
+    collect.expert_share_rounds, collect.final_expert_share = shares[who]
     return config
