@@ -1,5 +1,9 @@
 """The usual way: PyTorch, gymnasium, one environment, one observation at a time.
 
+    python benchmarks/_reference.py DIRECTORY STEPS EPOCHS EVERY GAME=FILE...
+
+leaves the student of every so many epochs in DIRECTORY, and when it was ready in `seconds.json`.
+
 An independent implementation, from its published description, of the reference merge that this
 project replaces. Per game the expert plays 20,000 steps (epsilon 0.05 over valid actions) and its
 Q-values are cached; one dueling student, begun as a copy of the first expert, minimises the mean
@@ -9,6 +13,10 @@ squared error to them over valid actions, averaged per game and then over games 
 
 from __future__ import annotations
 
+import json
+import pathlib
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import ale_py
@@ -17,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from jaxdistill import games as known
 from jaxdistill.games import Game
 
 gymnasium.register_envs(ale_py)
@@ -134,3 +143,23 @@ def merge(
         if after_epoch:
             after_epoch(epoch + 1, student)
     return student
+
+
+def main() -> None:
+    directory, (steps, epochs, every) = pathlib.Path(sys.argv[1]), map(int, sys.argv[2:5])
+    pairs = [argument.partition("=") for argument in sys.argv[5:]]
+    start, ready = time.perf_counter(), []
+
+    def after_epoch(done: int, student: nn.Module) -> None:
+        if done % every == 0 or done == epochs:
+            ready.append((done, time.perf_counter() - start))
+            torch.save({"policy_net_state_dict": student.state_dict()}, directory / f"{done}.pth")
+
+    games = [known.get(game) for game, _, _ in pairs]
+    experts = [load(path) for _, _, path in pairs]
+    merge(games, experts, steps=steps, epochs=epochs, after_epoch=after_epoch)
+    (directory / "seconds.json").write_text(json.dumps(ready))
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,7 @@ class Seating:
       masks: `(G, A)` bool, valid actions.
       num_envs: environments per game, in all processes together.
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
+      change_drivers: every call draws anew which environments the experts drive.
       key: of every random choice.
       mesh: of all processes.
     """
@@ -42,6 +43,7 @@ class Seating:
     num_envs: int
     expert_epsilon: float
     student_epsilon: float
+    change_drivers: bool
     key: jax.Array
     mesh: Mesh
 
@@ -91,7 +93,7 @@ class Collector:
         self._params = [expert.params for expert in experts]
 
     def _choose(
-        self, experts, student, observations, key, expert_slots, *, games, student_drives: bool
+        self, experts, student, observations, key, by_expert, *, games, student_drives: bool
     ):
         seating = self._seating
         labels = expert_outputs(seating.experts, experts, observations, games)
@@ -100,24 +102,23 @@ class Collector:
             rows = np.repeat(np.asarray(games), labels[0].shape[0])
             merged = networks.forward(seating.network, student, jnp.concatenate(observations), rows)
             outputs = jnp.split(merged, len(games))
-        slots = self._first + jnp.arange(labels[0].shape[0])
         actions = []
         for game, label, output in zip(games, labels, outputs, strict=True):
-            by_expert, by_student = jax.random.split(jax.random.fold_in(key, game))
+            expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
             mask, seats = seating.masks[game], (self._first, seating.num_envs)
             chosen = rollouts.choose(
                 label,
                 mask,
-                by_expert,
+                expert_key,
                 epsilon=seating.expert_epsilon,
                 sample=seating.experts[game].outputs == "logits",
                 seats=seats,
             )
             if output is not None:
                 own = rollouts.choose(
-                    output, mask, by_student, epsilon=seating.student_epsilon, seats=seats
+                    output, mask, student_key, epsilon=seating.student_epsilon, seats=seats
                 )
-                chosen = jnp.where(slots < expert_slots, chosen, own)
+                chosen = jnp.where(by_expert, chosen, own)
             actions.append(chosen)
         return tuple(actions), tuple(labels)
 
@@ -137,8 +138,12 @@ class Collector:
         Returns:
           The steps of all environments of all processes.
         """
-        num_envs = self._seating.num_envs
+        num_envs, own = self._seating.num_envs, self.pools[0].num_envs
         expert_slots = round(expert_share * num_envs)
+        order = np.arange(num_envs)
+        if self._seating.change_drivers:
+            order = np.random.default_rng((self._seating.seeds[0], self.steps)).permutation(order)
+        by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
 
         def policy(observations, key, games):
             return self._act(
@@ -146,7 +151,7 @@ class Collector:
                 student,
                 observations,
                 key,
-                expert_slots,
+                by_expert,
                 games=games,
                 student_drives=expert_slots < num_envs,
             )

@@ -62,6 +62,9 @@ class Collect:
       window_steps: the most recent steps per game that minibatches are drawn from.
       expert_share_rounds, final_expert_share: over so many rounds the share of environments the
         experts drive falls linearly from 1 to this, where it stays (DAgger; Ross et al. 2011).
+      change_drivers: every round draws anew which environments the experts drive: in each of them
+        expert and student take turns, and the expert goes on from where the student has got to.
+        False leaves them to the same ones.
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
       dataset: a dataset made by `launch/collect.py` to learn from instead of collecting first.
       follow: the experts are still in training (`launch/train_expert.py` replaces its
@@ -76,6 +79,7 @@ class Collect:
     window_steps: int = 81_920
     expert_share_rounds: int = 20
     final_expert_share: float = 0.0
+    change_drivers: bool = False
     expert_epsilon: float = 0.05
     student_epsilon: float = 0.05
     dataset: str | None = None
@@ -366,6 +370,7 @@ def _seat(run: _Run, history: np.ndarray | None = None) -> collection.Collector:
         num_envs=collect.num_envs,
         expert_epsilon=collect.expert_epsilon,
         student_epsilon=collect.student_epsilon,
+        change_drivers=collect.change_drivers,
         key=jax.random.fold_in(run.key, 101),
         mesh=run.mesh,
     )

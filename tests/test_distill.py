@@ -48,6 +48,7 @@ def settings(experts):
             window_steps=256,
             expert_share_rounds=2,
             final_expert_share=0.25,
+            change_drivers=True,
         ),
         learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
         evaluate=distill.Evaluate(

@@ -42,7 +42,9 @@ def settings(tmp_path_factory):
             initial_steps=64,
             steps_per_round=64,
             window_steps=128,
-            expert_share_rounds=2,
+            expert_share_rounds=1,
+            final_expert_share=0.5,
+            change_drivers=True,
         ),
         learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
         evaluate=distill.Evaluate(
@@ -134,7 +136,7 @@ def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monk
 
     monkeypatch.setattr(collection.jax, "process_count", lambda: 3)
     seating = collection.Seating(*[None] * 6, num_envs=4, expert_epsilon=0.0, student_epsilon=0.0,
-                                 key=None, mesh=None)  # fmt: skip
+                                 change_drivers=False, key=None, mesh=None)  # fmt: skip
     with pytest.raises(ValueError, match=r"collect\.num_envs 4 is not divisible by 3 processes"):
         collection.Collector(seating)
 
