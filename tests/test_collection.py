@@ -69,7 +69,7 @@ def test_the_experts_drive_the_first_environments(share, count):
 
 
 def test_drivers_change_between_calls_and_are_as_many():
-    drove = _drivers(change_drivers=True, share=0.5)
+    drove = _drivers(change_drivers=True, share=0.5, calls=12)
     assert (drove.sum(axis=1) == 2).all()
     assert drove.any(axis=0).all() and not drove.all(axis=0).any(), "each environment has had both"
-    np.testing.assert_array_equal(drove, _drivers(change_drivers=True, share=0.5))
+    np.testing.assert_array_equal(drove, _drivers(change_drivers=True, share=0.5, calls=12))
