@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdistill import distill, envs, evaluation, games, mesh, metrics, rollouts, settings
+from jaxdistill import envs, evaluation, games, mesh, metrics, recipe, rollouts, settings
 from jaxdistill.experts import formats
 
 _HERE = pathlib.Path(__file__).parent
@@ -91,7 +91,7 @@ def _usual(
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    ours = settings.build(distill.Settings, _CONFIG.value.to_dict())
+    ours = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     with tempfile.TemporaryDirectory() as directory:
         result, curve = _ours(pathlib.Path(directory) / "run")
         rows = result["games"]

@@ -15,7 +15,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxdistill import distill
+from jaxdistill import recipe
 
 
 def sources(experts: str) -> tuple[dict[str, str | None], ...]:
@@ -39,9 +39,9 @@ def get_config(experts: str = "") -> ConfigDict:
             "network": "dueling",
             "compute_dtype": "float32",
             "seed": 0,
-            "collect": dataclasses.asdict(distill.Collect()),
-            "learn": dataclasses.asdict(distill.Learn()),
-            "evaluate": dataclasses.asdict(distill.Evaluate()),
+            "collect": dataclasses.asdict(recipe.Collect()),
+            "learn": dataclasses.asdict(recipe.Learn()),
+            "evaluate": dataclasses.asdict(recipe.Evaluate()),
         }
     )
     # Nothing by default, and text by flag.

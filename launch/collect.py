@@ -8,7 +8,7 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, settings
+from jaxdistill import distill, recipe, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experts and collection; see configs/")
 _OUT = flags.DEFINE_string("out", None, "directory of the dataset; made if it is missing")
@@ -17,7 +17,7 @@ flags.mark_flags_as_required(["config", "out"])
 
 def main() -> None:
     join_processes()
-    chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
+    chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     info = distill.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]
     print(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")

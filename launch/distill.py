@@ -13,7 +13,7 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, report, settings
+from jaxdistill import distill, recipe, report, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -23,7 +23,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     join_processes()
-    chosen = settings.build(distill.Settings, _CONFIG.value.to_dict())
+    chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
     result = distill.distill(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
     report.print_result(result)

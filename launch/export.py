@@ -11,7 +11,7 @@ import pathlib
 from _main import run
 from absl import flags
 
-from jaxdistill import distill
+from jaxdistill import students
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 
@@ -29,16 +29,16 @@ def main() -> None:
     if _EXPERT.value:
         _write_expert(formats.load(_EXPERT.value))
     elif _CONVENTION.value == "expert":
-        _write_expert(distill.student_as_expert(_WORKDIR.value))
+        _write_expert(students.student_as_expert(_WORKDIR.value))
     else:
-        chosen, student, network = distill.load_student(_WORKDIR.value)
+        chosen, student, network = students.load_student(_WORKDIR.value)
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = json.loads(result.read_text())["games"] if result.is_file() else []
         export.export(
             student.playing,
             network,
             _OUT.value,
-            games=distill.game_names(chosen),
+            games=students.game_names(chosen),
             final_scores={row["game"]: row["student"]["mean"] for row in rows},
         )
     print(f"saved in {_OUT.value}")

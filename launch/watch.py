@@ -8,7 +8,7 @@ import pathlib
 from _main import run
 from absl import flags
 
-from jaxdistill import clips, distill, envs, games, rollouts
+from jaxdistill import clips, envs, games, rollouts, students
 from jaxdistill.experts import formats
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
@@ -28,7 +28,7 @@ def main() -> None:
     if pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
     if _WORKDIR.value:
-        player = distill.student_as_expert(_WORKDIR.value, _GAME.value)
+        player = students.student_as_expert(_WORKDIR.value, _GAME.value)
     else:
         player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
     if player.game is None:

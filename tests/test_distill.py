@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import dataset, distill, mesh, metrics, networks, page
+from jaxdistill import dataset, distill, mesh, metrics, networks, page, recipe, run, students
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 
@@ -38,10 +38,10 @@ def experts(tmp_path_factory):
 
 @pytest.fixture
 def settings(experts):
-    return distill.Settings(
+    return recipe.Settings(
         experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
         network="net3",
-        collect=distill.Collect(
+        collect=recipe.Collect(
             num_envs=4,
             initial_steps=128,
             steps_per_round=64,
@@ -50,15 +50,15 @@ def settings(experts):
             final_expert_share=0.25,
             change_drivers=True,
         ),
-        learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
-        evaluate=distill.Evaluate(
+        learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
+        evaluate=recipe.Evaluate(
             every_rounds=2, select_episodes=2, report_episodes=4, max_steps=60
         ),
     )
 
 
 def params_of(workdir):
-    return jax.device_get(distill.load_student(workdir)[1].playing)
+    return jax.device_get(students.load_student(workdir)[1].playing)
 
 
 def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, tmp_path):
@@ -249,14 +249,14 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
         params,
     )
     # What the student computes in is no part of its shape.
-    rough = distill._Run(dataclasses.replace(warm, compute_dtype="bfloat16"), mesh.create())
+    rough = run.Run(dataclasses.replace(warm, compute_dtype="bfloat16"), mesh.create())
     assert rough.network.dtype == jnp.bfloat16
     jax.tree.map(np.testing.assert_array_equal, distill._initial_params(rough), params)
     # Another network of that shape, from a file.
     begun = dataclasses.replace(warm.learn, warm_start=str(tmp_path / "warm"))
     settings_of_file = dataclasses.replace(settings, learn=begun)
     distill.distill(settings_of_file, tmp_path / "from_file", stop_after="round:1")
-    state = distill.load_student(tmp_path / "from_file")[1]
+    state = students.load_student(tmp_path / "from_file")[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, params)
     with pytest.raises(ValueError, match=r"not of the student's shape"):
         other = dataclasses.replace(settings.learn, warm_start="breakout")
@@ -276,11 +276,11 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
     )
     result = distill.distill(settings, tmp_path / "run")
     assert [row["game"] for row in result["games"]] == list(GAMES)
-    _, state, student = distill.load_student(tmp_path / "run")
+    _, state, student = students.load_student(tmp_path / "run")
     assert student.game_actions == ((0, 1, 3, 4, 11, 12), (0, 1, 3, 4))
     stacks = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84)).astype(np.uint8)
     for index, game in enumerate(GAMES):
-        expert = distill.student_as_expert(tmp_path / "run", game)
+        expert = students.student_as_expert(tmp_path / "run", game)
         assert not expert.network.knows_game and expert.network.num_outputs == len(expert.actions)
         whole = np.asarray(networks.forward(student, state.playing, stacks, index))
         np.testing.assert_allclose(expert.ale_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
@@ -293,17 +293,17 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"collect": distill.Collect(num_envs=3)}, "not divisible by collect.num_envs 3"),
-        ({"learn": distill.Learn(rounds=0)}, "learn.rounds is 0"),
-        ({"learn": distill.Learn(ema_decay=1.0)}, "learn.ema_decay is 1.0"),
-        ({"collect": distill.Collect(final_expert_share=2.0)}, "final_expert_share is 2.0"),
+        ({"collect": recipe.Collect(num_envs=3)}, "not divisible by collect.num_envs 3"),
+        ({"learn": recipe.Learn(rounds=0)}, "learn.rounds is 0"),
+        ({"learn": recipe.Learn(ema_decay=1.0)}, "learn.ema_decay is 1.0"),
+        ({"collect": recipe.Collect(final_expert_share=2.0)}, "final_expert_share is 2.0"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
-        ({"evaluate": distill.Evaluate(opening_by="a human")}, "not one of random, expert"),
-        ({"evaluate": distill.Evaluate(opening_steps=27_000)}, "less than evaluate.max_steps"),
+        ({"evaluate": recipe.Evaluate(opening_by="a human")}, "not one of random, expert"),
+        ({"evaluate": recipe.Evaluate(opening_steps=27_000)}, "less than evaluate.max_steps"),
         ({"compute_dtype": "half"}, "compute_dtype 'half' is not one of float32, bfloat16"),
         ({"experts": ()}, "experts is empty"),
         (
-            {"collect": distill.Collect(initial_steps=0, steps_per_round=0)},
+            {"collect": recipe.Collect(initial_steps=0, steps_per_round=0)},
             "nothing to learn",
         ),
     ],

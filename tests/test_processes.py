@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import distill, metrics, networks
+from jaxdistill import distill, metrics, networks, recipe, students
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 
@@ -34,10 +34,10 @@ def settings(tmp_path_factory):
             actions=tuple(range(18)),
             game=game,
         ).save(root / game)
-    return distill.Settings(
+    return recipe.Settings(
         experts=tuple(ExpertSource(str(root / game), game=game) for game in GAMES),
         network="net3",
-        collect=distill.Collect(
+        collect=recipe.Collect(
             num_envs=4,
             initial_steps=64,
             steps_per_round=64,
@@ -46,8 +46,8 @@ def settings(tmp_path_factory):
             final_expert_share=0.5,
             change_drivers=True,
         ),
-        learn=distill.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
-        evaluate=distill.Evaluate(
+        learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
+        evaluate=recipe.Evaluate(
             every_rounds=2, select_episodes=4, report_episodes=8, max_steps=40
         ),
     )
@@ -123,12 +123,12 @@ def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
     # Begun by one process, killed, and ended by two.
     distill.distill(settings, tmp_path / "both", stop_after="round:3")
     _run_two(settings, tmp_path / "both")
-    students = [
-        jax.device_get(distill.load_student(tmp_path / name)[1].params)
+    merged = [
+        jax.device_get(students.load_student(tmp_path / name)[1].params)
         for name in ("one", "two", "both")
     ]
-    for other in students[1:]:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), students[0], other)
+    for other in merged[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), merged[0], other)
 
 
 def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import distill, networks
+from jaxdistill import networks, students
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 
@@ -95,7 +95,7 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
     assert again.returncode == 0, again.stderr
     results = [json.loads((path / "result.json").read_text()) for path in (whole, killed)]
     assert results[0]["games"] == results[1]["games"]
-    states = [distill.load_student(path)[1].params for path in (whole, killed)]
+    states = [students.load_student(path)[1].params for path in (whole, killed)]
     jax.tree.map(np.testing.assert_array_equal, *states)
 
     measured = launch("evaluate.py", f"--workdir={whole}", "--episodes=1", "--epsilon=1")

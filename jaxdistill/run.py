@@ -1,0 +1,268 @@
+"""What every stage of a run stands on: games, experts and pools, and what is measured first."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import (
+    collection,
+    envs,
+    evaluation,
+    games,
+    losses,
+    metrics,
+    networks,
+    rollouts,
+)
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import load_experts
+from jaxdistill.recipe import Settings
+from jaxdistill.views import View
+
+# Purposes of pool seeds: states to learn from, episodes to choose by, to report, to look at.
+COLLECT, SELECT, REPORT, SHOW = 0, 1, 2, 3
+
+
+class Run:
+    """What every stage of a run needs, made once from the settings."""
+
+    def __init__(self, settings: Settings, mesh: Mesh):
+        self.settings, self.mesh = settings, mesh
+        self.experts = _load_experts(settings)
+        self.games = [games.get(str(expert.game)) for expert in self.experts]
+        self.names = tuple(game.name for game in self.games)
+        self.views = [expert.view or View() for expert in self.experts]
+        self.masks = jnp.asarray(np.stack([expert.mask for expert in self.experts]))
+        self.network = networks.for_games(
+            networks.create(settings.network, settings.compute_dtype), self.games
+        )
+        self.key = jax.random.key(settings.seed)
+        self.student_act = rollouts.network_actor(
+            self.network, self.masks, epsilon=settings.evaluate.epsilon
+        )
+
+    def fingerprints(self) -> list[str]:
+        """What tells these experts from others: their parameters, or where they are in training."""
+        if self.settings.collect.follow:
+            return [source.path for source in self.settings.experts]
+        return [_fingerprint(expert) for expert in self.experts]
+
+    def follow(self) -> bool:
+        """Reads the experts again; returns whether one has become another."""
+        try:
+            new = _load_experts(self.settings)
+        except FileNotFoundError:  # one is being replaced this very moment
+            return False
+        changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
+        if changed and [e.network for e in new] != [e.network for e in self.experts]:
+            raise ValueError("an expert that is followed has become another network; begin anew")
+        self.experts = new
+        return changed
+
+    @functools.cached_property
+    def opening(self) -> evaluation.Opening:
+        """Who plays an evaluation's first steps, and how many."""
+        chosen = self.settings.evaluate
+        by_expert = chosen.opening_by == "expert"
+        policy = self.expert_policy() if by_expert else rollouts.random_policy(self.masks)
+        return evaluation.Opening(policy, chosen.opening_steps)
+
+    def seeds(self, purpose: int) -> list[int]:
+        """Pool seeds of one purpose, one per game."""
+        return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
+
+    def seat(self, history: np.ndarray | None = None) -> collection.Collector:
+        """Fresh pools to collect in, in which `history` `(G, T, num_envs)` has been played."""
+        chosen = self.settings.collect
+        seating = collection.Seating(
+            games=self.games,
+            experts=self.experts,
+            views=self.views,
+            seeds=self.seeds(COLLECT),
+            network=self.network,
+            masks=self.masks,
+            num_envs=chosen.num_envs,
+            expert_epsilon=chosen.expert_epsilon,
+            student_epsilon=chosen.student_epsilon,
+            change_drivers=chosen.change_drivers,
+            key=jax.random.fold_in(self.key, 101),
+            mesh=self.mesh,
+        )
+        return collection.Collector(seating, history)
+
+    def measure(
+        self,
+        policy: rollouts.Policy,
+        purpose: int,
+        episodes: int,
+        advance: Callable[[int], object] | None = None,
+    ) -> list[evaluation.Scores]:
+        """Plays whole games with `policy`: always from the same starts for the same purpose."""
+        return evaluation.play_everywhere(
+            self.games,
+            episodes,
+            policy,
+            jax.random.fold_in(self.key, purpose),
+            self.mesh,
+            seeds=self.seeds(purpose),
+            views=self.views,
+            max_steps=self.settings.evaluate.max_steps,
+            opening=self.opening,
+            advance=advance,
+        )
+
+    def play_reported(self, policy: rollouts.Policy, what: str) -> list[evaluation.Scores]:
+        """The episodes that are reported, with a progress bar."""
+        episodes = self.settings.evaluate.report_episodes
+        with metrics.progress(what, episodes * len(self.games), "games") as advance:
+            return self.measure(policy, REPORT, episodes, advance)
+
+    def student_policy(self, params: Any) -> rollouts.Policy:
+        """The student as it is evaluated, in this process."""
+        return functools.partial(self.student_act, meshes.take_local(self.mesh, params))
+
+    def expert_policy(self) -> rollouts.Policy:
+        """The experts as they are evaluated."""
+        chosen = self.settings.evaluate
+        return rollouts.expert_actor(
+            self.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
+        )
+
+    def log_info(self) -> dict[str, Any]:
+        """What a dataset of these experts says of itself."""
+        collect = self.settings.collect
+        return {
+            "games": list(self.names),
+            "num_envs": collect.num_envs,
+            "frame_shape": list(self.views[0].shape[1:]),
+            "num_actions": int(self.masks.shape[1]),
+            "views": [view.to_dict() for view in self.views],
+            "experts": self.fingerprints(),
+            "seed": self.settings.seed,
+            "expert_epsilon": collect.expert_epsilon,
+        }
+
+
+def _load_experts(settings: Settings) -> list[Expert]:
+    """The run's experts, whose outputs must suit its loss."""
+    experts = load_experts(settings.experts)
+    loss = settings.learn.loss
+    logits = [expert.game for expert in experts if expert.outputs == "logits"]
+    if losses.LOSSES[loss].of_q and logits:
+        raise ValueError(
+            f"learn.loss is {loss!r}, but the expert of {logits[0]} holds logits, not Q-values: "
+            f"their absolute size means nothing; use 'kl', or 'log_prob_mse'"
+        )
+    return experts
+
+
+def _fingerprint(expert: Expert) -> str:
+    """SHA-256 of an expert's parameters: the same expert, whatever file it came from."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expert.params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def measure_baselines(
+    run: Run, workdir: pathlib.Path, timer: metrics.Timer
+) -> dict[str, list[evaluation.Scores]]:
+    """Scores of "expert" and "random" play, one of each per game.
+
+    Read back where this run has measured them, or another whose `evaluate.baselines` is given.
+    """
+    path, given = workdir / "baselines.json", run.settings.evaluate.baselines
+    if path.is_file():
+        scores, seconds = _read_baselines(run, path)
+        timer.restore(seconds)
+        return scores
+    with timer.phase("baselines"):
+        if given:
+            scores, _ = _read_baselines(run, pathlib.Path(given))
+        else:
+            scores = {
+                "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
+                "expert": run.play_reported(run.expert_policy(), "experts"),
+            }
+    if meshes.leads():  # which played with the others: none of them still looks for the file
+        settings_lib.write_json(
+            path,
+            {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
+            | {"timer": timer.state(), **_protocol(run)},
+        )
+    return scores
+
+
+def _protocol(run: Run) -> dict[str, Any]:
+    """What experts' scores depend on."""
+    chosen = dataclasses.asdict(run.settings.evaluate)
+    for name in ("every_rounds", "select_episodes", "lowest_expert_share", "baselines"):
+        del chosen[name]
+    return {"experts": run.fingerprints(), "seed": run.settings.seed, "evaluate": chosen}
+
+
+def _read_baselines(
+    run: Run, path: pathlib.Path
+) -> tuple[dict[str, list[evaluation.Scores]], dict[str, dict[str, float]]]:
+    """The scores in `path`, and the seconds of the run that measured them."""
+    try:
+        standing = json.loads(path.read_text())
+        scores = {
+            who: [evaluation.Scores.from_dict(x) for x in standing[who]]
+            for who in ("expert", "random")
+        }
+        measured, seconds = {k: standing[k] for k in _protocol(run)}, standing["timer"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it to measure again"
+        ) from error
+    for name, value in json.loads(json.dumps(_protocol(run))).items():
+        if measured[name] != value:
+            raise ValueError(
+                f"{path} was measured with other {name} than this run's; measure again, in another "
+                f"--workdir and without evaluate.baselines"
+            )
+    return scores, seconds
+
+
+def check_experts(
+    experts: Sequence[Expert],
+    scores: Sequence[evaluation.Scores],
+    random: Sequence[evaluation.Scores],
+    lowest_share: float,
+) -> None:
+    """Stops a run whose expert plays wildly below its claim, before anything expensive.
+
+    Raises:
+      ValueError: an expert keeps less than `lowest_share` of its advertised score above random.
+    """
+    for expert, s, r in zip(experts, scores, random, strict=True):
+        if expert.advertised_score is None:
+            continue
+        share = evaluation.retention(s.mean, expert.advertised_score, r.mean)
+        if share < lowest_share:
+            raise ValueError(
+                f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
+                f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
+                f"or does differs from training. Likely: the resize (area or linear), the order "
+                f"of its actions, the stack order, pixels 0..1 or 0..255. Mend the spec, or set "
+                f"evaluate.lowest_expert_share to 0 to go on"
+            )
