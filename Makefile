@@ -17,7 +17,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python launch/distill.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

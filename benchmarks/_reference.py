@@ -146,6 +146,9 @@ def merge(
 
 
 def main() -> None:
+    # Adam with L2 shrinks what is never active to denormal numbers: without this the forward pass
+    # is ten times slower from about 1,500 updates on. XLA's CPU backend flushes them anyway.
+    torch.set_flush_denormal(True)
     directory, (steps, epochs, every) = pathlib.Path(sys.argv[1]), map(int, sys.argv[2:5])
     pairs = [argument.partition("=") for argument in sys.argv[5:]]
     start, ready = time.perf_counter(), []

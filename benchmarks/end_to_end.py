@@ -7,14 +7,13 @@ The usual way is the published reference merge (`_reference.py`): PyTorch, one e
 steps of each expert, 60 epochs. Both run as programs of their own, one after the other, learn from
 the same files, and have their students measured by whole games of our pools, off the clock. When
 ours was as good is read off the evaluations that it is chosen by;
-`--config.evaluate.every_rounds=10` has many.
+`--config.evaluate.every_rounds=10` has many. What stands in `--workdir` is not made again.
 """
 
 import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 import jax
 import numpy as np
@@ -32,6 +31,7 @@ _STEPS = flags.DEFINE_integer("steps", 20_000, "the usual way's steps per game",
 _EPOCHS = flags.DEFINE_integer("epochs", 60, "the usual way's epochs", lower_bound=1)
 _EVERY = flags.DEFINE_integer("every", 20, "its epochs between two measurements", lower_bound=1)
 _EPISODES = flags.DEFINE_integer("episodes", 20, "games of a measurement", lower_bound=2)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/end_to_end", "directory of both sides")
 _OUT = flags.DEFINE_string("out", None, "write what was measured as JSON")
 _LEARNING = ("collect", "store", "learn", "save")
 
@@ -57,14 +57,14 @@ def _usual(
 ) -> list[tuple[int, float, list[float]]]:
     """Epoch, seconds and retention of each game, of the students the usual way leaves behind."""
     names = [row["game"] for row in rows]
-    subprocess.run(
-        [
-            *(sys.executable, str(_HERE / "_reference.py"), str(directory), str(_STEPS.value)),
-            *(str(_EPOCHS.value), str(_EVERY.value)),
-            *(f"{name}={path}" for name, path in zip(names, sources, strict=True)),
-        ],
-        check=True,
-    )
+    program = [
+        *(sys.executable, str(_HERE / "_reference.py"), str(directory), str(_STEPS.value)),
+        *(str(_EPOCHS.value), str(_EVERY.value)),
+        *(f"{name}={path}" for name, path in zip(names, sources, strict=True)),
+    ]
+    if not (directory / "seconds.json").is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        subprocess.run(program, check=True)
     chosen, measured = [games.get(name) for name in names], []
     for epoch, seconds in json.loads((directory / "seconds.json").read_text()):
         expert = formats.load(str(directory / f"{epoch}.pth"), game=names[0])
@@ -92,12 +92,11 @@ def _usual(
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     ours = settings.build(recipe.Settings, _CONFIG.value.to_dict())
-    with tempfile.TemporaryDirectory() as directory:
-        result, curve = _ours(pathlib.Path(directory) / "run")
-        rows = result["games"]
-        spent = sum(result["seconds"].get(phase, 0.0) for phase in _LEARNING)
-        sources = [source.path for source in ours.experts]
-        theirs = _usual(sources, rows, pathlib.Path(directory))
+    workdir = pathlib.Path(_WORKDIR.value)
+    result, curve = _ours(workdir / "ours")
+    rows = result["games"]
+    spent = sum(result["seconds"].get(phase, 0.0) for phase in _LEARNING)
+    theirs = _usual([source.path for source in ours.experts], rows, workdir / "usual")
 
     _, seconds, kept = theirs[-1]
     reached = next((at for at, value in curve if value >= np.mean(kept)), None)
