@@ -47,5 +47,6 @@ def get_config(experts: str = "") -> ConfigDict:
     # Nothing by default, and text by flag.
     config.collect.dataset = config_dict.placeholder(str)
     config.learn.warm_start = config_dict.placeholder(str)
+    config.learn.first_loss = config_dict.placeholder(str)
     config.evaluate.baselines = config_dict.placeholder(str)
     return config

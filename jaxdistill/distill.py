@@ -256,6 +256,8 @@ def _train(
         transform,
         run.mesh,
         loss=lrn.loss,
+        first_loss=lrn.first_loss,
+        first_updates=lrn.first_rounds * lrn.updates_per_round,
         masks=run.masks,
         temperatures=jnp.asarray(
             [

@@ -159,6 +159,8 @@ def make_update(
     mesh: Mesh,
     *,
     loss: str,
+    first_loss: str | None = None,
+    first_updates: int = 0,
     masks: jax.Array,
     temperatures: jax.Array,
     batch_per_game: int,
@@ -173,6 +175,8 @@ def make_update(
 
     Args:
       loss: a key of `losses.LOSSES`.
+      first_loss, first_updates: over so many updates the loss turns linearly from this one into
+        `loss`; None is that loss from the start.
       masks: `(G, A)` bool, the valid actions of each game.
       temperatures: `(G,)`, of each game's expert.
       entropy_weight: how much of the student's entropy, in nats, is taken off its loss.
@@ -186,12 +190,14 @@ def make_update(
     Raises:
       ValueError: an unknown loss, or a batch that does not split over the mesh.
     """
-    if loss not in losses.LOSSES:
-        raise ValueError(f"loss {loss!r} is not one of {', '.join(losses.LOSSES)}")
+    for name in (loss, first_loss or loss):
+        if name not in losses.LOSSES:
+            raise ValueError(f"loss {name!r} is not one of {', '.join(losses.LOSSES)}")
     meshes.check_divisible(mesh, "batch per game", batch_per_game)
     num_games, num_actions = masks.shape
 
-    def objective(params: Any, window: dataset.Window, rows: jax.Array):
+    def objective(params: Any, shared: tuple[dataset.Window, jax.Array], rows: jax.Array):
+        window, step = shared
         stacks, labels = dataset.gather(window, rows)
         games = jnp.repeat(jnp.arange(num_games), rows.shape[1])
         outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]), games)
@@ -199,6 +205,10 @@ def make_update(
         mask = masks[games]
         temperature = temperatures[games][:, None]
         values = losses.LOSSES[loss].function(outputs, labels, mask, temperature)
+        if first_loss:
+            first = losses.LOSSES[first_loss].function(outputs, labels, mask, temperature)
+            turned = jnp.clip(step / max(1, first_updates), 0.0, 1.0)
+            values = (1.0 - turned) * first + turned * values
         agree = losses.greedy(outputs, mask) == losses.greedy(labels, mask)
         sharpened = jnp.where(mask, labels, 0.0) / temperature
 
@@ -219,7 +229,7 @@ def make_update(
     def update(state: TrainState, window: dataset.Window, key: jax.Array):
         def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             rows = dataset.sample(window, jax.random.fold_in(key, state.step), batch_per_game)
-            gradient, metrics = gradient_of(state.params, window, rows)
+            gradient, metrics = gradient_of(state.params, (window, state.step), rows)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return apply_gradient(state, gradient, transform, ema_decay), metrics
 

@@ -138,18 +138,28 @@ def reverse_kl(
     return _divergence(student, expert / temperature, mask)
 
 
-def q_values(
+def q_kl(
     student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
 ) -> jax.Array:
-    """`mse + t KL(softmax(expert / t) || softmax(student / t))`: Q-values that also choose alike.
+    """t KL(softmax(expert / t) || softmax(student / t)): `hinton_kl` on the scale of the outputs.
 
-    Where Q-values hardly differ between actions, their mean squared error is all about the state's
-    value and learns the choice last. The second term's gradient is a difference of probabilities,
-    whatever the scale of Q, and vanishes for the expert's own Q-values.
+    Its gradient is a difference of probabilities, whatever the scale of the outputs.
     """
     student, expert, mask = _checked(student, expert, mask)
     divergence = _divergence(expert / temperature, student / temperature, mask)
-    return mse(student, expert, mask) + divergence * jnp.reshape(jnp.asarray(temperature), (-1,))
+    return divergence * jnp.reshape(jnp.asarray(temperature), (-1,))
+
+
+def q_values(
+    student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """`mse + q_kl`: Q-values that also choose alike.
+
+    Where Q-values hardly differ between actions, their mean squared error is all about the state's
+    value and learns the choice last. The second term sees to the choice, and vanishes for the
+    expert's own Q-values.
+    """
+    return mse(student, expert, mask) + q_kl(student, expert, mask, temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +180,7 @@ class Loss:
 LOSSES: dict[str, Loss] = {
     "kl": Loss(kl),
     "hinton_kl": Loss(hinton_kl),
+    "q_kl": Loss(q_kl),
     "reverse_kl": Loss(reverse_kl),
     "nll": Loss(nll),
     "log_prob_mse": Loss(log_prob_mse),

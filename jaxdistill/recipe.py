@@ -54,6 +54,8 @@ class Learn:
       updates_per_round: minibatches in one round.
       batch_per_game: rows of each game in one minibatch.
       loss: a key of `losses.LOSSES`.
+      first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
+        `loss`; None is that loss from the start.
       q_temperature, logits_temperature: the softmax temperature of experts with either.
       entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
         trying what its expert would not, which matters where the student drives.
@@ -69,6 +71,8 @@ class Learn:
     updates_per_round: int = 16
     batch_per_game: int = 128
     loss: str = "kl"
+    first_loss: str | None = None
+    first_rounds: int = 0
     q_temperature: float = 0.01
     logits_temperature: float = 1.0
     entropy_weight: float = 0.0
@@ -136,11 +140,15 @@ class Settings:
         if not self.experts:
             raise ValueError("experts is empty; name at least one")
         networks.create(self.network, self.compute_dtype)
-        if self.learn.loss not in losses.LOSSES:
-            raise ValueError(
-                f"learn.loss {self.learn.loss!r} is not one of {', '.join(losses.LOSSES)}"
-            )
         c, lrn, e = self.collect, self.learn, self.evaluate
+        for name, loss in (("loss", lrn.loss), ("first_loss", lrn.first_loss or lrn.loss)):
+            if loss not in losses.LOSSES:
+                raise ValueError(f"learn.{name} {loss!r} is not one of {', '.join(losses.LOSSES)}")
+        if bool(lrn.first_loss) != bool(lrn.first_rounds) or lrn.first_rounds < 0:
+            raise ValueError(
+                f"learn.first_loss is {lrn.first_loss!r} and learn.first_rounds "
+                f"{lrn.first_rounds}: give both, a loss and rounds above 0, or neither"
+            )
         for name, value in (
             ("collect.num_envs", c.num_envs),
             ("collect.window_steps", c.window_steps),

@@ -161,13 +161,14 @@ class Run:
 def _load_experts(settings: Settings) -> list[Expert]:
     """The run's experts, whose outputs must suit its loss."""
     experts = load_experts(settings.experts)
-    loss = settings.learn.loss
+    learn = settings.learn
     logits = [expert.game for expert in experts if expert.outputs == "logits"]
-    if losses.LOSSES[loss].of_q and logits:
-        raise ValueError(
-            f"learn.loss is {loss!r}, but the expert of {logits[0]} holds logits, not Q-values: "
-            f"their absolute size means nothing; use 'kl', or 'log_prob_mse'"
-        )
+    for name, loss in (("loss", learn.loss), ("first_loss", learn.first_loss)):
+        if loss and losses.LOSSES[loss].of_q and logits:
+            raise ValueError(
+                f"learn.{name} is {loss!r}, but the expert of {logits[0]} holds logits, not "
+                f"Q-values: their absolute size means nothing; use 'kl', or 'log_prob_mse'"
+            )
     return experts
 
 

@@ -296,6 +296,9 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
         ({"collect": recipe.Collect(num_envs=3)}, "not divisible by collect.num_envs 3"),
         ({"learn": recipe.Learn(rounds=0)}, "learn.rounds is 0"),
         ({"learn": recipe.Learn(ema_decay=1.0)}, "learn.ema_decay is 1.0"),
+        ({"learn": recipe.Learn(first_loss="kl")}, "learn.first_rounds 0: give both"),
+        ({"learn": recipe.Learn(first_rounds=2)}, "learn.first_loss is None"),
+        ({"learn": recipe.Learn(first_loss="l1", first_rounds=2)}, "learn.first_loss 'l1' is not"),
         ({"collect": recipe.Collect(final_expert_share=2.0)}, "final_expert_share is 2.0"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
         ({"evaluate": recipe.Evaluate(opening_by="a human")}, "not one of random, expert"),
@@ -314,6 +317,10 @@ def test_settings_that_cannot_work_are_refused_at_once(settings, change, message
 
 
 def test_mse_on_logits_is_refused(settings, tmp_path):
+    first = {"first_loss": "mse", "first_rounds": 2}
+    begun = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, **first))
+    with pytest.raises(ValueError, match=r"first_loss is 'mse', but the expert of breakout"):
+        distill.distill(begun, tmp_path)
     wrong = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, loss="mse"))
     with pytest.raises(ValueError, match="breakout holds logits"):
         distill.distill(wrong, tmp_path / "run")

@@ -247,6 +247,32 @@ def test_a_student_that_knows_its_game_is_told_the_game_of_every_row():
     np.testing.assert_allclose(metrics["game_loss"], wanted, rtol=1e-4)
 
 
+def test_the_loss_turns_from_the_first_into_the_last():
+    window = _window(FOUR)
+    played = {}
+    for loss, first in (("mse", None), ("nll", None), ("mse", "nll")):
+        update = learner.make_update(
+            NETWORK,
+            _transform(0.0),
+            FOUR,
+            loss=loss,
+            first_loss=first,
+            first_updates=4,
+            masks=jnp.asarray(MASKS),
+            temperatures=jnp.ones(2),
+            batch_per_game=8,
+            minibatches=1,
+        )
+        state, rows = _state(FOUR), []
+        for _ in range(6):
+            state, metrics = update(state, window, _key(FOUR))
+            rows.append(np.asarray(metrics["game_loss"]))
+        played[first or loss, loss] = np.stack(rows)
+    turned = np.asarray([0, 0.25, 0.5, 0.75, 1, 1])[:, None]
+    wanted = (1 - turned) * played["nll", "nll"] + turned * played["mse", "mse"]
+    np.testing.assert_allclose(played["nll", "mse"], wanted, rtol=1e-4)
+
+
 def test_the_state_is_donated_and_the_parameters_it_was_made_of_are_not():
     given = jax.device_put(_fresh_params(), mesh.replicated(FOUR))
     state = learner.create_state(given, _transform(), FOUR)

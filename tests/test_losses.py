@@ -84,6 +84,13 @@ def test_reverse_kl_swaps_the_sides(maybe_jit):
     np.testing.assert_allclose(actual, [0.143841], rtol=1e-4)
 
 
+def test_q_kl_by_hand(maybe_jit):
+    # Twice the KL at temperature 2, (3/4, 1/4) of the expert against (1/2, 1/2).
+    student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
+    actual = maybe_jit(losses.q_kl)(student, expert, TWO, 2.0)
+    np.testing.assert_allclose(actual, [2 * 0.130812], rtol=1e-5)
+
+
 def test_q_values_by_hand(maybe_jit):
     # mse (2 ln 3)^2 / 2, and twice the KL at temperature 2.
     student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
