@@ -8,6 +8,8 @@ import pathlib
 
 from absl import app
 
+from jaxdistill import metrics
+
 _TABLES = {
     "loss": "Losses, one game",
     "size": "Students smaller than their expert",
@@ -15,21 +17,26 @@ _TABLES = {
     "states": "Whose states",
     "merge": "Three games, one student",
 }
+_TRAINED = {
+    "reward": "Past the expert",
+    "multitask": "Q-learning of three games by one network, no experts",
+}
+
+
+def _score(played: dict) -> str:
+    low, high = played["interval"]
+    return f"{played['mean']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _row(name: str, result: dict, game: dict) -> tuple[str, ...]:
-    def score(who: str) -> str:
-        low, high = game[who]["interval"]
-        return f"{game[who]['mean']:.1f} [{low:.1f}, {high:.1f}]"
-
     low, high = game["retention_interval"]
     seconds = result["seconds"]
     made = sum(seconds[phase] for phase in ("collect", "store", "learn", "save"))
     return (
         name,
         game["game"],
-        score("expert"),
-        score("student"),
+        _score(game["expert"]),
+        _score(game["student"]),
         f"{game['retention']:.0%} [{low:.0%}, {high:.0%}]",
         f"{game['agreement']:.1%}",
         f"{made / 60:.1f}",
@@ -48,10 +55,29 @@ def main(arguments: list[str]) -> None:
                 result = json.loads(path.read_text())
                 label = name.partition("_")[2] or name
                 rows += [_row(label, result, game) for game in result["games"]]
-        if rows:
-            print(f"\n## {title}\n")
-            for cells in (heading, ("---",) * len(heading), *rows):
-                print(f"| {' | '.join(cells)} |")
+        _print(title, heading, rows)
+    for prefix, title in _TRAINED.items():
+        rows = []
+        for path in sorted(directory.glob(f"{prefix}*/*.json")):
+            if path.name == "config.json":
+                continue
+            (game,) = json.loads(path.read_text())["games"]
+            label = path.parent.name.partition("_")[2] or path.parent.name
+            rows.append((label, game["game"], _score(game["expert"]), _minutes(path.parent)))
+        _print(title, ("run", "game", "score", "min"), rows)
+
+
+def _minutes(workdir: pathlib.Path) -> str:
+    """Of playing and learning, in a run of `launch/train_expert.py`."""
+    seconds = [row for row in metrics.read(workdir) if "seconds/learn" in row][-1]
+    return f"{(seconds['seconds/collect'] + seconds['seconds/learn']) / 60:.1f}"
+
+
+def _print(title: str, heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    if rows:
+        print(f"\n## {title}\n")
+        for cells in (heading, ("---",) * len(heading), *rows):
+            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

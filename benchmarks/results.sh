@@ -30,4 +30,27 @@ for who in fixed expert student half falling; do
 done
 row three merge quickstart.py --config.evaluate.report_episodes=100
 
+train() { # NAME GAMES CONFIG [flags]; then 100 games of each
+    local run=$out/$1 games=$2 config=$3
+    shift 3
+    python launch/train_expert.py --workdir="$run" --config="configs/$config" "$@" \
+        --config.eval_epsilon=0.05 --config.epsilon_end=0.05
+    for game in $games; do
+        [[ -f $run/$game.json ]] ||
+            python launch/evaluate.py --expert="$run/experts/$game" --out="$run/$game.json"
+    done
+}
+
+# Past the expert: one of little training, and as many steps more with and without it.
+train reward_half breakout train_expert.py --config.games=breakout --config.total_steps=600000
+half=breakout=$out/reward_half/experts/breakout
+train reward_beside_it breakout "train_expert.py:$half" --config.total_steps=600000 \
+    --config.epsilon_start=0.1
+train reward_from_it breakout "train_expert.py:$half" --config.total_steps=600000 \
+    --config.epsilon_start=0.1 --config.warm_start=True --config.expert_weight=0.0
+
+# The multi-task baseline: one network, three games, no experts.
+train multitask "breakout pong freeway" train_expert.py --config.games=breakout,pong,freeway \
+    --config.total_steps=600000 --config.hold_exponent=1.6 --config.epsilon_fraction=0.33
+
 python benchmarks/results.py "$out"
