@@ -125,9 +125,8 @@ def hinton_kl(
     student: jax.Array, expert: jax.Array, mask: jax.Array, temperature: float | jax.Array = 1.0
 ) -> jax.Array:
     """t^2 KL(softmax(expert / t) || softmax(student / t)), t on both sides (Hinton et al. 2015)."""
-    student, expert, mask = _checked(student, expert, mask)
-    divergence = _divergence(expert / temperature, student / temperature, mask)
-    return divergence * jnp.reshape(jnp.square(temperature), (-1,))
+    scaled = q_kl(student, expert, mask, temperature)
+    return scaled * jnp.reshape(jnp.asarray(temperature), (-1,))
 
 
 def reverse_kl(
