@@ -257,7 +257,10 @@ def _train(
         run.mesh,
         loss=lrn.loss,
         first_loss=lrn.first_loss,
-        first_updates=lrn.first_rounds * lrn.updates_per_round,
+        first_updates=[
+            0 if name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
+            for name in run.names
+        ],
         masks=run.masks,
         temperatures=jnp.asarray(
             [

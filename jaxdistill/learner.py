@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,7 @@ def make_update(
     *,
     loss: str,
     first_loss: str | None = None,
-    first_updates: int = 0,
+    first_updates: Sequence[int] = (),
     masks: jax.Array,
     temperatures: jax.Array,
     batch_per_game: int,
@@ -175,8 +176,8 @@ def make_update(
 
     Args:
       loss: a key of `losses.LOSSES`.
-      first_loss, first_updates: over so many updates the loss turns linearly from this one into
-        `loss`; None is that loss from the start.
+      first_loss, first_updates: over so many updates, a number per game, the loss turns linearly
+        from this one into `loss`; None, or 0 updates, is `loss` from the start.
       masks: `(G, A)` bool, the valid actions of each game.
       temperatures: `(G,)`, of each game's expert.
       entropy_weight: how much of the student's entropy, in nats, is taken off its loss.
@@ -195,6 +196,9 @@ def make_update(
             raise ValueError(f"loss {name!r} is not one of {', '.join(losses.LOSSES)}")
     meshes.check_divisible(mesh, "batch per game", batch_per_game)
     num_games, num_actions = masks.shape
+    if first_loss:
+        turning = jnp.asarray(first_updates, jnp.float32)
+        chex.assert_shape(turning, (num_games,))
 
     def objective(params: Any, shared: tuple[dataset.Window, jax.Array], rows: jax.Array):
         window, step = shared
@@ -207,8 +211,8 @@ def make_update(
         values = losses.LOSSES[loss].function(outputs, labels, mask, temperature)
         if first_loss:
             first = losses.LOSSES[first_loss].function(outputs, labels, mask, temperature)
-            turned = jnp.clip(step / max(1, first_updates), 0.0, 1.0)
-            values = (1.0 - turned) * first + turned * values
+            left = (jnp.maximum(turning - step, 0.0) / jnp.maximum(turning, 1.0))[games]
+            values = left * first + (1.0 - left) * values
         agree = losses.greedy(outputs, mask) == losses.greedy(labels, mask)
         sharpened = jnp.where(mask, labels, 0.0) / temperature
 

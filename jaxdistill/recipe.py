@@ -55,7 +55,8 @@ class Learn:
       batch_per_game: rows of each game in one minibatch.
       loss: a key of `losses.LOSSES`.
       first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
-        `loss`; None is that loss from the start.
+        `loss`; None is that loss from the start. A game the student begins with (`warm_start`) has
+        `loss` all along: there is nothing to lead it to.
       q_temperature, logits_temperature: the softmax temperature of experts with either.
       entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
         trying what its expert would not, which matters where the student drives.

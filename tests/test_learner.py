@@ -257,7 +257,7 @@ def test_the_loss_turns_from_the_first_into_the_last():
             FOUR,
             loss=loss,
             first_loss=first,
-            first_updates=4,
+            first_updates=(4, 0),  # the second game has its loss from the start
             masks=jnp.asarray(MASKS),
             temperatures=jnp.ones(2),
             batch_per_game=8,
@@ -268,7 +268,7 @@ def test_the_loss_turns_from_the_first_into_the_last():
             state, metrics = update(state, window, _key(FOUR))
             rows.append(np.asarray(metrics["game_loss"]))
         played[first or loss, loss] = np.stack(rows)
-    turned = np.asarray([0, 0.25, 0.5, 0.75, 1, 1])[:, None]
+    turned = np.stack([[0, 0.25, 0.5, 0.75, 1, 1], np.ones(6)], axis=1)
     wanted = (1 - turned) * played["nll", "nll"] + turned * played["mse", "mse"]
     np.testing.assert_allclose(played["nll", "mse"], wanted, rtol=1e-4)
 
