@@ -19,13 +19,18 @@ one=experiments/single.py
 for loss in kl mse nll q_values; do
     row pong "loss_$loss" $one:pong --config.learn.loss="$loss"
 done
-for network in net1 net2 net3; do
-    row pong "size_$network" $one:pong --config.learn.loss=q_values --config.network="$network"
+for network in net1 net3; do
+    for game in pong freeway breakout; do
+        row $game "size_${network}_$game" $one:$game --config.network="$network" \
+            --config.learn.rounds=200 --config.learn.batch_per_game=128 \
+            --config.collect.final_expert_share=0.5 --config.collect.expert_share_rounds=200 \
+            --config.learn.loss=q_values --config.learn.first_loss=q_kl --config.learn.first_rounds=40
+    done
 done
-for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
+for temperature in 0.1 1.0; do # the default, 0.01, is loss_kl
     row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
 done
-for who in fixed expert student half falling; do
+for who in fixed expert student half; do
     row breakout "states_$who" "experiments/states.py:$who"
 done
 row three merge quickstart.py --config.evaluate.report_episodes=100
@@ -42,11 +47,11 @@ train() { # NAME GAMES CONFIG [flags]; then 100 games of each
 }
 
 # Past the expert: one of little training, and as many steps more with and without it.
-train reward_half breakout train_expert.py --config.games=breakout --config.total_steps=600000
+train reward_half breakout train_expert.py --config.games=breakout --config.total_steps=400000
 half=breakout=$out/reward_half/experts/breakout
-train reward_beside_it breakout "train_expert.py:$half" --config.total_steps=600000 \
+train reward_beside_it breakout "train_expert.py:$half" --config.total_steps=400000 \
     --config.epsilon_start=0.1
-train reward_from_it breakout "train_expert.py:$half" --config.total_steps=600000 \
+train reward_from_it breakout "train_expert.py:$half" --config.total_steps=400000 \
     --config.epsilon_start=0.1 --config.warm_start=True --config.expert_weight=0.0
 
 # The multi-task baseline: one network, three games, no experts.

@@ -4,7 +4,7 @@
         --config.network=net1
 
 Every row of the tables in `docs/results.md` about losses, sizes and temperatures is this file with
-a flag or two; `benchmarks/results.sh` holds them. All rows have equal steps and updates.
+a few flags; `benchmarks/results.sh` holds them. Rows of one table have equal steps and updates.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +18,11 @@ def get_config(game: str = "pong") -> ConfigDict:
     config.collect.steps_per_round = 512
     config.collect.expert_share_rounds = 10
     config.learn.learning_rate = 1e-3
+    config.learn.clip_norm = 0.5
+    config.learn.ema_decay = 0.998
     config.learn.rounds = 100
     config.learn.updates_per_round = 32
-    config.evaluate.every_rounds = 50
+    config.learn.batch_per_game = 64
+    config.evaluate.every_rounds = 10_000  # no choosing: the last student is the one reported
     config.evaluate.select_episodes = 16
     return config
