@@ -18,7 +18,6 @@ def get_config(game: str = "pong") -> ConfigDict:
     config.collect.steps_per_round = 512
     config.collect.expert_share_rounds = 10
     config.learn.learning_rate = 1e-3
-    config.learn.clip_norm = 0.5
     config.learn.ema_decay = 0.998
     config.learn.rounds = 100
     config.learn.updates_per_round = 32
