@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.learn.first_rounds = 40
     config.learn.warm_start = "breakout"
     config.learn.learning_rate = 1e-3
+    config.learn.clip_norm = 0.5  # now and then a step had undone hundreds
     config.learn.ema_decay = 0.998
     config.learn.rounds = 200
     config.learn.updates_per_round = 32

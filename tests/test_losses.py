@@ -92,10 +92,10 @@ def test_q_kl_by_hand(maybe_jit):
 
 
 def test_q_values_by_hand(maybe_jit):
-    # mse (2 ln 3)^2 / 2, and twice the KL at temperature 2.
+    # mse (2 ln 3)^2 / 2, that of advantages of ln 3 either way, and twice the KL at temperature 2.
     student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
     actual = maybe_jit(losses.q_values)(student, expert, TWO, 2.0)
-    np.testing.assert_allclose(actual, [2 * LN3**2 + 2 * 0.130812], rtol=1e-5)
+    np.testing.assert_allclose(actual, [0.2 * 2 * LN3**2 + 20 * LN3**2 + 2 * 0.130812], rtol=1e-5)
     np.testing.assert_allclose(losses.q_values(expert, expert, TWO, 0.01), [0.0], atol=1e-6)
 
 
