@@ -5,11 +5,13 @@ python benchmarks/results.py [DIRECTORY]
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 from absl import app
 
 from jaxdistill import metrics
 
+_KEPT = ("expert", "student", "retention", "agreement", "regret")
 _TABLES = {
     "loss": "Losses, one game",
     "size": "Students smaller than their expert",
@@ -39,6 +41,7 @@ def _row(name: str, result: dict, game: dict) -> tuple[str, ...]:
         _score(game["student"]),
         f"{game['retention']:.0%} [{low:.0%}, {high:.0%}]",
         f"{game['agreement']:.1%}",
+        f"{game['regret']:.4f}",
         f"{made / 60:.1f}",
         f"{sum(seconds.values()) / 60:.1f}",
     )
@@ -47,7 +50,6 @@ def _row(name: str, result: dict, game: dict) -> tuple[str, ...]:
 def main(arguments: list[str]) -> None:
     directory = pathlib.Path(arguments[1] if len(arguments) > 1 else "runs/results")
     results = {path.parent.name: path for path in sorted(directory.glob("*/result.json"))}
-    heading = ("run", "game", "expert", "student", "retention", "agreement", "min", "in all")
     for prefix, title in _TABLES.items():
         rows = []
         for name, path in results.items():
@@ -55,7 +57,7 @@ def main(arguments: list[str]) -> None:
                 result = json.loads(path.read_text())
                 label = name.partition("_")[2] or name
                 rows += [_row(label, result, game) for game in result["games"]]
-        _print(title, heading, rows)
+        _print(title, ("run", "game", *_KEPT, "minutes", "total"), rows)
     for prefix, title in _TRAINED.items():
         rows = []
         for path in sorted(directory.glob(f"{prefix}*/*.json")):
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> None:
             (game,) = json.loads(path.read_text())["games"]
             label = path.parent.name.partition("_")[2] or path.parent.name
             rows.append((label, game["game"], _score(game["expert"]), _minutes(path.parent)))
-        _print(title, ("run", "game", "score", "min"), rows)
+        _print(title, ("run", "game", "score", "minutes"), rows)
 
 
 def _minutes(workdir: pathlib.Path) -> str:
@@ -73,7 +75,7 @@ def _minutes(workdir: pathlib.Path) -> str:
     return f"{(seconds['seconds/collect'] + seconds['seconds/learn']) / 60:.1f}"
 
 
-def _print(title: str, heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print(title: str, heading: Sequence[str], rows: list[tuple[str, ...]]) -> None:
     if rows:
         print(f"\n## {title}\n")
         for cells in (heading, ("---",) * len(heading), *rows):

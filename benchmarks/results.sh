@@ -27,7 +27,7 @@ for network in net1 net3; do
             --config.learn.loss=q_values --config.learn.first_loss=q_kl --config.learn.first_rounds=40
     done
 done
-for temperature in 0.1 1.0; do # the default, 0.01, is loss_kl
+for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
     row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
 done
 for who in fixed expert student half; do

@@ -505,13 +505,13 @@ def _result(
     timer: metrics.Timer,
 ) -> dict[str, Any]:
     """Everything the closing table shows, as JSON."""
-    agreement = {
-        name: [row[f"agreement/{name}"] for row in metrics.read(workdir) if "loss" in row][-1]
-        for name in run.names
-    }
+    last = [row for row in metrics.read(workdir) if "loss" in row][-1]
     kept = np.asarray([row["retention"] for row in rows])
     return {
-        "games": [row | {"agreement": agreement[row["game"]]} for row in rows],
+        "games": [
+            row | {name: last.get(f"{name}/{row['game']}") for name in ("agreement", "regret")}
+            for row in rows
+        ],
         "mean_retention": float(kept.mean()),
         "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
         "worst_retention": float(kept.min()),

@@ -185,8 +185,9 @@ def make_update(
 
     Returns:
       The update. Its metrics are means over the call: `loss`, `gradient_norm`, and `(G,)` arrays
-      `game_loss`, `agreement` (both nets choose the same valid action), `student_entropy` and
-      `expert_entropy` (at the expert's temperature), in nats.
+      `game_loss`, `agreement` (both nets choose the same valid action), `regret` (what the
+      student's choice costs by the expert's outputs), `student_entropy` and `expert_entropy` (at
+      the expert's temperature), in nats.
 
     Raises:
       ValueError: an unknown loss, or a batch that does not split over the mesh.
@@ -224,6 +225,7 @@ def make_update(
             "loss": game_loss.mean(),
             "game_loss": game_loss,
             "agreement": per_game(agree.astype(jnp.float32)),
+            "regret": per_game(losses.regret(outputs, labels, mask)),
             "student_entropy": entropy,
             "expert_entropy": per_game(losses.entropy(sharpened, mask)),
         }

@@ -31,6 +31,16 @@ def greedy(outputs: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.argmax(mask_outputs(outputs, mask), axis=-1).astype(jnp.int32)
 
 
+def regret(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
+    """What the student's greedy action costs by the expert's outputs, `(B,)`: 0 where they agree.
+
+    In units of reward for Q-values; near nothing for a tie, which agreement counts as a difference.
+    """
+    student, expert, mask = _checked(student, expert, mask)
+    chosen = jnp.take_along_axis(expert, greedy(student, mask)[:, None], axis=-1)[:, 0]
+    return mask_outputs(expert, mask).max(axis=-1) - chosen
+
+
 def log_softmax(outputs: jax.Array, mask: jax.Array) -> jax.Array:
     """Log-probabilities over valid actions; 0 at invalid ones, so sums may run over all."""
     return jnp.where(mask, jax.nn.log_softmax(mask_outputs(outputs, mask), axis=-1), 0.0)

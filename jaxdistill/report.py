@@ -73,7 +73,7 @@ def student_cells(
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Column headings, and one row of cells per game."""
     columns = ("game", "random", "expert", "", "student", "", "retention", "")
-    return (*columns, "agreement", "human", "distinct"), [
+    return (*columns, "agreement", "regret", "human", "distinct"), [
         (
             row["game"],
             _score(row["random"]["mean"]),
@@ -83,7 +83,8 @@ def student_cells(
             _interval(row["student"]["interval"]),
             _share(row["retention"]),
             "[" + ", ".join(_share(x) for x in row["retention_interval"]) + "]",
-            _share(row["agreement"]) if "agreement" in row else None,
+            None if row.get("agreement") is None else _share(row["agreement"]),
+            None if row.get("regret") is None else f"{row['regret']:.4f}",
             None if row["human_normalised"] is None else _share(row["human_normalised"]),
             row["student"]["distinct"],
         )

@@ -101,6 +101,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
         low, high = row["student"]["interval"]
         assert low <= row["student"]["mean"] <= high
         assert 0 <= row["agreement"] <= 1
+        assert row["regret"] >= 0
     shares = [row["expert_share"] for row in metrics.read(tmp_path / "run") if "loss" in row]
     assert shares == [1.0, 0.625, 0.25, 0.25]
     # A finished run called again changes nothing.

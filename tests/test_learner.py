@@ -207,6 +207,7 @@ def test_metrics_by_hand_on_a_single_state():
     expected = {
         "game_loss": losses.kl(outputs, labels, MASKS, temperature),
         "agreement": losses.greedy(outputs, MASKS) == losses.greedy(labels, MASKS),
+        "regret": losses.regret(outputs, labels, MASKS),
         "student_entropy": losses.entropy(outputs, MASKS),
         "expert_entropy": losses.entropy(labels / temperature, MASKS),
     }

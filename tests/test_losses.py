@@ -158,6 +158,17 @@ def test_greedy_takes_the_best_valid_action_even_if_all_are_very_negative():
     np.testing.assert_array_equal(losses.greedy(outputs, mask), [2, 0])
 
 
+def test_regret_by_hand():
+    mask = jnp.array(
+        [[True, False, True, True], [True, True, True, True], [False, True, True, False]]
+    )
+    expert = jnp.array([[0.5, 9.0, 0.2, 0.45], [0.1, 0.4, 0.4, 0.3], [9.0, -1.0, -1.5, 9.0]])
+    student = jnp.array([[0.0, 5.0, 0.1, 0.7], [0.0, 0.0, 2.0, 0.0], [7.0, -3.0, -2.0, 7.0]])
+    # 0.5 - 0.45; the other of two equal actions; -1.0 - (-1.5).
+    np.testing.assert_allclose(losses.regret(student, expert, mask), [0.05, 0.0, 0.5], atol=1e-6)
+    np.testing.assert_array_equal(losses.regret(expert, expert, mask), 0.0)
+
+
 # NaN and infinities in the gradient of `mse` are the trap here: where() keeps them out of the loss,
 # yet its derivative multiplies a zero with them unless the *difference* is masked before squaring.
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e20])
