@@ -363,15 +363,15 @@ def _initial_params(run: Run) -> networks.Params:
     if warm is None:
         key = jax.random.fold_in(run.key, 100)
         return networks.init(run.network, key, run.views[0].shape)
-    if pathlib.Path(warm).exists():
+    if warm in run.names:
+        expert = run.experts[run.names.index(warm)]
+    elif pathlib.Path(warm).exists():
         expert = formats.load(warm)
     else:
-        if warm not in run.names:
-            raise ValueError(
-                f"learn.warm_start {warm!r} is neither a game of this run "
-                f"({', '.join(run.names)}) nor a file"
-            )
-        expert = run.experts[run.names.index(warm)]
+        raise ValueError(
+            f"learn.warm_start {warm!r} is neither a game of this run "
+            f"({', '.join(run.names)}) nor a file"
+        )
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(run.network)
     if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
