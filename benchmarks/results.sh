@@ -38,7 +38,7 @@ done
 for who in fixed expert student half; do
     row breakout "states_$who" "experiments/states.py:$who"
 done
-row three merge quickstart.py --config.evaluate.report_episodes=100
+row three merge quickstart.py
 
 train() { # NAME GAMES CONFIG [flags]; then 100 games of each
     local run=$out/$1 games=$2 config=$3
