@@ -23,7 +23,6 @@ from jaxdistill import (
     losses,
     metrics,
     networks,
-    recipe,
     rollouts,
 )
 from jaxdistill import (
@@ -43,10 +42,8 @@ class Run:
     """What every stage of a run needs, made once from the settings."""
 
     def __init__(self, settings: Settings, mesh: Mesh):
-        self.mesh = mesh
-        self.experts = load_experts(settings.experts)
-        self.settings = recipe.settled(settings, [expert.outputs for expert in self.experts])
-        _check_outputs(self.settings, self.experts)
+        self.settings, self.mesh = settings, mesh
+        self.experts = _load_experts(settings)
         self.games = [games.get(str(expert.game)) for expert in self.experts]
         self.names = tuple(game.name for game in self.games)
         self.views = [expert.view or View() for expert in self.experts]
@@ -68,10 +65,9 @@ class Run:
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
         try:
-            new = load_experts(self.settings.experts)
+            new = _load_experts(self.settings)
         except FileNotFoundError:  # one is being replaced this very moment
             return False
-        _check_outputs(self.settings, new)
         changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
@@ -162,8 +158,9 @@ class Run:
         }
 
 
-def _check_outputs(settings: Settings, experts: Sequence[Expert]) -> None:
-    """The experts' outputs must suit the run's loss."""
+def _load_experts(settings: Settings) -> list[Expert]:
+    """The run's experts, whose outputs must suit its loss."""
+    experts = load_experts(settings.experts)
     learn = settings.learn
     logits = [expert.game for expert in experts if expert.outputs == "logits"]
     for name, loss in (("loss", learn.loss), ("first_loss", learn.first_loss)):
@@ -172,6 +169,7 @@ def _check_outputs(settings: Settings, experts: Sequence[Expert]) -> None:
                 f"learn.{name} is {loss!r}, but the expert of {logits[0]} holds logits, not "
                 f"Q-values: their absolute size means nothing; use 'kl', or 'log_prob_mse'"
             )
+    return experts
 
 
 def _fingerprint(expert: Expert) -> str:
