@@ -11,7 +11,7 @@ from absl import app
 
 from jaxdistill import metrics
 
-_KEPT = ("expert", "student", "retention", "agreement", "regret")
+_MEASURED = ("expert", "student", "retention", "agreement", "regret")
 _TABLES = {
     "loss": "Losses, one game",
     "size": "Students smaller than their expert",
@@ -41,7 +41,7 @@ def _row(name: str, result: dict, game: dict) -> tuple[str, ...]:
         _score(game["student"]),
         f"{game['retention']:.0%} [{low:.0%}, {high:.0%}]",
         f"{game['agreement']:.1%}",
-        f"{game['regret']:.4f}",
+        "" if game.get("regret") is None else f"{game['regret']:.4f}",  # older runs have none
         f"{made / 60:.1f}",
         f"{sum(seconds.values()) / 60:.1f}",
     )
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
                 result = json.loads(path.read_text())
                 label = name.partition("_")[2] or name
                 rows += [_row(label, result, game) for game in result["games"]]
-        _print(title, ("run", "game", *_KEPT, "minutes", "total"), rows)
+        _print(title, ("run", "game", *_MEASURED, "minutes", "total"), rows)
     for prefix, title in _TRAINED.items():
         rows = []
         for path in sorted(directory.glob(f"{prefix}*/*.json")):

@@ -225,7 +225,9 @@ def test_two_experts_of_one_game_are_refused(settings, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path):
+def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pong").write_text("a file of the game's name is not what is meant")
     network = networks.create("net3")
     params = networks.init(network, jax.random.key(9), (4, 84, 84))
     Expert(
