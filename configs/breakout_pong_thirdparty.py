@@ -28,12 +28,7 @@ def get_config(directory: str = "weights") -> ConfigDict:
         f"breakout={directory}/breakout_a3c.pth@configs/experts/breakout_a3c.toml,"
         f"pong={directory}/pong_dqn.pth@configs/experts/pong_dqn.toml"
     )
-    config.collect.expert_share_rounds = 100
-    config.collect.final_expert_share = 0.25  # deep into a game the student comes late by itself
-    config.learn.learning_rate = 1e-3
-    config.learn.ema_decay = 0.998
     config.learn.rounds = 400
-    config.learn.updates_per_round = 32
     config.evaluate.every_rounds = 200
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
     config.evaluate.lowest_expert_share = 0.2

@@ -23,7 +23,10 @@ def get_config(expert: str = "") -> ConfigDict:
     config = merge.get_config(expert)
     config.learn.loss = "q_values"
     config.collect.steps_per_round = 512
+    config.collect.expert_share_rounds = 20
+    config.collect.final_expert_share = 0.0
+    config.learn.ema_decay = 0.0
+    config.learn.updates_per_round = 16
     config.learn.rounds = 400
-    config.learn.learning_rate = 1e-3
     config.evaluate.every_rounds = 100
     return config

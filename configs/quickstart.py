@@ -21,15 +21,9 @@ def get_config() -> ConfigDict:
     config.collect.steps_per_round = 512
     config.collect.expert_share_rounds = 200
     config.collect.final_expert_share = 0.5  # far from an expert's own play its labels are no guide
-    config.learn.loss = "q_values"  # what the warm start knows already stays right
-    config.learn.first_loss = "q_kl"  # the others' choices first: their values would drown them
-    config.learn.first_rounds = 40
     config.learn.warm_start = "breakout"
-    config.learn.learning_rate = 1e-3
     config.learn.clip_norm = 0.5  # now and then a step had undone hundreds
-    config.learn.ema_decay = 0.998
-    config.learn.rounds = 200
-    config.learn.updates_per_round = 32
+    config.learn.rounds = 300
     config.learn.batch_per_game = 64
     config.evaluate.every_rounds = 100
     config.evaluate.select_episodes = 24

@@ -120,6 +120,7 @@ def distill(
             "collect.follow is for one process: several could follow different experts"
         )
     run = Run(settings, mesh)
+    settings = run.settings
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
     with meshes.leader_first("claim"):
         settings_lib.claim(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import optax
 
@@ -36,8 +37,8 @@ class Collect:
     initial_steps: int = 8192
     steps_per_round: int = 1024
     window_steps: int = 81_920
-    expert_share_rounds: int = 20
-    final_expert_share: float = 0.0
+    expert_share_rounds: int = 100
+    final_expert_share: float = 0.25
     change_drivers: bool = False
     expert_epsilon: float = 0.05
     student_epsilon: float = 0.05
@@ -53,7 +54,8 @@ class Learn:
       rounds: how often steps are collected and learnt from.
       updates_per_round: minibatches in one round.
       batch_per_game: rows of each game in one minibatch.
-      loss: a key of `losses.LOSSES`.
+      loss: a key of `losses.LOSSES`, or "auto": `q_values` if all experts have Q-values, begun with
+        `q_kl` for a fifth of the rounds; `kl` if one has logits.
       first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
         `loss`; None is that loss from the start. A game the student begins with (`warm_start`) has
         `loss` all along: there is nothing to lead it to.
@@ -68,19 +70,19 @@ class Learn:
         `learner.optimiser`; the schedule is a cosine.
     """
 
-    rounds: int = 100
-    updates_per_round: int = 16
+    rounds: int = 200
+    updates_per_round: int = 32
     batch_per_game: int = 128
-    loss: str = "kl"
+    loss: str = "auto"
     first_loss: str | None = None
     first_rounds: int = 0
     q_temperature: float = 0.01
     logits_temperature: float = 1.0
     entropy_weight: float = 0.0
     warm_start: str | None = None
-    ema_decay: float = 0.0
+    ema_decay: float = 0.998
     optimiser: str = "adamw"
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     final_rate_fraction: float = 0.1
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
@@ -105,7 +107,7 @@ class Evaluate:
         measured experts and random play this run takes over.
     """
 
-    every_rounds: int = 20
+    every_rounds: int = 50
     select_episodes: int = 32
     report_episodes: int = 100
     epsilon: float = 0.05
@@ -142,13 +144,20 @@ class Settings:
             raise ValueError("experts is empty; name at least one")
         networks.create(self.network, self.compute_dtype)
         c, lrn, e = self.collect, self.learn, self.evaluate
-        for name, loss in (("loss", lrn.loss), ("first_loss", lrn.first_loss or lrn.loss)):
-            if loss not in losses.LOSSES:
-                raise ValueError(f"learn.{name} {loss!r} is not one of {', '.join(losses.LOSSES)}")
+        named = ", ".join(losses.LOSSES)
+        if lrn.loss not in (*losses.LOSSES, "auto"):
+            raise ValueError(f"learn.loss {lrn.loss!r} is not one of {named}, nor auto")
+        if lrn.first_loss and lrn.first_loss not in losses.LOSSES:
+            raise ValueError(f"learn.first_loss {lrn.first_loss!r} is not one of {named}")
         if bool(lrn.first_loss) != bool(lrn.first_rounds) or lrn.first_rounds < 0:
             raise ValueError(
                 f"learn.first_loss is {lrn.first_loss!r} and learn.first_rounds "
                 f"{lrn.first_rounds}: give both, a loss and rounds above 0, or neither"
+            )
+        if lrn.first_loss and lrn.loss == "auto":
+            raise ValueError(
+                f"learn.loss auto chooses what to begin with too; with learn.first_loss "
+                f"{lrn.first_loss!r} name the loss"
             )
         for name, value in (
             ("collect.num_envs", c.num_envs),
@@ -195,6 +204,19 @@ class Settings:
             raise ValueError(
                 "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
             )
+
+
+def settled(settings: Settings, outputs: Sequence[str]) -> Settings:
+    """`settings` with the loss that "auto" stands for, given each expert's `Expert.outputs`."""
+    lrn = settings.learn
+    if lrn.loss != "auto":
+        return settings
+    if "logits" in outputs:
+        learn = dataclasses.replace(lrn, loss="kl")
+    else:
+        first = max(1, lrn.rounds // 5)
+        learn = dataclasses.replace(lrn, loss="q_values", first_loss="q_kl", first_rounds=first)
+    return dataclasses.replace(settings, learn=learn)
 
 
 def optimiser(settings: Settings) -> optax.GradientTransformation:

@@ -23,6 +23,7 @@ from jaxdistill import (
     losses,
     metrics,
     networks,
+    recipe,
     rollouts,
 )
 from jaxdistill import (
@@ -42,8 +43,10 @@ class Run:
     """What every stage of a run needs, made once from the settings."""
 
     def __init__(self, settings: Settings, mesh: Mesh):
-        self.settings, self.mesh = settings, mesh
-        self.experts = _load_experts(settings)
+        self.mesh = mesh
+        self.experts = load_experts(settings.experts)
+        self.settings = recipe.settled(settings, [expert.outputs for expert in self.experts])
+        _check_outputs(self.settings, self.experts)
         self.games = [games.get(str(expert.game)) for expert in self.experts]
         self.names = tuple(game.name for game in self.games)
         self.views = [expert.view or View() for expert in self.experts]
@@ -65,9 +68,10 @@ class Run:
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
         try:
-            new = _load_experts(self.settings)
+            new = load_experts(self.settings.experts)
         except FileNotFoundError:  # one is being replaced this very moment
             return False
+        _check_outputs(self.settings, new)
         changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
@@ -158,9 +162,8 @@ class Run:
         }
 
 
-def _load_experts(settings: Settings) -> list[Expert]:
-    """The run's experts, whose outputs must suit its loss."""
-    experts = load_experts(settings.experts)
+def _check_outputs(settings: Settings, experts: Sequence[Expert]) -> None:
+    """The experts' outputs must suit the run's loss."""
     learn = settings.learn
     logits = [expert.game for expert in experts if expert.outputs == "logits"]
     for name, loss in (("loss", learn.loss), ("first_loss", learn.first_loss)):
@@ -169,7 +172,6 @@ def _load_experts(settings: Settings) -> list[Expert]:
                 f"learn.{name} is {loss!r}, but the expert of {logits[0]} holds logits, not "
                 f"Q-values: their absolute size means nothing; use 'kl', or 'log_prob_mse'"
             )
-    return experts
 
 
 def _fingerprint(expert: Expert) -> str:

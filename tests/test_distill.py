@@ -104,6 +104,8 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
         assert row["regret"] >= 0
     shares = [row["expert_share"] for row in metrics.read(tmp_path / "run") if "loss" in row]
     assert shares == [1.0, 0.625, 0.25, 0.25]
+    # What "auto" stands for here is written down: one expert has logits.
+    assert students.load_student(tmp_path / "run")[0].learn.loss == "kl"
     # A finished run called again changes nothing.
     assert distill.distill(settings, tmp_path / "run") == written
 
@@ -302,6 +304,11 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
         ({"learn": recipe.Learn(first_loss="kl")}, "learn.first_rounds 0: give both"),
         ({"learn": recipe.Learn(first_rounds=2)}, "learn.first_loss is None"),
         ({"learn": recipe.Learn(first_loss="l1", first_rounds=2)}, "learn.first_loss 'l1' is not"),
+        (
+            {"learn": recipe.Learn(first_loss="kl", first_rounds=2)},
+            "auto chooses what to begin with",
+        ),
+        ({"learn": recipe.Learn(loss="l1")}, "learn.loss 'l1' is not one of kl, .*, nor auto"),
         ({"collect": recipe.Collect(final_expert_share=2.0)}, "final_expert_share is 2.0"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
         ({"evaluate": recipe.Evaluate(opening_by="a human")}, "not one of random, expert"),
@@ -319,8 +326,19 @@ def test_settings_that_cannot_work_are_refused_at_once(settings, change, message
         dataclasses.replace(settings, **change)
 
 
+def test_the_loss_suits_the_experts_unless_it_is_named(settings):
+    learn = dataclasses.replace(settings.learn, rounds=10)
+    settings = dataclasses.replace(settings, learn=learn)
+    of_q = recipe.settled(settings, ["q", "q"]).learn
+    assert (of_q.loss, of_q.first_loss, of_q.first_rounds) == ("q_values", "q_kl", 2)
+    mixed = recipe.settled(settings, ["q", "logits"]).learn
+    assert (mixed.loss, mixed.first_loss, mixed.first_rounds) == ("kl", None, 0)
+    named = dataclasses.replace(settings, learn=dataclasses.replace(learn, loss="nll"))
+    assert recipe.settled(named, ["q", "q"]) is named
+
+
 def test_mse_on_logits_is_refused(settings, tmp_path):
-    first = {"first_loss": "mse", "first_rounds": 2}
+    first = {"loss": "kl", "first_loss": "mse", "first_rounds": 2}
     begun = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, **first))
     with pytest.raises(ValueError, match=r"first_loss is 'mse', but the expert of breakout"):
         distill.distill(begun, tmp_path)

@@ -95,8 +95,9 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
     assert again.returncode == 0, again.stderr
     results = [json.loads((path / "result.json").read_text()) for path in (whole, killed)]
     assert results[0]["games"] == results[1]["games"]
-    states = [students.load_student(path)[1].params for path in (whole, killed)]
-    jax.tree.map(np.testing.assert_array_equal, *states)
+    states = [students.load_student(path)[1] for path in (whole, killed)]
+    for kept in ("params", "playing"):
+        jax.tree.map(np.testing.assert_array_equal, *(getattr(state, kept) for state in states))
 
     measured = launch("evaluate.py", f"--workdir={whole}", "--episodes=1", "--epsilon=1")
     assert measured.returncode == 0, measured.stderr
@@ -109,7 +110,7 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
         )
         assert written.returncode == 0, written.stderr
         back = formats.load(out, game="pong")
-        jax.tree.map(np.testing.assert_array_equal, back.params, dict(states[0]))
+        jax.tree.map(np.testing.assert_array_equal, back.params, dict(states[0].playing))
     refused = launch("export.py", f"--workdir={whole}", f"--out={out}")
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
