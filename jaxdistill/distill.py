@@ -25,6 +25,7 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
+    losses,
     metrics,
     networks,
     page,
@@ -44,9 +45,7 @@ from jaxdistill.experts import formats
 from jaxdistill.recipe import Settings
 from jaxdistill.run import Run
 
-_PAGE_STATES = 2048  # states per game whose outputs the report compares
-
-
+_COMPARED_STATES = 2048  # per game, of the last four times as many collected
 _CHUNK_STEPS = 64
 
 
@@ -151,31 +150,46 @@ def distill(
         scores = run.play_reported(run.student_policy(state.playing), "student")
     with meshes.leader_first("result"):
         if meshes.leads():
-            result = _result(run, _rows(run, baselines, scores), workdir, best_step, timer)
-            _write_page(run, workdir, state.playing, result, command)
+            outputs = _outputs(run, workdir, state.playing)
+            result = _result(run, _rows(run, baselines, scores), outputs, best_step, timer)
+            _write_page(run, workdir, state.playing, result, outputs, command)
             settings_lib.write_json(result_path, result)
     return json.loads(result_path.read_text())
 
 
-def _write_page(
-    run: Run, workdir: pathlib.Path, params: Any, result: dict[str, Any], command: str
-) -> None:
-    """Everything the run has to show, as `report.html`; by one process, on its own devices."""
+def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
+    """What experts and the student of `params` say of states collected last; by one process."""
     params = meshes.take_local(run.mesh, params)
     log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
-    per_env = min(log.length, _PAGE_STATES // run.settings.collect.num_envs)
-    buffer = _window(run, log, per_env, meshes.local(run.mesh))
-    size = int(np.asarray(buffer.window.counts).min())
-    rows = buffer.window.rows[:, :size]
-    stacks, labels = jax.device_get(dataset.gather(buffer.window, rows))
+    per_env = min(log.length, 4 * _COMPARED_STATES // run.settings.collect.num_envs)
+    window = _window(run, log, per_env, meshes.local(run.mesh)).window
+    counts = np.asarray(window.counts)
+    chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
+    rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
+    stacks, labels = jax.device_get(dataset.gather(window, rows))
     forward = jax.jit(functools.partial(networks.forward, run.network))
-    outputs, plays = {}, {}
-    for index, game in enumerate(run.games):
-        outputs[game.name] = page.Outputs(
+    return {
+        name: page.Outputs(
             labels[index],
             np.asarray(forward(params, stacks[index], index)),
             np.asarray(run.masks[index]),
         )
+        for index, name in enumerate(run.names)
+    }
+
+
+def _write_page(
+    run: Run,
+    workdir: pathlib.Path,
+    params: Any,
+    result: dict[str, Any],
+    outputs: dict[str, page.Outputs],
+    command: str,
+) -> None:
+    """Everything the run has to show, as `report.html`; by one process, on its own devices."""
+    params = meshes.take_local(run.mesh, params)
+    plays = {}
+    for index, game in enumerate(run.games):
         expert, student = (
             clips.record(
                 game,
@@ -501,18 +515,14 @@ def _rows(
 def _result(
     run: Run,
     rows: list[dict[str, Any]],
-    workdir: pathlib.Path,
+    outputs: dict[str, page.Outputs],
     best_round: int,
     timer: metrics.Timer,
 ) -> dict[str, Any]:
     """Everything the closing table shows, as JSON."""
-    last = [row for row in metrics.read(workdir) if "loss" in row][-1]
     kept = np.asarray([row["retention"] for row in rows])
     return {
-        "games": [
-            row | {name: last.get(f"{name}/{row['game']}") for name in ("agreement", "regret")}
-            for row in rows
-        ],
+        "games": [row | _choices(outputs[row["game"]]) for row in rows],
         "mean_retention": float(kept.mean()),
         "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
         "worst_retention": float(kept.min()),
@@ -523,4 +533,14 @@ def _result(
         "best_round": best_round,
         "rounds": run.settings.learn.rounds,
         "seconds": timer.seconds(),
+    }
+
+
+def _choices(outputs: page.Outputs) -> dict[str, float]:
+    """How often the student would choose as its expert, and what its other choices cost."""
+    student, expert, mask = outputs.student, outputs.expert, outputs.mask
+    agree = losses.greedy(student, mask) == losses.greedy(expert, mask)
+    return {
+        "agreement": float(agree.mean()),
+        "regret": float(losses.regret(student, expert, mask).mean()),
     }

@@ -104,6 +104,21 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
         assert row["regret"] >= 0
     shares = [row["expert_share"] for row in metrics.read(tmp_path / "run") if "loss" in row]
     assert shares == [1.0, 0.625, 0.25, 0.25]
+    # Choices are those of the student that plays, on the states collected last: here all of them.
+    log = dataset.open_log(tmp_path / "run/dataset")
+    chunk = log.read(0, log.length)
+    index = int(chunk.usable.sum(axis=(1, 2)).argmin())
+    times, seats = np.nonzero(chunk.usable[index])
+    back = [np.maximum(times - k, times - chunk.ages[index, times, seats]) for k in (3, 2, 1, 0)]
+    stacks = np.stack([chunk.frames[index, t, seats] for t in back], axis=1)
+    _, state, student = students.load_student(tmp_path / "run")
+    actions = [(0, 1, 3, 4, 11, 12), (0, 1, 3, 4)][index]
+    said = np.asarray(networks.forward(student, state.playing, stacks, index))[:, actions]
+    labels = chunk.labels[index, times, seats][:, actions]
+    cost = labels.max(axis=1) - np.take_along_axis(labels, said.argmax(axis=1)[:, None], 1)[:, 0]
+    row = result["games"][index]
+    assert row["agreement"] == pytest.approx((said.argmax(axis=1) == labels.argmax(axis=1)).mean())
+    assert row["regret"] == pytest.approx(cost.mean(), rel=1e-4)
     # What "auto" stands for here is written down: one expert has logits.
     assert students.load_student(tmp_path / "run")[0].learn.loss == "kl"
     # A finished run called again changes nothing.
