@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
     config.collect.final_expert_share = 0.5  # far from an expert's own play its labels are no guide
     config.learn.warm_start = "breakout"
     config.learn.clip_norm = 0.5  # now and then a step had undone hundreds
-    config.learn.rounds = 300
     config.learn.batch_per_game = 64
     config.evaluate.every_rounds = 100
     config.evaluate.select_episodes = 24
