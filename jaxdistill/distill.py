@@ -538,7 +538,7 @@ def _result(
 
 def _choices(outputs: page.Outputs) -> dict[str, float]:
     """How often the student would choose as its expert, and what its other choices cost."""
-    student, expert, mask = outputs.student, outputs.expert, outputs.mask
+    student, expert, mask = map(jnp.asarray, (outputs.student, outputs.expert, outputs.mask))
     agree = losses.greedy(student, mask) == losses.greedy(expert, mask)
     return {
         "agreement": float(agree.mean()),
