@@ -41,7 +41,7 @@ def _row(name: str, result: dict, game: dict) -> tuple[str, ...]:
         _score(game["student"]),
         f"{game['retention']:.0%} [{low:.0%}, {high:.0%}]",
         f"{game['agreement']:.1%}",
-        "" if game.get("regret") is None else f"{game['regret']:.4f}",  # older runs have none
+        f"{game['regret']:.4f}",
         f"{made / 60:.1f}",
         f"{sum(seconds.values()) / 60:.1f}",
     )

@@ -11,8 +11,8 @@ If an expert has the student's network, begin as a copy of it (`--config.learn.w
 the game that is hardest to copy, as Breakout beside Pong and Freeway.
 
 On 2 busy cores, two games and the default network collected 1,400 steps/s and learnt from 1,100
-rows/s: half an hour for 200 rounds, before games are played to measure. The other configurations
-say what whole runs took.
+rows/s; by these rates 200 rounds are half an hour, before games are played to measure. The other
+configurations say what whole runs took.
 """
 
 import dataclasses

@@ -161,7 +161,7 @@ def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Out
     """What experts and the student of `params` say of states collected last; by one process."""
     params = meshes.take_local(run.mesh, params)
     log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
-    per_env = min(log.length, 4 * _COMPARED_STATES // run.settings.collect.num_envs)
+    per_env = min(log.length, max(1, 4 * _COMPARED_STATES // run.settings.collect.num_envs))
     window = _window(run, log, per_env, meshes.local(run.mesh)).window
     counts = np.asarray(window.counts)
     chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)

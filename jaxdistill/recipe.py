@@ -207,7 +207,10 @@ class Settings:
 
 
 def settled(settings: Settings, outputs: Sequence[str]) -> Settings:
-    """`settings` with the loss that "auto" stands for, given each expert's `Expert.outputs`."""
+    """`settings` with the loss that "auto" stands for, given each expert's `Expert.outputs`.
+
+    Q-values are begun with choices alone, which the size of some games' values would drown.
+    """
     lrn = settings.learn
     if lrn.loss != "auto":
         return settings
