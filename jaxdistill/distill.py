@@ -197,7 +197,7 @@ def _write_page(
                 index=index,
                 view=run.views[index],
                 seed=envs.seed_for(run.settings.seed, runs.SHOW, index),
-                steps=page.clip_steps(),
+                steps=min(page.clip_steps(), run.settings.evaluate.max_steps),
             )
             for policy in (run.expert_policy(), functools.partial(run.student_act, params))
         )

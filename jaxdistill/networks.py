@@ -468,7 +468,9 @@ def forward(
 
 def init(network: Network, key: jax.Array, observation_shape: tuple[int, ...]) -> Params:
     """Fresh float32 parameters for observations of one example's shape, e.g. `(4, 84, 84)`."""
-    return network.init(key, jnp.zeros((1, *observation_shape), jnp.float32), 0)
+    example = jnp.zeros((1, *observation_shape), jnp.float32)
+    # One program for all, in which the network itself need not run.
+    return cast(Params, jax.jit(lambda key: network.init(key, example, 0))(key))
 
 
 def count(params: Params) -> int:

@@ -85,11 +85,12 @@ def write(
 def _clip(name: str, expert: clips.Clip, student: clips.Clip) -> dict[str, str]:
     cut = not (expert.over and student.over)
     frames = clips.side_by_side(expert, student)
+    seconds = round((len(frames) - 1) / clips.FRAMES_PER_SECOND)
     return {
         "game": name,
         "expert": f"{expert.score:g}",
         "student": f"{student.score:g}",
-        "note": f" in the first {_SECONDS} seconds" if cut else "",
+        "note": f" in the first {seconds} seconds" if cut else "",
         "gif": base64.b64encode(clips.to_gif(frames, every=2)).decode(),
     }
 

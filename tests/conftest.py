@@ -7,14 +7,15 @@ import os
 import tempfile
 from typing import Any, NamedTuple
 
+# A resumed run compiles what the run before it compiled; within one session, once is enough, in
+# this process and in those that it starts.
+_compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import jax
 
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
-
-# A resumed run compiles what the run before it compiled; within one session, once is enough.
-_compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 import numpy as np
 import pytest
