@@ -61,6 +61,6 @@ train reward_from_it breakout "train_expert.py:$half" --config.total_steps=40000
 
 # The multi-task baseline: one network, three games, no experts.
 train multitask "breakout pong freeway" train_expert.py --config.games=breakout,pong,freeway \
-    --config.total_steps=600000 --config.hold_exponent=1.6 --config.epsilon_fraction=0.33
+    --config.total_steps=300000 --config.hold_exponent=1.6 --config.epsilon_fraction=0.33
 
 python benchmarks/results.py "$out"
