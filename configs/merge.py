@@ -11,8 +11,9 @@ If an expert has the student's network, begin as a copy of it (`--config.learn.w
 the game that is hardest to copy, as Breakout beside Pong and Freeway.
 
 On 2 busy cores, two games and the default network collected 1,400 steps/s and learnt from 1,100
-rows/s; by these rates 200 rounds are half an hour, before games are played to measure. The other
-configurations say what whole runs took.
+rows/s; by these rates 200 rounds are half an hour, before games are played to measure. Three games
+on slower ones made 1.7 updates/s, by which 200 rounds are an hour. The other configurations say
+what whole runs took.
 """
 
 import dataclasses

@@ -86,6 +86,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
     report = (tmp_path / "run/report.html").read_text()
     for words in ("retention", "data:image/gif;base64,", "<svg", "steps_per_round", "wall time"):
         assert words in report
+    assert "in the first 4 seconds" in report, "a clip ends with evaluate.max_steps"
     assert 'src="http' not in report and 'href="http' not in report
     assert written == json.loads(json.dumps(result))
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
