@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -220,16 +221,19 @@ def evaluate_student(
     seed: int,
     opening_steps: int = 0,
     opening_by: str = "random",
+    game: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measures a run's chosen student again, with its experts and random play beside it.
 
-    For the arguments see `Evaluate`.
+    Args:
+      game: the only one to play; by default all of the run's. For the others see `Evaluate`.
 
     Returns:
-      One row per game, as in `result.json`.
+      One row per game that was played, as in `result.json`.
 
     Raises:
-      FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
+      FileNotFoundError, ValueError: the run is not there or has chosen no student yet, or `game` is
+        not one of its games.
     """
     settings, student, _ = students.load_student(workdir)
     settings = dataclasses.replace(
@@ -244,13 +248,15 @@ def evaluate_student(
         seed=seed,
     )
     run = Run(settings, meshes.create())
+    only = None if game is None else [students.game_index(run.names, game, workdir)]
     return _rows(
         run,
         {
-            "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
-            "expert": run.play_reported(run.expert_policy(), "experts"),
+            "random": run.play_reported(rollouts.random_policy(run.masks), "random", only),
+            "expert": run.play_reported(run.expert_policy(), "experts", only),
         },
-        run.play_reported(run.student_policy(student.playing), "student"),
+        run.play_reported(run.student_policy(student.playing), "student", only),
+        only,
     )
 
 
@@ -490,12 +496,16 @@ def _select(
 
 
 def _rows(
-    run: Run, baselines: dict[str, list[evaluation.Scores]], played: list[evaluation.Scores]
+    run: Run,
+    baselines: dict[str, list[evaluation.Scores]],
+    played: list[evaluation.Scores],
+    only: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """One row per game: random, expert and student scores, and what the student kept."""
     rows = []
-    for i, (student, expert, random) in enumerate(
-        zip(played, baselines["expert"], baselines["random"], strict=True)
+    indices = range(len(run.games)) if only is None else only
+    for i, student, expert, random in zip(
+        indices, played, baselines["expert"], baselines["random"], strict=True
     ):
         rows.append(
             {

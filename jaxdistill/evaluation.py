@@ -182,6 +182,7 @@ def split_pools(
     seeds: Sequence[int],
     views: Sequence[View],
     max_steps: int = MAX_STEPS,
+    only: Sequence[int] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Pool], list[int]]:
     """Fresh pools with one environment slot per episode, and the game index of each pool.
@@ -189,12 +190,12 @@ def split_pools(
     Every episode begins from a seed of its own, so none is played twice for want of slots.
 
     Args:
+      only: game indices to make pools of; by default of all games.
       share: `(k, n)` makes only every n-th pool, from the k-th on.
     """
     pools, indices = [], []
-    plan = [
-        (index, first) for index in range(len(game_list)) for first in range(0, episodes, _SLOTS)
-    ]
+    chosen = range(len(game_list)) if only is None else only
+    plan = [(index, first) for index in chosen for first in range(0, episodes, _SLOTS)]
     for index, first in plan[share[0] :: share[1]]:
         pools.append(
             Pool(
@@ -220,19 +221,27 @@ def play_everywhere(
     seeds: Sequence[int],
     views: Sequence[View],
     max_steps: int = MAX_STEPS,
+    only: Sequence[int] | None = None,
     opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Scores]:
     """`episodes` whole games of every game, shared among all processes; each gets all scores.
 
     Args:
+      only: indices of the games to play, in the order of the result; by default all.
       policy: of this process, for observations on its own devices.
       mesh: of all processes.
     """
     processes = jax.process_count()
-    share = (jax.process_index(), processes)
+    only = range(len(game_list)) if only is None else only
     pools, indices = split_pools(
-        game_list, episodes, seeds=seeds, views=views, max_steps=max_steps, share=share
+        game_list,
+        episodes,
+        seeds=seeds,
+        views=views,
+        max_steps=max_steps,
+        only=only,
+        share=(jax.process_index(), processes),
     )
     own = mesh_lib.local(mesh)
 
@@ -252,7 +261,7 @@ def play_everywhere(
             cut = row < scores.unfinished
             table[index, row] = scores.scores[row], scores.lengths[row], cut
     results = []
-    for rows in mesh_lib.gather(table, axis=1):
+    for rows in mesh_lib.gather(table, axis=1)[list(only)]:
         found = rows[~np.isnan(rows[:, 0])]
         results.append(Scores(found[:, 0], found[:, 1].astype(np.int64), int(found[:, 2].sum())))
     return results

@@ -115,8 +115,12 @@ class Run:
         purpose: int,
         episodes: int,
         advance: Callable[[int], object] | None = None,
+        only: Sequence[int] | None = None,
     ) -> list[evaluation.Scores]:
-        """Plays whole games with `policy`: always from the same starts for the same purpose."""
+        """Plays whole games with `policy`: always from the same starts for the same purpose.
+
+        `only` are the indices of the games to play, by default all.
+        """
         return evaluation.play_everywhere(
             self.games,
             episodes,
@@ -126,15 +130,19 @@ class Run:
             seeds=self.seeds(purpose),
             views=self.views,
             max_steps=self.settings.evaluate.max_steps,
+            only=only,
             opening=self.opening,
             advance=advance,
         )
 
-    def play_reported(self, policy: rollouts.Policy, what: str) -> list[evaluation.Scores]:
-        """The episodes that are reported, with a progress bar."""
+    def play_reported(
+        self, policy: rollouts.Policy, what: str, only: Sequence[int] | None = None
+    ) -> list[evaluation.Scores]:
+        """The episodes that are reported, with a progress bar; for `only` see `measure`."""
         episodes = self.settings.evaluate.report_episodes
-        with metrics.progress(what, episodes * len(self.games), "games") as advance:
-            return self.measure(policy, REPORT, episodes, advance)
+        total = episodes * len(self.games if only is None else only)
+        with metrics.progress(what, total, "games") as advance:
+            return self.measure(policy, REPORT, episodes, advance, only)
 
     def student_policy(self, params: Any) -> rollouts.Policy:
         """The student as it is evaluated, in this process."""

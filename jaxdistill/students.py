@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,12 +60,10 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
             f"{workdir} distilled {len(experts)} games and an expert plays one; name one of "
             f"{', '.join(experts)}"
         )
-    name = games.get(game).name if game else next(iter(experts))
-    if name not in experts:
-        raise ValueError(f"{workdir} distilled {', '.join(experts)}, not {name}")
-    network, params, actions = networks.for_one_game(
-        network, jax.device_get(state.playing), list(experts).index(name)
-    )
+    names = list(experts)
+    index = game_index(names, game, workdir) if game else 0
+    name = names[index]
+    network, params, actions = networks.for_one_game(network, jax.device_get(state.playing), index)
     return Expert(
         name=f"student of {experts[name].name}",
         network=network,
@@ -80,6 +79,18 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
 def game_names(settings: Settings) -> list[str]:
     """Names of the run's games, in its order."""
     return [str(expert.game) for expert in load_experts(settings.experts)]
+
+
+def game_index(names: Sequence[str], game: str, workdir: str | os.PathLike[str]) -> int:
+    """Where `game` is among the games `names` of the run in `workdir`.
+
+    Raises:
+      ValueError: it is no game, or none of them.
+    """
+    name = games.get(game).name
+    if name not in names:
+        raise ValueError(f"{workdir} distilled {', '.join(names)}, not {name}")
+    return names.index(name)
 
 
 def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:

@@ -58,6 +58,13 @@ def run(main: Callable[[], object]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def only_with(what: str, *names: str) -> None:
+    """Refuses the flags `names`, which mean nothing without `what`, instead of ignoring them."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} goes with {what}")
+
+
 def _fail(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)

@@ -1,14 +1,15 @@
 """Measures how well a policy plays, over whole games.
 
-`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert; `--workdir=DIR` measures the
-chosen student of a distillation run again, with its experts and random play beside it.
+`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert; `--workdir=DIR [--game=pong]`
+measures the chosen student of a distillation run again, in all of its games or in one, with its
+experts and random play beside it.
 """
 
 import json
 import pathlib
 from typing import Any
 
-from _main import run
+from _main import only_with, run
 from absl import flags
 
 from jaxdistill import distill, evaluation, metrics, report
@@ -16,7 +17,7 @@ from jaxdistill.experts import formats
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
-_GAME = flags.DEFINE_string("game", None, "the expert's game, where the file does not say")
+_GAME = flags.DEFINE_string("game", None, "the expert's, or the only one of a run to play")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to measure")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "whole games per game", lower_bound=1)
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
@@ -36,12 +37,14 @@ def main() -> None:
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
     chosen: dict[str, Any] = {"episodes": _EPISODES.value, "epsilon": _EPSILON.value}
     if _WORKDIR.value:
+        only_with("--expert", "spec", "sample_logits")
         chosen |= {"opening_steps": _OPENING.value, "opening_by": _OPENING_BY.value}
-        rows = distill.evaluate_student(_WORKDIR.value, seed=_SEED.value, **chosen)
+        rows = distill.evaluate_student(
+            _WORKDIR.value, seed=_SEED.value, game=_GAME.value, **chosen
+        )
         report.print_students(rows, chosen)
     else:
-        if _OPENING.value:
-            raise ValueError("--opening_steps goes with --workdir, where there is random play too")
+        only_with("--workdir, where others play too", "opening_steps", "opening_by")
         expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
         with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
             scores = evaluation.measure_expert(

@@ -1,14 +1,14 @@
 """Writes a run's chosen student as a PyTorch file: `--workdir=DIR --out=FILE.pth`.
 
 The file loads with `torch.load(weights_only=True)`. A student is written in the reference *merged*
-convention; that of a single game (`--convention=expert`), or an expert (`--expert=DIR`, made by
-launch/convert.py), in the reference *expert* convention.
+convention; as the expert of one of its games (`--convention=expert --game=pong`), or an expert
+(`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention.
 """
 
 import json
 import pathlib
 
-from _main import run
+from _main import only_with, run
 from absl import flags
 
 from jaxdistill import students
@@ -19,6 +19,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose studen
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
 _OUT = flags.DEFINE_string("out", None, "the PyTorch file to write; must not exist")
 _CONVENTION = flags.DEFINE_enum("convention", "merged", ["merged", "expert"], "of a student")
+_GAME = flags.DEFINE_string("game", None, "of a student of several, to be the expert of")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of an expert's weights")
 flags.mark_flag_as_required("out")
 
@@ -27,11 +28,18 @@ def main() -> None:
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
+        only_with("--workdir", "convention", "game")
         _write_expert(formats.load(_EXPERT.value))
     elif _CONVENTION.value == "expert":
-        _write_expert(students.student_as_expert(_WORKDIR.value))
+        _write_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
     else:
+        only_with("--convention=expert", "game", "dtype")
         chosen, student, network = students.load_student(_WORKDIR.value)
+        if network.knows_game:
+            raise ValueError(
+                f"the student of {_WORKDIR.value} knows its games, as no merged file can; write it "
+                f"game by game: --convention=expert --game=NAME"
+            )
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = json.loads(result.read_text())["games"] if result.is_file() else []
         export.export(

@@ -5,7 +5,7 @@ The file is a GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[v
 
 import pathlib
 
-from _main import run
+from _main import only_with, run
 from absl import flags
 
 from jaxdistill import clips, envs, games, rollouts, students
@@ -28,6 +28,7 @@ def main() -> None:
     if pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
     if _WORKDIR.value:
+        only_with("--expert", "spec")
         player = students.student_as_expert(_WORKDIR.value, _GAME.value)
     else:
         player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)

@@ -1,6 +1,7 @@
 """The whole run on tiny experts in real emulators: stages, resuming, refusals."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -36,7 +37,7 @@ def experts(tmp_path_factory):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(experts):
     return recipe.Settings(
         experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
@@ -57,12 +58,19 @@ def settings(experts):
     )
 
 
+@pytest.fixture(scope="module")
+def whole_run(settings, tmp_path_factory):
+    """Where an uninterrupted run is, and what it returned."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, distill.distill(settings, workdir)
+
+
 def params_of(workdir):
     return jax.device_get(students.load_student(workdir)[1].playing)
 
 
-def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, tmp_path):
-    whole = distill.distill(settings, tmp_path / "whole")
+def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, whole_run, tmp_path):
+    workdir, whole = whole_run
     for stop in ("baselines", "collect", "round:1", "round:3", "train"):
         assert distill.distill(settings, tmp_path / "killed", stop_after=stop) == {}
     resumed = distill.distill(settings, tmp_path / "killed")
@@ -70,26 +78,26 @@ def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, tmp_
     assert resumed["best_round"] == whole["best_round"]
     jax.tree.map(
         np.testing.assert_array_equal,
-        params_of(tmp_path / "whole"),
+        params_of(workdir),
         params_of(tmp_path / "killed"),
     )
     # Window, log and counters too: the last round's data is the same data.
-    logs = [dataset.open_log(tmp_path / name / "dataset") for name in ("whole", "killed")]
+    logs = [dataset.open_log(path / "dataset") for path in (workdir, tmp_path / "killed")]
     assert logs[0].length == logs[1].length == (128 + 4 * 64) // 4
     for one, other in zip(*(log.read(0, log.length) for log in logs), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
-    result = distill.distill(settings, tmp_path / "run")
-    written = json.loads((tmp_path / "run/result.json").read_text())
-    report = (tmp_path / "run/report.html").read_text()
+def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
+    workdir, result = whole_run
+    written = json.loads((workdir / "result.json").read_text())
+    report = (workdir / "report.html").read_text()
     for words in ("retention", "data:image/gif;base64,", "<svg", "steps_per_round", "wall time"):
         assert words in report
     assert "in the first 4 seconds" in report, "a clip ends with evaluate.max_steps"
     assert 'src="http' not in report and 'href="http' not in report
     assert written == json.loads(json.dumps(result))
-    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+    assert {p.name for p in workdir.iterdir()} >= {
         "config.json",
         "metrics.jsonl",
         "tensorboard",
@@ -103,16 +111,16 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
         assert low <= row["student"]["mean"] <= high
         assert 0 <= row["agreement"] <= 1
         assert row["regret"] >= 0
-    shares = [row["expert_share"] for row in metrics.read(tmp_path / "run") if "loss" in row]
+    shares = [row["expert_share"] for row in metrics.read(workdir) if "loss" in row]
     assert shares == [1.0, 0.625, 0.25, 0.25]
     # Choices are those of the student that plays, on the states collected last: here all of them.
-    log = dataset.open_log(tmp_path / "run/dataset")
+    log = dataset.open_log(workdir / "dataset")
     chunk = log.read(0, log.length)
     index = int(chunk.usable.sum(axis=(1, 2)).argmin())
     times, seats = np.nonzero(chunk.usable[index])
     back = [np.maximum(times - k, times - chunk.ages[index, times, seats]) for k in (3, 2, 1, 0)]
     stacks = np.stack([chunk.frames[index, t, seats] for t in back], axis=1)
-    _, state, student = students.load_student(tmp_path / "run")
+    _, state, student = students.load_student(workdir)
     actions = [(0, 1, 3, 4, 11, 12), (0, 1, 3, 4)][index]
     said = np.asarray(networks.forward(student, state.playing, stacks, index))[:, actions]
     labels = chunk.labels[index, times, seats][:, actions]
@@ -121,9 +129,20 @@ def test_the_run_leaves_what_its_readme_promises(settings, tmp_path):
     assert row["agreement"] == pytest.approx((said.argmax(axis=1) == labels.argmax(axis=1)).mean())
     assert row["regret"] == pytest.approx(cost.mean(), rel=1e-4)
     # What "auto" stands for here is written down: one expert has logits.
-    assert students.load_student(tmp_path / "run")[0].learn.loss == "kl"
+    assert students.load_student(workdir)[0].learn.loss == "kl"
     # A finished run called again changes nothing.
-    assert distill.distill(settings, tmp_path / "run") == written
+    assert distill.distill(settings, workdir) == written
+
+
+def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
+    workdir, _ = whole_run
+    measure = functools.partial(distill.evaluate_student, workdir, episodes=2, epsilon=0.05, seed=3)
+    rows = measure()
+    assert [row["game"] for row in rows] == list(GAMES)
+    alone = measure(game="ALE/Breakout-v5")
+    assert json.dumps(alone) == json.dumps(rows[1:]), "the same games, with none beside them"
+    with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
+        measure(game="freeway")
 
 
 def test_an_expert_in_training_is_followed(experts, settings, tmp_path, monkeypatch):
@@ -182,31 +201,26 @@ def test_games_can_begin_with_others_play(settings, tmp_path, by):
     assert f"after 59 steps of {by} play" in report
 
 
-def test_the_student_learns_from_its_experts(settings, tmp_path):
-    settings = dataclasses.replace(
-        settings,
-        collect=dataclasses.replace(settings.collect, initial_steps=512, steps_per_round=0),
-        learn=dataclasses.replace(
-            settings.learn, rounds=6, updates_per_round=20, batch_per_game=32, learning_rate=1e-3
-        ),
-        evaluate=dataclasses.replace(settings.evaluate, every_rounds=6),
+def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
+    large = dataclasses.replace(
+        settings, collect=dataclasses.replace(settings.collect, initial_steps=512)
     )
-    distill.distill(settings, tmp_path / "run")
-    losses = [row["loss"] for row in metrics.read(tmp_path / "run") if "loss" in row]
-    assert losses[-1] < 0.5 * losses[0]
-
-
-def test_a_collected_dataset_can_be_learnt_from(settings, tmp_path):
-    info = distill.collect(settings, tmp_path / "data")
-    assert info["length"] == 128 // 4
+    info = distill.collect(large, tmp_path / "data")
+    assert info["length"] == 512 // 4
     fixed = dataclasses.replace(
         settings,
         collect=dataclasses.replace(
             settings.collect, steps_per_round=0, dataset=str(tmp_path / "data")
         ),
+        learn=dataclasses.replace(
+            settings.learn, rounds=6, updates_per_round=20, batch_per_game=32, learning_rate=1e-3
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=6),
     )
     assert distill.distill(fixed, tmp_path / "run")["games"]
     assert not (tmp_path / "run/dataset").exists()
+    losses = [row["loss"] for row in metrics.read(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_a_killed_collection_resumes_to_the_same_dataset(settings, tmp_path):

@@ -28,6 +28,7 @@ def _settings(**changes):
         "batch_per_game": 8,
         "eval_every": 32 * 2,
         "eval_episodes": 2,
+        "final_episodes": 4,
         "max_steps": 12,
     }
     return qlearning.Settings(**(fields | changes))
@@ -475,7 +476,7 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
     best = qlearning.train(chosen, tmp_path)
     assert best["step"] == (32 if better == "best" else 64)
     assert best["scores"] == {"pong": 2.0}
-    assert purposes == [(2, 1), (2, 1), (64, 2), (64, 2)], "on games that chose neither"
+    assert purposes == [(2, 1), (2, 1), (4, 2), (4, 2)], "on games that chose neither"
     expert = Expert.load(tmp_path / "experts" / "pong")
     assert expert.advertised_score == 2.0
     last = _final(chosen, tmp_path).state["train"].params

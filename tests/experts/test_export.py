@@ -73,6 +73,19 @@ def test_expert_round_trip(network, tmp_path):
     assert (tmp_path / "half.pth").stat().st_size < 0.7 * (tmp_path / "expert.pth").stat().st_size
 
 
+def test_a_student_with_a_task_embedding_becomes_an_expert_of_each_game(tmp_path):
+    network = DUELING.clone(task_embedding=3, game_actions=((0, 1, 3, 4), tuple(range(6))))
+    params = random_params(network)
+    x = np.random.default_rng(0).integers(0, 256, (2, 4, 84, 84)).astype(np.uint8)
+    for game in (0, 1):
+        alone, own, actions = networks.for_one_game(network, params, game)
+        path = tmp_path / f"{game}.pth"
+        export.export_expert(an_expert(alone, params=own, actions=actions), path)
+        outputs = formats.load(path).ale_outputs(x)
+        whole = np.asarray(networks.forward(network, params, x, game))
+        np.testing.assert_allclose(outputs, whole, rtol=1e-3, atol=1e-4)
+
+
 def test_a_converted_file_comes_back_as_it_was(tmp_path):
     export.export_expert(an_expert(), tmp_path / "first.pth")
     export.export_expert(formats.load(tmp_path / "first.pth"), tmp_path / "second.pth")

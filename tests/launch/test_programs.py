@@ -103,10 +103,11 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
     assert measured.returncode == 0, measured.stderr
     assert "pong" in measured.stdout
 
-    for convention in ("merged", "expert"):
+    for convention, chosen in (("merged", []), ("expert", ["--game=pong", "--dtype=float32"])):
         out = tmp_path / f"{convention}.pth"
         written = launch(
-            "export.py", f"--workdir={whole}", f"--out={out}", f"--convention={convention}"
+            *("export.py", f"--workdir={whole}", f"--out={out}", f"--convention={convention}"),
+            *chosen,
         )
         assert written.returncode == 0, written.stderr
         back = formats.load(out, game="pong")
@@ -169,6 +170,8 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
         ("evaluate.py", [], "either --expert=FILE or --workdir=DIR"),
         ("evaluate.py", ["--workdir=nowhere"], "holds no config.json"),
         ("export.py", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
+        ("export.py", ["--expert=x", "--out=y.pth", "--game=pong"], "--game goes with --workdir"),
+        ("watch.py", ["--workdir=nowhere", "--out=y.gif", "--spec=z"], "--spec goes with --expert"),
         (
             "train_expert.py",
             ["--config=configs/train_expert.py", "--config.games=pnog", "--workdir=x"],
