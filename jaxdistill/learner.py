@@ -49,6 +49,9 @@ class AveragedState(TrainState):
         return self.ema
 
 
+OPTIMISERS = ("adamw", "adam_l2", "radam")
+
+
 def optimiser(
     name: str,
     *,
@@ -62,8 +65,9 @@ def optimiser(
     """Gradient clipping by global norm, then the optimiser called `name`.
 
     Args:
-      name: "adamw" (decoupled decay), "adam_l2" (decay added to the gradient, as `torch.optim.Adam`
-        does) or "radam".
+      name: one of `OPTIMISERS`: "adamw", "adam_l2" or "radam".
+      weight_decay: decoupled from the gradient (Loshchilov & Hutter 2019), but for "adam_l2", where
+        it is added to the gradient as `torch.optim.Adam` does.
       learning_rate: the rate at the start.
       updates: number of updates after which the rate stands at `final_fraction` of it.
       schedule: "cosine", "linear" or "constant".
@@ -81,16 +85,21 @@ def optimiser(
     if schedule not in rates:
         raise ValueError(f"schedule {schedule!r} is not one of {', '.join(rates)}")
     rate = rates[schedule]()
-    rules = {
-        "adamw": lambda: optax.adamw(rate, weight_decay=weight_decay),
-        "adam_l2": lambda: optax.chain(
-            optax.add_decayed_weights(weight_decay), optax.adam(rate, eps=1e-8)
-        ),
-        "radam": lambda: optax.radam(rate),
-    }
-    if name not in rules:
-        raise ValueError(f"optimiser {name!r} is not one of {', '.join(rules)}")
-    return optax.chain(optax.clip_by_global_norm(clip_norm), rules[name]())
+    if name not in OPTIMISERS:
+        raise ValueError(f"optimiser {name!r} is not one of {', '.join(OPTIMISERS)}")
+    if name == "adamw":
+        rule = optax.adamw(rate, weight_decay=weight_decay)
+    elif name == "adam_l2":
+        rule = optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate, eps=1e-8))
+    elif weight_decay:
+        rule = optax.chain(
+            optax.scale_by_radam(),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(rate),
+        )
+    else:
+        rule = optax.radam(rate)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
 
 def create_state(

@@ -21,7 +21,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,12 @@ from jaxdistill import (
 from jaxdistill import (
     mesh as meshes,
 )
+from jaxdistill import (
+    settings as settings_lib,
+)
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
 from jaxdistill.views import View
 
 _TRAIN, _SELECT, _FINAL = 0, 1, 2  # purposes of pool seeds
@@ -87,44 +91,45 @@ class Settings:
     """
 
     games: tuple[str, ...]
-    network: str = "dueling_small_layer_norm"
-    compute_dtype: str = "float32"
-    seed: int = 0
-    num_envs: int = 64
-    rollout_steps: int = 32
-    total_steps: int = 2_000_000
-    epochs: int = 2
-    batch_per_game: int = 128
-    learning_rate: float = 2.5e-4
-    final_rate_fraction: float = 0.05
-    clip_norm: float = 10.0
-    discount: float = 0.99
-    trace: float = 0.65
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.01
-    epsilon_fraction: float = 0.1
-    hold_exponent: float = 0.0
+    network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
+    compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
+    seed: Steps = 0
+    num_envs: Count = 64
+    rollout_steps: Count = 32
+    total_steps: Count = 2_000_000
+    epochs: Count = 2
+    batch_per_game: Count = 128
+    learning_rate: Positive = 2.5e-4
+    final_rate_fraction: Share = 0.05
+    clip_norm: Positive = 10.0
+    discount: Share = 0.99
+    trace: Share = 0.65
+    epsilon_start: Share = 1.0
+    epsilon_end: Share = 0.01
+    epsilon_fraction: Share = 0.1
+    hold_exponent: Annotated[float, Range(1, above=True, besides=0)] = 0.0
     double: bool = False
-    average_rate: float = 0.1
-    eval_every: int = 250_000
-    eval_episodes: int = 16
-    eval_epsilon: float = 0.01
-    final_episodes: int = 64
-    max_steps: int = envs.MAX_STEPS
+    average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
+    eval_every: Count = 250_000
+    eval_episodes: Count = 16
+    eval_epsilon: Share = 0.01
+    final_episodes: Count = 64
+    max_steps: Count = envs.MAX_STEPS
     experts: tuple[ExpertSource, ...] = ()
-    expert_weight: float = 1.0
-    expert_fraction: float = 0.5
-    q_temperature: float = 0.01
-    logits_temperature: float = 1.0
+    expert_weight: Weight = 1.0
+    expert_fraction: Share = 0.5
+    q_temperature: Temperature = 0.01
+    logits_temperature: Temperature = 1.0
     warm_start: bool = False
 
     def __post_init__(self) -> None:
+        settings_lib.check(self)
         rows = self.num_envs * self.rollout_steps
         if not self.games:
             raise ValueError("games is empty; name at least one")
-        for name in self.games:
-            games.get(name)
-        networks.create(self.network, self.compute_dtype)
+        names = [games.get(name).name for name in self.games]
+        if len(set(names)) < len(names):
+            raise ValueError(f"games names one twice: {', '.join(names)}")
         if rows % self.batch_per_game:
             raise ValueError(
                 f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
@@ -134,8 +139,8 @@ class Settings:
             raise ValueError(
                 f"total_steps {self.total_steps} is less than the {rows} of one iteration"
             )
-        if self.hold_exponent and self.hold_exponent <= 1:
-            raise ValueError(f"hold_exponent is {self.hold_exponent}, expected 0 or above 1")
+        if self.warm_start and len(self.experts) != 1:
+            raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
 
     @property
     def steps_per_iteration(self) -> int:
@@ -476,8 +481,6 @@ class Training:
     def _initial_params(self) -> networks.Params:
         if not self.settings.warm_start:
             return networks.init(self.network, jax.random.fold_in(self._key, 1), View().shape)
-        if len(self._experts) != 1:
-            raise ValueError(f"warm_start copies one expert, there are {len(self._experts)}")
         (expert,) = self._experts
         # Compared without what they compute in, which is no part of a shape.
         same = networks.to_dict(expert.network) == networks.to_dict(self.network)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import optax
 
 from jaxdistill import envs, learner, losses, networks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.settings import (
+    Count,
+    OneOf,
+    Positive,
+    Range,
+    Share,
+    Steps,
+    Temperature,
+    Text,
+    Weight,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +46,20 @@ class Collect:
         experts as they are by then.
     """
 
-    num_envs: int = 32
-    initial_steps: int = 8192
-    steps_per_round: int = 1024
-    window_steps: int = 81_920
-    expert_share_rounds: int = 100
-    final_expert_share: float = 0.25
+    num_envs: Count = 32
+    initial_steps: Steps = 8192
+    steps_per_round: Steps = 1024
+    window_steps: Count = 81_920
+    expert_share_rounds: Steps = 100
+    final_expert_share: Share = 0.25
     change_drivers: bool = False
-    expert_epsilon: float = 0.05
-    student_epsilon: float = 0.05
-    dataset: str | None = None
+    expert_epsilon: Share = 0.05
+    student_epsilon: Share = 0.05
+    dataset: Text | None = None
     follow: bool = False
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "collect.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +86,25 @@ class Learn:
         `learner.optimiser`; the schedule is a cosine.
     """
 
-    rounds: int = 200
-    updates_per_round: int = 32
-    batch_per_game: int = 128
-    loss: str = "auto"
-    first_loss: str | None = None
-    first_rounds: int = 0
-    q_temperature: float = 0.01
-    logits_temperature: float = 1.0
-    entropy_weight: float = 0.0
-    warm_start: str | None = None
-    ema_decay: float = 0.998
-    optimiser: str = "adamw"
-    learning_rate: float = 1e-3
-    final_rate_fraction: float = 0.1
-    weight_decay: float = 1e-4
-    clip_norm: float = 10.0
+    rounds: Count = 200
+    updates_per_round: Count = 32
+    batch_per_game: Count = 128
+    loss: Annotated[str, OneOf((*losses.LOSSES, "auto"))] = "auto"
+    first_loss: Annotated[str, OneOf(losses.LOSSES)] | None = None
+    first_rounds: Steps = 0
+    q_temperature: Temperature = 0.01
+    logits_temperature: Temperature = 1.0
+    entropy_weight: Weight = 0.0
+    warm_start: Text | None = None
+    ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.998
+    optimiser: Annotated[str, OneOf(learner.OPTIMISERS)] = "adamw"
+    learning_rate: Positive = 1e-3
+    final_rate_fraction: Share = 0.1
+    weight_decay: Weight = 1e-4
+    clip_norm: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "learn.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +126,19 @@ class Evaluate:
         measured experts and random play this run takes over.
     """
 
-    every_rounds: int = 50
-    select_episodes: int = 32
-    report_episodes: int = 100
-    epsilon: float = 0.05
+    every_rounds: Count = 50
+    select_episodes: Count = 32
+    report_episodes: Count = 100
+    epsilon: Share = 0.05
     sample_logits: bool = False
-    max_steps: int = envs.MAX_STEPS
-    opening_steps: int = 0
-    opening_by: str = "random"
-    lowest_expert_share: float = 0.25
-    baselines: str | None = None
+    max_steps: Count = envs.MAX_STEPS
+    opening_steps: Steps = 0
+    opening_by: Annotated[str, OneOf(("random", "expert"))] = "random"
+    lowest_expert_share: Share = 0.25
+    baselines: Text | None = None
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "evaluate.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,24 +154,19 @@ class Settings:
     """
 
     experts: tuple[ExpertSource, ...]
-    network: str = "dueling"
-    compute_dtype: str = "float32"
-    seed: int = 0
+    network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling"
+    compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
+    seed: Steps = 0
     collect: Collect = Collect()
     learn: Learn = Learn()
     evaluate: Evaluate = Evaluate()
 
     def __post_init__(self) -> None:
+        settings_lib.check(self)
         if not self.experts:
             raise ValueError("experts is empty; name at least one")
-        networks.create(self.network, self.compute_dtype)
         c, lrn, e = self.collect, self.learn, self.evaluate
-        named = ", ".join(losses.LOSSES)
-        if lrn.loss not in (*losses.LOSSES, "auto"):
-            raise ValueError(f"learn.loss {lrn.loss!r} is not one of {named}, nor auto")
-        if lrn.first_loss and lrn.first_loss not in losses.LOSSES:
-            raise ValueError(f"learn.first_loss {lrn.first_loss!r} is not one of {named}")
-        if bool(lrn.first_loss) != bool(lrn.first_rounds) or lrn.first_rounds < 0:
+        if bool(lrn.first_loss) != bool(lrn.first_rounds):
             raise ValueError(
                 f"learn.first_loss is {lrn.first_loss!r} and learn.first_rounds "
                 f"{lrn.first_rounds}: give both, a loss and rounds above 0, or neither"
@@ -160,18 +177,6 @@ class Settings:
                 f"{lrn.first_loss!r} name the loss"
             )
         for name, value in (
-            ("collect.num_envs", c.num_envs),
-            ("collect.window_steps", c.window_steps),
-            ("learn.rounds", lrn.rounds),
-            ("learn.updates_per_round", lrn.updates_per_round),
-            ("learn.batch_per_game", lrn.batch_per_game),
-            ("evaluate.every_rounds", e.every_rounds),
-            ("evaluate.select_episodes", e.select_episodes),
-            ("evaluate.report_episodes", e.report_episodes),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
-        for name, value in (
             ("collect.initial_steps", c.initial_steps),
             ("collect.steps_per_round", c.steps_per_round),
             ("collect.window_steps", c.window_steps),
@@ -180,29 +185,25 @@ class Settings:
                 raise ValueError(
                     f"{name} {value} is not divisible by collect.num_envs {c.num_envs}"
                 )
-        if not 0 <= c.final_expert_share <= 1:
-            raise ValueError(
-                f"collect.final_expert_share is {c.final_expert_share}, expected 0 to 1"
-            )
         if not c.initial_steps and not c.steps_per_round and not c.dataset:
             raise ValueError(
                 "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
             )
-        if not 0 <= lrn.ema_decay < 1:
-            raise ValueError(f"learn.ema_decay is {lrn.ema_decay}, expected 0 or more, less than 1")
-        if e.opening_by not in ("random", "expert"):
-            raise ValueError(f"evaluate.opening_by {e.opening_by!r} is not one of random, expert")
-        if not 0 <= e.opening_steps < e.max_steps:
+        if e.opening_steps >= e.max_steps:
             raise ValueError(
-                f"evaluate.opening_steps is {e.opening_steps}, expected 0 or more, and less than "
+                f"evaluate.opening_steps is {e.opening_steps}, expected less than "
                 f"evaluate.max_steps {e.max_steps}"
             )
-        optimiser(self)  # refuses an unknown one
         if c.follow and not c.steps_per_round:
             raise ValueError("collect.follow needs new steps: set collect.steps_per_round above 0")
         if c.dataset and c.steps_per_round:
             raise ValueError(
                 "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
+            )
+        if lrn.rounds * lrn.updates_per_round > settings_lib.LARGEST:
+            raise ValueError(
+                f"learn.rounds {lrn.rounds} x learn.updates_per_round {lrn.updates_per_round} "
+                f"are more than {settings_lib.LARGEST} updates"
             )
 
 

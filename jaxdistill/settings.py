@@ -1,26 +1,104 @@
-"""Plain configuration values -> validated frozen dataclasses, once, at the edge."""
+"""Plain configuration values -> validated frozen dataclasses, once, at the edge.
+
+What a field may hold is said once, beside it, as `rounds: Annotated[int, Range(1)]`: `build` reads
+it for values from flags and files, and `check`, in a dataclass's `__post_init__`, for all others.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
 
 T = TypeVar("T")
+
+LARGEST = 2**31 - 1  # counters and seeds are 32 bits wide on devices and in emulators
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that a field may hold; nothing else that is not finite, in float32, ever is in one.
+
+    Attributes:
+      low, high: the ends; None is no end.
+      above, below: the ends themselves are left out.
+      besides: a number outside that has a meaning of its own.
+    """
+
+    low: float
+    high: float | None = None
+    above: bool = False
+    below: bool = False
+    besides: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        # As on a device, where 1e-50 is 0 and 1e50 infinite.
+        with np.errstate(over="ignore"):
+            x, low = np.float32(value), np.float32(self.low)
+            high = np.float32(math.inf if self.high is None else self.high)
+        if not np.isfinite(x):
+            return False
+        inside = (low < x if self.above else low <= x) and (x < high if self.below else x <= high)
+        return bool(inside) or value == self.besides
+
+    def __str__(self) -> str:
+        if self.high is None:
+            text = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        elif self.above or self.below:
+            low = f"above {self.low:g}" if self.above else f"{self.low:g} or more"
+            text = f"{low}, {'less than' if self.below else 'at most'} {self.high:g}"
+        else:
+            text = f"{self.low:g} to {self.high:g}"
+        return text if self.besides is None else f"{self.besides:g}, or {text}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed as it is: names may be a dictionary's
+class OneOf:
+    """Names that a field may hold."""
+
+    names: Collection[str]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.names
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filled:
+    def __contains__(self, value: str) -> bool:
+        return bool(value.strip())
+
+    def __str__(self) -> str:
+        return "some text"
+
+
+Count = Annotated[int, Range(1)]
+Steps = Annotated[int, Range(0)]  # 0 is none
+Share = Annotated[float, Range(0, 1)]
+Weight = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+Temperature = Annotated[float, Range(1e-6, 1e6)]  # outputs divided by it stay finite
+Text = Annotated[str, _Filled()]
 
 
 def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     """A frozen dataclass from nested plain values.
 
     Raises:
-      ValueError: a field is unknown, missing or of the wrong type; names it as `where.field`.
+      ValueError: a field is unknown, missing, of the wrong type or outside its range; names it as
+        `where.field`.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
@@ -39,8 +117,32 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
         raise ValueError(f"{where}: {error}") from error
 
 
+def check(settings: Any, where: str = "") -> None:
+    """Has every field of a frozen dataclass be of its type and in its range, as `build` would.
+
+    For `__post_init__`, so that settings made in Python are checked too. A list becomes the tuple,
+    and a whole number the float, that the field is declared as.
+
+    Raises:
+      ValueError: a field is not; names it as `where` and its name.
+    """
+    for name, hint in _hints(type(settings)).items():
+        value = _convert(hint, getattr(settings, name), f"{where}{name}")
+        object.__setattr__(settings, name, value)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value = _convert(arguments[0], value, where)
+        for allowed in arguments[1:]:
+            if value not in allowed:
+                raise ValueError(f"{where} is {value!r}, expected {allowed}")
+        return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -53,13 +155,22 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where} is {value!r}, expected a list")
         return tuple(_convert(arguments[0], x, f"{where}[{i}]") for i, x in enumerate(value))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
         if not hasattr(value, "items"):
             raise ValueError(f"{where} is {value!r}, expected fields of {hint.__name__}")
         return build(hint, dict(value.items()), where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{where} is {value!r}, expected {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{where} is {value!r}, expected a finite number")
+    if hint is int and abs(value) > LARGEST:
+        raise ValueError(f"{where} is {value!r}, expected at most {LARGEST}")
     return value
 
 

@@ -5,6 +5,7 @@ Importing this starts the program anew once, with large pages for large buffers:
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import sys
@@ -33,6 +34,8 @@ def _allocate() -> None:
 
 _allocate()
 
+LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
+
 
 def run(main: Callable[[], object]) -> None:
     """Parses flags and calls `main`; exits 2 with one line on stderr on an error of the user's."""
@@ -51,9 +54,13 @@ def run(main: Callable[[], object]) -> None:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(arguments)
+            rest = flags.FLAGS(arguments)
         except flags.Error as error:
             _fail(f"{error} (--help lists the flags)")
+        for name, value in flags.FLAGS.flag_values_dict().items():
+            if isinstance(value, float) and not math.isfinite(value):  # which is within all bounds
+                _fail(f"--{name} is {value}, expected a finite number")
+        return rest
 
     app.run(guarded, flags_parser=parse)
 

@@ -8,8 +8,8 @@ from absl import flags
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first of several processes, or 'auto' on a cluster"
 )
-_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes share this run")
-_PROCESS = flags.DEFINE_integer("process", None, "number of this one, from 0")
+_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes share this run", 1)
+_PROCESS = flags.DEFINE_integer("process", None, "number of this one, from 0", 0)
 
 
 def join_processes() -> None:
@@ -18,7 +18,7 @@ def join_processes() -> None:
     Each process is given the same command but for `--process`, and sees the same files.
 
     Raises:
-      ValueError: half of the flags are missing.
+      ValueError: half of the flags are missing, or `--process` is none of the processes.
     """
     given = [flag.value for flag in (_COORDINATOR, _PROCESSES, _PROCESS)]
     if _COORDINATOR.value == "auto" and given[1:] == [None, None]:
@@ -32,6 +32,10 @@ def join_processes() -> None:
         raise ValueError(
             "--coordinator=HOST:PORT, --processes=N and --process=I go together; a cluster that "
             "JAX knows needs --coordinator=auto alone"
+        )
+    if arguments and _PROCESS.value >= _PROCESSES.value:
+        raise ValueError(
+            f"--process is {_PROCESS.value}, expected less than --processes={_PROCESSES.value}"
         )
     import jax
 

@@ -3,7 +3,7 @@
 `--source=FILE --out=DIR [--spec=FILE.toml] [--game=pong] [--episodes=16]`
 """
 
-from _main import run
+from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
 from jaxdistill import evaluation, metrics, networks, report
@@ -15,11 +15,13 @@ _SPEC = flags.DEFINE_string("spec", None, "TOML file that says what the source d
 _GAME = flags.DEFINE_string("game", None, "its game, where the source does not say")
 _EPISODES = flags.DEFINE_integer("episodes", 0, "whole games to play it for", 0)
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random action", 0, 1)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the games and of chance", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the games and of chance", 0, LARGEST_SEED)
 flags.mark_flags_as_required(["source", "out"])
 
 
 def main() -> None:
+    if not _EPISODES.value:
+        only_with("--episodes", "epsilon", "seed")
     found = formats.convert(_SOURCE.value, spec=_SPEC.value, game=_GAME.value)
     expert, view = found.expert, found.expert.view
     playable = view is not None and view.native

@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from _main import only_with, run
+from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
 from jaxdistill import distill, evaluation, metrics, report
@@ -26,7 +26,7 @@ _OPENING = flags.DEFINE_integer(
     "opening_steps", 0, "steps of another's play before a student's or its experts'", lower_bound=0
 )
 _OPENING_BY = flags.DEFINE_enum("opening_by", "random", ["random", "expert"], "who plays them")
-_SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", 0, LARGEST_SEED)
 _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new file too")
 
 
@@ -46,6 +46,8 @@ def main() -> None:
     else:
         only_with("--workdir, where others play too", "opening_steps", "opening_by")
         expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
+        if expert.outputs != "logits":
+            only_with("an expert that holds logits", "sample_logits")
         with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
             scores = evaluation.measure_expert(
                 expert,

@@ -5,7 +5,7 @@ The file is a GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[v
 
 import pathlib
 
-from _main import only_with, run
+from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
 from jaxdistill import clips, envs, games, rollouts, students
@@ -18,7 +18,7 @@ _GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not 
 _OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")
 _STEPS = flags.DEFINE_integer("steps", envs.MAX_STEPS, "the most steps to play", lower_bound=1)
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
-_SEED = flags.DEFINE_integer("seed", 1, "of the start and of chance", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 1, "of the start and of chance", 0, LARGEST_SEED)
 flags.mark_flag_as_required("out")
 
 

@@ -437,6 +437,15 @@ def test_radam_begins_without_adaptation():
     np.testing.assert_allclose(actual[:, 0], [-0.2, -0.505263], rtol=1e-4)
 
 
+def test_radam_decays_weights_beside_the_gradient():
+    transform = learner.optimiser(
+        "radam", learning_rate=0.1, updates=10, schedule="constant", weight_decay=0.5
+    )
+    actual = _run(transform, [4.0], np.array([[2.0], [0.0]], np.float32))
+    # 4 - 0.1 (2 + 0.5 * 4) = 3.6; then m = 0.18, / 0.19 = 0.947368: 3.6 - 0.1 (0.947368 + 1.8).
+    np.testing.assert_allclose(actual[:, 0], [3.6, 3.325263], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

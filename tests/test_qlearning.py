@@ -543,11 +543,14 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tm
     [
         ({"games": ()}, "games is empty"),
         ({"games": ("pnog",)}, "unknown game 'pnog'.*pong"),
-        ({"network": "resnet"}, "unknown network 'resnet'"),
-        ({"compute_dtype": "float64"}, "'float64' is not one of float32, bfloat16"),
+        ({"network": "resnet"}, "network is 'resnet', expected one of"),
+        (
+            {"compute_dtype": "float64"},
+            "compute_dtype is 'float64', expected one of float32, bfloat16",
+        ),
         ({"batch_per_game": 7}, "batch_per_game 7 does not divide the 32 steps"),
         ({"total_steps": 31}, "total_steps 31 is less than the 32"),
-        ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0 or above 1"),
+        ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0, or above 1"),
     ],
 )
 def test_bad_settings_name_the_field_and_the_numbers(changes, message):

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import typing
+from typing import Annotated
 
 import pytest
 
-from jaxdistill import settings
+from jaxdistill import qlearning, recipe, settings
+from jaxdistill.experts.sources import ExpertSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,135 @@ def test_a_flag_lists_names_with_commas(text, games):
 def test_a_bad_value_is_named_with_its_place(fields, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         settings.build(Outer, fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranged:
+    many: settings.Count = 1
+    share: settings.Share = 0.5
+    rate: settings.Positive = 1.0
+    decay: Annotated[float, settings.Range(0, 1, below=True)] = 0.0
+    exponent: Annotated[float, settings.Range(1, above=True, besides=0)] = 0.0
+    by: Annotated[str, settings.OneOf(("me", "you"))] = "me"
+    file: settings.Text | None = None
+    names: tuple[str, ...] = ()
+    plain: float = 0.0
+
+    def __post_init__(self):
+        settings.check(self, "ranged.")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("many", 0, "0, expected at least 1"),
+        ("many", 2**31, "2147483648, expected at most 2147483647"),
+        ("many", 1.0, "1.0, expected int"),
+        ("share", -0.01, "-0.01, expected 0 to 1"),
+        ("share", 7, "7.0, expected 0 to 1"),
+        ("rate", 0.0, "0.0, expected above 0"),
+        ("rate", 1e-50, "1e-50, expected above 0"),  # which is 0 in float32
+        ("rate", 1e50, "1e+50, expected above 0"),
+        ("rate", float("nan"), "nan, expected a finite number"),
+        ("rate", 10**400, "inf, expected a finite number"),
+        ("decay", 1 - 1e-12, "0.999999999999, expected 0 or more, less than 1"),  # 1 in float32
+        ("exponent", 0.5, "0.5, expected 0, or above 1"),
+        ("exponent", 1.0, "1.0, expected 0, or above 1"),
+        ("by", "them", "'them', expected one of me, you"),
+        ("file", " ", "' ', expected some text"),
+        ("plain", float("-inf"), "-inf, expected a finite number"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_from_python_and_from_flags(field, value, said):
+    with pytest.raises(ValueError) as error:
+        Ranged(**{field: value})
+    assert str(error.value) == f"ranged.{field} is {said}"
+    with pytest.raises(ValueError) as error:
+        settings.build(Ranged, {field: value})
+    assert str(error.value) == f"config.{field} is {said}"
+
+
+def test_values_within_their_ranges_take_their_declared_types():
+    made = Ranged(share=1, rate=1e-30, exponent=1.6, by="you", file="x", names=["a", "b"])
+    assert type(made.share) is float and made.names == ("a", "b")
+    assert made.exponent == 1.6 and made.by == "you" and made.rate == 1e-30
+    assert Ranged(exponent=0, share=0, decay=0.999).exponent == 0.0
+    assert settings.build(Ranged, {"share": 1, "file": None}) == Ranged(share=1.0)
+
+
+CLASSES = (recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, qlearning.Settings)
+NAN, MANY, CHANCE = float("nan"), (-1, 0, 0.5), (-0.1, 1.1, float("nan"))
+RATE, STEPS = (0.0, -1e-3, NAN, float("inf")), (-1, 2**31)
+TEMPERATURE = (0.0, -0.01, NAN, 1e-20)
+NONSENSE = {
+    "collect": {
+        **dict.fromkeys(("num_envs", "window_steps"), MANY),
+        **dict.fromkeys(("initial_steps", "steps_per_round", "expert_share_rounds"), STEPS),
+        **dict.fromkeys(("final_expert_share", "expert_epsilon", "student_epsilon"), CHANCE),
+        "dataset": ("", 3),
+    },
+    "learn": {
+        **dict.fromkeys(("rounds", "updates_per_round", "batch_per_game"), MANY),
+        "loss": ("l1",),
+        "first_loss": ("auto",),
+        "first_rounds": STEPS,
+        **dict.fromkeys(("q_temperature", "logits_temperature"), TEMPERATURE),
+        **dict.fromkeys(("entropy_weight", "weight_decay"), (-1e-4, NAN, 1e39)),
+        "warm_start": ("",),
+        "ema_decay": (-0.1, 1.0, NAN),
+        "optimiser": ("sgd",),
+        **dict.fromkeys(("learning_rate", "clip_norm"), RATE),
+        "final_rate_fraction": CHANCE,
+    },
+    "evaluate": {
+        **dict.fromkeys(("every_rounds", "select_episodes", "report_episodes", "max_steps"), MANY),
+        **dict.fromkeys(("epsilon", "lowest_expert_share"), CHANCE),
+        "opening_steps": STEPS,
+        "opening_by": ("a human",),
+        "baselines": ("",),
+    },
+    "": {"network": ("alexnet",), "compute_dtype": ("half",), "seed": (-1, 2**32)},
+    "qlearning": {
+        "games": (("pnog",), ("pong", "ALE/Pong-v5"), ()),
+        "network": ("alexnet",),
+        "compute_dtype": ("half",),
+        "seed": (-1, 2**32),
+        **dict.fromkeys(("num_envs", "rollout_steps", "total_steps", "epochs"), MANY),
+        **dict.fromkeys(("batch_per_game", "eval_every", "eval_episodes"), MANY),
+        **dict.fromkeys(("final_episodes", "max_steps"), MANY),
+        **dict.fromkeys(("learning_rate", "clip_norm"), RATE),
+        **dict.fromkeys(("final_rate_fraction", "discount", "trace"), CHANCE),
+        **dict.fromkeys(("epsilon_start", "epsilon_end", "epsilon_fraction"), CHANCE),
+        **dict.fromkeys(("eval_epsilon", "expert_fraction"), CHANCE),
+        "hold_exponent": (-1.0, 0.5, 1.0, NAN),
+        "average_rate": (0.0, 1.1, NAN),
+        "expert_weight": (-1.0, NAN),
+        **dict.fromkeys(("q_temperature", "logits_temperature"), TEMPERATURE),
+    },
+}
+
+
+@pytest.mark.parametrize(("cls", "where"), [*zip(CLASSES, NONSENSE, strict=True)])
+def test_every_field_of_a_run_refuses_nonsense(cls, where):
+    given = {"experts": (ExpertSource("x"),)} if cls is recipe.Settings else {}
+    given |= {"games": ("pong",)} if cls is qlearning.Settings else {}
+    hints = typing.get_type_hints(cls)
+    parts = (bool, tuple[ExpertSource, ...], recipe.Collect, recipe.Learn, recipe.Evaluate)
+    assert set(NONSENSE[where]) == {name for name, hint in hints.items() if hint not in parts}
+    for name, values in NONSENSE[where].items():
+        for value in values:
+            with pytest.raises(ValueError) as error:
+                cls(**(given | {name: value}))
+            assert name in str(error.value) or "unknown game 'pnog'" in str(error.value)
+            assert "\n" not in str(error.value)
+        with pytest.raises(ValueError, match=rf"{name}(\[0\])? is"):
+            settings.build(cls, given | {name: [{}] if name == "games" else {}})
+
+
+def test_an_expert_has_a_path():
+    for field in ("path", "spec", "game"):
+        with pytest.raises(ValueError, match=f"expert's {field} is '', expected some text"):
+            ExpertSource(**({"path": "x"} | {field: ""}))
 
 
 def test_an_empty_or_missing_directory_is_claimed(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.settings import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +21,12 @@ class ExpertSource:
       game: game it plays, where file and spec do not say.
     """
 
-    path: str
-    spec: str | None = None
-    game: str | None = None
+    path: Text
+    spec: Text | None = None
+    game: Text | None = None
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "expert's ")
 
 
 def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:

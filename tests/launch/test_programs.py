@@ -167,6 +167,16 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
             ["--config=configs/breakout_pong_thirdparty.py:nowhere", "--workdir=x"],
             "nowhere/breakout_a3c.pth",
         ),
+        ("evaluate.py", ["--expert=x", "--epsilon=nan"], "--epsilon is nan, expected a finite"),
+        (
+            "distill.py",
+            [
+                "--config=configs/quickstart.py",
+                "--workdir=x",
+                *("--coordinator=localhost:1", "--processes=2", "--process=2"),
+            ],
+            "--process is 2, expected less than --processes=2",
+        ),
         ("evaluate.py", [], "either --expert=FILE or --workdir=DIR"),
         ("evaluate.py", ["--workdir=nowhere"], "holds no config.json"),
         ("export.py", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
