@@ -8,9 +8,9 @@ import tempfile
 from typing import Any, NamedTuple
 
 # A resumed run compiles what the run before it compiled; within one session, once is enough, in
-# this process and in those that it starts.
+# this process and in those that it starts. Where a directory is given, all sessions share it.
 _compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
@@ -20,7 +20,9 @@ jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
 import numpy as np
 import pytest
 
-from jaxdistill import envs, games
+from jaxdistill import envs, games, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.views import View
 
 
 def pytest_configure() -> None:
@@ -151,3 +153,36 @@ def scripted_envpool(monkeypatch: pytest.MonkeyPatch):
         return player
 
     return install
+
+
+@pytest.fixture(scope="session")
+def watcher():
+    """`watcher(game, seed, outputs)`: an expert of fixed numbers that answers to what moves.
+
+    Its outputs are sums of differences between the newest and the oldest frame at a few places.
+    They are whole multiples of 1/255 and their ties are broken by two ten-thousandths, far more
+    than any machine rounds: it chooses alike everywhere.
+    """
+
+    def make(game: str, seed: int, outputs: str = "q", size: float = 1.0) -> Expert:
+        chosen = games.get(game)
+        actions = tuple(range(games.NUM_ACTIONS)) if outputs == "q" else chosen.actions
+        generator = np.random.default_rng(seed)
+        kernel = np.zeros((84, 84, 4, len(actions)), np.float32)
+        for output in range(len(actions)):
+            places = np.divmod(generator.choice(84 * 84, 150, replace=False), 84)
+            signs = generator.choice([-1.0, 1.0], 150)
+            kernel[(*places, 3, output)], kernel[(*places, 0, output)] = signs, -signs
+        bias = np.arange(len(actions)) * np.float32(0.0002)
+        action = {"kernel": size * kernel.reshape(-1, len(actions)), "bias": size * bias}
+        return Expert(
+            name=f"watcher of {game}",
+            network=networks.Network(convs=(), num_outputs=len(actions)),
+            params={"params": {"action": jax.tree.map(np.float32, action)}},
+            outputs=outputs,
+            actions=actions,
+            view=View(),
+            game=game,
+        )
+
+    return make

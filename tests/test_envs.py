@@ -215,6 +215,24 @@ def test_the_view_is_what_the_pool_shows():
     assert (area != linear).any()
 
 
+def test_rewards_are_the_games_own_and_a_life_is_not_a_game():
+    game = games.get("carnival")
+    pool = envs.Pool(game, 2, seed=3)
+    steps = _play(pool, np.random.default_rng(0).choice(game.actions, (40, 2)))
+    assert {20.0} <= {reward for step in steps for reward in step.rewards.tolist()}
+
+
+def test_so_many_no_ops_come_first_as_are_asked_for():
+    def starts(noop_max):
+        first = envs.Pool(FREEWAY, 8, seed=0, noop_max=noop_max).last.observations
+        return len({x.tobytes() for x in first})
+
+    assert starts(1) == 1 < starts(30)
+    # A screen's game begins as that of a pool, with as many.
+    frames = [envs.ScreenPool(FREEWAY, seed=0, noop_max=n).frame for n in (1, 30)]
+    assert (frames[0] != frames[1]).any()
+
+
 def test_observations_are_envpools_own():
     pool = envs.Pool(PONG, 1, seed=5)
     raw = envpool.make(

@@ -11,6 +11,7 @@ from jaxdistill.networks import Network
 from jaxdistill.views import View
 
 VIEW = View(height=3, width=2, stack=2)
+KEY = jax.random.key(0)
 TINY = Network(convs=(), hidden=(8,))
 MASK = np.zeros(18, bool)
 MASK[[2, 5, 11]] = True
@@ -176,6 +177,19 @@ def test_games_explore_independently_of_each_other():
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
 
 
+def test_a_network_explores_each_game_independently_of_the_others():
+    masks = jnp.asarray(games.get("pong").mask)[None].repeat(2, axis=0)
+    act = rollouts.network_actor(TINY, masks, epsilon=1.0)
+    (first, second), _ = act(_params(TINY, 0), (_observations(0, 600),) * 2, KEY, (0, 1))
+    assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
+
+
+def test_random_play_draws_for_each_game_alone():
+    masks = jnp.asarray(games.get("pong").mask)[None].repeat(2, axis=0)
+    (first, second), _ = rollouts.random_policy(masks)((jnp.zeros((600, 1)),) * 2, KEY, (0, 1))
+    assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
+
+
 def test_only_experts_with_logits_sample():
     experts = _experts("different shapes")
     observations = tuple(jnp.repeat(_observations(i, 1), 3000, axis=0) for i in (0, 1))
@@ -185,6 +199,9 @@ def test_only_experts_with_logits_sample():
     p = losses.softmax(outputs[1][0], jnp.asarray(experts[1].mask))
     assert np.max(p) < 0.95, "a certain expert would prove nothing"
     np.testing.assert_allclose(_frequencies(logit_actions), p, atol=0.05)
+    greedy = rollouts.expert_actor(experts, epsilon=0.0, sample_logits=False)
+    (_, likeliest), _ = greedy(observations, jax.random.key(0), (0, 1))
+    assert (np.asarray(likeliest) == p.argmax()).all()
 
 
 def test_experts_of_one_shape_stacked_as_on_an_accelerator_are_each_expert_alone(monkeypatch):

@@ -1,0 +1,327 @@
+"""Changes the code a little, again and again, and counts the changes that its tests notice.
+
+    make mutants                                    # everything, within an hour on two cores
+    .venv/bin/python benchmarks/mutants.py --hand --only=distill,run
+    .venv/bin/python benchmarks/mutants.py --tool --scale=3 --minutes=600
+
+Two kinds of change: those of `benchmarks/mutants.toml`, made by hand, and a seeded sample of what
+cosmic-ray makes of each module. Every one is tried in a copy of the tree, on the module's own tests
+until the first that fails. What has been tried stands in `runs/mutants/results.jsonl`: a program
+called again goes on where it stopped, and tries anew what has changed since. Changes nobody noticed
+are in `runs/mutants/survivors.diff`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import concurrent.futures
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+
+import cosmic_ray.ast
+import cosmic_ray.mutating
+import cosmic_ray.plugins
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = pathlib.Path(__file__).with_suffix(".toml")
+COPIED = ("jaxdistill", "tests", "launch", "configs", "experts", "benchmarks", "pyproject.toml")
+SEED = 17
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+      file: the module, from the root.
+      text: the whole module as changed.
+      kind: "hand" or "tool".
+      why: what it does to a run, or which operator made it.
+    """
+
+    file: str
+    text: str
+    kind: str
+    why: str
+
+    @property
+    def diff(self) -> str:
+        """What is changed, as a unified diff."""
+        lines = (ROOT / self.file).read_text().splitlines(), self.text.splitlines()
+        return "\n".join(difflib.unified_diff(*lines, self.file, self.file, lineterm="", n=2))
+
+
+def by_hand(entries: list[dict[str, str]]) -> list[Mutant]:
+    """The changes of the table; each must apply to the code as it is now, exactly once."""
+    mutants, stale = [], []
+    for entry in entries:
+        source = (ROOT / entry["file"]).read_text()
+        if source.count(entry["old"]) == 1:
+            text = source.replace(entry["old"], entry["new"])
+            ast.parse(text)
+            mutants.append(Mutant(entry["file"], text, "hand", entry["why"]))
+        else:
+            stale.append(f"{entry['file']} holds {source.count(entry['old'])} of {entry['old']!r}")
+    if stale:
+        raise SystemExit("\n".join([f"{TABLE.name} no longer fits the code:", *stale]))
+    return mutants
+
+
+def by_tool(file: str, count: int) -> list[Mutant]:
+    """A seeded sample of what cosmic-ray's operators make of one module."""
+    source = (ROOT / file).read_text()
+    unread = _unread(source)
+    places = []
+    nodes = list(cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source)))
+    for name in sorted(cosmic_ray.plugins.operator_names()):
+        if cosmic_ray.plugins.get_operator(name).arguments():
+            continue  # needs to be told which variables
+        operator = cosmic_ray.plugins.get_operator(name)()
+        spots = [spot for node in nodes for spot in operator.mutation_positions(node)]
+        places += [
+            (name, occurrence)
+            for occurrence, ((line, column), _) in enumerate(spots)
+            if not any(
+                start <= (line, column) < stop and (kind is None or kind in name)
+                for start, stop, kind in unread
+            )
+        ]
+    # One operator replaced by each of eleven others would make up most of a plain sample.
+    generator = random.Random(f"{SEED} {file}")
+    generator.shuffle(places)
+    mutants: dict[str, Mutant] = {}
+    used: dict[str, int] = {}
+    while places and len(mutants) < count:
+        name, occurrence = min(places[:64], key=lambda place: used.get(_family(place[0]), 0))
+        places.remove((name, occurrence))
+        used[_family(name)] = used.get(_family(name), 0) + 1
+        operator = cosmic_ray.plugins.get_operator(name)()
+        text = cosmic_ray.mutating.mutate_code(source, operator, occurrence)
+        if text is None or text in mutants or _same_program(text, source):
+            continue
+        mutants[text] = Mutant(file, text, "tool", name.removeprefix("core/"))
+    return list(mutants.values())
+
+
+def _family(operator: str) -> str:
+    return operator.split("_")[0]
+
+
+def _same_program(text: str, source: str) -> bool:
+    try:
+        return ast.dump(ast.parse(text)) == ast.dump(ast.parse(source))
+    except SyntaxError:
+        return True
+
+
+def _unread(source: str) -> list[tuple[tuple[int, int], tuple[int, int], str | None]]:
+    """Where changes change nothing, and of which kind; None is any.
+
+    With `from __future__ import annotations` nothing reads annotations, and a signature's star is
+    no product.
+    """
+    found: list[tuple[tuple[int, int], tuple[int, int], str | None]] = []
+    for node in ast.walk(ast.parse(source)):
+        for name in ("annotation", "returns"):
+            part = getattr(node, name, None)
+            if part is not None:
+                end = (part.end_lineno, part.end_col_offset)
+                found.append(((part.lineno, part.col_offset), end, None))
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            body = node.body[0] if isinstance(node, ast.FunctionDef) else node.body
+            begin, end = (node.lineno, node.col_offset), (body.lineno, body.col_offset)
+            found.append((begin, end, "BinaryOperator"))
+    return found
+
+
+class Bench:
+    """Copies of the tree to try changes in, one for each worker."""
+
+    def __init__(self, modules: dict[str, dict], workers: int, directory: pathlib.Path):
+        self._modules = modules
+        self._free: queue.SimpleQueue[pathlib.Path] = queue.SimpleQueue()
+        for index in range(workers):
+            copy = directory / f"copy{index}"
+            copy.mkdir()
+            for name in COPIED:
+                if (ROOT / name).is_dir():
+                    ignored = shutil.ignore_patterns("__pycache__")
+                    shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+                else:
+                    shutil.copy2(ROOT / name, copy / name)
+            self._free.put(copy)
+        # Compiled programs are kept by what is in them: a changed one is never taken for another.
+        self._compiled = directory / "compiled"
+        self._copy = copy
+        self._limits: dict[str, float] = {}
+
+    def _tests(self, copy: pathlib.Path, file: str, limit: float) -> tuple[str, float, str]:
+        """Runs a module's tests: "passed", "failed" or "timeout", the seconds, and what is said."""
+        with tempfile.TemporaryFile("w+") as said:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+                + self._modules[file]["tests"],
+                cwd=copy,
+                env=os.environ
+                | {
+                    "JAX_COMPILATION_CACHE_DIR": str(self._compiled),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                },
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(limit)
+                outcome = "passed" if code == 0 else "failed"
+            except subprocess.TimeoutExpired:
+                outcome = "timeout"
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            said.seek(0)
+            return outcome, time.monotonic() - began, said.read()[-4000:]
+
+    def check(self, file: str) -> float:
+        """Runs the tests on the code as it is; they must pass. Returns the seconds."""
+        copy = self._free.get()
+        try:
+            outcome, seconds, said = self._tests(copy, file, 1800)
+        finally:
+            self._free.put(copy)
+        if outcome != "passed":
+            raise SystemExit(f"the tests of {file} fail on the code as it is:\n{said}")
+        self._limits[file] = 30 + 3 * seconds
+        return seconds
+
+    def try_out(self, mutant: Mutant) -> dict[str, object]:
+        """Whether the change was noticed, and by which test."""
+        copy = self._free.get()
+        path = copy / mutant.file
+        standing = path.read_text()
+        try:
+            path.write_text(mutant.text)
+            outcome, seconds, said = self._tests(copy, mutant.file, self._limits[mutant.file])
+        finally:
+            path.write_text(standing)
+            self._free.put(copy)
+        named = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return {
+            "outcome": {"passed": "survived", "failed": "killed"}.get(outcome, outcome),
+            "seconds": round(seconds, 1),
+            "by": named[-1][:160] if named else "",
+        }
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--hand", action="store_true", help="only the changes made by hand")
+    parser.add_argument("--tool", action="store_true", help="only the tool's")
+    parser.add_argument("--only", default="", help="names of modules, such as distill,run")
+    parser.add_argument("--match", default="", help="only changes whose reason holds this")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the sample of each module")
+    parser.add_argument("--minutes", type=float, default=55.0, help="nothing is begun after these")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/mutants")
+    options = parser.parse_args()
+    began = time.monotonic()
+
+    table = tomllib.loads(TABLE.read_text())
+    wanted = options.only.split(",") if options.only else []
+    modules = {
+        file: module
+        for file, module in table["modules"].items()
+        if not wanted or pathlib.Path(file).stem in wanted
+    }
+    groups = []
+    for file, module in modules.items():
+        mutants = [] if options.tool else by_hand([m for m in table["mutant"] if m["file"] == file])
+        if not options.hand:
+            mutants += by_tool(file, round(options.scale * module["sample"]))
+        groups.append([m for m in mutants if options.match in m.why])
+    # In turn, so that a run cut short has tried some of every module.
+    order = [m for i in range(max(map(len, groups))) for group in groups for m in group[i : i + 1]]
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    package = "".join(p.read_text() for p in sorted((ROOT / "jaxdistill").rglob("*.py")))
+    tested = {
+        file: "".join((ROOT / t).read_text() for t in [*module["tests"], "tests/conftest.py"])
+        for file, module in modules.items()
+    }
+    keys = {mutant: _digest(package, tested[mutant.file], mutant.text) for mutant in order}
+    results_file = options.out / "results.jsonl"
+    lines = results_file.read_text().splitlines() if results_file.exists() else []
+    results = {row["key"]: row for row in map(json.loads, lines)}
+
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as directory,
+        results_file.open("a") as log,
+        concurrent.futures.ThreadPoolExecutor(options.workers) as executor,
+    ):
+        left = [mutant for mutant in order if keys[mutant] not in results]
+        needed = list(dict.fromkeys(mutant.file for mutant in left))
+        bench = Bench(modules, options.workers, pathlib.Path(directory)) if left else None
+
+        for file, seconds in zip(needed, executor.map(bench.check, needed), strict=True):
+            print(f"{file}: its tests pass in {seconds:.0f} s", flush=True)
+
+        def attempt(mutant: Mutant) -> tuple[Mutant, dict[str, object] | None]:
+            late = time.monotonic() - began > 60 * options.minutes
+            return mutant, None if late else bench.try_out(mutant)
+
+        done = 0
+        for future in concurrent.futures.as_completed(executor.submit(attempt, m) for m in left):
+            mutant, found = future.result()
+            if found is None:
+                continue
+            done += 1
+            row = {"key": keys[mutant], "file": mutant.file, "kind": mutant.kind} | found
+            results[keys[mutant]] = row
+            log.write(json.dumps(row | {"why": mutant.why}) + "\n")
+            log.flush()
+            print(f"{done}/{len(left)} {found['outcome']} {mutant.file}: {mutant.why}", flush=True)
+
+    tried = [(mutant, results[keys[mutant]]) for mutant in order if keys[mutant] in results]
+    survivors = [m for m, row in tried if row["outcome"] == "survived"]
+    (options.out / "survivors.diff").write_text(
+        "".join(f"# {m.kind}: {m.why}\n{m.diff}\n\n" for m in survivors)
+    )
+    print("\n| module | by hand | noticed | by the tool | killed | survived | timeouts | share |")
+    print("|---|---|---|---|---|---|---|---|")
+    for file in [*modules, None]:
+        mine = [row for m, row in tried if file in (m.file, None)]
+        hand = [row["outcome"] for row in mine if row["kind"] == "hand"]
+        tool = [row["outcome"] for row in mine if row["kind"] == "tool"]
+        noticed = [x for x in hand + tool if x != "survived"]
+        share = f"{len(noticed) / len(hand + tool):.0%}" if hand + tool else "-"
+        print(
+            f"| {'all' if file is None else f'`{pathlib.Path(file).name}`'} | {len(hand)} | "
+            f"{len(hand) - hand.count('survived')} | {len(tool)} | {tool.count('killed')} | "
+            f"{tool.count('survived')} | {tool.count('timeout')} | {share} |"
+        )
+    untried = len(order) - len(tried)
+    print(f"\n{len(tried)} changes tried, {untried} left untried, survivors in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

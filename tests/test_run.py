@@ -1,0 +1,327 @@
+"""A whole run, done again by hand: who drives, what is learnt, which student is reported, and how.
+
+The run is killed twice, and what it had collected since is still there: it must end as if nothing
+had happened. Two games that score within a few steps, experts of fixed numbers, a linear student.
+"""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import (
+    checkpoints,
+    clips,
+    collection,
+    dataset,
+    distill,
+    envs,
+    evaluation,
+    games,
+    learner,
+    mesh,
+    metrics,
+    networks,
+    page,
+    recipe,
+    rollouts,
+    run,
+)
+from jaxdistill.experts.sources import ExpertSource
+
+GAMES = ("asterix", "carnival")
+LINEAR = networks.Network(convs=())
+ENVS, INITIAL, ROUND, WINDOW, ROUNDS = 4, 24, 8, 28, 4
+SHARES = [1.0, 0.75, 0.5, 0.5]
+MASKS = np.stack([games.get(name).mask for name in GAMES])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _linear():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "linear", LINEAR)
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(_linear, watcher, tmp_path_factory):
+    root = tmp_path_factory.mktemp("watchers")
+    watcher("asterix", 1, "q").save(root / "asterix")
+    watcher("carnival", 2, "logits").save(root / "carnival")
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(root / name)) for name in GAMES),
+        network="linear",
+        seed=5,
+        collect=recipe.Collect(
+            num_envs=ENVS,
+            initial_steps=ENVS * INITIAL,
+            steps_per_round=ENVS * ROUND,
+            window_steps=ENVS * WINDOW,
+            expert_share_rounds=2,
+            final_expert_share=0.5,
+            change_drivers=True,
+            expert_epsilon=0.5,
+            student_epsilon=0.0,
+        ),
+        learn=recipe.Learn(
+            rounds=ROUNDS,
+            updates_per_round=2,
+            batch_per_game=8,
+            loss="kl",
+            first_loss="nll",
+            first_rounds=2,
+            q_temperature=0.05,
+            logits_temperature=2.0,
+            entropy_weight=0.05,
+            ema_decay=0.7,
+            learning_rate=0.02,
+            weight_decay=0.01,
+        ),
+        evaluate=recipe.Evaluate(
+            every_rounds=1,
+            select_episodes=2,
+            report_episodes=4,
+            epsilon=0.25,
+            sample_logits=True,
+            max_steps=40,
+        ),
+    )
+
+
+@dataclasses.dataclass
+class Done:
+    """A finished run: where, what it returned, what it saved after each round, what was shown."""
+
+    workdir: object
+    result: dict
+    states: dict
+    values: dict
+    clips: list
+
+
+@pytest.fixture(scope="module")
+def done(settings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    done = Done(workdir, {}, {}, {}, [])
+    save, record = checkpoints.Checkpoints.save, clips.record
+
+    def keep(self, step, state, **options):
+        done.states[step] = jax.device_get(state)
+        done.values[step] = options["value"]
+        return save(self, step, state, **options)
+
+    def show(game, policy, **options):
+        done.clips.append((game.name, options))
+        return record(game, policy, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", keep)
+        patch.setattr(clips, "record", show)
+        patch.setattr(page, "clip_steps", lambda: 3)
+        distill.distill(settings, workdir, stop_after="baselines")
+        distill.distill(settings, workdir, stop_after="round:2")
+        # Killed when half of the third round was collected, and written down.
+        log = dataset.open_log(workdir / "dataset")
+        log.append(log.read(log.length - 4, log.length))
+        done.result = distill.distill(settings, workdir)
+    return done
+
+
+def _log(done):
+    log = dataset.open_log(done.workdir / "dataset")
+    return log.read(0, log.length)
+
+
+def _stacks(chunk, game, time):
+    """What all environments of a game saw at a time, `(N, 4, H, W)`."""
+    ages = chunk.ages[game, time]
+    back = [np.maximum(time - k, time - ages) for k in (3, 2, 1, 0)]
+    return np.stack([chunk.frames[game, t, np.arange(ENVS)] for t in back], axis=1)
+
+
+def _greedy(params, stacks, game):
+    outputs = np.asarray(jax.jit(LINEAR.apply)(params, stacks))
+    return np.where(MASKS[game], outputs, -np.inf).argmax(axis=1)
+
+
+def test_everything_collected_is_there_once(done):
+    chunk = _log(done)
+    assert chunk.frames.shape[:3] == (2, INITIAL + ROUNDS * ROUND, ENVS)
+    for index, name in enumerate(GAMES):
+        pool = envs.Pool(games.get(name), ENVS, seed=envs.seed_for(5, run.COLLECT, index))
+        for time, actions in enumerate(chunk.actions[index]):
+            np.testing.assert_array_equal(chunk.frames[index, time], pool.last.observations[:, -1])
+            np.testing.assert_array_equal(chunk.ages[index, time], pool.last.ages)
+            np.testing.assert_array_equal(chunk.usable[index, time], ~pool.last.over)
+            pool.step(actions)
+
+
+def test_the_experts_drive_their_share_with_their_epsilon_and_the_student_the_rest(settings, done):
+    chunk = _log(done)
+    rows = [row for row in metrics.read(done.workdir) if "loss" in row]
+    assert [row["expert_share"] for row in rows] == pytest.approx(SHARES)
+    assert [row["steps_per_game"] for row in rows] == [
+        ENVS * (INITIAL + ROUND * n) for n in (1, 2, 3, 4)
+    ]
+    by_expert, apart, seated = [], 0, []
+    for index, share in enumerate(SHARES):
+        times = range(INITIAL + index * ROUND, INITIAL + (index + 1) * ROUND)
+        played = chunk.actions[0, times]
+        expert = np.where(MASKS[0], chunk.labels[0, times], -np.inf).argmax(axis=-1)
+        if index:
+            state = done.states[index]
+            student, raw = (
+                np.stack([_greedy(p, _stacks(chunk, 0, t), 0) for t in times])
+                for p in (state.playing, state.params)
+            )
+            # The student is never in doubt: it is where all that is done is what it would do.
+            drives = (played == student).all(axis=0)
+            apart += (raw != student)[:, drives].sum()
+        else:
+            drives = np.zeros(ENVS, bool)
+        assert drives.sum() == round((1 - share) * ENVS)
+        seated.append(drives.tolist())
+        by_expert.append((played == expert)[:, ~drives])
+    assert apart > 0, "were another student at the wheel, nothing here would show it"
+    # Half of what the experts do is drawn from nine actions: 5/9 is what they would choose.
+    first = chunk.actions[0, :INITIAL]
+    expert = np.where(MASKS[0], chunk.labels[0, :INITIAL], -np.inf).argmax(axis=-1)
+    kept = np.concatenate([(first == expert).ravel(), *(x.ravel() for x in by_expert)])
+    assert 0.4 < kept.mean() < 0.7
+    changes = zip(seated, seated[1:], strict=False)
+    assert any(a and not b for before, after in changes for a, b in zip(before, after, strict=True))
+
+
+def test_what_is_learnt_is_what_the_settings_say(settings, done):
+    """Every round again, from the state before it, the log, and the equations' arguments."""
+    devices, chunk = mesh.create(), _log(done)
+    transform = learner.optimiser(
+        "adamw",
+        learning_rate=0.02,
+        updates=ROUNDS * 2,
+        final_fraction=0.1,
+        weight_decay=0.01,
+        clip_norm=10.0,
+    )
+    update = learner.make_update(
+        LINEAR,
+        transform,
+        devices,
+        loss="kl",
+        first_loss="nll",
+        first_updates=[4, 4],
+        masks=jnp.asarray(MASKS),
+        temperatures=jnp.array([0.05, 2.0]),  # Q-values, logits
+        batch_per_game=8,
+        minibatches=2,
+        entropy_weight=0.05,
+        ema_decay=0.7,
+    )
+    key = jax.random.key(5)
+    params = networks.init(LINEAR, jax.random.fold_in(key, 100), (4, 84, 84))
+    state = learner.create_state(params, transform, devices, averaged=True)
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, devices)
+    buffer.append(dataset.Chunk(*(x[:, :INITIAL] for x in chunk)))
+    for index in range(ROUNDS):
+        times = slice(INITIAL + index * ROUND, INITIAL + (index + 1) * ROUND)
+        buffer.append(dataset.Chunk(*(x[:, times] for x in chunk)))
+        state, _ = update(state, buffer.window, mesh.put(devices, jax.random.fold_in(key, 102)))
+        for ours, run_s in zip(
+            jax.tree.leaves((state.params, state.playing)),
+            jax.tree.leaves((done.states[index + 1].params, done.states[index + 1].playing)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, run_s, rtol=1e-4, atol=1e-5)
+
+
+def _measured(settings, params, purpose, *, episodes, epsilon=0.25):
+    """The student of `params` in whole games of a purpose's own starts."""
+    base = run.Run(settings, mesh.create())
+    act = rollouts.network_actor(LINEAR, jnp.asarray(MASKS), epsilon=epsilon)
+    return base.measure(functools.partial(act, params), purpose, episodes)
+
+
+def _means(scores):
+    return [s.mean for s in scores]
+
+
+def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done):
+    """By mean retention, of which what is above 1 counts a tenth."""
+    standing = json.loads((done.workdir / "baselines.json").read_text())
+    expert, random = (
+        np.array([np.mean(row["scores"]) for row in standing[who]]) for who in ("expert", "random")
+    )
+    rows = [row for row in metrics.read(done.workdir) if "mean_retention" in row]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    kept = np.array([[row[f"retention/{name}"] for name in GAMES] for row in rows])
+    scores = np.array([[row[f"score/{name}"] for name in GAMES] for row in rows])
+    np.testing.assert_allclose(kept, (scores - random) / (expert - random))
+    np.testing.assert_allclose([row["mean_retention"] for row in rows], kept.mean(axis=1))
+    values = np.where(kept > 1, 1 + (kept - 1) / 10, kept).mean(axis=1)
+    np.testing.assert_allclose(list(done.values.values()), values)
+    assert (kept > 1).any(), "or a tenth of nothing was counted"
+    for number in (1, ROUNDS):
+        state = done.states[number]
+        played = _measured(settings, state.playing, run.SELECT, episodes=2)
+        assert _means(played) == scores[number - 1].tolist()
+
+
+def test_the_best_student_is_reported_not_the_last(settings, done):
+    best = max(done.values, key=lambda step: (done.values[step], step))
+    assert best < ROUNDS, "the last would be the best: nothing here would show which is reported"
+    assert (done.result["best_round"], done.result["rounds"]) == (best, ROUNDS)
+    reported = [row["student"]["mean"] for row in done.result["games"]]
+    assert [row["student"]["episodes"] for row in done.result["games"]] == [4, 4]
+    played = _measured(settings, done.states[best].playing, run.REPORT, episodes=4)
+    assert reported == _means(played)
+    for other in (done.states[ROUNDS].playing, done.states[best].params):
+        assert reported != _means(_measured(settings, other, run.REPORT, episodes=4))
+
+
+def test_the_closing_table_by_hand(done):
+    kept = []
+    for row in done.result["games"]:
+        student, expert, random = (row[who]["mean"] for who in ("student", "expert", "random"))
+        kept.append((student - random) / (expert - random))
+        assert row["retention"] == pytest.approx(kept[-1])
+    assert done.result["mean_retention"] == pytest.approx(np.mean(kept))
+    assert done.result["worst_retention"] == pytest.approx(min(kept))
+    positive = np.maximum(kept, 1e-9)
+    assert done.result["geometric_retention"] == pytest.approx(np.sqrt(positive[0] * positive[1]))
+    assert done.result["epsilon"] == 0.25 and done.result["episodes"] == 4
+    assert len(set(kept)) == 2
+
+
+def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
+    base = run.Run(settings, mesh.create())
+    sampling = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
+    chance = rollouts.random_policy(jnp.asarray(MASKS))
+    standing = json.loads((done.workdir / "baselines.json").read_text())
+    for who, policy in (("expert", sampling), ("random", chance)):
+        played = base.measure(policy, run.REPORT, 4)
+        assert [s.to_dict() for s in played] == standing[who]
+        assert [row[who]["mean"] for row in done.result["games"]] == _means(played)
+
+
+def test_clips_show_games_that_were_neither_learnt_nor_chosen_nor_reported_in(done):
+    seeds = [envs.seed_for(5, run.SHOW, index) for index in (0, 1)]
+    assert [(name, options["seed"]) for name, options in done.clips] == [
+        (name, seed) for name, seed in zip(GAMES, seeds, strict=True) for _ in range(2)
+    ]
+    assert [options["index"] for _, options in done.clips] == [0, 0, 1, 1]
+
+
+def test_the_seconds_of_all_three_sittings_are_told(done):
+    standing = json.loads((done.workdir / "baselines.json").read_text())
+    seconds = done.result["seconds"]
+    measured = metrics.Timer()
+    measured.restore(standing["timer"])
+    assert seconds["baselines"] == pytest.approx(measured.seconds()["baselines"])
+    # Four rounds were learnt; a sitting that forgot the first would tell of two.
+    rows = [row for row in metrics.read(done.workdir) if "loss" in row]
+    learnt = [row["seconds/learn"] for row in rows]
+    assert learnt == sorted(learnt) and seconds["learn"] >= learnt[-1]
