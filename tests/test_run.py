@@ -6,6 +6,7 @@ had happened. Two games that score within a few steps, experts of fixed numbers,
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
@@ -16,7 +17,6 @@ import pytest
 from jaxdistill import (
     checkpoints,
     clips,
-    collection,
     dataset,
     distill,
     envs,
@@ -122,6 +122,7 @@ def done(settings, tmp_path_factory):
         patch.setattr(checkpoints.Checkpoints, "save", keep)
         patch.setattr(clips, "record", show)
         patch.setattr(page, "clip_steps", lambda: 3)
+        patch.setattr(distill, "_COMPARED_STATES", 8)
         distill.distill(settings, workdir, stop_after="baselines")
         distill.distill(settings, workdir, stop_after="round:2")
         # Killed when half of the third round was collected, and written down.
@@ -192,13 +193,13 @@ def test_the_experts_drive_their_share_with_their_epsilon_and_the_student_the_re
     expert = np.where(MASKS[0], chunk.labels[0, :INITIAL], -np.inf).argmax(axis=-1)
     kept = np.concatenate([(first == expert).ravel(), *(x.ravel() for x in by_expert)])
     assert 0.4 < kept.mean() < 0.7
-    changes = zip(seated, seated[1:], strict=False)
+    changes = itertools.pairwise(seated)
     assert any(a and not b for before, after in changes for a, b in zip(before, after, strict=True))
 
 
-def test_what_is_learnt_is_what_the_settings_say(settings, done):
-    """Every round again, from the state before it, the log, and the equations' arguments."""
-    devices, chunk = mesh.create(), _log(done)
+def _updates(params, first_updates):
+    """An update as the settings say, and the state of `params` that it begins with."""
+    devices = mesh.create()
     transform = learner.optimiser(
         "adamw",
         learning_rate=0.02,
@@ -213,7 +214,7 @@ def test_what_is_learnt_is_what_the_settings_say(settings, done):
         devices,
         loss="kl",
         first_loss="nll",
-        first_updates=[4, 4],
+        first_updates=first_updates,
         masks=jnp.asarray(MASKS),
         temperatures=jnp.array([0.05, 2.0]),  # Q-values, logits
         batch_per_game=8,
@@ -221,28 +222,77 @@ def test_what_is_learnt_is_what_the_settings_say(settings, done):
         entropy_weight=0.05,
         ema_decay=0.7,
     )
-    key = jax.random.key(5)
-    params = networks.init(LINEAR, jax.random.fold_in(key, 100), (4, 84, 84))
+    key = mesh.put(devices, jax.random.fold_in(jax.random.key(5), 102))
     state = learner.create_state(params, transform, devices, averaged=True)
-    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, devices)
-    buffer.append(dataset.Chunk(*(x[:, :INITIAL] for x in chunk)))
-    for index in range(ROUNDS):
-        times = slice(INITIAL + index * ROUND, INITIAL + (index + 1) * ROUND)
-        buffer.append(dataset.Chunk(*(x[:, times] for x in chunk)))
-        state, _ = update(state, buffer.window, mesh.put(devices, jax.random.fold_in(key, 102)))
-        for ours, run_s in zip(
-            jax.tree.leaves((state.params, state.playing)),
-            jax.tree.leaves((done.states[index + 1].params, done.states[index + 1].playing)),
-            strict=True,
-        ):
-            np.testing.assert_allclose(ours, run_s, rtol=1e-4, atol=1e-5)
+    return lambda state, window: update(state, window, key)[0], state
 
 
-def _measured(settings, params, purpose, *, episodes, epsilon=0.25):
+def _assert_close(state, other):
+    for a, b in zip(*(jax.tree.leaves((x.params, x.playing)) for x in (state, other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _fill(buffer, chunk, start, stop):
+    buffer.append(dataset.Chunk(*(x[:, start:stop] for x in chunk)))
+
+
+def test_what_is_learnt_is_what_the_settings_say(done):
+    """Every round again, from the log alone."""
+    chunk = _log(done)
+    params = networks.init(LINEAR, jax.random.fold_in(jax.random.key(5), 100), (4, 84, 84))
+    update, state = _updates(params, [4, 4])
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
+    _fill(buffer, chunk, 0, INITIAL)
+    for number in range(1, ROUNDS + 1):
+        _fill(buffer, chunk, INITIAL + (number - 1) * ROUND, INITIAL + number * ROUND)
+        state = update(state, buffer.window)
+        _assert_close(state, done.states[number])
+
+
+def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path):
+    warm = dataclasses.replace(
+        settings,
+        learn=dataclasses.replace(settings.learn, warm_start="asterix"),
+        evaluate=dataclasses.replace(
+            settings.evaluate, every_rounds=9, baselines=str(done.workdir / "baselines.json")
+        ),
+    )
+    distill.distill(warm, tmp_path / "warm", stop_after="round:1")
+    chunk = dataset.open_log(tmp_path / "warm/dataset").read(0, INITIAL + ROUND)
+    update, state = _updates(run.Run(warm, mesh.create()).experts[0].params, [0, 4])
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
+    _fill(buffer, chunk, 0, INITIAL + ROUND)
+    state = update(state, buffer.window)
+    with checkpoints.Checkpoints(tmp_path / "warm/checkpoints") as saved:
+        _assert_close(saved.restore(1, state).state, state)
+
+
+def test_choices_are_compared_where_the_run_was_last(done):
+    """On eight states of the last eight steps, the first and the last whole stack among them."""
+    chunk, length = _log(done), INITIAL + ROUNDS * ROUND
+    best = done.states[done.result["best_round"]].playing
+    for game, row in enumerate(done.result["games"]):
+        seen = [
+            (_stacks(chunk, game, time)[env], chunk.labels[game, time, env])
+            for time in range(length - 8, length)
+            for env in range(ENVS)
+            if time - min(chunk.ages[game, time, env], 3) >= length - 8
+            and chunk.usable[game, time, env]
+        ]
+        chosen = np.linspace(0, len(seen) - 1, 8).astype(int)
+        stacks, labels = (np.stack([seen[i][k] for i in chosen]) for k in (0, 1))
+        valid = np.where(MASKS[game], labels, -np.inf)
+        own = _greedy(best, stacks, game)
+        assert row["agreement"] == np.mean(own == valid.argmax(axis=1))
+        cost = valid.max(axis=1) - valid[np.arange(8), own]
+        assert row["regret"] == pytest.approx(cost.mean(), abs=1e-4)
+
+
+def _measured(settings, params, purpose, *, episodes):
     """The student of `params` in whole games of a purpose's own starts."""
-    base = run.Run(settings, mesh.create())
-    act = rollouts.network_actor(LINEAR, jnp.asarray(MASKS), epsilon=epsilon)
-    return base.measure(functools.partial(act, params), purpose, episodes)
+    act = rollouts.network_actor(LINEAR, jnp.asarray(MASKS), epsilon=settings.evaluate.epsilon)
+    policy = functools.partial(act, params)
+    return run.Run(settings, mesh.create()).measure(policy, purpose, episodes)
 
 
 def _means(scores):
@@ -325,3 +375,129 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
     rows = [row for row in metrics.read(done.workdir) if "loss" in row]
     learnt = [row["seconds/learn"] for row in rows]
     assert learnt == sorted(learnt) and seconds["learn"] >= learnt[-1]
+
+
+def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
+    rows = distill.evaluate_student(
+        done.workdir, episodes=3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert"
+    )
+    other = dataclasses.replace(
+        settings,
+        seed=11,
+        evaluate=dataclasses.replace(
+            settings.evaluate, epsilon=0.75, opening_steps=9, opening_by="expert"
+        ),
+    )
+    best = done.states[done.result["best_round"]].playing
+    played = _measured(other, best, run.REPORT, episodes=3)
+    assert [row["student"] for row in rows] == [s.summary() for s in played]
+
+
+def test_a_finished_run_is_told_by_its_settings(settings, done):
+    """Those that say nothing of what it did may differ."""
+    evaluate = dataclasses.replace(
+        settings.evaluate,
+        lowest_expert_share=0.1,
+        baselines=str(done.workdir / "baselines.json"),
+    )
+    same = dataclasses.replace(settings, evaluate=evaluate)
+    assert distill.distill(same, done.workdir) == done.result
+    for change in (
+        {"seed": 6},
+        {"learn": dataclasses.replace(settings.learn, learning_rate=0.01)},
+        {"evaluate": dataclasses.replace(settings.evaluate, select_episodes=1)},
+        {"collect": dataclasses.replace(settings.collect, student_epsilon=0.1)},
+    ):
+        with pytest.raises(ValueError, match="holds a run with"):
+            distill.distill(dataclasses.replace(settings, **change), done.workdir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"every_rounds": 2}, None),
+        ({"select_episodes": 7}, None),
+        ({"lowest_expert_share": 0.1}, None),
+        ({"epsilon": 0.2}, "evaluate"),
+        ({"sample_logits": False}, "evaluate"),
+        ({"max_steps": 41}, "evaluate"),
+        ({"report_episodes": 3}, "evaluate"),
+        ({"opening_steps": 3}, "evaluate"),
+        ({"seed": 6}, "seed"),
+        ({"experts": "another"}, "experts"),
+    ],
+    ids=str,
+)
+def test_only_what_was_measured_alike_is_taken_over(
+    settings, done, watcher, tmp_path, changes, differs
+):
+    given = done.workdir / "baselines.json"
+    fields = {k: v for k, v in changes.items() if k not in ("seed", "experts")}
+    other = dataclasses.replace(
+        settings,
+        seed=changes.get("seed", 5),
+        evaluate=dataclasses.replace(settings.evaluate, baselines=str(given), **fields),
+    )
+    if "experts" in changes:
+        watcher("carnival", 9, "logits").save(tmp_path / "other")
+        sources = (settings.experts[0], ExpertSource(str(tmp_path / "other")))
+        other = dataclasses.replace(other, experts=sources)
+    base = run.Run(other, mesh.create())
+    if differs:
+        with pytest.raises(ValueError, match=f"was measured with other {differs} than"):
+            run.measure_baselines(base, tmp_path, metrics.Timer())
+        assert not (tmp_path / "baselines.json").exists()
+    else:
+        scores = run.measure_baselines(base, tmp_path, metrics.Timer())
+        standing = json.loads(given.read_text())
+        assert [s.to_dict() for s in scores["expert"]] == standing["expert"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({}, None),
+        ({"expert_epsilon": 0.9, "seed": 6}, None),  # other play of the same experts will do
+        ({"games": ["carnival", "asterix"]}, "games"),
+        ({"experts": ["a", "b"]}, "experts"),
+        ({"views": []}, "views"),
+        ({"num_envs": 8}, "num_envs"),
+        ({"frame_shape": [42, 84]}, "frame_shape"),
+    ],
+    ids=str,
+)
+def test_only_a_dataset_of_the_same_experts_is_learnt_from(
+    settings, done, tmp_path, changes, differs
+):
+    info = dataset.open_log(done.workdir / "dataset").info
+    dataset.Log(tmp_path / "data", info | changes)
+    fixed = dataclasses.replace(
+        settings,
+        collect=dataclasses.replace(
+            settings.collect, steps_per_round=0, dataset=str(tmp_path / "data")
+        ),
+        evaluate=dataclasses.replace(
+            settings.evaluate, baselines=str(done.workdir / "baselines.json")
+        ),
+    )
+    message = f"collected with other {differs} " if differs else "no usable step of asterix"
+    with pytest.raises(ValueError, match=message):
+        distill.distill(fixed, tmp_path / "run")
+
+
+def _scored(mean):
+    return evaluation.Scores(np.array([mean - 1.0, mean + 1.0]), np.ones(2, int))
+
+
+@pytest.mark.parametrize(("lowest", "refused"), [(0.45, False), (0.55, True), (0.0, False)])
+def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, refused):
+    """It scores 30 of 50, random play 10: half of what it claims, not three fifths."""
+    silent, expert = (
+        dataclasses.replace(watcher("asterix", 1), advertised_score=claim) for claim in (None, 50.0)
+    )
+    arguments = ([silent, expert], [_scored(0.0), _scored(30.0)], [_scored(9.0), _scored(10.0)])
+    if refused:
+        with pytest.raises(ValueError, match=r"asterix scores 30\.0 in asterix, 50% of"):
+            run.check_experts(*arguments, lowest)
+    else:
+        run.check_experts(*arguments, lowest)
