@@ -122,6 +122,17 @@ class Checkpoints:
                 f"remove it to fall back on an older one, or begin in another --workdir"
             ) from error
 
+    def _check_shapes(self, step: int, stored: _Shapes, wanted: _Shapes) -> None:
+        """Refuses to read a sound checkpoint as something that it is not."""
+        for name in sorted(stored.keys() | wanted.keys()):
+            found, expected = stored.get(name, "nothing"), wanted.get(name, "nothing")
+            if found != expected:
+                raise ValueError(
+                    f"checkpoint {self._directory / str(step)} is of another state: it holds "
+                    f"{found} as {name}, expected {expected}; its network, optimiser or view is "
+                    f"not this run's, and the checkpoint itself is sound"
+                )
+
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
@@ -140,6 +151,10 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with self._named(step):
+            handler = ocp.StandardCheckpointHandler()
+            stored = _shapes(handler.metadata(self._directory / str(step) / "state"))
+        self._check_shapes(step, stored, _shapes(abstract))
+        with self._named(step):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -153,6 +168,16 @@ class Checkpoints:
 
 
 _REPLACED = ".replaced"
+_Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes(tree: Any) -> _Shapes:
+    """The shape of every array of a state, by its dotted name."""
+    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
 
 
 def _value(metrics: Any) -> float:

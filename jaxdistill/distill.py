@@ -126,6 +126,7 @@ def distill(
         settings_lib.claim(
             workdir, settings, ignore=("evaluate.lowest_expert_share", "evaluate.baselines")
         )
+        students.claim_roles(workdir, run.experts)
     result_path = workdir / "result.json"
     if result_path.is_file():
         return json.loads(result_path.read_text())
@@ -236,6 +237,7 @@ def evaluate_student(
         not one of its games.
     """
     settings, student, _ = students.load_student(workdir)
+    roles = students.load_roles(workdir, settings)
     settings = dataclasses.replace(
         settings,
         evaluate=dataclasses.replace(
@@ -248,6 +250,7 @@ def evaluate_student(
         seed=seed,
     )
     run = Run(settings, meshes.create())
+    students.check_roles(workdir, roles, run.experts)
     only = None if game is None else [students.game_index(run.names, game, workdir)]
     return _rows(
         run,
@@ -395,6 +398,8 @@ def _initial_params(run: Run) -> networks.Params:
         )
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(run.network)
+    sees = None if expert.view is None else expert.view.shape
+    same = same and sees == run.views[0].shape
     if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
         raise ValueError(
             f"learn.warm_start: {expert.name} ({expert.network.num_outputs} outputs) is not of the "

@@ -241,7 +241,6 @@ def make_learn(
     num_games = len(settings.games)
     rows_per_game = settings.steps_per_iteration
     minibatches = rows_per_game // settings.batch_per_game
-    depth = View().stack
     masks = jnp.asarray(np.stack([games.get(name).mask for name in settings.games]))
     temperatures = jnp.asarray(
         [
@@ -253,6 +252,7 @@ def make_learn(
     def objective(params: Any, rollout: dict[str, Any], rows: jax.Array):
         game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
         # The first depth - 1 frames only complete the stacks of the first steps.
+        depth = rollout["frames"].shape[1] - settings.rollout_steps + 1
         offset = (depth - 1) * settings.num_envs
         observations = dataset.stacks(
             rollout["frames"], rollout["ages"], game, rows + offset, depth
@@ -381,7 +381,7 @@ class _Collector:
                 greedy = np.asarray(chosen)
             return tuple(explorer(greedy, turn, epsilon)), None
 
-        depth = View().stack
+        depth = self.pools[0].view.stack
         finished: list[list[float]] = [[] for _ in self.pools]
         before = [pool.last for pool in self.pools]
         frames = [[step.observations[:, k] for step in before] for k in range(depth - 1)]
@@ -480,7 +480,9 @@ class Training:
 
     def _initial_params(self) -> networks.Params:
         if not self.settings.warm_start:
-            return networks.init(self.network, jax.random.fold_in(self._key, 1), View().shape)
+            return networks.init(
+                self.network, jax.random.fold_in(self._key, 1), self.views[0].shape
+            )
         (expert,) = self._experts
         # Compared without what they compute in, which is no part of a shape.
         same = networks.to_dict(expert.network) == networks.to_dict(self.network)
@@ -737,7 +739,4 @@ def _load_experts(settings: Settings) -> list[Expert]:
         raise ValueError(
             f"experts play {', '.join(by_game)}, the games are {', '.join(names)}; name one each"
         )
-    for expert in experts:
-        if expert.view is None or expert.view.shape != View().shape:
-            raise ValueError(f"{expert.name} sees {expert.view}, expected {View().shape} pixels")
     return [by_game[name] for name in names]

@@ -1,7 +1,12 @@
-"""The chosen student of a finished or standing run, read back."""
+"""The chosen student of a finished or standing run, read back.
+
+A run writes down in `student.json` what its student plays and sees there, so that it can be read,
+watched and exported without its experts. Runs of before that was written ask their experts' files.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,6 +24,96 @@ from jaxdistill.experts.sources import load_experts
 from jaxdistill.recipe import Settings
 from jaxdistill.views import View
 
+_FILE = "student.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """One game of a student: what it sees there, and the name of the expert it learns from."""
+
+    game: str
+    view: View
+    expert: str
+
+
+def roles_of(experts: Sequence[Expert]) -> tuple[Role, ...]:
+    """The roles of a student of these experts, as `load_experts` gives them."""
+    return tuple(Role(str(e.game), e.view or View(), e.name) for e in experts)
+
+
+def claim_roles(workdir: str | os.PathLike[str], experts: Sequence[Expert]) -> None:
+    """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
+
+    Raises:
+      ValueError: the run began with experts of other games, or ones that saw something else.
+    """
+    path, roles = pathlib.Path(workdir, _FILE), roles_of(experts)
+    if path.is_file():
+        check_roles(workdir, _read_roles(path), experts)
+    else:
+        settings_lib.write_json(path, [dataclasses.asdict(role) for role in roles])
+
+
+def check_roles(
+    workdir: str | os.PathLike[str], standing: Sequence[Role], experts: Sequence[Expert]
+) -> None:
+    """Refuses experts that play or see something else than those a student learnt from.
+
+    Raises:
+      ValueError: a game or a view differs.
+    """
+    new = roles_of(experts)
+    if [role.game for role in standing] != [role.game for role in new]:
+        raise ValueError(
+            f"{workdir} has a student of {_listed(standing)}, and its experts now play "
+            f"{_listed(new)}; put back the experts' files, or begin in another --workdir"
+        )
+    for old, role in zip(standing, new, strict=True):
+        if old.view != role.view:
+            raise ValueError(
+                f"{workdir} has a student that sees {old.view} in {old.game}, and its expert "
+                f"{role.expert} now sees {role.view}; put back the expert's file or spec, or begin "
+                f"in another --workdir"
+            )
+
+
+def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Role, ...]:
+    """The games of the student in `workdir`, in its order.
+
+    Raises:
+      ValueError: nothing is written down, as in an older run, and an expert's file cannot be read;
+        or what is written is damaged.
+    """
+    path = pathlib.Path(workdir, _FILE)
+    if path.is_file():
+        return _read_roles(path)
+    try:
+        return roles_of(load_experts(settings.experts))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{workdir} holds no {_FILE}, so its experts are asked: {error}"
+        ) from error
+
+
+def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
+    try:
+        roles = tuple(
+            Role(games.get(row["game"]).name, View.from_dict(row["view"]), str(row["expert"]))
+            for row in json.loads(path.read_text())
+        )
+        if not roles:
+            raise ValueError("names no game")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the run's "
+            f"experts are asked"
+        ) from error
+    return roles
+
+
+def _listed(roles: Sequence[Role]) -> str:
+    return ", ".join(role.game for role in roles)
+
 
 def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:
     """Settings, chosen student, and network of the run in `workdir`.
@@ -31,14 +126,16 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
     settings = settings_lib.build(Settings, json.loads(path.read_text()), str(path))
-    network = networks.create(settings.network, settings.compute_dtype)
-    if network.knows_game:
-        network = networks.for_games(network, [games.get(name) for name in game_names(settings)])
+    roles = load_roles(workdir, settings)
+    network = networks.for_games(
+        networks.create(settings.network, settings.compute_dtype),
+        [games.get(role.game) for role in roles],
+    )
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         best = saved.best_step()
         if best is None:
             raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
-        params = networks.init(network, jax.random.key(0), View().shape)
+        params = networks.init(network, jax.random.key(0), roles[0].view.shape)
         state = create_state(settings, params, meshes.create())
         return settings, saved.restore(best, state).state, network
 
@@ -54,31 +151,30 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
         one of its own.
     """
     settings, state, network = load_student(workdir)
-    experts = {str(expert.game): expert for expert in load_experts(settings.experts)}
-    if game is None and len(experts) > 1:
+    roles = load_roles(workdir, settings)
+    if game is None and len(roles) > 1:
         raise ValueError(
-            f"{workdir} distilled {len(experts)} games and an expert plays one; name one of "
-            f"{', '.join(experts)}"
+            f"{workdir} distilled {len(roles)} games and an expert plays one; name one of "
+            f"{_listed(roles)}"
         )
-    names = list(experts)
-    index = game_index(names, game, workdir) if game else 0
-    name = names[index]
+    index = game_index([role.game for role in roles], game, workdir) if game else 0
+    role = roles[index]
     network, params, actions = networks.for_one_game(network, jax.device_get(state.playing), index)
     return Expert(
-        name=f"student of {experts[name].name}",
+        name=f"student of {role.expert}",
         network=network,
         params=params,
-        outputs="q" if losses.LOSSES[settings.learn.loss].gives_q else "logits",
+        outputs=outputs_of(settings),
         actions=actions,
-        view=experts[name].view,
-        game=name,
+        view=role.view,
+        game=role.game,
         source=str(workdir),
     )
 
 
-def game_names(settings: Settings) -> list[str]:
-    """Names of the run's games, in its order."""
-    return [str(expert.game) for expert in load_experts(settings.experts)]
+def outputs_of(settings: Settings) -> str:
+    """What the outputs of a run's student are, "q" or "logits", by the loss that taught it."""
+    return "q" if losses.LOSSES[settings.learn.loss].gives_q else "logits"
 
 
 def game_index(names: Sequence[str], game: str, workdir: str | os.PathLike[str]) -> int:

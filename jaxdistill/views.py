@@ -47,6 +47,10 @@ class View:
                 raise ValueError(
                     f"view: {name} is {getattr(self, name)!r}, expected one of {', '.join(known)}"
                 )
+        if self.crop is not None and not (_pair(self.crop) and 0 <= self.crop[0] < self.crop[1]):
+            raise ValueError(f"view: crop is {self.crop!r}, expected (first row, end row)")
+        if not all(_pair(size) and min(size) > 0 for size in self.steps):
+            raise ValueError(f"view: steps is {self.steps!r}, expected sizes (height, width)")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,7 +75,15 @@ class View:
                 f"view: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(known))}"
             )
         values = dict(fields)
-        if values.get("crop") is not None:
-            values["crop"] = tuple(values["crop"])
-        values["steps"] = tuple(tuple(size) for size in values.get("steps", ()))
+        try:
+            if values.get("crop") is not None:
+                values["crop"] = tuple(values["crop"])
+            values["steps"] = tuple(tuple(size) for size in values.get("steps", ()))
+        except TypeError as error:
+            raise ValueError(f"view: crop or steps is no list of numbers ({error})") from error
         return cls(**values)
+
+
+def _pair(value: object) -> bool:
+    """Whether it is a tuple of two whole numbers."""
+    return isinstance(value, tuple) and [type(number) for number in value] == [int, int]

@@ -2,11 +2,14 @@
 
 The file loads with `torch.load(weights_only=True)`. A student is written in the reference *merged*
 convention; as the expert of one of its games (`--convention=expert --game=pong`), or an expert
-(`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention.
+(`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention, with the
+`training_config.json` that its programs look for beside it.
 """
 
+import datetime
 import json
 import pathlib
+from collections.abc import Iterable
 
 from _main import only_with, run
 from absl import flags
@@ -14,6 +17,7 @@ from absl import flags
 from jaxdistill import students
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.views import View
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
@@ -40,22 +44,44 @@ def main() -> None:
                 f"the student of {_WORKDIR.value} knows its games, as no merged file can; write it "
                 f"game by game: --convention=expert --game=NAME"
             )
+        roles = students.load_roles(_WORKDIR.value, chosen)
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = json.loads(result.read_text())["games"] if result.is_file() else []
+        learn = chosen.learn
         export.export(
             student.playing,
             network,
             _OUT.value,
-            games=students.game_names(chosen),
+            views={role.game: role.view for role in roles},
+            outputs=students.outputs_of(chosen),
+            merge_config={
+                "method": "distillation",
+                "loss": learn.loss,
+                "updates": learn.rounds * learn.updates_per_round,
+                "batch_per_game": learn.batch_per_game,
+                "learning_rate": learn.learning_rate,
+            },
             final_scores={row["game"]: row["student"]["mean"] for row in rows},
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+        _notes(students.outputs_of(chosen), [role.view for role in roles])
     print(f"saved in {_OUT.value}")
 
 
 def _write_expert(expert: Expert) -> None:
     export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
-    if expert.outputs == "logits":
-        print("note: these are logits where readers expect Q-values; greedy play is the same")
+    if problem := export.write_training_config(_OUT.value, expert.network):
+        print(f"note: {problem}")
+    _notes(expert.outputs, [expert.view or View()])
+
+
+def _notes(outputs: str, views: Iterable[View]) -> None:
+    """What readers of the convention cannot know, as only our own reads it from the file."""
+    if outputs == "logits":
+        print("note: these are logits where other readers expect Q-values; greedy play is the same")
+    for view in dict.fromkeys(views):
+        if view != View():
+            print(f"note: other readers will not know what it sees: {view}")
 
 
 if __name__ == "__main__":

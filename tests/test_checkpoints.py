@@ -224,3 +224,19 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         pytest.raises(ValueError, match=r"checkpoint .*7 cannot be read"),
     ):
         saved.restore(7, _state(0))
+
+
+@pytest.mark.parametrize(
+    ("like", "expected"),
+    [
+        ({"w": np.zeros((5, 3)), "o": (np.zeros(2), ())}, r"\(4, 3\) as w, expected \(5, 3\)"),
+        ({"w": np.zeros((4, 3)), "o": ()}, r"\(2,\) as o.0, expected nothing"),
+        ({"v": 1.0, "w": np.zeros((4, 3)), "o": (np.zeros(2), ())}, r"nothing as v, expected \(\)"),
+    ],
+)
+def test_a_sound_checkpoint_is_not_blamed_for_what_is_asked_of_it(tmp_path, like, expected):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(3, {"w": jnp.zeros((4, 3)), "o": (jnp.zeros(2), ())}, value=1.0)
+        with pytest.raises(ValueError, match=f"holds {expected}") as caught:
+            saved.restore(3, jax.tree.map(jnp.asarray, like))
+    assert "remove" not in str(caught.value) and "sound" in str(caught.value)

@@ -4,6 +4,9 @@ Two conventions are written, both readable by `torch.load(path, weights_only=Tru
 `formats.load`: the reference tools' *merged* file for a student of several games (`export`) and
 their *expert* file for one game (`export_expert`).
 
+What neither has a field for, above all what the network sees, is carried beside: see
+`formats.carried`.
+
 A PyTorch file is a zip archive of stored (not packed) records: a pickle in which every tensor is a
 call of `torch._utils._rebuild_tensor_v2` on a storage that is named there, and one record per
 storage. The pickle is written opcode by opcode, so equal input gives equal bytes.
@@ -11,12 +14,13 @@ storage. The pickle is written opcode by opcode, so equal input gives equal byte
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,10 +28,11 @@ import numpy as np
 from jaxdistill import games as game_table
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import carried
+from jaxdistill.views import View
 
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}
-_GRID = 7  # side of what the convolutions make of 84x84
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date
 
 
@@ -36,8 +41,8 @@ def export(
     network: networks.Network,
     path: str | os.PathLike[str],
     *,
-    games: Sequence[str],
-    variant: str = "jaxdistill",
+    views: Mapping[str, View],
+    outputs: str = "q",
     merge_config: Mapping[str, Any] | None = None,
     final_scores: Mapping[str, float] | None = None,
     created: str = "",
@@ -45,33 +50,43 @@ def export(
 ) -> None:
     """Writes a student as a reference *merged* file.
 
+    Its readers build the network by `architecture` alone. The `variant` is the one whose network it
+    is, "ddqn_duel" of a dueling head and "ddqn" of a linear one, for the whole and for every game.
+
     Args:
       params: as `networks.init` gives them.
       network: a "dueling" network of three Nature-shaped convolutions and one dense layer per
         stream, or a "linear" one with one dense layer; any widths, 18 outputs, ReLU.
       path: the file to write; its folder is made if needed.
-      games: the games it plays.
-      variant, merge_config, final_scores, created: what the convention keeps beside the weights:
-        the method's name, its settings, the score per game, and when.
+      views: the games it plays and what it sees of each, all of one shape.
+      outputs: "q" or "logits", as `Expert.outputs`.
+      merge_config, final_scores, created: what the convention keeps beside the weights: settings,
+        the score per game, and when, as an ISO time.
       overwrite: replace a file that is already there.
 
     Raises:
-      ValueError: the convention cannot express the network, or the file exists.
+      ValueError: the convention cannot express the network, the views differ in shape, or the file
+        exists.
     """
-    state_dict = to_state_dict(params, network)
+    named: dict[str | None, View] = {game_table.get(g).name: view for g, view in views.items()}
+    first, *others = named.values()
+    if any(view.shape != first.shape for view in others):
+        raise ValueError(f"views differ in shape: {sorted({v.shape for v in named.values()})}")
+    dueling = network.head == "dueling"
+    variant = "ddqn_duel" if dueling else "ddqn"
     checkpoint = {
-        "state_dict": state_dict,
-        "architecture": "dueling" if network.head == "dueling" else "plain",
+        "state_dict": to_state_dict(params, network, first),
+        "architecture": "DuelingCNNDQN" if dueling else "CNNDQN",
         "action_dim": network.num_outputs,
-        "games": [game_table.get(game).env_id for game in games],
+        "games": list(named),
         "variant": variant,
-        "actual_variants": {game_table.get(game).env_id: variant for game in games},
+        "actual_variants": dict.fromkeys(named, variant),
         "merge_config": dict(merge_config or {}),
         "final_scores": {
-            game_table.get(game).env_id: float(score)
-            for game, score in (final_scores or {}).items()
+            game_table.get(game).name: float(score) for game, score in (final_scores or {}).items()
         },
         "created": created,
+        carried.KEY: carried.Carried(outputs, named).to_dict(),
     }
     save(checkpoint, path, overwrite=overwrite)
 
@@ -86,7 +101,8 @@ def export_expert(
     """Writes an expert as a reference *expert* file; see `export` for what can be expressed.
 
     The convention knows Q-values alone. An expert's logits stand in their place as they are: greedy
-    play is the same, and whoever distils from the file should set a temperature of 1.
+    play is the same, and `formats.load` knows them for logits. Its own programs also want a
+    `training_config.json` beside the file: see `write_training_config`.
 
     Args:
       dtype: "float32", or "float16" for half the size and about three digits.
@@ -101,28 +117,78 @@ def export_expert(
             f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "
             f"convention expects all {game_table.NUM_ACTIONS} ALE actions in order"
         )
-    weights = to_state_dict(expert.params, expert.network, dtype=dtype)
+    if expert.view is None:
+        raise ValueError(f"{expert.name}: sees no screen; the reference convention expects one")
+    weights = to_state_dict(expert.params, expert.network, expert.view, dtype=dtype)
     checkpoint = {
         "policy_net_state_dict": weights,
         "target_net_state_dict": weights,
+        "optimizer_state_dict": _fresh_adam(len(weights)),
         "epsilon": 0.0,
         "training_step": 0,
         "use_double": False,
         "use_dueling": expert.network.head == "dueling",
         "use_priority": False,
+        carried.KEY: carried.Carried(expert.outputs, {expert.game: expert.view}).to_dict(),
     }
     save(checkpoint, path, overwrite=overwrite)
 
 
+def write_training_config(path: str | os.PathLike[str], network: networks.Network) -> str | None:
+    """Writes `training_config.json` beside an expert's file: it holds the reference's `dueling`.
+
+    One that stands there is never touched: it is another expert's too.
+
+    Returns:
+      What the user should know, in one line: it could not be written, or the one that stands there
+      is of another kind of network. None where all is well.
+    """
+    beside, dueling = (
+        pathlib.Path(path).with_name("training_config.json"),
+        network.head == "dueling",
+    )
+    try:
+        with open(beside, "x") as file:
+            file.write(json.dumps({"dueling": dueling}) + "\n")
+    except FileExistsError:
+        try:
+            standing = json.loads(beside.read_text())["dueling"]
+        except (OSError, ValueError, KeyError, TypeError):
+            standing = None
+        if standing is not dueling:
+            return (
+                f"{beside} stands there and does not say dueling: {json.dumps(dueling)}; the "
+                f"reference's programs need it to, so give the file a folder of its own"
+            )
+    except OSError as error:
+        return f"{beside} cannot be written ({error.strerror}); the reference's programs need it"
+    return None
+
+
+def _fresh_adam(parameters: int) -> dict[str, Any]:
+    """The state_dict of a `torch.optim.Adam` that has not begun; the convention has one."""
+    group = {
+        "lr": 1e-4,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "amsgrad": False,
+        "params": list(range(parameters)),
+    }
+    return {"state": {}, "param_groups": [group]}
+
+
 def to_state_dict(
-    params: networks.Params, network: networks.Network, *, dtype: str = "float32"
+    params: networks.Params, network: networks.Network, view: View, *, dtype: str = "float32"
 ) -> dict[str, np.ndarray]:
     """The parameters under the reference convention's names, in PyTorch's layout.
 
     Raises:
-      ValueError: the convention cannot express the network, or a weight is not finite in `dtype`.
+      ValueError: the convention cannot express the network, the parameters are of another view, or
+        a weight is not finite in `dtype`.
     """
     _check(network)
+    grid = _grid(network, view)
     tree = params["params"]
     names = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3"}
     if network.head == "dueling":
@@ -133,6 +199,11 @@ def to_state_dict(
     state_dict = {}
     for ours, theirs in names.items():
         kernel = np.asarray(tree[ours]["kernel"], np.float32)
+        if ours == "conv1" and kernel.shape[2] != view.stack:
+            raise ValueError(
+                f"conv1 takes {kernel.shape[2]} frames and the view stacks {view.stack}; these "
+                f"parameters are of another view"
+            )
         if kernel.ndim == 4:
             kernel = kernel.transpose(3, 2, 0, 1)
         else:
@@ -140,12 +211,13 @@ def to_state_dict(
             if ours in ("value_fc1", "action_fc1", "fc1"):
                 # Our networks flatten (H, W, C), PyTorch's (C, H, W).
                 channels = network.convs[-1].features
-                if kernel.shape[1] != _GRID * _GRID * channels:
+                if kernel.shape[1] != grid[0] * grid[1] * channels:
                     raise ValueError(
-                        f"{ours} takes {kernel.shape[1]}, expected {_GRID * _GRID * channels}; "
-                        "the reference convention has networks on 84x84 views"
+                        f"{ours} takes {kernel.shape[1]} numbers, and its convolutions make "
+                        f"{grid[0]}x{grid[1]}x{channels} of a {view.height}x{view.width} view; "
+                        f"these parameters are of another view"
                     )
-                kernel = kernel.reshape(-1, _GRID, _GRID, channels).transpose(0, 3, 1, 2)
+                kernel = kernel.reshape(-1, *grid, channels).transpose(0, 3, 1, 2)
                 kernel = kernel.reshape(len(kernel), -1)
         for name, array in (("weight", kernel), ("bias", tree[ours]["bias"])):
             with np.errstate(over="ignore"):  # refused below
@@ -154,6 +226,16 @@ def to_state_dict(
                 raise ValueError(f"{ours} {name} is not finite as {dtype}; nothing was written")
             state_dict[f"{theirs}.{name}"] = array
     return state_dict
+
+
+def _grid(network: networks.Network, view: View) -> tuple[int, int]:
+    """Rows and columns of what the convolutions make of a view."""
+    height, width = view.height, view.width
+    for conv in network.convs:
+        height, width = (
+            (size + 2 * conv.padding - conv.kernel) // conv.stride + 1 for size in (height, width)
+        )
+    return height, width
 
 
 def _check(network: networks.Network) -> None:

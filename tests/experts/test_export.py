@@ -1,6 +1,7 @@
 """Exported files hold the same numbers, and PyTorch reads them."""
 
 import dataclasses
+import json
 import os
 import zipfile
 
@@ -12,6 +13,7 @@ import pytest
 from jaxdistill import networks
 from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
+from jaxdistill.views import View
 
 CONVS = tuple(
     networks.ConvLayer(features, layer.kernel, layer.stride)
@@ -21,6 +23,7 @@ DUELING = networks.Network(
     convs=CONVS, head="dueling", action_hidden=(5,), value_hidden=(6,), num_outputs=18
 )
 PLAIN = networks.Network(convs=CONVS, hidden=(5,), num_outputs=18)
+PONG = {"pong": View()}
 BOTH = pytest.mark.parametrize("network", [DUELING, PLAIN], ids=["dueling", "plain"])
 
 
@@ -51,14 +54,15 @@ def same(ours, theirs):
 def test_student_round_trip_is_exact(network, tmp_path):
     params = random_params(network)
     path = tmp_path / "made" / "student.pth"
-    export.export(params, network, path, games=["pong", "Breakout-v5"], final_scores={"pong": 20})
+    views = {"pong": View(), "Breakout-v5": View()}
+    export.export(params, network, path, views=views, final_scores={"pong": 20})
     conversion = formats.convert(path)
     assert conversion.expert.network == network
     same(conversion.expert.params, params)
     assert conversion.convention.startswith("reference merged")
-    assert "a student of several games: Pong-v5, Breakout-v5" in conversion.notes
+    assert "a student of several games: pong, breakout" in conversion.notes
     tree = torch_file.read(path).tree
-    assert tree["action_dim"] == 18 and tree["final_scores"] == {"Pong-v5": 20.0}
+    assert tree["action_dim"] == 18 and tree["final_scores"] == {"pong": 20.0}
     assert os.listdir(path.parent) == ["student.pth"]
 
 
@@ -70,7 +74,8 @@ def test_expert_round_trip(network, tmp_path):
     export.export_expert(expert, tmp_path / "half.pth", dtype="float16")
     rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), expert.params)
     same(formats.load(tmp_path / "half.pth").params, rounded)
-    assert (tmp_path / "half.pth").stat().st_size < 0.7 * (tmp_path / "expert.pth").stat().st_size
+    sizes = [(tmp_path / name).stat().st_size for name in ("expert.pth", "half.pth")]
+    assert sizes[0] - sizes[1] == pytest.approx(2 * networks.count(expert.params), abs=64)
 
 
 def test_a_student_with_a_task_embedding_becomes_an_expert_of_each_game(tmp_path):
@@ -101,7 +106,7 @@ def torch():
 def test_pytorch_reads_it_and_computes_the_same(network, torch, tmp_path):
     params = random_params(network)
     path = tmp_path / "student.pth"
-    export.export(params, network, path, games=["pong"], merge_config={"lr": 3e-4, "seeds": [1, 2]})
+    export.export(params, network, path, views=PONG, merge_config={"lr": 3e-4, "seeds": [1, 2]})
     tree = torch.load(path, weights_only=True)
     assert tree["merge_config"] == {"lr": 3e-4, "seeds": [1, 2]}
     weights = tree["state_dict"]
@@ -166,7 +171,7 @@ def test_pytorch_reads_every_kind_of_value(torch, tmp_path):
 
 def test_equal_input_gives_equal_bytes(tmp_path):
     for name in ("a.pth", "b.pth"):
-        export.export(random_params(PLAIN), PLAIN, tmp_path / name, games=["pong"])
+        export.export(random_params(PLAIN), PLAIN, tmp_path / name, views=PONG)
     assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.pth") as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
@@ -187,11 +192,11 @@ def test_files_are_not_overwritten_unless_asked(tmp_path):
     path.write_text("precious")
     params = random_params(PLAIN)
     with pytest.raises(ValueError, match=r"student.pth already exists"):
-        export.export(params, PLAIN, path, games=["pong"])
+        export.export(params, PLAIN, path, views=PONG)
     assert path.read_text() == "precious"
     with pytest.raises(ValueError, match="already exists"):
-        export.export(params, PLAIN, tmp_path, games=["pong"], overwrite=True)
-    export.export(params, PLAIN, path, games=["pong"], overwrite=True)
+        export.export(params, PLAIN, tmp_path, views=PONG, overwrite=True)
+    export.export(params, PLAIN, path, views=PONG, overwrite=True)
     assert formats.load(path).network == PLAIN
 
 
@@ -201,7 +206,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        export.export(random_params(PLAIN), PLAIN, tmp_path / "x.pth", games=["pong"])
+        export.export(random_params(PLAIN), PLAIN, tmp_path / "x.pth", views=PONG)
     assert os.listdir(tmp_path) == []
 
 
@@ -224,7 +229,7 @@ def test_networks_that_cannot_be_expressed(change, expected, tmp_path):
     fields = {field.name: getattr(DUELING, field.name) for field in dataclasses.fields(DUELING)}
     fields = {key: value for key, value in fields.items() if key not in ("parent", "name")}
     with pytest.raises(ValueError, match=expected):
-        export.export({}, networks.Network(**{**fields, **change}), tmp_path / "x", games=["pong"])
+        export.export({}, networks.Network(**{**fields, **change}), tmp_path / "x", views=PONG)
     assert os.listdir(tmp_path) == []
 
 
@@ -237,8 +242,14 @@ def test_experts_that_cannot_be_expressed(tmp_path):
     large = jax.tree.map(lambda x: x * 1e6, random_params(DUELING))
     with pytest.raises(ValueError, match="not finite as float16"):
         export.export_expert(an_expert(params=large), path, dtype="float16")
-    with pytest.raises(ValueError, match="84x84"):
-        export.export(random_params(PLAIN, (4, 92, 84)), PLAIN, path, games=["pong"])
+    with pytest.raises(ValueError, match=r"takes 224 numbers.* 7x7x4 of a 84x84 view"):
+        export.export(random_params(PLAIN, (4, 92, 84)), PLAIN, path, views=PONG)
+    with pytest.raises(ValueError, match="takes 4 frames and the view stacks 3"):
+        export.export(random_params(PLAIN), PLAIN, path, views={"pong": View(stack=3)})
+    with pytest.raises(ValueError, match="views differ in shape"):
+        export.export({}, PLAIN, path, views={**PONG, "freeway": View(stack=3)})
+    with pytest.raises(ValueError, match="sees no screen"):
+        export.export_expert(an_expert(view=None), path)
     assert not path.exists()
 
 
@@ -247,3 +258,69 @@ def test_values_that_cannot_be_written(tmp_path):
         with pytest.raises(ValueError, match="cannot be written"):
             export.save({"x": value}, tmp_path / "x.pth")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"outputs": "logits", "game": "qbert"}])
+@pytest.mark.parametrize(
+    "view", [View(), View(resize="linear"), View(stack=4, crop=(34, 194), steps=((110, 84),))]
+)
+def test_an_expert_keeps_its_view_its_game_and_its_outputs(view, changes, tmp_path):
+    expert = an_expert(view=view, **changes)
+    export.export_expert(expert, tmp_path / "pong.pth")
+    conversion = formats.convert(tmp_path / "pong.pth")
+    back = conversion.expert
+    assert (back.view, back.outputs) == (view, expert.outputs)
+    # A file's name says its game only where the file itself does not.
+    assert back.game == (expert.game or "pong")
+    assert any("from the file's name" in note for note in conversion.notes) is not expert.game
+    assert formats.load(tmp_path / "pong.pth", game="freeway").game == "freeway"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (7, "TypeError"),
+        ({"outputs": "q"}, "KeyError: 'plays'"),
+        ({"outputs": "q", "plays": []}, "no game"),
+        ({"outputs": "p", "plays": [{"game": None, "view": {}}]}, "neither Q-values nor logits"),
+        ({"outputs": "q", "plays": [{"game": "pnog", "view": {}}]}, "did you mean pong"),
+        ({"outputs": "q", "plays": [{"game": None, "view": {"stack": 0}}]}, "stack is 0"),
+        ({"outputs": "q", "plays": [{"game": None, "view": {"crop": 3}}]}, "crop or steps"),
+        ({"outputs": "q", "plays": [{"game": None, "view": {"steps": [[8]]}}]}, "steps is"),
+        ({"outputs": "q", "plays": [{"game": None, "view": {"depth": 1}}]}, "unknown field"),
+        ({"outputs": "q", "plays": [{"game": 1, "view": {}}]}, "unknown game 1"),
+    ],
+)
+def test_what_a_damaged_file_carries_is_refused_in_one_line(fields, expected, tmp_path):
+    weights = export.to_state_dict(random_params(PLAIN), PLAIN, View())
+    export.save({"state_dict": weights, "jaxdistill": fields}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="'jaxdistill' is damaged") as caught:
+        formats.load(tmp_path / "x.pth")
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_view_that_is_not_the_weights_is_refused(tmp_path):
+    weights = export.to_state_dict(random_params(PLAIN), PLAIN, View())
+    play = {"game": None, "view": View(height=64).to_dict()}
+    export.save(
+        {"state_dict": weights, "jaxdistill": {"outputs": "q", "plays": [play]}}, tmp_path / "x.pth"
+    )
+    with pytest.raises(ValueError, match="of a 64x84 view"):
+        formats.load(tmp_path / "x.pth")
+
+
+def test_a_training_config_that_stands_is_never_overwritten(tmp_path):
+    path, beside = tmp_path / "expert.pth", tmp_path / "training_config.json"
+    assert export.write_training_config(path, DUELING) is None
+    assert json.loads(beside.read_text()) == {"dueling": True}
+    for text, told in (
+        ('{"dueling": true, "lr": 1}', False),
+        ('{"dueling": false}', True),
+        ("[]", True),
+        ("", True),
+    ):
+        beside.write_text(text)
+        note = export.write_training_config(path, DUELING)
+        assert bool(note) is told and beside.read_text() == text
+        assert not note or "does not say dueling: true" in note
+    assert "cannot be written" in export.write_training_config(tmp_path / "no" / "x.pth", PLAIN)

@@ -1,5 +1,6 @@
 """Launch programs together: a run made, killed, resumed, measured, exported, read back."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, students
-from jaxdistill.experts import formats
+from jaxdistill.experts import formats, torch_file
 from jaxdistill.experts.expert import Expert
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -110,8 +111,16 @@ def test_a_killed_program_resumes_and_its_student_can_be_exported(flags, tmp_pat
             *chosen,
         )
         assert written.returncode == 0, written.stderr
-        back = formats.load(out, game="pong")
+        back = formats.load(out)
+        assert back.game == "pong" and back.outputs == "q"
         jax.tree.map(np.testing.assert_array_equal, back.params, dict(states[0].playing))
+    config = json.loads((tmp_path / "training_config.json").read_text())
+    assert config == {"dueling": True}
+    merged = torch_file.read(tmp_path / "merged.pth").tree
+    assert merged["architecture"] == "DuelingCNNDQN" and merged["games"] == ["pong"]
+    assert merged["final_scores"] == {"pong": results[0]["games"][0]["student"]["mean"]}
+    assert merged["merge_config"]["updates"] == 12
+    assert datetime.datetime.fromisoformat(merged["created"]).tzinfo
     refused = launch("export.py", f"--workdir={whole}", f"--out={out}")
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from jaxdistill import games
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.formats import conventions, layers, stable_baselines3
+from jaxdistill.experts.formats import carried, conventions, layers, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
 from jaxdistill.views import View
@@ -78,8 +78,9 @@ def convert(
       path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
         `Expert.save` wrote.
       spec: path of a TOML file that describes the state_dict.
-      game: its game, where the file does not say; goes before what spec or directory say. Where
-        nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`) plays it.
+      game: its game, where the file does not say; goes before what file, spec or directory say.
+        Where nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`)
+        plays it.
 
     Raises:
       FileNotFoundError: no such file, or no expert in the directory.
@@ -105,8 +106,10 @@ def convert(
     if described:
         conversion = _by_spec(str(path), found, described, game)
     else:
+        said = carried.read(file.tree, str(path))
+        game = game or (said.game if said else None)
         guess = game or _game_in_name(pathlib.Path(path).stem)
-        conversion = _by_names(str(path), found, file.tree, data, guess)
+        conversion = _by_names(str(path), found, file.tree, data, guess, said)
         if guess and not game:
             note = f"its game, {guess}, is taken from the file's name"
             conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
@@ -174,6 +177,7 @@ def _by_names(
     tree: Any,
     data: dict[str, Any] | None,
     game: str | None,
+    said: carried.Carried | None,
 ) -> Conversion:
     view: View | None
     notes: tuple[str, ...]
@@ -182,11 +186,12 @@ def _by_names(
         convention, arrays = named[place]
         where = _where(path, place)
         view = View(stack=_channels(arrays, convention.plan))
+        view = said.view(game, where) if said else view
         built = layers.build(arrays, convention.plan, view, where)
         name, notes = _beside(convention, tree, game)
         count = built.network.num_outputs
         actions = conventions.actions_of(name, count, convention.actions, game, where)
-        outputs = convention.outputs
+        outputs = said.outputs if said else convention.outputs
     elif policies := _matches(found, stable_baselines3.is_policy):
         place = _only(path, {place: arrays for place, (_, arrays) in policies.items()})
         _, arrays = policies[place]

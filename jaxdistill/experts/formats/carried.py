@@ -1,0 +1,83 @@
+"""What our exports carry beside the fields of the reference convention.
+
+The convention has none for what a network sees, which game an expert plays, and whether its outputs
+are Q-values or logits. Our files hold them under one key more, which other readers pass over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdistill import games
+from jaxdistill.views import View
+
+KEY = "jaxdistill"
+_OUTPUTS = ("q", "logits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """What a file says of its network.
+
+    Attributes:
+      outputs: "q" or "logits".
+      views: what it sees, by game; of an expert that names no game, under None.
+    """
+
+    outputs: str
+    views: Mapping[str | None, View]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `read` turns them back."""
+        rows = [{"game": game, "view": view.to_dict()} for game, view in self.views.items()]
+        return {"outputs": self.outputs, "plays": rows}
+
+    @property
+    def game(self) -> str | None:
+        """Its game, if it plays only one."""
+        (game, *others) = self.views
+        return None if others else game
+
+    def view(self, game: str | None, where: str) -> View:
+        """What it sees in `game`.
+
+        Raises:
+          ValueError: that depends on the game, and `game` is none of its own.
+        """
+        if game in self.views:
+            return self.views[game]
+        if len(set(self.views.values())) > 1:
+            raise ValueError(
+                f"{where}: sees its games in different ways, and {game or 'none'} is not one of "
+                f"them; give --game, one of {', '.join(map(str, self.views))}"
+            )
+        return next(iter(self.views.values()))
+
+
+def read(tree: Any, where: str) -> Carried | None:
+    """What a file of ours says of its network; None for any other file.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    fields = tree.get(KEY) if isinstance(tree, dict) else None
+    if fields is None:
+        return None
+    try:
+        views = {
+            None if row["game"] is None else games.get(row["game"]).name: View.from_dict(
+                row["view"]
+            )
+            for row in fields["plays"]
+        }
+        if not views or fields["outputs"] not in _OUTPUTS:
+            raise ValueError("no game, or outputs that are neither Q-values nor logits")
+        return Carried(fields["outputs"], views)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{where}: its field {KEY!r} is damaged ({type(error).__name__}: {text}); export the "
+            f"file again"
+        ) from error
