@@ -60,6 +60,10 @@ def collect(
     Returns:
       What the dataset says of itself, with its `length` in steps per environment.
     """
+    if settings.collect.dataset or not settings.collect.initial_steps:
+        raise ValueError(
+            "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
+        )
     run = Run(settings, mesh or meshes.create())
     with meshes.leader_first("dataset"):
         log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
@@ -120,6 +124,8 @@ def distill(
             "collect.follow is for one process: several could follow different experts"
         )
     run = Run(settings, mesh)
+    if not (workdir / "config.json").exists():
+        recipe.refuse_idle(settings, run.experts)
     settings = run.settings
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
     with meshes.leader_first("claim"):
@@ -326,8 +332,7 @@ def _train(
                 trace.step()
                 share = 1.0
                 if collector is not None:
-                    early = max(0.0, 1.0 - index / max(1, collect.expert_share_rounds))
-                    share = early + (1.0 - early) * collect.final_expert_share
+                    share = recipe.expert_share_at(settings, index)
                     with timer.phase("collect"):
                         chunk = collector.collect(
                             collect.steps_per_round // collect.num_envs,

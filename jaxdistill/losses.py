@@ -180,25 +180,27 @@ class Loss:
       function: the loss.
       of_q: it compares Q-values, so an expert with logits is refused.
       gives_q: the student's outputs end on the scale of the expert's Q-values.
+      tempered: it reads the expert's temperature.
     """
 
     function: Callable[..., jax.Array]
     of_q: bool = False
     gives_q: bool = False
+    tempered: bool = False
 
 
 LOSSES: dict[str, Loss] = {
-    "kl": Loss(kl),
-    "hinton_kl": Loss(hinton_kl),
-    "q_kl": Loss(q_kl),
-    "reverse_kl": Loss(reverse_kl),
+    "kl": Loss(kl, tempered=True),
+    "hinton_kl": Loss(hinton_kl, tempered=True),
+    "q_kl": Loss(q_kl, tempered=True),
+    "reverse_kl": Loss(reverse_kl, tempered=True),
     "nll": Loss(nll),
-    "log_prob_mse": Loss(log_prob_mse),
+    "log_prob_mse": Loss(log_prob_mse, tempered=True),
     "mse": Loss(mse, of_q=True, gives_q=True),
     "huber": Loss(huber, of_q=True, gives_q=True),
     "advantage_mse": Loss(advantage_mse, of_q=True),
     "standardised_mse": Loss(standardised_mse, of_q=True),
-    "q_values": Loss(q_values, of_q=True, gives_q=True),
+    "q_values": Loss(q_values, of_q=True, gives_q=True, tempered=True),
 }
 
 

@@ -222,6 +222,41 @@ def expert_weight_at(settings: Settings, iteration: int) -> float:
     return settings.expert_weight * max(0.0, left) if settings.experts else 0.0
 
 
+def refuse_idle(settings: Settings) -> None:
+    """Refuses settings that were changed and cannot change anything.
+
+    For trainings that begin: one that stands goes on as it was begun.
+
+    Raises:
+      FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
+        it at, in one line.
+    """
+    outputs = [expert.outputs for expert in _load_experts(settings)]
+    matching = ("q_temperature", "logits_temperature")
+    if settings.experts and not settings.expert_weight and not settings.warm_start:
+        raise ValueError("experts without expert_weight or warm_start: nothing is learnt from them")
+    settings_lib.refuse_idle(
+        settings,
+        [
+            (
+                not outputs,
+                "there are no experts",
+                ("expert_weight", "expert_fraction", *matching),
+            ),
+            (not settings.expert_weight, "expert_weight is 0", ("expert_fraction", *matching)),
+            ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
+            (not settings.discount, "discount is 0", ("trace", "double", "average_rate")),
+            (not settings.double, "double is False", ("average_rate",)),
+            (settings.rollout_steps == 1, "rollout_steps is 1", ("trace",)),
+            (
+                settings.epsilon_start == settings.epsilon_end,
+                "epsilon_start is epsilon_end",
+                ("epsilon_fraction",),
+            ),
+        ],
+    )
+
+
 def make_learn(
     settings: Settings,
     network: networks.Network,
@@ -667,8 +702,14 @@ def train(
 
     Returns:
       The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
+
+    Raises:
+      FileNotFoundError, ValueError: something the user can mend, in one line.
     """
     workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").exists():
+        refuse_idle(settings)
+    settings_lib.claim(workdir, settings)
     per_iteration = settings.steps_per_iteration
     with Training(settings, workdir, mesh) as training:
         resume_step = training.steps if training.iteration else -1

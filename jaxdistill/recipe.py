@@ -10,6 +10,7 @@ import optax
 
 from jaxdistill import envs, learner, losses, networks
 from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.settings import (
     Count,
@@ -34,7 +35,8 @@ class Collect:
       steps_per_round: steps per game played before each later round; 0 keeps to the first ones.
       window_steps: the most recent steps per game that minibatches are drawn from.
       expert_share_rounds, final_expert_share: over so many rounds the share of environments the
-        experts drive falls linearly from 1 to this, where it stays (DAgger; Ross et al. 2011).
+        experts drive falls linearly from 1 to this, where it stays (DAgger; Ross et al. 2011); with
+        0 it is this from the first.
       change_drivers: every round draws anew which environments the experts drive: in each of them
         expert and student take turns, and the expert goes on from where the student has got to.
         False leaves them to the same ones.
@@ -221,6 +223,85 @@ def settled(settings: Settings, outputs: Sequence[str]) -> Settings:
         first = max(1, lrn.rounds // 5)
         learn = dataclasses.replace(lrn, loss="q_values", first_loss="q_kl", first_rounds=first)
     return dataclasses.replace(settings, learn=learn)
+
+
+def expert_share_at(settings: Settings, index: int) -> float:
+    """The share of the environments that the experts drive in round `index`, from 0."""
+    c = settings.collect
+    early = max(0.0, 1.0 - index / c.expert_share_rounds) if c.expert_share_rounds else 0.0
+    return early + (1.0 - early) * c.final_expert_share
+
+
+def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
+    """Refuses settings that were changed and cannot change anything in a run of these experts.
+
+    For runs that begin: one that stands goes on as it was begun.
+
+    Raises:
+      ValueError: what is idle, why, and what to leave it at, in one line.
+    """
+    c, lrn, e = settings.collect, settings.learn, settings.evaluate
+    outputs = {expert.outputs for expert in experts}
+    learnt = settled(settings, [expert.outputs for expert in experts]).learn
+    used = [losses.LOSSES[name] for name in (learnt.loss, learnt.first_loss) if name]
+    drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
+    settings_lib.refuse_idle(
+        settings,
+        [
+            (
+                c.dataset,
+                "collect.dataset is given and nothing is collected",
+                (
+                    "collect.initial_steps",
+                    "collect.expert_epsilon",
+                    "collect.final_expert_share",
+                    *drivers,
+                ),
+            ),
+            (
+                not c.steps_per_round,
+                "collect.steps_per_round is 0 and the student never drives",
+                ("collect.final_expert_share", *drivers),
+            ),
+            (
+                c.final_expert_share == 1,
+                "collect.final_expert_share is 1 and the student never drives",
+                drivers,
+            ),
+            (
+                c.num_envs == 1,
+                "collect.num_envs is 1 and has one driver",
+                ("collect.change_drivers",),
+            ),
+            (
+                learnt.first_loss == learnt.loss,
+                "learn.loss is the same",
+                ("learn.first_loss", "learn.first_rounds"),
+            ),
+            (
+                {expert.game for expert in experts} == {lrn.warm_start},
+                "the student begins with its only game (learn.warm_start)",
+                ("learn.first_loss", "learn.first_rounds"),
+            ),
+            (
+                not any(loss.tempered for loss in used),
+                f"learn.loss is {learnt.loss!r}, which knows no temperature",
+                ("learn.q_temperature", "learn.logits_temperature"),
+            ),
+            ("q" not in outputs, "no expert holds Q-values", ("learn.q_temperature",)),
+            (
+                "logits" not in outputs,
+                "no expert holds logits",
+                ("learn.logits_temperature", "evaluate.sample_logits"),
+            ),
+            (not e.opening_steps, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
+            (
+                all(expert.advertised_score is None for expert in experts),
+                "no expert advertises a score",
+                ("evaluate.lowest_expert_share",),
+            ),
+        ],
+    )
 
 
 def optimiser(settings: Settings) -> optax.GradientTransformation:

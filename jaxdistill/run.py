@@ -263,13 +263,14 @@ def check_experts(
     """Stops a run whose expert plays wildly below its claim, before anything expensive.
 
     Raises:
-      ValueError: an expert keeps less than `lowest_share` of its advertised score above random.
+      ValueError: an expert keeps less than `lowest_share`, if that is above 0, of its advertised
+        score above random.
     """
     for expert, s, r in zip(experts, scores, random, strict=True):
         if expert.advertised_score is None:
             continue
         share = evaluation.retention(s.mean, expert.advertised_score, r.mean)
-        if share < lowest_share:
+        if lowest_share and share < lowest_share:
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
                 f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "

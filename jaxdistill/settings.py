@@ -7,13 +7,14 @@ it for values from flags and files, and `check`, in a dataclass's `__post_init__
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import pathlib
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -172,6 +173,30 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is int and abs(value) > LARGEST:
         raise ValueError(f"{where} is {value!r}, expected at most {LARGEST}")
     return value
+
+
+def refuse_idle(settings: Any, reasons: Iterable[tuple[object, str, Sequence[str]]]) -> None:
+    """Refuses settings that were changed and cannot change anything.
+
+    Args:
+      reasons: `(holds, why, fields)`: where `holds`, the dotted `fields` have no effect. `why` goes
+        on after "where", as in "collect.dataset is given".
+
+    Raises:
+      ValueError: one of those is not as its class declares it.
+    """
+    for holds, why, names in reasons:
+        idle = {}
+        for name in names if holds else ():
+            *parts, last = name.split(".")
+            owner = functools.reduce(getattr, parts, settings)
+            (default,) = (f.default for f in dataclasses.fields(owner) if f.name == last)
+            if getattr(owner, last) != default:
+                idle[name] = getattr(owner, last), default
+        if idle:
+            changed = ", ".join(f"{name} {value!r}" for name, (value, _) in idle.items())
+            defaults = ", ".join(repr(default) for _, default in idle.values())
+            raise ValueError(f"{changed}: no effect where {why}; leave at {defaults}")
 
 
 def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...] = ()) -> bool:

@@ -1,6 +1,7 @@
 """Lets experts play into a dataset on disk: `--config=configs/NAME.py --out=DIR`.
 
-`launch/distill.py --config.collect.dataset=DIR` then learns from it. Resumes if it was stopped.
+`launch/distill.py --config.collect.dataset=DIR --config.collect.steps_per_round=0` then learns from
+it. Resumes if it was stopped.
 """
 
 from _main import run

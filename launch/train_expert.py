@@ -19,7 +19,6 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     chosen = settings.build(qlearning.Settings, _CONFIG.value.to_dict())
-    settings.claim(_WORKDIR.value, chosen)
     best = qlearning.train(chosen, _WORKDIR.value, profile=_PROFILE.value)
     metrics.table(
         f"the best network, after {best['step']} steps per game",

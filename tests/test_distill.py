@@ -207,11 +207,15 @@ def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
     )
     info = distill.collect(large, tmp_path / "data")
     assert info["length"] == 512 // 4
+    with pytest.raises(ValueError, match=r"initial_steps above 0, and leave collect\.dataset out"):
+        distill.collect(
+            dataclasses.replace(settings, collect=recipe.Collect(dataset="x", steps_per_round=0)),
+            tmp_path / "none",
+        )
+    collect = {"num_envs": 4, "steps_per_round": 0, "dataset": str(tmp_path / "data")}
     fixed = dataclasses.replace(
         settings,
-        collect=dataclasses.replace(
-            settings.collect, steps_per_round=0, dataset=str(tmp_path / "data")
-        ),
+        collect=recipe.Collect(window_steps=256, **collect),
         learn=dataclasses.replace(
             settings.learn, rounds=6, updates_per_round=20, batch_per_game=32, learning_rate=1e-3
         ),

@@ -270,3 +270,11 @@ def test_a_game_with_larger_q_values_does_not_win():
     large, small = _game_gradients(jnp.zeros((2, 2)), expert, games, temperature=0.01)
     # p = (1, 0) in both: |(1/2, 1/2) - (1, 0)| / 2 = 0.353553.
     np.testing.assert_allclose([large, small], 0.353553, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_loss_says_whether_it_reads_a_temperature(name):
+    student, expert = jnp.array([[0.5, -0.25, 1.0]]), jnp.array([[1.0, 0.0, 0.5]])
+    loss, every = losses.LOSSES[name], jnp.ones(3, bool)
+    values = [float(loss.function(student, expert, every, t)[0]) for t in (1.0, 0.5)]
+    assert (abs(values[0] - values[1]) > 1e-3) == loss.tempered

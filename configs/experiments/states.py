@@ -12,18 +12,21 @@ Ross et al. 2011).
 from ml_collections import ConfigDict
 
 from configs.experiments import single
+from jaxdistill import recipe
 
 
 def get_config(who: str = "student") -> ConfigDict:
     config = single.get_config("breakout")
     config.learn.loss = "q_values"
-    collect, rounds = config.collect, config.learn.rounds
+    collect, rounds, standard = config.collect, config.learn.rounds, recipe.Collect()
     if who == "fixed":
         collect.initial_steps += rounds * collect.steps_per_round
         collect.steps_per_round = 0
+        collect.expert_share_rounds = standard.expert_share_rounds
+        collect.final_expert_share = standard.final_expert_share
         return config
     shares = {
-        "expert": (1, 1.0),
+        "expert": (standard.expert_share_rounds, 1.0),
         "student": (1, 0.0),
         "half": (1, 0.5),
         "falling": (rounds // 2, 0.0),

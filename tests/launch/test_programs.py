@@ -139,12 +139,14 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
     collected = launch("collect.py", *flags, f"--out={tmp_path / 'data'}")
     assert collected.returncode == 0, collected.stderr
     assert "128 steps of each of pong" in collected.stdout
-    more = ("--config.collect.steps_per_round=0", "--config.learn.rounds=1")
-    learnt = launch(
-        "distill.py",
-        *(*flags, *more),
+    more = (
+        *("--config.collect.steps_per_round=0", "--config.learn.rounds=1"),
         *(f"--config.collect.dataset={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"),
     )
+    idle = launch("distill.py", *flags, *more)
+    assert idle.stderr.startswith("error: collect.initial_steps 128: no effect where collect.data")
+    kept = [flag for flag in flags if "initial_steps" not in flag]
+    learnt = launch("distill.py", *kept, *more)
     assert learnt.returncode == 0, learnt.stderr
     assert "retention" in learnt.stdout
     assert not (tmp_path / "run" / "dataset").exists()
