@@ -473,8 +473,11 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
     dataset.Log(tmp_path / "data", info | changes)
     fixed = dataclasses.replace(
         settings,
-        collect=dataclasses.replace(
-            settings.collect, steps_per_round=0, dataset=str(tmp_path / "data")
+        collect=recipe.Collect(
+            num_envs=ENVS,
+            window_steps=ENVS * WINDOW,
+            steps_per_round=0,
+            dataset=str(tmp_path / "data"),
         ),
         evaluate=dataclasses.replace(
             settings.evaluate, baselines=str(done.workdir / "baselines.json")
