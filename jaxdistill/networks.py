@@ -576,7 +576,7 @@ def for_one_game(
                 layers[name.replace(own, "action")] = layer
     if network.task_embedding:
         vector = layers.pop("task_embedding")["embedding"][game]
-        for name in _first_dense(network):
+        for name in first_dense(network):
             kernel, bias = layers[name]["kernel"], layers[name]["bias"]
             rest = kernel.shape[0] - network.task_embedding
             layers[name] = {"kernel": kernel[:rest], "bias": bias + vector @ kernel[rest:]}
@@ -586,7 +586,7 @@ def for_one_game(
     return alone, {"params": layers}, actions
 
 
-def _first_dense(network: Network) -> list[str]:
+def first_dense(network: Network) -> list[str]:
     """Names of the layers that take the features."""
     if network.hidden:
         return ["fc1"]
@@ -617,7 +617,12 @@ def to_dict(network: Network) -> dict[str, Any]:
 
 
 def from_dict(fields: Mapping[str, Any]) -> Network:
-    """The inverse of `to_dict`; what an older file does not name has its default."""
+    """The inverse of `to_dict`; what an older file does not name has its default.
+
+    Raises:
+      ValueError: sizes or names that no network has.
+      KeyError, TypeError: fields that are missing or not of their kind.
+    """
     fields = dict(fields)
     fields["convs"] = tuple(ConvLayer(**layer) for layer in fields["convs"])
     for name in ("residual", "hidden", "action_hidden", "value_hidden"):
@@ -625,4 +630,19 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     fields["game_actions"] = tuple(tuple(actions) for actions in fields.get("game_actions", ()))
     if not isinstance(fields["activation"], str):
         fields["activation"] = tuple(fields["activation"])
-    return Network(**fields)
+    network = Network(**fields)
+    convs = [dataclasses.astuple(layer) for layer in network.convs]
+    widths = (*network.residual, *network.hidden, *network.action_hidden, *network.value_hidden)
+    sizes = (*(size for conv in convs for size in conv[:3]), *widths, network.num_outputs)
+    others = (*(padding for *_, padding in convs), network.task_embedding)
+    if not all(type(n) is int and 0 < n < 2**31 for n in sizes) or not all(
+        type(n) is int and 0 <= n < 2**31 for n in others
+    ):
+        raise ValueError("a network's sizes are whole numbers above 0")
+    if any(layer.padding >= layer.kernel for layer in network.convs):
+        raise ValueError("a convolution's padding is less than its kernel")
+    if network.head not in HEADS or not set(network.activations) <= ACTIVATIONS.keys():
+        raise ValueError(f"a network's head is one of {', '.join(HEADS)}, its activations known")
+    if not all(isinstance(flag, bool) for flag in (network.layer_norm, network.controllers)):
+        raise ValueError("layer_norm and controllers are true or false")
+    return network

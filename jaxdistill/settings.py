@@ -255,6 +255,32 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def read_json(path: pathlib.Path, advice: str) -> Any:
+    """What a JSON file of a run holds.
+
+    Args:
+      advice: what to do about a damaged one, such as "collect again".
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is not JSON, or far larger than any that a run writes.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_JSON_BYTES + 1)
+        if len(text) > _MAX_JSON_BYTES:
+            raise ValueError(f"it has over {_MAX_JSON_BYTES} bytes")
+        return json.loads(text)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+
+
+_MAX_JSON_BYTES = 16 * 2**20
+
+
 def write_json(path: pathlib.Path, values: Any) -> None:
     """Writes JSON so that a kill leaves either the old file or the new one."""
     temporary = path.with_name(f"{path.name}.partial")

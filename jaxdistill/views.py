@@ -13,6 +13,7 @@ from typing import Any
 
 RESIZES = ("area", "linear")
 GRAYS = ("luminance", "mean")
+_MAX_SIZE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,11 @@ class View:
     def __post_init__(self) -> None:
         for name in ("height", "width", "stack"):
             size = getattr(self, name)
-            if type(size) is not int or size < 1:
-                raise ValueError(f"view: {name} is {size!r}, expected a whole number above 0")
+            if type(size) is not int or not 1 <= size <= _MAX_SIZE:
+                shown = size if not isinstance(size, int) or size < 1 else "larger"
+                raise ValueError(
+                    f"view: {name} is {shown!r}, expected a whole number of 1..{_MAX_SIZE}"
+                )
         for name, known in (("resize", RESIZES), ("gray", GRAYS)):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -85,5 +89,7 @@ class View:
 
 
 def _pair(value: object) -> bool:
-    """Whether it is a tuple of two whole numbers."""
-    return isinstance(value, tuple) and [type(number) for number in value] == [int, int]
+    """Whether it is a tuple of two whole numbers that a screen can have."""
+    if not isinstance(value, tuple) or [type(number) for number in value] != [int, int]:
+        return False
+    return max(value) <= _MAX_SIZE

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdistill import games, losses, networks
+from jaxdistill import games, losses, networks, settings
+from jaxdistill.experts import torch_file
 from jaxdistill.views import View
 
 OUTPUTS = ("q", "logits")
@@ -140,18 +141,64 @@ class Expert:
             raise FileNotFoundError(
                 f"{directory} holds no {_DESCRIPTION}; expected what launch/convert.py makes"
             )
+        fields = settings.read_json(description, "convert it again")
         try:
-            fields = json.loads(description.read_text())
-            flat = safetensors.numpy.load((directory / _WEIGHTS).read_bytes())
+            flat = torch_file.read(directory / _WEIGHTS).tree
             fields["network"] = networks.from_dict(fields["network"])
             fields["view"] = fields["view"] and View.from_dict(fields["view"])
             fields["actions"] = tuple(fields["actions"])
             expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
-        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-            raise ValueError(
-                f"{directory} is damaged ({type(error).__name__}: {error}); convert it again"
-            ) from error
+            _check_fields(expert)
+            _check_weights(expert.network, expert.view, flat)
+        except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
+            kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+            reason = torch_file.one_line(f"{kind}{error}", 200)
+            raise ValueError(f"{directory} is damaged ({reason}); convert it again") from error
         return expert
+
+
+def _check_fields(expert: Expert) -> None:
+    """Refuses what JSON can say and an expert cannot be."""
+    if not isinstance(expert.name, str) or not isinstance(expert.source, str):
+        raise ValueError("its name and source are not texts")
+    if not all(type(action) is int and action >= 0 for action in expert.actions):
+        raise ValueError("its actions are not whole numbers")
+    score = expert.advertised_score
+    if score is not None and not (type(score) in (int, float) and abs(score) < 1e15):
+        raise ValueError(f"its advertised_score is {score!r}, expected a number")
+
+
+def _check_weights(
+    network: networks.Network, view: View | None, flat: Mapping[str, np.ndarray]
+) -> None:
+    """Refuses weights that are not this network's, or not finite."""
+    if network.knows_game:
+        raise ValueError("its network plays several games; an expert plays one")
+    for i, layer in enumerate(
+        network.convs, 1
+    ):  # first, since tracing takes as long as it is large
+        kernel = flat[f"params/conv{i}/kernel"].shape
+        if kernel != (layer.kernel, layer.kernel, *kernel[2:-1], layer.features):
+            raise ValueError(f"conv{i}/kernel has shape {kernel}, against {layer}")
+    if view is not None:
+        shape: tuple[int, ...] = view.shape
+    else:
+        shape = (flat[f"params/{networks.first_dense(network)[0]}/kernel"].shape[0],)
+    wanted = jax.eval_shape(lambda key: networks.init(network, key, shape), jax.random.key(0))
+    expected = flax.traverse_util.flatten_dict(dict(wanted), sep="/")
+    if expected.keys() != flat.keys():
+        (name, *_) = sorted(expected.keys() ^ flat.keys())
+        there = "lacks" if name in expected else "has"
+        raise ValueError(f"{_WEIGHTS} {there} {name}, against the network of {_DESCRIPTION}")
+    for name, array in flat.items():
+        want = expected[name]
+        if array.shape != want.shape or array.dtype != want.dtype:
+            raise ValueError(
+                f"{name} is {array.dtype} of shape {array.shape} in {_WEIGHTS}, and {want.dtype} "
+                f"of shape {want.shape} by the network of {_DESCRIPTION}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinite weights")
 
 
 @functools.lru_cache(maxsize=64)

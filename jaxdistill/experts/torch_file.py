@@ -7,6 +7,10 @@ tensors, so nothing named in a file is ever imported, called, or given an attrib
 are neither tensors nor plain data become an inert :class:`Opaque`; a file that names something
 like ``os.system`` is refused, because it was not made to hold weights.
 
+What a file can cost is proportional to its size (see :func:`allowed`): whatever a few bytes may ask
+for many times over, copies, keys, names, and views of one storage, is counted and refused beyond
+that. SECURITY.md states the bounds.
+
 Three containers are understood: the zip archive of PyTorch 1.6 and later, the older sequence of
 pickles followed by raw storages (whatever its extension), and safetensors.
 """
@@ -24,7 +28,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -39,11 +43,15 @@ MAX_PICKLE_BYTES = 64 * 2**20
 MAX_OPERATIONS = 5_000_000
 MAX_DEPTH = 150
 MAX_KEY_LENGTH = 1000
-MAX_NAME_CHARACTERS = 200_000_000
+MAX_NAME_LENGTH = 10_000
+MAX_PLACES = 20_000
+MAX_NAME_CHARACTERS = 20_000_000
 
-# Above this size a zip record that shrank more than the ratio is taken for a zip bomb.
-MAX_RATIO = 200
-RATIO_FREE_BYTES = 64 * 2**20
+FREE_BYTES = 64 * 2**20
+"""What a file of any size may take; see `allowed`."""
+
+FACTOR = 32
+"""What each of a file's bytes may take beyond that. Arrays take 1, plain values up to 20."""
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -123,16 +131,25 @@ def read(
             "or of a .safetensors file"
         ) from error
     except _Unreadable as error:
-        raise ValueError(f"{label}: {_one_line(str(error))}") from error
+        raise ValueError(f"{label}: {one_line(str(error))}") from error
     except OSError as error:
-        reason = _one_line(error.strerror or str(error))
+        reason = one_line(error.strerror or str(error))
         raise ValueError(f"{label}: cannot be read: {reason}") from error
     except Exception as error:
         # Damage shows itself as almost any exception of zipfile, pickletools, struct or NumPy.
-        reason = _one_line(f"{type(error).__name__}: {error}")
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise ValueError(
             f"{label}: damaged, or not a file written by torch.save ({reason}); {AGAIN}"
         ) from error
+
+
+def allowed(size: int) -> int:
+    """Bytes that a file of `size` bytes may unpack to; its arrays and its objects may take as much.
+
+    So memory is proportional to the file; seconds are too, since the work that a few bytes can ask
+    for again and again is counted in the same units.
+    """
+    return FREE_BYTES + FACTOR * size
 
 
 def state_dicts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -145,10 +162,14 @@ def state_dicts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
     A 'module.' or '_orig_mod.' that begins every name of a mapping is removed.
 
     Raises:
-      ValueError: the tree repeats itself so often that listing it would not end.
+      ValueError: the tree repeats itself so often that listing it would not end, or has names
+        that are longer than any parameter's.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
-    names = _Allowance(MAX_NAME_CHARACTERS, "refers to the same dictionaries too many times")
+    names = _Allowance(
+        MAX_NAME_CHARACTERS + FACTOR * _extent(tree),
+        "refers to the same dictionaries too many times",
+    )
     _collect(tree, "", (), found, names)
     return found
 
@@ -191,13 +212,14 @@ def _read(stream: BinaryIO, max_bytes: int) -> TorchFile:
         raise _Unreadable(f"is empty; expected a file written by torch.save: {AGAIN}")
     if size > max_bytes:
         raise _Unreadable(f"holds over {max_bytes} bytes, the most that is read (max_bytes)")
+    budget = _budget(size, max_bytes)
     if head[:2] == b"PK":
-        return _read_zip(stream, max_bytes)
+        return _read_zip(stream, budget, min(max_bytes, allowed(size)))
     if _is_safetensors(head, size):
         return _read_safetensors(stream.read())
     if other := _other_kind(head):
         raise _Unreadable(f"is not a file written by torch.save: it looks like {other}")
-    return _read_legacy(stream.read(), max_bytes)
+    return _read_legacy(stream.read(), budget)
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
@@ -281,6 +303,8 @@ def _read_safetensors(data: bytes) -> TorchFile:
             )
         dtype = np.dtype(_SAFETENSORS_DTYPES[tensor["dtype"]])
         shape = tuple(tensor["shape"])
+        if not _is_shape(shape):
+            raise _Unreadable(f"tensor {key!r} has a shape that cannot be; {AGAIN}")
         strides = _contiguous_strides(shape)
         tree[key] = _strided(
             memoryview(tensor["data"]), dtype, 0, shape, strides, swap=_swap("little")
@@ -291,7 +315,7 @@ def _read_safetensors(data: bytes) -> TorchFile:
 # --- PyTorch's zip archive
 
 
-def _read_zip(stream: BinaryIO, max_bytes: int) -> TorchFile:
+def _read_zip(stream: BinaryIO, budget: _Budget, most: int) -> TorchFile:
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
@@ -299,12 +323,12 @@ def _read_zip(stream: BinaryIO, max_bytes: int) -> TorchFile:
     with archive:
         records = {info.filename: info for info in archive.infolist()}
         folder = _archive_folder(records)
-        _check_sizes(records.values(), max_bytes)
+        check_members(archive.infolist(), most)
         if records[folder + "data.pkl"].file_size > MAX_PICKLE_BYTES:
             raise _Unreadable(f"its data.pkl holds over {MAX_PICKLE_BYTES} bytes; {AGAIN}")
 
         def record(path: str) -> bytes:
-            return _record(archive, records, folder + path)
+            return read_member(archive, folder + path)
 
         order = record("byteorder").decode() if folder + "byteorder" in records else "little"
         if order not in ("little", "big"):
@@ -316,8 +340,8 @@ def _read_zip(stream: BinaryIO, max_bytes: int) -> TorchFile:
                 cache[key] = record(f"data/{key}")
             return cache[key]
 
-        root = _interpret(io.BytesIO(record("data.pkl")), _storage)
-        return _finish(root, fetch, max_bytes, swap=_swap(order))
+        root = _interpret(io.BytesIO(record("data.pkl")), _storage, budget.objects)
+        return _finish(root, fetch, budget, swap=_swap(order))
 
 
 def _archive_folder(records: dict[str, zipfile.ZipInfo]) -> str:
@@ -340,23 +364,38 @@ def _archive_folder(records: dict[str, zipfile.ZipInfo]) -> str:
     raise _Unreadable(f"is not a file written by torch.save: it looks like {kind}")
 
 
-def _check_sizes(records: Iterable[zipfile.ZipInfo], max_bytes: int) -> None:
+def check_members(members: Iterable[zipfile.ZipInfo], most: int) -> None:
+    """Refuses members that unpack to more than `most` bytes, or may take more than they say.
+
+    Raises:
+      ValueError: a whole sentence but for the file's name.
+    """
     total = 0
-    for info in records:
+    for info in members:
         total += info.file_size
-        if info.file_size > max(RATIO_FREE_BYTES, MAX_RATIO * info.compress_size):
+        # Others are unpacked by zipfile without regard to the size asked for.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _Unreadable(
-                f"its record {info.filename!r} would unpack from {info.compress_size} bytes to "
-                f"{info.file_size}, like a zip bomb; refusing to read it"
+                f"its record {info.filename!r} is packed in a way that torch.save never uses; "
+                "unpack it and pack it again, stored or deflated"
             )
-    if total > max_bytes:
-        raise _Unreadable(f"unpacks to {total} bytes, over the {max_bytes} that are read")
+        if total > most:
+            raise _Unreadable(
+                f"unpacks to over {most} bytes with its record {info.filename!r}, more than a file "
+                "of its size may, like a zip bomb; refusing to read it"
+            )
 
 
-def _record(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], path: str) -> bytes:
-    if path not in records:
+def read_member(archive: zipfile.ZipFile, path: str) -> bytes:
+    """A member that `check_members` has passed; never more of it than the archive says there is.
+
+    Raises:
+      ValueError: it is missing, or of another size; a whole sentence but for the file's name.
+      Exception: damage, which shows as almost any exception of zipfile or zlib.
+    """
+    if path not in archive.NameToInfo:
         raise _Unreadable(f"its record {path!r} is missing; {AGAIN}")
-    info = records[path]
+    info = archive.NameToInfo[path]
     # zipfile stops at the size the directory declares (checked before) and compares checksums.
     with archive.open(info) as file:
         data = file.read(info.file_size)
@@ -368,7 +407,7 @@ def _record(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], path:
 # --- PyTorch's older format: pickles, then storages
 
 
-def _read_legacy(data: bytes, max_bytes: int) -> TorchFile:
+def _read_legacy(data: bytes, budget: _Budget) -> TorchFile:
     stream = io.BytesIO(data)
     storages: dict[str, _Storage] = {}
 
@@ -378,16 +417,19 @@ def _read_legacy(data: bytes, max_bytes: int) -> TorchFile:
             storages.setdefault(entry.key, entry)
         return entry
 
-    if _interpret(stream, _no_storage) != LEGACY_MAGIC:
+    def interpret(storage: Callable[[Any], Any] = _no_storage) -> Any:
+        return _interpret(stream, storage, budget.objects)
+
+    if interpret() != LEGACY_MAGIC:
         raise _Unreadable(
             "is a pickle, but not one written by torch.save; "
             "save the state_dict with torch.save(state_dict, path)"
         )
-    if _interpret(stream, _no_storage) != LEGACY_PROTOCOL:
+    if interpret() != LEGACY_PROTOCOL:
         raise _Unreadable(f"has a protocol version other than {LEGACY_PROTOCOL}; {AGAIN}")
-    _interpret(stream, _no_storage)  # the writer's byte order and sizes; storages ignore them
-    root = _interpret(stream, storage)
-    keys = _interpret(stream, _no_storage)
+    interpret()  # the writer's byte order and sizes; storages ignore them
+    root = interpret(storage)
+    keys = interpret()
     raw: dict[str, bytes] = {}
     for key in keys if isinstance(keys, list) else ():
         if not isinstance(key, str) or key not in storages:
@@ -399,7 +441,7 @@ def _read_legacy(data: bytes, max_bytes: int) -> TorchFile:
             raise _Unreadable(f"has no storage {key!r} though a tensor uses it; {AGAIN}")
         return raw[key]
 
-    return _finish(root, fetch, max_bytes, swap=_swap("little"))
+    return _finish(root, fetch, budget, swap=_swap("little"))
 
 
 def _legacy_storage(stream: BinaryIO, size: int, key: str, itemsize: int) -> bytes:
@@ -486,6 +528,32 @@ class _Allowance:
         self.left -= amount
         if self.left < 0:
             raise _Unreadable(f"{self.complaint}; refusing to read it")
+
+
+class _Budget(NamedTuple):
+    """What a file's arrays may take, and its plain values with the work they ask for, in bytes."""
+
+    arrays: _Allowance
+    objects: _Allowance
+
+
+def _budget(size: int, max_bytes: int) -> _Budget:
+    arrays = min(max_bytes, allowed(size))
+    return _Budget(
+        _Allowance(arrays, f"its arrays would take over {arrays} bytes"),
+        _Allowance(
+            min(max(max_bytes, FREE_BYTES), allowed(size)),
+            "its pickle makes or copies more than a file of its size may",
+        ),
+    )
+
+
+# Bytes that objects take, once as they are interpreted and once as they are given back.
+_CONTAINER_BYTES = 256
+_SET_BYTES = 640
+_MEMO_BYTES = 128
+_MARK_BYTES = 64
+_ITEM_BYTES = 16
 
 
 _TORCH_DTYPES: dict[str, np.dtype] = {
@@ -643,22 +711,30 @@ def _construct(callee: Any, args: Any, budget: _Allowance) -> Any:
     if not isinstance(args, tuple):
         raise _Unreadable(f"calls something with arguments that are not a tuple; {AGAIN}")
     if not isinstance(callee, _Global):
+        budget.spend(_SET_BYTES)
         made_by = callee.name if isinstance(callee, Opaque) else type(callee).__name__
         return Opaque(f"{made_by.removesuffix('()')}()", args)
-    if callee.name not in _CALLS:
+    if callee.name not in _KNOWN_CALLS:
+        budget.spend(_SET_BYTES)
         return Opaque(callee.name, args)
     # One long argument may be named in many calls, and each call copies it.
-    budget.spend(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
+    for arg in args:
+        if isinstance(arg, _SIZED):
+            budget.spend(len(arg) * (2 if isinstance(arg, _BYTES) else _ITEM_BYTES))
+    budget.spend(_SET_BYTES)
     if callee.name in _NESTED_CALLS:
         inner, args = _NESTED_CALLS[callee.name](*args)
         return _construct(inner, args, budget)
     try:
+        if callee.name in _KEYED_CALLS:
+            return _KEYED_CALLS[callee.name](budget, *args)
         return _CALLS[callee.name](*args)
     except _NotRebuilt:
         return Opaque(callee.name, args)
 
 
-_SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
+_BYTES = (str, bytes, bytearray)
+_SIZED = (*_BYTES, list, tuple, dict, set, frozenset)
 
 
 def _rebuild_tensor(
@@ -738,13 +814,22 @@ def _bytearray(data: Any = b"", encoding: str = "latin-1") -> bytearray:
     return bytearray(_as_bytes(data))
 
 
-def _mapping(pairs: Any = ()) -> dict[Any, Any]:
-    pairs = pairs.items() if isinstance(pairs, dict) else pairs
-    return {_key(key): value for key, value in pairs}
+def _mapping(budget: _Allowance, pairs: Any = ()) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
+        mapping[_key(key, mapping, budget)] = value
+    return mapping
 
 
-def _default_mapping(factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
-    return _mapping(pairs)
+def _default_mapping(budget: _Allowance, factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
+    return _mapping(budget, pairs)
+
+
+def _set(budget: _Allowance, items: Any = ()) -> set[Any]:
+    made: set[Any] = set()
+    for item in items:
+        made.add(_key(item, made, budget))
+    return made
 
 
 def _sequence(items: Any = (), maxlen: Any = None) -> list[Any]:
@@ -758,15 +843,9 @@ def _device(kind: Any, index: Any = None) -> str:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _mapping,
-    "collections.Counter": _mapping,
-    "collections.defaultdict": _default_mapping,
     "collections.deque": _sequence,
-    "builtins.dict": _mapping,
     "builtins.list": _sequence,
     "builtins.tuple": lambda items=(): tuple(items),
-    "builtins.set": lambda items=(): {_key(item) for item in items},
-    "builtins.frozenset": lambda items=(): frozenset(_key(item) for item in items),
     "builtins.bytes": lambda data=b"": _as_bytes(data),
     "builtins.bytearray": _bytearray,
     "builtins.complex": lambda real=0.0, imag=0.0: complex(float(real), float(imag)),
@@ -792,6 +871,16 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_xla_tensor": _from_numpy,
 }
 
+# Those that hash what they are given, which is paid for.
+_KEYED_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,
+    "collections.defaultdict": _default_mapping,
+    "builtins.dict": _mapping,
+    "builtins.set": _set,
+    "builtins.frozenset": lambda budget, items=(): frozenset(_set(budget, items)),
+}
+
 # Calls of calls: each gives the name that is meant and its arguments.
 _NESTED_CALLS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "torch._tensor._rebuild_from_type": lambda function, _class, args, _state: (function, args),
@@ -799,7 +888,7 @@ _NESTED_CALLS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "torch.tensor._rebuild_from_type": lambda function, _class, args, _state: (function, args),
     "copyreg._reconstructor": lambda cls, _base, _state: (cls, ()),
 }
-_CALLS.update(_NESTED_CALLS)
+_KNOWN_CALLS = _CALLS.keys() | _KEYED_CALLS.keys() | _NESTED_CALLS.keys()
 
 
 # --- the interpreter
@@ -810,16 +899,16 @@ _LITERALS = _words(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
-_EMPTY: dict[str, Callable[[], Any]] = {
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
+_EMPTY: dict[str, tuple[Callable[[], Any], int]] = {
+    "EMPTY_LIST": (list, _CONTAINER_BYTES),
+    "EMPTY_TUPLE": (tuple, 0),
+    "EMPTY_DICT": (dict, _CONTAINER_BYTES),
+    "EMPTY_SET": (set, _SET_BYTES),
 }
 _TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def _interpret(stream: BinaryIO, storage: Callable[[Any], Any]) -> Any:
+def _interpret(stream: BinaryIO, storage: Callable[[Any], Any], budget: _Allowance) -> Any:
     """Follows one pickle to its end and leaves `stream` just after it.
 
     `pickletools` splits the pickle into opcodes with decoded arguments; what each does to the
@@ -830,6 +919,7 @@ def _interpret(stream: BinaryIO, storage: Callable[[Any], Any]) -> Any:
     Args:
       stream: the bytes of the pickle, and perhaps more.
       storage: gives the value for a persistent id.
+      budget: what objects and copies may take.
 
     Returns:
       Containers and scalars, with `_Tensor`, `_Array`, `_Global`, `Opaque`... among them.
@@ -837,7 +927,6 @@ def _interpret(stream: BinaryIO, storage: Callable[[Any], Any]) -> Any:
     stack: list[Any] = []
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
-    budget = _Allowance(MAX_PICKLE_BYTES, "its pickle copies the same data too many times")
     start = stream.tell()
     operations: Iterable[tuple[Any, Any, Any]] = pickletools.genops(stream)
     for count, (opcode, arg, position) in enumerate(operations):
@@ -850,36 +939,43 @@ def _interpret(stream: BinaryIO, storage: Callable[[Any], Any]) -> Any:
             case name if name in _LITERALS:
                 stack.append(arg)
             case "BINPUT" | "LONG_BINPUT" | "PUT":
+                budget.spend(_MEMO_BYTES)
                 memo[arg] = stack[-1]
             case "MEMOIZE":
+                budget.spend(_MEMO_BYTES)
                 memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
                 stack.append(memo[arg])
             case "MARK":
+                budget.spend(_MARK_BYTES)
                 marked.append(stack)
                 stack = []
             case name if name in _TUPLE_LENGTHS:
                 length = _TUPLE_LENGTHS[name]
+                budget.spend(_CONTAINER_BYTES)
                 stack[-length:] = [tuple(_last(stack, length))]
             case "TUPLE" | "LIST" | "DICT" | "FROZENSET":
                 items, stack = stack, marked.pop()
-                stack.append(_gather(opcode.name, items))
+                budget.spend(_CONTAINER_BYTES)
+                stack.append(_gather(opcode.name, items, budget))
             case name if name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
             case name if name in _EMPTY:
-                stack.append(_EMPTY[name]())
+                make, cost = _EMPTY[name]
+                budget.spend(cost)
+                stack.append(make())
             case "SETITEMS":
                 items, stack = stack, marked.pop()
-                _set_items(stack[-1], items)
+                _set_items(stack[-1], items, budget)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _set_items(stack[-1], [key, value])
+                _set_items(stack[-1], [key, value], budget)
             case "APPENDS" | "ADDITEMS":
                 items, stack = stack, marked.pop()
-                _append(stack[-1], items)
+                _append(stack[-1], items, budget)
             case "APPEND":
                 item = stack.pop()
-                _append(stack[-1], [item])
+                _append(stack[-1], [item], budget)
             case "GLOBAL":
                 stack.append(_global(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
@@ -925,20 +1021,30 @@ def _last(stack: list[Any], length: int) -> list[Any]:
     return stack[-length:]
 
 
-def _gather(kind: str, items: list[Any]) -> Any:
+def _gather(kind: str, items: list[Any], budget: _Allowance) -> Any:
     if kind == "TUPLE":
         return tuple(items)
     if kind == "LIST":
         return items
     if kind == "FROZENSET":
-        return frozenset(_key(item) for item in items)
+        return frozenset(_set(budget, items))
     mapping: dict[Any, Any] = {}
-    _set_items(mapping, items)
+    _set_items(mapping, items, budget)
     return mapping
 
 
-def _key(key: Any) -> Any:
-    """The key, refused if it cannot be one or would be costly to hash or to print."""
+def _key(key: Any, among: dict[Any, Any] | set[Any], budget: _Allowance) -> Any:
+    """The key, refused if it cannot be one or would be costly to hash, to compare or to print.
+
+    Python's hashes of text are salted, so that nobody can make many that collide. Its hashes of
+    anything else are not, and finding a place for one may mean looking at all that are there: what
+    that could take is paid for.
+    """
+    if isinstance(key, (str, bytes)):
+        if len(key) > MAX_KEY_LENGTH:
+            raise _Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
+        budget.spend(_ITEM_BYTES)
+        return key
     pending = [key]
     seen = 0
     while pending and seen <= MAX_KEY_LENGTH:
@@ -952,23 +1058,28 @@ def _key(key: Any) -> Any:
             raise _Unreadable(f"has a {type(item).__name__} as a dictionary key; {AGAIN}")
     if seen > MAX_KEY_LENGTH:
         raise _Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
+    # Numbers below 2^61 are their own hashes; as many of those as there are places differ in them.
+    plain = isinstance(key, int) and key.bit_length() <= 60
+    collisions = len(among) // 64 if plain else seen * len(among) // 4
+    budget.spend(_ITEM_BYTES * (1 + seen) + collisions)
     return key
 
 
-def _set_items(target: Any, items: list[Any]) -> None:
+def _set_items(target: Any, items: list[Any], budget: _Allowance) -> None:
     if len(items) % 2:
         raise _Unreadable(f"has a dictionary key without a value; {AGAIN}")
     mapping = target.mapping if isinstance(target, Opaque) else target
     if not isinstance(mapping, dict):
         raise _Unreadable(f"stores by key in a {type(target).__name__}; {AGAIN}")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        mapping[_key(key)] = value
+        mapping[_key(key, mapping, budget)] = value
 
 
-def _append(target: Any, items: list[Any]) -> None:
+def _append(target: Any, items: list[Any], budget: _Allowance) -> None:
     sequence = target.items if isinstance(target, Opaque) else target
     if isinstance(sequence, set):
-        sequence.update(_key(item) for item in items)
+        for item in items:
+            sequence.add(_key(item, sequence, budget))
     elif isinstance(sequence, list):
         sequence.extend(items)
     else:
@@ -988,57 +1099,57 @@ def _set_state(target: Any, state: Any) -> None:
 # --- from the interpreter's values to arrays
 
 
-def _finish(root: Any, fetch: Callable[[str], bytes], max_bytes: int, *, swap: bool) -> TorchFile:
-    finisher = _Finisher(fetch, max_bytes, swap)
-    tree = finisher.plain(root, "", 0)
+def _finish(root: Any, fetch: Callable[[str], bytes], budget: _Budget, *, swap: bool) -> TorchFile:
+    finisher = _Finisher(fetch, budget, swap)
+    tree = finisher.plain(root, ())
     return TorchFile(tree, tuple(finisher.skipped))
 
 
 class _Finisher:
-    """Turns what `_interpret` made into plain data; owns the storages' bytes and the budget.
+    """Turns what `_interpret` made into plain data; owns the storages' bytes.
 
     Each object is turned once, so what was shared in the file is shared in the result, and what
     refers to itself still does.
     """
 
-    def __init__(self, fetch: Callable[[str], bytes], max_bytes: int, swap: bool):
+    def __init__(self, fetch: Callable[[str], bytes], budget: _Budget, swap: bool):
         self.fetch = fetch
         self.swap = swap
-        self.budget = _Allowance(max_bytes, f"its arrays would take over {max_bytes} bytes")
+        self.budget = budget
         self.skipped: list[str] = []
         self.done: dict[int, Any] = {}
         self.inside_opaque = 0
 
-    def plain(self, value: Any, path: str, depth: int) -> Any:
-        """The plain form of a value found at a dotted path, `depth` containers down."""
+    def plain(self, value: Any, path: tuple[Any, ...]) -> Any:
+        """The plain form of a value found below the keys in `path`, one per container."""
         if isinstance(value, (str, bytes, bytearray, int, float, complex, type(None), np.generic)):
             return value
-        if depth > MAX_DEPTH:
+        if len(path) > MAX_DEPTH:
             raise _Unreadable(f"is nested deeper than {MAX_DEPTH}; save only the state_dict")
         if id(value) not in self.done:
-            self._turn(value, path, depth)
+            self._turn(value, path)
         return self.done[id(value)]
 
-    def _turn(self, value: Any, path: str, depth: int) -> None:
+    def _turn(self, value: Any, path: tuple[Any, ...]) -> None:
         result: Any
         if isinstance(value, dict):
             self.done[id(value)] = result = {}
-            self._fill(result, value, path, depth)
+            self._fill(result, value, path)
         elif isinstance(value, list):
             self.done[id(value)] = result = []
-            self._extend(result, value, path, depth)
+            self._extend(result, value, path)
         elif isinstance(value, tuple):
             result = []
-            self._extend(result, value, path, depth)
+            self._extend(result, value, path)
             self.done[id(value)] = tuple(result)
         elif isinstance(value, (set, frozenset)):
             result = []
-            self._extend(result, value, path, depth)
+            self._extend(result, value, path)
             # Arrays cannot be in a set; a list holds whatever there is.
             hashable = all(not isinstance(item, (np.ndarray, list)) for item in result)
             self.done[id(value)] = type(value)(result) if hashable else result
         elif isinstance(value, Opaque):
-            self._skip(value, value.name, path, depth)
+            self._skip(value, value.name, path)
         elif isinstance(value, _Tensor):
             self.done[id(value)] = self._tensor(value)
         elif isinstance(value, _Storage):
@@ -1049,48 +1160,57 @@ class _Finisher:
             if array is not None:
                 self.done[id(value)] = array
             else:
-                self._skip(value, "numpy.ndarray of objects", path, depth, value.data)
+                self._skip(value, "numpy.ndarray of objects", path, value.data)
         elif isinstance(value, _Dtype):
             self.done[id(value)] = value.resolve("?biufcSU") or value.code
         elif isinstance(value, _Global) and value.name in _TORCH_DTYPES:
             self.done[id(value)] = _TORCH_DTYPES[value.name]
         elif isinstance(value, _Global):
-            self._skip(value, value.name, path, depth)
+            self._skip(value, value.name, path)
         else:
             raise _Unreadable(f"holds a {type(value).__name__} where none can be; {AGAIN}")
 
-    def _fill(self, result: dict[Any, Any], value: dict[Any, Any], path: str, depth: int) -> None:
+    def _fill(self, result: dict[Any, Any], value: dict[Any, Any], path: tuple[Any, ...]) -> None:
         for key, item in value.items():
-            below = f"{path}.{_name(key)}" if path else _name(key)
+            below = (*path, key)
             if not isinstance(key, str):
-                key = self.plain(key, f"{below} (key)", depth + 1)
+                key = self.plain(key, (*path, f"{_name(key)} (key)"))
                 # A tensor or storage as a key: keep the entry, under a key that can be one.
                 key = Opaque("torch.Tensor") if isinstance(key, np.ndarray) else key
-            result[key] = self.plain(item, below, depth + 1)
+            result[key] = self.plain(item, below)
 
-    def _extend(self, result: list[Any], value: Iterable[Any], path: str, depth: int) -> None:
+    def _extend(self, result: list[Any], value: Iterable[Any], path: tuple[Any, ...]) -> None:
         for index, item in enumerate(value):
-            below = f"{path}.{index}" if path else str(index)
-            result.append(self.plain(item, below, depth + 1))
+            result.append(self.plain(item, (*path, index)))
 
-    def _skip(self, value: Any, name: str, path: str, depth: int, content: Any = None) -> None:
-        name = _one_line(name)
+    def _skip(self, value: Any, name: str, path: tuple[Any, ...], content: Any = None) -> None:
+        name = one_line(name)
         if not self.inside_opaque:
-            self.skipped.append(f"{_one_line(path) or 'top level'} ({name})")
+            place = ".".join(map(_name, path))
+            self.budget.objects.spend(_SET_BYTES + len(place))
+            self.skipped.append(f"{one_line(place) or 'top level'} ({name})")
         self.done[id(value)] = result = Opaque(name)
         self.inside_opaque += 1
+        below = (*path, "()")  # never shown: what is inside an opaque one is not listed
         if isinstance(value, Opaque):
-            result.args = self.plain(value.args, path, depth + 1)
-            result.state = self.plain(value.state, path, depth + 1)
-            self._fill(result.mapping, value.mapping, path, depth)
-            self._extend(result.items, value.items, path, depth)
+            result.args = self.plain(value.args, below)
+            result.state = self.plain(value.state, below)
+            self._fill(result.mapping, value.mapping, path)
+            self._extend(result.items, value.items, path)
         else:
-            result.state = self.plain(content, path, depth + 1)
+            result.state = self.plain(content, below)
         self.inside_opaque -= 1
 
     def _tensor(self, tensor: _Tensor) -> np.ndarray:
         storage = tensor.storage
-        self.budget.spend(math.prod(tensor.size) * tensor.dtype.itemsize)
+        elements = math.prod(tensor.size)
+        held = storage.numel * storage.dtype.itemsize // tensor.dtype.itemsize
+        if elements > held:
+            raise _Unreadable(
+                f"has a tensor of size {tensor.size} over a storage of {held} elements: it was "
+                "expanded, or is damaged; save its contiguous() copy"
+            )
+        self.budget.arrays.spend(elements * tensor.dtype.itemsize)
         data = memoryview(self.fetch(storage.key))
         first, itemsize = storage.start * storage.dtype.itemsize, storage.dtype.itemsize
         if first + storage.numel * itemsize > len(data):
@@ -1116,7 +1236,7 @@ class _Finisher:
             raise _Unreadable(
                 f"has a NumPy array whose shape does not fit its {len(value.data)} bytes; {AGAIN}"
             )
-        self.budget.spend(2 * size + math.prod(value.shape) * 8)
+        self.budget.arrays.spend(2 * size + math.prod(value.shape) * 16)
         order: Any = "F" if value.fortran else "C"
         flat = np.ndarray(math.prod(value.shape), dtype, _as_bytes(value.data) or None)
         return np.array(
@@ -1185,15 +1305,19 @@ def _collect(
 
     `above` holds the ids of the nodes this one is inside, since a tree may contain itself.
     """
-    if id(node) in above or not isinstance(node, (dict, list, tuple, Opaque)):
+    if id(node) in above or not isinstance(node, _NODES):
         return {}, False
-    names.spend(len(path) + 1)
+    names.spend(_NODE_CHARACTERS + _length(path))
     above = (*above, id(node))
     if isinstance(node, (list, tuple)):
+        names.spend(_ENTRY_CHARACTERS * len(node))
         for index, item in enumerate(node):
-            _collect(item, _join(path, index), above, found, names)
+            if isinstance(item, _NODES):
+                _collect(item, _join(path, index), above, found, names)
         return {}, False
     arrays: dict[str, np.ndarray] = {}
+    if len(found) > MAX_PLACES:
+        raise ValueError(f"holds over {MAX_PLACES} dictionaries of tensors; save only the weights")
     found.setdefault(path, arrays)  # before those inside it
     pure = isinstance(node, dict)
     if isinstance(node, Opaque):
@@ -1205,17 +1329,20 @@ def _collect(
         for item in (node.items, node.args):
             _collect(item, path, above, found, names)
         node = {**attributes, **node.mapping}
+    names.spend(_ENTRY_CHARACTERS * len(node))
     nested: dict[str, np.ndarray] = {}
     for key, value in node.items():
         if isinstance(value, np.ndarray):
-            names.spend(len(path) + 1)
             arrays[_name(key)] = value
+        elif not isinstance(value, _NODES):
+            pure = False
         else:
             below, only = _collect(value, _join(path, key), above, found, names)
             pure = pure and only
             for name, array in below.items():
-                names.spend(len(name) + 1)
-                nested[f"{_name(key)}.{name}"] = array
+                name = f"{_name(key)}.{name}"
+                names.spend(_length(name))
+                nested[name] = array
     if pure:
         arrays.update(nested)
     _keep(found, path, arrays)
@@ -1243,14 +1370,16 @@ def _module_arrays(
     """What `state_dict()` of a module saved whole would have held."""
     if id(module) in above or not isinstance(module, Opaque):
         return
-    names.spend(len(prefix) + 1)
+    names.spend(_NODE_CHARACTERS + _length(prefix))
     attributes = _attributes(module)
+    names.spend(_ENTRY_CHARACTERS * len(attributes))
     transient = attributes.get("_non_persistent_buffers_set")
     for kind in ("_parameters", "_buffers"):
+        names.spend(_ENTRY_CHARACTERS * len(_dict(attributes.get(kind))))
         for key, value in _dict(attributes.get(kind)).items():
             dropped = kind == "_buffers" and isinstance(transient, set) and key in transient
             if isinstance(value, np.ndarray) and not dropped:
-                names.spend(len(prefix) + 1)
+                names.spend(_length(prefix))
                 arrays[prefix + _name(key)] = value
     for key, child in _dict(attributes.get("_modules")).items():
         _module_arrays(child, f"{prefix}{_name(key)}.", (*above, id(module)), arrays, names)
@@ -1273,10 +1402,50 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 
 def _without_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in arrays):
-            return _without_prefix({name[len(prefix) :]: arrays[name] for name in arrays})
-    return arrays
+    start = 0
+    while True:
+        for prefix in ("module.", "_orig_mod."):
+            if all(name.startswith(prefix, start) for name in arrays):
+                start += len(prefix)
+                break
+        else:
+            return {name[start:]: array for name, array in arrays.items()}
+
+
+def _length(name: str) -> int:
+    """The name's length and one; refused where no parameter's is so long."""
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"has names of over {MAX_NAME_LENGTH} characters; save only the state_dict"
+        )
+    return len(name) + 1
+
+
+_NODES = (dict, list, tuple, Opaque)
+
+# What is looked at costs as much as a name of so many characters: a container, and each entry.
+_NODE_CHARACTERS = 64
+_ENTRY_CHARACTERS = 8
+
+
+def _extent(tree: Any) -> int:
+    """How many containers, and entries of them, a tree is made of; each counted once."""
+    pending, seen, entries = [tree], set(), 0
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Opaque):
+            parts: Iterable[Any] = (node.args, node.state, node.mapping, node.items)
+        elif isinstance(node, dict):
+            parts = node.values()
+        elif isinstance(node, (list, tuple)):
+            parts = node
+        else:
+            continue
+        if id(node) not in seen:
+            seen.add(id(node))
+            entries += 1 + len(parts)  # type: ignore[arg-type]
+            pending.extend(parts)
+    return entries
 
 
 # --- words
@@ -1294,7 +1463,7 @@ def _name(key: Any) -> str:
     return f"<{type(key).__name__}>"
 
 
-def _one_line(text: str, limit: int = 400) -> str:
+def one_line(text: str, limit: int = 400) -> str:
     """Text from a file made fit for a terminal: printable, on one line, not endless."""
     clean = "".join(c if c.isprintable() else " " for c in text[:limit])
     return clean + "..." if len(text) > limit else clean

@@ -35,7 +35,7 @@ def main() -> None:
         "transposed": base.t(),
         "sliced": base[1:3, 2:5],
         "stepped": base[::2, 1::3],
-        "expanded": torch.arange(3.0).reshape(3, 1).expand(3, 4),
+        "expanded": torch.arange(3.0).expand(1, 3),
         "scalar": torch.tensor(2.5),
         "empty": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(torch.ones(2, 2)),

@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 from jaxdistill import games
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.expert import Expert
@@ -100,7 +102,10 @@ def convert(
         file, data = stable_baselines3.read(path)
     else:
         file = torch_file.read(path)
-    found = torch_file.state_dicts(file.tree)
+    try:
+        found = torch_file.state_dicts(file.tree)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not any(found.values()):
         raise ValueError(f"{path}: holds no tensors; expected a state_dict")
     if described:
@@ -277,18 +282,21 @@ def _only(path: str, candidates: Found, wanted: set[str] | None = None) -> str:
     """
     places = [p for p in candidates if "target" not in p.lower()] or list(candidates)
     first = candidates[places[0]]
+    compared: dict[tuple[int, int], bool] = {}  # an array may stand in many places
+
+    def equal(a: np.ndarray, b: np.ndarray) -> bool:
+        if (id(a), id(b)) not in compared:
+            compared[id(a), id(b)] = a is b or (a.shape == b.shape and a.tobytes() == b.tobytes())
+        return compared[id(a), id(b)]
+
     for place in places[1:]:
         other = candidates[place]
-        if not all(name in other and _equal(first[name], other[name]) for name in wanted or first):
+        if not all(name in other and equal(first[name], other[name]) for name in wanted or first):
             raise ValueError(
                 f"{path}: holds several networks, {brief(places)}; say which with state_dict in "
                 "a spec (--spec)"
             )
     return places[0]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _where(path: str, place: str) -> str:
@@ -303,12 +311,15 @@ def _elsewhere(found: Found, place: str) -> list[str]:
     """A note on tensors in other parts of the file, by outermost part."""
     chosen = {id(array) for array in found[place].values()}
     parts: dict[str, int] = {}
+    last = None
     for other, arrays in found.items():
-        seen = any(other.startswith(f"{part}.") for part in parts)
+        # Whatever is inside a part follows it at once.
+        seen = last is not None and other.startswith(f"{last}.")
         if seen or place.startswith(f"{other}.") or not other:
             continue
         if count := sum(id(array) not in chosen for array in arrays.values()):
             parts[other] = count
+            last = other
     shown = brief(f"{part} ({count} tensors)" for part, count in parts.items())
     return [f"also in the file, not used: {shown}"] if parts else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from jaxdistill import games, networks
@@ -29,6 +30,11 @@ class Convention:
     plan: Plan
     outputs: str
     actions: tuple[tuple[int, ...], ...] = ()
+
+    @functools.cached_property
+    def tensors(self) -> frozenset[str]:
+        """Names of all its tensors."""
+        return frozenset(self.plan.tensors())
 
 
 def _nature(*keys: str) -> tuple[Conv, ...]:
@@ -101,7 +107,7 @@ CONVENTIONS = (
 def matching(arrays: Arrays) -> Convention | None:
     """The convention whose names these are, all of them and no others."""
     for convention in CONVENTIONS:
-        if set(convention.plan.tensors()) == set(arrays):
+        if convention.tensors == arrays.keys():
             return convention
     return None
 
@@ -110,15 +116,15 @@ def nearly(arrays: Arrays) -> str | None:
     """What keeps these names from being those of the convention they resemble, if they do."""
     best, share = None, 0.75
     for convention in CONVENTIONS:
-        wanted = set(convention.plan.tensors())
-        if (found := len(wanted & set(arrays)) / len(wanted)) >= share:
+        wanted = convention.tensors
+        if (found := len(wanted & arrays.keys()) / len(wanted)) >= share:
             best, share = convention, found
     if best is None:
         return None
     missing = [name for name in best.plan.tensors() if name not in arrays]
     if missing:
         return f"looks like {best.name}, but lacks {brief(missing)}"
-    extra = sorted(set(arrays) - set(best.plan.tensors()))
+    extra = sorted(arrays.keys() - best.tensors)
     return f"looks like {best.name}, but also has {brief(extra)}"
 
 

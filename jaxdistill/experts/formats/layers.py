@@ -235,6 +235,11 @@ def _conv_kernel(arrays: Arrays, conv: Conv, channels: int | None, where: str) -
     """`(k, k, I, O)` from PyTorch's `(O, I, k, k)`."""
     name, size = conv.weights.weight, conv.kernel
     weight = _tensor(arrays, name, (None, channels, size, size), where)
+    if (conv.padding or 0) >= weight.shape[2]:
+        raise ValueError(
+            f"{where}: {brief([name])} has kernels of {weight.shape[2]}x{weight.shape[3]}, but "
+            f"padding {conv.padding}; expected less than a kernel"
+        )
     if weight.shape[2] != weight.shape[3]:
         raise ValueError(
             f"{where}: {name} has shape {weight.shape}, expected a square kernel (O, I, k, k)"
@@ -304,7 +309,8 @@ def _geometry(
                 for conv, size in zip(plan.convs, sizes, strict=True)
             )
         )
-        fitting = [paddings for paddings in itertools.islice(choices, 100_000) if fits(paddings)]
+        most = 100_000 // len(sizes)
+        fitting = [paddings for paddings in itertools.islice(choices, most) if fits(paddings)]
         if len(fitting) > 1:
             keys = brief(conv.weights.key for conv in plan.convs if conv.padding is None)
             raise ValueError(

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import reprlib
 import tomllib
 from typing import Any
 
@@ -38,6 +39,9 @@ from jaxdistill import games, networks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
 from jaxdistill.experts.formats.layers import Conv, Plan, Weights, named
 from jaxdistill.views import View
+
+# Far more than any spec needs; some TOML of a megabyte takes hours to read.
+_MAX_BYTES = 16 * 2**10
 
 _PIXELS = {"0..1": False, "0..255": True}
 _TYPES = {
@@ -91,6 +95,8 @@ class _Table:
         is_number = kind is float and isinstance(value, int)
         if (not isinstance(value, kind) and not is_number) or isinstance(value, bool):
             raise self.error(field, f"found {_shown(value)}, expected {_TYPES[kind]}")
+        if isinstance(value, (int, float)) and not -_HUGE < value < _HUGE:  # NaN is not either
+            raise self.error(field, f"found {_shown(value)}, expected a finite, ordinary number")
         if choices and value not in choices:
             raise self.error(field, f"found {_shown(value)}, expected one of {', '.join(choices)}")
         return value
@@ -111,7 +117,10 @@ def read(path: str | os.PathLike[str]) -> Spec:
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            fields = tomllib.load(file)
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"it has over {_MAX_BYTES} bytes")
+        fields = tomllib.loads(text.decode())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected a spec in TOML") from None
     except OSError as error:
@@ -193,11 +202,12 @@ def actions_of(spec: Spec, count: int, game: str | None) -> tuple[int, ...]:
         actions = games.get(game).actions
     if len(actions) != count:
         raise ValueError(
-            f"{spec.path}: actions: found {len(actions)} actions {list(actions)}, expected one for "
-            f"each of the {count} outputs of {spec.plan.action.key}"
+            f"{spec.path}: actions: found {len(actions)} actions {_shown(actions)}, expected one "
+            f"for each of the {count} outputs of {spec.plan.action.key}"
         )
     if game is not None and max(actions) >= games.NUM_ACTIONS:
-        raise ValueError(f"{spec.path}: actions: found {max(actions)} for {game}, expected 0..17")
+        largest = _shown(max(actions))
+        raise ValueError(f"{spec.path}: actions: found {largest} for {game}, expected 0..17")
     return actions
 
 
@@ -214,7 +224,7 @@ def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
     if not plain or not actions or len(set(actions)) != len(actions):
         raise top.error("actions", f"found {_shown(actions)}, expected different {wanted}")
     if min(actions) < 0 or (game is not None and max(actions) >= games.NUM_ACTIONS):
-        raise top.error("actions", f"found {actions}, expected numbers of 0..17")
+        raise top.error("actions", f"found {_shown(actions)}, expected numbers of 0..17")
     return tuple(actions)
 
 
@@ -353,5 +363,19 @@ def _brief_activation(activations: list[str]) -> str | tuple[str, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = " ".join(_BRIEF.repr(value).split())
     return text if len(text) <= 60 else text[:60] + "..."
+
+
+class _Brief(reprlib.Repr):
+    """A `repr` that ends: of what is nested deeply and of numbers with thousands of digits too."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """The number, or that it is huge."""
+        return repr(x) if abs(x) < _HUGE else "a huge number"
+
+
+_HUGE = 2**53
+_BRIEF = _Brief()
+_BRIEF.maxlist = _BRIEF.maxdict = 20
+_BRIEF.maxstring = _BRIEF.maxother = 1000

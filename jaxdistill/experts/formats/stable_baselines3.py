@@ -12,7 +12,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, Weights, brief
 from jaxdistill.views import View
 
 _WEIGHTS, _DATA = "policy.pth", "data"
-_MAX_DATA_BYTES = 256 * 2**20  # the last observations are in it, as text
 
 _ACTIVATIONS = {
     "ReLU": "relu",
@@ -80,35 +79,32 @@ def read(path: str | os.PathLike[str]) -> tuple[torch_file.TorchFile, dict[str, 
     Raises:
       ValueError: it is damaged, or a member grows suspiciously when unpacked.
     """
-    weights = _member(path, _WEIGHTS, torch_file.MAX_BYTES)
-    text = _member(path, _DATA, _MAX_DATA_BYTES)
+    # What the file's size allows is for both, so that a bomb in a bomb comes to nothing.
+    most = torch_file.allowed(os.path.getsize(path))
+    weights, text = _members(path, (_WEIGHTS, _DATA), most)
     try:
         data = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
         reason = brief([f"{type(error).__name__}: {error}"])
         raise ValueError(f"{path}: its member {_DATA!r} is not JSON ({reason})") from error
-    file = torch_file.read(weights, name=f"{path} ({_WEIGHTS})")
+    name = f"{path} ({_WEIGHTS})"
+    file = torch_file.read(weights, name=name, max_bytes=min(torch_file.MAX_BYTES, most))
     return file, data if isinstance(data, dict) else {}
 
 
-def _member(path: str | os.PathLike[str], name: str, limit: int) -> bytes:
-    """The contents of a member; nothing if there is none."""
+def _members(path: str | os.PathLike[str], names: Sequence[str], most: int) -> list[bytes]:
+    """The contents of members, which may unpack to `most` bytes; nothing where there is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if name not in archive.namelist():
-                return b""
-            info = archive.getinfo(name)
-            size, packed = info.file_size, info.compress_size
-            large = size > torch_file.RATIO_FREE_BYTES
-            if size <= limit and not (large and size > torch_file.MAX_RATIO * packed):
-                return archive.read(info)
+            there = [info for info in archive.infolist() if info.filename in names]
+            torch_file.check_members(there, most)
+            known = {info.filename for info in there}
+            return [torch_file.read_member(archive, x) if x in known else b"" for x in names]
+    except ValueError as error:
+        raise ValueError(f"{path}: {torch_file.one_line(str(error))}") from error
     except Exception as error:  # damage shows as almost any exception of zipfile or zlib
         reason = brief([f"{type(error).__name__}: {error}"])
         raise ValueError(f"{path}: a damaged Stable-Baselines3 archive ({reason})") from error
-    raise ValueError(
-        f"{path}: its member {name!r} would unpack {packed} bytes to {size}, which no real policy "
-        "does"
-    )
 
 
 def is_policy(arrays: Arrays) -> bool:
@@ -249,7 +245,7 @@ def _mapping(data: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
 
 def _class_name(text: Any) -> str:
     """ "ReLU" from "<class 'torch.nn.modules.activation.ReLU'>"."""
-    words = re.findall(r"\w+", text if isinstance(text, str) else "")
+    words = re.findall(r"\w+", text[:1000] if isinstance(text, str) else "")
     return words[-1] if words else "unknown"
 
 
@@ -300,6 +296,6 @@ def _check_actions(space: Mapping[str, Any], count: int, where: str) -> None:
     kind = _class_name(space.get(":type:", "Discrete"))
     if kind != "Discrete":
         raise ValueError(f"{where}: acts in a space of kind {kind}, expected Discrete")
-    number = str(space.get("n", count))
+    number = str(space.get("n", count))[:100]
     if number != str(count):
         raise ValueError(f"{where}: says {brief([number])} actions, but has {count} outputs")

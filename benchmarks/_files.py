@@ -1,0 +1,277 @@
+"""PyTorch files made by hand, without PyTorch; some ask for far more than they are."""
+
+import io
+import json
+import pathlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+# --- pickles by hand
+
+
+def plain(value) -> bytes:
+    """Opcodes that push a plain value (a pickle without its header and its end)."""
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def name(module: str, attribute: str) -> bytes:
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def call(module: str, attribute: str, *args: bytes) -> bytes:
+    return name(module, attribute) + b"(" + b"".join(args) + b"tR"
+
+
+def tensor(
+    *,
+    kind="FloatStorage",
+    key="0",
+    location="cpu",
+    numel=4,
+    offset=0,
+    size=(4,),
+    stride=(1,),
+    metadata=None,
+) -> bytes:
+    storage = b"(" + plain("storage") + name("torch", kind)
+    storage += plain(key) + plain(location) + plain(numel) + b"tQ"
+    extra = [] if metadata is None else [plain(metadata)]
+    return call(
+        "torch._utils",
+        "_rebuild_tensor_v2",
+        storage,
+        *map(plain, (offset, size, stride, False)),
+        call("collections", "OrderedDict"),
+        *extra,
+    )
+
+
+def dictionary(**items: bytes) -> bytes:
+    return b"}(" + b"".join(plain(key) + value for key, value in items.items()) + b"u"
+
+
+def program(opcodes: bytes) -> bytes:
+    return b"\x80\x02" + opcodes + b"."
+
+
+def zipped(
+    opcodes: bytes, storages=None, *, folder="archive/", method=zipfile.ZIP_STORED, **records
+) -> bytes:
+    """A file in the zip format whose pickle is these opcodes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr(f"{folder}data.pkl", program(opcodes))
+        for key, data in (storages or {}).items():
+            archive.writestr(f"{folder}data/{key}", data)
+        for key, data in records.items():
+            archive.writestr(folder + key, data)
+    return file.getvalue()
+
+
+def legacy(opcodes: bytes, storages=None, itemsize=4) -> bytes:
+    """The same in the older format."""
+    storages = storages or {}
+    info = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+    parts = [pickle.dumps(LEGACY_MAGIC, 2), pickle.dumps(1001, 2), pickle.dumps(info, 2)]
+    parts += [program(opcodes), pickle.dumps(sorted(storages), 2)]
+    for key in sorted(storages):
+        parts.append(struct.pack("<q", len(storages[key]) // itemsize) + storages[key])
+    return b"".join(parts)
+
+
+# --- attacks
+
+
+def put(index: int) -> bytes:
+    return b"r" + struct.pack("<I", 10_000 + index)  # `plain` uses the low ones
+
+
+def get(index: int) -> bytes:
+    return b"j" + struct.pack("<I", 10_000 + index)
+
+
+def many(opcodes: bytes, count: int) -> bytes:
+    """A list of as many."""
+    return b"](" + opcodes * count + b"e"
+
+
+def entries(keys: Iterable[bytes]) -> bytes:
+    """A dictionary of these keys, which is never made here: it could take long."""
+    return b"}(" + b"".join(key + b"N" for key in keys) + b"u"
+
+
+FLOATS = {"0": np.arange(4, dtype=np.float32).tobytes()}
+
+
+def _shared_dictionaries(depth: int) -> bytes:
+    opcodes = dictionary(w=tensor()) + put(0)
+    for level in range(depth):
+        below = get(level)
+        opcodes += b"0" + dictionary(a=below, b=below) + put(level + 1)
+    return opcodes
+
+
+def _colliding_tuples(count: int) -> bytes:
+    # -1 and -2 have the same hash, so have all tuples of them.
+    keys = [tuple(-1 - (i >> bit & 1) for bit in range(16)) for i in range(count)]
+    return entries(map(plain, keys))
+
+
+def _long_keys_again(count: int) -> bytes:
+    keys = [plain((i % 100,) * 300 + (i,)) + put(i) + b"0" for i in range(200)]
+    entries = b"".join(get(i) + b"N" for i in range(200))
+    return b"".join(keys) + many(b"}(" + entries + b"u", count)
+
+
+def _nested_names(levels: int, width: int, leaf: bytes) -> bytes:
+    key = plain("module." * 142)
+    inner = b"}(" + b"".join(plain(str(i)) + leaf for i in range(width)) + b"u"
+    return (b"}" + key) * levels + inner + b"s" * levels
+
+
+def _array_of(shape, code: str, data: bytes) -> bytes:
+    dtype = call("numpy", "dtype", plain(code), plain(False), plain(True))
+    return call("numpy.core.numeric", "_frombuffer", plain(data), dtype, plain(shape), plain("C"))
+
+
+def _places(count: int) -> bytes:
+    return tensor() + put(0) + b"0" + many(b"}" + plain("w") + get(0) + b"s", count)
+
+
+def _safetensors(shapes) -> bytes:
+    tensors = {
+        str(i): {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}
+        for i, shape in enumerate(shapes)
+    }
+    header = json.dumps(tensors, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+def _archive(*, method=zipfile.ZIP_DEFLATED, **members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for path, data in members.items():
+            archive.writestr(path.replace("_pth", ".pth"), data)
+    return file.getvalue()
+
+
+PTH: dict[str, Callable[[], bytes]] = {
+    "stride 0, zip": lambda: zipped(tensor(size=(2**30,), stride=(0,)), FLOATS),
+    "stride 0, legacy": lambda: legacy(tensor(size=(2**30,), stride=(0,)), FLOATS),
+    "strides 0 and 1": lambda: zipped(tensor(size=(2**28, 4), stride=(0, 1)), FLOATS),
+    "many views": lambda: zipped(
+        many(tensor(numel=2**18, size=(2**18,)), 5_000), {"0": bytes(2**20)}
+    ),
+    "shared dictionaries": lambda: zipped(_shared_dictionaries(40), FLOATS),
+    "shared lists": lambda: zipped(
+        plain(dict(enumerate(range(20_000)))) + put(0) + b"0" + many(get(0), 20_000)
+    ),
+    "copies of a list": lambda: zipped(
+        plain(list(range(20_000)))
+        + put(0)
+        + b"0"
+        + many(name("builtins", "list") + get(0) + b"\x85R", 5_000)
+    ),
+    "sets of a long key": lambda: zipped(
+        plain((0,) * 300)
+        + put(0)
+        + b"0"
+        + many(get(0), 3_000)
+        + put(1)
+        + many(name("builtins", "set") + get(1) + b"\x85R", 3_000)
+    ),
+    "colliding tuples": lambda: zipped(_colliding_tuples(30_000)),
+    "colliding integers": lambda: zipped(entries(plain(i * (2**61 - 1)) for i in range(1, 30_000))),
+    "colliding complex numbers": lambda: zipped(
+        entries(
+            call("builtins", "complex", plain(-1000003.0 * i), plain(float(i)))
+            for i in range(8_000)
+        )
+    ),
+    "long keys again and again": lambda: zipped(_long_keys_again(300)),
+    "a million sets": lambda: zipped(b"(" + b"\x8f" * 1_000_000 + b"l"),
+    "a million dictionaries": lambda: zipped(b"(" + b"}" * 1_000_000 + b"l"),
+    "a million marks": lambda: zipped(b"(" * 1_000_000 + b"N"),
+    "a million memos": lambda: zipped(b"N" + b"\x94" * 1_000_000),
+    "nesting": lambda: zipped(b"]" * 300_000 + b"a" * 20),
+    "nested calls": lambda: zipped(
+        (name("torch._tensor", "_rebuild_from_type_v2") + put(0) + b"0" + b")" + put(1) + b"0")
+        + (b"(" + get(0) + b"N" + get(1) + b"Nt" + put(1) + b"0") * 30_000
+        + (get(0) + get(1) + b"R")
+    ),
+    "long names": lambda: zipped(_nested_names(140, 20_000, b"N")),
+    "long names of tensors": lambda: zipped(
+        tensor() + put(0) + b"0" + _nested_names(140, 2_000, get(0)), FLOATS
+    ),
+    "long names of objects": lambda: zipped(
+        _nested_names(140, 20_000, name("my.agent", "Thing") + b")\x81")
+    ),
+    "prefixes": lambda: zipped(_nested_names(8, 50, tensor()), FLOATS),
+    "arrays of nothing": lambda: zipped(_array_of((2**40,), "U0", b"")),
+    "arrays of one buffer": lambda: zipped(
+        (plain(bytes(2**20)) + put(0) + b"0")
+        + (call("numpy", "dtype", *map(plain, ("u1", False, True))) + put(1) + b"0")
+        + many(
+            call("numpy.core.numeric", "_frombuffer", get(0), get(1), plain((2**20,)), plain("C")),
+            5_000,
+        )
+    ),
+    "many places": lambda: zipped(_places(15_000), FLOATS),
+    "too many places": lambda: zipped(_places(100_000), FLOATS),
+    "digits": lambda: zipped(b"L" + b"9" * 1_000_000 + b"L\n"),
+    "zip bomb": lambda: zipped(tensor(), {"0": bytes(100 * 2**20)}, method=zipfile.ZIP_DEFLATED),
+    "bzip2 bomb": lambda: zipped(tensor(), {"0": bytes(2**20)}, method=zipfile.ZIP_BZIP2),
+    "bomb in a bomb": lambda: _archive(
+        policy_pth=zipped(tensor(), {"0": bytes(60 * 2**20)}, method=zipfile.ZIP_DEFLATED),
+        data=b"[" * 10_000_000,
+    ),
+    "data of lists": lambda: _archive(
+        policy_pth=zipped(dictionary(w=tensor()), FLOATS), data=b'{"a":[' + b"[]," * 10**6 + b"0]}"
+    ),
+    "safetensors of many dimensions": lambda: _safetensors([[0] * 200_000]),
+    "safetensors of many tensors": lambda: _safetensors([[0]] * 20_000),
+}
+"""What a path named `*.pth` may hold, by what is done."""
+
+_LAYERS = """
+outputs = "q"
+activation = "relu"
+[[layers]]
+type = "dense"
+key = "fc"
+[head]
+type = "linear"
+action = "head"
+"""
+
+SPECS: dict[str, Callable[[], bytes]] = {
+    "dotted keys": lambda: b"a" + b".a" * 100_000 + b" = 1",
+    "dotted keys within bounds": lambda: b"game" + b".a" * 8_000 + b" = 1",
+    "nesting": lambda: b"a = " + b"[" * 8_000,
+    "digits": lambda: b"advertised_score = 0x" + b"f" * 8_000,
+    "huge stride": lambda: b'[[layers]]\ntype="conv"\nkey="a"\nstride=0x' + b"f" * 8_000,
+    "not a number": lambda: b"advertised_score = nan\n" + _LAYERS.encode(),
+}
+"""What a TOML spec may hold."""
+
+
+def write(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
+    """Writes them all; pairs of a checkpoint and its spec."""
+    pairs: list[tuple[pathlib.Path, pathlib.Path | None]] = []
+    for title, make in PTH.items():
+        path = folder / f"{title}.pth"
+        path.write_bytes(make())
+        pairs.append((path, None))
+    plain_file = folder / "plain.pth"
+    plain_file.write_bytes(zipped(dictionary(w=tensor()), FLOATS))
+    for title, make in SPECS.items():
+        path = folder / f"{title}.toml"
+        path.write_bytes(make())
+        pairs.append((plain_file, path))
+    return pairs
