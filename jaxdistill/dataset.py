@@ -24,6 +24,7 @@ import tensorstore as ts
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
+from jaxdistill import settings
 
 
 @flax.struct.dataclass
@@ -202,7 +203,8 @@ class Log:
     """Everything collected in one run, appended in chunks; compressed Zarr on disk or in memory.
 
     A chunk counts only once it is written completely: a killed run leaves a readable log that ends
-    with its last whole chunk.
+    with its last whole chunk. What is lost is refused when it is read: every chunk is stored, also
+    one of zeros, and labels that were never written read as NaN.
     """
 
     def __init__(
@@ -226,11 +228,12 @@ class Log:
         self.info = json.loads(json.dumps(dict(info)))
         self._directory = None if directory is None else pathlib.Path(directory).absolute()
         self.length = 0
+        self._version = _VERSION
         self._writes = writes
         self._context = ts.Context()
         if self._directory is not None:
             if (self._directory / _INFO).exists():
-                standing, self.length = _read_info(self._directory)
+                standing, self.length, self._version = _read_info(self._directory)
                 for name, value in self.info.items():
                     if standing.get(name) != value:
                         raise ValueError(
@@ -265,7 +268,7 @@ class Log:
                 "shape": [games, _CAPACITY, envs, *rest],
                 "chunk_grid": {
                     "name": "regular",
-                    "configuration": {"chunk_shape": [1, 64, min(4, envs), *rest]},
+                    "configuration": {"chunk_shape": [1, _CHUNK_STEPS, min(4, envs), *rest]},
                 },
                 "codecs": [
                     {"name": "bytes"},
@@ -274,14 +277,18 @@ class Log:
                 "data_type": dtype,
                 "fill_value": False if dtype == "bool" else 0,
             },
+            "store_data_equal_to_fill_value": True,
+            # The first version stored no chunk of zeros; frames and labels never were.
+            "fill_missing_data_reads": self._version == 1 and name not in ("frames", "labels"),
         }
         if dtype == "float32":
             spec["metadata"]["codecs"][0]["configuration"] = {"endian": "little"}
+            spec["metadata"]["fill_value"] = 0 if self._version == 1 else "NaN"
         try:
             # What stands must be whole: an array created anew would read as black frames.
             new = self.length == 0
             return ts.open(spec, open=True, create=new, context=self._context).result()
-        except ValueError as error:
+        except Exception as error:
             raise ValueError(
                 f"{self._directory} is damaged: its {name} cannot be opened; collect again"
             ) from error
@@ -290,7 +297,8 @@ class Log:
         """Writes a chunk after the last one.
 
         Raises:
-          ValueError: its shape does not fit the log.
+          ValueError: its shape does not fit the log, or its labels are not finite.
+          OSError: it cannot be written. The log is as long as it was.
         """
         steps = chunk.frames.shape[1]
         span = slice(self.length, self.length + steps)
@@ -298,26 +306,77 @@ class Log:
             expected = (self._arrays[name].shape[0], steps, *self._arrays[name].shape[2:])
             if array.shape != expected:
                 raise ValueError(f"{name} of shape {array.shape}, expected {expected}")
+        if not np.isfinite(chunk.labels).all():
+            raise ValueError(
+                f"the outputs of an expert are NaN or infinite in steps {span.start} to {span.stop}"
+                "; convert it again, or leave it out"
+            )
         if self._writes:
             writes = [
                 self._arrays[name][:, span].write(array)
                 for name, array in zip(Chunk._fields, chunk, strict=True)
             ]
-            for write in writes:
-                write.result()
+            for name, write in zip(Chunk._fields, writes, strict=True):
+                try:
+                    write.result()
+                except Exception as error:
+                    reason = " ".join(str(error).split())[:200]
+                    where = self._directory or "the dataset"
+                    raise OSError(f"{where}: its {name} cannot be written ({reason})") from error
         self.length += steps
         self._commit()
 
     def read(self, start: int, stop: int) -> Chunk:
-        """Steps `start` up to `stop`."""
+        """Steps `start` up to `stop`.
+
+        Raises:
+          ValueError: there are no such steps, or some of what was stored is lost or damaged.
+        """
         if not 0 <= start <= stop <= self.length:
             raise ValueError(f"steps {start} to {stop} of a dataset of {self.length}")
         reads = [self._arrays[name][:, start:stop].read() for name in Chunk._fields]
-        return Chunk(*(np.asarray(read.result()) for read in reads))
+        chunk = Chunk(
+            *(
+                self._result(name, read, start, stop)
+                for name, read in zip(Chunk._fields, reads, strict=True)
+            )
+        )
+        if self._version == 1:
+            written = chunk.labels.any(axis=(0, 2, 3))
+        else:
+            written = np.isfinite(chunk.labels).all(axis=(0, 2, 3))
+        if not written.all():
+            step = start + int(np.argmin(written))
+            raise self._lost("labels", step, step + 1, "they were never written")
+        return chunk
 
     def actions(self, stop: int) -> np.ndarray:
-        """Actions `(G, stop, N)` of the first steps, which bring fresh pools to the same state."""
-        return np.asarray(self._arrays["actions"][:, :stop].read().result())
+        """Actions `(G, stop, N)` of the first steps, which bring fresh pools to the same state.
+
+        Raises:
+          ValueError: some of them are lost or damaged.
+        """
+        return self._result("actions", self._arrays["actions"][:, :stop].read(), 0, stop)
+
+    def _result(self, name: str, read: ts.Future, start: int, stop: int) -> np.ndarray:
+        """What was read of an array; ValueError says which steps cannot be."""
+        try:
+            return np.asarray(read.result())
+        except Exception:
+            for first in range(start - start % _CHUNK_STEPS, stop, _CHUNK_STEPS):
+                span = slice(max(start, first), min(stop, first + _CHUNK_STEPS))
+                try:
+                    self._arrays[name][:, span].read().result()
+                except Exception as error:
+                    raise self._lost(name, span.start, span.stop, str(error)) from error
+            raise
+
+    def _lost(self, name: str, start: int, stop: int, reason: str) -> ValueError:
+        return ValueError(
+            f"{self._directory or 'the dataset'}: the {name} of steps {start} to {stop - 1} are "
+            f"lost or damaged ({' '.join(reason.split())[:300]}); collect again, or put the "
+            "directory back from a copy"
+        )
 
     def truncate(self, length: int) -> None:
         """Forgets the steps after the first `length`."""
@@ -330,7 +389,8 @@ class Log:
         if self._directory is None or not self._writes:
             return
         temporary = self._directory / f"{_INFO}.partial"
-        temporary.write_text(json.dumps({"length": self.length, "info": self.info}, indent=2))
+        fields = {"version": self._version, "length": self.length, "info": self.info}
+        temporary.write_text(json.dumps(fields, indent=2))
         os.replace(temporary, self._directory / _INFO)
 
 
@@ -349,15 +409,46 @@ def open_log(directory: str | os.PathLike[str]) -> Log:
     return Log(directory, _read_info(directory)[0])
 
 
-def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int]:
+def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
+    """What a log is of, how many steps it has, and the version of its format.
+
+    Raises:
+      ValueError: it is damaged, or says what no log can be.
+    """
+    path = directory / _INFO
+    fields = settings.read_json(path, "collect again")
     try:
-        fields = json.loads((directory / _INFO).read_text())
         info = {name: fields["info"][name] for name in _REQUIRED} | fields["info"]
-        return info, int(fields["length"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{directory / _INFO} is damaged ({error}); collect again") from error
+        length, version = fields["length"], fields.get("version", 1)
+        games, shape = info["games"], info["frame_shape"]
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged ({reason}); collect again") from error
+
+    def check(fits: bool, field: str, value: Any, expected: str) -> None:
+        if not fits:
+            shown = " ".join(repr(value).split())[:100]
+            raise ValueError(
+                f"{path} is damaged: {field} is {shown}, expected {expected}; collect again"
+            )
+
+    check(version in (1, _VERSION), "version", version, f"1..{_VERSION}, as this program knows")
+    check(_whole(length, 0, _CAPACITY), "length", length, "a number of steps")
+    named = isinstance(games, list) and all(isinstance(game, str) for game in games)
+    check(named and 0 < len(games) == len(set(games)), "games", games, "names of games")
+    for field in ("num_envs", "num_actions"):
+        check(_whole(info[field], 1, 2**16), field, info[field], f"a whole number of 1..{2**16}")
+    plain = isinstance(shape, list) and len(shape) == 2 and all(_whole(x, 1, 4096) for x in shape)
+    check(plain, "frame_shape", shape, "a height and a width")
+    return info, length, version
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 _INFO = "dataset.json"
+_VERSION = 2
 _REQUIRED = ("games", "num_envs", "frame_shape", "num_actions")
 _CAPACITY = 2**31
+_CHUNK_STEPS = 64

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -378,4 +379,165 @@ def test_real_frames_are_compressed(tmp_path, breakout_chunk):
 
 def test_the_description_is_readable_json(tmp_path):
     Log(tmp_path, INFO).append(_log_chunk(5))
-    assert json.loads((tmp_path / "dataset.json").read_text()) == {"length": 5, "info": INFO}
+    fields = json.loads((tmp_path / "dataset.json").read_text())
+    assert fields == {"version": 2, "length": 5, "info": INFO}
+
+
+# --- What is lost, or was never there.
+
+
+def _lost(directory, match, start=0, stop=None):
+    log = dataset.open_log(directory)
+    with pytest.raises(ValueError, match=match) as caught:
+        log.read(start, log.length if stop is None else stop)
+    assert "\n" not in str(caught.value) and "collect again" in str(caught.value)
+
+
+def _file_of(directory, name, block):
+    (path,) = (x for x in pathlib.Path(directory, name, f"c/1/{block}").rglob("*") if x.is_file())
+    return path
+
+
+@pytest.mark.parametrize("name", Chunk._fields)
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
+def test_lost_chunks_are_named_and_not_read_as_zeros(tmp_path, name, damage):
+    Log(tmp_path, INFO).append(_log_chunk(150))
+    file = _file_of(tmp_path, name, 1)
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(b"" if damage == "empty" else data[:-3])
+    _lost(tmp_path, rf"the {name} of steps 64 to 127 are lost or damaged")
+    _lost(tmp_path, rf"the {name} of steps 100 to 119 are", 100, 120)
+    log = dataset.open_log(tmp_path)
+    _assert_same(
+        log.read(0, 64),
+        _log_chunk(150)._replace(
+            **{key: value[:, :64] for key, value in _log_chunk(150)._asdict().items()}
+        ),
+    )
+    if name == "actions":
+        with pytest.raises(ValueError, match="the actions of steps 64 to 99 are lost"):
+            log.actions(100)
+    file.write_bytes(data)
+    _assert_same(log.read(0, 150), _log_chunk(150))
+
+
+@pytest.mark.parametrize(("length", "first"), [(151, 150), (190, 150), (200, 150), (1000, 150)])
+def test_a_length_beyond_what_is_stored_is_refused(tmp_path, length, first):
+    Log(tmp_path, INFO).append(_log_chunk(150))
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"length": length}))
+    found = f"the labels of steps {first} to {first}" if length <= 192 else "of steps 192 to "
+    _lost(tmp_path, found)
+
+
+def test_a_lost_chunk_is_not_filled_up_by_what_is_appended(tmp_path):
+    Log(tmp_path, INFO).append(_log_chunk(70))
+    _file_of(tmp_path, "labels", 1).unlink()
+    log = dataset.open_log(tmp_path)
+    log.append(_log_chunk(10, seed=1))
+    _lost(tmp_path, "the labels of steps 64 to 64 are lost")
+
+
+@pytest.mark.parametrize("steps", [1, 64, 130])
+def test_zeros_are_stored_like_anything_else(tmp_path, steps):
+    zeros = Chunk(*(np.zeros_like(x) for x in _log_chunk(steps)))
+    Log(tmp_path, INFO).append(zeros)
+    _assert_same(dataset.open_log(tmp_path).read(0, steps), zeros)
+
+
+def _as_first_version(directory, chunk):
+    """A log as the first version wrote it: no chunk of zeros, labels filled up with zeros."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "_VERSION", 1)
+        log = Log(directory, INFO)
+        log.append(chunk)
+    fields = json.loads((directory / "dataset.json").read_text())
+    assert fields.pop("version") == 1
+    (directory / "dataset.json").write_text(json.dumps(fields))
+    for name, array in chunk._asdict().items():
+        for block in range(-(-array.shape[1] // 64)):
+            if not array[1, 64 * block : 64 * (block + 1)].any():
+                _file_of(directory, name, block).unlink()
+
+
+def test_logs_of_the_first_version_are_read_and_continued(tmp_path):
+    chunk = _log_chunk(100)
+    for array in (chunk.actions, chunk.ages):
+        array[1, 64:] = 0
+    _as_first_version(tmp_path, chunk)
+    log = dataset.open_log(tmp_path)
+    _assert_same(log.read(0, 100), chunk)
+    log.append(_log_chunk(40, seed=1))
+    whole = _joined(chunk, _log_chunk(40, seed=1))
+    _assert_same(dataset.open_log(tmp_path).read(0, 140), whole)
+
+
+def test_what_a_log_of_the_first_version_lost_is_refused(tmp_path):
+    _as_first_version(tmp_path, _log_chunk(100))
+    path = tmp_path / "dataset.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"length": 101}))
+    _lost(tmp_path, "the labels of steps 100 to 100 are lost")
+    path.write_text(json.dumps(fields))
+    _file_of(tmp_path, "frames", 0).unlink()
+    _lost(tmp_path, "the frames of steps 0 to 63 are lost")
+
+
+def test_labels_that_are_not_finite_are_refused(directory):
+    log = Log(directory, INFO)
+    chunk = _log_chunk(5)
+    chunk.labels[1, 3, 2, 0] = np.nan
+    with pytest.raises(ValueError, match="outputs of an expert are NaN or infinite in steps 0"):
+        log.append(chunk)
+    assert log.length == 0
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_the_log(tmp_path):
+    log = Log(tmp_path, INFO)
+    log.append(_log_chunk(64))
+    shutil.rmtree(tmp_path / "ages")
+    (tmp_path / "ages").write_text("not a directory")
+    with pytest.raises(OSError, match="its ages cannot be written") as caught:
+        log.append(_log_chunk(10, seed=1))
+    assert "\n" not in str(caught.value)
+    assert log.length == 64
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_envs", "4"),
+        ("num_envs", -3),
+        ("num_envs", True),
+        ("num_envs", 10**12),
+        ("num_actions", 0),
+        ("num_actions", 6.0),
+        ("frame_shape", [4]),
+        ("frame_shape", [4, -5]),
+        ("frame_shape", "84"),
+        ("frame_shape", [10**9, 10**9]),
+        ("games", []),
+        ("games", "pong"),
+        ("games", ["pong", 3]),
+        ("games", ["pong", "pong"]),
+        ("length", "5"),
+        ("length", -1),
+        ("length", 10**30),
+        ("length", 5.0),
+        ("length", None),
+        ("version", 3),
+        ("version", "2"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path, field, value):
+    Log(tmp_path, INFO).append(_log_chunk(5))
+    path = tmp_path / "dataset.json"
+    fields = json.loads(path.read_text())
+    (fields if field in fields else fields["info"])[field] = value
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"dataset.json is damaged: {field} is .*, expected") as e:
+        dataset.open_log(tmp_path)
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400
