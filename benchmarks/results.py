@@ -3,70 +3,215 @@
 python benchmarks/results.py [DIRECTORY]
 """
 
+import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from absl import app
 
-from jaxdistill import metrics
+from jaxdistill import evaluation, metrics, networks
+from jaxdistill.views import View
 
-_MEASURED = ("expert", "student", "retention", "agreement", "regret")
-_TABLES = {
-    "loss": "Losses, one game",
-    "size": "Students smaller than their expert",
-    "temperature": "Temperature of the expert's softmax, loss `kl`",
-    "states": "Whose states",
-    "merge": "Three games, one student",
-}
-_TRAINED = {
-    "reward": "Past the expert",
-    "multitask": "Q-learning of three games by one network, no experts",
-}
+_COMPARED = ("expert", "student", "retention", "agreement", "regret", "minutes", "in all")
 
 
-def _score(played: dict) -> str:
+class Row(NamedTuple):
+    """What a row of a table is made of: a run's result and one game of it."""
+
+    label: str
+    run: str
+    result: dict[str, Any]
+    game: dict[str, Any]
+
+
+def _score(played: Mapping[str, Any]) -> str:
     low, high = played["interval"]
     return f"{played['mean']:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _row(name: str, result: dict, game: dict) -> tuple[str, ...]:
+def _retention(game: Mapping[str, Any]) -> str:
     low, high = game["retention_interval"]
-    seconds = result["seconds"]
-    made = sum(seconds[phase] for phase in ("collect", "store", "learn", "save"))
-    return (
-        name,
-        game["game"],
-        _score(game["expert"]),
-        _score(game["student"]),
-        f"{game['retention']:.0%} [{low:.0%}, {high:.0%}]",
-        f"{game['agreement']:.1%}",
-        f"{game['regret']:.4f}",
-        f"{made / 60:.1f}",
-        f"{sum(seconds.values()) / 60:.1f}",
-    )
+    return f"{game['retention']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def main(arguments: list[str]) -> None:
-    directory = pathlib.Path(arguments[1] if len(arguments) > 1 else "runs/results")
-    results = {path.parent.name: path for path in sorted(directory.glob("*/result.json"))}
-    for prefix, title in _TABLES.items():
-        rows = []
-        for name, path in results.items():
-            if name.partition("_")[0] == prefix:
-                result = json.loads(path.read_text())
-                label = name.partition("_")[2] or name
-                rows += [_row(label, result, game) for game in result["games"]]
-        _print(title, ("run", "game", *_MEASURED, "minutes", "total"), rows)
-    for prefix, title in _TRAINED.items():
-        rows = []
-        for path in sorted(directory.glob(f"{prefix}*/*.json")):
-            if path.name == "config.json":
+def _parameters(row: Row) -> str:
+    count, full = (_count(name) for name in (row.run.split("_")[1], "dueling"))
+    return f"{count:,} ({100 * count / full:.2g}%)"
+
+
+def _count(name: str) -> int:
+    shape = View().shape
+    make = functools.partial(networks.init, networks.create(name), observation_shape=shape)
+    return networks.count(jax.eval_shape(make, jax.random.key(0)))
+
+
+def _made(row: Row) -> float:
+    """Seconds of collecting and learning."""
+    seconds = row.result["seconds"]
+    return sum(seconds.get(phase, 0.0) for phase in ("collect", "store", "learn", "save"))
+
+
+_CELLS: dict[str, Callable[[Row], str]] = {
+    "game": lambda row: row.game["game"].replace("_", " ").title(),
+    "games": lambda row: str(row.game["student"]["episodes"]),
+    "random": lambda row: f"{row.game['random']['mean']:.1f}",
+    "expert": lambda row: _score(row.game["expert"]),
+    "student": lambda row: _score(row.game["student"]),
+    "retention": lambda row: _retention(row.game),
+    "agreement": lambda row: f"{row.game['agreement']:.0%}",
+    "regret": lambda row: f"{row.game['regret']:.4f}",
+    "minutes": lambda row: f"{_made(row) / 60:.1f}",
+    "in all": lambda row: f"{sum(row.result['seconds'].values()) / 60:.1f}",
+    "parameters": _parameters,
+}
+
+
+class Table(NamedTuple):
+    """A table of distillations: its heading, its columns, and the label of each run's rows.
+
+    The first column is the label, if it is none of `_CELLS`. A run is a folder with a
+    `result.json`, or a file that `launch/evaluate.py --out` wrote.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    runs: Mapping[str, str]
+
+    def rows(self, directory: pathlib.Path) -> Iterator[tuple[str, ...]]:
+        for run, label in self.runs.items():
+            path = directory / run
+            path = path if path.suffix else path / "result.json"
+            if not path.is_file():
                 continue
-            (game,) = json.loads(path.read_text())["games"]
-            label = path.parent.name.partition("_")[2] or path.parent.name
-            rows.append((label, game["game"], _score(game["expert"]), _minutes(path.parent)))
-        _print(title, ("run", "game", "score", "minutes"), rows)
+            result = json.loads(path.read_text())
+            for game in result["games"]:
+                row = Row(label, run, result, game)
+                yield tuple(_CELLS[name](row) if name in _CELLS else label for name in self.columns)
+
+
+TABLES = (
+    Table(
+        "Losses, one game",
+        ("loss", *_COMPARED),
+        {
+            "loss_q_values": "`q_values`",
+            "loss_nll": "`nll`",
+            "loss_kl": "`kl`, temperature 0.01",
+            "loss_mse": "`mse`",
+            "loss_nll_seed_1": "`nll`, seed 1",
+            "loss_kl_seed_1": "`kl`, seed 1",
+        },
+    ),
+    Table(
+        "Temperature",
+        ("`learn.q_temperature`", *_COMPARED),
+        {
+            "temperature_0.001": "0.001, nearly `nll`'s target",
+            "loss_kl": "0.01, the default",
+            "temperature_0.1": "0.1",
+            "temperature_1.0": "1, the Q-values as they are",
+        },
+    ),
+    Table(
+        "Whose states",
+        ("who drives", *_COMPARED),
+        {
+            "states_expert": "the expert",
+            "states_student": "the student",
+            "states_half": "each of them half of the environments",
+            "states_fixed": "the expert, before the first update alone",
+        },
+    ),
+    Table(
+        "Students smaller than their expert",
+        ("network", "parameters", "game", *_COMPARED),
+        {
+            f"size_{network}_{game}": f"`{network}`"
+            for network in ("net1", "net3")
+            for game in ("pong", "freeway", "breakout")
+        },
+    ),
+    Table(
+        "`make quickstart`",
+        ("game", "random", "expert", "student", "retention", "agreement", "regret"),
+        {"three_quickstart": ""},
+    ),
+    Table(
+        "The same student in other games",
+        ("seed", "games", "game", "expert", "student", "retention"),
+        {"three_quickstart/again.json": "1", "three_quickstart/breakout_400.json": "2"},
+    ),
+    Table(
+        "Nothing set but the experts",
+        ("game", "random", "expert", "student", "retention", "agreement", "regret"),
+        {"three_defaults": ""},
+    ),
+    Table(
+        "Two experts found on the web",
+        ("game", "random", "expert", "student", "retention", "agreement", "regret"),
+        {"web": ""},
+    ),
+)
+
+
+class Trained(NamedTuple):
+    """A table of trainings: for each run the label and the game of a row.
+
+    The last column is the share of the score of `expert` above random play, as `baselines` has both,
+    or where it names a run, as that has it.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    runs: tuple[tuple[str, str, str], ...]
+    baselines: str
+    expert: str | None = None
+
+    def rows(self, directory: pathlib.Path) -> Iterator[tuple[str, ...]]:
+        for run, game, label in self.runs:
+            path = directory / run / f"{game}.json"
+            baselines = directory / f"{self.baselines}.json"
+            if not path.is_file() or not baselines.is_file():
+                continue
+            played = _played(path)
+            index = [name for _, name, _ in self.runs].index(game)
+            measured = json.loads(baselines.read_text())
+            means = {who: np.mean(measured[who][index]["scores"]) for who in ("expert", "random")}
+            if self.expert:
+                means["expert"] = _played(directory / self.expert / f"{game}.json")["mean"]
+            share = evaluation.retention(played["mean"], means["expert"], means["random"])
+            shown = "" if run == self.expert else f"{share:.0%}"
+            yield label, _score(played), shown, _minutes(path.parent)
+
+
+TRAINED = (
+    Trained(
+        "Past the expert",
+        ("student", "score", "of the expert, above random", "minutes"),
+        (
+            ("reward_half", "breakout", "the expert"),
+            ("reward_beside_it", "breakout", "beside it"),
+            ("reward_from_it", "breakout", "from it"),
+        ),
+        baselines="breakout",
+        expert="reward_half",
+    ),
+    Trained(
+        "Without experts",
+        ("game", "one network, no experts", "of the expert, above random", "minutes"),
+        tuple(("multitask", game, game.title()) for game in ("breakout", "pong", "freeway")),
+        baselines="three",
+    ),
+)
+
+
+def _played(path: pathlib.Path) -> dict[str, Any]:
+    (game,) = json.loads(path.read_text())["games"]
+    return game["expert"]
 
 
 def _minutes(workdir: pathlib.Path) -> str:
@@ -75,11 +220,19 @@ def _minutes(workdir: pathlib.Path) -> str:
     return f"{(seconds['seconds/collect'] + seconds['seconds/learn']) / 60:.1f}"
 
 
-def _print(title: str, heading: Sequence[str], rows: list[tuple[str, ...]]) -> None:
-    if rows:
-        print(f"\n## {title}\n")
-        for cells in (heading, ("---",) * len(heading), *rows):
-            print(f"| {' | '.join(cells)} |")
+def markdown(directory: pathlib.Path) -> str:
+    """Every table of which a row has been made."""
+    lines: list[str] = []
+    for table in (*TABLES, *TRAINED):
+        if rows := list(table.rows(directory)):
+            lines += ["", f"## {table.title}", ""]
+            cells = (table.columns, ("---",) * len(table.columns), *rows)
+            lines += [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    print(markdown(pathlib.Path(arguments[1] if len(arguments) > 1 else "runs/results")))
 
 
 if __name__ == "__main__":

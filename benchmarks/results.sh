@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Makes every table of docs/results.md anew: each row is a run in OUT, and a run that is there
-# already is not made again. Hours on 2 cores.
+# Makes the tables of docs/results.md anew, the cheapest rows first: each row is a run in OUT, and a run
+# that is there already is not made again. About ten hours on 2 cores; stop it at any moment, and the
+# same command goes on. The experts found on the web are asked for in JAXDISTILL_EXPERTS, the folder
+# that holds them, and left out without it.
 #
 #     benchmarks/results.sh [OUT]
 set -euo pipefail
@@ -15,30 +17,11 @@ row() { # EXPERTS NAME CONFIG [flags]; rows of the same experts share their meas
     cp "$run/baselines.json" "$shared"
 }
 
-one=experiments/single.py
-for loss in kl mse nll q_values; do
-    row pong "loss_$loss" $one:pong --config.learn.loss="$loss"
-done
-for loss in kl nll; do # is their order more than chance?
-    row pong_1 "loss_${loss}_seed_1" $one:pong --config.learn.loss="$loss" --config.seed=1
-done
-for network in net1 net3; do
-    for game in pong freeway breakout; do
-        rounds=200
-        [[ $game != breakout ]] || rounds=600 # the hardest to copy: 74% with net1 after 200
-        row $game "size_${network}_$game" $one:$game --config.network="$network" \
-            --config.learn.rounds=$rounds --config.learn.batch_per_game=128 \
-            --config.collect.final_expert_share=0.5 --config.collect.expert_share_rounds=$rounds \
-            --config.learn.loss=q_values --config.learn.first_loss=q_kl --config.learn.first_rounds=40
-    done
-done
-for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
-    row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
-done
-for who in fixed expert student half; do
-    row breakout "states_$who" "experiments/states.py:$who"
-done
-row three merge quickstart.py
+measure() { # NAME TABLE [flags]; a run's student again, in other games
+    local run=$out/$1 table=$out/$1/$2.json
+    shift 2
+    [[ -f $table ]] || python launch/evaluate.py --workdir="$run" --out="$table" "$@"
+}
 
 train() { # NAME GAMES CONFIG [flags]; then 100 games of each
     local run=$out/$1 games=$2 config=$3
@@ -51,7 +34,34 @@ train() { # NAME GAMES CONFIG [flags]; then 100 games of each
     done
 }
 
-# Past the expert: one of little training, and as many steps more with and without it.
+# One expert, 3,200 updates: losses, temperatures, a second seed, whose states. 5 to 10 minutes each.
+one=experiments/single.py
+for loss in kl mse nll q_values; do
+    row pong "loss_$loss" $one:pong --config.learn.loss="$loss"
+done
+for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
+    row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
+done
+for loss in kl nll; do # is their order more than chance?
+    row pong_1 "loss_${loss}_seed_1" $one:pong --config.learn.loss="$loss" --config.seed=1
+done
+for who in fixed expert student half; do
+    row breakout "states_$who" "experiments/states.py:$who"
+done
+
+# Students smaller than their expert. 5 to 15 minutes each.
+for game in pong freeway breakout; do
+    rounds=200
+    [[ $game != breakout ]] || rounds=600 # the hardest to copy: 74% with net1 after 200
+    for network in net1 net3; do
+        row $game "size_${network}_$game" $one:$game --config.network="$network" \
+            --config.learn.rounds=$rounds --config.learn.batch_per_game=128 \
+            --config.collect.final_expert_share=0.5 --config.collect.expert_share_rounds=$rounds \
+            --config.learn.loss=q_values --config.learn.first_loss=q_kl --config.learn.first_rounds=40
+    done
+done
+
+# Past the expert: one of little training, and as many steps more with and without it. 10 minutes each.
 train reward_half breakout train_expert.py --config.games=breakout --config.total_steps=400000
 half=breakout=$out/reward_half/experts/breakout
 train reward_beside_it breakout "train_expert.py:$half" --config.total_steps=400000 \
@@ -59,8 +69,20 @@ train reward_beside_it breakout "train_expert.py:$half" --config.total_steps=400
 train reward_from_it breakout "train_expert.py:$half" --config.total_steps=400000 \
     --config.epsilon_start=0.1 --config.warm_start=True --config.expert_weight=0.0
 
-# The multi-task baseline: one network, three games, no experts.
+# The multi-task baseline: one network, three games, no experts. Half an hour.
 train multitask "breakout pong freeway" train_expert.py --config.games=breakout,pong,freeway \
     --config.total_steps=300000 --config.hold_exponent=1.6 --config.epsilon_fraction=0.33
+
+# Three experts, one student: `make quickstart`, and nothing set but the experts. An hour each.
+row three three_quickstart quickstart.py
+measure three_quickstart again --episodes=100 --seed=1
+measure three_quickstart breakout_400 --game=breakout --episodes=400 --seed=2
+row three three_defaults \
+    merge.py:breakout=experts/breakout.pth,pong=experts/pong.pth,freeway=experts/freeway.pth
+
+# Two experts found on the web. An hour and a half.
+if [[ -n ${JAXDISTILL_EXPERTS:-} ]]; then
+    row web web "breakout_pong_thirdparty.py:$JAXDISTILL_EXPERTS"
+fi
 
 python benchmarks/results.py "$out"
