@@ -82,6 +82,7 @@ class Table(NamedTuple):
     runs: Mapping[str, str]
 
     def rows(self, directory: pathlib.Path) -> Iterator[tuple[str, ...]]:
+        """The cells of every row whose run is in `directory`."""
         for run, label in self.runs.items():
             path = directory / run
             path = path if path.suffix else path / "result.json"
@@ -159,10 +160,10 @@ TABLES = (
 
 
 class Trained(NamedTuple):
-    """A table of trainings: for each run the label and the game of a row.
+    """A table of trainings: the run, game and label of each row.
 
-    The last column is the share of the score of `expert` above random play, as `baselines` has both,
-    or where it names a run, as that has it.
+    Shares are of the expert's score above random play, both from `baselines`, the measured scores
+    of experts in the order of the games here; but the expert's from the run `expert`, if given.
     """
 
     title: str
@@ -172,6 +173,7 @@ class Trained(NamedTuple):
     expert: str | None = None
 
     def rows(self, directory: pathlib.Path) -> Iterator[tuple[str, ...]]:
+        """The cells of every row whose run is in `directory`."""
         for run, game, label in self.runs:
             path = directory / run / f"{game}.json"
             baselines = directory / f"{self.baselines}.json"

@@ -1,9 +1,11 @@
 """Documents and the programs behind them tell the same story."""
 
 import ast
+import importlib
 import json
 import pathlib
 import re
+import subprocess
 
 import pytest
 
@@ -21,23 +23,77 @@ def test_docs_show_the_columns_that_the_program_prints():
         assert heading == f"| {' | '.join(table.columns)} |", table.title
 
 
-def test_every_run_of_the_tables_is_made_by_results_sh():
-    program = (ROOT / "benchmarks" / "results.sh").read_text()
-    # Loops as they stand there, unrolled by hand.
-    made = {f"loss_{x}" for x in ("kl", "mse", "nll", "q_values", "kl_seed_1", "nll_seed_1")}
-    made |= {f"temperature_{x}" for x in ("0.001", "0.1", "1.0")}
-    made |= {f"states_{x}" for x in ("fixed", "expert", "student", "half")}
-    made |= {
-        f"size_{network}_{game}"
-        for game in ("pong", "freeway", "breakout")
-        for network in ("net1", "net3")
+PYTHON = """#!/usr/bin/env bash
+echo "$*" >> "$LOG"
+for argument in "$@"; do
+    case $argument in
+        --workdir=*) mkdir -p "${argument#*=}" && touch "${argument#*=}/baselines.json" ;;
+        --out=*) touch "${argument#*=}" ;;
+    esac
+done
+"""
+
+
+def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
+    """The program as it is, with a `python` that only leaves what the programs would leave."""
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    log, out = tmp_path / "log", tmp_path / "out"
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "LOG": str(log),
+        "JAXDISTILL_EXPERTS": "found",
     }
-    made |= set(re.findall(r"^ *(?:row \S+|train) (\w+) ", program, flags=re.MULTILINE))
-    measured = re.findall(r"^measure (\S+) (\S+) ", program, flags=re.MULTILINE)
-    made |= {f"{run}/{table}.json" for run, table in measured}
-    wanted = {run for table in results.TABLES for run in table.runs}
-    wanted |= {run for table in results.TRAINED for run, _, _ in table.runs}
-    assert wanted == made
+
+    def run():
+        log.write_text("")
+        subprocess.run(
+            ["bash", ROOT / "benchmarks" / "results.sh", out], env=environment, check=True
+        )
+        return [line.split() for line in log.read_text().splitlines()]
+
+    lines = run()
+    made, trained, seen = set(), set(), set()
+    for program, *flags in lines:
+        values = dict(flag.removeprefix("--").split("=", 1) for flag in flags if "=" in flag)
+        if "config" in values:  # flags of settings that there are
+            config = config_of(values.pop("config"))
+            for name in values:
+                if name.startswith("config."):
+                    assert name.removeprefix("config.") in flat(config), (name, flags)
+        workdir = pathlib.Path(values.get("workdir", "")).name
+        if program == "launch/distill.py":
+            made.add(workdir)
+            experts = str(config["experts"]), values.get("config.seed", "0")
+            measured = "config.evaluate.baselines" in values
+            assert measured == (experts in seen), "experts are measured once"
+            seen.add(experts)
+        elif program == "launch/evaluate.py" and workdir:
+            made.add(str(pathlib.Path(values["out"]).relative_to(out)))
+        elif program == "launch/evaluate.py":
+            path = pathlib.Path(values["out"])
+            trained.add((path.parent.name, path.stem))
+    assert made == {run for table in results.TABLES for run in table.runs}
+    assert trained == {row[:2] for table in results.TRAINED for row in table.runs}
+    assert lines[-1] == ["benchmarks/results.py", str(out)]
+    assert not any("evaluate.py" in program for program, *_ in run()), "nothing is made twice"
+
+
+def config_of(value):
+    """The configuration that `--config=FILE:ARGUMENT` stands for."""
+    path, _, argument = value.partition(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    return module.get_config(*([argument] if argument else []))
+
+
+def flat(config, prefix=""):
+    """Dotted names of every field."""
+    names = set()
+    for name in config:
+        value = config.get_ref(name).get()
+        nested = flat(value, f"{prefix}{name}.") if hasattr(value, "get_ref") else set()
+        names |= {f"{prefix}{name}"} | nested
+    return names
 
 
 def played(mean, episodes=100):
