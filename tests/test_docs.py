@@ -1,6 +1,7 @@
 """Documents and the programs behind them tell the same story."""
 
 import ast
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -10,6 +11,8 @@ import subprocess
 import pytest
 
 from benchmarks import results
+from jaxdistill import qlearning, recipe, settings
+from jaxdistill.experts.sources import load_experts
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -56,15 +59,16 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
     made, trained, seen = set(), set(), set()
     for program, *flags in lines:
         values = dict(flag.removeprefix("--").split("=", 1) for flag in flags if "=" in flag)
-        if "config" in values:  # flags of settings that there are
-            config = config_of(values.pop("config"))
-            for name in values:
-                if name.startswith("config."):
-                    assert name.removeprefix("config.") in flat(config), (name, flags)
+        if "config" in values:
+            config = config_of(values)
+            if program == "launch/train_expert.py":
+                check_training(settings.build(qlearning.Settings, config))
+            else:
+                check_run(settings.build(recipe.Settings, config))
         workdir = pathlib.Path(values.get("workdir", "")).name
         if program == "launch/distill.py":
             made.add(workdir)
-            experts = str(config["experts"]), values.get("config.seed", "0")
+            experts = str(config["experts"]), config["seed"]
             measured = "config.evaluate.baselines" in values
             assert measured == (experts in seen), "experts are measured once"
             seen.add(experts)
@@ -79,21 +83,39 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
     assert not any("evaluate.py" in program for program, *_ in run()), "nothing is made twice"
 
 
-def config_of(value):
-    """The configuration that `--config=FILE:ARGUMENT` stands for."""
-    path, _, argument = value.partition(":")
+def config_of(flags):
+    """What `--config=FILE:ARGUMENT --config.FIELD=VALUE` stand for, as plain values."""
+    path, _, argument = flags["config"].partition(":")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-    return module.get_config(*([argument] if argument else []))
+    config = module.get_config(*([argument] if argument else []))
+    for name, value in flags.items():
+        if name.startswith("config."):
+            config.update_from_flattened_dict({name.removeprefix("config."): typed(value)})
+    return config.to_dict()
 
 
-def flat(config, prefix=""):
-    """Dotted names of every field."""
-    names = set()
-    for name in config:
-        value = config.get_ref(name).get()
-        nested = flat(value, f"{prefix}{name}.") if hasattr(value, "get_ref") else set()
-        names |= {f"{prefix}{name}"} | nested
-    return names
+def typed(text):
+    """What a flag's text stands for."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def check_run(chosen):
+    """Nothing in it is refused, as a run that begins refuses it."""
+    if all(pathlib.Path(ROOT, source.path).exists() for source in chosen.experts):
+        experts = load_experts(tuple(shipped(source) for source in chosen.experts))
+        recipe.refuse_idle(chosen, experts)
+
+
+def check_training(chosen):
+    if not chosen.experts:
+        qlearning.refuse_idle(chosen)
+
+
+def shipped(source):
+    return dataclasses.replace(source, path=str(ROOT / source.path))
 
 
 def played(mean, episodes=100):
