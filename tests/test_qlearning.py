@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import checkpoints, games, learner, losses, mesh, metrics, networks, qlearning
+from jaxdistill import checkpoints, envs, games, learner, losses, mesh, metrics, networks, qlearning
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.networks import ConvLayer, Network
@@ -407,6 +407,66 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool)
 
 
 # --- Whole trainings, tiny.
+
+
+def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_order(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    chosen = _settings(
+        network="linear", total_steps=32 * 4, epsilon_end=0.0, epsilon_fraction=0.5, max_steps=4
+    )
+    asked, keys = [], []
+    explore = qlearning._Explorer.__call__
+
+    def spy(self, greedy, turn, epsilon):
+        asked.append((turn, epsilon))
+        actions = explore(self, greedy, turn, epsilon)
+        assert epsilon or (actions == greedy).all()
+        return actions
+
+    monkeypatch.setattr(qlearning._Explorer, "__call__", spy)
+    with qlearning.Training(chosen, tmp_path / "run") as training:
+        learn = training._learn
+
+        def learn_with(state, rollout, key):
+            keys.append(str(jax.random.key_data(key)))
+            return learn(state, rollout, key)
+
+        training._learn = learn_with
+        rows = [training.iterate() for _ in range(3)]
+    turns, epsilons = zip(*asked, strict=True)
+    assert turns == tuple(range(3 * 8))
+    assert epsilons == tuple(np.repeat([1.0, 0.5, 0.0], 8))
+    assert [row["epsilon"] for row in rows] == [0.5, 0.0, 0.0]
+    assert len(set(keys)) == 3
+
+
+def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
+    tmp_path, monkeypatch, watcher
+):
+    """In games that score at every other step, where one step more or another action shows."""
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    chosen = _settings(
+        games=("carnival",), network="linear", epsilon_end=0.9, eval_epsilon=0.0, max_steps=40
+    )
+    params = watcher("carnival", 2).params
+    with qlearning.Training(chosen, tmp_path / "run") as training:
+        means, value = training._play(params, 3, 1)
+        assert training._play(params, 3, 1) == (means, value), "always the same starts"
+        other = dataclasses.replace(chosen, max_steps=20)
+        training.settings = other
+        assert training._play(params, 3, 1)[0]["carnival"] < means["carnival"]
+    exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
+    with qlearning.Training(exploring, tmp_path / "other") as training:
+        tried = [training._play(params, 3, purpose)[0] for purpose in (1, 2)]
+        assert tried[0] != means and tried[0] != tried[1]
+    pool = envs.Pool(games.get("carnival"), 3, seed=envs.seed_for(0, 1, 0), max_steps=40)
+    network = Network(convs=())
+    while not pool.last.over.all():
+        outputs = jax.jit(network.apply)(params, pool.last.observations)
+        pool.step(np.asarray(losses.greedy(outputs, jnp.asarray(pool.game.mask))))
+    assert means == {"carnival": pool.last.scores.mean()}
 
 
 def _final(settings, workdir):
