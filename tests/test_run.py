@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -504,3 +505,42 @@ def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, 
             run.check_experts(*arguments, lowest)
     else:
         run.check_experts(*arguments, lowest)
+
+
+def test_experts_in_training_are_compared_with_as_they_are_at_the_end(
+    settings, watcher, tmp_path, monkeypatch
+):
+    """And the best student is the one that scores most, whatever they scored at first."""
+    values = []
+    save = checkpoints.Checkpoints.save
+
+    def keep(self, step, state, **options):
+        values.append(options["value"])
+        return save(self, step, state, **options)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
+    monkeypatch.setattr(page, "clip_steps", lambda: 1)
+    first, later = watcher("carnival", 2), watcher("carnival", 9)
+    first.save(tmp_path / "expert")
+    following = dataclasses.replace(
+        settings,
+        experts=(ExpertSource(str(tmp_path / "expert")),),
+        collect=dataclasses.replace(settings.collect, follow=True),
+        learn=dataclasses.replace(
+            settings.learn, rounds=1, first_loss=None, first_rounds=0, logits_temperature=1.0
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, sample_logits=False),
+    )
+    distill.distill(following, tmp_path / "run", stop_after="baselines")
+    shutil.rmtree(tmp_path / "expert")
+    later.save(tmp_path / "expert")
+    (row,) = distill.distill(following, tmp_path / "run")["games"]
+    begun = json.loads((tmp_path / "run/baselines.json").read_text())["expert"][0]
+    base = run.Run(following, mesh.create())
+    (played,) = base.measure(base.expert_policy(), run.REPORT, 4)
+    assert row["expert"] == played.summary()
+    assert row["expert"]["mean"] != np.mean(begun["scores"])
+    (scored,) = (
+        r["score/carnival"] for r in metrics.read(tmp_path / "run") if "mean_retention" in r
+    )
+    assert values == [scored], "no human score of Carnival is known: its own score counts"
