@@ -95,18 +95,23 @@ def to_gif(frames: np.ndarray, every: int = 1) -> bytes:
 
 
 def write(frames: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Writes `.gif`, or `.mp4` where PyAV is installed.
+    """Writes `.gif`, or `.mp4` where PyAV is installed; whole or not at all.
 
     Raises:
       ValueError: another ending, or MP4 without its writer.
     """
     path = pathlib.Path(path)
-    if path.suffix == ".gif":
-        path.write_bytes(to_gif(frames))
-    elif path.suffix == ".mp4":
-        _write_mp4(frames, path)
-    else:
+    if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"{path}: clips are written as .gif or .mp4")
+    temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        if path.suffix == ".gif":
+            temporary.write_bytes(to_gif(frames))
+        else:
+            _write_mp4(frames, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_mp4(frames: np.ndarray, path: pathlib.Path) -> None:

@@ -307,10 +307,10 @@ def _train(
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         begun = saved.latest_step()
-        done, best = 0, float("-inf")
+        done = 0
         if begun is not None:
             restored = saved.restore(begun, state)
-            state, done, best = restored.state, begun, restored.progress["best"]
+            state, done = restored.state, begun
             timer.restore(restored.progress["timer"])
         log, collector = _states(run, workdir, begun, timer)
         if stop_after == "collect":
@@ -363,7 +363,6 @@ def _train(
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
                         value = _select(run, state, baselines, writer, step, advance)
-                    best = max(best, value)
                 stopping = stop_after == f"round:{index + 1}"
                 # When to save for resuming is a matter of time alone: it changes no result.
                 due = meshes.agree(time.monotonic() - last_saved > 60)
@@ -372,7 +371,7 @@ def _train(
                         saved.save(
                             index + 1,
                             state,
-                            progress={"best": best, "timer": timer.state(), "length": log.length},
+                            progress={"timer": timer.state(), "length": log.length},
                             value=value,
                         )
                     last_saved = time.monotonic()

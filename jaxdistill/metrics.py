@@ -229,6 +229,20 @@ class Timer:
         self._started = dict.fromkeys(self._started, time.perf_counter())
 
 
+def shown(text: object) -> str:
+    r"""As text in which whatever is not printable is written out, an escape character as "\x1b".
+
+    Names come out of files, and terminals obey such characters: they could hide what follows, or
+    pretend to be the program.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def say(text: str) -> None:
+    """Prints one line on stdout, as `shown`."""
+    print(shown(text))
+
+
 class Advance(Protocol):
     """What `progress` yields."""
 
@@ -257,15 +271,12 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
       unit: the plural of what is counted, such as "steps"; rates are in units/s.
       done: units done by an earlier session, left out of the rate.
     """
-    shown: _Bar | _Lines
-    if sys.stderr.isatty() and rich.console.Console(stderr=True).is_interactive:
-        shown = _Bar(description, total, unit, done)
-    else:
-        shown = _Lines(description, total, unit, done)
+    on_terminal = sys.stderr.isatty() and rich.console.Console(stderr=True).is_interactive
+    display = (_Bar if on_terminal else _Lines)(shown(description), total, unit, done)
     try:
-        yield shown
+        yield display
     finally:
-        shown.close()
+        display.close()
 
 
 class _Bar:
@@ -291,7 +302,7 @@ class _Bar:
         self._progress.advance(self._task, n)
 
     def status(self, text: str) -> None:
-        self._progress.update(self._task, status=text)
+        self._progress.update(self._task, status=shown(text))
 
     def close(self) -> None:
         self._progress.stop()
@@ -324,7 +335,7 @@ class _Lines:
             self._print("left")
 
     def status(self, text: str) -> None:
-        self._status = text
+        self._status = shown(text)
 
     def close(self) -> None:
         self._print("in all")
@@ -396,7 +407,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     Args:
       title: printed above the table.
       columns: the column headings.
-      rows: cells per row, one for each column. Strings are printed as they are, None as "-",
+      rows: cells per row, one for each column. Strings are printed as `shown`, None and NaN as "-",
         numbers rounded to what is readable. Columns without strings are set to the right.
 
     Raises:
@@ -411,7 +422,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for i, column in enumerate(columns):
         words = any(isinstance(row[i], str) for row in rows)
         drawn.add_column(
-            rich.text.Text(column), justify="left" if words else "right", overflow="fold"
+            rich.text.Text(shown(column)), justify="left" if words else "right", overflow="fold"
         )
     for row in rows:
         drawn.add_row(*(rich.text.Text(_cell(value)) for value in row))
@@ -423,7 +434,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     # Not printed by the console itself, which would write across a progress bar.
     with console.capture() as captured:
         console.print(drawn)
-    print(title)  # outside the table, which would fold a title wider than its rows
+    say(title)  # outside the table, which would fold a title wider than its rows
     for line in captured.get().splitlines():
         print(line.rstrip())
 
@@ -432,11 +443,13 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, str | bool | int):
-        return str(value)
+        return shown(value)
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return str(value)
+        return shown(value)
+    if math.isnan(number):
+        return "-"
     if not math.isfinite(number) or number.is_integer():
         return f"{number:.0f}"
     return f"{number:.1f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -72,12 +72,12 @@ def write(
         histograms=_histograms(outputs),
         states=max(len(o.expert) for o in outputs.values()),
         time=report.wall_time(result),
-        command=command,
+        command=metrics.shown(command),
         settings=json.dumps(settings, indent=2),
     )
     path = workdir / "report.html"
     temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(html)
+    temporary.write_text(html, encoding="utf-8")
     os.replace(temporary, path)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,16 +112,17 @@ def wall_time(result: Mapping[str, Any]) -> str:
 def print_result(result: Mapping[str, Any]) -> None:
     """Everything `distill` returns, for people."""
     print_students(result["games"], result)
-    print(summary(result))
-    print(wall_time(result))
+    metrics.say(summary(result))
+    metrics.say(wall_time(result))
 
 
 def _score(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}"
+def _share(value: float | None) -> str:
+    """A share that is not known, as what was kept of nothing, is NaN, and None in a file."""
+    return "-" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
 def _interval(interval: Sequence[float]) -> str:

@@ -282,7 +282,18 @@ _MAX_JSON_BYTES = 16 * 2**20
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes JSON so that a kill leaves either the old file or the new one."""
+    """Writes JSON so that a kill leaves either the old file or the new one.
+
+    JSON knows no NaN and no infinity: they are written as null.
+    """
     temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
     os.replace(temporary, path)
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _finite(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

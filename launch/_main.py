@@ -37,8 +37,13 @@ _allocate()
 LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
 
 
-def run(main: Callable[[], object]) -> None:
-    """Parses flags and calls `main`; exits 2 with one line on stderr on an error of the user's."""
+def run(main: Callable[[], object], *, resumes: bool = False) -> None:
+    """Parses flags and calls `main`; exits 2 with one line on stderr on an error of the user's.
+
+    Args:
+      resumes: the program goes on where it was interrupted; others write what they make, whole, as
+        the last thing they do.
+    """
     logging.set_verbosity(logging.ERROR)
 
     def guarded(arguments: list[str]) -> None:
@@ -49,7 +54,12 @@ def run(main: Callable[[], object]) -> None:
         except (ValueError, OSError) as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            then = (
+                "the same command goes on where it stopped"
+                if resumes
+                else "nothing was written, the same command begins again"
+            )
+            print(f"interrupted; {then}", file=sys.stderr)
             sys.exit(130)
 
     def parse(arguments: list[str]) -> list[str]:
@@ -73,5 +83,7 @@ def only_with(what: str, *names: str) -> None:
 
 
 def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    from jaxdistill import metrics  # which every program has imported by now
+
+    print("error: " + metrics.shown(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)

@@ -9,7 +9,7 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, recipe, settings
+from jaxdistill import distill, metrics, recipe, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experts and collection; see configs/")
 _OUT = flags.DEFINE_string("out", None, "directory of the dataset; made if it is missing")
@@ -21,8 +21,8 @@ def main() -> None:
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     info = distill.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]
-    print(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
+    metrics.say(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=True)

@@ -8,6 +8,7 @@ from absl import flags
 
 from jaxdistill import evaluation, metrics, networks, report
 from jaxdistill.experts import formats
+from jaxdistill.experts.expert import check_new
 
 _SOURCE = flags.DEFINE_string("source", None, "PyTorch file, or the directory of an expert")
 _OUT = flags.DEFINE_string("out", None, "new directory for the expert")
@@ -29,15 +30,19 @@ def main() -> None:
         raise ValueError(
             f"{_SOURCE.value} does not say which game it plays; give --game to play it"
         )
-    expert.save(_OUT.value)
+    check_new(_OUT.value)
     metrics.table(f"{_SOURCE.value}: {found.convention}", formats.COLUMNS, found.rows())
-    print(f"{networks.count(expert.params):,} parameters, {expert.network.head} head")
-    print(f"{expert.outputs} over actions {list(expert.actions)} of {expert.game or 'no game'}")
+    metrics.say(f"{networks.count(expert.params):,} parameters, {expert.network.head} head")
+    metrics.say(
+        f"{expert.outputs} over actions {list(expert.actions)} of {expert.game or 'no game'}"
+    )
     for note in (*found.notes, *(f"not read: {name}" for name in found.skipped)):
-        print(f"note: {note}")
+        metrics.say(f"note: {note}")
     if not playable:
         sees = view or "vectors"
-        print(f"note: cannot be played yet: pools make only EnvPool's own views, it sees {sees}")
+        metrics.say(
+            f"note: cannot be played yet: pools make only EnvPool's own views, it sees {sees}"
+        )
     elif _EPISODES.value:
         with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
             scores = evaluation.measure_expert(
@@ -48,7 +53,8 @@ def main() -> None:
                 advance=advance,
             )
         report.print_expert(expert, scores, epsilon=_EPSILON.value)
-    print(f"saved in {_OUT.value}")
+    expert.save(_OUT.value)
+    metrics.say(f"saved in {_OUT.value}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, recipe, report, settings
+from jaxdistill import distill, metrics, recipe, report, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -27,8 +27,8 @@ def main() -> None:
     command = shlex.join(["python", *sys.argv])
     result = distill.distill(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
     report.print_result(result)
-    print(f"report in {_WORKDIR.value}/report.html")
+    metrics.say(f"report in {_WORKDIR.value}/report.html")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=True)

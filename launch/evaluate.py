@@ -5,14 +5,13 @@ measures the chosen student of a distillation run again, in all of its games or 
 experts and random play beside it.
 """
 
-import json
 import pathlib
 from typing import Any
 
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import distill, evaluation, metrics, report
+from jaxdistill import distill, evaluation, metrics, report, settings
 from jaxdistill.experts import formats
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
@@ -59,7 +58,7 @@ def main() -> None:
         report.print_expert(expert, scores, epsilon=_EPSILON.value)
         rows = [{"game": expert.game, "expert": scores.summary()}]
     if _OUT.value:
-        pathlib.Path(_OUT.value).write_text(json.dumps(chosen | {"games": rows}, indent=2) + "\n")
+        settings.write_json(pathlib.Path(_OUT.value), chosen | {"games": rows})
 
 
 if __name__ == "__main__":

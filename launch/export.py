@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from _main import only_with, run
 from absl import flags
 
-from jaxdistill import students
+from jaxdistill import metrics, students
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.views import View
@@ -65,23 +65,25 @@ def main() -> None:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         _notes(students.outputs_of(chosen), [role.view for role in roles])
-    print(f"saved in {_OUT.value}")
+    metrics.say(f"saved in {_OUT.value}")
 
 
 def _write_expert(expert: Expert) -> None:
     export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
     if problem := export.write_training_config(_OUT.value, expert.network):
-        print(f"note: {problem}")
+        metrics.say(f"note: {problem}")
     _notes(expert.outputs, [expert.view or View()])
 
 
 def _notes(outputs: str, views: Iterable[View]) -> None:
     """What readers of the convention cannot know, as only our own reads it from the file."""
     if outputs == "logits":
-        print("note: these are logits where other readers expect Q-values; greedy play is the same")
+        metrics.say(
+            "note: these are logits where other readers expect Q-values; greedy play is the same"
+        )
     for view in dict.fromkeys(views):
         if view != View():
-            print(f"note: other readers will not know what it sees: {view}")
+            metrics.say(f"note: other readers will not know what it sees: {view}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ def main() -> None:
         ("game", "score"),
         list(best["scores"].items()),
     )
-    print(f"experts saved in {_WORKDIR.value}/experts")
+    metrics.say(f"experts saved in {_WORKDIR.value}/experts")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=True)

@@ -8,7 +8,7 @@ import pathlib
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import clips, envs, games, rollouts, students
+from jaxdistill import clips, envs, games, metrics, rollouts, students
 from jaxdistill.experts import formats
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
@@ -45,7 +45,9 @@ def main() -> None:
     )
     clips.write(clip.frames, _OUT.value)
     state = "over" if clip.over else "stopped"
-    print(f"{_OUT.value}: {player.name}, {len(clip.frames)} frames, score {clip.score:g}, {state}")
+    metrics.say(
+        f"{_OUT.value}: {player.name}, {len(clip.frames)} frames, score {clip.score:g}, {state}"
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import pathlib
 import struct
 import sys
 import time
@@ -321,3 +322,32 @@ def test_table_without_rows_and_with_bad_ones(capsys):
     assert "a" in capsys.readouterr().out
     with pytest.raises(ValueError, match="row 2 has 1 cells, expected 2"):
         metrics.table("t", ["a", "b"], [[1, 2], [3]])
+
+
+EVIL = "pong\x1b[2J\u202e\x07\x9b1m\udcff\n"
+HARMLESS = r"pong\x1b[2J\u202e\x07\x9b1m\udcff\n"
+
+
+def test_what_a_terminal_would_obey_is_written_out(capsys):
+    assert metrics.shown(EVIL) == HARMLESS
+    assert metrics.shown("Größe 3 µ, 猫 [bold]") == "Größe 3 µ, 猫 [bold]"
+    metrics.say(EVIL)
+    metrics.table(EVIL, (EVIL, "score"), [(EVIL, 3.0), (pathlib.PurePath(EVIL), math.nan)])
+    with metrics.progress(EVIL, 1, "games") as advance:
+        advance.status(EVIL)
+    out, err = capsys.readouterr()
+    assert out.count(HARMLESS) == 5 and err.count(HARMLESS) == 2
+    assert all(c == "\n" or c.isprintable() for c in out + err)
+    assert out.split()[-1] == "-", "NaN"
+
+
+def test_a_bar_writes_names_out_too(monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    with metrics.progress(EVIL, 1, "games") as advance:
+        advance.status(EVIL)
+    assert "\x1b[2J" not in terminal.getvalue() and HARMLESS in terminal.getvalue()

@@ -312,3 +312,15 @@ def test_json_is_replaced_whole(tmp_path):
     settings.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"new": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_has_null_for_what_is_no_number_and_reads_back(tmp_path):
+    path = tmp_path / "x.json"
+    nan, inf = float("nan"), float("inf")
+    settings.write_json(path, {"a": nan, "b": [1.5, (-inf, 2)], "c": {"d": inf}, "e": "NaN"})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    back = json.loads(path.read_text(), parse_constant=refuse)
+    assert back == {"a": None, "b": [1.5, [None, 2]], "c": {"d": None}, "e": "NaN"}

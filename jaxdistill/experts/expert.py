@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,10 @@ class Expert:
             )
         if len(set(self.actions)) != len(self.actions):
             raise ValueError(f"{self.name}: actions {list(self.actions)} name one action twice")
+        if self.advertised_score is not None and not math.isfinite(self.advertised_score):
+            raise ValueError(
+                f"{self.name}: advertised_score is {self.advertised_score}, expected a number"
+            )
         if self.game is not None and not all(0 <= a < games.NUM_ACTIONS for a in self.actions):
             raise ValueError(
                 f"{self.name}: actions {list(self.actions)} are not all ALE actions 0..17, so it "
@@ -106,8 +111,7 @@ class Expert:
           ValueError: the directory already holds something.
         """
         directory = pathlib.Path(directory)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ValueError(f"{directory} already exists and is not empty; choose another --out")
+        check_new(directory)
         description = {
             "name": self.name,
             "network": networks.to_dict(self.network),
@@ -124,7 +128,7 @@ class Expert:
         (directory / _WEIGHTS).write_bytes(weights)
         # Written last: a directory without it is not an expert, so a kill leaves none half-written.
         temporary = directory / f"{_DESCRIPTION}.partial"
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+        temporary.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
         os.replace(temporary, directory / _DESCRIPTION)
 
     @classmethod
@@ -204,6 +208,13 @@ def _check_weights(
 @functools.lru_cache(maxsize=64)
 def _ale_forward(network: networks.Network, actions: tuple[int, ...]) -> Callable[..., jax.Array]:
     return jax.jit(lambda params, x: to_ale(networks.forward(network, params, x), actions))
+
+
+def check_new(directory: str | os.PathLike[str]) -> None:
+    """Raises ValueError if `directory` holds something: an expert is saved in a new one."""
+    directory = pathlib.Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} already exists and is not empty; choose another --out")
 
 
 def to_ale(outputs: jax.Array, actions: tuple[int, ...]) -> jax.Array:
