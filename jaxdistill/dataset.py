@@ -390,7 +390,7 @@ class Log:
             return
         temporary = self._directory / f"{_INFO}.partial"
         fields = {"version": self._version, "length": self.length, "info": self.info}
-        temporary.write_text(json.dumps(fields, indent=2))
+        temporary.write_text(json.dumps(fields, indent=2, allow_nan=False))
         os.replace(temporary, self._directory / _INFO)
 
 
