@@ -135,7 +135,7 @@ def distill(
         students.claim_roles(workdir, run.experts)
     result_path = workdir / "result.json"
     if result_path.is_file():
-        return json.loads(result_path.read_text())
+        return report.read_result(result_path)
     timer = metrics.Timer()
 
     baselines = runs.measure_baselines(run, workdir, timer)
@@ -162,7 +162,7 @@ def distill(
             result = _result(run, _rows(run, baselines, scores), outputs, best_step, timer)
             _write_page(run, workdir, state.playing, result, outputs, command)
             settings_lib.write_json(result_path, result)
-    return json.loads(result_path.read_text())
+    return report.read_result(result_path)
 
 
 def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdistill import evaluation, metrics
+from jaxdistill import evaluation, metrics, settings
 from jaxdistill.experts.expert import Expert
 
 
@@ -107,6 +108,24 @@ def wall_time(result: Mapping[str, Any]) -> str:
     seconds = result["seconds"]
     phases = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     return f"wall time {sum(seconds.values()) / 60:.1f} min: {phases}"
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """A run's `result.json`, which `print_result` can print.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is damaged.
+    """
+    advice = "remove it, and the run measures its student again"
+    result = settings.read_json(path, advice)
+    try:
+        student_cells(result["games"])
+        protocol(result), summary(result), wall_time(result)
+    except Exception as error:  # whatever a value of another kind brings about
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+    return result
 
 
 def print_result(result: Mapping[str, Any]) -> None:

@@ -232,18 +232,22 @@ def _read_baselines(
     run: Run, path: pathlib.Path
 ) -> tuple[dict[str, list[evaluation.Scores]], dict[str, dict[str, float]]]:
     """The scores in `path`, and the seconds of the run that measured them."""
+    advice = "delete it to measure again"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json")
+    standing = settings_lib.read_json(path, advice)
     try:
-        standing = json.loads(path.read_text())
         scores = {
             who: [evaluation.Scores.from_dict(x) for x in standing[who]]
             for who in ("expert", "random")
         }
         measured, seconds = {k: standing[k] for k in _protocol(run)}, standing["timer"]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json") from None
-    except (KeyError, TypeError, ValueError) as error:
+        metrics.Timer().restore(seconds)
+        if any(len(rows) != len(run.names) for rows in scores.values()):
+            raise ValueError(f"expected scores of {len(run.names)} games")
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); delete it to measure again"
+            f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
         ) from error
     for name, value in json.loads(json.dumps(_protocol(run))).items():
         if measured[name] != value:

@@ -99,6 +99,8 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
       ValueError: a field is unknown, missing, of the wrong type or outside its range; names it as
         `where.field`.
     """
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{where} is {str(fields)[:60]!r}, expected fields of {cls.__name__}")
     hints = _hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
@@ -216,10 +218,7 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
     # Through JSON and back, so that tuples compare equal to what was read.
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
     if path.is_file():
-        try:
-            standing = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); choose another --workdir") from error
+        standing = read_json(path, "choose another --workdir")
         # A field that was not yet known when the run began had what is now its default.
         completed = dataclasses.asdict(build(type(settings), standing, str(path)))
         old, new = flatten(json.loads(json.dumps(completed))), flatten(wanted)

@@ -7,7 +7,6 @@ watched and exported without its experts. Runs of before that was written ask th
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -96,17 +95,18 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
 
 
 def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
+    advice = "remove it, and the run's experts are asked"
+    rows = settings_lib.read_json(path, advice)
     try:
         roles = tuple(
             Role(games.get(row["game"]).name, View.from_dict(row["view"]), str(row["expert"]))
-            for row in json.loads(path.read_text())
+            for row in rows
         )
         if not roles:
             raise ValueError("names no game")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the run's "
-            f"experts are asked"
+            f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
         ) from error
     return roles
 
@@ -125,7 +125,8 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
-    settings = settings_lib.build(Settings, json.loads(path.read_text()), str(path))
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    settings = settings_lib.build(Settings, standing, str(path))
     roles = load_roles(workdir, settings)
     network = networks.for_games(
         networks.create(settings.network, settings.compute_dtype),

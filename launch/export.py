@@ -7,14 +7,13 @@ convention; as the expert of one of its games (`--convention=expert --game=pong`
 """
 
 import datetime
-import json
 import pathlib
 from collections.abc import Iterable
 
 from _main import only_with, run
 from absl import flags
 
-from jaxdistill import metrics, students
+from jaxdistill import metrics, report, students
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.views import View
@@ -46,7 +45,7 @@ def main() -> None:
             )
         roles = students.load_roles(_WORKDIR.value, chosen)
         result = pathlib.Path(_WORKDIR.value, "result.json")
-        rows = json.loads(result.read_text())["games"] if result.is_file() else []
+        rows = report.read_result(result)["games"] if result.is_file() else []
         learn = chosen.learn
         export.export(
             student.playing,
