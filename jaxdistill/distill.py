@@ -279,30 +279,8 @@ def _train(
 ) -> tuple[learner.TrainState, int]:
     """All rounds; returns the state that played best, and its round."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
-    transform = recipe.optimiser(settings)
     state = students.create_state(settings, _initial_params(run), run.mesh)
-    update = learner.make_update(
-        run.network,
-        transform,
-        run.mesh,
-        loss=lrn.loss,
-        first_loss=lrn.first_loss,
-        first_updates=[
-            0 if name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
-            for name in run.names
-        ],
-        masks=run.masks,
-        temperatures=jnp.asarray(
-            [
-                lrn.q_temperature if expert.outputs == "q" else lrn.logits_temperature
-                for expert in run.experts
-            ]
-        ),
-        batch_per_game=lrn.batch_per_game,
-        minibatches=lrn.updates_per_round,
-        entropy_weight=lrn.entropy_weight,
-        ema_decay=lrn.ema_decay,
-    )
+    update = _make_update(run)
     update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
@@ -380,6 +358,33 @@ def _train(
         best_step = saved.best_step()
         assert best_step is not None  # the last round always evaluates
         return saved.restore(best_step, state).state, best_step
+
+
+def _make_update(run: Run) -> learner.Update:
+    """One round's updates, as the settings say."""
+    lrn = run.settings.learn
+    return learner.make_update(
+        run.network,
+        recipe.optimiser(run.settings),
+        run.mesh,
+        loss=lrn.loss,
+        first_loss=lrn.first_loss,
+        first_updates=[
+            0 if name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
+            for name in run.names
+        ],
+        masks=run.masks,
+        temperatures=jnp.asarray(
+            [
+                lrn.q_temperature if expert.outputs == "q" else lrn.logits_temperature
+                for expert in run.experts
+            ]
+        ),
+        batch_per_game=lrn.batch_per_game,
+        minibatches=lrn.updates_per_round,
+        entropy_weight=lrn.entropy_weight,
+        ema_decay=lrn.ema_decay,
+    )
 
 
 def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics.NoWriter:

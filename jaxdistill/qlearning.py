@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from jaxdistill import (
@@ -214,6 +215,19 @@ def epsilon_at(settings: Settings, iteration: int) -> float:
     done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
     epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
     return epsilon / 3 if settings.hold_exponent else epsilon
+
+
+def optimiser(settings: Settings) -> optax.GradientTransformation:
+    """The optimiser of a training, with its schedule over all updates."""
+    minibatches = settings.steps_per_iteration // settings.batch_per_game
+    return learner.optimiser(
+        "radam",
+        learning_rate=settings.learning_rate,
+        updates=settings.iterations * settings.epochs * minibatches,
+        final_fraction=settings.final_rate_fraction,
+        schedule="linear",
+        clip_norm=settings.clip_norm,
+    )
 
 
 def expert_weight_at(settings: Settings, iteration: int) -> float:
@@ -483,15 +497,7 @@ class Training:
             networks.create(settings.network, settings.compute_dtype), self._games
         )
         masks = jnp.asarray(np.stack([game.mask for game in self._games]))
-        minibatches = settings.steps_per_iteration // settings.batch_per_game
-        transform = learner.optimiser(
-            "radam",
-            learning_rate=settings.learning_rate,
-            updates=settings.iterations * settings.epochs * minibatches,
-            final_fraction=settings.final_rate_fraction,
-            schedule="linear",
-            clip_norm=settings.clip_norm,
-        )
+        transform = optimiser(settings)
         params = self._initial_params()
         self.state = learner.create_state(params, transform, self._mesh)
         self._average = jax.tree.map(jnp.array, self.state.params)

@@ -222,10 +222,13 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
         # A field that was not yet known when the run began had what is now its default.
         completed = dataclasses.asdict(build(type(settings), standing, str(path)))
         old, new = flatten(json.loads(json.dumps(completed))), flatten(wanted)
+        said = flatten(standing)
         for name in sorted(old.keys() | new.keys()):
             if name not in ignore and old.get(name) != new.get(name):
+                unsaid = " (its config.json does not say: today's default)"
                 raise ValueError(
-                    f"{workdir} holds a run with {name} {old.get(name)!r}, this one has "
+                    f"{workdir} holds a run with {name} {old.get(name)!r}"
+                    f"{'' if name in said or name not in old else unsaid}, this one has "
                     f"{new.get(name)!r}; choose another --workdir or the same settings"
                 )
         return True

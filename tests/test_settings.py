@@ -245,7 +245,10 @@ def test_a_run_from_before_a_field_was_known_had_its_default(tmp_path):
     del config["limit"], config["inner"]["rate"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert settings.claim(tmp_path, Outer("x")) is True
-    with pytest.raises(ValueError, match=r"inner\.rate 0\.5, this one has 0\.1"):
+    unsaid = (
+        r"inner\.rate 0\.5 \(its config\.json does not say: today's default\), this one has 0\.1"
+    )
+    with pytest.raises(ValueError, match=unsaid):
         settings.claim(tmp_path, Outer("x", inner=Inner(0.1)))
 
 
