@@ -93,7 +93,7 @@ class Collector:
         self._params = [expert.params for expert in experts]
 
     def _choose(
-        self, experts, student, observations, key, by_expert, *, games, student_drives: bool
+        self, experts, student, observations, key, by_expert, seats, *, games, student_drives: bool
     ):
         seating = self._seating
         labels = expert_outputs(seating.experts, experts, observations, games)
@@ -103,20 +103,20 @@ class Collector:
             merged = networks.forward(seating.network, student, jnp.concatenate(observations), rows)
             outputs = jnp.split(merged, len(games))
         actions = []
-        for game, label, output in zip(games, labels, outputs, strict=True):
+        for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
             expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
-            mask, seats = seating.masks[game], (self._first, seating.num_envs)
+            mask = seating.masks[game]
             chosen = rollouts.choose(
                 label,
                 mask,
                 expert_key,
                 epsilon=seating.expert_epsilon,
                 sample=seating.experts[game].outputs == "logits",
-                seats=seats,
+                seats=seat,
             )
             if output is not None:
                 own = rollouts.choose(
-                    output, mask, student_key, epsilon=seating.student_epsilon, seats=seats
+                    output, mask, student_key, epsilon=seating.student_epsilon, seats=seat
                 )
                 chosen = jnp.where(by_expert, chosen, own)
             actions.append(chosen)
@@ -145,20 +145,28 @@ class Collector:
             order = np.random.default_rng((self._seating.seeds[0], self.steps)).permutation(order)
         by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
 
-        def policy(observations, key, games):
+        def policy(observations, key, games, seats):
             return self._act(
                 self._params,
                 student,
                 observations,
                 key,
                 by_expert,
+                seats,
                 games=games,
                 student_drives=expert_slots < num_envs,
             )
 
         frames, labels, actions, ages, usable = [], [], [], [], []
         before = [pool.last for pool in self.pools]
-        play = rollouts.play(self.pools, policy, self._seating.key, self._mesh, start=self.steps)
+        play = rollouts.play(
+            self.pools,
+            policy,
+            self._seating.key,
+            self._mesh,
+            seats=[np.arange(self._first, self._first + own)] * len(self.pools),
+            start=self.steps,
+        )
         for _ in range(length):
             turn = next(play)
             frames.append([step.observations[:, -1] for step in before])

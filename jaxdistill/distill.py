@@ -32,7 +32,6 @@ from jaxdistill import (
     page,
     recipe,
     report,
-    rollouts,
     students,
 )
 from jaxdistill import (
@@ -148,7 +147,7 @@ def distill(
     )
     if stop_after == "baselines":
         return {}
-    state, best_step = _train(run, workdir, baselines, timer, stop_after, profile)
+    state, best_step, chosen_by = _train(run, workdir, baselines, timer, stop_after, profile)
     if stop_after is not None:
         return {}
 
@@ -159,7 +158,10 @@ def distill(
     with meshes.leader_first("result"):
         if meshes.leads():
             outputs = _outputs(run, workdir, state.playing)
-            result = _result(run, _rows(run, baselines, scores), outputs, best_step, timer)
+            rows = _rows(run, baselines, scores)
+            for row, seen, played in zip(rows, chosen_by, scores, strict=True):
+                row["shared_starts"] = len(set(seen) & set(played.starts.tolist()))
+            result = _result(run, rows, outputs, best_step, timer)
             _write_page(run, workdir, state.playing, result, outputs, command)
             settings_lib.write_json(result_path, result)
     return report.read_result(result_path)
@@ -226,7 +228,7 @@ def evaluate_student(
     episodes: int,
     epsilon: float,
     seed: int,
-    opening_steps: int = 0,
+    opening_steps: int = evaluation.DEFAULT_OPENING,
     opening_by: str = "random",
     game: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -261,7 +263,7 @@ def evaluate_student(
     return _rows(
         run,
         {
-            "random": run.play_reported(rollouts.random_policy(run.masks), "random", only),
+            "random": run.play_reported(run.random_policy, "random", only),
             "expert": run.play_reported(run.expert_policy(), "experts", only),
         },
         run.play_reported(run.student_policy(student.playing), "student", only),
@@ -276,8 +278,11 @@ def _train(
     timer: metrics.Timer,
     stop_after: str | None,
     profile: str | None,
-) -> tuple[learner.TrainState, int]:
-    """All rounds; returns the state that played best, and its round."""
+) -> tuple[learner.TrainState, int, list[list[int]]]:
+    """All rounds; returns the state that played best, its round, and the starts it was chosen by.
+
+    The last are hashes, see `evaluation.start_hash`, per game.
+    """
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
     state = students.create_state(settings, _initial_params(run), run.mesh)
     update = _make_update(run)
@@ -285,14 +290,15 @@ def _train(
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         begun = saved.latest_step()
-        done = 0
+        done, chosen_by = 0, list[list[int]]()
         if begun is not None:
             restored = saved.restore(begun, state)
             state, done = restored.state, begun
+            chosen_by = restored.progress["chosen_by"]
             timer.restore(restored.progress["timer"])
         log, collector = _states(run, workdir, begun, timer)
         if stop_after == "collect":
-            return state, 0
+            return state, 0, []
         buffer = _window(run, log)
 
         total = lrn.rounds * lrn.updates_per_round
@@ -340,7 +346,8 @@ def _train(
                     with timer.phase("evaluate"):
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
-                        value = _select(run, state, baselines, writer, step, advance)
+                        value, played = _select(run, state, baselines, writer, step, advance)
+                    chosen_by = [scores.starts.tolist() for scores in played]
                 stopping = stop_after == f"round:{index + 1}"
                 # When to save for resuming is a matter of time alone: it changes no result.
                 due = meshes.agree(time.monotonic() - last_saved > 60)
@@ -349,15 +356,19 @@ def _train(
                         saved.save(
                             index + 1,
                             state,
-                            progress={"timer": timer.state(), "length": log.length},
+                            progress={
+                                "timer": timer.state(),
+                                "length": log.length,
+                                "chosen_by": chosen_by,
+                            },
                             value=value,
                         )
                     last_saved = time.monotonic()
                 if stopping:
-                    return state, 0
+                    return state, 0, []
         best_step = saved.best_step()
         assert best_step is not None  # the last round always evaluates
-        return saved.restore(best_step, state).state, best_step
+        return saved.restore(best_step, state).state, best_step, chosen_by
 
 
 def _make_update(run: Run) -> learner.Update:
@@ -484,10 +495,11 @@ def _select(
     writer: metrics.Writer | metrics.NoWriter,
     step: int,
     advance: metrics.Advance,
-) -> float:
-    """What the best is chosen by: mean retention over games, of episodes that are never reported.
+) -> tuple[float, list[evaluation.Scores]]:
+    """What the best is chosen by, and the games it was measured in.
 
-    What a game keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
+    The value is the mean retention over games, of episodes that are never reported. What a game
+    keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
     """
     episodes = run.settings.evaluate.select_episodes
     scores = run.measure(run.student_policy(state.playing), runs.SELECT, episodes)
@@ -506,7 +518,7 @@ def _select(
     row |= {f"retention/{name}": k for name, k in zip(run.names, kept, strict=True)}
     writer.write(step, row | {"mean_retention": float(known.mean())})
     advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(run.names, scores, strict=True)))
-    return value
+    return value, scores
 
 
 def _rows(

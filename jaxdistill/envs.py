@@ -228,4 +228,5 @@ def seed_for(*words: int) -> int:
 
     Different words give seeds far apart, so the N consecutive seeds of two pools do not meet.
     """
-    return int(np.random.SeedSequence(words).generate_state(1)[0] % (2**31 - 2**16))
+    # With their number first: without it (1,) and (1, 0, 0) would be the same.
+    return int(np.random.SeedSequence((len(words), *words)).generate_state(1)[0] % (2**31 - 2**16))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,16 +20,48 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.games import Game
 from jaxdistill.views import View
 
+CHOOSING, REPORTING = 0, 1
+"""The two sides that starts belong to: see `Opening`."""
 
-class Opening(NamedTuple):
-    """Steps that another policy plays before the one that is measured, in place of human starts.
+DEFAULT_OPENING = 10
+_LANES = 4
+_LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
 
-    What is scored in them counts for nobody. A game that ends in them is left out: the slot's next
-    one is measured, from its beginning.
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """Steps that others play before the policy that is measured takes over the game: its *start*.
+
+    Emulators know few starts of their own (of 100 games of Breakout 4 differ), so `policy` plays
+    the first `steps`, and then random actions are played until the game is in a state that is this
+    seat's to start from. A hash of what is seen assigns every state to a side, `CHOOSING` or
+    `REPORTING`, and there to every fourth seat: no state that a student is chosen by can be one
+    that is reported, whatever the seeds, and neighbouring seats start apart.
+
+    What is scored in an opening counts for nobody. The opening of a game that ends in it begins
+    again in the slot's next one. With 0 steps every game starts where the emulator starts it, as
+    published scores have it, and nothing keeps the sides apart.
+
+    Attributes:
+      policy: plays the first steps.
+      steps: how many, at least.
+      random: uniformly random play, see `rollouts.random_policy`.
+      side: `CHOOSING` or `REPORTING`.
     """
 
     policy: rollouts.Policy
     steps: int
+    random: rollouts.Policy
+    side: int
+
+    def begins(self, seat: int, start: int) -> bool:
+        """Whether a state with this hash is one for the seat to start from."""
+        return self.steps == 0 or start % (2 * _LANES) == self.side * _LANES + seat % _LANES
+
+
+def start_hash(observation: np.ndarray) -> int:
+    """48 bits of a hash of what is seen; alike in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(observation.tobytes(), digest_size=6).digest(), "little")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +70,14 @@ class Scores:
 
     Attributes:
       scores: `(E,)` undiscounted, unclipped returns.
-      lengths: `(E,)` steps of each episode.
+      lengths: `(E,)` steps that the policy played in each episode.
+      starts: `(E,)` hash of what it saw first in each.
       unfinished: episodes cut by the step limit.
     """
 
     scores: np.ndarray
     lengths: np.ndarray
+    starts: np.ndarray
     unfinished: int = 0
 
     @property
@@ -54,6 +90,11 @@ class Scores:
         """How many episodes differ in (score, length): 100 copies of one game are one game."""
         return len(set(zip(self.scores.tolist(), self.lengths.tolist(), strict=True)))
 
+    @property
+    def distinct_starts(self) -> int:
+        """How many different states the episodes started from."""
+        return len(set(self.starts.tolist()))
+
     def summary(self) -> dict[str, Any]:
         """Mean, interval and counts as plain JSON values."""
         return {
@@ -61,6 +102,7 @@ class Scores:
             "interval": list(self.interval()),
             "episodes": len(self.scores),
             "distinct": self.distinct,
+            "distinct_starts": self.distinct_starts,
             "unfinished": self.unfinished,
             "mean_steps": float(self.lengths.mean()),
         }
@@ -70,19 +112,127 @@ class Scores:
         return {
             "scores": self.scores.tolist(),
             "lengths": self.lengths.tolist(),
+            "starts": self.starts.tolist(),
             "unfinished": self.unfinished,
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Scores:
         """The inverse of `to_dict`."""
-        return cls(
-            np.asarray(fields["scores"]), np.asarray(fields["lengths"]), fields["unfinished"]
-        )
+        arrays = (np.asarray(fields[name]) for name in ("scores", "lengths", "starts"))
+        scores, lengths, starts = arrays
+        return cls(scores, lengths, starts, fields["unfinished"])
 
     def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
         """Percentile bootstrap interval of the mean."""
         return _percentiles(_bootstrap_means(self.scores, resamples, seed=0), level)
+
+
+class _Episode(NamedTuple):
+    seat: int
+    score: float
+    length: int
+    start: int
+    cut: bool
+
+
+class _Slots:
+    """What the slots of one pool are at: an opening, or a game that counts."""
+
+    def __init__(self, pool: Pool, seats: np.ndarray, opening: Opening | None, games: int):
+        self._pool, self._seats, self._opening, self._games = pool, seats, opening, games
+        self.own = np.zeros(pool.num_envs, bool)  # which games the measured policy plays
+        self._score, self._age = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
+        self._start = np.zeros(pool.num_envs, np.int64)
+        self._searched = np.zeros(pool.num_envs, np.int64)
+        self.episodes: list[list[_Episode]] = [[] for _ in range(pool.num_envs)]
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Gives the measured policy the games that have come to a start."""
+        step, opening = self._pool.last, self._opening
+        for slot in np.flatnonzero(~self.own & ~step.over):
+            if len(self.episodes[slot]) == self._games:
+                self.own[slot] = True  # stepped in vain, and nobody need open for it
+                continue
+            if opening and step.ages[slot] < opening.steps:
+                continue
+            start = start_hash(step.observations[slot])
+            if opening is None or opening.begins(int(self._seats[slot]), start):
+                self.own[slot], self._start[slot] = True, start
+                self._score[slot], self._age[slot] = step.scores[slot], step.ages[slot]
+
+    def advance(self) -> int:
+        """Takes note of the pool's last step; returns how many games that count ended with it."""
+        step, finished = self._pool.last, 0
+        for slot in np.flatnonzero(step.over):
+            if not self.own[slot]:
+                self._searched[slot] += 1
+                if self._searched[slot] == _LONGEST_SEARCH:
+                    raise ValueError(
+                        f"{self._pool.game.name}: {_LONGEST_SEARCH} games ended in their opening; "
+                        f"expected games longer than evaluate.opening_steps: give fewer, or 0"
+                    )
+            elif len(self.episodes[slot]) < self._games:
+                episode = _Episode(
+                    seat=int(self._seats[slot]),
+                    score=float(step.scores[slot] - self._score[slot]),
+                    length=int(step.ages[slot] - self._age[slot]),
+                    start=int(self._start[slot]),
+                    cut=bool(step.truncated[slot]),
+                )
+                self.episodes[slot].append(episode)
+                finished += 1
+            self.own[slot] = False
+        self._take_over()
+        return finished
+
+    @property
+    def ages(self) -> np.ndarray:
+        """`(num_envs,)` steps since each game began."""
+        return self._pool.last.ages
+
+    @property
+    def over(self) -> np.ndarray:
+        """`(num_envs,)` bool, the game has ended and the next step begins another."""
+        return self._pool.last.over
+
+    @property
+    def playing(self) -> bool:
+        """Whether games that count are still to come."""
+        return any(len(episodes) < self._games for episodes in self.episodes)
+
+
+def _with_openings(
+    policy: rollouts.Policy, opening: Opening, slots: Sequence[_Slots], games: Sequence[int]
+) -> rollouts.Policy:
+    """`policy` where it has taken over the game, others where a slot is still in its opening."""
+
+    def act(observations, key, indices, seats):
+        parts = [[x for x, g in zip(slots, games, strict=True) if g == index] for index in indices]
+        own = [np.concatenate([x.own for x in mine]) for mine in parts]
+        # A game that is over is answered by whoever is asked: the action is ignored.
+        left = [np.concatenate([~x.over for x in mine]) for mine in parts]
+        if not any((a & ~b).any() for a, b in zip(left, own, strict=True)):
+            return policy(observations, key, indices, seats)
+        ages = [np.concatenate([x.ages for x in mine]) for mine in parts]
+        candidates = [
+            (own, policy),
+            ([rows < opening.steps for rows in ages], opening.policy),
+            ([np.ones_like(rows) for rows in own], opening.random),
+        ]
+        chosen = [np.zeros(len(seat), np.int32) for seat in seats]
+        for who, plays in candidates:
+            turn = [a & b for a, b in zip(who, left, strict=True)]
+            if not any(rows.any() for rows in turn):
+                continue
+            answers = jax.device_get(plays(observations, key, indices, seats)[0])
+            for actions, answer, rows in zip(chosen, answers, turn, strict=True):
+                actions[: len(rows)][rows] = answer[: len(rows)][rows]
+            left = [a & ~b for a, b in zip(left, turn, strict=True)]
+        return tuple(chosen), None
+
+    return act
 
 
 def play_games(
@@ -92,6 +242,7 @@ def play_games(
     mesh: Mesh,
     *,
     games: Sequence[int] | None = None,
+    seats: Sequence[np.ndarray] | None = None,
     games_per_env: int = 1,
     opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
@@ -105,6 +256,8 @@ def play_games(
     Args:
       pools: fresh pools; a game already begun would count as whole.
       games: game index of each pool, 0.. by default.
+      seats: `(num_envs,)` seat numbers per pool, counted through a game's pools by default. Random
+        draws are by seat: an episode is the same whatever others are played beside it.
       opening: who plays the first steps; by default nobody else.
       advance: called with the number of episodes that ended, for a progress bar.
 
@@ -112,63 +265,60 @@ def play_games(
       One `Scores` per game, in the order of `games`; episodes ordered by pool and slot.
 
     Raises:
-      ValueError: a pool is in the middle of its games.
+      ValueError: a pool is in the middle of its games, or its games end in their openings.
     """
     games = tuple(range(len(pools))) if games is None else tuple(games)
+    seats = _count_seats(pools, games) if seats is None else seats
     for pool in pools:
         if pool.last.ages.any():
             raise ValueError(f"{pool.game.name}: evaluation needs a fresh pool")
-    ended: list[list[list[tuple[float, int, bool]]]] = [
-        [[] for _ in range(pool.num_envs)] for pool in pools
+    slots = [
+        _Slots(pool, own, opening, games_per_env) for pool, own in zip(pools, seats, strict=True)
     ]
     active = list(range(len(pools)))
     turn = 0
-    if opening and opening.steps:
-        play = rollouts.play(pools, opening.policy, key, mesh, games=games)
-        for _ in zip(range(opening.steps), play, strict=False):
-            turn += 1
-    # What the opening has scored in the game that each slot is in the middle of.
-    begun = [np.where(pool.last.over, 0, pool.last.scores) for pool in pools]
     while active:
+        present = [games[i] for i in active]
         play = rollouts.play(
             [pools[i] for i in active],
-            policy,
+            _with_openings(policy, opening, [slots[i] for i in active], present)
+            if opening
+            else policy,
             key,
             mesh,
-            games=[games[i] for i in active],
+            games=present,
+            seats=[seats[i] for i in active],
             start=turn,
         )
-        for played in play:
+        for _ in play:
             turn += 1
-            finished = 0
-            for i, step in zip(active, played.steps, strict=True):
-                for slot in np.flatnonzero(step.over):
-                    if len(ended[i][slot]) < games_per_env:
-                        cut = bool(step.truncated[slot])
-                        score = float(step.scores[slot] - begun[i][slot])
-                        begun[i][slot] = 0
-                        ended[i][slot].append((score, int(step.ages[slot]), cut))
-                        finished += 1
+            finished = sum(slots[i].advance() for i in active)
             if not finished:
                 continue
             if advance:
                 advance(finished)
-            still = [i for i in active if any(len(slot) < games_per_env for slot in ended[i])]
+            still = [i for i in active if slots[i].playing]
             if still != active:
                 active = still
                 break
-    results = []
-    for game in dict.fromkeys(games):
-        rows = [
-            episode
-            for i, slots in enumerate(ended)
-            if games[i] == game
-            for slot in slots
-            for episode in slot
-        ]
-        scores, lengths, truncated = zip(*rows, strict=True)
-        results.append(Scores(np.asarray(scores), np.asarray(lengths), sum(truncated)))
-    return results
+    played: dict[int, list[_Episode]] = {game: [] for game in games}
+    for game, mine in zip(games, slots, strict=True):
+        played[game].extend(episode for episodes in mine.episodes for episode in episodes)
+    return [_scores(episodes) for episodes in played.values()]
+
+
+def _count_seats(pools: Sequence[Pool], games: Sequence[int]) -> list[np.ndarray]:
+    taken = dict.fromkeys(games, 0)
+    seats = []
+    for pool, game in zip(pools, games, strict=True):
+        seats.append(np.arange(taken[game], taken[game] + pool.num_envs))
+        taken[game] += pool.num_envs
+    return seats
+
+
+def _scores(episodes: Sequence[_Episode]) -> Scores:
+    _, scores, lengths, starts, cut = zip(*episodes, strict=True)
+    return Scores(np.asarray(scores), np.asarray(lengths), np.asarray(starts), sum(cut))
 
 
 # Environments in one pool of an evaluation: few enough that little is stepped in vain.
@@ -184,16 +334,17 @@ def split_pools(
     max_steps: int = MAX_STEPS,
     only: Sequence[int] | None = None,
     share: tuple[int, int] = (0, 1),
-) -> tuple[list[Pool], list[int]]:
-    """Fresh pools with one environment slot per episode, and the game index of each pool.
+) -> tuple[list[Pool], list[int], list[np.ndarray]]:
+    """Fresh pools with one environment slot per episode; the game index and the seats of each pool.
 
-    Every episode begins from a seed of its own, so none is played twice for want of slots.
+    Every episode has a seat, its number, and begins from a seed of its own, so none is played
+    twice for want of slots.
 
     Args:
       only: game indices to make pools of; by default of all games.
       share: `(k, n)` makes only every n-th pool, from the k-th on.
     """
-    pools, indices = [], []
+    pools, indices, seats = [], [], []
     chosen = range(len(game_list)) if only is None else only
     plan = [(index, first) for index in chosen for first in range(0, episodes, _SLOTS)]
     for index, first in plan[share[0] :: share[1]]:
@@ -208,7 +359,8 @@ def split_pools(
             )
         )
         indices.append(index)
-    return pools, indices
+        seats.append(np.arange(first, first + pools[-1].num_envs))
+    return pools, indices, seats
 
 
 def play_everywhere(
@@ -234,7 +386,7 @@ def play_everywhere(
     """
     processes = jax.process_count()
     only = range(len(game_list)) if only is None else only
-    pools, indices = split_pools(
+    pools, indices, seats = split_pools(
         game_list,
         episodes,
         seeds=seeds,
@@ -250,21 +402,37 @@ def play_everywhere(
             advance(finished * processes)  # the others are about as far
 
     played = (
-        play_games(pools, policy, key, own, games=indices, advance=all_advance) if pools else []
+        play_games(
+            pools,
+            policy,
+            key,
+            own,
+            games=indices,
+            seats=seats,
+            opening=opening,
+            advance=all_advance,
+        )
+        if pools
+        else []
     )
     if processes == 1:
         return played
-    # Every process fills equally many rows of (score, length, cut), the rest of them with NaN.
-    table = np.full((len(game_list), episodes, 3), np.nan)
-    for index, scores in zip(dict.fromkeys(indices), played, strict=True):
-        for row in range(len(scores.scores)):
-            cut = row < scores.unfinished
-            table[index, row] = scores.scores[row], scores.lengths[row], cut
-    results = []
-    for rows in mesh_lib.gather(table, axis=1)[list(only)]:
-        found = rows[~np.isnan(rows[:, 0])]
-        results.append(Scores(found[:, 0], found[:, 1].astype(np.int64), int(found[:, 2].sum())))
-    return results
+    # Every process fills the rows of its own seats, the rest of them with NaN.
+    table = np.full((1, len(game_list), episodes, 4), np.nan)
+    order: dict[int, list[int]] = {index: [] for index in indices}
+    for index, own_seats in zip(indices, seats, strict=True):
+        order[index].extend(own_seats.tolist())
+    for (index, mine), scores in zip(order.items(), played, strict=True):
+        # Of which episodes were cut only the number is known, and only that is asked for.
+        cut = np.arange(len(mine)) < scores.unfinished
+        table[0, index, mine] = np.stack([scores.scores, scores.lengths, scores.starts, cut], 1)
+    # As bytes: JAX would make float32 of it.
+    tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
+    whole = np.nanmax(tables[:, list(only)], axis=0)
+    return [
+        Scores(scores, lengths.astype(np.int64), starts.astype(np.int64), int(cut.sum()))
+        for scores, lengths, starts, cut in whole.swapaxes(1, 2)
+    ]
 
 
 def measure_expert(
@@ -274,9 +442,14 @@ def measure_expert(
     epsilon: float,
     seed: int,
     sample_logits: bool = False,
+    opening_steps: int = DEFAULT_OPENING,
+    max_steps: int = MAX_STEPS,
     advance: Callable[[int], object] | None = None,
 ) -> Scores:
-    """Whole-game scores of one expert in pools of its own view.
+    """Whole-game scores of one expert in pools of its own view, from starts that are `REPORTING`.
+
+    Args:
+      opening_steps: random steps, at least, before the expert takes over; see `Opening`.
 
     Raises:
       ValueError: its game is unknown, or EnvPool cannot make what it sees.
@@ -288,12 +461,19 @@ def measure_expert(
             f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
             f"{expert.view or 'vectors'}"
         )
-    pools, indices = split_pools(
-        [games_table.get(expert.game)], episodes, seeds=[seed_for(seed)], views=[expert.view]
-    )
     policy = rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits)
-    return play_games(
-        pools, policy, jax.random.key(seed), mesh_lib.create(), games=indices, advance=advance
+    random = rollouts.random_policy(jnp.asarray(expert.mask)[None])
+    return play_everywhere(
+        [games_table.get(expert.game)],
+        episodes,
+        policy,
+        jax.random.key(seed),
+        mesh_lib.create(),
+        seeds=[seed_for(seed)],
+        views=[expert.view],
+        max_steps=max_steps,
+        opening=Opening(random, opening_steps, random, REPORTING),
+        advance=advance,
     )[0]
 
 

@@ -66,7 +66,7 @@ def write(
         summary=report.summary(result),
         columns=columns,
         rows=rows,
-        protocol=report.protocol(result),
+        protocol=f"{report.protocol(result)}; {report.starts(result)}",
         clips=[_clip(name, *plays[name]) for name in names if name in plays],
         curves=_curves(history, names, result["games"]),
         histograms=_histograms(outputs),

@@ -83,6 +83,8 @@ class Settings:
       final_episodes: whole games per game that the best and the last network play at the end, to
         decide between them: with few games, the best of several evaluations is partly the luckiest.
       max_steps: step limit of one game.
+      opening_steps: random steps, at least, before the network takes over a game that is
+        evaluated; see `evaluation.Opening`.
       experts: one per game, to learn from as well; none by default.
       expert_weight, expert_fraction: how much that counts at first, and the fraction of the
         training over which it falls linearly to 0.
@@ -116,6 +118,7 @@ class Settings:
     eval_epsilon: Share = 0.01
     final_episodes: Count = 64
     max_steps: Count = envs.MAX_STEPS
+    opening_steps: Steps = evaluation.DEFAULT_OPENING
     experts: tuple[ExpertSource, ...] = ()
     expert_weight: Weight = 1.0
     expert_fraction: Share = 0.5
@@ -422,7 +425,7 @@ class _Collector:
         values: list[jax.Array] = []
 
         def policy(
-            observations: Any, _key: Any, _games: Any
+            observations: Any, _key: Any, _games: Any, _seats: Any
         ) -> tuple[tuple[np.ndarray, ...], None]:
             with timer.phase("inference"):
                 chosen, value = act(state.params, average, observations)
@@ -506,6 +509,7 @@ class Training:
         self._evaluate_act = rollouts.network_actor(
             self.network, masks, epsilon=settings.eval_epsilon
         )
+        self._random_policy = rollouts.random_policy(masks)
         rate = settings.average_rate
         self._follow = jax.jit(
             functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
@@ -614,11 +618,17 @@ class Training:
             self._games,
             episodes,
             functools.partial(self._evaluate_act, params),
-            jax.random.key(settings.seed + purpose),
+            jax.random.fold_in(jax.random.key(settings.seed), purpose),
             self._mesh,
             seeds=[envs.seed_for(settings.seed, purpose, i) for i in range(len(self._games))],
             views=self.views,
             max_steps=settings.max_steps,
+            opening=evaluation.Opening(
+                self._random_policy,
+                settings.opening_steps,
+                self._random_policy,
+                evaluation.CHOOSING if purpose == _SELECT else evaluation.REPORTING,
+            ),
         )
         means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
         return means, evaluation.normalised_mean(self._games, scores)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import optax
 
-from jaxdistill import envs, learner, losses, networks
+from jaxdistill import envs, evaluation, learner, losses, networks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -120,8 +120,10 @@ class Evaluate:
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       sample_logits: experts with logits sample their policy here too; False takes the likeliest.
       max_steps: step limit of one game (27,000 is ALE's half hour).
-      opening_steps, opening_by: steps that "random" or the "expert" plays first, before the policy
-        that is measured takes over; what they score does not count.
+      opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
+        the policy that is measured takes over; what they score does not count. They make the games
+        differ, and keep those that the best is chosen by apart from those that are reported: see
+        `evaluation.Opening`. With 0 games start as the emulator starts them.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
       baselines: `baselines.json` of another run of the same experts, seed and evaluation, whose
@@ -134,7 +136,7 @@ class Evaluate:
     epsilon: Share = 0.05
     sample_logits: bool = False
     max_steps: Count = envs.MAX_STEPS
-    opening_steps: Steps = 0
+    opening_steps: Steps = evaluation.DEFAULT_OPENING
     opening_by: Annotated[str, OneOf(("random", "expert"))] = "random"
     lowest_expert_share: Share = 0.25
     baselines: Text | None = None

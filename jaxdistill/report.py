@@ -19,7 +19,7 @@ def print_experts(
     """Scores of experts as measured here, beside what they advertise."""
     metrics.table(
         "experts, measured here",
-        ("game", "expert", "games", "score", "95% interval", "advertised", "random", "distinct"),
+        ("game", "expert", "games", "score", "95% interval", "advertised", "random", "starts"),
         [
             (
                 expert.game,
@@ -29,7 +29,7 @@ def print_experts(
                 _interval(s.interval()),
                 expert.advertised_score,
                 _score(r.mean),
-                s.distinct,
+                s.distinct_starts,
             )
             for expert, s, r in zip(experts, scores, random, strict=True)
         ],
@@ -40,7 +40,7 @@ def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -
     """One expert's score."""
     metrics.table(
         f"{expert.name}, epsilon {epsilon:g}",
-        ("game", "score", "95% interval", "advertised", "games", "distinct", "steps each"),
+        ("game", "score", "95% interval", "advertised", "games", "starts", "steps each"),
         [
             (
                 expert.game,
@@ -48,7 +48,7 @@ def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -
                 _interval(scores.interval()),
                 expert.advertised_score,
                 len(scores.scores),
-                scores.distinct,
+                scores.distinct_starts,
                 _score(float(scores.lengths.mean())),
             )
         ],
@@ -63,7 +63,7 @@ def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
 def protocol(measured: Mapping[str, Any]) -> str:
     """How scores were measured: `episodes`, `epsilon`, `opening_steps`, `opening_by`."""
     steps = measured["opening_steps"]
-    after = f"after {steps} steps of {measured['opening_by']} play, " if steps else ""
+    after = f"after {steps} or more steps of {measured['opening_by']} play, " if steps else ""
     return (
         f"{measured['episodes']} whole games per score, {after}epsilon {measured['epsilon']:g}, "
         f"95% bootstrap intervals"
@@ -75,7 +75,7 @@ def student_cells(
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Column headings, and one row of cells per game."""
     columns = ("game", "random", "expert", "", "student", "", "retention", "")
-    return (*columns, "agreement", "regret", "human", "distinct"), [
+    return (*columns, "agreement", "regret", "human", "starts"), [
         (
             row["game"],
             _score(row["random"]["mean"]),
@@ -88,10 +88,20 @@ def student_cells(
             None if row.get("agreement") is None else _share(row["agreement"]),
             None if row.get("regret") is None else f"{row['regret']:.4f}",
             None if row["human_normalised"] is None else _share(row["human_normalised"]),
-            row["student"]["distinct"],
+            row["student"]["distinct_starts"],
         )
         for row in rows
     ]
+
+
+def starts(result: Mapping[str, Any]) -> str:
+    """What the table's "starts" are, and whether the student was chosen by some of them."""
+    shared = {row["game"]: row["shared_starts"] for row in result["games"] if row["shared_starts"]}
+    some = ", ".join(f"{count} of {game}'s" for game, count in shared.items())
+    return (
+        f"starts: how many of the {result['episodes']} games began in different states; "
+        f"{some or 'none of these'} were among those the student was chosen by"
+    )
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -131,6 +141,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
 def print_result(result: Mapping[str, Any]) -> None:
     """Everything `distill` returns, for people."""
     print_students(result["games"], result)
+    metrics.say(starts(result))
     metrics.say(summary(result))
     metrics.say(wall_time(result))
 

@@ -22,16 +22,20 @@ from jaxdistill.experts.expert import Expert, expert_outputs
 Observations = tuple[jax.Array, ...]
 """One `(N, C, H, W)` uint8 array per game."""
 
+Seats = tuple[np.ndarray, ...]
+"""One `(N,)` int32 array per game: the number that each row has among all rows of its game."""
+
 Policy = Callable[
-    [Observations, jax.Array, tuple[int, ...]],
+    [Observations, jax.Array, tuple[int, ...], Seats],
     tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None],
 ]
-"""`policy(observations, key, games)` -> (one `(N,)` array of ALE actions per game, and None or
-anything extra per game).
+"""`policy(observations, key, games, seats)` -> (one `(N,)` array of ALE actions per game, and None
+or anything extra per game).
 
 `games` says which game (by index) each observation array belongs to: pools whose games are all
 played leave an evaluation early, and an accelerator is given some games while others are stepped.
-What is chosen for one game must not depend on which others are asked for with it."""
+What is chosen for one row must not depend on which others are asked for with it: random draws are
+by `seats`, so that they are the same in one process and in several."""
 
 
 class Turn(NamedTuple):
@@ -54,34 +58,37 @@ def choose(
     *,
     epsilon: float | jax.Array,
     sample: bool = False,
-    seats: tuple[int, int] | None = None,
+    seats: jax.Array | np.ndarray,
 ) -> jax.Array:
     """ALE actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
 
     Both the choice and the uniform draw are over valid actions (`mask`, `(A,)` or `(N, A)`) alone.
 
     Args:
-      seats: `(first, total)`, if these rows are some of more: they draw what they would draw there.
+      seats: `(N,)` integers. Row n draws with `fold_in(key, seats[n])`, whatever rows are beside
+        it.
     """
     mask = jnp.broadcast_to(mask, outputs.shape)
-    count, num_actions = outputs.shape
-    first, total = seats or (0, count)
-    choice_key, uniform_key, coin_key = jax.random.split(key, 3)
 
-    def noise(key: jax.Array) -> jax.Array:
-        return jax.random.gumbel(key, (total, num_actions))[first : first + count]
+    def draw(seat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        choice, uniform, coin = jax.random.split(jax.random.fold_in(key, seat), 3)
+        shape = outputs.shape[1:]
+        return (
+            jax.random.gumbel(choice, shape),
+            jax.random.gumbel(uniform, shape),
+            jax.random.uniform(coin),
+        )
 
+    choice_noise, uniform_noise, coin = jax.vmap(draw)(jnp.asarray(seats))
     # The largest of logits plus Gumbel noise is a draw from their softmax.
-    chosen = losses.greedy(outputs + noise(choice_key) if sample else outputs, mask)
-    uniform = losses.greedy(noise(uniform_key), mask)
-    explore = jax.random.uniform(coin_key, (total,))[first : first + count] < epsilon
-    return jnp.where(explore, uniform, chosen)
+    chosen = losses.greedy(outputs + choice_noise if sample else outputs, mask)
+    return jnp.where(coin < epsilon, losses.greedy(uniform_noise, mask), chosen)
 
 
 def network_actor(
     network: networks.Network, masks: jax.Array, *, epsilon: float
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
-    """One network for all games: `act(params, observations, key, games)`; bind `params` first.
+    """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
 
     Args:
       masks: `(G, A)` bool, valid actions of each game.
@@ -89,14 +96,20 @@ def network_actor(
     """
 
     @functools.partial(jax.jit, static_argnums=3)
-    def act(params: Any, observations: Observations, key: jax.Array, games: tuple[int, ...]):
+    def act(
+        params: Any,
+        observations: Observations,
+        key: jax.Array,
+        games: tuple[int, ...],
+        seats: Seats,
+    ):
         sizes = [x.shape[0] for x in observations]
         rows = np.repeat(np.asarray(games), sizes)
         outputs = networks.forward(network, params, jnp.concatenate(observations), rows)
         per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
-            choose(output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon)
-            for game, output in zip(games, per_game, strict=True)
+            choose(output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon, seats=seat)
+            for game, output, seat in zip(games, per_game, seats, strict=True)
         ), None
 
     return act
@@ -116,7 +129,13 @@ def expert_actor(
     params = [expert.params for expert in experts]
 
     @functools.partial(jax.jit, static_argnums=3)
-    def act(params, observations: Observations, key: jax.Array, indices: tuple[int, ...]):
+    def act(
+        params: Any,
+        observations: Observations,
+        key: jax.Array,
+        indices: tuple[int, ...],
+        seats: Seats,
+    ):
         outputs = expert_outputs(experts, params, observations, indices)
         return tuple(
             choose(
@@ -125,8 +144,9 @@ def expert_actor(
                 jax.random.fold_in(key, index),
                 epsilon=epsilon,
                 sample=sample_logits and experts[index].outputs == "logits",
+                seats=seat,
             )
-            for index, output in zip(indices, outputs, strict=True)
+            for index, output, seat in zip(indices, outputs, seats, strict=True)
         ), outputs
 
     return functools.partial(act, params)
@@ -136,15 +156,17 @@ def random_policy(masks: jax.Array) -> Policy:
     """Uniformly random valid actions."""
 
     @functools.partial(jax.jit, static_argnums=2)
-    def act(observations: Observations, key: jax.Array, games: tuple[int, ...]):
-        nothing = jnp.zeros(masks.shape[1])
+    def act(observations: Observations, key: jax.Array, games: tuple[int, ...], seats: Seats):
+        del observations
         return tuple(
-            jax.random.categorical(
+            choose(
+                jnp.zeros((len(seat), masks.shape[1])),
+                masks[game],
                 jax.random.fold_in(key, game),
-                losses.mask_outputs(nothing, masks[game]),
-                shape=(x.shape[0],),
+                epsilon=1.0,
+                seats=seat,
             )
-            for game, x in zip(games, observations, strict=True)
+            for game, seat in zip(games, seats, strict=True)
         ), None
 
     return act
@@ -157,6 +179,7 @@ def play(
     mesh: Mesh,
     *,
     games: Sequence[int] | None = None,
+    seats: Sequence[np.ndarray] | None = None,
     start: int = 0,
     parts: int | None = None,
 ) -> Iterator[Turn]:
@@ -168,6 +191,8 @@ def play(
     Args:
       games: game index of each pool, 0.. by default; all pools of one game are shown to the policy
         as one batch.
+      seats: `(num_envs,)` integers per pool, the number of each row among all rows of its game,
+        here or elsewhere; by default they are counted through the pools of the game.
       parts: policy calls per turn; by default 1 on CPU, where it would compete with the pools for
         the same cores, and 2 elsewhere.
     """
@@ -180,23 +205,28 @@ def play(
         indices[part * len(indices) // parts : (part + 1) * len(indices) // parts]
         for part in range(parts)
     ]
-    seats = {game: [i for i, g in enumerate(games) if g == game] for game in indices}
+    pools_of = {game: [i for i, g in enumerate(games) if g == game] for game in indices}
+    rows = {game: [pools[i] for i in pools_of[game]] for game in indices}
+    numbers = {
+        game: _batch_seats(
+            rows[game], None if seats is None else [seats[i] for i in pools_of[game]]
+        )
+        for game in indices
+    }
     turn = start
     while True:
         turn_key = _fold_in(key, turn)
         answers, shown = [], list[jax.Array]()
         for part in asked:
-            observations = tuple(
-                meshes.put_rows(mesh, _batch([pools[i] for i in seats[game]])) for game in part
-            )
-            answers.append(policy(observations, turn_key, part))
+            observations = tuple(meshes.put_rows(mesh, _batch(rows[game])) for game in part)
+            answers.append(policy(observations, turn_key, part, tuple(numbers[g] for g in part)))
             shown.extend(observations)
         actions: dict[int, np.ndarray] = {}
         for part, (chosen, _) in zip(asked, answers, strict=True):
-            for game, rows in zip(part, jax.device_get(chosen), strict=True):
+            for game, row in zip(part, jax.device_get(chosen), strict=True):
                 offset = 0
-                for i in seats[game]:
-                    actions[i] = np.asarray(rows[offset : offset + pools[i].num_envs])
+                for i in pools_of[game]:
+                    actions[i] = np.asarray(row[offset : offset + pools[i].num_envs])
                     pools[i].send(actions[i])
                     offset += pools[i].num_envs
         extra = tuple(item for _, items in answers for item in items or ())
@@ -213,13 +243,27 @@ def _batch(pools: Sequence[Pool]) -> np.ndarray:
     """
     if len(pools) == 1:
         return pools[0].last.observations
+    rows, size = _batch_size(pools)
+    batch = np.zeros((size, *pools[0].last.observations.shape[1:]), np.uint8)
+    np.concatenate([pool.last.observations for pool in pools], out=batch[:rows])
+    return batch
+
+
+def _batch_size(pools: Sequence[Pool]) -> tuple[int, int]:
+    """Rows of one game's pools, and how many they are padded to."""
     rows = sum(pool.num_envs for pool in pools)
     size = pools[0].num_envs
     while size < rows:
         size *= 2
-    batch = np.zeros((size, *pools[0].last.observations.shape[1:]), np.uint8)
-    np.concatenate([pool.last.observations for pool in pools], out=batch[:rows])
-    return batch
+    return rows, size
+
+
+def _batch_seats(pools: Sequence[Pool], seats: Sequence[np.ndarray] | None) -> np.ndarray:
+    """Seat numbers of the rows of `_batch`, 0 for those it is padded with."""
+    rows, size = _batch_size(pools)
+    numbers = np.zeros(size, np.int32)
+    numbers[:rows] = np.arange(rows) if seats is None else np.concatenate(seats)
+    return numbers
 
 
 _fold_in = jax.jit(jax.random.fold_in)

@@ -79,12 +79,16 @@ class Run:
         return changed
 
     @functools.cached_property
-    def opening(self) -> evaluation.Opening:
-        """Who plays an evaluation's first steps, and how many."""
+    def random_policy(self) -> rollouts.Policy:
+        """Uniformly random play."""
+        return rollouts.random_policy(self.masks)
+
+    def opening(self, purpose: int) -> evaluation.Opening:
+        """Who plays the first steps of episodes of one purpose, and where they may start."""
         chosen = self.settings.evaluate
-        by_expert = chosen.opening_by == "expert"
-        policy = self.expert_policy() if by_expert else rollouts.random_policy(self.masks)
-        return evaluation.Opening(policy, chosen.opening_steps)
+        side = evaluation.CHOOSING if purpose == SELECT else evaluation.REPORTING
+        policy = self.expert_policy() if chosen.opening_by == "expert" else self.random_policy
+        return evaluation.Opening(policy, chosen.opening_steps, self.random_policy, side)
 
     def seeds(self, purpose: int) -> list[int]:
         """Pool seeds of one purpose, one per game."""
@@ -131,7 +135,7 @@ class Run:
             views=self.views,
             max_steps=self.settings.evaluate.max_steps,
             only=only,
-            opening=self.opening,
+            opening=self.opening(purpose),
             advance=advance,
         )
 
@@ -208,7 +212,7 @@ def measure_baselines(
             scores, _ = _read_baselines(run, pathlib.Path(given))
         else:
             scores = {
-                "random": run.play_reported(rollouts.random_policy(run.masks), "random"),
+                "random": run.play_reported(run.random_policy, "random"),
                 "expert": run.play_reported(run.expert_policy(), "experts"),
             }
     if meshes.leads():  # which played with the others: none of them still looks for the file
@@ -237,18 +241,24 @@ def _read_baselines(
         raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json")
     standing = settings_lib.read_json(path, advice)
     try:
+        old = [x for who in ("expert", "random") for x in standing[who] if "starts" not in x]
         scores = {
-            who: [evaluation.Scores.from_dict(x) for x in standing[who]]
+            who: [] if old else [evaluation.Scores.from_dict(x) for x in standing[who]]
             for who in ("expert", "random")
         }
         measured, seconds = {k: standing[k] for k in _protocol(run)}, standing["timer"]
         metrics.Timer().restore(seconds)
-        if any(len(rows) != len(run.names) for rows in scores.values()):
+        if not old and any(len(rows) != len(run.names) for rows in scores.values()):
             raise ValueError(f"expected scores of {len(run.names)} games")
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
         ) from error
+    if old:
+        raise ValueError(
+            f"{path} was measured by an earlier version, whose games had few different starts; "
+            f"delete it to measure again, in another --workdir if a student was chosen by it"
+        )
     for name, value in json.loads(json.dumps(_protocol(run))).items():
         if measured[name] != value:
             raise ValueError(

@@ -22,9 +22,14 @@ _EPISODES = flags.DEFINE_integer("episodes", 100, "whole games per game", lower_
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
 _SAMPLE = flags.DEFINE_bool("sample_logits", False, "an expert with logits samples its policy")
 _OPENING = flags.DEFINE_integer(
-    "opening_steps", 0, "steps of another's play before a student's or its experts'", lower_bound=0
+    "opening_steps",
+    evaluation.DEFAULT_OPENING,
+    "steps of another's play, at least, before who is measured takes over",
+    lower_bound=0,
 )
-_OPENING_BY = flags.DEFINE_enum("opening_by", "random", ["random", "expert"], "who plays them")
+_OPENING_BY = flags.DEFINE_enum(
+    "opening_by", "random", ["random", "expert"], "who plays them before a student"
+)
 _SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", 0, LARGEST_SEED)
 _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new file too")
 
@@ -34,16 +39,20 @@ def main() -> None:
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if _OUT.value and pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
-    chosen: dict[str, Any] = {"episodes": _EPISODES.value, "epsilon": _EPSILON.value}
+    chosen: dict[str, Any] = {
+        "episodes": _EPISODES.value,
+        "epsilon": _EPSILON.value,
+        "opening_steps": _OPENING.value,
+    }
     if _WORKDIR.value:
         only_with("--expert", "spec", "sample_logits")
-        chosen |= {"opening_steps": _OPENING.value, "opening_by": _OPENING_BY.value}
+        chosen["opening_by"] = _OPENING_BY.value
         rows = distill.evaluate_student(
             _WORKDIR.value, seed=_SEED.value, game=_GAME.value, **chosen
         )
         report.print_students(rows, chosen)
     else:
-        only_with("--workdir, where others play too", "opening_steps", "opening_by")
+        only_with("--workdir, where others play too", "opening_by")
         expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
         if expert.outputs != "logits":
             only_with("an expert that holds logits", "sample_logits")

@@ -18,6 +18,7 @@ _GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not 
 _OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")
 _STEPS = flags.DEFINE_integer("steps", envs.MAX_STEPS, "the most steps to play", lower_bound=1)
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
+_SAMPLE = flags.DEFINE_bool("sample_logits", False, "a player with logits samples its policy")
 _SEED = flags.DEFINE_integer("seed", 1, "of the start and of chance", 0, LARGEST_SEED)
 flags.mark_flag_as_required("out")
 
@@ -36,9 +37,11 @@ def main() -> None:
         raise ValueError(f"{player.name} does not say which game it plays; give --game")
     if player.view is None or not player.view.native:
         raise ValueError(f"{player.name} cannot be played yet: it sees {player.view or 'vectors'}")
+    if player.outputs != "logits":
+        only_with("a player that holds logits", "sample_logits")
     clip = clips.record(
         games.get(player.game),
-        rollouts.expert_actor([player], epsilon=_EPSILON.value),
+        rollouts.expert_actor([player], epsilon=_EPSILON.value, sample_logits=_SAMPLE.value),
         view=player.view,
         seed=_SEED.value,
         steps=_STEPS.value,

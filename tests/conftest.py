@@ -78,6 +78,7 @@ class ScriptedPool:
     def _step(self, rewards, valid, over, truncated, scores, ages) -> envs.Step:
         observations = np.full((self.num_envs, 1, 2, 2), self.tag, np.uint8)
         observations[:, 0, 0, 0] = np.arange(self.num_envs)
+        observations[:, 0, 0, 1] = ages  # what is seen says where a game stands
         lives = np.zeros(self.num_envs, np.int32)
         return envs.Step(observations, rewards, valid, over, truncated, lives, scores, ages)
 

@@ -185,20 +185,41 @@ def test_an_expert_in_training_is_followed(experts, settings, tmp_path, monkeypa
         )
 
 
-@pytest.mark.parametrize("by", ["random", "expert"])
-def test_games_can_begin_with_others_play(settings, tmp_path, by):
-    """Expert and student take over in the same states: an opening is the same for both."""
-    opened = dataclasses.replace(
-        settings,
-        learn=dataclasses.replace(settings.learn, rounds=1),
-        evaluate=dataclasses.replace(settings.evaluate, opening_steps=60 - 1, opening_by=by),
-    )
-    result = distill.distill(opened, tmp_path / "run")
-    assert (result["opening_steps"], result["opening_by"]) == (59, by)
+def test_openings_change_the_games_that_are_measured(settings):
+    """Steps and who plays them, seen in the states that the measured policy is given."""
+    starts = {}
+    for steps, by in ((0, "random"), (20, "random"), (30, "random"), (20, "expert")):
+        opened = dataclasses.replace(
+            settings,
+            evaluate=dataclasses.replace(settings.evaluate, opening_steps=steps, opening_by=by),
+        )
+        opened_run = run.Run(opened, mesh.create())
+        (played,) = opened_run.measure(opened_run.expert_policy(), run.REPORT, 4, only=[1])
+        starts[steps, by] = tuple(played.starts.tolist())
+        assert played.lengths.max() <= 60 - steps
+    assert len(set(starts.values())) == 4
+
+
+def test_no_reported_game_starts_where_the_student_was_chosen(whole_run, settings):
+    workdir, result = whole_run
     for row in result["games"]:
-        assert row["student"]["mean_steps"] == row["expert"]["mean_steps"] == 60
-    report = (tmp_path / "run/report.html").read_text()
-    assert f"after 59 steps of {by} play" in report
+        assert row["student"]["distinct_starts"] == 4
+        assert row["shared_starts"] == 0
+    text = (workdir / "report.html").read_text()
+    assert "after 10 or more steps of random play" in text
+    assert "none of these were among those the student was chosen by" in text
+    # What the result says is counted: with the emulator's own starts, which are few, some are.
+    plain = run.Run(
+        dataclasses.replace(
+            settings, evaluate=dataclasses.replace(settings.evaluate, opening_steps=0)
+        ),
+        mesh.create(),
+    )
+    chosen, reported = (
+        plain.measure(plain.random_policy, purpose, 12, only=[1])[0]
+        for purpose in (run.SELECT, run.REPORT)
+    )
+    assert set(chosen.starts.tolist()) & set(reported.starts.tolist())
 
 
 def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):

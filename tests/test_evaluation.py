@@ -3,10 +3,11 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import envs, evaluation, games, mesh, networks
+from jaxdistill import envs, evaluation, games, mesh, networks, rollouts
 from jaxdistill.evaluation import Scores
 from jaxdistill.experts.expert import Expert
 from jaxdistill.views import View
@@ -14,7 +15,7 @@ from jaxdistill.views import View
 KEY = jax.random.key(0)
 
 
-def _still(observations, key, indices):
+def _still(observations, key, indices, seats):
     """Always action 0."""
     return tuple(np.zeros(x.shape[0], int) for x in observations), None
 
@@ -26,7 +27,8 @@ def _play(pools, games_per_env, policy=_still, **options):
 
 
 def _scores(*scores, lengths=None, unfinished=0):
-    return Scores(np.array(scores, float), np.array(lengths or [1] * len(scores)), unfinished)
+    lengths = np.array(lengths or [1] * len(scores))
+    return Scores(np.array(scores, float), lengths, np.arange(len(scores)), unfinished)
 
 
 def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
@@ -50,37 +52,153 @@ def test_every_slot_plays_its_first_games_in_order(scripted_pool):
     assert result.unfinished == 0
 
 
+class _AnyState(evaluation.Opening):
+    """An opening after which a game may start from whatever state it is in."""
+
+    def begins(self, seat, start):
+        return True
+
+
 def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
     """A score arrives with a game's last step, so rewards of the opening are scripted by hand."""
     pool = scripted_pool([[(9, 10.0)], [(2, 50.0), (5, 7.0)], [(4, 3.0), (1, 60.0)]])
     played = []
 
     def policy(name):
-        def act(observations, key, indices):
+        def act(observations, key, indices, seats):
             played.append((name, jax.random.key_data(key).tolist()))
             if len(played) == 3:
                 # Slot 0 has made 4 points of its 10 by now.
                 pool.last.scores[0] += 4
-            return _still(observations, key, indices)
+            return _still(observations, key, indices, seats)
 
         return act
 
-    (result,) = _play([pool], 1, policy("own"), opening=evaluation.Opening(policy("other"), 3))
+    opening = _AnyState(policy("other"), 3, policy("random"), evaluation.REPORTING)
+    (result,) = _play([pool], 1, policy("own"), opening=opening)
     # Slot 0: 10 + 4 in all, 4 of them in the opening. Slot 1's first game ended in it: its second
-    # counts, whole. Slot 2's goes on over the opening's end.
+    # is opened in its turn, and measured from its fourth step on. Slot 2's has one step left.
     assert result.scores.tolist() == [10, 7, 3]
-    assert result.lengths.tolist() == [9, 5, 4]
-    assert [name for name, _ in played] == ["other"] * 3 + ["own"] * 6
+    assert result.lengths.tolist() == [6, 2, 1]
+    # Turns 0-2 open for all; then slots 0 and 2 are the policy's own, and slot 1 opens once more
+    # (turn 2 only begins its second game, so its first three steps are turns 3 to 5).
+    assert [name for name, _ in played] == ["other"] * 3 + ["own", "other"] * 3 + ["own"] * 3
     assert len({str(key) for _, key in played}) == 9
+
+
+def test_whoever_plays_gives_each_slot_its_own_policys_action(scripted_pool):
+    pool = scripted_pool([[(9, 1.0)], [(9, 1.0)], [(2, 1.0), (9, 1.0)]])
+
+    def always(action):
+        return lambda observations, *_: (tuple(np.full(len(x), action) for x in observations), None)
+
+    class Second(evaluation.Opening):
+        def begins(self, seat, start):
+            # Seat 1 finds its start two steps after the others.
+            return seat != 1 or int(pool.last.ages[1]) >= 5
+
+    opening = Second(always(7), 3, always(8), evaluation.REPORTING)
+    _play([pool], 1, always(6), opening=opening)
+    sent = np.stack(pool.sent).T.tolist()
+    assert sent[0] == [7] * 3 + [6] * 9  # over after 9 steps, then stepped in vain
+    assert sent[1] == [7] * 3 + [8] * 2 + [6] * 7
+    # Its first game ends in the opening; the action of turn 2 begins the next one.
+    assert sent[2][:2] + sent[2][3:] == [7] * 2 + [7] * 3 + [6] * 6
+
+
+def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(scripted_pool):
+    opening = _AnyState(_still, 4, _still, evaluation.REPORTING)
+    with pytest.raises(ValueError, match="pong: 20 games ended in their opening"):
+        _play([scripted_pool([[(3, 1.0)]])], 1, opening=opening)
+
+
+def test_which_states_belong_to_which_seat_by_hand():
+    choosing, reporting = (
+        evaluation.Opening(_still, 10, _still, side)
+        for side in (evaluation.CHOOSING, evaluation.REPORTING)
+    )
+    for start in range(32):
+        lane = start % 8
+        assert [choosing.begins(seat, start) for seat in range(8)] == [
+            seat % 4 == lane for seat in range(8)
+        ]
+        assert [reporting.begins(seat, start) for seat in range(8)] == [
+            seat % 4 + 4 == lane for seat in range(8)
+        ]
+    assert evaluation.Opening(_still, 0, _still, evaluation.CHOOSING).begins(3, 4)
 
 
 def test_an_opening_of_no_steps_is_none(scripted_pool):
     script = [[(9, 10.0)], [(2, 50.0)]]
     plain, opened = (
         _play([scripted_pool(script)], 1, opening=opening)
-        for opening in (None, evaluation.Opening(_still, 0))
+        for opening in (None, evaluation.Opening(_still, 0, _still, evaluation.CHOOSING))
     )
     assert plain[0].to_dict() == opened[0].to_dict()
+
+
+NAMES = ("breakout",)  # of whose own starts 4 differ
+
+
+def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
+    """Scores of a few steps of real games, whose starts are what is looked at."""
+    chosen = [games.get(name) for name in NAMES]
+    random = rollouts.random_policy(jnp.asarray(np.stack([game.mask for game in chosen])))
+    pools, indices, seats = evaluation.split_pools(
+        chosen,
+        episodes,
+        seeds=[envs.seed_for(0, side, i) for i in range(len(NAMES))],
+        views=[View(height=42, width=42)] * len(NAMES),
+        max_steps=100,
+        share=share,
+    )
+    return evaluation.play_games(
+        pools,
+        policy or random,
+        jax.random.fold_in(KEY, side),
+        mesh.create(),
+        games=indices,
+        seats=seats,
+        opening=evaluation.Opening(random, steps, random, side),
+    )
+
+
+@pytest.fixture(scope="module")
+def chosen_and_reported():
+    return [_starts(10, side) for side in (evaluation.CHOOSING, evaluation.REPORTING)]
+
+
+def test_games_to_choose_by_and_games_to_report_have_no_start_in_common(chosen_and_reported):
+    for chosen, reported in zip(*chosen_and_reported, strict=True):
+        assert not set(chosen.starts.tolist()) & set(reported.starts.tolist())
+        assert chosen.distinct_starts >= 11 and reported.distinct_starts >= 11
+    few = _starts(0, evaluation.REPORTING)
+    assert few[0].distinct_starts <= 4
+
+
+def test_every_policy_takes_over_in_the_same_states(chosen_and_reported):
+    reported = chosen_and_reported[1]
+
+    def first_action(observations, key, indices, seats):
+        return _still(observations, key, indices, seats)
+
+    other = _starts(10, evaluation.REPORTING, first_action)
+    for a, b in zip(reported, other, strict=True):
+        np.testing.assert_array_equal(a.starts, b.starts)
+        assert a.scores.tolist() != b.scores.tolist()
+
+
+def test_an_episode_is_the_same_whatever_is_played_beside_it(chosen_and_reported):
+    """As in two processes, each of which plays every second pool: 4 slots in every pool."""
+    reported = chosen_and_reported[1]
+    halves = [_starts(10, evaluation.REPORTING, share=(k, 2)) for k in range(2)]
+    for game, whole in enumerate(reported):
+        for k in range(2):
+            own = [seat for first in range(4 * k, 12, 8) for seat in range(first, first + 4)]
+            for field in ("scores", "lengths", "starts"):
+                np.testing.assert_array_equal(
+                    getattr(halves[k][game], field), getattr(whole, field)[own]
+                )
 
 
 def test_games_cut_by_the_step_limit_are_told_apart_if_they_count(scripted_pool):
@@ -99,11 +217,11 @@ def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
     ]
     asked = []
 
-    def policy(observations, key, indices):
+    def policy(observations, key, indices, seats):
         # Each observation carries its game in its last pixel.
         assert [int(x[0, 0, 1, 1]) for x in observations] == list(indices)
         asked.append((indices, jax.random.key_data(key).tolist()))
-        return _still(observations, key, indices)
+        return _still(observations, key, indices, seats)
 
     results = _play(pools, 2, policy)
     assert [r.scores.tolist() for r in results] == [
@@ -132,14 +250,14 @@ def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(s
     ]
     sizes = []
 
-    def policy(observations, key, indices):
+    def policy(observations, key, indices, seats):
         # One batch per game; the rows of its pools come first, each painted with its game.
         for game, x in zip(indices, observations, strict=True):
             alive = sum(pool.num_envs for pool in pools if pool.tag == game and not done(pool))
             assert (np.asarray(x)[:alive, 0, 1, 1] == game).all()
             assert len(x) >= alive
         sizes.append({game: len(x) for game, x in zip(indices, observations, strict=True)})
-        return _still(observations, key, indices)
+        return _still(observations, key, indices, seats)
 
     longest = {0: 9, 1: 2, 2: 5, 3: 7}
 
@@ -158,7 +276,8 @@ def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(s
 def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     chosen, seeds = [games.get("pong"), games.get("breakout")], [100, 900]
     views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
-    pools, indices = evaluation.split_pools(chosen, 5, seeds=seeds, views=views, max_steps=3)
+    pools, indices, seats = evaluation.split_pools(chosen, 5, seeds=seeds, views=views, max_steps=3)
+    assert [s.tolist() for s in seats] == [[0, 1, 2, 3], [4]] * 2
     assert sum(pool.num_envs for pool in pools) == 2 * 5
     assert [pool.game for pool in pools] == [chosen[i] for i in indices]
     assert indices == sorted(indices) and set(indices) == {0, 1}
@@ -216,7 +335,7 @@ def test_the_bootstrap_interval_by_hand():
 
 def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
     values = np.random.default_rng(0).normal(100, 15, 400)
-    low, high = Scores(values, np.ones(400)).interval()
+    low, high = Scores(values, np.ones(400), np.ones(400)).interval()
     half = 1.96 * values.std() / 20
     np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.15)
 
@@ -279,6 +398,7 @@ def test_a_summary_holds_plain_numbers():
         "mean": 5.0,
         "episodes": 4,
         "distinct": 2,
+        "distinct_starts": 4,
         "unfinished": 1,
         "mean_steps": 1.5,
     }
@@ -289,5 +409,6 @@ def test_scores_survive_json():
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
     np.testing.assert_array_equal(again.scores, scores.scores)
     np.testing.assert_array_equal(again.lengths, scores.lengths)
+    np.testing.assert_array_equal(again.starts, scores.starts)
     assert again.unfinished == 1
     assert again.summary() == scores.summary()

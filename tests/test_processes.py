@@ -119,6 +119,11 @@ def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
     for row, expected in zip(result["games"], whole["games"], strict=True):
         assert row["student"]["episodes"] == row["expert"]["episodes"] == 8
         assert row["game"] == expected["game"]
+        # Every episode draws by its seat, and the seats are put in order again.
+        assert row["random"] == expected["random"]
+        assert row["expert"] == expected["expert"]
+        assert row["student"] == expected["student"]
+    assert result["best_round"] == whole["best_round"]
 
     # Begun by one process, killed, and ended by two.
     distill.distill(settings, tmp_path / "both", stop_after="round:3")

@@ -1,5 +1,7 @@
 """Tests for acting: which actions are chosen, by whom, and that `play` keeps its books."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,13 @@ def _params(network, seed):
     return params
 
 
-_choose = jax.jit(rollouts.choose, static_argnames="sample")
+def _seats(observations):
+    return tuple(np.arange(len(x)) for x in observations)
+
+
+@functools.partial(jax.jit, static_argnames="sample")
+def _choose(outputs, mask, key, **options):
+    return rollouts.choose(outputs, mask, key, seats=np.arange(len(outputs)), **options)
 
 
 def _frequencies(actions):
@@ -44,7 +52,7 @@ def _outputs(rows):
 
 
 def test_without_epsilon_the_best_valid_action_is_chosen():
-    actions = rollouts.choose(_outputs(64), MASK, jax.random.key(0), epsilon=0.0)
+    actions = _choose(_outputs(64), MASK, jax.random.key(0), epsilon=0.0)
     assert actions.dtype == jnp.int32
     np.testing.assert_array_equal(actions, np.full(64, 5))
 
@@ -98,7 +106,13 @@ def test_a_network_plays_every_game_with_that_games_actions(indices, epsilon):
     masks = jnp.arange(18)[None] == jnp.array([5, 6, 7])[:, None]
     act = rollouts.network_actor(TINY, masks, epsilon=epsilon)
     observations = tuple(_observations(g, 2 + g) for g in indices)
-    actions, extra = act(_params(TINY, 0), observations, jax.random.key(0), indices)
+    actions, extra = act(
+        _params(TINY, 0),
+        observations,
+        jax.random.key(0),
+        indices,
+        _seats(observations),
+    )
     assert extra is None
     assert len(actions) == len(indices)
     for game, chosen in zip(indices, actions, strict=True):
@@ -110,7 +124,7 @@ def test_a_network_actor_is_greedy_in_the_networks_outputs():
     params = _params(TINY, 0)
     observations = (_observations(0, 9), _observations(1, 5))
     act = rollouts.network_actor(TINY, masks, epsilon=0.0)
-    actions, _ = act(params, observations, jax.random.key(0), (0, 1))
+    actions, _ = act(params, observations, jax.random.key(0), (0, 1), _seats(observations))
     for game in (0, 1):
         outputs = jax.jit(TINY.apply)(params, observations[game])
         wanted = losses.greedy(outputs, masks[game])
@@ -127,7 +141,7 @@ def test_a_network_that_knows_its_game_is_told_which_one():
     act = rollouts.network_actor(network, masks, epsilon=0.0)
     for indices in ((0, 1), (1, 0), (1,)):
         observations = tuple(_observations(game, 9 + game) for game in indices)
-        actions, _ = act(params, observations, jax.random.key(0), indices)
+        actions, _ = act(params, observations, jax.random.key(0), indices, _seats(observations))
         for game, seen, played in zip(indices, observations, actions, strict=True):
             outputs = jax.jit(network.apply)(params, seen, game)
             np.testing.assert_array_equal(played, losses.greedy(outputs, masks[game]))
@@ -148,7 +162,7 @@ def test_experts_together_are_each_expert_alone(kind):
     experts = _experts(kind)
     observations = (_observations(0, 40), _observations(1, 40))
     act = rollouts.expert_actor(experts, epsilon=0.0, sample_logits=False)
-    actions, outputs = act(observations, jax.random.key(0), (0, 1))
+    actions, outputs = act(observations, jax.random.key(0), (0, 1), _seats(observations))
     for index, expert in enumerate(experts):
         np.testing.assert_allclose(
             outputs[index], expert.ale_outputs(observations[index]), rtol=1e-4, atol=1e-5
@@ -163,8 +177,8 @@ def test_an_expert_left_alone_plays_on_as_it_would_in_company():
     observations = (_observations(0, 40), _observations(1, 40))
     act = rollouts.expert_actor(experts, epsilon=0.5)
     key = jax.random.key(3)
-    company, outputs = act(observations, key, (0, 1))
-    alone, alone_outputs = act(observations[1:], key, (1,))
+    company, outputs = act(observations, key, (0, 1), _seats(observations))
+    alone, alone_outputs = act(observations[1:], key, (1,), _seats(observations[1:]))
     np.testing.assert_array_equal(alone[0], company[1])
     np.testing.assert_allclose(alone_outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
 
@@ -172,7 +186,12 @@ def test_an_expert_left_alone_plays_on_as_it_would_in_company():
 def test_games_explore_independently_of_each_other():
     pong = _experts("same shape")[0]
     act = rollouts.expert_actor([pong, pong], epsilon=1.0)
-    (first, second), _ = act((_observations(0, 600),) * 2, jax.random.key(0), (0, 1))
+    (first, second), _ = act(
+        (_observations(0, 600),) * 2,
+        jax.random.key(0),
+        (0, 1),
+        _seats((_observations(0, 600),) * 2),
+    )
     # Two independent uniform draws of six agree a sixth of the time.
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
 
@@ -194,7 +213,9 @@ def test_only_experts_with_logits_sample():
     experts = _experts("different shapes")
     observations = tuple(jnp.repeat(_observations(i, 1), 3000, axis=0) for i in (0, 1))
     act = rollouts.expert_actor(experts, epsilon=0.0)
-    (q_actions, logit_actions), outputs = act(observations, jax.random.key(0), (0, 1))
+    (q_actions, logit_actions), outputs = act(
+        observations, jax.random.key(0), (0, 1), _seats(observations)
+    )
     assert len(np.unique(q_actions)) == 1
     p = losses.softmax(outputs[1][0], jnp.asarray(experts[1].mask))
     assert np.max(p) < 0.95, "a certain expert would prove nothing"
@@ -220,13 +241,13 @@ def test_random_play_is_uniform_over_each_games_valid_actions():
     masks = jnp.stack([jnp.asarray(games.get(n).mask) for n in ("pong", "freeway")])
     policy = rollouts.random_policy(masks)
     observations = (jnp.zeros((9000, 1)), jnp.zeros((6000, 1)))
-    actions, extra = policy(observations, jax.random.key(0), (0, 1))
+    actions, extra = policy(observations, jax.random.key(0), (0, 1), _seats(observations))
     assert extra is None
     for game in (0, 1):
         mask = np.asarray(masks[game])
         np.testing.assert_allclose(_frequencies(actions[game]), mask / mask.sum(), atol=0.03)
         assert set(np.unique(actions[game])) == set(np.flatnonzero(mask))
-    alone, _ = policy(observations[1:], jax.random.key(0), (1,))
+    alone, _ = policy(observations[1:], jax.random.key(0), (1,), _seats(observations[1:]))
     np.testing.assert_array_equal(alone[0], actions[1])
 
 
@@ -237,7 +258,7 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
     ]
     seen = []
 
-    def policy(observations, key, indices):
+    def policy(observations, key, indices, seats):
         seen.append(([np.asarray(x) for x in observations], jax.random.key_data(key), indices))
         turn = len(seen)
         return (jnp.array([turn, turn]), np.array([0, turn, 1])), (turn, -turn)
@@ -275,7 +296,7 @@ def test_games_may_be_asked_for_in_parts_that_change_nothing(scripted_pool):
         pools = [scripted_pool([[(9, 1.0)]] * 2, tag=tag) for tag in (3, 5, 7, 7)]
         asked = []
 
-        def policy(observations, key, indices):
+        def policy(observations, key, indices, seats):
             asked.append(indices)
             if len(asked) == 2 and parts == 2:
                 assert [len(pool.sent) for pool in pools] == [0, 0, 0, 0]
@@ -297,9 +318,11 @@ def test_games_may_be_asked_for_in_parts_that_change_nothing(scripted_pool):
 @pytest.mark.parametrize("sample", [False, True])
 def test_rows_seated_among_others_draw_what_they_would_draw_there(sample):
     outputs, key = _outputs(8), jax.random.key(3)
-    whole = rollouts.choose(outputs, MASK, key, epsilon=0.5, sample=sample)
+    whole = _choose(outputs, MASK, key, epsilon=0.5, sample=sample)
     parts = [
-        rollouts.choose(outputs[i : i + 2], MASK, key, epsilon=0.5, sample=sample, seats=(i, 8))
+        rollouts.choose(
+            outputs[i : i + 2], MASK, key, epsilon=0.5, sample=sample, seats=np.arange(i, i + 2)
+        )
         for i in range(0, 8, 2)
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -312,7 +335,7 @@ def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(sc
     other = scripted_pool([[(9, 1.0)]] * 3, tag=13)
     seen = []
 
-    def policy(observations, key, indices):
+    def policy(observations, key, indices, seats):
         assert indices == (5, 2)
         seen.append([np.asarray(x) for x in observations])
         # The action names pool and slot: a hundred times the one plus the other.
@@ -341,7 +364,7 @@ def test_observations_are_split_over_the_devices_where_they_divide(scripted_pool
     pools = [scripted_pool([[(3, 1.0)]] * 8), scripted_pool([[(3, 1.0)]] * 3)]
     placed = []
 
-    def policy(observations, key, indices):
+    def policy(observations, key, indices, seats):
         placed.extend(x.sharding for x in observations)
         return tuple(np.zeros(x.shape[0], int) for x in observations), None
 
