@@ -199,13 +199,16 @@ def test_games_explore_independently_of_each_other():
 def test_a_network_explores_each_game_independently_of_the_others():
     masks = jnp.asarray(games.get("pong").mask)[None].repeat(2, axis=0)
     act = rollouts.network_actor(TINY, masks, epsilon=1.0)
-    (first, second), _ = act(_params(TINY, 0), (_observations(0, 600),) * 2, KEY, (0, 1))
+    observations = (_observations(0, 600),) * 2
+    (first, second), _ = act(_params(TINY, 0), observations, KEY, (0, 1), _seats(observations))
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
 
 
 def test_random_play_draws_for_each_game_alone():
     masks = jnp.asarray(games.get("pong").mask)[None].repeat(2, axis=0)
-    (first, second), _ = rollouts.random_policy(masks)((jnp.zeros((600, 1)),) * 2, KEY, (0, 1))
+    observations = (jnp.zeros((600, 1)),) * 2
+    play = rollouts.random_policy(masks)
+    (first, second), _ = play(observations, KEY, (0, 1), _seats(observations))
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
 
 
@@ -221,7 +224,7 @@ def test_only_experts_with_logits_sample():
     assert np.max(p) < 0.95, "a certain expert would prove nothing"
     np.testing.assert_allclose(_frequencies(logit_actions), p, atol=0.05)
     greedy = rollouts.expert_actor(experts, epsilon=0.0, sample_logits=False)
-    (_, likeliest), _ = greedy(observations, jax.random.key(0), (0, 1))
+    (_, likeliest), _ = greedy(observations, jax.random.key(0), (0, 1), _seats(observations))
     assert (np.asarray(likeliest) == p.argmax()).all()
 
 

@@ -490,7 +490,7 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
 
 
 def _scored(mean):
-    return evaluation.Scores(np.array([mean - 1.0, mean + 1.0]), np.ones(2, int))
+    return evaluation.Scores(np.array([mean - 1.0, mean + 1.0]), np.ones(2, int), np.arange(2))
 
 
 @pytest.mark.parametrize(("lowest", "refused"), [(0.45, False), (0.55, True), (0.0, False)])
