@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import checkpoints, games, learner, losses, networks, recipe
@@ -28,16 +29,23 @@ _FILE = "student.json"
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """One game of a student: what it sees there, and the name of the expert it learns from."""
+    """One game of a student: what it sees there, and the actions and the name of its expert.
+
+    `actions` are the valid ones that the expert has an output for: the student is taught no others.
+    """
 
     game: str
     view: View
+    actions: tuple[int, ...]
     expert: str
 
 
 def roles_of(experts: Sequence[Expert]) -> tuple[Role, ...]:
     """The roles of a student of these experts, as `load_experts` gives them."""
-    return tuple(Role(str(e.game), e.view or View(), e.name) for e in experts)
+    return tuple(
+        Role(str(e.game), e.view or View(), tuple(np.flatnonzero(e.mask).tolist()), e.name)
+        for e in experts
+    )
 
 
 def claim_roles(workdir: str | os.PathLike[str], experts: Sequence[Expert]) -> None:
@@ -68,12 +76,16 @@ def check_roles(
             f"{_listed(new)}; put back the experts' files, or begin in another --workdir"
         )
     for old, role in zip(standing, new, strict=True):
-        if old.view != role.view:
-            raise ValueError(
-                f"{workdir} has a student that sees {old.view} in {old.game}, and its expert "
-                f"{role.expert} now sees {role.view}; put back the expert's file or spec, or begin "
-                f"in another --workdir"
-            )
+        for what, before, now in (
+            ("sees", old.view, role.view),
+            ("learns actions", old.actions, role.actions),
+        ):
+            if before != now:
+                raise ValueError(
+                    f"{workdir} has a student that {what} {before} in {old.game}, and its expert "
+                    f"{role.expert} now stands for {now}; put back the expert's file or spec, or "
+                    f"begin in another --workdir"
+                )
 
 
 def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Role, ...]:
@@ -99,9 +111,17 @@ def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
     rows = settings_lib.read_json(path, advice)
     try:
         roles = tuple(
-            Role(games.get(row["game"]).name, View.from_dict(row["view"]), str(row["expert"]))
+            Role(
+                games.get(row["game"]).name,
+                View.from_dict(row["view"]),
+                tuple(row["actions"]),
+                str(row["expert"]),
+            )
             for row in rows
         )
+        for role in roles:
+            if not role.actions or not set(role.actions) <= set(games.get(role.game).actions):
+                raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
         if not roles:
             raise ValueError("names no game")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -161,6 +181,7 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
     index = game_index([role.game for role in roles], game, workdir) if game else 0
     role = roles[index]
     network, params, actions = networks.for_one_game(network, jax.device_get(state.playing), index)
+    params = _never_untaught(params, actions, role)
     return Expert(
         name=f"student of {role.expert}",
         network=network,
@@ -171,6 +192,41 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
         game=role.game,
         source=str(workdir),
     )
+
+
+def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role) -> networks.Params:
+    """Parameters that never prefer a valid action which the expert had no output for.
+
+    A run masks those, and whoever plays an expert knows its game's valid actions alone. Their
+    outputs become the mean of those that were taught, less 1, which is always below the largest.
+    What a dueling head subtracts, the mean of all, stays as it was where an action that is not
+    valid can take up the difference; elsewhere all outputs move by the same number.
+    """
+    valid = games.get(role.game).actions
+    taught = [i for i, action in enumerate(actions) if action in role.actions]
+    untaught = [i for i, a in enumerate(actions) if a in valid and a not in role.actions]
+    free = [i for i, action in enumerate(actions) if action not in valid]
+    if not untaught:
+        return params
+
+    def mend(weights: Any, less: float) -> np.ndarray:
+        old = np.asarray(weights)
+        new = old.copy()
+        new[..., untaught] = old[..., taught].mean(axis=-1, keepdims=True) - less
+        if free:
+            new[..., free[0]] += (old - new).sum(axis=-1)
+        return new
+
+    layers = dict(params["params"])
+    last = layers["action"]
+    layers["action"] = {"kernel": mend(last["kernel"], 0.0), "bias": mend(last["bias"], 1.0)}
+    return {"params": layers}
+
+
+def untaught(role: Role) -> list[str]:
+    """Names of the game's valid actions that the student was never taught."""
+    left = sorted(set(games.get(role.game).actions) - set(role.actions))
+    return [games.ACTION_NAMES[action] for action in left]
 
 
 def outputs_of(settings: Settings) -> str:

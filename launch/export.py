@@ -64,6 +64,12 @@ def main() -> None:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         _notes(students.outputs_of(chosen), [role.view for role in roles])
+        for role in roles:
+            if names := students.untaught(role):
+                metrics.say(
+                    f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
+                    f"choose it; as the expert of one game (--convention=expert) it never does"
+                )
     metrics.say(f"saved in {_OUT.value}")
 
 

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +17,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.views import View
 
+ROOT = pathlib.Path(__file__).parents[1]
 SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
 VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
@@ -80,6 +84,38 @@ def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_pat
         (tmp_path / "aside").rename(run / "student" / "student.json")
 
 
+@pytest.mark.parametrize("network", ["net3", "dueling_small", "multi_task"])
+def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(network):
+    """A student of Breakout that learnt no RIGHT (3), alone in a file that says no such thing."""
+    taught = dataclasses.replace(an_expert("breakout", SMALL), actions=tuple(range(18)))
+    lacking = taught.network.clone(num_outputs=3)
+    expert = Expert("x", lacking, {}, "q", (1, 0, 4), view=SMALL, game="breakout")
+    (role,) = students.roles_of([expert])
+    assert role.actions == (0, 1, 4)
+    assert students.untaught(role) == ["RIGHT"]
+
+    whole = networks.for_games(networks.create(network), [games.get("breakout")])
+    params = networks.init(whole, jax.random.key(0), SMALL.shape)
+    generator = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: generator.normal(0, 0.05, x.shape).astype(np.float32), params)
+    alone, params, actions = networks.for_one_game(whole, params, 0)
+    params["params"]["action"]["bias"][actions.index(3)] += 9
+    before = Expert("x", alone, params, "q", actions, view=SMALL, game="breakout")
+    mended = students._never_untaught(params, actions, role)
+    after = dataclasses.replace(before, params=mended)
+    shown = stacks(SMALL, 200)
+    old, new = (np.asarray(expert.ale_outputs(shown)) for expert in (before, after))
+    assert (before.greedy(shown) == 3).all()
+    kept = old.copy()
+    kept[:, 3] = old[:, [0, 1, 4]].mean(axis=1) - 1
+    best = np.array([0, 1, 4])[kept[:, [0, 1, 4]].argmax(axis=1)]
+    np.testing.assert_array_equal(after.greedy(shown), best)
+    # All the others are as they were, dueling or not.
+    np.testing.assert_allclose(new[:, [0, 1, 4]], old[:, [0, 1, 4]], rtol=1e-4, atol=1e-5)
+    same = dataclasses.replace(role, actions=(0, 1, 3, 4))
+    assert students._never_untaught(params, actions, same) is params
+
+
 def test_experts_that_have_become_others_are_refused(run):
     settings, _, _ = students.load_student(run / "student")
     one, two = (an_expert(game, view) for game, view in VIEWS.items())
@@ -87,23 +123,36 @@ def test_experts_that_have_become_others_are_refused(run):
     with pytest.raises(ValueError, match="student of pong, breakout, and its experts now play"):
         students.claim_roles(run / "student", [one])
     for changed in (dataclasses.replace(two, view=SMALL), an_expert("breakout", View())):
-        with pytest.raises(ValueError, match=r"resize='linear'.* in breakout, and .* now sees"):
+        with pytest.raises(ValueError, match=r"resize='linear'.* in breakout, .* now stands"):
             students.claim_roles(run / "student", [one, changed])
+    fewer = Expert(
+        "tiny", two.network.clone(num_outputs=3), {}, "q", (0, 1, 4), view=two.view, game="breakout"
+    )
+    with pytest.raises(ValueError, match=r"learns actions \(0, 1, 3, 4\) in breakout, .*tiny now"):
+        students.claim_roles(run / "student", [one, fewer])
     # The programs ask: a finished run called again, and a student measured again.
     expert = run / "breakout" / "expert.json"
     standing = expert.read_text()
-    expert.write_text(standing.replace("linear", "area"))
+    expert.write_text(standing.replace('"resize": "linear"', '"resize": "area"'))
     try:
-        with pytest.raises(ValueError, match="now sees"):
+        with pytest.raises(ValueError, match="now stands for"):
             distill.distill(settings, run / "student")
-        with pytest.raises(ValueError, match="now sees"):
+        with pytest.raises(ValueError, match="now stands for"):
             distill.evaluate_student(run / "student", episodes=1, epsilon=0.05, seed=1)
     finally:
         expert.write_text(standing)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '[{"game": "pnog"}]', '[{"game": "pong", "view": {"height": "84"}}]']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '[{"game": "pnog"}]',
+        '[{"game": "pong", "view": {"height": "84"}}]',
+        '[{"game": "pong", "view": {}, "actions": [6], "expert": "x"}]',
+    ],
 )
 def test_a_damaged_student_json_is_named(alone, text):
     (alone / "student.json").write_text(text)
@@ -145,6 +194,24 @@ def test_an_exported_file_sees_and_plays_the_same(run, tmp_path, game, conventio
     ]
     assert len(played[0].frames) > 20 and played[0].score == played[1].score
     np.testing.assert_array_equal(played[0].frames, played[1].frames)
+
+
+def test_the_program_says_what_other_readers_will_not_know(run, tmp_path):
+    out = tmp_path / "merged.pth"
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "launch" / "export.py"),
+            *(f"--workdir={run / 'student'}", f"--out={out}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *notes, last = done.stdout.splitlines()
+    assert last == f"saved in {out}"
+    assert len(notes) == 2 and all(note.startswith("note: other readers will") for note in notes)
+    assert "resize='area'" in notes[0] and "resize='linear'" in notes[1]
+    assert formats.load(out, game="breakout").view == VIEWS["breakout"]
 
 
 def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):

@@ -283,12 +283,12 @@ def test_an_expert_keeps_its_view_its_game_and_its_outputs(view, changes, tmp_pa
         ({"outputs": "q"}, "KeyError: 'plays'"),
         ({"outputs": "q", "plays": []}, "no game"),
         ({"outputs": "p", "plays": [{"game": None, "view": {}}]}, "neither Q-values nor logits"),
-        ({"outputs": "q", "plays": [{"game": "pnog", "view": {}}]}, "did you mean pong"),
+        ({"outputs": "q", "plays": [{"game": "pnog", "view": {}}]}, "game that there is not"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"stack": 0}}]}, "stack is 0"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"crop": 3}}]}, "crop or steps"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"steps": [[8]]}}]}, "steps is"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"depth": 1}}]}, "unknown field"),
-        ({"outputs": "q", "plays": [{"game": 1, "view": {}}]}, "unknown game 1"),
+        ({"outputs": "q", "plays": [{"game": [], "view": {}}]}, "game that there is not"),
     ],
 )
 def test_what_a_damaged_file_carries_is_refused_in_one_line(fields, expected, tmp_path):

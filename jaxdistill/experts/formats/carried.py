@@ -66,12 +66,7 @@ def read(tree: Any, where: str) -> Carried | None:
     if fields is None:
         return None
     try:
-        views = {
-            None if row["game"] is None else games.get(row["game"]).name: View.from_dict(
-                row["view"]
-            )
-            for row in fields["plays"]
-        }
+        views = {_game(row["game"]): View.from_dict(row["view"]) for row in fields["plays"]}
         if not views or fields["outputs"] not in _OUTPUTS:
             raise ValueError("no game, or outputs that are neither Q-values nor logits")
         return Carried(fields["outputs"], views)
@@ -81,3 +76,10 @@ def read(tree: Any, where: str) -> Carried | None:
             f"{where}: its field {KEY!r} is damaged ({type(error).__name__}: {text}); export the "
             f"file again"
         ) from error
+
+
+def _game(name: Any) -> str | None:
+    # `games.get` would look for the closest one, however long the name is.
+    if name is not None and name not in games.names():
+        raise ValueError("names a game that there is not")
+    return name
