@@ -316,6 +316,39 @@ def test_progress_counts_every_game_that_counts_once(scripted_pool):
     assert min(ended) >= 1
 
 
+def test_progress_is_told_of_real_games_too():
+    ended = []
+    chosen = [games.get(name) for name in ("pong", "carnival")]
+    evaluation.play_everywhere(
+        chosen,
+        5,
+        _still,
+        KEY,
+        mesh.create(),
+        seeds=[1, 100],
+        views=[View()] * 2,
+        max_steps=3,
+        advance=ended.append,
+    )
+    assert sum(ended) == 2 * 5 and 0 not in ended
+
+
+def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watcher):
+    expert = watcher("carnival", 2, "logits")
+
+    def measured(**changes):
+        fields = {"episodes": 5, "epsilon": 0.0, "seed": 9, "opening_steps": 0, "max_steps": 40}
+        return evaluation.measure_expert(expert, **(fields | changes)).scores.tolist()
+
+    pool = envs.Pool(games.get("carnival"), 5, seed=envs.seed_for(9), max_steps=40)
+    while not pool.last.over.all():
+        pool.step(expert.greedy(pool.last.observations))
+    greedy = measured()
+    assert greedy == pool.last.scores.tolist()
+    for changes in ({"epsilon": 0.9}, {"sample_logits": True}, {"max_steps": 20}):
+        assert measured(**changes) != greedy, changes
+
+
 def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
     fresh, stale = scripted_pool([[(5, 1.0)]]), scripted_pool([[(5, 1.0)]], game="breakout")
     stale.send(np.zeros(1, int))
@@ -323,6 +356,14 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
     with pytest.raises(ValueError, match="breakout: evaluation needs a fresh pool"):
         _play([fresh, stale], 1)
     assert not fresh.sent
+
+
+def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is_known():
+    # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of Carnival nothing is known.
+    chosen = [games.get("pong"), games.get("carnival")]
+    scores = [_scores(-4.05, -2.05), _scores(30.0, 50.0)]
+    assert evaluation.normalised_mean(chosen, scores) == pytest.approx((0.5 + 40) / 2)
+    assert evaluation.normalised_mean(chosen[:1], scores[:1]) == pytest.approx(0.5)
 
 
 def test_the_bootstrap_interval_by_hand():

@@ -358,6 +358,44 @@ def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
         assert [row[who]["mean"] for row in done.result["games"]] == _means(played)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "side", "by"), [(run.SELECT, 0, "random"), (run.REPORT, 1, "expert")]
+)
+def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side, by):
+    changed = dataclasses.replace(settings.evaluate, opening_by=by, opening_steps=7)
+    base = run.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
+    assert {run.SELECT: 1, run.REPORT: 2}[purpose] == purpose, "seeds that runs were made with"
+    chance = rollouts.random_policy(jnp.asarray(MASKS))
+    expert = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
+    played = base.measure(expert, purpose, 2)
+    by_hand = evaluation.play_everywhere(
+        [games.get(name) for name in GAMES],
+        2,
+        expert,
+        jax.random.fold_in(jax.random.key(5), purpose),
+        mesh.create(),
+        seeds=[envs.seed_for(5, purpose, index) for index in (0, 1)],
+        views=[expert.view for expert in base.experts],
+        max_steps=40,
+        opening=evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
+    )
+    assert [s.to_dict() for s in played] == [s.to_dict() for s in by_hand]
+    assert all(s.unfinished for s in played), "games that the step limit cuts"
+    assert [s.to_dict() for s in base.measure(expert, purpose, 2, only=[1])] == [
+        played[1].to_dict()
+    ]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_experts_that_are_measured_sample_if_they_are_told_to(settings, sample):
+    changed = dataclasses.replace(settings.evaluate, sample_logits=sample, epsilon=0.0)
+    base = run.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
+    pool = envs.Pool(games.get("carnival"), 1, seed=0)
+    seen = jnp.asarray(pool.last.observations).repeat(64, axis=0)
+    (actions,), _ = base.expert_policy()((seen,), jax.random.key(0), (1,), (np.arange(64),))
+    assert (len(np.unique(actions)) > 1) == sample
+
+
 def test_clips_show_games_that_were_neither_learnt_nor_chosen_nor_reported_in(done):
     seeds = [envs.seed_for(5, run.SHOW, index) for index in (0, 1)]
     assert [(name, options["seed"]) for name, options in done.clips] == [
