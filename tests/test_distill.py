@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -143,46 +142,6 @@ def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     assert json.dumps(alone) == json.dumps(rows[1:]), "the same games, with none beside them"
     with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
         measure(game="freeway")
-
-
-def test_an_expert_in_training_is_followed(experts, settings, tmp_path, monkeypatch):
-    first = Expert.load(experts / "pong")
-    first.save(tmp_path / "pong")
-    later = dataclasses.replace(
-        first, params=networks.init(first.network, jax.random.key(77), (4, 84, 84))
-    )
-    following = dataclasses.replace(
-        settings,
-        experts=(ExpertSource(str(tmp_path / "pong")),),
-        collect=dataclasses.replace(settings.collect, follow=True),
-        learn=dataclasses.replace(settings.learn, rounds=6),
-    )
-    select = distill._select
-
-    def select_and_replace(*arguments):
-        """The training finds a better network after the first evaluation."""
-        shutil.rmtree(tmp_path / "pong")
-        later.save(tmp_path / "pong")
-        return select(*arguments)
-
-    monkeypatch.setattr(distill, "_select", select_and_replace)
-    result = distill.distill(following, tmp_path / "run")
-    rows = list(metrics.read(tmp_path / "run"))
-    assert sum("expert_score/pong" in row for row in rows) == 3
-    assert result["games"][0]["expert"]["episodes"] == 4
-
-    # Labels of rounds 1 to 4 are by the first, of 5 and 6 by the later.
-    log = dataset.open_log(tmp_path / "run/dataset")
-    chunk = log.read(0, log.length)
-    replaced = (128 + 4 * 64) // 4
-    for t, expert in ((replaced - 1, first), (replaced, later), (log.length - 1, later)):
-        assert (chunk.ages[0, t] >= 3).all()
-        stacks = chunk.frames[0, t - 3 : t + 1].swapaxes(0, 1)
-        np.testing.assert_allclose(chunk.labels[0, t], expert.ale_outputs(stacks), atol=1e-5)
-    with pytest.raises(ValueError, match=r"collect\.follow needs new steps"):
-        dataclasses.replace(
-            following, collect=dataclasses.replace(following.collect, steps_per_round=0)
-        )
 
 
 def test_openings_change_the_games_that_are_measured(settings):

@@ -140,7 +140,7 @@ def _log(done):
 
 def _stacks(chunk, game, time):
     """What all environments of a game saw at a time, `(N, 4, H, W)`."""
-    ages = chunk.ages[game, time]
+    ages = chunk.ages[game, time].astype(int)
     back = [np.maximum(time - k, time - ages) for k in (3, 2, 1, 0)]
     return np.stack([chunk.frames[game, t, np.arange(ENVS)] for t in back], axis=1)
 
@@ -545,40 +545,48 @@ def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, 
         run.check_experts(*arguments, lowest)
 
 
-def test_experts_in_training_are_compared_with_as_they_are_at_the_end(
-    settings, watcher, tmp_path, monkeypatch
-):
-    """And the best student is the one that scores most, whatever they scored at first."""
-    values = []
-    save = checkpoints.Checkpoints.save
+def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
+    """Its labels, its place in the table; and the best student is the one that scores most."""
+    values, save, select = [], checkpoints.Checkpoints.save, distill._select
+    first, later = watcher("carnival", 2), watcher("carnival", 9)
+    first.save(tmp_path / "expert")
 
     def keep(self, step, state, **options):
         values.append(options["value"])
         return save(self, step, state, **options)
 
+    def select_and_replace(*arguments):
+        """The training finds a better network after the first evaluation."""
+        shutil.rmtree(tmp_path / "expert")
+        later.save(tmp_path / "expert")
+        return select(*arguments)
+
     monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
+    monkeypatch.setattr(distill, "_select", select_and_replace)
     monkeypatch.setattr(page, "clip_steps", lambda: 1)
-    first, later = watcher("carnival", 2), watcher("carnival", 9)
-    first.save(tmp_path / "expert")
     following = dataclasses.replace(
         settings,
         experts=(ExpertSource(str(tmp_path / "expert")),),
         collect=dataclasses.replace(settings.collect, follow=True),
         learn=dataclasses.replace(
-            settings.learn, rounds=1, first_loss=None, first_rounds=0, logits_temperature=1.0
+            settings.learn, rounds=3, first_loss=None, first_rounds=0, logits_temperature=1.0
         ),
         evaluate=dataclasses.replace(settings.evaluate, sample_logits=False),
     )
-    distill.distill(following, tmp_path / "run", stop_after="baselines")
-    shutil.rmtree(tmp_path / "expert")
-    later.save(tmp_path / "expert")
     (row,) = distill.distill(following, tmp_path / "run")["games"]
+    # Replaced in the first evaluation, read again before the second: round 3 is the later's.
+    length = INITIAL + 3 * ROUND
+    chunk = dataset.open_log(tmp_path / "run/dataset").read(0, length)
+    replaced = INITIAL + 2 * ROUND
+    for time, expert in ((0, first), (replaced - 1, first), (replaced, later), (length - 1, later)):
+        said = expert.ale_outputs(_stacks(chunk, 0, time))
+        np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
     begun = json.loads((tmp_path / "run/baselines.json").read_text())["expert"][0]
     base = run.Run(following, mesh.create())
     (played,) = base.measure(base.expert_policy(), run.REPORT, 4)
-    assert row["expert"] == played.summary()
+    assert row["expert"] == played.summary() and row["expert"]["episodes"] == 4
     assert row["expert"]["mean"] != np.mean(begun["scores"])
-    (scored,) = (
-        r["score/carnival"] for r in metrics.read(tmp_path / "run") if "mean_retention" in r
-    )
-    assert values == [scored], "no human score of Carnival is known: its own score counts"
+    rows = [r for r in metrics.read(tmp_path / "run") if "mean_retention" in r]
+    # No human score of Carnival is known: its own score counts.
+    assert values == [r["score/carnival"] for r in rows]
+    assert len({r["expert_score/carnival"] for r in rows}) == 2
