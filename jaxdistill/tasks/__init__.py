@@ -1,0 +1,1 @@
+"""What is played: tasks, and the pools that play them."""
