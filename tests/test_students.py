@@ -226,7 +226,7 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
         eval_every=32,
         eval_episodes=1,
         final_episodes=1,
-        max_steps=12,
+        max_steps=60,
         experts=(ExpertSource(str(tmp_path / "expert")),),
     )
     qlearning.train(settings, tmp_path / "run")
