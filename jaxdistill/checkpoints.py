@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,15 +38,28 @@ class Checkpoints:
     among those saved with one.
     """
 
-    def __init__(self, directory: str | pathlib.Path):
+    def __init__(self, directory: str | pathlib.Path, *, read_only: bool = False):
+        """Opens `directory`, as its only writer or as a reader.
+
+        A writer makes the directory and clears away what a killed one left half-written. A reader
+        changes nothing, not even what a writer is writing at this moment; see `read_best`.
+        """
         # Orbax only complains about a relative path later, in a background thread.
         self._directory = pathlib.Path(directory).absolute()
-        with meshes.leader_first("checkpoints"):
-            if meshes.leads():
-                self._put_back()
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
+        if read_only:
+            # Orbax says so for every option that a reader has no use for; these are all it needs.
+            options = ocp.CheckpointManagerOptions(
+                read_only=True,
+                create=False,
+                cleanup_tmp_directories=False,
+                save_interval_steps=0,
+                enable_async_checkpointing=False,
+            )
+        else:
+            with meshes.leader_first("checkpoints"):
+                if meshes.leads():
+                    self._put_back()
+            options = ocp.CheckpointManagerOptions(
                 best_fn=_value,
                 best_mode="max",
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(
@@ -58,8 +72,9 @@ class Checkpoints:
                 ),
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
-            ),
-        )
+            )
+        with self._named(None):
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def _put_back(self) -> None:
         for replaced in self._directory.glob(f"*{_REPLACED}"):
@@ -167,6 +182,37 @@ class Checkpoints:
         return Checkpoint(step, restored.state, host, restored.progress)
 
 
+def read_best(directory: str | pathlib.Path, like: Any) -> Checkpoint | None:
+    """The best checkpoint, read beside whoever writes; None where none has a value yet.
+
+    Nothing in `directory` is touched. The writer deletes a checkpoint only when a better one
+    stands, so if what is being read goes away the better one is read instead.
+
+    Raises:
+      ValueError: the best is damaged, or holds a state of another shape than `like`.
+    """
+    directory = pathlib.Path(directory)
+    attempt = 0
+    while True:
+        attempt += 1
+        standing = _names(directory)
+        try:
+            with Checkpoints(directory, read_only=True) as saved:
+                best = saved.best_step()
+                return None if best is None else saved.restore(best, like)
+        except ValueError:
+            # What could not be read is damaged, unless it was deleted meanwhile.
+            if attempt == _ATTEMPTS or _names(directory) == standing:
+                raise
+            time.sleep(0.05 * attempt)
+
+
+def _names(directory: pathlib.Path) -> set[str]:
+    """The checkpoints in `directory`, whole or on their way in or out."""
+    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+_ATTEMPTS = 10
 _REPLACED = ".replaced"
 _Shapes = dict[str, tuple[int, ...]]
 

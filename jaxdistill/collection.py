@@ -48,6 +48,9 @@ class Seating:
     mesh: Mesh
 
 
+_CHECKED = 64  # steps whose frames a resumed collector compares
+
+
 class Collector:
     """The pools that states are collected in, and the policy that plays them.
 
@@ -55,8 +58,8 @@ class Collector:
     What an environment plays depends on its number, not on the process it lives in.
     """
 
-    def __init__(self, seating: Seating, history: np.ndarray | None = None):
-        """Seats the experts in fresh pools; `history` `(G, T, num_envs)` is played first.
+    def __init__(self, seating: Seating, log: dataset.Log | None = None):
+        """Seats the experts in fresh pools, brought to where those were that `log` is from.
 
         Raises:
           ValueError: the environments cannot be shared evenly.
@@ -66,27 +69,87 @@ class Collector:
         processes, count = jax.process_count(), seating.num_envs
         if count % processes:
             raise ValueError(f"collect.num_envs {count} is not divisible by {processes} processes")
-        own = count // processes
-        self._first = jax.process_index() * own
+        self._first = jax.process_index() * (count // processes)
         self._mesh = meshes.local(seating.mesh)
-        self.pools = [
-            envs.Pool(game, own, seed=seed + self._first, view=view)
-            for game, seed, view in zip(seating.games, seating.seeds, seating.views, strict=True)
-        ]
+        self.pools = [self._pool(game) for game in range(len(seating.games))]
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._params = [expert.params for expert in seating.experts]
-        if history is not None and history.shape[1]:
-            self._replay(history[:, :, self._first : self._first + own])
+        if log is not None and log.length:
+            self._resume(log)
 
-    def _replay(self, history: np.ndarray) -> None:
-        with metrics.progress("replay", history.size, "steps") as advance:
-            for actions in history.swapaxes(0, 1):
-                for pool, row in zip(self.pools, actions, strict=True):
-                    pool.send(row)
-                for pool in self.pools:
-                    pool.receive()
-                advance(actions.size)
-        self.steps = history.shape[1]
+    def _pool(self, game: int) -> envs.Pool:
+        seating = self._seating
+        return envs.Pool(
+            seating.games[game],
+            seating.num_envs // jax.process_count(),
+            seed=seating.seeds[game] + self._first,
+            view=seating.views[game],
+        )
+
+    def _resume(self, log: dataset.Log) -> None:
+        """Brings the pools to the end of `log`, by playing again the games in progress there.
+
+        The games before them are skipped. Whether that was right is checked by frames and by the
+        emulators' memory; if it was not, or the log does not know the memory, a game is played
+        again from its very beginning.
+
+        Raises:
+          ValueError: not even that leads to what the log holds.
+        """
+        own = slice(self._first, self._first + self.pools[0].num_envs)
+        actions, over = log.actions(log.length)[..., own], log.over()[..., own]
+        states, tail = log.states(log.length), log.read(max(0, log.length - _CHECKED), log.length)
+        for game in range(len(self.pools)):
+            shown = tail.frames[game][:, own]
+            wanted = None if states is None else states[game, own]
+            arguments = (game, actions[game], over[game], shown, wanted)
+            if wanted is None or not self._replayed(*arguments, skip=True):
+                self.pools[game] = self._pool(game)
+                if not self._replayed(*arguments, skip=False):
+                    raise ValueError(
+                        f"{self._seating.games[game].name}: these emulators do not play again what "
+                        f"the dataset holds; resume with the EnvPool it was collected with, or "
+                        f"begin anew"
+                    )
+        self.steps = log.length
+
+    def _replayed(
+        self,
+        game: int,
+        actions: np.ndarray,
+        over: np.ndarray,
+        shown: np.ndarray,
+        states: np.ndarray | None,
+        *,
+        skip: bool,
+    ) -> bool:
+        """Plays `actions` `(T, N)` in a fresh pool; returns whether it is the play of the log.
+
+        Args:
+          over: `(T, N)`, which of the observations before each action were a game's last.
+          shown: `(R, N, H, W)`, the newest frames of the last R of them.
+          states: `(N,)`, of the emulators after the last action; None if unknown.
+          skip: leave out the games that are over.
+        """
+        pool, length = self.pools[game], len(actions)
+        begun = np.zeros(pool.num_envs, int)
+        if skip:
+            pool.skip(over.sum(axis=0))
+            # The action after a game's last observation begins the next, whatever it is.
+            begun = np.where(over.any(axis=0), length - np.argmax(over[::-1], axis=0), 0)
+        name = f"replay {pool.game.name}"
+        with metrics.progress(name, int((length - begun).sum()), "steps") as advance:
+            for time in range(begun.min(), length):
+                rows = np.flatnonzero(begun <= time)
+                ago = length - time
+                if (
+                    ago <= len(shown)
+                    and (pool.last.observations[rows, -1] != shown[-ago][rows]).any()
+                ):
+                    return False
+                pool.step(actions[time][rows], None if len(rows) == pool.num_envs else rows)
+                advance(len(rows))
+        return states is None or np.array_equal(pool.states, states)
 
     def replace_experts(self, experts: Sequence[Expert]) -> None:
         """From now on these play and label: the same networks with other parameters."""
@@ -121,6 +184,10 @@ class Collector:
                 chosen = jnp.where(by_expert, chosen, own)
             actions.append(chosen)
         return tuple(actions), tuple(labels)
+
+    def states(self) -> np.ndarray:
+        """`(G, num_envs)` uint32: checksums of the emulators of all processes, as they are now."""
+        return meshes.gather(np.stack([pool.states for pool in self.pools]), axis=1)
 
     def collect(
         self,

@@ -167,7 +167,8 @@ class WindowBuffer:
         span = slice(position, position + length)
         self._ages[:, span] = np.minimum(piece.ages, self.window.depth - 1)
         self._usable[:, span] = piece.usable
-        written = meshes.put(self._mesh, (piece.frames, self._ages[:, span], piece.labels))
+        # A copy: what is on a CPU device may be this very memory, which later steps overwrite.
+        written = meshes.put(self._mesh, (piece.frames, self._ages[:, span].copy(), piece.labels))
         current = (self.window.frames, self.window.ages, self.window.labels)
         frames, ages, labels = _write_at(current, written, position)
         self.window = dataclasses.replace(self.window, frames=frames, ages=ages, labels=labels)
@@ -219,7 +220,8 @@ class Log:
         Args:
           info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions` and whatever
             else must agree for two runs to share it.
-          writes: False for a process that only counts what another one writes.
+          writes: False for one that changes nothing: a reader, or a process of several that
+            counts what another one writes.
 
         Raises:
           ValueError: the directory holds a log of something else.
@@ -241,7 +243,7 @@ class Log:
                             f"{standing.get(name)!r}, expected {value!r}; choose another directory"
                         )
                 self.info = standing
-            else:
+            elif writes:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 self._commit()
         games, envs = len(self.info["games"]), self.info["num_envs"]
@@ -253,6 +255,9 @@ class Log:
             "ages": self._array("ages", "uint8", (games, envs)),
             "usable": self._array("usable", "bool", (games, envs)),
         }
+        # Logs of earlier versions have none, which only a writer may add.
+        known = writes or (self._directory is not None and (self._directory / "states").exists())
+        self._states = self._array("states", "uint32", (games, envs)) if known else None
 
     def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> ts.TensorStore:
         games, envs, *rest = shape
@@ -279,22 +284,28 @@ class Log:
             },
             "store_data_equal_to_fill_value": True,
             # The first version stored no chunk of zeros; frames and labels never were.
-            "fill_missing_data_reads": self._version == 1 and name not in ("frames", "labels"),
+            "fill_missing_data_reads": (
+                name == "states" or (self._version == 1 and name not in ("frames", "labels"))
+            ),
         }
-        if dtype == "float32":
+        if dtype in ("float32", "uint32"):
             spec["metadata"]["codecs"][0]["configuration"] = {"endian": "little"}
+        if dtype == "float32":
             spec["metadata"]["fill_value"] = 0 if self._version == 1 else "NaN"
         try:
             # What stands must be whole: an array created anew would read as black frames.
-            new = self.length == 0
+            new = self._writes and (self.length == 0 or name == "states")
             return ts.open(spec, open=True, create=new, context=self._context).result()
         except Exception as error:
             raise ValueError(
                 f"{self._directory} is damaged: its {name} cannot be opened; collect again"
             ) from error
 
-    def append(self, chunk: Chunk) -> None:
+    def append(self, chunk: Chunk, states: np.ndarray | None = None) -> None:
         """Writes a chunk after the last one.
+
+        Args:
+          states: `(G, N)` uint32, where its last actions left the emulators; see `Pool.states`.
 
         Raises:
           ValueError: its shape does not fit the log, or its labels are not finite.
@@ -316,7 +327,11 @@ class Log:
                 self._arrays[name][:, span].write(array)
                 for name, array in zip(Chunk._fields, chunk, strict=True)
             ]
-            for name, write in zip(Chunk._fields, writes, strict=True):
+            assert self._states is not None  # every writer has them
+            unknown = np.zeros(self._states.shape[::2], np.uint32)
+            last = unknown if states is None else states
+            writes.append(self._states[:, span.stop - 1].write(last))
+            for name, write in zip((*Chunk._fields, "states"), writes, strict=True):
                 try:
                     write.result()
                 except Exception as error:
@@ -378,6 +393,21 @@ class Log:
             "directory back from a copy"
         )
 
+    def over(self) -> np.ndarray:
+        """`(G, length, N)` bool, where a game's last observation is; raises as `actions` does."""
+        reading = self._arrays["usable"][:, : self.length].read()
+        return ~self._result("usable", reading, 0, self.length)
+
+    def states(self, length: int) -> np.ndarray | None:
+        """Where the first `length` steps left the emulators, None where that was not written."""
+        if self._states is None:
+            return None
+        try:
+            states = np.asarray(self._states[:, length - 1].read().result())
+        except Exception:  # what is damaged is not known; nothing else is lost with it
+            return None
+        return states if states.any() else None
+
     def truncate(self, length: int) -> None:
         """Forgets the steps after the first `length`."""
         if length > self.length:
@@ -395,7 +425,7 @@ class Log:
 
 
 def open_log(directory: str | os.PathLike[str]) -> Log:
-    """The log that stands in `directory`.
+    """The log that stands in `directory`, to read; nothing there is changed.
 
     Raises:
       FileNotFoundError: there is none.
@@ -406,7 +436,7 @@ def open_log(directory: str | os.PathLike[str]) -> Log:
         raise FileNotFoundError(
             f"{directory} holds no {_INFO}; expected a dataset made by launch/collect.py"
         )
-    return Log(directory, _read_info(directory)[0])
+    return Log(directory, _read_info(directory)[0], writes=False)
 
 
 def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:

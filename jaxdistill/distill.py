@@ -26,6 +26,7 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
+    lock,
     losses,
     metrics,
     networks,
@@ -58,20 +59,25 @@ def collect(
 
     Returns:
       What the dataset says of itself, with its `length` in steps per environment.
+
+    Raises:
+      ValueError: another process collects there, or it holds something else; see
+        `lock.one_writer`.
     """
     if settings.collect.dataset or not settings.collect.initial_steps:
         raise ValueError(
             "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
         )
     run = Run(settings, mesh or meshes.create())
-    with meshes.leader_first("dataset"):
-        log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
-    _collect_initial(run, log)
+    with lock.one_writer(directory, "dataset.json"):
+        with meshes.leader_first("dataset"):
+            log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
+        _collect_initial(run, log)
     return log.info | {"length": log.length}
 
 
 def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
-    collector = run.seat(log.actions(log.length))
+    collector = run.seat(log)
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.games)
     with metrics.progress(
@@ -79,7 +85,7 @@ def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     ) as advance:
         while log.length < per_env:
             length = min(_CHUNK_STEPS, per_env - log.length)
-            log.append(collector.collect(length, advance=advance))
+            log.append(collector.collect(length, advance=advance), collector.states())
     return collector
 
 
@@ -125,17 +131,28 @@ def distill(
     run = Run(settings, mesh)
     if not (workdir / "config.json").exists():
         recipe.refuse_idle(settings, run.experts)
-    settings = run.settings
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
-    with meshes.leader_first("claim"):
-        settings_lib.claim(
-            workdir, settings, ignore=("evaluate.lowest_expert_share", "evaluate.baselines")
-        )
-        students.claim_roles(workdir, run.experts)
     result_path = workdir / "result.json"
-    if result_path.is_file():
+    if result_path.is_file():  # nothing is left to write: this asks for no lock
+        _claim(run, workdir)
         return report.read_result(result_path)
-    timer = metrics.Timer()
+    with lock.one_writer(workdir, "config.json"):
+        with meshes.leader_first("claim"):
+            _claim(run, workdir)
+        return _stages(run, workdir, stop_after, command, profile)
+
+
+def _claim(run: Run, workdir: pathlib.Path) -> None:
+    ignored = ("evaluate.lowest_expert_share", "evaluate.baselines")
+    settings_lib.claim(workdir, run.settings, ignore=ignored)
+    students.claim_roles(workdir, run.experts)
+
+
+def _stages(
+    run: Run, workdir: pathlib.Path, stop_after: str | None, command: str, profile: str | None
+) -> dict[str, Any]:
+    """The stages that are still to do, by the directory's one writer."""
+    settings, timer = run.settings, metrics.Timer()
 
     baselines = runs.measure_baselines(run, workdir, timer)
     report.print_experts(run.experts, baselines["expert"], baselines["random"])
@@ -155,6 +172,7 @@ def distill(
         if settings.collect.follow:
             baselines["expert"] = run.play_reported(run.expert_policy(), "experts")
         scores = run.play_reported(run.student_policy(state.playing), "student")
+    result_path = workdir / "result.json"
     with meshes.leader_first("result"):
         if meshes.leads():
             outputs = _outputs(run, workdir, state.playing)
@@ -324,7 +342,7 @@ def _train(
                             share,
                         )
                     with timer.phase("store"):
-                        log.append(chunk)
+                        log.append(chunk, collector.states())
                         buffer.append(chunk)
                 if index == done:
                     _check_usable(run, buffer)
@@ -454,7 +472,7 @@ def _states(
         if log.length < initial:
             collector = _collect_initial(run, log)
         elif per_round:
-            collector = run.seat(log.actions(log.length))
+            collector = run.seat(log)
     return log, collector if per_round else None
 
 

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
+    lock,
     losses,
     metrics,
     networks,
@@ -389,7 +389,7 @@ class _Collector:
     def __init__(
         self, settings: Settings, views: Sequence[View], iteration: int, log: np.ndarray | None
     ):
-        """Fresh pools with seeds of their own; `log` holds actions to replay in each."""
+        """Fresh pools with seeds of their own; `log` `(G, T, N)` are actions to replay in each."""
         self._settings = settings
         self.games = [games.get(name) for name in settings.games]
         self.began = iteration
@@ -403,9 +403,18 @@ class _Collector:
             )
             for index, (game, view) in enumerate(zip(self.games, views, strict=True))
         ]
-        if log is not None:
-            for pool, actions in zip(self.pools, log, strict=True):
-                pool.replay(actions)
+        self._log = [] if log is None else list(log.swapaxes(0, 1))
+        for actions in self._log:
+            for pool, row in zip(self.pools, actions, strict=True):
+                pool.send(row)
+            for pool in self.pools:
+                pool.receive()
+
+    @property
+    def log(self) -> np.ndarray:
+        """Actions `(G, T, N)` uint8 since these pools were fresh, T an evaluation's distance."""
+        shape = (-1, len(self.pools), self._settings.num_envs)
+        return np.asarray(self._log, np.uint8).reshape(shape).swapaxes(0, 1)
 
     def rollout(
         self,
@@ -451,6 +460,7 @@ class _Collector:
                 ended.append((new.over & ~new.truncated) | lost)
                 rewards.append(np.clip(new.rewards, -1, 1))
             columns["actions"].append(list(played.actions))
+            self._log.append(np.asarray(played.actions, np.uint8))
             columns["rewards"].append(rewards)
             columns["ended"].append(ended)
             columns["truncated"].append([step.truncated for step in played.steps])
@@ -599,16 +609,15 @@ class Training:
                 row[f"score/{name}"] = float(np.mean(recent))
         return row
 
-    def evaluate(self) -> dict[str, float]:
-        """Plays whole games from fixed starts, and saves; returns the mean score per game."""
+    def evaluate(self) -> tuple[dict[str, float], float]:
+        """Plays whole games from fixed starts; returns the mean score per game, and their value."""
         with self.timer.phase("evaluate"):
             means, value = self._play(self.state.params, self.settings.eval_episodes, _SELECT)
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         # Fresh pools from time to time keep the log that a resumed run replays short.
         self._collector = _Collector(self.settings, self.views, self.iteration, None)
-        self.save(value)
-        return means
+        return means, value
 
     def _play(self, params: Any, episodes: int, purpose: int) -> tuple[dict[str, float], float]:
         """Mean scores by game, and what networks are chosen by."""
@@ -653,12 +662,11 @@ class Training:
 
     def save(self, value: float | None = None) -> None:
         """Saves everything that a resumed training needs; `value` competes for the best."""
-        logs = [np.asarray(pool.actions_log, np.uint8) for pool in self._collector.pools]
         self._saved.save(
             self.iteration,
             self._arrays,
             host={
-                "log": np.stack(logs),
+                "log": self._collector.log,
                 "remaining": self._explorer.remaining,
                 "held": self._explorer.held,
             },
@@ -720,65 +728,73 @@ def train(
       The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
 
     Raises:
-      FileNotFoundError, ValueError: something the user can mend, in one line.
+      FileNotFoundError, ValueError, OSError: something the user can mend, in one line; another process trains there,
+        or `workdir` holds something else.
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").exists():
         refuse_idle(settings)
-    settings_lib.claim(workdir, settings)
-    per_iteration = settings.steps_per_iteration
-    with Training(settings, workdir, mesh) as training:
-        resume_step = training.steps if training.iteration else -1
-        with (
-            contextlib.ExitStack() as stack,
-            metrics.Writer(workdir, resume_step) as writer,
-            metrics.progress(
-                f"train {', '.join(training.names)}",
-                settings.iterations * per_iteration,
-                "steps",
-                done=training.steps,
-            ) as advance,
-        ):
-            last_saved = time.monotonic()
-            trace = metrics.Profile(profile)
-            stack.callback(trace.close)
-            while training.iteration < settings.iterations:
-                trace.step()
-                row = training.iterate()
-                advance(per_iteration)
-                shown = (name for name in row if name.startswith(("score/", "epsilon", "loss")))
-                advance.status(" ".join(f"{name} {row[name]:.4g}" for name in shown))
-                iteration, steps = training.iteration, training.steps
-                at_end = iteration == settings.iterations
-                if iteration % 10 == 0 or at_end:
-                    seconds = {f"seconds/{k}": v for k, v in training.timer.seconds().items()}
-                    writer.write(steps, row | seconds)
-                every = settings.eval_every
-                if at_end or steps // every > (steps - per_iteration) // every:
-                    standing = training.best.get("step")
-                    scores = training.evaluate()
-                    if training.best["step"] != standing:
-                        _save_experts(training, workdir)
-                    writer.write(steps, {f"eval/{name}": x for name, x in scores.items()})
-                    last_saved = time.monotonic()
-                elif time.monotonic() - last_saved > 120 or iteration == stop_at:
-                    training.save()
-                    last_saved = time.monotonic()
-                if iteration == stop_at:
-                    return training.best
-        training.decide()
+    with lock.one_writer(workdir, "config.json"):
+        settings_lib.claim(workdir, settings)
+        with Training(settings, workdir, mesh) as training:
+            return _train(training, workdir, stop_at, profile)
+
+
+def _train(
+    training: Training, workdir: pathlib.Path, stop_at: int | None, profile: str | None
+) -> dict[str, Any]:
+    """The iterations that are still to do."""
+    settings, per_iteration = training.settings, training.settings.steps_per_iteration
+    resume_step = training.steps if training.iteration else -1
+    if training.best:  # a kill may have come before the best was written down
         _save_experts(training, workdir)
-        return training.best
+    with (
+        contextlib.ExitStack() as stack,
+        metrics.Writer(workdir, resume_step) as writer,
+        metrics.progress(
+            f"train {', '.join(training.names)}",
+            settings.iterations * per_iteration,
+            "steps",
+            done=training.steps,
+        ) as advance,
+    ):
+        last_saved = time.monotonic()
+        trace = metrics.Profile(profile)
+        stack.callback(trace.close)
+        while training.iteration < settings.iterations:
+            trace.step()
+            row = training.iterate()
+            advance(per_iteration)
+            shown = (name for name in row if name.startswith(("score/", "epsilon", "loss")))
+            advance.status(" ".join(f"{name} {row[name]:.4g}" for name in shown))
+            iteration, steps = training.iteration, training.steps
+            at_end = iteration == settings.iterations
+            if iteration % 10 == 0 or at_end:
+                seconds = {f"seconds/{k}": v for k, v in training.timer.seconds().items()}
+                writer.write(steps, row | seconds)
+            every = settings.eval_every
+            if at_end or steps // every > (steps - per_iteration) // every:
+                standing = training.best.get("step")
+                scores, value = training.evaluate()
+                # Before the checkpoint: a resumed training keeps the rows up to it.
+                writer.write(steps, {f"eval/{name}": x for name, x in scores.items()})
+                training.save(value)
+                if training.best["step"] != standing:
+                    _save_experts(training, workdir)
+                last_saved = time.monotonic()
+            elif time.monotonic() - last_saved > 120 or iteration == stop_at:
+                training.save()
+                last_saved = time.monotonic()
+            if iteration == stop_at:
+                return training.best
+    training.decide()
+    _save_experts(training, workdir)
+    return training.best
 
 
 def _save_experts(training: Training, workdir: pathlib.Path) -> None:
     for expert in training.best_experts():
-        directory = workdir / "experts" / str(expert.game)
-        fresh = directory.with_name(f"{directory.name}.partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        expert.save(fresh)
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(fresh, directory)
+        expert.save(workdir / "experts" / str(expert.game), replace=True)
 
 
 def _load_experts(settings: Settings) -> list[Expert]:

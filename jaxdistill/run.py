@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import (
     collection,
+    dataset,
     envs,
     evaluation,
     games,
@@ -67,10 +68,7 @@ class Run:
 
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
-        try:
-            new = load_experts(self.settings.experts)
-        except FileNotFoundError:  # one is being replaced this very moment
-            return False
+        new = load_experts(self.settings.experts)
         _check_outputs(self.settings, new)
         changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
@@ -94,8 +92,8 @@ class Run:
         """Pool seeds of one purpose, one per game."""
         return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
 
-    def seat(self, history: np.ndarray | None = None) -> collection.Collector:
-        """Fresh pools to collect in, in which `history` `(G, T, num_envs)` has been played."""
+    def seat(self, log: dataset.Log | None = None) -> collection.Collector:
+        """Pools to collect in, where those stand that `log` was collected in."""
         chosen = self.settings.collect
         seating = collection.Seating(
             games=self.games,
@@ -111,7 +109,7 @@ class Run:
             key=jax.random.fold_in(self.key, 101),
             mesh=self.mesh,
         )
-        return collection.Collector(seating, history)
+        return collection.Collector(seating, log)
 
     def measure(
         self,

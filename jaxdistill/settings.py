@@ -19,6 +19,8 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
+from jaxdistill import lock
+
 T = TypeVar("T")
 
 LARGEST = 2**31 - 1  # counters and seeds are 32 bits wide on devices and in emulators
@@ -232,12 +234,7 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
                     f"{new.get(name)!r}; choose another --workdir or the same settings"
                 )
         return True
-    # A kill while config.json was written leaves this beside nothing else.
-    partial = {f"{path.name}.partial"}
-    if workdir.exists() and (
-        not workdir.is_dir() or {entry.name for entry in workdir.iterdir()} - partial
-    ):
-        raise ValueError(f"{workdir} exists and holds no run; choose another --workdir")
+    lock.refuse_foreign(workdir, path.name)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted)
     return False

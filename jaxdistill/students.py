@@ -152,13 +152,12 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
         networks.create(settings.network, settings.compute_dtype),
         [games.get(role.game) for role in roles],
     )
-    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
-        best = saved.best_step()
-        if best is None:
-            raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
-        params = networks.init(network, jax.random.key(0), roles[0].view.shape)
-        state = create_state(settings, params, meshes.create())
-        return settings, saved.restore(best, state).state, network
+    params = networks.init(network, jax.random.key(0), roles[0].view.shape)
+    state = create_state(settings, params, meshes.create())
+    best = checkpoints.read_best(workdir / "checkpoints", state)
+    if best is None:
+        raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
+    return settings, best.state, network
 
 
 def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:

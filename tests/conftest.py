@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pathlib
 import tempfile
 from typing import Any, NamedTuple
 
@@ -32,6 +33,37 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             "JAXDISTILL_REQUIRE_TORCH is set and PyTorch is not installed: pip install '.[parity]'"
         )
+
+
+@pytest.fixture
+def contents():
+    """`contents(directory)`: everything in it, with its size and when it was last changed."""
+
+    def listed(directory: pathlib.Path) -> dict[str, tuple[int, ...]]:
+        return {
+            str(path.relative_to(directory)): (
+                path.lstat().st_mode,
+                path.lstat().st_size,
+                path.lstat().st_mtime_ns,
+                path.lstat().st_ctime_ns,
+            )
+            for path in (directory, *directory.rglob("*"))
+        }
+
+    return listed
+
+
+@pytest.fixture
+def unprivileged():
+    """A user who may not write where its permissions say so, as root may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 class Play(NamedTuple):
@@ -118,7 +150,9 @@ class ScriptedEnvPool:
         return np.full((len(self._rows[0]), 4, 84, 84), self._turn, np.uint8)
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
-        return self._observations(), {"lives": np.full(len(self._rows[0]), self._lives, np.int32)}
+        count = len(self._rows[0])
+        info = {"lives": np.full(count, self._lives, np.int32), "ram": np.zeros((count, 128))}
+        return self._observations(), info
 
     def send(self, index: np.ndarray) -> None:
         self.sent.append(np.array(index))
@@ -132,6 +166,7 @@ class ScriptedEnvPool:
             "reward": rewards.astype(np.float32),
             "terminated": ended.astype(np.int32),
             "lives": lives.astype(np.int32),
+            "ram": np.zeros((len(lives), 128)),
         }
         # As EnvPool has it: a game that ends on its last step allowed is said to be truncated only.
         clipped = np.sign(rewards).astype(np.float32)

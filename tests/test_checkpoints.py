@@ -1,6 +1,9 @@
 """Tests for checkpoints: which survive, what they give back, and what a kill leaves."""
 
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import pytest
 from jaxdistill import checkpoints, mesh
 from jaxdistill.checkpoints import Checkpoints
 
+ROOT = pathlib.Path(__file__).parents[1]
 FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
 
 
@@ -240,3 +244,84 @@ def test_a_sound_checkpoint_is_not_blamed_for_what_is_asked_of_it(tmp_path, like
         with pytest.raises(ValueError, match=f"holds {expected}") as caught:
             saved.restore(3, jax.tree.map(jnp.asarray, like))
     assert "remove" not in str(caught.value) and "sound" in str(caught.value)
+
+
+def _half_written(directory):
+    """What stands while a writer saves step 3 and replaces step 2."""
+    shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp")
+    for path in list((directory / "3.orbax-checkpoint-tmp").rglob("*METADATA*")):
+        path.unlink()
+    shutil.copytree(directory / "2", directory / "2.replaced")
+
+
+def test_reading_touches_nothing_of_what_is_being_written(tmp_path, contents):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), value=3.0, progress={"at": 1})
+        saved.save(2, _state(2))
+        _half_written(tmp_path)
+        before = contents(tmp_path)
+        best = checkpoints.read_best(tmp_path, _state(0))
+        with Checkpoints(tmp_path, read_only=True) as reading:
+            assert (reading.best_step(), reading.latest_step()) == (1, 2)
+            _assert_same(reading.restore(2, _state(0)).state, _state(2))
+        assert contents(tmp_path) == before
+    assert best.step == 1 and best.progress == {"at": 1}
+    _assert_same(best.state, _state(1))
+
+
+def test_where_nothing_is_reading_finds_nothing_and_leaves_nothing(tmp_path):
+    assert checkpoints.read_best(tmp_path / "none", _state(0)) is None
+    assert not (tmp_path / "none").exists()
+    with Checkpoints(tmp_path / "one") as saved:
+        saved.save(1, _state(1))
+    assert checkpoints.read_best(tmp_path / "one", _state(0)) is None
+
+
+def test_what_may_not_be_written_can_be_read(tmp_path, request):
+    with Checkpoints(tmp_path / "run") as saved:
+        saved.save(1, _state(1), value=3.0)
+    for path in (tmp_path / "run", *(tmp_path / "run").rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in (tmp_path, *list(tmp_path.parents)[:2]):
+        path.chmod(path.stat().st_mode | 0o055)
+    request.getfixturevalue("unprivileged")
+    with pytest.raises(PermissionError):
+        (tmp_path / "run" / "x").touch()
+    _assert_same(checkpoints.read_best(tmp_path / "run", _state(0)).state, _state(1))
+
+
+_WRITER = """
+import sys, jax.numpy as jnp
+from jaxdistill.checkpoints import Checkpoints
+with Checkpoints(sys.argv[1]) as saved:
+    for step in range(1, 41):
+        state = {"x": jnp.full((200, 200), step), "y": jnp.full(3, step)}
+        saved.save(step, state, value=float(step) if step % 3 else None)
+        if step % 10 == 0:
+            saved.save(step, state, value=float(step))
+"""
+
+
+def test_reading_beside_a_writer_finds_whole_checkpoints(tmp_path):
+    """It deletes what is being read time and again, always with a better one standing."""
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], cwd=ROOT)
+    like = {"x": jnp.zeros((200, 200), int), "y": jnp.zeros(3, int)}
+    seen = []
+    while writer.poll() is None:
+        best = checkpoints.read_best(tmp_path, like)
+        if best is not None:
+            assert (np.asarray(best.state["x"]) == best.step).all()
+            assert (np.asarray(best.state["y"]) == best.step).all()
+            seen.append(best.step)
+    assert writer.returncode == 0
+    assert len(set(seen)) > 10 and seen == sorted(seen)
+
+
+def test_what_is_damaged_and_stays_is_one_clear_line(tmp_path):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(7, _state(7), value=1.0)
+    for path in (tmp_path / "7" / "state").rglob("*"):
+        if path.is_file():
+            path.write_text("x")
+    with pytest.raises(ValueError, match=r"checkpoint .*7 cannot be read"):
+        checkpoints.read_best(tmp_path, _state(0))

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import collection, envs, games, mesh, networks
+from jaxdistill import collection, dataset, envs, games, mesh, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.views import View
 
 UP, DOWN, ENVS = 2, 5, 4
+INFO = {"games": ["x"], "num_envs": ENVS, "frame_shape": [84, 84], "num_actions": 18}
 NETWORK = networks.Network(convs=(networks.ConvLayer(1, 8, 8),), hidden=())
 
 
@@ -31,7 +32,7 @@ def _expert(action, game="freeway", outputs="q"):
     return Expert("one", NETWORK, params, outputs, tuple(range(games.NUM_ACTIONS)), View(), game)
 
 
-def _collector(experts, history=None, **changes):
+def _collector(experts, log=None, **changes):
     chosen = [games.get(expert.game) for expert in experts]
     fields = {
         "games": chosen,
@@ -47,7 +48,7 @@ def _collector(experts, history=None, **changes):
         "key": jax.random.key(0),
         "mesh": mesh.create(jax.devices()[:1]),
     }
-    return collection.Collector(collection.Seating(**(fields | changes)), history)
+    return collection.Collector(collection.Seating(**(fields | changes)), log)
 
 
 def _drivers(*, change_drivers, share, calls=6):
@@ -115,7 +116,10 @@ def test_every_step_draws_for_itself_however_the_calls_fall():
         np.testing.assert_array_equal(joined, array, err_msg=name)
     assert (parts[0].actions != parts[1].actions).any()
     # And a collector whose games were played to the middle by another one goes on alike.
-    resumed = _collector([_expert(UP)], whole.actions[:, :16], expert_epsilon=1.0)
+    log = dataset.Log(None, INFO)
+    for part in parts[:2]:
+        log.append(part)
+    resumed = _collector([_expert(UP)], log, expert_epsilon=1.0)
     assert resumed.steps == 16
     for name, array in resumed.collect(8)._asdict().items():
         np.testing.assert_array_equal(array, getattr(parts[2], name), err_msg=name)
@@ -165,3 +169,61 @@ def test_a_recorded_play(watcher):
     scores = np.stack([pool.last.scores for pool in collector.pools]).astype(np.int64)
     digest = hashlib.sha256(played.tobytes() + scores.tobytes()).hexdigest()
     assert digest[:16] == "a1be6c56cfe54004", scores
+
+
+def _random(game, log=None, **changes):
+    return _collector([_expert(UP, game)], log, expert_epsilon=1.0, **changes)
+
+
+def _played(game, *, states=True):
+    """A collector of random play, and the log of what it has played: 300 steps per environment."""
+    collector, log = _random(game), dataset.Log(None, INFO)
+    for length in (130, 170):
+        log.append(collector.collect(length), collector.states() if states else None)
+    return collector, log
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """How many environments' steps pools are asked for from now on."""
+    steps, send = [], envs.Pool.send
+
+    def counting(self, actions, rows=None):
+        steps.append(len(actions))
+        send(self, actions, rows)
+
+    monkeypatch.setattr(envs.Pool, "send", counting)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("game", "states", "forgets"),
+    [
+        ("breakout", True, True),
+        # Without checksums nothing says that skipping was right: all is played again.
+        ("breakout", False, False),
+        # Its emulator does not forget a game that it begins anew after.
+        ("hangman", True, False),
+    ],
+)
+def test_a_resumed_collector_goes_on_as_the_one_that_was_killed(game, states, forgets, stepped):
+    killed, log = _played(game, states=states)
+    over = log.over()[0]
+    assert over.sum(axis=0).min() >= 1, "games have ended in every environment"
+    in_progress = np.argmax(over[::-1], axis=0).sum()
+    del stepped[:]
+    resumed = _random(game, log)
+    if forgets:
+        assert sum(stepped) == in_progress < ENVS * log.length
+    else:
+        assert sum(stepped) >= ENVS * log.length
+    assert resumed.steps == killed.steps
+    np.testing.assert_array_equal(resumed.states(), killed.states())
+    for one, other in zip(killed.collect(120), resumed.collect(120), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_log_that_does_not_play_again_is_refused(stepped):
+    _, log = _played("breakout")
+    with pytest.raises(ValueError, match="breakout: these emulators do not play again what"):
+        _random("breakout", log, seeds=[4])

@@ -139,6 +139,23 @@ def test_a_window_offers_exactly_the_rows_whose_whole_stack_it_holds(steps, dept
     assert any(expected)
 
 
+def test_the_devices_are_never_given_memory_that_a_window_writes_to_again(monkeypatch):
+    """A CPU device may take an array as it lies there, and read it later."""
+    given, put = [], mesh.put
+
+    def recording(devices, tree):
+        given.extend(jax.tree.leaves(tree))
+        return put(devices, tree)
+
+    monkeypatch.setattr(mesh, "put", recording)
+    buffer = WindowBuffer(1, 3, 20, (1, 4), 2, MESH)
+    buffer.append(_made_up(10, num_games=1))
+    assert len(given) == 5
+    for array in given:
+        assert not np.shares_memory(array, buffer._ages)
+        assert not np.shares_memory(array, buffer._usable)
+
+
 def test_an_empty_window_offers_nothing():
     assert (np.asarray(WindowBuffer(2, 3, 5, (1, 4), 2, MESH).window.counts) == 0).all()
 
@@ -293,7 +310,7 @@ def test_logs_in_memory_are_apart():
 def test_a_log_on_disk_is_opened_again_and_continued(tmp_path):
     extra = INFO | {"seed": 3}
     Log(tmp_path, extra).append(_log_chunk(70))
-    for again in (Log(tmp_path, extra), dataset.open_log(str(tmp_path))):
+    for again in (dataset.open_log(str(tmp_path)), Log(tmp_path, extra)):
         assert again.length == 70
         assert again.info == extra
         _assert_same(again.read(0, 70), _log_chunk(70))
@@ -303,6 +320,37 @@ def test_a_log_on_disk_is_opened_again_and_continued(tmp_path):
     assert final.length == 75
     whole = _joined(_log_chunk(70), _log_chunk(10, seed=1))
     _assert_same(final.read(0, 75), Chunk(*(x[:, :75] for x in whole)))
+
+
+@pytest.mark.parametrize("states", [True, False], ids=["states", "none"])
+def test_reading_a_log_touches_nothing(tmp_path, states, contents):
+    """Not even one from before logs kept the emulators' states, nor what a writer leaves open."""
+    Log(tmp_path, INFO).append(_log_chunk(70), np.full((2, 3), 7, np.uint32))
+    if not states:
+        shutil.rmtree(tmp_path / "states")
+    (tmp_path / "dataset.json.partial").write_text("{")
+    before = contents(tmp_path)
+    log = dataset.open_log(tmp_path)
+    _assert_same(log.read(0, 70), _log_chunk(70))
+    log.truncate(60)
+    log.append(_log_chunk(5))
+    assert log.length == 65
+    assert contents(tmp_path) == before
+
+
+def test_a_log_knows_where_each_chunk_left_the_emulators(directory):
+    log = Log(directory, INFO)
+    first, second = np.arange(12, dtype=np.uint32).reshape(2, 2, 3) + 2**31
+    log.append(_log_chunk(70), first)
+    log.append(_log_chunk(3), second)
+    log.append(_log_chunk(4))
+    np.testing.assert_array_equal(log.states(70), first)
+    np.testing.assert_array_equal(log.states(73), second)
+    assert log.states(77) is None and log.states(69) is None
+    # What is written over a forgotten chunk is no longer of it.
+    log.truncate(70)
+    log.append(_log_chunk(3))
+    assert log.states(73) is None
 
 
 @pytest.mark.parametrize("when", ["before the length counts", "in the middle of the length"])

@@ -94,16 +94,50 @@ def test_what_a_pool_handed_out_is_never_written_to_again(breakout_play):
         np.testing.assert_array_equal(step.observations, copy)
 
 
-def test_replaying_the_log_brings_a_new_pool_to_the_same_state_and_future(breakout_play):
-    played = breakout_play.pool
-    assert len(played.actions_log) == 600 and played.actions_log[0].dtype == np.uint8
-    np.testing.assert_array_equal(np.stack(played.actions_log), breakout_play.actions)
-    # Another number of threads, and half the future played in both: still the same.
+def test_replaying_the_actions_brings_a_new_pool_to_the_same_state_and_future(breakout_play):
+    # Another number of threads: still the same.
     again = envs.Pool(BREAKOUT, 3, seed=11, threads=1)
-    _assert_same(again.replay(played.actions_log[:400]), breakout_play.steps[400])
-    np.testing.assert_array_equal(np.stack(again.actions_log), breakout_play.actions[:400])
-    for row, step in zip(breakout_play.actions[400:500], breakout_play.steps[401:501], strict=True):
+    for row, step in zip(breakout_play.actions[:500], breakout_play.steps[1:501], strict=True):
         _assert_same(again.step(row), step)
+
+
+def test_games_that_are_over_may_be_skipped(breakout_play):
+    """The game in progress alone is played again, and everything after it is the same."""
+    steps = breakout_play.steps
+    over = np.stack([step.over for step in steps[:400]])
+    counts = over.sum(axis=0)
+    begun = np.array([np.flatnonzero(column)[-1] + 1 for column in over.T])
+    assert (counts >= 1).all() and len(set(begun)) == 3
+    pool = envs.Pool(BREAKOUT, 3, seed=11)
+    pool.skip(counts)
+    handed_out = []
+    for time in range(begun.min(), 400):
+        rows = np.flatnonzero(begun <= time)
+        handed_out.append((pool.last.observations, pool.last.observations.copy()))
+        np.testing.assert_array_equal(
+            pool.last.observations[rows], breakout_play.observations[time][rows]
+        )
+        pool.step(breakout_play.actions[time][rows], rows)
+    assert all((array == copy).all() for array, copy in handed_out)
+    # From here on all step; a game that began with the very last step is what was skipped to.
+    for time in range(400, 550):
+        _assert_same(pool.last._replace(valid=steps[time].valid), steps[time])
+        pool.step(breakout_play.actions[time])
+
+
+def test_states_tell_emulators_apart_and_the_same_ones_alike():
+    pools = [envs.Pool(PONG, 2, seed=7) for _ in range(2)]
+    first = pools[0].states
+    assert first.dtype == np.uint32 and first.shape == (2,)
+    np.testing.assert_array_equal(first, pools[1].states)
+    pools[0].step(np.array([3, 0]))
+    pools[1].step(np.array([3, 4]))
+    same = pools[0].states == pools[1].states
+    assert same[0] and (pools[0].states != first).all()
+    # One environment steps: the other's memory stays.
+    before = pools[0].states
+    pools[0].step(np.array([4]), np.array([1]))
+    assert (pools[0].states == before).tolist() == [True, False]
 
 
 def test_the_same_seed_and_actions_give_the_same_steps_and_another_seed_others():
@@ -112,11 +146,6 @@ def test_the_same_seed_and_actions_give_the_same_steps_and_another_seed_others()
     for a, b in zip(first, again, strict=True):
         _assert_same(a, b)
     assert any((a.observations != b.observations).any() for a, b in zip(first, other, strict=True))
-
-
-def test_replay_needs_a_fresh_pool(breakout_play):
-    with pytest.raises(ValueError, match="breakout: replay needs a fresh pool"):
-        breakout_play.pool.replay([])
 
 
 def test_actions_are_ale_ids():
@@ -164,10 +193,10 @@ def test_every_action_reaches_envpool_at_its_place_in_the_minimal_set(scripted_e
     ],
 )
 def test_bad_actions_are_refused_before_the_emulator_sees_them(pong, actions, message):
-    before = len(pong.actions_log)
+    before = pong.last
     with pytest.raises(ValueError, match=f"pong: .*{message}"):
         pong.step(actions)
-    assert len(pong.actions_log) == before
+    assert pong.last is before
 
 
 def test_a_refused_action_leaves_the_pool_usable(pong):

@@ -279,9 +279,9 @@ def test_fields_to_ignore_may_differ(tmp_path):
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="exists and holds no run"):
+    with pytest.raises(ValueError, match=r"exists and holds no config\.json"):
         settings.claim(tmp_path, Outer("x"))
-    with pytest.raises(ValueError, match="exists and holds no run"):
+    with pytest.raises(ValueError, match=r"exists and holds no config\.json"):
         settings.claim(tmp_path / "thesis.tex", Outer("x"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -104,14 +104,19 @@ class Expert:
             )
         return self.game
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
+    def save(self, directory: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Writes `expert.json` and `weights.safetensors` into a new directory.
+
+        Args:
+          replace: an expert of the same network that stands there is replaced, file by file: one
+            who reads meanwhile gets whole files, and parameters that fit the description.
 
         Raises:
           ValueError: the directory already holds something.
         """
         directory = pathlib.Path(directory)
-        check_new(directory)
+        if not replace:
+            check_new(directory)
         description = {
             "name": self.name,
             "network": networks.to_dict(self.network),
@@ -125,11 +130,13 @@ class Expert:
         flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
         weights = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()})
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / _WEIGHTS).write_bytes(weights)
-        # Written last: a directory without it is not an expert, so a kill leaves none half-written.
-        temporary = directory / f"{_DESCRIPTION}.partial"
-        temporary.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, directory / _DESCRIPTION)
+        # The description last: a directory without it is not an expert, so a kill leaves none
+        # half-written.
+        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+        for name, content in ((_WEIGHTS, weights), (_DESCRIPTION, text.encode())):
+            temporary = directory / f"{name}.partial"
+            temporary.write_bytes(content)
+            os.replace(temporary, directory / name)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Expert:
