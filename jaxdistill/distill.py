@@ -22,6 +22,7 @@ from jaxdistill import (
     clips,
     collection,
     dataset,
+    divergence,
     envs,
     evaluation,
     games,
@@ -46,6 +47,19 @@ from jaxdistill.experts import formats
 from jaxdistill.recipe import Settings
 from jaxdistill.run import Run
 
+# What a run whose learning has diverged may change and go on. All else decides what is in its
+# checkpoints, or which states were seen.
+_KNOBS = (
+    "learn.learning_rate",
+    "learn.clip_norm",
+    "learn.q_temperature",
+    "learn.logits_temperature",
+    "learn.loss",
+    "learn.first_loss",
+    "learn.first_rounds",
+    "learn.entropy_weight",
+    "learn.final_rate_fraction",
+)
 _COMPARED_STATES = 2048  # per game, of the last four times as many collected
 _CHUNK_STEPS = 64
 
@@ -105,9 +119,18 @@ def distill(
 
     1. no run there: everything begins;
     2. experts measured, no checkpoint: collection goes on after its last whole chunk;
-    3. a checkpoint: its state is restored, the dataset cut to what it had seen, the pools brought
-       to the same emulator states by replaying their actions;
-    4. a result: it is returned as it stands.
+    3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
+       brought to the same emulator states: the games in progress there are played again, those
+       before them are skipped (a few games' emulators do not forget one when the next begins;
+       there everything is played again);
+    4. a result: it is returned as it stands, and nothing is written;
+    5. another process is writing there: this call is refused, see `lock.one_writer`;
+    6. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
+       gradients or parameters, before anything of that round is written: the same settings are
+       refused at once. With another `learn.learning_rate`, `clip_norm`, `q_temperature`,
+       `logits_temperature`, `loss`, `first_loss`, `first_rounds`, `entropy_weight` or
+       `final_rate_fraction` the run goes on from its latest checkpoint, or from its first update
+       if it has none, and is one with those settings from then on.
 
     Args:
       stop_after: "baselines", "collect", "round:K" (after round K, saved) or "train" ends the call
@@ -144,7 +167,7 @@ def distill(
 
 def _claim(run: Run, workdir: pathlib.Path) -> None:
     ignored = ("evaluate.lowest_expert_share", "evaluate.baselines")
-    settings_lib.claim(workdir, run.settings, ignore=ignored)
+    divergence.claim(workdir, run.settings, _KNOBS, ignored)
     students.claim_roles(workdir, run.experts)
 
 
@@ -349,8 +372,9 @@ def _train(
                 with timer.phase("learn"):
                     state, numbers = update(state, buffer.window, update_key)
                     row = learner.host_metrics(numbers, run.names)
+                    step = (index + 1) * lrn.updates_per_round
+                    divergence.check(workdir, settings, _KNOBS, step=step, numbers=row, state=state)
                 advance(lrn.updates_per_round)
-                step = (index + 1) * lrn.updates_per_round
                 row["expert_share"] = share
                 row["steps_per_game"] = float(log.length * collect.num_envs)
                 advance.status(

@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from jaxdistill import (
     checkpoints,
     dataset,
+    divergence,
     envs,
     evaluation,
     games,
@@ -52,6 +53,15 @@ from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
 from jaxdistill.views import View
 
+# What a training that has diverged may change and go on.
+_KNOBS = (
+    "learning_rate",
+    "clip_norm",
+    "final_rate_fraction",
+    "expert_weight",
+    "q_temperature",
+    "logits_temperature",
+)
 _TRAIN, _SELECT, _FINAL = 0, 1, 2  # purposes of pool seeds
 
 
@@ -560,14 +570,15 @@ class Training:
         return self.iteration * self.settings.steps_per_iteration
 
     @property
-    def _arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Any]:
+        """What learning changes."""
         return {"train": self.state, "average": self._average}
 
     def _restore(self) -> tuple[int, np.ndarray | None]:
         latest = self._saved.latest_step()
         if latest is None:
             return 0, None
-        restored = self._saved.restore(latest, self._arrays)
+        restored = self._saved.restore(latest, self.arrays)
         self.state, self._average = restored.state["train"], restored.state["average"]
         self.iteration, self.best = latest, restored.progress["best"]
         self.timer.restore(restored.progress["timer"])
@@ -658,13 +669,13 @@ class Training:
     def _restore_params(self, iteration: int) -> networks.Params:
         if iteration == self.iteration:
             return self.state.params
-        return self._saved.restore(iteration, self._arrays).state["train"].params
+        return self._saved.restore(iteration, self.arrays).state["train"].params
 
     def save(self, value: float | None = None) -> None:
         """Saves everything that a resumed training needs; `value` competes for the best."""
         self._saved.save(
             self.iteration,
-            self._arrays,
+            self.arrays,
             host={
                 "log": self._collector.log,
                 "remaining": self._explorer.remaining,
@@ -718,6 +729,10 @@ def train(
 ) -> dict[str, Any]:
     """Trains one network on `settings.games`; resumes where a killed run stopped.
 
+    At the first NaN or infinity it stops. The same settings are then refused at once; with another
+    `learning_rate`, `clip_norm`, `final_rate_fraction`, `expert_weight`, `q_temperature` or
+    `logits_temperature` it goes on from its latest checkpoint.
+
     Args:
       workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and, replaced whenever an
         evaluation is the best so far, `experts/GAME`, which every other program takes as an expert.
@@ -735,7 +750,7 @@ def train(
     if not (workdir / "config.json").exists():
         refuse_idle(settings)
     with lock.one_writer(workdir, "config.json"):
-        settings_lib.claim(workdir, settings)
+        divergence.claim(workdir, settings, _KNOBS)
         with Training(settings, workdir, mesh) as training:
             return _train(training, workdir, stop_at, profile)
 
@@ -764,6 +779,14 @@ def _train(
         while training.iteration < settings.iterations:
             trace.step()
             row = training.iterate()
+            divergence.check(
+                workdir,
+                settings,
+                _KNOBS,
+                step=int(training.state.step),
+                numbers=row,
+                state=training.arrays,
+            )
             advance(per_iteration)
             shown = (name for name in row if name.startswith(("score/", "epsilon", "loss")))
             advance.status(" ".join(f"{name} {row[name]:.4g}" for name in shown))

@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdistill import dataset, distill, mesh, metrics, networks, page, recipe, run, students
@@ -223,6 +224,69 @@ def test_other_settings_in_the_same_directory_are_refused(settings, tmp_path):
     distill.distill(settings, tmp_path / "run", stop_after="baselines")
     with pytest.raises(ValueError, match=r"run with seed 0, this one has 1"):
         distill.distill(dataclasses.replace(settings, seed=1), tmp_path / "run")
+
+
+def _steps(workdir):
+    return [row["step"] for row in metrics.read(workdir) if "loss" in row]
+
+
+def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_path, monkeypatch):
+    settings = dataclasses.replace(
+        settings,
+        learn=dataclasses.replace(settings.learn, rounds=3),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=1, report_episodes=2),
+    )
+    workdir, optimiser = tmp_path / "run", recipe.optimiser
+
+    def explodes_at_the_fourth(settings):
+        def update(changes, count, params=None):
+            factor = jnp.where(count == 3, jnp.inf, 1.0)
+            return jax.tree.map(lambda x: factor * x, changes), count + 1
+
+        last = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+        return optax.chain(optimiser(settings), last)
+
+    monkeypatch.setattr(recipe, "optimiser", explodes_at_the_fourth)
+    # The losses of round 2 are sound still: its last update is what breaks the parameters.
+    with pytest.raises(
+        ValueError, match=r"^update 4: a parameter, .*learn\.learning_rate \(0\.001"
+    ):
+        distill.distill(settings, workdir)
+    assert _steps(workdir) == [2]
+    student = students.load_student(workdir)[1]
+    assert int(student.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(student))
+    with monkeypatch.context() as nothing_is_played:
+        nothing_is_played.setattr(run, "measure_baselines", None)
+        with pytest.raises(ValueError, match="would again with these settings: update 4: a param"):
+            distill.distill(settings, workdir)
+
+    def sound(settings):
+        keeps = optax.GradientTransformation(
+            lambda params: jnp.zeros((), jnp.int32), lambda x, count, params=None: (x, count)
+        )
+        return optax.chain(optimiser(settings), keeps)
+
+    monkeypatch.setattr(recipe, "optimiser", sound)
+    slower = dataclasses.replace(
+        settings, learn=dataclasses.replace(settings.learn, learning_rate=1e-4)
+    )
+    result = distill.distill(slower, workdir)
+    assert result["rounds"] == 3 and _steps(workdir) == [2, 4, 6]
+    assert json.loads((workdir / "config.json").read_text())["learn"]["learning_rate"] == 1e-4
+    assert distill.distill(slower, workdir) == result
+
+
+def test_losses_that_are_not_finite_stop_the_first_round(settings, tmp_path):
+    far = dataclasses.replace(
+        settings, learn=dataclasses.replace(settings.learn, learning_rate=1e30)
+    )
+    with pytest.raises(ValueError, match=r"^update 2: the loss of pong is (nan|inf): learning has"):
+        distill.distill(far, tmp_path / "run")
+    assert not _steps(tmp_path / "run")
+    with pytest.raises(ValueError, match="has evaluated no student yet"):
+        students.load_student(tmp_path / "run")
+    assert distill.distill(settings, tmp_path / "run", stop_after="round:1") == {}
+    assert _steps(tmp_path / "run") == [2]
 
 
 def test_an_expert_far_below_its_claim_stops_the_run(experts, settings, tmp_path):

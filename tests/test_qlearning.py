@@ -580,6 +580,18 @@ def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(whole_run
     _assert_same_run(_final(RUN, tmp_path), final)
 
 
+def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
+    far = dataclasses.replace(RUN, games=("pong",), learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(ValueError, match=r"^update 4: .* is (nan|inf).*Likely learning_rate"):
+        qlearning.train(far, tmp_path)
+    with pytest.raises(ValueError, match=r"would again with these settings: update 4"):
+        qlearning.train(far, tmp_path)
+    slower = dataclasses.replace(far, learning_rate=1e-3)
+    assert qlearning.train(slower, tmp_path)["step"] in (64, 96)
+    params = _final(slower, tmp_path).state["train"].params
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
 def test_a_finished_training_is_not_trained_again(whole_run):
     workdir, best, final = whole_run
     before = (workdir / "metrics.jsonl").read_bytes()
