@@ -52,7 +52,7 @@ def check(
     if not broken:
         return
     standing = _values(settings, knobs)
-    first, *others = (f"{name} ({value!r} now)" for name, value in standing.items())
+    first, *others = (f"{name} ({value} now)" for name, value in standing.items())
     message = (
         f"update {step}: {broken[0]}: learning has diverged. Likely {first} is too high; else look "
         f"at {', '.join(others)}. What was saved before is sound: change one of these and the same "
@@ -84,7 +84,7 @@ def claim(
         stopped, message, update = record["settings"], record["message"], int(record["update"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to learn on") from error
-    if stopped == json.loads(json.dumps(_values(settings, knobs))):
+    if stopped == _values(settings, knobs):
         raise ValueError(f"{workdir} has stopped, and would again with these settings: {message}")
     if meshes.leads():
         settings_lib.write_json(
@@ -100,9 +100,10 @@ def _said(name: str) -> str:
     return f"{said.get(kind, kind)} of {game}" if game else said.get(kind, kind)
 
 
-def _values(settings: Any, knobs: Sequence[str]) -> dict[str, Any]:
+def _values(settings: Any, knobs: Sequence[str]) -> dict[str, str]:
+    """As text, which an infinite one can be written as too."""
     flat = settings_lib.flatten(dataclasses.asdict(settings))
-    return {name: flat[name] for name in knobs}
+    return {name: repr(flat[name]) for name in knobs}
 
 
 @jax.jit

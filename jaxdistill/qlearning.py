@@ -743,7 +743,7 @@ def train(
       The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
 
     Raises:
-      FileNotFoundError, ValueError, OSError: something the user can mend, in one line; another process trains there,
+      ValueError, OSError: something the user can mend, in one line; another process trains there,
         or `workdir` holds something else.
     """
     workdir = pathlib.Path(workdir)

@@ -81,7 +81,7 @@ def test_only_a_turned_knob_lets_the_run_go_on(tmp_path):
     with pytest.raises(ValueError, match=r"learn\.rate 0\.1, this one has 0\.5"):
         divergence.claim(tmp_path, first, KNOBS)
     kept = json.loads((tmp_path / "diverged-64.json").read_text())
-    assert kept["settings"] == {"learn.rate": 0.5, "learn.clip": 10.0}
+    assert kept["settings"] == {"learn.rate": "0.5", "learn.clip": "10.0"}
 
 
 def test_a_kill_while_the_run_takes_new_settings_does_not_stop_them(tmp_path, monkeypatch):
