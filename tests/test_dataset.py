@@ -484,8 +484,7 @@ def test_a_length_beyond_what_is_stored_is_refused(tmp_path, length, first):
 def test_a_lost_chunk_is_not_filled_up_by_what_is_appended(tmp_path):
     Log(tmp_path, INFO).append(_log_chunk(70))
     _file_of(tmp_path, "labels", 1).unlink()
-    log = dataset.open_log(tmp_path)
-    log.append(_log_chunk(10, seed=1))
+    Log(tmp_path, INFO).append(_log_chunk(10, seed=1))
     _lost(tmp_path, "the labels of steps 64 to 64 are lost")
 
 
@@ -516,8 +515,9 @@ def test_logs_of_the_first_version_are_read_and_continued(tmp_path):
     for array in (chunk.actions, chunk.ages):
         array[1, 64:] = 0
     _as_first_version(tmp_path, chunk)
-    log = dataset.open_log(tmp_path)
+    log = Log(tmp_path, INFO)
     _assert_same(log.read(0, 100), chunk)
+    assert log.states(100) is None
     log.append(_log_chunk(40, seed=1))
     whole = _joined(chunk, _log_chunk(40, seed=1))
     _assert_same(dataset.open_log(tmp_path).read(0, 140), whole)
