@@ -274,6 +274,36 @@ def test_the_loss_turns_from_the_first_into_the_last():
     np.testing.assert_allclose(played["nll", "mse"], wanted, rtol=1e-4)
 
 
+def test_entropy_is_taken_off_the_loss():
+    """With all weight on it the student comes to choose evenly among each game's valid actions."""
+    usable = np.zeros((2, 30, 4), bool)
+    usable[:, 3] = True  # so few states that their labels are learnt by heart
+    window, played = _window(FOUR, usable=usable), {}
+    for weight in (0.0, 100.0):
+        update = learner.make_update(
+            NETWORK,
+            _transform(3e-3),
+            FOUR,
+            loss="nll",
+            masks=jnp.asarray(MASKS),
+            temperatures=jnp.ones(2),
+            batch_per_game=8,
+            minibatches=30,
+            entropy_weight=weight,
+        )
+        state = learner.create_state(
+            jax.tree.map(lambda x: 3 * x, _fresh_params()), _transform(3e-3), FOUR
+        )
+        for _ in range(2):
+            state, metrics = update(state, window, _key(FOUR))
+        played[weight] = np.asarray(metrics["student_entropy"])
+        # What is reported as the loss is the loss.
+        np.testing.assert_allclose(metrics["loss"], metrics["game_loss"].mean(), rtol=1e-5)
+    even = np.log(MASKS.sum(axis=1))
+    assert (played[0.0] < even - 0.1).all()
+    np.testing.assert_allclose(played[100.0], even, atol=0.02)
+
+
 def test_the_state_is_donated_and_the_parameters_it_was_made_of_are_not():
     given = jax.device_put(_fresh_params(), mesh.replicated(FOUR))
     state = learner.create_state(given, _transform(), FOUR)
