@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import checkpoints, envs, games, learner, losses, mesh, metrics, networks, qlearning
+from jaxdistill import (
+    checkpoints,
+    envs,
+    evaluation,
+    games,
+    learner,
+    losses,
+    mesh,
+    metrics,
+    networks,
+    qlearning,
+)
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.networks import ConvLayer, Network
@@ -449,20 +460,36 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
     """In games that score at every other step, where one step more or another action shows."""
     monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
     chosen = _settings(
-        games=("carnival",), network="linear", epsilon_end=0.9, eval_epsilon=0.0, max_steps=40
+        games=("carnival",),
+        network="linear",
+        epsilon_end=0.9,
+        eval_epsilon=0.0,
+        max_steps=40,
+        opening_steps=0,
     )
+    openings, play = [], evaluation.play_everywhere
+
+    def look(*arguments, opening, **options):
+        openings.append((opening.steps, opening.side))
+        return play(*arguments, opening=opening, **options)
+
+    monkeypatch.setattr(evaluation, "play_everywhere", look)
     params = watcher("carnival", 2).params
     with qlearning.Training(chosen, tmp_path / "run") as training:
-        means, value = training._play(params, 3, 1)
-        assert training._play(params, 3, 1) == (means, value), "always the same starts"
+        means, value = training._play(params, 5, 1)
+        assert training._play(params, 5, 1) == (means, value), "always the same starts"
         other = dataclasses.replace(chosen, max_steps=20)
         training.settings = other
-        assert training._play(params, 3, 1)[0]["carnival"] < means["carnival"]
+        assert training._play(params, 5, 1)[0]["carnival"] < means["carnival"]
+        training.settings = dataclasses.replace(chosen, opening_steps=9)
+        assert training._play(params, 5, 1)[0] != means
+    assert openings == [(0, evaluation.CHOOSING)] * 3 + [(9, evaluation.CHOOSING)]
     exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
     with qlearning.Training(exploring, tmp_path / "other") as training:
-        tried = [training._play(params, 3, purpose)[0] for purpose in (1, 2)]
+        tried = [training._play(params, 5, purpose)[0] for purpose in (1, 2)]
         assert tried[0] != means and tried[0] != tried[1]
-    pool = envs.Pool(games.get("carnival"), 3, seed=envs.seed_for(0, 1, 0), max_steps=40)
+    assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING, evaluation.REPORTING]
+    pool = envs.Pool(games.get("carnival"), 5, seed=envs.seed_for(0, 1, 0), max_steps=40)
     network = Network(convs=())
     while not pool.last.over.all():
         outputs = jax.jit(network.apply)(params, pool.last.observations)
