@@ -103,7 +103,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     before = Expert("x", alone, params, "q", actions, view=SMALL, game="breakout")
     mended = students._never_untaught(params, actions, role)
     after = dataclasses.replace(before, params=mended)
-    shown = stacks(SMALL, 200)
+    shown = stacks(SMALL, 32)
     old, new = (np.asarray(expert.ale_outputs(shown)) for expert in (before, after))
     assert (before.greedy(shown) == 3).all()
     kept = old.copy()
