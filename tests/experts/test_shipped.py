@@ -26,6 +26,8 @@ def test_a_shipped_expert_is_a_plain_dueling_network_with_a_card(name):
     assert expert.network == networks.create("dueling")
     assert networks.count(expert.params) == 3_300_019
     assert (EXPERTS / f"{name}.pth").stat().st_size < 7_000_000
+    # The reference's programs look for this beside an expert's file.
+    assert json.loads((EXPERTS / "training_config.json").read_text()) == {"dueling": True}
     card = json.loads((EXPERTS / f"{name}.json").read_text())
     assert card["game"] == name
     for scores in card["scores"]:
