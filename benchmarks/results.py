@@ -34,8 +34,11 @@ def _score(played: Mapping[str, Any]) -> str:
 
 
 def _retention(game: Mapping[str, Any]) -> str:
-    low, high = game["retention_interval"]
-    return f"{game['retention']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+    """Undefined, so null, where the expert plays like random play."""
+    share, interval = game["retention"], game["retention_interval"]
+    if share is None:
+        return ""
+    return f"{share:.0%} [{', '.join('' if x is None else f'{100 * x:.0f}' for x in interval)}]"
 
 
 def _parameters(row: Row) -> str:

@@ -146,6 +146,12 @@ def test_results_prints_the_runs_it_finds(tmp_path):
         "in all |",
         f"| `net3` | 61,954 (1.9%) | Space Invaders | {scores} | 50% | 0.0100 | 2.0 | 3.0 |",
     ]
+    unknown = game | {"retention": None, "retention_interval": [None, None]}
+    (tmp_path / "loss_mse").mkdir()
+    text = json.dumps({"games": [unknown], "seconds": seconds})
+    (tmp_path / "loss_mse" / "result.json").write_text(text)
+    row = "| `mse` | 10.0 [9.0, 11.2] | 9.1 [8.1, 10.3] |  | 50% | 0.0100 | 2.0 | 3.0 |"
+    assert row in results.markdown(tmp_path).splitlines()
     assert f"| 0.01, the default | {scores} | 26% | 0.0100 | 2.0 | 3.0 |" in printed
     titles = [line for line in printed if line.startswith("#")]
     assert titles == [
