@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxdistill import mesh as meshes
+from jaxdistill import settings
 
 
 class Checkpoint(NamedTuple):
@@ -130,10 +131,11 @@ class Checkpoints:
         """Says which file it is about when Orbax cannot read one."""
         try:
             yield
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except Exception as error:  # damage shows as almost any exception of Orbax
+            reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
             place = self._directory if step is None else self._directory / str(step)
             raise ValueError(
-                f"checkpoint {place} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+                f"checkpoint {place} cannot be read ({reason}); "
                 f"remove it to fall back on an older one, or begin in another --workdir"
             ) from error
 

@@ -452,7 +452,7 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
         length, version = fields["length"], fields.get("version", 1)
         games, shape = info["games"], info["frame_shape"]
     except (AttributeError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); collect again") from error
 
     def check(fits: bool, field: str, value: Any, expected: str) -> None:

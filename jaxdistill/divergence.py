@@ -80,10 +80,11 @@ def claim(
         return settings_lib.claim(workdir, settings, tuple(ignore))
     settings_lib.claim(workdir, settings, (*ignore, *knobs))
     try:
-        record = json.loads(path.read_text())
+        record = settings_lib.read_json(path, "delete it to learn on")
         stopped, message, update = record["settings"], record["message"], int(record["update"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to learn on") from error
+    except (KeyError, TypeError) as error:
+        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); delete it to learn on") from error
     if stopped == _values(settings, knobs):
         raise ValueError(f"{workdir} has stopped, and would again with these settings: {message}")
     if meshes.leads():

@@ -131,9 +131,9 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     result = settings.read_json(path, advice)
     try:
         student_cells(result["games"])
-        protocol(result), summary(result), wall_time(result)
+        protocol(result), summary(result), wall_time(result), starts(result)
     except Exception as error:  # whatever a value of another kind brings about
-        reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
     return result
 

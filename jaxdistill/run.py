@@ -249,9 +249,8 @@ def _read_baselines(
         if not old and any(len(rows) != len(run.names) for rows in scores.values()):
             raise ValueError(f"expected scores of {len(run.names)} games")
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
-        ) from error
+        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
     if old:
         raise ValueError(
             f"{path} was measured by an earlier version, whose games had few different starts; "

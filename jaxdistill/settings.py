@@ -102,12 +102,13 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
         `where.field`.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError(f"{where} is {str(fields)[:60]!r}, expected fields of {cls.__name__}")
+        raise ValueError(f"{where} is {_shown(fields)}, expected fields of {cls.__name__}")
     hints = _hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
-            raise ValueError(f"{where}.{name} is unknown; known fields: {', '.join(known)}")
+            shown = one_line(str(name), 60)
+            raise ValueError(f"{where}.{shown} is unknown; known fields: {', '.join(known)}")
     values = {}
     for name, field in known.items():
         if name in fields:
@@ -146,7 +147,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         value = _convert(arguments[0], value, where)
         for allowed in arguments[1:]:
             if value not in allowed:
-                raise ValueError(f"{where} is {value!r}, expected {allowed}")
+                raise ValueError(f"{where} is {_shown(value)}, expected {allowed}")
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -157,13 +158,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str):  # --config.games=pong,freeway
             value = [part for part in value.split(",") if part]
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where} is {value!r}, expected a list")
+            raise ValueError(f"{where} is {_shown(value)}, expected a list")
         return tuple(_convert(arguments[0], x, f"{where}[{i}]") for i, x in enumerate(value))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if not hasattr(value, "items"):
-            raise ValueError(f"{where} is {value!r}, expected fields of {hint.__name__}")
+            raise ValueError(f"{where} is {_shown(value)}, expected fields of {hint.__name__}")
         return build(hint, dict(value.items()), where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -171,12 +172,25 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except OverflowError:
             value = math.inf
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{where} is {value!r}, expected {hint.__name__}")
+        raise ValueError(f"{where} is {_shown(value)}, expected {hint.__name__}")
     if hint is float and not math.isfinite(value):
-        raise ValueError(f"{where} is {value!r}, expected a finite number")
+        raise ValueError(f"{where} is {_shown(value)}, expected a finite number")
     if hint is int and abs(value) > LARGEST:
-        raise ValueError(f"{where} is {value!r}, expected at most {LARGEST}")
+        raise ValueError(f"{where} is {_shown(value)}, expected at most {LARGEST}")
     return value
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """Text from a file made fit for a terminal: printable, on one line, not endless."""
+    clean = "".join(c if c.isprintable() else " " for c in text[:limit])
+    return clean + "..." if len(text) > limit else clean
+
+
+def _shown(value: Any) -> str:
+    try:
+        return one_line(repr(value), 100)
+    except (RecursionError, ValueError):  # nested too deeply, or thousands of digits
+        return f"a {type(value).__name__} that is too large to show"
 
 
 def refuse_idle(settings: Any, reasons: Iterable[tuple[object, str, Sequence[str]]]) -> None:
@@ -273,7 +287,7 @@ def read_json(path: pathlib.Path, advice: str) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is not there") from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
 
 

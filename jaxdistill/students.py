@@ -125,9 +125,8 @@ def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
         if not roles:
             raise ValueError("names no game")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
-        ) from error
+        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
     return roles
 
 

@@ -1,5 +1,6 @@
 """Tests for what a run's JSON may say: damage is one line that says what to do."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,11 +10,12 @@ from jaxdistill import report, settings
 ROW = {
     "game": "pong",
     "random": {"mean": -20.0, "interval": [-21.0, -19.0]},
-    "expert": {"mean": 15.0, "interval": [14.0, 16.0], "distinct": 5},
-    "student": {"mean": 14.0, "interval": [13.0, 15.0], "distinct": 5},
+    "expert": {"mean": 15.0, "interval": [14.0, 16.0], "distinct": 5, "distinct_starts": 5},
+    "student": {"mean": 14.0, "interval": [13.0, 15.0], "distinct": 5, "distinct_starts": 5},
     "retention": 0.97,
     "retention_interval": [0.9, 1.0],
     "human_normalised": None,
+    "shared_starts": 0,
 }
 RESULT = {
     "games": [ROW],
@@ -69,3 +71,26 @@ def test_what_is_not_json_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     with pytest.raises(FileNotFoundError, match=r"other.json is not there"):
         settings.read_json(tmp_path / "other.json", "do this")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    steps: int = 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x" * 5000: 1},
+        {"\n\x1b[2J": 1},
+        {"steps": "y" * 5000},
+        {"steps": [[]] * 5000},
+        ["z" * 5000],
+    ],
+    ids=["long name", "name of control characters", "long value", "many values", "no fields"],
+)
+def test_what_settings_hold_is_shown_short_and_on_one_line(fields):
+    with pytest.raises(ValueError) as caught:
+        settings.build(Chosen, fields, "config.json")
+    message = str(caught.value)
+    assert message.startswith("config.json") and message.isprintable() and len(message) < 300

@@ -34,6 +34,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from jaxdistill.settings import one_line
+
 MAX_BYTES = 4 * 2**30
 """Most bytes a file may hold, and its arrays may take in memory, unless the caller says."""
 
@@ -1461,9 +1463,3 @@ def _name(key: Any) -> str:
     if isinstance(key, (str, int, float, bytes, type(None), np.generic)):
         return str(key)
     return f"<{type(key).__name__}>"
-
-
-def one_line(text: str, limit: int = 400) -> str:
-    """Text from a file made fit for a terminal: printable, on one line, not endless."""
-    clean = "".join(c if c.isprintable() else " " for c in text[:limit])
-    return clean + "..." if len(text) > limit else clean
