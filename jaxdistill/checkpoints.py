@@ -157,8 +157,10 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """Step of the checkpoint with the highest value, None where none has a value."""
         with self._named(None):
-            steps = [s for s in self._manager.all_steps() if self._manager.metrics(s)]
-            return max(steps, key=lambda s: (_value(self._manager.metrics(s)), s), default=None)
+            # Asked once: beside a writer the answer may be another a moment later.
+            found = {s: self._manager.metrics(s) for s in self._manager.all_steps()}
+            steps = [s for s, metrics in found.items() if metrics]
+            return max(steps, key=lambda s: (_value(found[s]), s), default=None)
 
     def restore(self, step: int, like: Any) -> Checkpoint:
         """The checkpoint at `step`; `like` gives the shapes, dtypes and shardings of its state.

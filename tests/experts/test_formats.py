@@ -1125,3 +1125,9 @@ def test_a_file_named_after_a_game_plays_it(tmp_path, name, game):
     assert found.expert.game == game
     assert any("taken from the file's name" in note for note in found.notes) == (game is not None)
     assert formats.load(tmp_path / name, game="freeway").game == "freeway"
+
+
+def test_field_names_of_a_spec_are_shown_short(tmp_path):
+    spec = tmp_path / "long.toml"
+    spec.write_text((GOLDEN / "expert_dueling.toml").read_text().replace("game", "g" * 5000, 1))
+    refused(GOLDEN / "expert_dueling.pth", "unknown field", spec=spec)

@@ -37,7 +37,7 @@ from typing import Any
 
 from jaxdistill import games, networks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
-from jaxdistill.experts.formats.layers import Conv, Plan, Weights, named
+from jaxdistill.experts.formats.layers import Conv, Plan, Weights, brief, named
 from jaxdistill.views import View
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
@@ -83,7 +83,7 @@ class _Table:
         self.fields, self.path, self.place = dict(fields), path, place
 
     def error(self, field: str, text: str) -> ValueError:
-        return ValueError(f"{self.path}: {self.place}{field}: {text}")
+        return ValueError(f"{self.path}: {self.place}{brief([field])}: {text}")
 
     def take(self, field: str, kind: type, required: str = "", choices=()) -> Any:
         """The value of a field, None if it is not there; `required` says what to write."""
