@@ -153,6 +153,11 @@ class Settings:
             raise ValueError(
                 f"total_steps {self.total_steps} is less than the {rows} of one iteration"
             )
+        if self.opening_steps >= self.max_steps:
+            raise ValueError(
+                f"opening_steps is {self.opening_steps}, expected less than max_steps "
+                f"{self.max_steps}"
+            )
         if self.warm_start and len(self.experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
 

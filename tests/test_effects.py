@@ -1,14 +1,32 @@
 """No setting without effect: every one changes something that can be seen, or is refused."""
 
 import dataclasses
+import functools
 import importlib
+import json
+import pathlib
 import types
 
+import jax
+import numpy as np
 import pytest
 
-from jaxdistill import qlearning, recipe
+from jaxdistill import (
+    dataset,
+    distill,
+    evaluation,
+    games,
+    learner,
+    mesh,
+    metrics,
+    networks,
+    qlearning,
+    recipe,
+    run,
+    students,
+)
 from jaxdistill import settings as settings_lib
-from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.experts.sources import ExpertSource, load_experts
 
 
 def changed(whole, changes):
@@ -158,3 +176,524 @@ def test_no_config_that_is_shipped_says_anything_idle(config, argument):
     third = config == "breakout_pong_thirdparty"
     experts = judges("q", "logits", score=20.0) if third else judges(*"q" * len(chosen.experts))
     recipe.refuse_idle(chosen, experts)
+
+
+# --- Every field of every settings dataclass has a row; the row shows two behaviours that differ.
+
+LINEAR = networks.Network(convs=())
+ONE = mesh.create(jax.devices()[:1])
+ENVS, STEPS = 4, 12
+
+
+@pytest.fixture(scope="module")
+def world(watcher, tmp_path_factory):
+    """Experts of fixed numbers, settings of a small run on them, and what they leave behind."""
+    root = tmp_path_factory.mktemp("world")
+    watcher("asterix", 1, "q").save(root / "asterix")
+    watcher("asterix", 3, "q").save(root / "other")
+    watcher("carnival", 2, "logits").save(root / "carnival")
+    loud = dataclasses.replace(watcher("asterix", 1, "q"), advertised_score=1e6)
+    loud.save(root / "loud")
+    twin = dataclasses.replace(
+        watcher("asterix", 1, "q"), network=LINEAR, params=networks.init(LINEAR, KEY, SHAPE)
+    )
+    twin.save(root / "twin")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "linear", LINEAR)
+        patch.setitem(networks.NETWORKS, "wide", networks.Network(convs=(), action_hidden=(4,)))
+        yield World(root)
+
+
+KEY, SHAPE = jax.random.key(0), (4, 84, 84)
+
+
+class World:
+    """Where the experts are, and every way of looking at what settings of them do."""
+
+    def __init__(self, root):
+        self.root, self._count, self._seen = root, 0, {}
+        self.settings = recipe.Settings(
+            experts=(self.source("asterix"), self.source("carnival")),
+            network="linear",
+            collect=recipe.Collect(
+                num_envs=ENVS,
+                initial_steps=ENVS * STEPS,
+                steps_per_round=ENVS * 4,
+                window_steps=ENVS * STEPS,
+            ),
+            learn=recipe.Learn(rounds=2, updates_per_round=2, batch_per_game=8, loss="kl"),
+            evaluate=recipe.Evaluate(
+                every_rounds=1,
+                select_episodes=1,
+                report_episodes=2,
+                max_steps=24,
+                opening_steps=4,
+            ),
+        )
+        self.training = qlearning.Settings(
+            games=("asterix",),
+            network="linear",
+            num_envs=ENVS,
+            rollout_steps=4,
+            total_steps=ENVS * 4 * 2,
+            epochs=1,
+            batch_per_game=8,
+            eval_every=ENVS * 4,
+            eval_episodes=1,
+            final_episodes=2,
+            max_steps=12,
+        )
+
+    @functools.cached_property
+    def data(self):
+        """A dataset of other length."""
+        longer = changed(self.settings, {"collect.initial_steps": ENVS * 15})
+        distill.collect(longer, self.root / "data", ONE)
+        return self.root / "data"
+
+    @functools.cached_property
+    def baselines(self):
+        """Measured experts, made to have scored what nothing that plays would."""
+        workdir = self.fresh()
+        distill.distill(self.settings, workdir, mesh=ONE, stop_after="baselines")
+        path = workdir / "baselines.json"
+        scores = json.loads(path.read_text())
+        scores["expert"][0]["scores"][0] += 1000.0
+        path.write_text(json.dumps(scores))
+        return path
+
+    def source(self, name):
+        return ExpertSource(str(self.root / name))
+
+    def fresh(self):
+        """A directory of its own."""
+        self._count += 1
+        (directory := self.root / f"fresh{self._count}").mkdir()
+        return directory
+
+    def look(self, how, settings):
+        """What one of the ways below shows; once is enough."""
+        if (how, settings) not in self._seen:
+            self._seen[how, settings] = jax.device_get(getattr(self, how)(settings))
+        return self._seen[how, settings]
+
+    # A run.
+
+    def loaded(self, settings):
+        """The experts' labels of one stack, and their games."""
+        made = run.Run(settings, ONE)
+        stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
+        return made.names, [e.ale_outputs(stacks) for e in made.experts], np.asarray(made.masks)
+
+    def begun(self, settings):
+        """The student's first parameters."""
+        return distill._initial_params(run.Run(settings, ONE))
+
+    def said(self, settings):
+        """What the student says of one stack."""
+        made = run.Run(settings, ONE)
+        stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
+        return networks.forward(made.network, networks.init(LINEAR, KEY, SHAPE), stacks)
+
+    def played(self, settings):
+        """What is collected in two turns, half of it by the student."""
+        made = run.Run(settings, ONE)
+        collector = made.seat()
+        return [collector.collect(3, networks.init(LINEAR, KEY, SHAPE), 0.5) for _ in range(2)]
+
+    def shares(self, settings):
+        """The experts' share of the environments in six rounds."""
+        return [recipe.expert_share_at(settings, index) for index in range(6)]
+
+    def window(self, settings):
+        """The states that are learnt from, after 2 x `STEPS` steps."""
+        made = run.Run(settings, ONE)
+        log = types.SimpleNamespace(
+            length=2 * STEPS, read=lambda a, b: self._chunk(settings, b - a)
+        )
+        return distill._window(made, log).window
+
+    def _chunk(self, settings, steps):
+        rng = np.random.default_rng(0)
+        shape = (len(settings.experts), steps, settings.collect.num_envs)
+        return dataset.Chunk(
+            frames=rng.integers(0, 256, (*shape, 84, 84)).astype(np.uint8),
+            labels=rng.normal(size=(*shape, 18)).astype(np.float32),
+            actions=np.zeros(shape, np.uint8),
+            ages=np.full(shape, 9, np.uint8),
+            usable=np.ones(shape, bool),
+        )
+
+    def learnt(self, settings):
+        """The student that plays after one round of updates."""
+        made = run.Run(settings, ONE)
+        state = students.create_state(made.settings, distill._initial_params(made), ONE)
+        buffer = dataset.WindowBuffer(2, ENVS, STEPS, SHAPE[1:], 18, ONE)
+        buffer.append(self._chunk(settings, STEPS))
+        state, numbers = distill._make_update(made)(state, buffer.window, KEY)
+        return state.playing, numbers["loss"], state.step
+
+    def stored(self, settings):
+        """The steps that learning begins with, and whether more are collected."""
+        made = run.Run(settings, ONE)
+        log, collector = distill._states(made, self.fresh(), None, metrics.Timer())
+        return log.length, collector is None
+
+    def measured(self, settings):
+        """Whole games of the experts."""
+        made = run.Run(settings, ONE)
+        scores = made.measure(made.expert_policy(), run.REPORT, 2)
+        return [(s.scores, s.lengths) for s in scores]
+
+    def reported(self, settings):
+        """What a run takes over, or measures, of its experts."""
+        made = run.Run(settings, ONE)
+        return run.measure_baselines(made, self.fresh(), metrics.Timer())["expert"][0].scores
+
+    def accepted(self, settings):
+        """Whether a run goes on with its experts' scores."""
+        try:
+            distill.distill(settings, self.fresh(), mesh=ONE, stop_after="baselines")
+        except ValueError as error:
+            return "of the 1e+06 it advertises" not in str(error)
+        return True
+
+    def trained(self, settings):
+        """Counts of a whole run, without its report."""
+        workdir, episodes = self.fresh(), []
+        measure = run.Run.measure
+
+        def spy(made, policy, purpose, count, *rest, **more):
+            episodes.append((purpose, count))
+            return measure(made, policy, purpose, count, *rest, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run.Run, "measure", spy)
+            distill.distill(settings, workdir, mesh=ONE, stop_after="train")
+        rows = metrics.read(workdir)
+        return {
+            "rounds": sum("loss" in row for row in rows),
+            "evaluations": sum("score/asterix" in row for row in rows),
+            "followed": sum("expert_score/asterix" in row for row in rows),
+            "steps": dataset.open_log(workdir / "dataset").length,
+            "select": dict(episodes)[run.SELECT],
+            "report": dict(episodes)[run.REPORT],
+        }
+
+    # A training.
+
+    def exploring(self, settings):
+        """The chance of exploring in every iteration."""
+        chosen = dataclasses.replace(settings, total_steps=100 * settings.steps_per_iteration)
+        return [qlearning.epsilon_at(chosen, index) for index in range(100)]
+
+    def explored(self, settings):
+        """Actions of three turns of exploration."""
+        explorer = qlearning._Explorer(settings, [games.get(x).actions for x in settings.games])
+        greedy = np.full((len(settings.games), settings.num_envs), 17)
+        return [explorer(greedy, turn, 0.5) for turn in range(3)]
+
+    def weights(self, settings):
+        """How much experts count in every iteration."""
+        chosen = dataclasses.replace(settings, total_steps=100 * settings.steps_per_iteration)
+        return [qlearning.expert_weight_at(chosen, index) for index in range(100)]
+
+    def acted(self, settings):
+        """Greedy actions and their values."""
+        masks = np.stack([games.get(name).mask for name in settings.games])
+        act = qlearning.make_act(settings, LINEAR, masks)
+        params, average = (networks.init(LINEAR, jax.random.key(i), SHAPE) for i in (0, 1))
+        stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
+        return act(params, average, (stacks,))
+
+    def improved(self, settings):
+        """Parameters after one learning phase on made-up steps."""
+        shape = (len(settings.games), settings.rollout_steps, settings.num_envs)
+        rng = np.random.default_rng(0)
+        frames = (shape[0], shape[1] + 3, shape[2])
+        experts = qlearning._load_experts(settings)
+        rollout = {
+            "actions": np.zeros(shape, np.int32),
+            "rewards": rng.normal(size=shape).astype(np.float32),
+            "ended": np.zeros(shape, bool),
+            "truncated": np.zeros(shape, bool),
+            "valid": np.ones(shape, bool),
+            "next_values": rng.normal(size=shape).astype(np.float32),
+            "frames": rng.integers(0, 256, (*frames, 84, 84)).astype(np.uint8),
+            "ages": np.full(frames, 3, np.uint8),
+            "expert_params": [expert.params for expert in experts],
+            "expert_weight": np.float32(1.0),
+        }
+        transform = qlearning.optimiser(settings)
+        learn = qlearning.make_learn(settings, LINEAR, transform, ONE, experts)
+        state = learner.create_state(networks.init(LINEAR, KEY, SHAPE), transform, ONE)
+        state, _ = learn(state, jax.device_put(rollout, mesh.replicated(ONE)), KEY)
+        return state.params, state.step
+
+    def opened(self, settings):
+        """A training before its first step: parameters, what they say, and its emulators."""
+        with qlearning.Training(settings, self.fresh(), ONE) as training:
+            stacks = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
+            params = training.state.params
+            pools = training._collector.pools
+            said = networks.forward(training.network, params, stacks)
+            return params, said, [pool.last.observations for pool in pools]
+
+    def cut(self, settings):
+        """Whether games are over after so many steps."""
+        with qlearning.Training(settings, self.fresh(), ONE) as training:
+            (pool,) = training._collector.pools
+            return [pool.step(np.zeros(ENVS, np.int64)).truncated for _ in range(14)]
+
+    def iterated(self, settings):
+        """The slow average after an iteration."""
+        with qlearning.Training(settings, self.fresh(), ONE) as training:
+            training.iterate()
+            return training._average
+
+    def evaluated(self, settings):
+        """What a network that is evaluated plays."""
+        with qlearning.Training(settings, self.fresh(), ONE) as training:
+            stacks = np.random.default_rng(0).integers(0, 256, (40, *SHAPE)).astype(np.uint8)
+            act = training._evaluate_act
+            return act(training.state.params, (stacks,), KEY, (0,), (np.arange(40),))
+
+    def scored(self, settings):
+        """Where evaluated games are when they are cut."""
+        play, lengths = evaluation.play_everywhere, []
+
+        def spy(*arguments, **more):
+            played = play(*arguments, **more)
+            lengths.extend((s.lengths, s.scores, s.starts) for s in played)
+            return played
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation, "play_everywhere", spy)
+            with qlearning.Training(settings, self.fresh(), ONE) as training:
+                training.evaluate()
+        return lengths
+
+    def finished(self, settings):
+        """Counts of a whole training."""
+        workdir, episodes = self.fresh(), []
+        play = evaluation.play_everywhere
+
+        def spy(chosen, count, *rest, **more):
+            episodes.append(count)
+            return play(chosen, count, *rest, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation, "play_everywhere", spy)
+            qlearning.train(settings, workdir, mesh=ONE)
+        rows = metrics.read(workdir)
+        return {
+            "steps": max(row["step"] for row in rows),
+            "evaluations": sum("eval/asterix" in row for row in rows),
+            "episodes": episodes[0],
+            "final": episodes[-1],
+        }
+
+
+def differ(one, other):
+    """Whether two trees of arrays do, in shape or in any number."""
+    leaves = [jax.tree.leaves(tree) for tree in (one, other)]
+    if len(leaves[0]) != len(leaves[1]):
+        return True
+    return any(
+        np.shape(a) != np.shape(b) or (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(*leaves, strict=True)
+    )
+
+
+# What looks at the field, what it is changed to, and what must stand beside it to have an effect.
+RUN = {
+    "experts": ("loaded", lambda world: (world.source("other"), world.source("carnival"))),
+    "network": ("begun", "wide"),
+    "compute_dtype": ("said", "bfloat16"),
+    "seed": ("played", 1),
+    "collect.num_envs": ("played", 8),
+    "collect.initial_steps": ("stored", ENVS * 5),
+    "collect.steps_per_round": ("trained", ENVS * 6),
+    "collect.window_steps": ("window", ENVS * 6),
+    "collect.expert_share_rounds": ("shares", 3),
+    "collect.final_expert_share": ("shares", 0.5),
+    "collect.change_drivers": ("played", True),
+    "collect.expert_epsilon": ("played", 1.0),
+    "collect.student_epsilon": ("played", 1.0),
+    "collect.dataset": ("stored", lambda world: str(world.data)),
+    "collect.follow": ("trained", True),
+    "learn.rounds": ("trained", 3),
+    "learn.updates_per_round": ("learnt", 3),
+    "learn.batch_per_game": ("learnt", 4),
+    "learn.loss": ("learnt", "nll"),
+    "learn.first_loss": ("learnt", "hinton_kl"),
+    "learn.first_rounds": ("learnt", 9),
+    "learn.q_temperature": ("learnt", 0.1),
+    "learn.logits_temperature": ("learnt", 0.1),
+    "learn.entropy_weight": ("learnt", 0.5),
+    "learn.warm_start": ("begun", "asterix"),
+    "learn.ema_decay": ("learnt", 0.0),
+    "learn.optimiser": ("learnt", "radam"),
+    "learn.learning_rate": ("learnt", 1e-2),
+    "learn.final_rate_fraction": ("learnt", 1.0),
+    "learn.weight_decay": ("learnt", 0.5),
+    "learn.clip_norm": ("learnt", 1e-8),
+    "evaluate.every_rounds": ("trained", 3),
+    "evaluate.select_episodes": ("trained", 2),
+    "evaluate.report_episodes": ("trained", 1),
+    "evaluate.epsilon": ("measured", 1.0),
+    "evaluate.sample_logits": ("measured", True),
+    "evaluate.max_steps": ("measured", 30),
+    "evaluate.opening_steps": ("measured", 20),
+    "evaluate.opening_by": ("measured", "expert"),
+    "evaluate.lowest_expert_share": ("accepted", 0.0),
+    "evaluate.baselines": ("reported", lambda world: str(world.baselines)),
+}
+RUN_BESIDE = {
+    "collect.dataset": {"collect.steps_per_round": 0},
+    "learn.first_loss": {"learn.first_loss": "nll", "learn.first_rounds": 2},
+    "learn.first_rounds": {"learn.first_loss": "nll", "learn.first_rounds": 2},
+    "learn.warm_start": lambda world: {"experts": (world.source("twin"),)},
+    "evaluate.opening_by": {"evaluate.opening_steps": 20},
+    "evaluate.lowest_expert_share": lambda world: {"experts": (world.source("loud"),)},
+}
+TRAINING = {
+    "games": ("opened", ("carnival",)),
+    "network": ("opened", "wide"),
+    "compute_dtype": ("opened", "bfloat16"),
+    "seed": ("explored", 1),
+    "num_envs": ("explored", 8),
+    "rollout_steps": ("improved", 8),
+    "total_steps": ("finished", ENVS * 4 * 3),
+    "epochs": ("improved", 2),
+    "batch_per_game": ("improved", 4),
+    "learning_rate": ("improved", 1e-2),
+    "final_rate_fraction": ("improved", 1.0),
+    "clip_norm": ("improved", 1e-8),
+    "discount": ("improved", 0.5),
+    "trace": ("improved", 0.1),
+    "epsilon_start": ("exploring", 0.5),
+    "epsilon_end": ("exploring", 0.5),
+    "epsilon_fraction": ("exploring", 0.5),
+    "hold_exponent": ("explored", 1.2),
+    "double": ("acted", True),
+    "average_rate": ("iterated", 0.5),
+    "eval_every": ("finished", ENVS * 4 * 3),
+    "eval_episodes": ("finished", 2),
+    "eval_epsilon": ("evaluated", 1.0),
+    "final_episodes": ("finished", 3),
+    "max_steps": ("cut", 6),
+    "opening_steps": ("scored", 2),
+    "experts": ("improved", lambda world: (world.source("other"),)),
+    "expert_weight": ("weights", 0.5),
+    "expert_fraction": ("weights", 0.25),
+    "q_temperature": ("improved", 0.1),
+    "logits_temperature": ("improved", 0.1),
+    "warm_start": ("opened", True),
+}
+
+
+def _taught(name, game="asterix"):
+    return lambda world: {"experts": (world.source(name),), "games": (game,)}
+
+
+TRAINING_BESIDE = {
+    "max_steps": {"opening_steps": 2},
+    "average_rate": {"double": True},
+    "expert_weight": _taught("asterix"),
+    "expert_fraction": _taught("asterix"),
+    "q_temperature": _taught("asterix"),
+    "logits_temperature": _taught("carnival", "carnival"),
+    "warm_start": _taught("twin"),
+}
+
+
+def fields_of(cls, prefix=""):
+    """Dotted names of all fields, those of nested settings too."""
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.default):
+            yield from fields_of(type(field.default), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def test_every_field_has_a_row():
+    assert sorted(RUN) == sorted(fields_of(recipe.Settings))
+    assert sorted(TRAINING) == sorted(fields_of(qlearning.Settings))
+
+
+def _compare(world, base, name, table, beside):
+    look, value = table[name]
+    besides = beside.get(name, {})
+    base = changed(base, besides(world) if callable(besides) else besides)
+    other = changed(base, {name: value(world) if callable(value) else value})
+    behaviours = [world.look(look, settings) for settings in (base, other)]
+    assert differ(*behaviours), f"{name} changes nothing"
+    return behaviours
+
+
+@pytest.mark.parametrize("name", [name for name, row in RUN.items() if row[0] != "trained"])
+def test_every_field_of_a_run_changes_something(world, name):
+    _compare(world, world.settings, name, RUN, RUN_BESIDE)
+
+
+@pytest.mark.parametrize("name", [name for name, row in TRAINING.items() if row[0] != "finished"])
+def test_every_field_of_a_training_changes_something(world, name):
+    _compare(world, world.training, name, TRAINING, TRAINING_BESIDE)
+
+
+def test_a_whole_run_counts_as_its_settings_say(world):
+    """Those whose effect takes a whole run, in one: each is told by a count of its own."""
+    rows = {name: value for name, (look, value) in RUN.items() if look == "trained"}
+    assert world.trained(world.settings) == {
+        "rounds": 2,
+        "evaluations": 2,
+        "followed": 0,
+        "steps": STEPS + 2 * 4,
+        "select": 1,
+        "report": 2,
+    }
+    assert world.trained(changed(world.settings, rows)) == {
+        "rounds": rows.pop("learn.rounds"),
+        "evaluations": 3 // rows.pop("evaluate.every_rounds"),
+        "followed": 1 if rows.pop("collect.follow") else 0,
+        "steps": STEPS + 3 * rows.pop("collect.steps_per_round") // ENVS,
+        "select": rows.pop("evaluate.select_episodes"),
+        "report": rows.pop("evaluate.report_episodes"),
+    }
+    assert not rows
+
+
+def test_a_whole_training_counts_as_its_settings_say(world):
+    rows = {name: value for name, (look, value) in TRAINING.items() if look == "finished"}
+    base = {"steps": ENVS * 4 * 2, "evaluations": 2, "episodes": 1, "final": 2}
+    assert world.finished(world.training) == base
+    assert world.finished(changed(world.training, rows)) == {
+        "steps": rows["total_steps"],
+        "evaluations": rows.pop("total_steps") // rows.pop("eval_every"),
+        "episodes": rows.pop("eval_episodes"),
+        "final": rows.pop("final_episodes"),
+    }
+    assert not rows
+
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def test_every_field_of_an_experts_source_changes_something(world, tmp_path):
+    spec = (GOLDEN / "expert_dueling.toml").read_text()
+    (tmp_path / "one.toml").write_text(spec)
+    (tmp_path / "other.toml").write_text(spec.replace('outputs = "q"', 'outputs = "logits"'))
+    file, one = str(GOLDEN / "expert_dueling.pth"), str(tmp_path / "one.toml")
+    base = ExpertSource(file, spec=one)
+    rows = {
+        "path": ExpertSource(str(world.root / "asterix")),
+        "spec": ExpertSource(file, spec=str(tmp_path / "other.toml")),
+        "game": ExpertSource(file, spec=one, game="kaboom"),
+    }
+    assert sorted(rows) == sorted(fields_of(ExpertSource))
+    seen = {
+        (expert.name, expert.outputs, expert.game)
+        for expert in (load_experts([source])[0] for source in (base, *rows.values()))
+    }
+    assert len(seen) == 4
