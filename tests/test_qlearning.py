@@ -426,7 +426,12 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
 ):
     monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
     chosen = _settings(
-        network="linear", total_steps=32 * 4, epsilon_end=0.0, epsilon_fraction=0.5, max_steps=4
+        network="linear",
+        total_steps=32 * 4,
+        epsilon_end=0.0,
+        epsilon_fraction=0.5,
+        max_steps=4,
+        opening_steps=0,
     )
     asked, keys = [], []
     explore = qlearning._Explorer.__call__
@@ -650,6 +655,7 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tm
         ),
         ({"batch_per_game": 7}, "batch_per_game 7 does not divide the 32 steps"),
         ({"total_steps": 31}, "total_steps 31 is less than the 32"),
+        ({"max_steps": 10, "opening_steps": 10}, "opening_steps is 10, expected less than max_ste"),
         ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0, or above 1"),
     ],
 )
