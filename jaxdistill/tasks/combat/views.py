@@ -1,0 +1,107 @@
+"""What each skill's policy sees of a fight: pure functions of the state of any environment.
+
+All are float32 in [-1, 1]. Directions are unit vectors in the agent's own frame (right, up,
+forward), zero where there is none.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.tasks.combat import fight, physics
+from jaxdistill.tasks.combat.physics import Body
+from jaxdistill.tasks.combat.state import State, aim_errors
+
+
+def movement(state: State) -> jax.Array:
+    """`(20,)`.
+
+    0-2 direction to the target, 3 distance / 10, 4-6 direction of own velocity, 7 own speed / 2,
+    8-10 and 11 the target's, 12 own and 13 target's feet on the ground (1 or -1), 14-16 the
+    target's look, 17-19 its look one tick ago.
+    """
+    agent, target = state.agent, state.target
+    return _clip(
+        *_where_they_are(state),
+        _sign(agent.on_ground),
+        _sign(target.on_ground),
+        physics.to_local(physics.look(target.yaw, target.pitch), agent.yaw, agent.pitch),
+        physics.to_local(state.previous_look, agent.yaw, agent.pitch),
+    )
+
+
+def aiming(state: State) -> jax.Array:
+    """`(5,)`: sine and cosine of the yaw error, the same of the pitch error, distance / 15."""
+    yaw, pitch = aim_errors(state.agent, state.target)
+    return _clip(jnp.sin(yaw), jnp.cos(yaw), jnp.sin(pitch), jnp.cos(pitch), _distance(state) / 15)
+
+
+def clicking(state: State) -> jax.Array:
+    """`(9,)`.
+
+    Yaw error / pi, pitch error / (pi/2), distance / 10, 1 if the distance is at most 3 else -1,
+    the target's invulnerability / 10, how far the target is in the world's x and z / 10, own
+    yaw / pi, own pitch / (pi/2).
+    """
+    agent, target = state.agent, state.target
+    yaw, pitch = aim_errors(agent, target)
+    x, _, z = target.position - agent.position
+    distance = _distance(state)
+    return _clip(
+        yaw / jnp.pi,
+        pitch / (jnp.pi / 2),
+        distance / 10,
+        _sign(distance <= fight.REACH),
+        target.invulnerable / fight.INVULNERABLE,
+        x / 10,
+        z / 10,
+        agent.yaw / jnp.pi,
+        agent.pitch / (jnp.pi / 2),
+    )
+
+
+def duel(state: State) -> jax.Array:
+    """`(20,)`.
+
+    0-11 as `movement`, 12 own and 13 the target's health / 20, 14 own and 15 the target's feet on
+    the ground (1 or -1), 16-18 the target's look, 19 own invulnerability / 10.
+    """
+    agent, target = state.agent, state.target
+    return _clip(
+        *_where_they_are(state),
+        agent.health / 20,
+        target.health / 20,
+        _sign(agent.on_ground),
+        _sign(target.on_ground),
+        physics.to_local(physics.look(target.yaw, target.pitch), agent.yaw, agent.pitch),
+        agent.invulnerable / fight.INVULNERABLE,
+    )
+
+
+def _where_they_are(state: State) -> tuple[jax.Array, ...]:
+    agent = state.agent
+    way = state.target.position - agent.position
+    return (
+        physics.to_local(physics.unit(way), agent.yaw, agent.pitch),
+        _distance(state) / 10,
+        *_motion(agent, agent),
+        *_motion(state.target, agent),
+    )
+
+
+def _motion(body: Body, seen_by: Body) -> tuple[jax.Array, jax.Array]:
+    way = physics.to_local(physics.unit(body.velocity), seen_by.yaw, seen_by.pitch)
+    return way, physics.length(body.velocity) / 2
+
+
+def _distance(state: State) -> jax.Array:
+    return physics.length(state.target.position - state.agent.position)
+
+
+def _sign(flag: jax.Array) -> jax.Array:
+    return jnp.where(flag, 1.0, -1.0)
+
+
+def _clip(*parts: jax.Array) -> jax.Array:
+    return jnp.clip(jnp.concatenate([jnp.atleast_1d(part) for part in parts]), -1.0, 1.0)
