@@ -74,7 +74,8 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
             )
-        with self._named(None):
+        wrong = self._named(None) if read_only else settings.writing(self._directory)
+        with wrong:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def _put_back(self) -> None:
@@ -113,16 +114,17 @@ class Checkpoints:
             self._manager.reload()
         # Zarr cannot hold an array of no elements, and an empty tree cannot be restored.
         host = {k: v for k, v in (host or {}).items() if v.size} | {"_": np.zeros(1, np.uint8)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                host=ocp.args.StandardSave(host),
-                progress=ocp.args.JsonSave(progress or {}),
-            ),
-            metrics=None if value is None else {"value": float(value)},
-            force=True,
-        )
+        with settings.writing(self._directory / str(step), (ValueError, RuntimeError)):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    host=ocp.args.StandardSave(host),
+                    progress=ocp.args.JsonSave(progress or {}),
+                ),
+                metrics=None if value is None else {"value": float(value)},
+                force=True,
+            )
         if meshes.leads():
             shutil.rmtree(replaced, ignore_errors=True)
 

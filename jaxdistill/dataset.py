@@ -292,13 +292,17 @@ class Log:
             spec["metadata"]["codecs"][0]["configuration"] = {"endian": "little"}
         if dtype == "float32":
             spec["metadata"]["fill_value"] = 0 if self._version == 1 else "NaN"
+        # What stands must be whole: an array created anew would read as black frames.
+        new = self._writes and (self.length == 0 or name == "states")
         try:
-            # What stands must be whole: an array created anew would read as black frames.
-            new = self._writes and (self.length == 0 or name == "states")
             return ts.open(spec, open=True, create=new, context=self._context).result()
         except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            if new and not self.length:
+                raise OSError(f"{self._directory}: its {name} cannot be made ({reason})") from error
             raise ValueError(
-                f"{self._directory} is damaged: its {name} cannot be opened; collect again"
+                f"{self._directory} is damaged: its {name} cannot be opened ({reason}); collect "
+                "again"
             ) from error
 
     def append(self, chunk: Chunk, states: np.ndarray | None = None) -> None:
@@ -331,13 +335,10 @@ class Log:
             unknown = np.zeros(self._states.shape[::2], np.uint32)
             last = unknown if states is None else states
             writes.append(self._states[:, span.stop - 1].write(last))
+            where = self._directory or "the dataset"
             for name, write in zip((*Chunk._fields, "states"), writes, strict=True):
-                try:
+                with settings.writing(f"{where}: its {name}", (Exception,)):
                     write.result()
-                except Exception as error:
-                    reason = " ".join(str(error).split())[:200]
-                    where = self._directory or "the dataset"
-                    raise OSError(f"{where}: its {name} cannot be written ({reason})") from error
         self.length += steps
         self._commit()
 
@@ -418,10 +419,8 @@ class Log:
     def _commit(self) -> None:
         if self._directory is None or not self._writes:
             return
-        temporary = self._directory / f"{_INFO}.partial"
         fields = {"version": self._version, "length": self.length, "info": self.info}
-        temporary.write_text(json.dumps(fields, indent=2, allow_nan=False))
-        os.replace(temporary, self._directory / _INFO)
+        settings.write_json(self._directory / _INFO, fields)
 
 
 def open_log(directory: str | os.PathLike[str]) -> Log:

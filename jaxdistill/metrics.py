@@ -21,6 +21,8 @@ import rich.progress
 import rich.table
 import rich.text
 
+from jaxdistill import settings as settings_lib
+
 _FILE = "metrics.jsonl"
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
 _FLUSH_INTERVAL = 10  # seconds until TensorBoard sees a row at the latest
@@ -45,28 +47,20 @@ class Writer:
         Raises:
           ValueError: if a new run finds rows of another one, or a line is not a row.
         """
-        # Here and not above: reading rows back should not pay for importing TensorBoard's side.
-        import tensorboardX
-
         self._path = Path(directory) / _FILE
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with settings_lib.writing(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
-            _drop_rows_after(self._path, resume_step)
+            with settings_lib.writing(self._path):
+                _drop_rows_after(self._path, resume_step)
         elif self._path.exists() and self._path.stat().st_size:
             raise ValueError(
                 f"{self._path} already holds the rows of a run: expected none for a new run; "
                 "resume that run or choose another directory"
             )
-        events = self._path.parent / "tensorboard"
-        # The suffix keeps two sessions that start within a second from sharing a file name.
-        session = len(list(events.glob("events.out.tfevents.*")))
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(events),
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=_FLUSH_INTERVAL,
-            filename_suffix=f".{session:04d}",
-        )
-        self._file: TextIO = self._path.open("a", encoding="utf-8", newline="\n")
+        with settings_lib.writing(self._path.parent):
+            self._events = _Events(self._path.parent / "tensorboard", resume_step)
+            self._file: TextIO = self._path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row.
@@ -78,6 +72,7 @@ class Writer:
 
         Raises:
           ValueError: if a value is named "step", or the writer is closed.
+          OSError: it cannot be written, as on a full disk.
         """
         if self._file.closed:
             raise ValueError(f"{self._path} is closed: no rows can be written after close()")
@@ -86,22 +81,68 @@ class Writer:
         numbers = {name: float(value) for name, value in values.items()}
         finite = {name: x for name, x in numbers.items() if math.isfinite(x)}
         row = {"step": int(step), **{name: finite.get(name) for name in numbers}}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, number in finite.items():
-            self._tensorboard.add_scalar(name, number, int(step))
+        with settings_lib.writing(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+        self._events.write(int(step), finite)
 
     def close(self) -> None:
         """Flushes and closes both files; closing twice is harmless."""
         if not self._file.closed:
-            self._file.close()
-            self._tensorboard.close()
+            try:
+                with settings_lib.writing(self._path):
+                    self._file.close()
+            finally:
+                self._events.close()
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class _Events:
+    """A new TensorBoard event file in `directory`.
+
+    Written by the caller's own thread: the one that tensorboardX starts dies when the disk is full,
+    and who writes more, or closes, waits for it for ever.
+    """
+
+    def __init__(self, directory: Path, resume_step: int | None):
+        # Here and not above: reading rows back should not pay for importing TensorBoard's side.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._directory, self._event, self._scalar = directory, Event, scalar
+        directory.mkdir(parents=True, exist_ok=True)
+        # The suffix keeps two sessions that start within a second from sharing a file name.
+        session = len(list(directory.glob("events.out.tfevents.*")))
+        self._writer = EventsWriter(str(directory / "events"), f".{session:04d}")
+        self._flushed = time.monotonic()
+        if resume_step is not None:
+            # What a killed session wrote beyond this is not shown.
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(step=resume_step + 1, file_version="brain.Event:2"))
+            self._writer.write_event(Event(step=resume_step + 1, session_log=start))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds scalars by name."""
+        with settings_lib.writing(self._directory):
+            for name, number in numbers.items():
+                summary = self._scalar(name, number)
+                self._writer.write_event(
+                    self._event(step=step, wall_time=time.time(), summary=summary)
+                )
+            if time.monotonic() - self._flushed > _FLUSH_INTERVAL:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        with settings_lib.writing(self._directory):
+            self._writer.close()
 
 
 class NoWriter:

@@ -17,6 +17,7 @@ import matplotlib.figure
 import numpy as np
 
 from jaxdistill import clips, games, metrics, report
+from jaxdistill import settings as settings_lib
 
 _SECONDS = 30  # of play in one clip
 _COLOURS = {"expert": "#888888", "student": "#c0392b"}
@@ -76,9 +77,10 @@ def write(
         settings=json.dumps(settings, indent=2),
     )
     path = workdir / "report.html"
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, path)
+    with settings_lib.writing(path):
+        temporary = path.with_name(f"{path.name}.partial")
+        temporary.write_text(html, encoding="utf-8")
+        os.replace(temporary, path)
     return path
 
 

@@ -6,6 +6,7 @@ it for values from flags and files, and `check`, in a dataclass's `__post_init__
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,7 +15,7 @@ import os
 import pathlib
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -299,9 +300,29 @@ def write_json(path: pathlib.Path, values: Any) -> None:
 
     JSON knows no NaN and no infinity: they are written as null.
     """
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    with writing(path):
+        temporary = path.with_name(f"{path.name}.partial")
+        temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike[str], errors: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Says what could not be written, and why: an error about a full disk names no file.
+
+    Args:
+      errors: what else the body raises where something cannot be written.
+
+    Raises:
+      OSError: the body raised one, or one of `errors`.
+    """
+    try:
+        yield
+    except (OSError,) + errors as error:  # noqa: RUF005 (mypy)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise OSError(f"{path} cannot be written ({reason})") from error
 
 
 def _finite(tree: Any) -> Any:

@@ -1,0 +1,507 @@
+"""Kills real runs at random moments, goes on, and compares with a run that nobody killed.
+
+    python benchmarks/kill.py [--kills=50] [--pairs=6] [--others=3] [--directory=DIR] [--seed=0]
+
+The run is of two games with tiny experts, made here; the program is `launch/distill.py`. A row of
+the table is a way to be stopped: by `kill -9` while collecting, learning, saving and so on; one of
+two processes killed; SIGTERM; a disk that is full at a random write; a reader beside the writer;
+two starts at once; a directory that has become read-only; a clock that jumps. Afterwards the same
+command is started again, until it ends. *Equal* is a run whose checkpoints (the best and the
+latest, optimiser included), dataset, baselines, metrics and result are those of the uninterrupted
+one bit by bit, wall-clock numbers aside. *Lost* is one that is not, or that ended otherwise than it
+should. Needs no accelerator; the disk and read-only rows need the right to mount.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from jaxdistill import checkpoints, dataset, metrics, networks, students
+from jaxdistill.experts.expert import Expert
+
+_KILLS = flags.DEFINE_integer("kills", 50, "times a run is killed with SIGKILL", lower_bound=0)
+_PAIRS = flags.DEFINE_integer("pairs", 6, "times one of two processes is", lower_bound=0)
+_OTHERS = flags.DEFINE_integer("others", 3, "times each of the other rows", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the moments")
+_DIRECTORY = flags.DEFINE_string("directory", None, "where runs are kept; by default nowhere")
+
+ROOT = pathlib.Path(__file__).parents[1]
+GAMES = ("pong", "breakout")
+PHASES = ("baselines", "collect", "store", "learn", "evaluate", "save", "report")
+SETTINGS = {
+    "network": "net3",
+    "collect.num_envs": 4,
+    "collect.initial_steps": 1024,
+    "collect.steps_per_round": 64,
+    "collect.window_steps": 512,
+    "collect.expert_share_rounds": 2,
+    "collect.change_drivers": True,
+    "learn.rounds": 6,
+    "learn.updates_per_round": 2,
+    "learn.batch_per_game": 8,
+    "evaluate.every_rounds": 2,
+    "evaluate.select_episodes": 2,
+    "evaluate.report_episodes": 4,
+    "evaluate.max_steps": 60,
+    "evaluate.opening_steps": 5,
+}
+
+# Runs a program that says on a pipe which phase it enters. KILL_JUMP: its clocks jump there by up
+# to so many seconds, the one that tells the time of day in both directions.
+_CHILD = """
+import os, random, runpy, sys, time
+fd, jump = int(os.environ["KILL_PIPE"]), float(os.environ["KILL_JUMP"])
+ahead = {"time": 0.0, "monotonic": 0.0, "perf_counter": 0.0}
+if jump:
+    for name in ahead:
+        real = getattr(time, name)
+        setattr(time, name, lambda name=name, real=real: real() + ahead[name])
+from jaxdistill import metrics
+phase = metrics.Timer.phase
+def announced(self, name):
+    os.write(fd, f"{name}\\n".encode())
+    for clock in ahead:
+        ahead[clock] += random.uniform(-jump if clock == "time" else 0.0, jump)
+    return phase(self, name)
+metrics.Timer.phase = announced
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def make_flags(directory: pathlib.Path) -> list[str]:
+    """Flags of the run, whose experts are made in `directory`."""
+    network = networks.Network(
+        convs=(networks.ConvLayer(4, 8, 4), networks.ConvLayer(4, 4, 2)), hidden=(16,)
+    )
+    for i, game in enumerate(GAMES):
+        Expert(
+            name=f"tiny {game}",
+            network=network,
+            params=networks.init(network, jax.random.key(i), (4, 84, 84)),
+            outputs="logits",  # these sample, so that every environment's draws count
+            actions=tuple(range(18)),
+            game=game,
+        ).save(directory / game)
+    experts = ",".join(f"{game}={directory / game}" for game in GAMES)
+    return [
+        f"--config={ROOT}/configs/merge.py:{experts}",
+        *(f"--config.{name}={value}" for name, value in SETTINGS.items()),
+    ]
+
+
+class Run:
+    """One start of the program in a directory."""
+
+    def __init__(
+        self, arguments: Sequence[str], workdir: pathlib.Path, *, jump: float = 0.0, cpus: int = 2
+    ):
+        reading, writing = os.pipe()
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(cpus),
+            "GLIBC_TUNABLES": "",  # else the program starts anew, and without what is patched here
+            "PYTHONPATH": str(ROOT),
+            "KILL_PIPE": str(writing),
+            "KILL_JUMP": str(jump),
+        }
+        program = [sys.executable, "-c", _CHILD, str(ROOT / "launch/distill.py")]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read after the run)
+        self.process = subprocess.Popen(
+            [*program, *arguments, f"--workdir={workdir}"],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=self.errors,
+            pass_fds=(writing,),
+        )
+        os.close(writing)
+        self._phases = os.fdopen(reading)
+
+    def phases(self) -> Iterator[str]:
+        """The phases it enters, as it enters them, until it ends."""
+        for line in self._phases:
+            yield line.strip()
+
+    def reaches(self, phase: str, times: int = 1) -> bool:
+        """Waits until it enters `phase` for so many times; False if it ends before."""
+        for entered in self.phases():
+            times -= entered == phase
+            if not times:
+                return True
+        return False
+
+    def end(self, number: int | None = None) -> int:
+        """Sends a signal, or none, and waits; returns the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        self._phases.read()
+        return self.process.wait()
+
+    def said(self) -> list[str]:
+        """The lines on stderr but for progress and notes."""
+        self.errors.seek(0)
+        return [line for line in self.errors.read().splitlines() if line.startswith("error: ")]
+
+    def untidy(self) -> str:
+        """What it said besides one error line, if that was a traceback."""
+        self.errors.seek(0)
+        text = self.errors.read()
+        return text[-2000:] if "Traceback" in text else ""
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """What of two finished runs is not the same, bit by bit; and what was left half-written."""
+    found = []
+
+    def compare(name: str, a: object, b: object) -> None:
+        if not same(a, b):
+            found.append(name)
+
+    best = [students.load_student(x)[1] for x in (one, other)]
+    compare("best student", *best)
+    latest = []
+    for workdir, state in zip((one, other), best, strict=True):
+        with checkpoints.Checkpoints(workdir / "checkpoints", read_only=True) as saved:
+            restored = saved.restore(saved.latest_step(), state)
+        latest.append((restored.step, restored.state))
+    compare("latest student", *latest)
+    logs = [dataset.open_log(x / "dataset") for x in (one, other)]
+    compare("dataset", *(tuple(log.read(0, log.length)) for log in logs))
+    compare("metrics", *(without_seconds(metrics.read(x)) for x in (one, other)))
+    for name in ("result.json", "baselines.json"):
+        compare(name, *(without_seconds(json.loads((x / name).read_text())) for x in (one, other)))
+    if not (other / "report.html").is_file():
+        found.append("report.html")
+    remains = [
+        path.name
+        for path in other.rglob("*")
+        if path.name.endswith((".partial", ".tmp", ".replaced")) or "checkpoint-tmp" in path.name
+    ]
+    return found + [f"left behind: {name}" for name in remains]
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two trees of arrays, numbers and text are alike, bit by bit; NaN is like NaN."""
+    leaves = [jax.tree.leaves_with_path(x, is_leaf=lambda x: x is None) for x in (one, other)]
+
+    def alike(x: object, y: object) -> bool:
+        a, b = np.asarray(x), np.asarray(y)
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+    return len(leaves[0]) == len(leaves[1]) and all(
+        p == q and alike(x, y) for (p, x), (q, y) in zip(*leaves, strict=True)
+    )
+
+
+def without_seconds(tree: object) -> object:
+    """JSON without what a clock said."""
+    if isinstance(tree, dict):
+        return {
+            name: without_seconds(x)
+            for name, x in tree.items()
+            if name not in ("seconds", "timer") and not name.startswith("seconds/")
+        }
+    if isinstance(tree, list):
+        return [without_seconds(x) for x in tree]
+    return tree
+
+
+class Tally:
+    """What the table says of every kind."""
+
+    def __init__(self) -> None:
+        self.times: collections.Counter[str] = collections.Counter()
+        self.equal: collections.Counter[str] = collections.Counter()
+        self.notes: list[str] = []
+
+    def finish(
+        self, kinds: Sequence[str], reference: pathlib.Path, workdir: pathlib.Path, wrong: list[str]
+    ) -> None:
+        """Counts a run that was stopped in so many ways and has ended."""
+        wrong = wrong + ([] if wrong else differences(reference, workdir))
+        self.times.update(kinds)
+        if wrong:
+            self.notes.append(f"{workdir.name} ({', '.join(kinds)}): {'; '.join(wrong)}")
+        else:
+            self.equal.update(kinds)
+
+    def print(self) -> None:
+        """The table, and what is wrong below it."""
+        rows = [
+            (kind, times, self.equal[kind], times - self.equal[kind])
+            for kind, times in self.times.items()
+        ]
+        metrics.table("runs that were stopped", ("how", "times", "equal", "lost"), rows)
+        for note in self.notes:
+            print(note)
+
+
+def finish(arguments: Sequence[str], workdir: pathlib.Path, **options: float) -> list[str]:
+    """Starts the program and lets it end; returns what was wrong with that."""
+    run = Run(arguments, workdir, **options)
+    code = run.end()
+    return [f"exit {code}: {' '.join(run.said())}{run.untidy()}"] if code or run.untidy() else []
+
+
+def stopped_at(
+    run: Run, phase: str, generator: random.Random, number: int = signal.SIGKILL
+) -> int | None:
+    """Sends the signal at a random moment in the phase; its exit code, None if it ended before."""
+    once = phase in ("baselines", "report")
+    if not run.reaches(phase, 1 if once else generator.choice((1, 1, 2))):
+        run.end()
+        return None
+    time.sleep(generator.uniform(0.0, 0.4 if phase in ("collect", "report", "evaluate") else 0.1))
+    return run.end(number)
+
+
+def kill_often(
+    arguments: Sequence[str],
+    reference: pathlib.Path,
+    directory: pathlib.Path,
+    generator: random.Random,
+    plan: Sequence[tuple[str, int]],
+    tally: Tally,
+) -> None:
+    """Runs that are stopped as planned, `(phase, signal)` by turns, each until it ends."""
+    plan = list(plan)
+    for number in range(1, 10_000):
+        if not plan:
+            return
+        workdir, kinds = directory / f"killed-{number}", []
+        wrong: list[str] = []
+        while plan and not wrong:
+            phase, sent = plan[0]
+            run = Run(arguments, workdir)
+            code = stopped_at(run, phase, generator, sent)
+            if code is None and run.process.returncode:
+                wrong.append(f"exit {run.process.returncode}: {run.said()}{run.untidy()}")
+            if code is None:
+                break
+            plan.pop(0)
+            kinds.append(f"{signal.Signals(sent).name} in {phase}")
+        tally.finish(kinds, reference, workdir, wrong or finish(arguments, workdir))
+        tally.print()
+
+
+def _pair(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    return [
+        Run([*arguments, address, "--processes=2", f"--process={i}"], workdir, cpus=1)
+        for i in range(2)
+    ]
+
+
+def kill_one_of_two(
+    arguments: Sequence[str],
+    directory: pathlib.Path,
+    generator: random.Random,
+    times: int,
+    tally: Tally,
+) -> None:
+    """Kills the leader or the follower by turns; the other is given a while to end by itself."""
+    whole = directory / "pair"
+    for run in _pair(arguments, whole):
+        if run.end():
+            raise RuntimeError(f"two processes cannot run here: {run.said()}{run.untidy()}")
+    for number in range(1, times + 1):
+        workdir, kinds, wrong = directory / f"pair-{number}", [], []
+        for victim in (number % 2, (number + 1) % 2):
+            both = _pair(arguments, workdir)
+            phase = generator.choice(("collect", "learn", "evaluate", "save"))
+            if stopped_at(both[victim], phase, generator) is not None:
+                kinds.append(f"{('leader', 'follower')[victim]} of two killed")
+            other = both[1 - victim].process
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                other.wait(30)
+            other.kill()
+            other.wait()
+        for run in _pair(arguments, workdir):
+            if run.end() or run.untidy():
+                wrong.append(f"exit {run.process.returncode}: {run.said()}{run.untidy()}")
+        tally.finish(kinds, whole, workdir, wrong)
+        tally.print()
+
+
+@contextlib.contextmanager
+def small_disk(directory: pathlib.Path, megabytes: int = 64) -> Iterator[pathlib.Path]:
+    """A file system of its own.
+
+    Raises:
+      OSError: this process may not mount one.
+    """
+    directory.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(directory)],
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode:
+        raise OSError(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def fill_up(
+    arguments: Sequence[str],
+    reference: pathlib.Path,
+    directory: pathlib.Path,
+    generator: random.Random,
+    tally: Tally,
+) -> None:
+    """The disk is full from a random write on, then there is room again."""
+    kind, wrong = "disk full", []
+    with small_disk(directory / "full") as disk:
+        for _ in range(3):
+            run = Run(arguments, disk / "run")
+            phase = generator.choice(PHASES[:-1])
+            if not run.reaches(phase, generator.choice((1, 2))):
+                run.end()
+                break
+            left = generator.randrange(0, 200_000)
+            free = shutil.disk_usage(disk).free
+            with (disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
+                os.posix_fallocate(filler.fileno(), 0, max(1, free - left))
+            code = run.end()
+            (disk / "filler").unlink()
+            if code and (code != 2 or len(run.said()) != 1 or run.untidy()):
+                wrong.append(f"in {phase} exit {code}: {run.said()}{run.untidy()}")
+        wrong += finish(arguments, disk / "run")
+        tally.finish([kind], reference, disk / "run", wrong)
+
+
+def read_only(
+    arguments: Sequence[str],
+    reference: pathlib.Path,
+    directory: pathlib.Path,
+    generator: random.Random,
+    tally: Tally,
+) -> None:
+    """A run is started where it may not write: one line, nothing else."""
+    wrong = []
+    with small_disk(directory / "read-only") as disk:
+        stopped_at(Run(arguments, disk / "run"), "learn", generator)
+        for how in ("ro", "rw"):
+            subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+            if how == "ro":
+                run = Run(arguments, disk / "run")
+                code = run.end()
+                if code != 2 or len(run.said()) != 1 or run.untidy():
+                    wrong.append(f"exit {code}: {run.said()}{run.untidy()}")
+        wrong += finish(arguments, disk / "run")
+        tally.finish(["read-only directory"], reference, disk / "run", wrong)
+
+
+def start_twice(
+    arguments: Sequence[str], reference: pathlib.Path, workdir: pathlib.Path, tally: Tally
+) -> None:
+    """Two starts at once: one of them runs, the other is told so."""
+    both = [Run(arguments, workdir) for _ in range(2)]
+    ended = {run.end(): run for run in both}
+    wrong = []
+    if set(ended) != {0, 2} or "is being written to by process" not in " ".join(ended[2].said()):
+        wrong.append(f"exits {[run.process.returncode for run in both]}: {both[1].said()}")
+    wrong += [run.untidy() for run in both if run.untidy()]
+    tally.finish(["two starts at once"], reference, workdir, wrong)
+
+
+def read_beside(
+    arguments: Sequence[str], reference: pathlib.Path, workdir: pathlib.Path, tally: Tally
+) -> int:
+    """Everything is read over and over while it is written; returns how often."""
+    run, wrong, count = Run(arguments, workdir), [], 0
+    while run.process.poll() is None:
+        count += 1
+        try:
+            read(workdir)
+        except Exception as error:  # any at all is what this looks for
+            wrong.append(f"{type(error).__name__}: {error}")
+        time.sleep(0.3)
+    if run.end() or run.untidy():
+        wrong.append(f"exit {run.process.returncode}: {run.said()}{run.untidy()}")
+    tally.finish(["a reader beside the writer"], reference, workdir, wrong)
+    return count
+
+
+def read(workdir: pathlib.Path) -> None:
+    """Reads what there is of a run."""
+    if (workdir / "metrics.jsonl").is_file():
+        metrics.read(workdir)
+    if (workdir / "dataset" / "dataset.json").is_file():
+        log = dataset.open_log(workdir / "dataset")
+        if log.length:
+            log.read(0, log.length)
+    if (workdir / "checkpoints").is_dir():
+        try:
+            students.load_student(workdir)
+        except ValueError as error:
+            if "evaluated no student yet" not in str(error):
+                raise
+
+
+def main(_: list[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        if _DIRECTORY.value:
+            directory = pathlib.Path(_DIRECTORY.value)
+            directory.mkdir(parents=True)
+        else:
+            directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        jax.config.update("jax_num_cpu_devices", 2)  # as the runs have
+        generator, tally = random.Random(_SEED.value), Tally()
+        arguments, reference = make_flags(directory / "experts"), directory / "whole"
+        wrong = finish(arguments, reference)
+        if wrong:
+            raise RuntimeError(f"not even an uninterrupted run ends well: {wrong}")
+        start = time.monotonic()
+
+        plan = [(PHASES[i % len(PHASES)], signal.SIGKILL) for i in range(_KILLS.value)]
+        kill_often(arguments, reference, directory, generator, plan, tally)
+        terms = [(generator.choice(PHASES[1:]), signal.SIGTERM) for _ in range(_OTHERS.value)]
+        kill_often(arguments, reference, directory / "term", generator, terms, tally)
+        for number in range(_OTHERS.value):
+            place = directory / f"other-{number}"
+            place.mkdir()
+            start_twice(arguments, reference, place / "twice", tally)
+            read_beside(arguments, reference, place / "read", tally)
+            wrong = finish(arguments, place / "clock", jump=3600.0)
+            tally.finish(["a clock that jumps"], reference, place / "clock", wrong)
+            try:
+                fill_up(arguments, reference, place, generator, tally)
+                read_only(arguments, reference, place, generator, tally)
+            except OSError as error:
+                print(error, file=sys.stderr)
+            tally.print()
+        kill_one_of_two(arguments, directory, generator, _PAIRS.value, tally)
+        tally.print()
+        print(f"{time.monotonic() - start:.0f} seconds")
+        sys.exit(bool(tally.notes))
+
+
+if __name__ == "__main__":
+    app.run(main)
