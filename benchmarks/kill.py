@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from jaxdistill import checkpoints, dataset, metrics, networks, students
 from jaxdistill.experts.expert import Expert
@@ -464,6 +464,7 @@ def read(workdir: pathlib.Path) -> None:
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # Orbax says a lot
     with contextlib.ExitStack() as stack:
         if _DIRECTORY.value:
             directory = pathlib.Path(_DIRECTORY.value)
