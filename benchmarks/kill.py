@@ -125,17 +125,17 @@ class Run:
             "KILL_JUMP": str(jump),
         }
         program = [sys.executable, "-c", _CHILD, str(ROOT / "launch/distill.py")]
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read after the run)
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read after the run)
         self.process = subprocess.Popen(
             [*program, *arguments, f"--workdir={workdir}"],
             env=environment,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
-            stderr=self.errors,
+            stderr=self._errors,
             pass_fds=(writing,),
         )
         os.close(writing)
-        self._phases = os.fdopen(reading)
+        self._phases, self._text = os.fdopen(reading), ""
 
     def phases(self) -> Iterator[str]:
         """The phases it enters, as it enters them, until it ends."""
@@ -154,19 +154,20 @@ class Run:
         """Sends a signal, or none, and waits; returns the exit code."""
         if number is not None:
             self.process.send_signal(number)
-        self._phases.read()
-        return self.process.wait()
+        with self._phases, self._errors:
+            self._phases.read()
+            code = self.process.wait()
+            self._errors.seek(0)
+            self._text = self._errors.read()
+        return code
 
     def said(self) -> list[str]:
-        """The lines on stderr but for progress and notes."""
-        self.errors.seek(0)
-        return [line for line in self.errors.read().splitlines() if line.startswith("error: ")]
+        """What it ended with on stderr, as one line says it to a user."""
+        return [line for line in self._text.splitlines() if line.startswith("error: ")]
 
     def untidy(self) -> str:
-        """What it said besides one error line, if that was a traceback."""
-        self.errors.seek(0)
-        text = self.errors.read()
-        return text[-2000:] if "Traceback" in text else ""
+        """The end of what it said on stderr, if that holds a traceback."""
+        return self._text[-2000:] if "Traceback" in self._text else ""
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
@@ -241,9 +242,10 @@ class Tally:
         wrong = wrong + ([] if wrong else differences(reference, workdir))
         self.times.update(kinds)
         if wrong:
-            self.notes.append(f"{workdir.name} ({', '.join(kinds)}): {'; '.join(wrong)}")
+            self.notes.append(f"{workdir} ({', '.join(kinds)}): {'; '.join(wrong)}")
         else:
             self.equal.update(kinds)
+        print(f"{workdir}: {', '.join(kinds)}: {'LOST' if wrong else 'equal'}", file=sys.stderr)
 
     def print(self) -> None:
         """The table, and what is wrong below it."""
@@ -301,7 +303,6 @@ def kill_often(
             plan.pop(0)
             kinds.append(f"{signal.Signals(sent).name} in {phase}")
         tally.finish(kinds, reference, workdir, wrong or finish(arguments, workdir))
-        tally.print()
 
 
 def _pair(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
@@ -333,16 +334,14 @@ def kill_one_of_two(
             phase = generator.choice(("collect", "learn", "evaluate", "save"))
             if stopped_at(both[victim], phase, generator) is not None:
                 kinds.append(f"{('leader', 'follower')[victim]} of two killed")
-            other = both[1 - victim].process
+            other = both[1 - victim]
             with contextlib.suppress(subprocess.TimeoutExpired):
-                other.wait(30)
-            other.kill()
-            other.wait()
+                other.process.wait(30)
+            other.end(signal.SIGKILL)
         for run in _pair(arguments, workdir):
             if run.end() or run.untidy():
                 wrong.append(f"exit {run.process.returncode}: {run.said()}{run.untidy()}")
         tally.finish(kinds, whole, workdir, wrong)
-        tally.print()
 
 
 @contextlib.contextmanager
@@ -497,7 +496,6 @@ def main(_: list[str]) -> None:
                 read_only(arguments, reference, place, generator, tally)
             except OSError as error:
                 print(error, file=sys.stderr)
-            tally.print()
         kill_one_of_two(arguments, directory, generator, _PAIRS.value, tally)
         tally.print()
         print(f"{time.monotonic() - start:.0f} seconds")

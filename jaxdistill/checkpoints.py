@@ -104,7 +104,11 @@ class Checkpoints:
         """Saves at `step`; `value` (higher is better) lets this checkpoint compete for best.
 
         A checkpoint already standing at `step` is replaced: a resumed run may get there again.
+
+        Raises:
+          OSError: it cannot be written, as on a full disk. What stood before stands still.
         """
+        self._check_room(state, host or {})
         replaced = self._directory / f"{step}{_REPLACED}"
         if step in self._manager.all_steps():
             # Set aside, not deleted: a kill before the new one stands must not leave none.
@@ -127,6 +131,17 @@ class Checkpoints:
             )
         if meshes.leads():
             shutil.rmtree(replaced, ignore_errors=True)
+
+    def _check_room(self, state: Any, host: dict[str, np.ndarray]) -> None:
+        """Refuses what the disk has no room for: Orbax, half-way, ends in a dozen tracebacks."""
+        size = sum(x.nbytes for x in jax.tree.leaves((state, host)))
+        free = shutil.disk_usage(self._directory).free
+        if free < size + _ROOM:
+            raise OSError(
+                f"{self._directory} cannot be written (a checkpoint takes up to "
+                f"{(size + _ROOM) / 1e6:.0f} MB, {free / 1e6:.1f} MB are free); make room, and the "
+                f"same command goes on from the last one"
+            )
 
     @contextlib.contextmanager
     def _named(self, step: int | None) -> Iterator[None]:
@@ -219,6 +234,7 @@ def _names(directory: pathlib.Path) -> set[str]:
 
 
 _ATTEMPTS = 10
+_ROOM = 2**20  # bytes, for what describes a checkpoint's arrays
 _REPLACED = ".replaced"
 _Shapes = dict[str, tuple[int, ...]]
 

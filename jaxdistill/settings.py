@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -321,7 +322,8 @@ def writing(
     try:
         yield
     except (OSError,) + errors as error:  # noqa: RUF005 (mypy)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        text, full = " ".join(str(error).split()), os.strerror(errno.ENOSPC)
+        reason = full if full in text else getattr(error, "strerror", None) or text[:300]
         raise OSError(f"{path} cannot be written ({reason})") from error
 
 

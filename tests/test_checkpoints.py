@@ -317,6 +317,29 @@ def test_reading_beside_a_writer_finds_whole_checkpoints(tmp_path):
     assert len(set(seen)) > 10 and seen == sorted(seen)
 
 
+def test_a_disk_without_room_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, _state(1), value=1.0)
+        usage = shutil.disk_usage(tmp_path)
+        with monkeypatch.context() as full:
+            full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=400_000))
+            with pytest.raises(OSError, match=r"takes up to 1 MB, 0\.4 MB are free\); make room"):
+                saved.save(2, _state(2))
+        assert _steps(tmp_path) == [1]
+        saved.save(2, _state(2))
+        _assert_same(saved.restore(2, _state(0)).state, _state(2))
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing ...: No space left on device [28]")
+
+    with Checkpoints(tmp_path) as saved:
+        monkeypatch.setattr(saved._manager, "save", full)
+        with pytest.raises(OSError, match=r"/2 cannot be written \(No space left on device\)$"):
+            saved.save(2, _state(2))
+
+
 def test_what_is_damaged_and_stays_is_one_clear_line(tmp_path):
     with Checkpoints(tmp_path) as saved:
         saved.save(7, _state(7), value=1.0)
