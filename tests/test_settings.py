@@ -184,6 +184,7 @@ NONSENSE = {
         **dict.fromkeys(("num_envs", "rollout_steps", "total_steps", "epochs"), MANY),
         **dict.fromkeys(("batch_per_game", "eval_every", "eval_episodes"), MANY),
         **dict.fromkeys(("final_episodes", "max_steps"), MANY),
+        "opening_steps": STEPS,
         **dict.fromkeys(("learning_rate", "clip_norm"), RATE),
         **dict.fromkeys(("final_rate_fraction", "discount", "trace"), CHANCE),
         **dict.fromkeys(("epsilon_start", "epsilon_end", "epsilon_fraction"), CHANCE),
