@@ -7,8 +7,9 @@
 Two kinds of change: those of `benchmarks/mutants.toml`, made by hand, and a seeded sample of what
 cosmic-ray makes of each module. Every one is tried in a copy of the tree, on the module's own tests
 until the first that fails. What has been tried stands in `runs/mutants/results.jsonl`: a program
-called again goes on where it stopped, and tries anew what has changed since. Changes nobody noticed
-are in `runs/mutants/survivors.diff`.
+called again goes on where it stopped, and tries anew the modules that have changed since. Changes
+nobody noticed are in `runs/mutants/survivors.diff`; with tests raised, `--survivors` tries them
+again.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class Bench:
         # Compiled programs are kept by what is in them: a changed one is never taken for another.
         self._compiled = directory / "compiled"
         self._copy = copy
-        self._limits: dict[str, float] = {}
+        self._limits: dict[tuple[str, ...], float] = {}
 
     def _tests(self, copy: pathlib.Path, file: str, limit: float) -> tuple[str, float, str]:
         """Runs a module's tests: "passed", "failed" or "timeout", the seconds, and what is said."""
@@ -207,7 +208,7 @@ class Bench:
             self._free.put(copy)
         if outcome != "passed":
             raise SystemExit(f"the tests of {file} fail on the code as it is:\n{said}")
-        self._limits[file] = 30 + 3 * seconds
+        self._limits[tuple(self._modules[file]["tests"])] = 30 + 3 * seconds
         return seconds
 
     def try_out(self, mutant: Mutant) -> dict[str, object]:
@@ -217,7 +218,8 @@ class Bench:
         standing = path.read_text()
         try:
             path.write_text(mutant.text)
-            outcome, seconds, said = self._tests(copy, mutant.file, self._limits[mutant.file])
+            limit = self._limits[tuple(self._modules[mutant.file]["tests"])]
+            outcome, seconds, said = self._tests(copy, mutant.file, limit)
         finally:
             path.write_text(standing)
             self._free.put(copy)
@@ -238,7 +240,7 @@ def main() -> None:
     parser.add_argument("--hand", action="store_true", help="only the changes made by hand")
     parser.add_argument("--tool", action="store_true", help="only the tool's")
     parser.add_argument("--only", default="", help="names of modules, such as distill,run")
-    parser.add_argument("--match", default="", help="only changes whose reason holds this")
+    parser.add_argument("--survivors", action="store_true", help="try those again, and no others")
     parser.add_argument("--scale", type=float, default=1.0, help="times the sample of each module")
     parser.add_argument("--minutes", type=float, default=55.0, help="nothing is begun after these")
     parser.add_argument("--workers", type=int, default=2)
@@ -255,20 +257,16 @@ def main() -> None:
     }
     groups = []
     for file, module in modules.items():
-        mutants = [] if options.tool else by_hand([m for m in table["mutant"] if m["file"] == file])
+        if not options.tool:
+            groups.append(by_hand([entry for entry in table["mutant"] if entry["file"] == file]))
         if not options.hand:
-            mutants += by_tool(file, round(options.scale * module["sample"]))
-        groups.append([m for m in mutants if options.match in m.why])
+            groups.append(by_tool(file, round(options.scale * module["sample"])))
     # In turn, so that a run cut short has tried some of every module.
     order = [m for i in range(max(map(len, groups))) for group in groups for m in group[i : i + 1]]
 
     options.out.mkdir(parents=True, exist_ok=True)
-    package = "".join(p.read_text() for p in sorted((ROOT / "jaxdistill").rglob("*.py")))
-    tested = {
-        file: "".join((ROOT / t).read_text() for t in [*module["tests"], "tests/conftest.py"])
-        for file, module in modules.items()
-    }
-    keys = {mutant: _digest(package, tested[mutant.file], mutant.text) for mutant in order}
+    sources = {file: (ROOT / file).read_text() for file in modules}
+    keys = {mutant: _digest(sources[mutant.file], mutant.text) for mutant in order}
     results_file = options.out / "results.jsonl"
     lines = results_file.read_text().splitlines() if results_file.exists() else []
     results = {row["key"]: row for row in map(json.loads, lines)}
@@ -279,7 +277,10 @@ def main() -> None:
         concurrent.futures.ThreadPoolExecutor(options.workers) as executor,
     ):
         left = [mutant for mutant in order if keys[mutant] not in results]
-        needed = list(dict.fromkeys(mutant.file for mutant in left))
+        if options.survivors:
+            tried = [mutant for mutant in order if keys[mutant] in results]
+            left = [m for m in tried if results[keys[m]]["outcome"] == "survived"]
+        needed = list({tuple(modules[m.file]["tests"]): m.file for m in left}.values())
         bench = Bench(modules, options.workers, pathlib.Path(directory)) if left else None
 
         for file, seconds in zip(needed, executor.map(bench.check, needed), strict=True):
