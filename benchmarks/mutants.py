@@ -30,6 +30,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 
@@ -167,8 +168,8 @@ class Bench:
             self._free.put(copy)
         # Compiled programs are kept by what is in them: a changed one is never taken for another.
         self._compiled = directory / "compiled"
-        self._copy = copy
         self._limits: dict[tuple[str, ...], float] = {}
+        self._checks = {tuple(module["tests"]): threading.Lock() for module in modules.values()}
 
     def _tests(self, copy: pathlib.Path, file: str, limit: float) -> tuple[str, float, str]:
         """Runs a module's tests: "passed", "failed" or "timeout", the seconds, and what is said."""
@@ -199,17 +200,21 @@ class Bench:
             said.seek(0)
             return outcome, time.monotonic() - began, said.read()[-4000:]
 
-    def check(self, file: str) -> float:
-        """Runs the tests on the code as it is; they must pass. Returns the seconds."""
-        copy = self._free.get()
-        try:
-            outcome, seconds, said = self._tests(copy, file, 1800)
-        finally:
-            self._free.put(copy)
-        if outcome != "passed":
-            raise SystemExit(f"the tests of {file} fail on the code as it is:\n{said}")
-        self._limits[tuple(self._modules[file]["tests"])] = 30 + 3 * seconds
-        return seconds
+    def _limit(self, copy: pathlib.Path, file: str) -> float:
+        """Seconds that a module's tests are given: more than they take on the code as it is.
+
+        Raises:
+          RuntimeError: they fail on it.
+        """
+        tests = tuple(self._modules[file]["tests"])
+        with self._checks[tests]:
+            if tests not in self._limits:
+                outcome, seconds, said = self._tests(copy, file, 3600)
+                if outcome != "passed":
+                    raise RuntimeError(f"{tests} fail on the code as it is:\n{said}")
+                print(f"{' '.join(tests)}: {seconds:.0f} s on the code as it is", flush=True)
+                self._limits[tests] = 30 + 3 * seconds
+            return self._limits[tests]
 
     def try_out(self, mutant: Mutant) -> dict[str, object]:
         """Whether the change was noticed, and by which test."""
@@ -217,8 +222,8 @@ class Bench:
         path = copy / mutant.file
         standing = path.read_text()
         try:
+            limit = self._limit(copy, mutant.file)
             path.write_text(mutant.text)
-            limit = self._limits[tuple(self._modules[mutant.file]["tests"])]
             outcome, seconds, said = self._tests(copy, mutant.file, limit)
         finally:
             path.write_text(standing)
@@ -280,11 +285,7 @@ def main() -> None:
         if options.survivors:
             tried = [mutant for mutant in order if keys[mutant] in results]
             left = [m for m in tried if results[keys[m]]["outcome"] == "survived"]
-        needed = list({tuple(modules[m.file]["tests"]): m.file for m in left}.values())
         bench = Bench(modules, options.workers, pathlib.Path(directory)) if left else None
-
-        for file, seconds in zip(needed, executor.map(bench.check, needed), strict=True):
-            print(f"{file}: its tests pass in {seconds:.0f} s", flush=True)
 
         def attempt(mutant: Mutant) -> tuple[Mutant, dict[str, object] | None]:
             late = time.monotonic() - began > 60 * options.minutes
