@@ -292,16 +292,23 @@ def main() -> None:
             return mutant, None if late else bench.try_out(mutant)
 
         done = 0
-        for future in concurrent.futures.as_completed(executor.submit(attempt, m) for m in left):
-            mutant, found = future.result()
-            if found is None:
-                continue
-            done += 1
-            row = {"key": keys[mutant], "file": mutant.file, "kind": mutant.kind} | found
-            results[keys[mutant]] = row
-            log.write(json.dumps(row | {"why": mutant.why}) + "\n")
-            log.flush()
-            print(f"{done}/{len(left)} {found['outcome']} {mutant.file}: {mutant.why}", flush=True)
+        try:
+            for future in concurrent.futures.as_completed(
+                executor.submit(attempt, mutant) for mutant in left
+            ):
+                mutant, found = future.result()
+                if found is None:
+                    continue
+                done += 1
+                row = {"key": keys[mutant], "file": mutant.file, "kind": mutant.kind} | found
+                results[keys[mutant]] = row
+                log.write(json.dumps(row | {"why": mutant.why}) + "\n")
+                log.flush()
+                said = f"{done}/{len(left)} {found['outcome']} {mutant.file}: {mutant.why}"
+                print(said, flush=True)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
 
     tried = [(mutant, results[keys[mutant]]) for mutant in order if keys[mutant] in results]
     survivors = [m for m, row in tried if row["outcome"] == "survived"]
