@@ -259,6 +259,7 @@ def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path)
         ),
     )
     distill.distill(warm, tmp_path / "warm", stop_after="round:1")
+    assert not any("mean_retention" in row for row in metrics.read(tmp_path / "warm")), "not yet"
     chunk = dataset.open_log(tmp_path / "warm/dataset").read(0, INITIAL + ROUND)
     update, state = _updates(run.Run(warm, mesh.create()).experts[0].params, [0, 4])
     buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
@@ -564,6 +565,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
     monkeypatch.setattr(distill, "_select", select_and_replace)
     monkeypatch.setattr(page, "clip_steps", lambda: 1)
+    monkeypatch.setattr(run, "SELECT", run.REPORT)
     following = dataclasses.replace(
         settings,
         experts=(ExpertSource(str(tmp_path / "expert")),),
@@ -586,6 +588,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     (played,) = base.measure(base.expert_policy(), run.REPORT, 4)
     assert row["expert"] == played.summary() and row["expert"]["episodes"] == 4
     assert row["expert"]["mean"] != np.mean(begun["scores"])
+    assert row["shared_starts"] == 2, "the two games it was chosen by are among the four reported"
     rows = [r for r in metrics.read(tmp_path / "run") if "mean_retention" in r]
     # No human score of Carnival is known: its own score counts.
     assert values == [r["score/carnival"] for r in rows]
