@@ -256,6 +256,30 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
     return False
 
 
+@contextlib.contextmanager
+def naming_unsaid(path: pathlib.Path, cls: type, standing: Mapping[str, Any]) -> Iterator[None]:
+    """Has an error in its body say which fields a run's `config.json` leaves to their defaults.
+
+    The run may have begun before they were known, and had another value.
+
+    Args:
+      cls: the settings' class.
+      standing: what stands in the file at `path`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        now = flatten(json.loads(json.dumps(dataclasses.asdict(build(cls, standing)))))
+        said = flatten(standing)
+        unsaid = ", ".join(f"{name} {now[name]!r}" for name in sorted(now.keys() - said.keys()))
+        if not unsaid:
+            raise
+        raise ValueError(
+            f"{path} is of an earlier version and does not say {unsaid} (taken by default); write "
+            f"there what the run had, such as 0: {error}"
+        ) from error
+
+
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings and lists -> {dotted name: leaf}."""
     if isinstance(tree, Mapping):

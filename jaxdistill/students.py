@@ -153,7 +153,8 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     )
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
-    best = checkpoints.read_best(workdir / "checkpoints", state)
+    with settings_lib.naming_unsaid(path, Settings, standing):
+        best = checkpoints.read_best(workdir / "checkpoints", state)
     if best is None:
         raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
     return settings, best.state, network

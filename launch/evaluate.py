@@ -46,6 +46,8 @@ def main() -> None:
     }
     if _WORKDIR.value:
         only_with("--expert", "spec", "sample_logits")
+        if not _OPENING.value:
+            only_with("--opening_steps above 0", "opening_by")
         chosen["opening_by"] = _OPENING_BY.value
         rows = distill.evaluate_student(
             _WORKDIR.value, seed=_SEED.value, game=_GAME.value, **chosen

@@ -233,3 +233,17 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     trained = Expert.load(tmp_path / "run" / "experts" / "pong")
     assert trained.view == SMALL
     assert np.isfinite(trained.ale_outputs(stacks(SMALL))).all()
+
+
+def test_a_run_of_an_earlier_version_says_what_its_config_does_not(alone):
+    path = alone / "config.json"
+    config = json.loads(path.read_text())
+    del config["learn"]["ema_decay"]
+    config["learn"]["optimiser"] = "adam_l2"  # of another state
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"not say learn\.ema_decay 0\.998 .* of another state"):
+        students.load_student(alone)
+    config["learn"]["ema_decay"] = 0.998
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^checkpoint"):
+        students.load_student(alone)
