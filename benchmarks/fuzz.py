@@ -461,6 +461,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         **dict.fromkeys(("random", "expert", "student"), played),
         "retention": 0.5,
         "retention_interval": [0.4, 0.6],
+        "shared_starts": 0,
         "human_normalised": None,
     }
     shares = dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 0.5)
@@ -506,6 +507,12 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     def read_checkpoint(path: pathlib.Path) -> None:
         checkpoints.read_best(path, jax.tree.map(jax.numpy.asarray, state))
 
+    for name in written:  # what is good is read
+        read_json(base / name)
+    read_log(base / "log")
+    read_checkpoint(base / "checkpoints")
+    formats.load(base / "expert")
+    formats.convert(GOLDEN / "expert_ppo.zip")
     return {
         "torch.save, zip": Container(file(torch_zip, ".pth"), read_torch),
         "torch.save, legacy": Container(
