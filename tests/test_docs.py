@@ -185,7 +185,7 @@ def promised():
 def test_every_promise_names_a_test():
     rows = [
         line
-        for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines()
+        for line in (ROOT / "docs" / "guarantees.md").read_text().split("\n## ")[0].splitlines()
         if line.startswith("| ")
     ]
     assert len(rows) > 15
