@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import dataset, distill, mesh, metrics, networks, page, recipe, run, students
+from jaxdistill import dataset, distill, lock, mesh, metrics, networks, page, recipe, run, students
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 
@@ -287,6 +287,19 @@ def test_losses_that_are_not_finite_stop_the_first_round(settings, tmp_path):
         students.load_student(tmp_path / "run")
     assert distill.distill(settings, tmp_path / "run", stop_after="round:1") == {}
     assert _steps(tmp_path / "run") == [2]
+
+
+def test_who_writes_takes_the_lock_and_a_finished_run_needs_none(settings, whole_run, tmp_path):
+    for write, mark in ((distill.distill, "config.json"), (distill.collect, "dataset.json")):
+        with (
+            lock.one_writer(tmp_path / mark, mark),
+            pytest.raises(ValueError, match=r"is being written to by process"),
+        ):
+            write(settings, tmp_path / mark)
+        assert {path.name for path in (tmp_path / mark).iterdir()} == {lock.NAME}
+    workdir, result = whole_run
+    with lock.one_writer(workdir, "config.json"):
+        assert distill.distill(settings, workdir)["games"] == result["games"]
 
 
 def test_an_expert_far_below_its_claim_stops_the_run(experts, settings, tmp_path):

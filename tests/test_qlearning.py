@@ -14,6 +14,7 @@ from jaxdistill import (
     evaluation,
     games,
     learner,
+    lock,
     losses,
     mesh,
     metrics,
@@ -610,6 +611,15 @@ def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(whole_run
         assert (tmp_path / "experts" / "pong" / "expert.json").exists() == (stop_at == 2)
     assert qlearning.train(RUN, tmp_path) == best
     _assert_same_run(_final(RUN, tmp_path), final)
+
+
+def test_a_second_training_beside_one_is_refused(tmp_path):
+    with (
+        lock.one_writer(tmp_path, "config.json"),
+        pytest.raises(ValueError, match=r"is being written to by process"),
+    ):
+        qlearning.train(RUN, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {lock.NAME}
 
 
 def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
