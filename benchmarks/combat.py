@@ -1,10 +1,18 @@
-"""Ticks a second of the four combat environments, random actions and new episodes included.
+"""Ticks a second of the combat environments, random actions and new episodes included.
 
 python benchmarks/combat.py [--num_envs=1024] [--ticks=200] [--repeats=5]
+
+Beside them the duel in plain Python, one environment at a time. First both play the same duels, and
+must see the same.
 """
+
+import itertools
+import math
+import random
 
 import jax
 import numpy as np
+from _reference_combat import Duel
 from _timing import alternate
 from absl import app, flags
 
@@ -18,27 +26,27 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each", lower_bound=
 
 
 def main(_: list[str]) -> None:
+    print(f"largest difference between both duels: {_difference():.1e}")
     count, ticks = _ENVS.value, _TICKS.value
     rows = []
     for environment in combat.ENVIRONMENTS.values():
-        compiled, pool = _compiled(environment), combat.CombatPool(environment, count, seed=1)
-        actions = np.asarray(scripts.at_random(environment, jax.random.PRNGKey(0), count))
-
-        def stepped(pool=pool, actions=actions):
-            for _ in range(ticks):
-                pool.step(actions)
-
-        seconds = alternate(compiled, stepped, repeats=_REPEATS.value)
-        rows.append((environment.name, *(f"{count * ticks / s:,.0f}" for s in seconds)))
+        duel = environment is combat.DUEL
+        compiled, pooled = _compiled(environment), _pooled(environment)
+        sides = (compiled, pooled, _one_by_one) if duel else (compiled, pooled)
+        seconds = alternate(*sides, repeats=_REPEATS.value)
+        steps = (count * ticks, count * ticks, ticks)
+        rates = [n / s for n, s in zip(steps, seconds, strict=False)]
+        compared = (f"{rates[2]:,.0f}", f"{rates[0] / rates[2]:.0f}x") if duel else (None, None)
+        rows.append((environment.name, *(f"{rate:,.0f}" for rate in rates[:2]), *compared))
     metrics.table(
         f"{count} environments, {ticks} ticks: steps/s, medians of {_REPEATS.value}",
-        ("", "random play in one compiled call", "pool, actions from the host"),
+        ("", "one compiled call", "pool, actions from the host", "plain Python", "compiled / it"),
         rows,
     )
 
 
 def _compiled(environment):
-    """Each call goes on where the last one stopped."""
+    """Random play of many ticks in one call; each call goes on where the last one stopped."""
     count, ticks = _ENVS.value, _TICKS.value
 
     @jax.jit
@@ -62,6 +70,73 @@ def _compiled(environment):
         jax.block_until_ready(seen)
 
     return run
+
+
+def _pooled(environment):
+    """The same through the pool, with actions drawn before."""
+    pool = combat.CombatPool(environment, _ENVS.value, seed=1)
+    keys = jax.random.split(jax.random.PRNGKey(0), 32)
+    actions = [np.asarray(scripts.at_random(environment, key, _ENVS.value)) for key in keys]
+    drawn = itertools.cycle(actions)
+
+    def run():
+        for _ in range(_TICKS.value):
+            pool.step(next(drawn))
+
+    return run
+
+
+def _one_by_one():
+    """The duel in plain Python."""
+    draw, over = random.Random(0), True
+    for _ in range(_TICKS.value):
+        if over:
+            distance, bearing = draw.uniform(6, 12), draw.uniform(-math.pi, math.pi)
+            duel = Duel(distance * math.cos(bearing), distance * math.sin(bearing))
+        action = [draw.random() for _ in range(7)]
+        action += draw.uniform(-0.47, 0.47), draw.uniform(-0.47, 0.47)
+        _, _, over = duel.step(action)
+
+
+def _difference():
+    """The largest in anything seen or paid, over ten ticks of scripted play from many states.
+
+    Not longer: what rounding begins, fights enlarge.
+    """
+    count = 64
+    pool = combat.CombatPool(combat.DUEL, count, seed=0)
+    script = jax.jit(jax.vmap(scripts.duel))
+    worst = 0.0
+    for _ in range(40):
+        state = pool.state.states
+        duels = [_copy(jax.tree.map(lambda x, i=i: x[i], state)) for i in range(count)]
+        for _ in range(10):
+            actions = np.asarray(script(pool.state.states))
+            step = pool.step(actions)
+            for i, (duel, action) in enumerate(zip(duels, actions.tolist(), strict=True)):
+                seen, reward, over = duel.step(action)
+                if over != step.over[i]:
+                    return math.inf
+                worst = max(
+                    worst,
+                    float(np.abs(step.observations[i] - seen).max()),
+                    abs(float(step.rewards[i]) - reward),
+                )
+    return worst
+
+
+def _copy(state):
+    """The same duel in plain Python."""
+    duel = Duel(0.0, 0.0)
+    duel.tick, duel.dealt, duel.taken = (
+        int(x) for x in (state.tick, state.hits_dealt, state.hits_taken)
+    )
+    for fighter, body in ((duel.agent, state.agent), (duel.bot, state.target)):
+        fighter.x, fighter.y, fighter.z = body.position.tolist()
+        fighter.vx, fighter.vy, fighter.vz = body.velocity.tolist()
+        for name in ("yaw", "pitch", "on_ground", "sprinting", "invulnerable", "health"):
+            setattr(fighter, name, getattr(body, name).item())
+    return duel
 
 
 if __name__ == "__main__":

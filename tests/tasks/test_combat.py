@@ -63,6 +63,20 @@ def test_walking():
     assert share[SCRIPTED].mean() > 0.65 and 0.05 < share[RANDOM].mean() < 0.3
 
 
+def test_time_in_the_band_counts_after_the_first_hundred_ticks():
+    _, actions, _ = _played(combat.MOVEMENT)
+    pool, near = combat.CombatPool(combat.MOVEMENT, NUM_ENVS, seed=3), 0
+    for tick, row in enumerate(actions[:130], start=1):
+        pool.step(row)
+        state, facts = pool.state.states, pool.facts
+        x, _, z = (state.target.position - state.agent.position).T
+        here = (np.hypot(x, z) >= 2) & (np.hypot(x, z) <= 3.5)
+        if tick > 100:
+            near = near + here
+        assert (facts.near == near).all() and (facts.near_of == max(tick - 100, 0)).all()
+    assert here.any() and not here.all()
+
+
 def test_aiming():
     pool, _, steps = _played(combat.AIMING)
     returns, facts = steps[-1].scores, pool.facts
