@@ -114,6 +114,25 @@ def test_duel():
     assert steps[-1].scores[SCRIPTED].mean() > 2500
 
 
+def test_who_was_first_to_ten_stays_first():
+    pool = combat.CombatPool(combat.DUEL, NUM_ENVS, seed=3)
+    start = pool.state
+    for dealt, taken, before, after in (
+        (9, 3, 0, 0),
+        (10, 3, 0, 1),
+        (3, 10, 0, -1),
+        (10, 10, 0, 0),  # in one tick
+        (12, 10, 1, 1),
+        (12, 10, -1, -1),
+    ):
+        counts = {"hits_dealt": dealt, "hits_taken": taken, "first_to_ten": before}
+        counts = {name: np.full(NUM_ENVS, count, np.int32) for name, count in counts.items()}
+        pool.state = start._replace(states=start.states.replace(**counts))
+        pool.step(np.zeros((NUM_ENVS, 9)))
+        assert (pool.facts.first_to_ten == after).all(), (dealt, taken, before)
+        assert (pool.facts.result == np.sign(dealt - taken)).all()
+
+
 def test_a_duel_of_health_ten_ends_by_death_and_the_next_begins():
     _, _, steps = _played(MORTAL, 450)
     over, valid, ages = (_column(steps, name) for name in ("over", "valid", "ages"))
@@ -189,12 +208,12 @@ def test_a_state_put_back_goes_on_as_if_nothing_had_been(environment):
     second = combat.CombatPool(environment, NUM_ENVS, seed=99)
     for resumed in (first, second):
         resumed.state = saved
+        with pytest.raises(ValueError, match="receive without send"):
+            resumed.receive()
         assert _same(resumed.last, steps[cut])
         for row, wanted in zip(actions[cut:], steps[cut + 1 :], strict=True):
             assert _same(resumed.step(row), wanted)
         assert _same(resumed.state, pool.state)
-        with pytest.raises(ValueError, match="receive without send"):
-            resumed.receive()
     with pytest.raises(ValueError, match="replay needs a fresh pool"):
         second.replay(actions)
 
@@ -208,7 +227,7 @@ def test_nothing_survives_a_reset():
         ended.step(row)
     before = ended.state.states
     assert before.over.all() and before.target_turn.any() and before.target.sprinting.any()
-    ended.step(np.ones((NUM_ENVS, 6)))
+    assert not ended.step(np.ones((NUM_ENVS, 6))).rewards.any()
     begun = ended.state.states
     fresh = jax.jit(jax.vmap(functools.partial(environments.reset, combat.MOVEMENT)))(before.key)
     for (path, a), b in zip(
