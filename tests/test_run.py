@@ -553,7 +553,8 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     first.save(tmp_path / "expert")
 
     def keep(self, step, state, **options):
-        values.append(options["value"])
+        if options["value"] is not None:
+            values.append(options["value"])
         return save(self, step, state, **options)
 
     def select_and_replace(*arguments):
@@ -571,15 +572,15 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
         experts=(ExpertSource(str(tmp_path / "expert")),),
         collect=dataclasses.replace(settings.collect, follow=True),
         learn=dataclasses.replace(
-            settings.learn, rounds=3, first_loss=None, first_rounds=0, logits_temperature=1.0
+            settings.learn, rounds=5, first_loss=None, first_rounds=0, logits_temperature=1.0
         ),
-        evaluate=dataclasses.replace(settings.evaluate, sample_logits=False),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=2, sample_logits=False),
     )
     (row,) = distill.distill(following, tmp_path / "run")["games"]
-    # Replaced in the first evaluation, read again before the second: round 3 is the later's.
-    length = INITIAL + 3 * ROUND
+    # Replaced in the first evaluation, read again before the second: round 5 is the later's.
+    length = INITIAL + 5 * ROUND
     chunk = dataset.open_log(tmp_path / "run/dataset").read(0, length)
-    replaced = INITIAL + 2 * ROUND
+    replaced = INITIAL + 4 * ROUND
     for time, expert in ((0, first), (replaced - 1, first), (replaced, later), (length - 1, later)):
         said = expert.ale_outputs(_stacks(chunk, 0, time))
         np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
@@ -590,6 +591,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     assert row["expert"]["mean"] != np.mean(begun["scores"])
     assert row["shared_starts"] == 2, "the two games it was chosen by are among the four reported"
     rows = [r for r in metrics.read(tmp_path / "run") if "mean_retention" in r]
+    assert [r["step"] for r in rows] == [4, 8, 10], "every second round, and the last"
     # No human score of Carnival is known: its own score counts.
     assert values == [r["score/carnival"] for r in rows]
     assert len({r["expert_score/carnival"] for r in rows}) == 2
