@@ -435,7 +435,9 @@ def open_log(directory: str | os.PathLike[str]) -> Log:
         raise FileNotFoundError(
             f"{directory} holds no {_INFO}; expected a dataset made by launch/collect.py"
         )
-    return Log(directory, _read_info(directory)[0], writes=False)
+    info, length, _ = _read_info(directory)
+    # Whoever begins a log says so before its arrays stand: there is nothing in it to read.
+    return Log(directory, info, writes=False) if length else Log(None, info)
 
 
 def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:

@@ -1,5 +1,6 @@
 """Tests for checkpoints: which survive, what they give back, and what a kill leaves."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -282,8 +283,9 @@ def test_what_may_not_be_written_can_be_read(tmp_path, request):
         saved.save(1, _state(1), value=3.0)
     for path in (tmp_path / "run", *(tmp_path / "run").rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
-        path.chmod(path.stat().st_mode | 0o055)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.geteuid() and "pytest" in str(path):
+            path.chmod(path.stat().st_mode | 0o055)
     request.getfixturevalue("unprivileged")
     with pytest.raises(PermissionError):
         (tmp_path / "run" / "x").touch()
@@ -304,6 +306,8 @@ with Checkpoints(sys.argv[1]) as saved:
 """
 
 
+# A read that is given up leaves Orbax's own callbacks to a loop that has been closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_reading_beside_a_writer_finds_whole_checkpoints(tmp_path):
     """It deletes what is being read time and again, always with a better one standing."""
     directory, enough = tmp_path / "checkpoints", tmp_path / "enough"

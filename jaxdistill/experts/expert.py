@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
+import numbers
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -63,10 +63,10 @@ class Expert:
             )
         if len(set(self.actions)) != len(self.actions):
             raise ValueError(f"{self.name}: actions {list(self.actions)} name one action twice")
-        if self.advertised_score is not None and not math.isfinite(self.advertised_score):
-            raise ValueError(
-                f"{self.name}: advertised_score is {self.advertised_score}, expected a number"
-            )
+        score = self.advertised_score
+        number = isinstance(score, numbers.Real) and not isinstance(score, bool)
+        if score is not None and not (number and abs(score) < 1e15):
+            raise ValueError(f"{self.name}: advertised_score is {score!r}, expected a number")
         if self.game is not None and not all(0 <= a < games.NUM_ACTIONS for a in self.actions):
             raise ValueError(
                 f"{self.name}: actions {list(self.actions)} are not all ALE actions 0..17, so it "
@@ -174,9 +174,6 @@ def _check_fields(expert: Expert) -> None:
         raise ValueError("its name and source are not texts")
     if not all(type(action) is int and action >= 0 for action in expert.actions):
         raise ValueError("its actions are not whole numbers")
-    score = expert.advertised_score
-    if score is not None and not (type(score) in (int, float) and abs(score) < 1e15):
-        raise ValueError(f"its advertised_score is {score!r}, expected a number")
 
 
 def _check_weights(
@@ -201,7 +198,7 @@ def _check_weights(
         (name, *_) = sorted(expected.keys() ^ flat.keys())
         there = "lacks" if name in expected else "has"
         raise ValueError(f"{_WEIGHTS} {there} {name}, against the network of {_DESCRIPTION}")
-    for name, array in flat.items():
+    for name, array in sorted(flat.items()):
         want = expected[name]
         if array.shape != want.shape or array.dtype != want.dtype:
             raise ValueError(

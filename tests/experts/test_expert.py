@@ -88,7 +88,7 @@ def test_weights_of_another_network_are_refused(saved, kind):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"network__action_hidden": [7]}, "action_fc1"),
+        ({"network__action_hidden": [7]}, "params/action/kernel"),
         ({"network__hidden": [10**9]}, ""),
         ({"network__num_outputs": 10**30}, "whole numbers"),
         ({"network__num_outputs": "4"}, "whole numbers"),

@@ -17,6 +17,15 @@ def program(monkeypatch, capsys):
     """`program(name, *flags)` runs one in this process: its exit code, stdout and stderr."""
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # or it would start itself anew
     monkeypatch.syspath_prepend(str(LAUNCH))
+    # Programs in benchmarks/ that other tests import have flags of the same names.
+    others = [
+        (module, flag)
+        for module, own in flags.FLAGS.flags_by_module_dict().items()
+        for flag in own
+        if module.startswith("benchmarks")
+    ]
+    for _, flag in others:
+        delattr(flags.FLAGS, flag.name)
     known = set(flags.FLAGS)
 
     def clear():
@@ -48,6 +57,9 @@ def program(monkeypatch, capsys):
     }
     yield run
     clear()
+    for module, flag in others:
+        flags.FLAGS[flag.name] = flag
+        flags.FLAGS.register_flag_by_module(module, flag)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
