@@ -434,10 +434,15 @@ class Profile:
         self._seen += 1
 
     def close(self) -> None:
-        """Writes what was traced, if the loop ended early."""
+        """Writes what was traced, if the loop ended early; says so if nothing was."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+        elif self._directory is not None and self._seen <= self._first:
+            say(
+                f"no profile in {self._directory}: {self._seen} iterations were left, and the "
+                f"first {self._first} are not traced"
+            )
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -377,3 +377,23 @@ def test_a_bar_writes_names_out_too(monkeypatch):
     with metrics.progress(EVIL, 1, "games") as advance:
         advance.status(EVIL)
     assert "\x1b[2J" not in terminal.getvalue() and HARMLESS in terminal.getvalue()
+
+
+def test_a_profile_is_of_the_iterations_after_those_that_compile(tmp_path, capsys):
+    trace = metrics.Profile(tmp_path / "trace", skip=2, count=1)
+    for _ in range(4):
+        trace.step()
+    trace.close()
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+    assert not capsys.readouterr().out
+
+
+def test_a_loop_too_short_to_be_traced_says_so(tmp_path, capsys):
+    trace = metrics.Profile(tmp_path / "trace", skip=2)
+    for _ in range(2):
+        trace.step()
+    trace.close()
+    assert "2 iterations were left" in capsys.readouterr().out
+    assert not (tmp_path / "trace").exists()
+    metrics.Profile(None).close()
+    assert not capsys.readouterr().out
