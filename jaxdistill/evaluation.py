@@ -118,9 +118,17 @@ class Scores:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Scores:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+          ValueError: there is no episode, its lists differ in length, or a score is not finite.
+        """
         arrays = (np.asarray(fields[name]) for name in ("scores", "lengths", "starts"))
         scores, lengths, starts = arrays
+        if not len(scores) or not scores.shape == lengths.shape == starts.shape == (len(scores),):
+            raise ValueError("expected one score, length and start of every episode")
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is not a finite number")
         return cls(scores, lengths, starts, fields["unfinished"])
 
     def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
@@ -452,8 +460,13 @@ def measure_expert(
       opening_steps: random steps, at least, before the expert takes over; see `Opening`.
 
     Raises:
-      ValueError: its game is unknown, or EnvPool cannot make what it sees.
+      ValueError: its game is unknown, EnvPool cannot make what it sees, or openings are as long as
+        games.
     """
+    if opening_steps >= max_steps:
+        raise ValueError(
+            f"opening_steps is {opening_steps}, expected less than the {max_steps} steps of a game"
+        )
     if expert.game is None:
         raise ValueError(f"{expert.name} does not say which game it plays; give --game")
     if expert.view is None or not expert.view.native:

@@ -453,3 +453,28 @@ def test_scores_survive_json():
     np.testing.assert_array_equal(again.starts, scores.starts)
     assert again.unfinished == 1
     assert again.summary() == scores.summary()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scores": [], "lengths": [], "starts": []},
+        {"lengths": [10]},
+        {"starts": [[1], [2]]},
+        {"scores": [1.5, float("nan")]},
+        {"scores": [1.5, None]},
+    ],
+)
+def test_scores_that_cannot_be_are_refused(changes):
+    fields = _scores(1.5, -2.0).to_dict() | changes
+    with pytest.raises((ValueError, TypeError)):
+        Scores.from_dict(fields)
+
+
+def test_an_opening_as_long_as_a_game_is_refused_before_anything_is_played():
+    network = networks.Network(convs=())
+    expert = Expert("mine", network, {}, "q", tuple(range(18)), View(), "pong")
+    with pytest.raises(ValueError, match="opening_steps is 30, expected less than the 30 steps"):
+        evaluation.measure_expert(
+            expert, episodes=1, epsilon=0.0, seed=0, opening_steps=30, max_steps=30
+        )
