@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from jaxdistill import games as known
-from jaxdistill.games import Game
+from jaxdistill.tasks import games as known
+from jaxdistill.tasks.games import Game
 
 gymnasium.register_envs(ale_py)
 

@@ -20,8 +20,11 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdistill import envs, evaluation, games, mesh, metrics, recipe, rollouts, settings
+from jaxdistill import mesh, metrics, settings
 from jaxdistill.experts import formats
+from jaxdistill.play import evaluation, rollouts
+from jaxdistill.run import recipe
+from jaxdistill.tasks import envs, games
 
 _HERE = pathlib.Path(__file__).parent
 sys.path.insert(1, str(_HERE.parent))  # config files build on each other

@@ -14,8 +14,10 @@ import numpy as np
 from _reference import load, play
 from absl import app, flags, logging
 
-from jaxdistill import envs, evaluation, games, mesh, metrics, rollouts
+from jaxdistill import mesh, metrics
 from jaxdistill.experts import formats
+from jaxdistill.play import evaluation, rollouts
+from jaxdistill.tasks import envs, games
 
 _GAMES = flags.DEFINE_list("games", ["breakout", "pong", "freeway"], "with experts in experts/")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "our whole games of each", lower_bound=1)

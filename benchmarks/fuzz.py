@@ -33,10 +33,14 @@ from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
+from benchmarks import _files
+from jaxdistill.learn import checkpoints, dataset
+from jaxdistill.play import evaluation
+from jaxdistill.report import tables
+from jaxdistill.run import recipe
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
-
-from benchmarks import _files  # noqa: E402
 
 _NUMBER = flags.DEFINE_integer("files", 10_000, "how many files, of all containers", lower_bound=20)
 _SEED = flags.DEFINE_integer("seed", 0, "of the damage")
@@ -342,8 +346,8 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     import jax
     import numpy as np
 
-    from jaxdistill import checkpoints, dataset, metrics, recipe, report, settings
-    from jaxdistill import run as runs
+    from jaxdistill import common as runs
+    from jaxdistill import metrics, settings
     from jaxdistill.experts import formats, torch_file
 
     witness = str(base / "witness")
@@ -473,7 +477,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         "opening_by": "random",
         "seconds": {"learn": 6.0},
     }
-    scores = runs.evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), 0)
+    scores = evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), 0)
     measured = {who: [scores.to_dict()] for who in ("expert", "random")}
     measured |= {"timer": metrics.Timer().state(), **runs._protocol(run)}  # type: ignore[arg-type]
     written = {
@@ -495,7 +499,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         elif path.name == "baselines.json":
             runs._read_baselines(run, path)  # type: ignore[arg-type]
         else:
-            report.read_result(path)
+            tables.read_result(path)
 
     state = {"kernel": np.ones((3, 4), np.float32), "step": np.zeros((), np.int32)}
     with checkpoints.Checkpoints(base / "checkpoints") as saved:

@@ -33,8 +33,10 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import checkpoints, dataset, metrics, networks, students
+from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Expert
+from jaxdistill.learn import checkpoints, dataset
+from jaxdistill.run import students
 
 _KILLS = flags.DEFINE_integer("kills", 50, "times a run is killed with SIGKILL", lower_bound=0)
 _PAIRS = flags.DEFINE_integer("pairs", 6, "times one of two processes is", lower_bound=0)

@@ -13,9 +13,12 @@ import time
 import jax
 from absl import app, flags, logging
 
-from jaxdistill import evaluation, games, metrics, networks, qlearning
+from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.views import View
+from jaxdistill.learn import qlearning
+from jaxdistill.play import evaluation
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to learn")
 _STEPS = flags.DEFINE_integer("steps", 200_000, "steps of training", lower_bound=10_000)

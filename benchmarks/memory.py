@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from jaxdistill import dataset, envs, games, mesh, metrics
+from jaxdistill import mesh, metrics
+from jaxdistill.learn import dataset
+from jaxdistill.tasks import envs, games
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to play")
 _STEPS = flags.DEFINE_list("steps", ["8192", "16384", "32768"], "sizes of the window")

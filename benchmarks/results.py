@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from absl import app
 
-from jaxdistill import evaluation, metrics, networks
-from jaxdistill.views import View
+from jaxdistill import metrics, networks
+from jaxdistill.play import evaluation
+from jaxdistill.tasks.views import View
 
 _COMPARED = ("expert", "student", "retention", "agreement", "regret", "minutes", "in all")
 

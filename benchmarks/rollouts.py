@@ -16,9 +16,11 @@ from _reference import load, play
 from _timing import alternate
 from absl import app, flags
 
-from jaxdistill import envs, games, mesh, metrics, rollouts
+from jaxdistill import mesh, metrics
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import expert_outputs
+from jaxdistill.play import rollouts
+from jaxdistill.tasks import envs, games
 
 _GAMES = flags.DEFINE_list("games", ["breakout", "pong", "freeway"], "with experts in experts/")
 _ENVS = flags.DEFINE_integer("num_envs", 32, "environments per game", lower_bound=1)

@@ -10,7 +10,8 @@ from _timing import alternate
 from absl import app, flags
 from ale_py.vector_env import AtariVectorEnv
 
-from jaxdistill import envs, games, metrics
+from jaxdistill import metrics
+from jaxdistill.tasks import envs, games
 
 _GAME = flags.DEFINE_string("game", "pong", "game to step")
 _ENVS = flags.DEFINE_integer("num_envs", 32, "environments", lower_bound=1)

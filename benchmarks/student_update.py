@@ -20,7 +20,8 @@ from absl import app, flags
 from torch import nn
 from torch.nn import functional
 
-from jaxdistill import learner, losses, mesh, metrics, networks
+from jaxdistill import mesh, metrics, networks
+from jaxdistill.learn import learner, losses
 
 _NETWORK = flags.DEFINE_string("network", "dueling", "a dueling network of networks.NETWORKS")
 _BATCH = flags.DEFINE_integer("batch", 256, "rows in one batch", lower_bound=1)

@@ -13,7 +13,9 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import envs, games, metrics, qlearning
+from jaxdistill import metrics
+from jaxdistill.learn import qlearning
+from jaxdistill.tasks import envs, games
 
 _GAME = flags.DEFINE_string("game", "pong", "game to train on")
 _ITERATIONS = flags.DEFINE_integer("iterations", 12, "iterations that count", lower_bound=1)

@@ -19,7 +19,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxdistill import recipe
+from jaxdistill.run import recipe
 
 
 def sources(experts: str) -> tuple[dict[str, str | None], ...]:

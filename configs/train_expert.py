@@ -21,7 +21,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import merge
-from jaxdistill import qlearning
+from jaxdistill.learn import qlearning
 
 
 def get_config(experts: str = "") -> ConfigDict:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdistill import games
+from jaxdistill.tasks import games
 
 Params = Mapping[str, Any]
 

@@ -9,7 +9,8 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, metrics, recipe, settings
+from jaxdistill import metrics, settings
+from jaxdistill.run import distill, recipe
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experts and collection; see configs/")
 _OUT = flags.DEFINE_string("out", None, "directory of the dataset; made if it is missing")

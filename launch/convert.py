@@ -6,9 +6,11 @@
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import evaluation, metrics, networks, report
+from jaxdistill import metrics, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import check_new
+from jaxdistill.play import evaluation
+from jaxdistill.report import tables
 
 _SOURCE = flags.DEFINE_string("source", None, "PyTorch file, or the directory of an expert")
 _OUT = flags.DEFINE_string("out", None, "new directory for the expert")
@@ -52,7 +54,7 @@ def main() -> None:
                 seed=_SEED.value,
                 advance=advance,
             )
-        report.print_expert(expert, scores, epsilon=_EPSILON.value)
+        tables.print_expert(expert, scores, epsilon=_EPSILON.value)
     expert.save(_OUT.value)
     metrics.say(f"saved in {_OUT.value}")
 

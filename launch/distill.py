@@ -13,7 +13,9 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import distill, metrics, recipe, report, settings
+from jaxdistill import metrics, settings
+from jaxdistill.report import tables
+from jaxdistill.run import distill, recipe
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -26,7 +28,7 @@ def main() -> None:
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
     result = distill.distill(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
-    report.print_result(result)
+    tables.print_result(result)
     metrics.say(f"report in {_WORKDIR.value}/report.html")
 
 

@@ -11,8 +11,11 @@ from typing import Any
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import distill, evaluation, metrics, report, settings
+from jaxdistill import metrics, settings
 from jaxdistill.experts import formats
+from jaxdistill.play import evaluation
+from jaxdistill.report import tables
+from jaxdistill.run import distill
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
@@ -52,7 +55,7 @@ def main() -> None:
         rows = distill.evaluate_student(
             _WORKDIR.value, seed=_SEED.value, game=_GAME.value, **chosen
         )
-        report.print_students(rows, chosen)
+        tables.print_students(rows, chosen)
     else:
         only_with("--workdir, where others play too", "opening_by")
         expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
@@ -66,7 +69,7 @@ def main() -> None:
                 advance=advance,
                 **chosen,
             )
-        report.print_expert(expert, scores, epsilon=_EPSILON.value)
+        tables.print_expert(expert, scores, epsilon=_EPSILON.value)
         rows = [{"game": expert.game, "expert": scores.summary()}]
     if _OUT.value:
         settings.write_json(pathlib.Path(_OUT.value), chosen | {"games": rows})

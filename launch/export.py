@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from _main import only_with, run
 from absl import flags
 
-from jaxdistill import metrics, report, students
+from jaxdistill import metrics
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.views import View
+from jaxdistill.report import tables
+from jaxdistill.run import students
+from jaxdistill.tasks.views import View
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
@@ -45,7 +47,7 @@ def main() -> None:
             )
         roles = students.load_roles(_WORKDIR.value, chosen)
         result = pathlib.Path(_WORKDIR.value, "result.json")
-        rows = report.read_result(result)["games"] if result.is_file() else []
+        rows = tables.read_result(result)["games"] if result.is_file() else []
         learn = chosen.learn
         export.export(
             student.playing,

@@ -7,7 +7,8 @@ from _main import run
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import metrics, qlearning, settings
+from jaxdistill import metrics, settings
+from jaxdistill.learn import qlearning
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/train_expert.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")

@@ -8,8 +8,11 @@ import pathlib
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import clips, envs, games, metrics, rollouts, students
+from jaxdistill import metrics
 from jaxdistill.experts import formats
+from jaxdistill.play import clips, rollouts
+from jaxdistill.run import students
+from jaxdistill.tasks import envs, games
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")

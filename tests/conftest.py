@@ -8,22 +8,22 @@ import pathlib
 import tempfile
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
 # A resumed run compiles what the run before it compiled; within one session, once is enough, in
 # this process and in those that it starts. Where a directory is given, all sessions share it.
 _compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-import jax
-
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
-
-import numpy as np
-import pytest
-
-from jaxdistill import envs, games, networks
-from jaxdistill.experts.expert import Expert
-from jaxdistill.views import View
 
 
 def pytest_configure() -> None:

@@ -11,8 +11,10 @@ import subprocess
 import pytest
 
 from benchmarks import results
-from jaxdistill import qlearning, recipe, settings
+from jaxdistill import settings
 from jaxdistill.experts.sources import load_experts
+from jaxdistill.learn import qlearning
+from jaxdistill.run import recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
 

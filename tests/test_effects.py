@@ -11,22 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import (
-    dataset,
-    distill,
-    evaluation,
-    games,
-    learner,
-    mesh,
-    metrics,
-    networks,
-    qlearning,
-    recipe,
-    run,
-    students,
-)
+from jaxdistill import mesh, metrics, networks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.learn import dataset, learner, qlearning
+from jaxdistill.play import evaluation
+from jaxdistill.run import common, distill, recipe, students
+from jaxdistill.tasks import games
 
 
 def changed(whole, changes):
@@ -281,23 +272,23 @@ class World:
 
     def loaded(self, settings):
         """The experts' labels of one stack, and their games."""
-        made = run.Run(settings, ONE)
+        made = common.Run(settings, ONE)
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
         return made.names, [e.ale_outputs(stacks) for e in made.experts], np.asarray(made.masks)
 
     def begun(self, settings):
         """The student's first parameters."""
-        return distill._initial_params(run.Run(settings, ONE))
+        return distill._initial_params(common.Run(settings, ONE))
 
     def said(self, settings):
         """What the student says of one stack."""
-        made = run.Run(settings, ONE)
+        made = common.Run(settings, ONE)
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
         return networks.forward(made.network, networks.init(LINEAR, KEY, SHAPE), stacks)
 
     def played(self, settings):
         """What is collected in two turns, half of it by the student."""
-        made = run.Run(settings, ONE)
+        made = common.Run(settings, ONE)
         collector = made.seat()
         return [collector.collect(3, networks.init(LINEAR, KEY, SHAPE), 0.5) for _ in range(2)]
 
@@ -307,7 +298,7 @@ class World:
 
     def window(self, settings):
         """The states that are learnt from, after 2 x `STEPS` steps."""
-        made = run.Run(settings, ONE)
+        made = common.Run(settings, ONE)
         log = types.SimpleNamespace(
             length=2 * STEPS, read=lambda a, b: self._chunk(settings, b - a)
         )
@@ -326,7 +317,7 @@ class World:
 
     def learnt(self, settings):
         """The student that plays after one round of updates."""
-        made = run.Run(settings, ONE)
+        made = common.Run(settings, ONE)
         state = students.create_state(made.settings, distill._initial_params(made), ONE)
         buffer = dataset.WindowBuffer(2, ENVS, STEPS, SHAPE[1:], 18, ONE)
         buffer.append(self._chunk(settings, STEPS))
@@ -335,20 +326,20 @@ class World:
 
     def stored(self, settings):
         """The steps that learning begins with, and whether more are collected."""
-        made = run.Run(settings, ONE)
+        made = common.Run(settings, ONE)
         log, collector = distill._states(made, self.fresh(), None, metrics.Timer())
         return log.length, collector is None
 
     def measured(self, settings):
         """Whole games of the experts."""
-        made = run.Run(settings, ONE)
-        scores = made.measure(made.expert_policy(), run.REPORT, 2)
+        made = common.Run(settings, ONE)
+        scores = made.measure(made.expert_policy(), common.REPORT, 2)
         return [(s.scores, s.lengths) for s in scores]
 
     def reported(self, settings):
         """What a run takes over, or measures, of its experts."""
-        made = run.Run(settings, ONE)
-        return run.measure_baselines(made, self.fresh(), metrics.Timer())["expert"][0].scores
+        made = common.Run(settings, ONE)
+        return common.measure_baselines(made, self.fresh(), metrics.Timer())["expert"][0].scores
 
     def accepted(self, settings):
         """Whether a run goes on with its experts' scores."""
@@ -361,14 +352,14 @@ class World:
     def trained(self, settings):
         """Counts of a whole run, without its report."""
         workdir, episodes = self.fresh(), []
-        measure = run.Run.measure
+        measure = common.Run.measure
 
         def spy(made, policy, purpose, count, *rest, **more):
             episodes.append((purpose, count))
             return measure(made, policy, purpose, count, *rest, **more)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(run.Run, "measure", spy)
+            patch.setattr(common.Run, "measure", spy)
             distill.distill(settings, workdir, mesh=ONE, stop_after="train")
         rows = metrics.read(workdir)
         return {
@@ -376,8 +367,8 @@ class World:
             "evaluations": sum("score/asterix" in row for row in rows),
             "followed": sum("expert_score/asterix" in row for row in rows),
             "steps": dataset.open_log(workdir / "dataset").length,
-            "select": dict(episodes)[run.SELECT],
-            "report": dict(episodes)[run.REPORT],
+            "select": dict(episodes)[common.SELECT],
+            "report": dict(episodes)[common.REPORT],
         }
 
     # A training.

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import games, networks
+from jaxdistill import networks
 from jaxdistill.experts.expert import to_ale
 from jaxdistill.networks import ConvLayer, Network
+from jaxdistill.tasks import games
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
 TINY_INPUT = (3, 20, 20)

@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import distill, metrics, networks, recipe, students
+from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.play import collection
+from jaxdistill.run import distill, recipe, students
 
 ROOT = pathlib.Path(__file__).parents[1]
 GAMES = ("pong", "breakout")
@@ -137,7 +139,6 @@ def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
 
 
 def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monkeypatch):
-    from jaxdistill import collection
 
     monkeypatch.setattr(collection.jax, "process_count", lambda: 3)
     seating = collection.Seating(*[None] * 6, num_envs=4, expert_epsilon=0.0, student_epsilon=0.0,

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import _files
-from jaxdistill import dataset, losses, mesh
+from jaxdistill import mesh
 from jaxdistill.experts import torch_file
+from jaxdistill.learn import dataset, losses
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 

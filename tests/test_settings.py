@@ -7,8 +7,10 @@ from typing import Annotated
 
 import pytest
 
-from jaxdistill import qlearning, recipe, settings
+from jaxdistill import settings
 from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import qlearning
+from jaxdistill.run import recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ Ross et al. 2011).
 from ml_collections import ConfigDict
 
 from configs.experiments import single
-from jaxdistill import recipe
+from jaxdistill.run import recipe
 
 
 def get_config(who: str = "student") -> ConfigDict:

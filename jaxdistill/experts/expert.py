@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdistill import games, losses, networks, settings
+from jaxdistill import networks, settings
 from jaxdistill.experts import torch_file
-from jaxdistill.views import View
+from jaxdistill.learn import losses
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"

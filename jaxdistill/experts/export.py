@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import games as game_table
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
-from jaxdistill.views import View
+from jaxdistill.tasks import games as game_table
+from jaxdistill.tasks.views import View
 
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.envs import Step
+from jaxdistill.tasks.envs import Step
 
 NUM_ACTIONS = 4
 OBSERVATION_SHAPE = (8,)

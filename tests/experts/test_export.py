@@ -13,7 +13,7 @@ import pytest
 from jaxdistill import networks
 from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
-from jaxdistill.views import View
+from jaxdistill.tasks.views import View
 
 CONVS = tuple(
     networks.ConvLayer(features, layer.kernel, layer.stride)

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import games, networks
+from jaxdistill import networks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.views import View
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "experts"

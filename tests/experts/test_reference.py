@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import envs, games, networks
+from jaxdistill import networks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.views import View
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

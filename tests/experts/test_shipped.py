@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import games, networks
+from jaxdistill import networks
 from jaxdistill.experts import formats
+from jaxdistill.tasks import games
 
 EXPERTS = pathlib.Path(__file__).parents[2] / "experts"
 NAMES = ("breakout", "pong", "freeway")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from jaxdistill import distill
+from jaxdistill.run import distill
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks, students
+from jaxdistill import networks
 from jaxdistill.experts import formats, torch_file
 from jaxdistill.experts.expert import Expert
+from jaxdistill.run import students
 
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = {

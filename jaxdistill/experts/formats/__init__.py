@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxdistill import games
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried, conventions, layers, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
-from jaxdistill.views import View
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdistill import games
-from jaxdistill.views import View
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
 
 KEY = "jaxdistill"
 _OUTPUTS = ("q", "logits")

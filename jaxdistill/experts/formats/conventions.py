@@ -6,8 +6,9 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from jaxdistill import games, networks
+from jaxdistill import networks
 from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, brief, named
+from jaxdistill.tasks import games
 
 # CRL-Atari: the union of the minimal actions of Breakout, Pong and SpaceInvaders.
 UNION_ACTIONS = (0, 1, 3, 4, 11, 12)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from jaxdistill import networks
-from jaxdistill.views import View
+from jaxdistill.tasks.views import View
 
 Arrays = Mapping[str, np.ndarray]
 

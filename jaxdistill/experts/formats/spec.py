@@ -35,10 +35,11 @@ import reprlib
 import tomllib
 from typing import Any
 
-from jaxdistill import games, networks
+from jaxdistill import networks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
 from jaxdistill.experts.formats.layers import Conv, Plan, Weights, brief, named
-from jaxdistill.views import View
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
 _MAX_BYTES = 16 * 2**10

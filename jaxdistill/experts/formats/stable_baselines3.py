@@ -21,7 +21,7 @@ from jaxdistill import networks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.formats.conventions import actions_of
 from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, Weights, brief, named
-from jaxdistill.views import View
+from jaxdistill.tasks.views import View
 
 _WEIGHTS, _DATA = "policy.pth", "data"
 

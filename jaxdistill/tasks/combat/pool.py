@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxdistill.envs import Step
 from jaxdistill.tasks.combat import environments
 from jaxdistill.tasks.combat.environments import APPROACH, Environment
 from jaxdistill.tasks.combat.state import State
+from jaxdistill.tasks.envs import Step
 
 
 @dataclasses.dataclass(frozen=True)

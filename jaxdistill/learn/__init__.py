@@ -1,0 +1,1 @@
+"""Learning, from experts' outputs and from rewards, and what is learnt from."""

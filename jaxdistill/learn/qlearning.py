@@ -1,0 +1,833 @@
+"""Trains experts from scratch: parallel Q-learning (PQN; Gallici et al., ICLR 2025).
+
+No replay memory and no target network: many environments play for a few steps, Q(lambda) targets
+are computed backwards over them, and the same steps are learnt from once or twice before they are
+thrown away. LayerNorm in the network is what keeps this stable. With several games, one masked
+network learns them all: the multi-task baseline of Policy Distillation.
+
+With experts at hand it need not begin from nothing, nor end where they did: a distillation loss
+beside the Q-learning one, its weight falling to 0, lets a student take over what a mediocre expert
+knows and then surpass it (kickstarting, Schmitt et al. 2018; QDagger, Agarwal et al. 2022).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from jaxdistill import lock, metrics, networks
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import (
+    settings as settings_lib,
+)
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.learn import checkpoints, dataset, divergence, learner, losses
+from jaxdistill.play import evaluation, rollouts
+from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
+# What a training that has diverged may change and go on.
+_KNOBS = (
+    "learning_rate",
+    "clip_norm",
+    "final_rate_fraction",
+    "expert_weight",
+    "q_temperature",
+    "logits_temperature",
+)
+_TRAIN, _SELECT, _FINAL = 0, 1, 2  # purposes of pool seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How experts are trained; a *step* is one decision in one environment of one game.
+
+    Attributes:
+      games: names of the games, learnt by one network.
+      network: a key of `networks.NETWORKS`; it should have LayerNorm.
+      compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
+        outputs and losses are float32 all the same.
+      seed: of everything random.
+      num_envs: environments per game.
+      rollout_steps: steps each environment plays between two learning phases.
+      total_steps: steps per game in the whole training.
+      epochs: times each step is learnt from.
+      batch_per_game: rows of each game in one minibatch.
+      learning_rate, final_rate_fraction, clip_norm: RAdam with linear decay and gradient clipping.
+      discount, trace: gamma and lambda of the Q(lambda) targets.
+      epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
+        fraction of the training.
+      hold_exponent: with this above 1, an exploring action is held for a Zipf-distributed number of
+        steps (epsilon-z-greedy; Dabney et al., ICLR 2021); 0 explores for one step.
+      double: Double-Q targets: the network's choice, valued by a slow average of its parameters.
+      average_rate: how fast that average follows, per iteration.
+      eval_every: steps per game between two evaluations.
+      eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
+      final_episodes: whole games per game that the best and the last network play at the end, to
+        decide between them: with few games, the best of several evaluations is partly the luckiest.
+      max_steps: step limit of one game.
+      opening_steps: random steps, at least, before the network takes over a game that is
+        evaluated; see `evaluation.Opening`.
+      experts: one per game, to learn from as well; none by default.
+      expert_weight, expert_fraction: how much that counts at first, and the fraction of the
+        training over which it falls linearly to 0.
+      q_temperature, logits_temperature: the softmax temperature of experts with either; the
+        student's Q-values are always compared at the first.
+      warm_start: begin as a copy of the only expert, to train it further.
+    """
+
+    games: tuple[str, ...]
+    network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
+    compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
+    seed: Steps = 0
+    num_envs: Count = 64
+    rollout_steps: Count = 32
+    total_steps: Count = 2_000_000
+    epochs: Count = 2
+    batch_per_game: Count = 128
+    learning_rate: Positive = 2.5e-4
+    final_rate_fraction: Share = 0.05
+    clip_norm: Positive = 10.0
+    discount: Share = 0.99
+    trace: Share = 0.65
+    epsilon_start: Share = 1.0
+    epsilon_end: Share = 0.01
+    epsilon_fraction: Share = 0.1
+    hold_exponent: Annotated[float, Range(1, above=True, besides=0)] = 0.0
+    double: bool = False
+    average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
+    eval_every: Count = 250_000
+    eval_episodes: Count = 16
+    eval_epsilon: Share = 0.01
+    final_episodes: Count = 64
+    max_steps: Count = envs.MAX_STEPS
+    opening_steps: Steps = evaluation.DEFAULT_OPENING
+    experts: tuple[ExpertSource, ...] = ()
+    expert_weight: Weight = 1.0
+    expert_fraction: Share = 0.5
+    q_temperature: Temperature = 0.01
+    logits_temperature: Temperature = 1.0
+    warm_start: bool = False
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self)
+        rows = self.num_envs * self.rollout_steps
+        if not self.games:
+            raise ValueError("games is empty; name at least one")
+        names = [games.get(name).name for name in self.games]
+        if len(set(names)) < len(names):
+            raise ValueError(f"games names one twice: {', '.join(names)}")
+        if rows % self.batch_per_game:
+            raise ValueError(
+                f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
+                f"iteration (num_envs {self.num_envs} x rollout_steps {self.rollout_steps})"
+            )
+        if self.total_steps < rows:
+            raise ValueError(
+                f"total_steps {self.total_steps} is less than the {rows} of one iteration"
+            )
+        if self.opening_steps >= self.max_steps:
+            raise ValueError(
+                f"opening_steps is {self.opening_steps}, expected less than max_steps "
+                f"{self.max_steps}"
+            )
+        if self.warm_start and len(self.experts) != 1:
+            raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Steps per game in one iteration."""
+        return self.num_envs * self.rollout_steps
+
+    @property
+    def iterations(self) -> int:
+        """Iterations in the whole training."""
+        return self.total_steps // self.steps_per_iteration
+
+
+def q_lambda_targets(
+    rewards: jax.Array,
+    ended: jax.Array,
+    truncated: jax.Array,
+    next_values: jax.Array,
+    *,
+    discount: float,
+    trace: float,
+) -> jax.Array:
+    """Q(lambda) targets, all arrays `(T, ...)`:
+
+    `G_t = r_t + gamma * (1 - ended_t) * (lambda * G_{t+1} + (1 - lambda) * max_a Q(s_{t+1}, a))`
+
+    Args:
+      ended: no value follows (the game was over, or a life was lost).
+      truncated: the game was cut at t: its value goes on, its trace does not.
+      next_values: `max_a Q(s_{t+1}, a)`, of the cut game's last observation where truncated.
+    """
+
+    def backward(following: jax.Array, row: tuple[jax.Array, ...]):
+        reward, end, cut, value = row
+        traced = jnp.where(cut, value, trace * following + (1 - trace) * value)
+        target = reward + discount * jnp.where(end, 0.0, traced)
+        return target, target
+
+    rows = (rewards, ended, truncated, next_values)
+    return jax.lax.scan(backward, next_values[-1], rows, reverse=True)[1]
+
+
+class _Explorer:
+    """Epsilon-greedy over valid actions, optionally holding each exploring action for a while."""
+
+    def __init__(self, settings: Settings, valid: list[tuple[int, ...]]):
+        self._settings, self._valid = settings, valid
+        shape = (len(valid), settings.num_envs)
+        self.remaining = np.zeros(shape, np.int64)
+        self.held = np.zeros(shape, np.int64)
+
+    def __call__(self, greedy: np.ndarray, turn: int, epsilon: float) -> np.ndarray:
+        """Actions `(G, N)`; draws depend on the seed and the turn alone."""
+        generator = np.random.default_rng((self._settings.seed, turn))
+        starts = (generator.random(greedy.shape) < epsilon) & (self.remaining == 0)
+        actions = np.stack([generator.choice(v, greedy.shape[1]) for v in self._valid])
+        self.held = np.where(starts, actions, self.held)
+        exponent = self._settings.hold_exponent
+        lengths = generator.zipf(exponent, greedy.shape) if exponent else np.int64(1)
+        self.remaining = np.where(starts, np.minimum(lengths, 10_000), self.remaining)
+        exploring = self.remaining > 0
+        self.remaining = np.maximum(self.remaining - 1, 0)
+        return np.where(exploring, self.held, greedy)
+
+
+def epsilon_at(settings: Settings, iteration: int) -> float:
+    """Chance of exploring in one iteration.
+
+    An action held for several steps counts once: the chance per step is smaller by its mean
+    length's share, as in epsilon-z-greedy's epsilon / 3.
+    """
+    done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
+    epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
+    return epsilon / 3 if settings.hold_exponent else epsilon
+
+
+def optimiser(settings: Settings) -> optax.GradientTransformation:
+    """The optimiser of a training, with its schedule over all updates."""
+    minibatches = settings.steps_per_iteration // settings.batch_per_game
+    return learner.optimiser(
+        "radam",
+        learning_rate=settings.learning_rate,
+        updates=settings.iterations * settings.epochs * minibatches,
+        final_fraction=settings.final_rate_fraction,
+        schedule="linear",
+        clip_norm=settings.clip_norm,
+    )
+
+
+def expert_weight_at(settings: Settings, iteration: int) -> float:
+    """How much the experts count in one iteration."""
+    left = 1.0 - iteration / max(1.0, settings.expert_fraction * settings.iterations)
+    return settings.expert_weight * max(0.0, left) if settings.experts else 0.0
+
+
+def refuse_idle(settings: Settings) -> None:
+    """Refuses settings that were changed and cannot change anything.
+
+    For trainings that begin: one that stands goes on as it was begun.
+
+    Raises:
+      FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
+        it at, in one line.
+    """
+    outputs = [expert.outputs for expert in _load_experts(settings)]
+    matching = ("q_temperature", "logits_temperature")
+    if settings.experts and not settings.expert_weight and not settings.warm_start:
+        raise ValueError("experts without expert_weight or warm_start: nothing is learnt from them")
+    settings_lib.refuse_idle(
+        settings,
+        [
+            (
+                not outputs,
+                "there are no experts",
+                ("expert_weight", "expert_fraction", *matching),
+            ),
+            (not settings.expert_weight, "expert_weight is 0", ("expert_fraction", *matching)),
+            ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
+            (not settings.discount, "discount is 0", ("trace", "double", "average_rate")),
+            (not settings.double, "double is False", ("average_rate",)),
+            (settings.rollout_steps == 1, "rollout_steps is 1", ("trace",)),
+            (
+                settings.epsilon_start == settings.epsilon_end,
+                "epsilon_start is epsilon_end",
+                ("epsilon_fraction",),
+            ),
+        ],
+    )
+
+
+def make_learn(
+    settings: Settings,
+    network: networks.Network,
+    transform: Any,
+    mesh: Mesh,
+    experts: Sequence[Expert] = (),
+) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
+    """The jitted learning phase: targets, then every minibatch of every epoch.
+
+    `learn(state, rollout, key)` takes a dictionary of `(G, T, N)` arrays: `actions`, `rewards`,
+    `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
+    to match, where S is the stack's depth. With `experts`, one per game, it also holds
+    `expert_params`, theirs, and `expert_weight`; what is added to the loss is that times
+    `temperature * KL(expert || softmax(Q / temperature))`.
+    """
+    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
+    num_games = len(settings.games)
+    rows_per_game = settings.steps_per_iteration
+    minibatches = rows_per_game // settings.batch_per_game
+    masks = jnp.asarray(np.stack([games.get(name).mask for name in settings.games]))
+    temperatures = jnp.asarray(
+        [
+            settings.q_temperature if e.outputs == "q" else settings.logits_temperature
+            for e in experts
+        ]
+    )
+
+    def objective(params: Any, rollout: dict[str, Any], rows: jax.Array):
+        game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
+        # The first depth - 1 frames only complete the stacks of the first steps.
+        depth = rollout["frames"].shape[1] - settings.rollout_steps + 1
+        offset = (depth - 1) * settings.num_envs
+        observations = dataset.stacks(
+            rollout["frames"], rollout["ages"], game, rows + offset, depth
+        )
+        at = (game.reshape(-1), rows.reshape(-1))
+        outputs = networks.forward(
+            network, params, observations.reshape(-1, *observations.shape[2:]), at[0]
+        )
+        action, target, valid = (
+            rollout[name].reshape(num_games, -1)[at] for name in ("actions", "targets", "valid")
+        )
+        error = outputs[jnp.arange(outputs.shape[0]), action] - target
+        loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
+        if not experts:
+            return loss, {"loss": loss}
+        labels = jnp.concatenate(
+            expert_outputs(experts, rollout["expert_params"], list(observations), range(num_games))
+        )
+        student = outputs / settings.q_temperature
+        divergence = losses.kl(
+            student, jax.lax.stop_gradient(labels), masks[at[0]], temperatures[at[0]][:, None]
+        )
+        distance = jnp.mean(jnp.where(valid, divergence, 0.0))
+        weight = rollout["expert_weight"] * settings.q_temperature
+        return loss + weight * distance, {"loss": loss, "expert_kl": distance}
+
+    gradient_of = learner.sharded_gradient(objective, mesh)
+
+    def learn(state: learner.TrainState, rollout: dict[str, jax.Array], key: jax.Array):
+        def targets(rewards, ended, truncated, values):
+            return q_lambda_targets(
+                rewards,
+                ended,
+                truncated,
+                values,
+                discount=settings.discount,
+                trace=settings.trace,
+            )
+
+        names = ("rewards", "ended", "truncated", "next_values")
+        rollout = rollout | {"targets": jax.vmap(targets)(*(rollout[name] for name in names))}
+
+        def minibatch(state: learner.TrainState, rows: jax.Array):
+            gradient, metrics = gradient_of(state.params, rollout, rows)
+            return learner.apply_gradient(state, gradient, transform), metrics
+
+        def epoch(state: learner.TrainState, key: jax.Array):
+            keys = jax.random.split(key, num_games)
+            order = jax.vmap(lambda k: jax.random.permutation(k, rows_per_game))(keys)
+            batches = order.reshape(num_games, minibatches, -1).swapaxes(0, 1)
+            return jax.lax.scan(minibatch, state, batches)
+
+        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, settings.epochs))
+        metrics = jax.tree.map(jnp.mean, metrics)
+        return state, metrics | {"target": rollout["targets"].mean()}
+
+    return jax.jit(learn, donate_argnums=0)
+
+
+def make_act(
+    settings: Settings, network: networks.Network, masks: jax.Array
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Jitted `act(params, average, observations)` -> greedy actions and their values, `(G, N)`."""
+
+    @jax.jit
+    def act(params: Any, average: Any, observations: tuple[jax.Array, ...]):
+        shape = (len(observations), observations[0].shape[0])
+        rows = np.repeat(np.arange(shape[0]), shape[1])
+        stacked = jnp.concatenate(observations)
+        outputs = networks.forward(network, params, stacked, rows)
+        actions = losses.greedy(outputs, masks[rows])
+        judge = networks.forward(network, average, stacked, rows) if settings.double else outputs
+        values = jnp.take_along_axis(judge, actions[:, None], axis=1)
+        return actions.reshape(shape), values.reshape(shape)
+
+    return act
+
+
+class _Collector:
+    """The training pools and everything that must survive a kill with them."""
+
+    def __init__(
+        self, settings: Settings, views: Sequence[View], iteration: int, log: np.ndarray | None
+    ):
+        """Fresh pools with seeds of their own; `log` `(G, T, N)` are actions to replay in each."""
+        self._settings = settings
+        self.games = [games.get(name) for name in settings.games]
+        self.began = iteration
+        self.pools = [
+            envs.Pool(
+                game,
+                settings.num_envs,
+                seed=envs.seed_for(settings.seed, _TRAIN, index, iteration),
+                view=view,
+                max_steps=settings.max_steps,
+            )
+            for index, (game, view) in enumerate(zip(self.games, views, strict=True))
+        ]
+        self._log = [] if log is None else list(log.swapaxes(0, 1))
+        for actions in self._log:
+            for pool, row in zip(self.pools, actions, strict=True):
+                pool.send(row)
+            for pool in self.pools:
+                pool.receive()
+
+    @property
+    def log(self) -> np.ndarray:
+        """Actions `(G, T, N)` uint8 since these pools were fresh, T an evaluation's distance."""
+        shape = (-1, len(self.pools), self._settings.num_envs)
+        return np.asarray(self._log, np.uint8).reshape(shape).swapaxes(0, 1)
+
+    def rollout(
+        self,
+        act: Callable[..., tuple[jax.Array, jax.Array]],
+        state: learner.TrainState,
+        average: Any,
+        explorer: _Explorer,
+        iteration: int,
+        mesh: Mesh,
+        timer: metrics.Timer,
+    ) -> tuple[dict[str, np.ndarray], list[list[float]]]:
+        """Plays one iteration: the arrays `make_learn` takes, and scores of games that ended."""
+        settings = self._settings
+        epsilon = epsilon_at(settings, iteration)
+        first = iteration * settings.rollout_steps
+        turn = first
+        values: list[jax.Array] = []
+
+        def policy(
+            observations: Any, _key: Any, _games: Any, _seats: Any
+        ) -> tuple[tuple[np.ndarray, ...], None]:
+            with timer.phase("inference"):
+                chosen, value = act(state.params, average, observations)
+                values.append(value)
+                greedy = np.asarray(chosen)
+            return tuple(explorer(greedy, turn, epsilon)), None
+
+        depth = self.pools[0].view.stack
+        finished: list[list[float]] = [[] for _ in self.pools]
+        before = [pool.last for pool in self.pools]
+        frames = [[step.observations[:, k] for step in before] for k in range(depth - 1)]
+        ages = [[step.ages for step in before] for _ in range(depth - 1)]
+        columns: dict[str, list[list[np.ndarray]]] = {
+            name: [] for name in ("actions", "rewards", "ended", "truncated", "valid")
+        }
+        play = rollouts.play(self.pools, policy, jax.random.key(0), mesh, parts=1)
+        for played in play:
+            frames.append([step.observations[:, -1] for step in before])
+            ages.append([step.ages for step in before])
+            ended, rewards = [], []
+            for old, new in zip(before, played.steps, strict=True):
+                lost = new.valid & (new.lives < old.lives)
+                ended.append((new.over & ~new.truncated) | lost)
+                rewards.append(np.clip(new.rewards, -1, 1))
+            columns["actions"].append(list(played.actions))
+            self._log.append(np.asarray(played.actions, np.uint8))
+            columns["rewards"].append(rewards)
+            columns["ended"].append(ended)
+            columns["truncated"].append([step.truncated for step in played.steps])
+            columns["valid"].append([step.valid for step in played.steps])
+            for scores, step in zip(finished, played.steps, strict=True):
+                scores.extend(step.scores[step.over].tolist())
+            before = list(played.steps)
+            turn += 1
+            if turn == first + settings.rollout_steps:
+                break
+        with timer.phase("inference"):
+            last = tuple(meshes.put_rows(mesh, step.observations) for step in before)
+            values.append(act(state.params, average, last)[1])
+        arrays = {name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()}
+        arrays["frames"] = np.stack(frames).swapaxes(0, 1)
+        arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth - 1).astype(np.uint8)
+        arrays["next_values"] = np.stack([np.asarray(v) for v in values[1:]]).swapaxes(0, 1)
+        return arrays, finished
+
+
+class Training:
+    """One training in `workdir`, restored where a killed one stopped; use as a context manager.
+
+    Attributes:
+      iteration: iterations done.
+      state: parameters and optimiser.
+      timer: phases "collect" (within it "inference"), "learn" and "evaluate".
+      best: the best evaluation so far: `step`, `value`, and `scores` by game.
+    """
+
+    def __init__(
+        self, settings: Settings, workdir: str | os.PathLike[str], mesh: Mesh | None = None
+    ):
+        self.settings, self.workdir = settings, pathlib.Path(workdir)
+        self._mesh = mesh or meshes.create()
+        self._games = [games.get(name) for name in settings.games]
+        self._experts = _load_experts(settings)
+        self._expert_params = jax.device_put(
+            [expert.params for expert in self._experts], meshes.replicated(self._mesh)
+        )
+        self.views = [expert.view or View() for expert in self._experts] or [View()] * len(
+            self._games
+        )
+        self.names = tuple(game.name for game in self._games)
+        self._key = jax.random.key(settings.seed)
+        self.network = networks.for_games(
+            networks.create(settings.network, settings.compute_dtype), self._games
+        )
+        masks = jnp.asarray(np.stack([game.mask for game in self._games]))
+        transform = optimiser(settings)
+        params = self._initial_params()
+        self.state = learner.create_state(params, transform, self._mesh)
+        self._average = jax.tree.map(jnp.array, self.state.params)
+        self._act = make_act(settings, self.network, masks)
+        self._learn = make_learn(settings, self.network, transform, self._mesh, self._experts)
+        self._evaluate_act = rollouts.network_actor(
+            self.network, masks, epsilon=settings.eval_epsilon
+        )
+        self._random_policy = rollouts.random_policy(masks)
+        rate = settings.average_rate
+        self._follow = jax.jit(
+            functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
+        )
+        self._explorer = _Explorer(settings, [game.actions for game in self._games])
+        self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
+        self.timer = metrics.Timer()
+        self.best: dict[str, Any] = {}
+        self.iteration = 0
+        self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
+        began, log = self._restore()
+        self._collector = _Collector(settings, self.views, began, log)
+
+    def _initial_params(self) -> networks.Params:
+        if not self.settings.warm_start:
+            return networks.init(
+                self.network, jax.random.fold_in(self._key, 1), self.views[0].shape
+            )
+        (expert,) = self._experts
+        # Compared without what they compute in, which is no part of a shape.
+        same = networks.to_dict(expert.network) == networks.to_dict(self.network)
+        if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
+            raise ValueError(
+                f"warm_start: {expert.name} is not of the shape of network "
+                f"{self.settings.network!r}; choose its own, or begin fresh"
+            )
+        return expert.params
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._saved.__exit__()
+
+    @property
+    def steps(self) -> int:
+        """Steps per game done."""
+        return self.iteration * self.settings.steps_per_iteration
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What learning changes."""
+        return {"train": self.state, "average": self._average}
+
+    def _restore(self) -> tuple[int, np.ndarray | None]:
+        latest = self._saved.latest_step()
+        if latest is None:
+            return 0, None
+        restored = self._saved.restore(latest, self.arrays)
+        self.state, self._average = restored.state["train"], restored.state["average"]
+        self.iteration, self.best = latest, restored.progress["best"]
+        self.timer.restore(restored.progress["timer"])
+        self._recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
+        self._explorer.remaining = restored.host["remaining"]
+        self._explorer.held = restored.host["held"]
+        return restored.progress["pools_began"], restored.host.get("log")
+
+    def iterate(self) -> dict[str, float]:
+        """Plays and learns once; returns what to log."""
+        with self.timer.phase("collect"):
+            rollout, finished = self._collector.rollout(
+                self._act,
+                self.state,
+                self._average,
+                self._explorer,
+                self.iteration,
+                self._mesh,
+                self.timer,
+            )
+        for recent, ended in zip(self._recent, finished, strict=True):
+            recent.extend(ended)
+        weight = expert_weight_at(self.settings, self.iteration)
+        with self.timer.phase("learn"):
+            key = jax.random.fold_in(self._key, self.iteration + 2)
+            on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
+            on_device["expert_params"] = self._expert_params
+            on_device["expert_weight"] = jnp.float32(weight)
+            self.state, numbers = self._learn(self.state, on_device, key)
+            if self.settings.double:
+                self._average = self._follow(self._average, self.state.params)
+            row = learner.host_metrics(numbers, self.names)
+        self.iteration += 1
+        row["epsilon"] = epsilon_at(self.settings, self.iteration)
+        if self._experts:
+            row["expert_weight"] = weight
+        for name, recent in zip(self.names, self._recent, strict=True):
+            if recent:
+                row[f"score/{name}"] = float(np.mean(recent))
+        return row
+
+    def evaluate(self) -> tuple[dict[str, float], float]:
+        """Plays whole games from fixed starts; returns the mean score per game, and their value."""
+        with self.timer.phase("evaluate"):
+            means, value = self._play(self.state.params, self.settings.eval_episodes, _SELECT)
+        if not self.best or value >= self.best["value"]:
+            self.best = {"step": self.steps, "value": value, "scores": means}
+        # Fresh pools from time to time keep the log that a resumed run replays short.
+        self._collector = _Collector(self.settings, self.views, self.iteration, None)
+        return means, value
+
+    def _play(self, params: Any, episodes: int, purpose: int) -> tuple[dict[str, float], float]:
+        """Mean scores by game, and what networks are chosen by."""
+        settings = self.settings
+        # New pools from the same seeds: every network is tried on the same starts.
+        scores = evaluation.play_everywhere(
+            self._games,
+            episodes,
+            functools.partial(self._evaluate_act, params),
+            jax.random.fold_in(jax.random.key(settings.seed), purpose),
+            self._mesh,
+            seeds=[envs.seed_for(settings.seed, purpose, i) for i in range(len(self._games))],
+            views=self.views,
+            max_steps=settings.max_steps,
+            opening=evaluation.Opening(
+                self._random_policy,
+                settings.opening_steps,
+                self._random_policy,
+                evaluation.CHOOSING if purpose == _SELECT else evaluation.REPORTING,
+            ),
+        )
+        means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
+        return means, evaluation.normalised_mean(self._games, scores)
+
+    def decide(self) -> None:
+        """Lets the best and the last network play `final_episodes`; the better is the best."""
+        if self.best.get("decided"):
+            return
+        with self.timer.phase("evaluate"):
+            played = []
+            for step in dict.fromkeys((self.best["step"], self.steps)):
+                params = self._restore_params(step // self.settings.steps_per_iteration)
+                means, value = self._play(params, self.settings.final_episodes, _FINAL)
+                played.append({"step": step, "value": value, "scores": means, "decided": True})
+        self.best = max(played, key=lambda result: result["value"])
+        self.save()
+
+    def _restore_params(self, iteration: int) -> networks.Params:
+        if iteration == self.iteration:
+            return self.state.params
+        return self._saved.restore(iteration, self.arrays).state["train"].params
+
+    def save(self, value: float | None = None) -> None:
+        """Saves everything that a resumed training needs; `value` competes for the best."""
+        self._saved.save(
+            self.iteration,
+            self.arrays,
+            host={
+                "log": self._collector.log,
+                "remaining": self._explorer.remaining,
+                "held": self._explorer.held,
+            },
+            progress={
+                "best": self.best,
+                "timer": self.timer.state(),
+                "recent": [list(x) for x in self._recent],
+                "pools_began": self._collector.began,
+            },
+            value=value,
+        )
+
+    def best_experts(self) -> list[Expert]:
+        """The checkpoint that played best, as one expert per game.
+
+        Raises:
+          ValueError: nothing has been evaluated yet.
+        """
+        if not self.best:
+            raise ValueError(f"{self.workdir} has evaluated nothing yet; let it run on")
+        iteration = self.best["step"] // self.settings.steps_per_iteration
+        params = jax.device_get(self._restore_params(iteration))
+        experts = []
+        for index, (name, view) in enumerate(zip(self.names, self.views, strict=True)):
+            network, alone, actions = networks.for_one_game(self.network, params, index)
+            experts.append(
+                Expert(
+                    name=f"{name} PQN",
+                    network=network,
+                    params=alone,
+                    outputs="q",
+                    actions=actions,
+                    game=name,
+                    view=view,
+                    advertised_score=self.best["scores"][name],
+                    source=str(self.workdir),
+                )
+            )
+        return experts
+
+
+def train(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    stop_at: int | None = None,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Trains one network on `settings.games`; resumes where a killed run stopped.
+
+    At the first NaN or infinity it stops. The same settings are then refused at once; with another
+    `learning_rate`, `clip_norm`, `final_rate_fraction`, `expert_weight`, `q_temperature` or
+    `logits_temperature` it goes on from its latest checkpoint.
+
+    Args:
+      workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and, replaced whenever an
+        evaluation is the best so far, `experts/GAME`, which every other program takes as an expert.
+      stop_at: stop after this iteration as a kill would, after saving; for tests.
+      profile: directory for a trace of a few iterations.
+
+    Returns:
+      The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
+
+    Raises:
+      ValueError, OSError: something the user can mend, in one line; another process trains there,
+        or `workdir` holds something else.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").exists():
+        refuse_idle(settings)
+    with lock.one_writer(workdir, "config.json"):
+        divergence.claim(workdir, settings, _KNOBS)
+        with Training(settings, workdir, mesh) as training:
+            return _train(training, workdir, stop_at, profile)
+
+
+def _train(
+    training: Training, workdir: pathlib.Path, stop_at: int | None, profile: str | None
+) -> dict[str, Any]:
+    """The iterations that are still to do."""
+    settings, per_iteration = training.settings, training.settings.steps_per_iteration
+    resume_step = training.steps if training.iteration else -1
+    if training.best:  # a kill may have come before the best was written down
+        _save_experts(training, workdir)
+    with (
+        contextlib.ExitStack() as stack,
+        metrics.Writer(workdir, resume_step) as writer,
+        metrics.progress(
+            f"train {', '.join(training.names)}",
+            settings.iterations * per_iteration,
+            "steps",
+            done=training.steps,
+        ) as advance,
+    ):
+        last_saved = time.monotonic()
+        trace = metrics.Profile(profile)
+        stack.callback(trace.close)
+        while training.iteration < settings.iterations:
+            trace.step()
+            row = training.iterate()
+            divergence.check(
+                workdir,
+                settings,
+                _KNOBS,
+                step=int(training.state.step),
+                numbers=row,
+                state=training.arrays,
+            )
+            advance(per_iteration)
+            shown = (name for name in row if name.startswith(("score/", "epsilon", "loss")))
+            advance.status(" ".join(f"{name} {row[name]:.4g}" for name in shown))
+            iteration, steps = training.iteration, training.steps
+            at_end = iteration == settings.iterations
+            if iteration % 10 == 0 or at_end:
+                seconds = {f"seconds/{k}": v for k, v in training.timer.seconds().items()}
+                writer.write(steps, row | seconds)
+            every = settings.eval_every
+            if at_end or steps // every > (steps - per_iteration) // every:
+                standing = training.best.get("step")
+                scores, value = training.evaluate()
+                # Before the checkpoint: a resumed training keeps the rows up to it.
+                writer.write(steps, {f"eval/{name}": x for name, x in scores.items()})
+                training.save(value)
+                if training.best["step"] != standing:
+                    _save_experts(training, workdir)
+                last_saved = time.monotonic()
+            elif time.monotonic() - last_saved > 120 or iteration == stop_at:
+                training.save()
+                last_saved = time.monotonic()
+            if iteration == stop_at:
+                return training.best
+    training.decide()
+    _save_experts(training, workdir)
+    return training.best
+
+
+def _save_experts(training: Training, workdir: pathlib.Path) -> None:
+    for expert in training.best_experts():
+        expert.save(workdir / "experts" / str(expert.game), replace=True)
+
+
+def _load_experts(settings: Settings) -> list[Expert]:
+    """The experts in the order of the games.
+
+    Raises:
+      FileNotFoundError, ValueError: one cannot be read or played, or they play other games.
+    """
+    if not settings.experts:
+        return []
+    experts = load_experts(settings.experts)
+    by_game = {str(expert.game): expert for expert in experts}
+    names = [games.get(name).name for name in settings.games]
+    if sorted(by_game) != sorted(names):
+        raise ValueError(
+            f"experts play {', '.join(by_game)}, the games are {', '.join(names)}; name one each"
+        )
+    return [by_game[name] for name in names]

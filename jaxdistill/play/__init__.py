@@ -1,0 +1,1 @@
+"""Policies at play: pools stepped together, states collected, games measured and recorded."""

@@ -1,0 +1,253 @@
+"""Collecting states to learn from: experts or the student drive, the experts label what is seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+from jaxdistill import metrics, networks
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.learn import dataset
+from jaxdistill.play import rollouts
+from jaxdistill.tasks import envs
+from jaxdistill.tasks.games import Game
+from jaxdistill.tasks.views import View
+
+
+@dataclasses.dataclass(frozen=True)
+class Seating:
+    """Who plays what, and where.
+
+    Attributes:
+      games, experts, views, seeds: one of each per game; environment i of a game draws its no-ops
+        from its seed + i.
+      network: the student's.
+      masks: `(G, A)` bool, valid actions.
+      num_envs: environments per game, in all processes together.
+      expert_epsilon, student_epsilon: chance of a uniformly random valid action.
+      change_drivers: every call draws anew which environments the experts drive.
+      key: of every random choice.
+      mesh: of all processes.
+    """
+
+    games: Sequence[Game]
+    experts: Sequence[Expert]
+    views: Sequence[View]
+    seeds: Sequence[int]
+    network: networks.Network
+    masks: jax.Array
+    num_envs: int
+    expert_epsilon: float
+    student_epsilon: float
+    change_drivers: bool
+    key: jax.Array
+    mesh: Mesh
+
+
+_CHECKED = 64  # steps whose frames a resumed collector compares
+
+
+class Collector:
+    """The pools that states are collected in, and the policy that plays them.
+
+    Each process plays an equal share of the environments and is given what the others have seen.
+    What an environment plays depends on its number, not on the process it lives in.
+    """
+
+    def __init__(self, seating: Seating, log: dataset.Log | None = None):
+        """Seats the experts in fresh pools, brought to where those were that `log` is from.
+
+        Raises:
+          ValueError: the environments cannot be shared evenly.
+        """
+        self._seating = seating
+        self.steps = 0
+        processes, count = jax.process_count(), seating.num_envs
+        if count % processes:
+            raise ValueError(f"collect.num_envs {count} is not divisible by {processes} processes")
+        self._first = jax.process_index() * (count // processes)
+        self._mesh = meshes.local(seating.mesh)
+        self.pools = [self._pool(game) for game in range(len(seating.games))]
+        self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
+        self._params = [expert.params for expert in seating.experts]
+        if log is not None and log.length:
+            self._resume(log)
+
+    def _pool(self, game: int) -> envs.Pool:
+        seating = self._seating
+        return envs.Pool(
+            seating.games[game],
+            seating.num_envs // jax.process_count(),
+            seed=seating.seeds[game] + self._first,
+            view=seating.views[game],
+        )
+
+    def _resume(self, log: dataset.Log) -> None:
+        """Brings the pools to the end of `log`, by playing again the games in progress there.
+
+        The games before them are skipped. Whether that was right is checked by frames and by the
+        emulators' memory; if it was not, or the log does not know the memory, a game is played
+        again from its very beginning.
+
+        Raises:
+          ValueError: not even that leads to what the log holds.
+        """
+        own = slice(self._first, self._first + self.pools[0].num_envs)
+        actions, over = log.actions(log.length)[..., own], log.over()[..., own]
+        states, tail = log.states(log.length), log.read(max(0, log.length - _CHECKED), log.length)
+        for game in range(len(self.pools)):
+            shown = tail.frames[game][:, own]
+            wanted = None if states is None else states[game, own]
+            arguments = (game, actions[game], over[game], shown, wanted)
+            if wanted is None or not self._replayed(*arguments, skip=True):
+                self.pools[game] = self._pool(game)
+                if not self._replayed(*arguments, skip=False):
+                    raise ValueError(
+                        f"{self._seating.games[game].name}: these emulators do not play again what "
+                        f"the dataset holds; resume with the EnvPool it was collected with, or "
+                        f"begin anew"
+                    )
+        self.steps = log.length
+
+    def _replayed(
+        self,
+        game: int,
+        actions: np.ndarray,
+        over: np.ndarray,
+        shown: np.ndarray,
+        states: np.ndarray | None,
+        *,
+        skip: bool,
+    ) -> bool:
+        """Plays `actions` `(T, N)` in a fresh pool; returns whether it is the play of the log.
+
+        Args:
+          over: `(T, N)`, which of the observations before each action were a game's last.
+          shown: `(R, N, H, W)`, the newest frames of the last R of them.
+          states: `(N,)`, of the emulators after the last action; None if unknown.
+          skip: leave out the games that are over.
+        """
+        pool, length = self.pools[game], len(actions)
+        begun = np.zeros(pool.num_envs, int)
+        if skip:
+            pool.skip(over.sum(axis=0))
+            # The action after a game's last observation begins the next, whatever it is.
+            begun = np.where(over.any(axis=0), length - np.argmax(over[::-1], axis=0), 0)
+        name = f"replay {pool.game.name}"
+        with metrics.progress(name, int((length - begun).sum()), "steps") as advance:
+            for time in range(begun.min(), length):
+                rows = np.flatnonzero(begun <= time)
+                ago = length - time
+                if (
+                    ago <= len(shown)
+                    and (pool.last.observations[rows, -1] != shown[-ago][rows]).any()
+                ):
+                    return False
+                pool.step(actions[time][rows], None if len(rows) == pool.num_envs else rows)
+                advance(len(rows))
+        return states is None or np.array_equal(pool.states, states)
+
+    def replace_experts(self, experts: Sequence[Expert]) -> None:
+        """From now on these play and label: the same networks with other parameters."""
+        self._params = [expert.params for expert in experts]
+
+    def _choose(
+        self, experts, student, observations, key, by_expert, seats, *, games, student_drives: bool
+    ):
+        seating = self._seating
+        labels = expert_outputs(seating.experts, experts, observations, games)
+        outputs: Sequence[jax.Array | None] = [None] * len(games)
+        if student_drives:
+            rows = np.repeat(np.asarray(games), labels[0].shape[0])
+            merged = networks.forward(seating.network, student, jnp.concatenate(observations), rows)
+            outputs = jnp.split(merged, len(games))
+        actions = []
+        for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
+            expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
+            mask = seating.masks[game]
+            chosen = rollouts.choose(
+                label,
+                mask,
+                expert_key,
+                epsilon=seating.expert_epsilon,
+                sample=seating.experts[game].outputs == "logits",
+                seats=seat,
+            )
+            if output is not None:
+                own = rollouts.choose(
+                    output, mask, student_key, epsilon=seating.student_epsilon, seats=seat
+                )
+                chosen = jnp.where(by_expert, chosen, own)
+            actions.append(chosen)
+        return tuple(actions), tuple(labels)
+
+    def states(self) -> np.ndarray:
+        """`(G, num_envs)` uint32: checksums of the emulators of all processes, as they are now."""
+        return meshes.gather(np.stack([pool.states for pool in self.pools]), axis=1)
+
+    def collect(
+        self,
+        length: int,
+        student: Any = None,
+        expert_share: float = 1.0,
+        advance: Callable[[int], object] | None = None,
+    ) -> dataset.Chunk:
+        """Plays `length` steps in every environment; the experts drive `expert_share` of them.
+
+        Args:
+          student: parameters on this process's devices; not needed where the experts drive all.
+          advance: called with the number of steps played, for a progress bar.
+
+        Returns:
+          The steps of all environments of all processes.
+        """
+        num_envs, own = self._seating.num_envs, self.pools[0].num_envs
+        expert_slots = round(expert_share * num_envs)
+        order = np.arange(num_envs)
+        if self._seating.change_drivers:
+            order = np.random.default_rng((self._seating.seeds[0], self.steps)).permutation(order)
+        by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
+
+        def policy(observations, key, games, seats):
+            return self._act(
+                self._params,
+                student,
+                observations,
+                key,
+                by_expert,
+                seats,
+                games=games,
+                student_drives=expert_slots < num_envs,
+            )
+
+        frames, labels, actions, ages, usable = [], [], [], [], []
+        before = [pool.last for pool in self.pools]
+        play = rollouts.play(
+            self.pools,
+            policy,
+            self._seating.key,
+            self._mesh,
+            seats=[np.arange(self._first, self._first + own)] * len(self.pools),
+            start=self.steps,
+        )
+        for _ in range(length):
+            turn = next(play)
+            frames.append([step.observations[:, -1] for step in before])
+            ages.append([np.minimum(step.ages, 255).astype(np.uint8) for step in before])
+            usable.append([~step.over for step in before])
+            actions.append([a.astype(np.uint8) for a in turn.actions])
+            labels.append(turn.extra)
+            before = list(turn.steps)
+            if advance:
+                advance(num_envs * len(self.pools))
+        self.steps += length
+        rows = (frames, jax.device_get(labels), actions, ages, usable)
+        chunk = dataset.Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
+        return dataset.Chunk(*meshes.gather(tuple(chunk), axis=2))

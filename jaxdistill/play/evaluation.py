@@ -1,0 +1,536 @@
+"""Whole games -> scores -> retention, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as mesh_lib
+from jaxdistill.experts.expert import Expert
+from jaxdistill.play import rollouts
+from jaxdistill.tasks import games as games_table
+from jaxdistill.tasks.envs import MAX_STEPS, Pool, seed_for
+from jaxdistill.tasks.games import Game
+from jaxdistill.tasks.views import View
+
+CHOOSING, REPORTING = 0, 1
+"""The two sides that starts belong to: see `Opening`."""
+
+DEFAULT_OPENING = 10
+_LANES = 4
+_LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """Steps that others play before the policy that is measured takes over the game: its *start*.
+
+    Emulators know few starts of their own (of 100 games of Breakout 4 differ), so `policy` plays
+    the first `steps`, and then random actions are played until the game is in a state that is this
+    seat's to start from. A hash of what is seen assigns every state to a side, `CHOOSING` or
+    `REPORTING`, and there to every fourth seat: no state that a student is chosen by can be one
+    that is reported, whatever the seeds, and neighbouring seats start apart.
+
+    What is scored in an opening counts for nobody. The opening of a game that ends in it begins
+    again in the slot's next one. With 0 steps every game starts where the emulator starts it, as
+    published scores have it, and nothing keeps the sides apart.
+
+    Attributes:
+      policy: plays the first steps.
+      steps: how many, at least.
+      random: uniformly random play, see `rollouts.random_policy`.
+      side: `CHOOSING` or `REPORTING`.
+    """
+
+    policy: rollouts.Policy
+    steps: int
+    random: rollouts.Policy
+    side: int
+
+    def begins(self, seat: int, start: int) -> bool:
+        """Whether a state with this hash is one for the seat to start from."""
+        return self.steps == 0 or start % (2 * _LANES) == self.side * _LANES + seat % _LANES
+
+
+def start_hash(observation: np.ndarray) -> int:
+    """48 bits of a hash of what is seen; alike in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(observation.tobytes(), digest_size=6).digest(), "little")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Whole-game scores of one policy in one game.
+
+    Attributes:
+      scores: `(E,)` undiscounted, unclipped returns.
+      lengths: `(E,)` steps that the policy played in each episode.
+      starts: `(E,)` hash of what it saw first in each.
+      unfinished: episodes cut by the step limit.
+    """
+
+    scores: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    unfinished: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return float(self.scores.mean())
+
+    @property
+    def distinct(self) -> int:
+        """How many episodes differ in (score, length): 100 copies of one game are one game."""
+        return len(set(zip(self.scores.tolist(), self.lengths.tolist(), strict=True)))
+
+    @property
+    def distinct_starts(self) -> int:
+        """How many different states the episodes started from."""
+        return len(set(self.starts.tolist()))
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, interval and counts as plain JSON values."""
+        return {
+            "mean": self.mean,
+            "interval": list(self.interval()),
+            "episodes": len(self.scores),
+            "distinct": self.distinct,
+            "distinct_starts": self.distinct_starts,
+            "unfinished": self.unfinished,
+            "mean_steps": float(self.lengths.mean()),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every episode, as plain JSON values; `from_dict` turns them back."""
+        return {
+            "scores": self.scores.tolist(),
+            "lengths": self.lengths.tolist(),
+            "starts": self.starts.tolist(),
+            "unfinished": self.unfinished,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Scores:
+        """The inverse of `to_dict`.
+
+        Raises:
+          ValueError: there is no episode, its lists differ in length, or a score is not finite.
+        """
+        arrays = (np.asarray(fields[name]) for name in ("scores", "lengths", "starts"))
+        scores, lengths, starts = arrays
+        if not len(scores) or not scores.shape == lengths.shape == starts.shape == (len(scores),):
+            raise ValueError("expected one score, length and start of every episode")
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is not a finite number")
+        return cls(scores, lengths, starts, fields["unfinished"])
+
+    def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
+        """Percentile bootstrap interval of the mean."""
+        return _percentiles(_bootstrap_means(self.scores, resamples, seed=0), level)
+
+
+class _Episode(NamedTuple):
+    seat: int
+    score: float
+    length: int
+    start: int
+    cut: bool
+
+
+class _Slots:
+    """What the slots of one pool are at: an opening, or a game that counts."""
+
+    def __init__(self, pool: Pool, seats: np.ndarray, opening: Opening | None, games: int):
+        self._pool, self._seats, self._opening, self._games = pool, seats, opening, games
+        self.own = np.zeros(pool.num_envs, bool)  # which games the measured policy plays
+        self._score, self._age = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
+        self._start = np.zeros(pool.num_envs, np.int64)
+        self._searched = np.zeros(pool.num_envs, np.int64)
+        self.episodes: list[list[_Episode]] = [[] for _ in range(pool.num_envs)]
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Gives the measured policy the games that have come to a start."""
+        step, opening = self._pool.last, self._opening
+        for slot in np.flatnonzero(~self.own & ~step.over):
+            if len(self.episodes[slot]) == self._games:
+                self.own[slot] = True  # stepped in vain, and nobody need open for it
+                continue
+            if opening and step.ages[slot] < opening.steps:
+                continue
+            start = start_hash(step.observations[slot])
+            if opening is None or opening.begins(int(self._seats[slot]), start):
+                self.own[slot], self._start[slot] = True, start
+                self._score[slot], self._age[slot] = step.scores[slot], step.ages[slot]
+
+    def advance(self) -> int:
+        """Takes note of the pool's last step; returns how many games that count ended with it."""
+        step, finished = self._pool.last, 0
+        for slot in np.flatnonzero(step.over):
+            if not self.own[slot]:
+                self._searched[slot] += 1
+                if self._searched[slot] == _LONGEST_SEARCH:
+                    raise ValueError(
+                        f"{self._pool.game.name}: {_LONGEST_SEARCH} games ended in their opening; "
+                        f"expected games longer than evaluate.opening_steps: give fewer, or 0"
+                    )
+            elif len(self.episodes[slot]) < self._games:
+                episode = _Episode(
+                    seat=int(self._seats[slot]),
+                    score=float(step.scores[slot] - self._score[slot]),
+                    length=int(step.ages[slot] - self._age[slot]),
+                    start=int(self._start[slot]),
+                    cut=bool(step.truncated[slot]),
+                )
+                self.episodes[slot].append(episode)
+                finished += 1
+            self.own[slot] = False
+        self._take_over()
+        return finished
+
+    @property
+    def ages(self) -> np.ndarray:
+        """`(num_envs,)` steps since each game began."""
+        return self._pool.last.ages
+
+    @property
+    def over(self) -> np.ndarray:
+        """`(num_envs,)` bool, the game has ended and the next step begins another."""
+        return self._pool.last.over
+
+    @property
+    def playing(self) -> bool:
+        """Whether games that count are still to come."""
+        return any(len(episodes) < self._games for episodes in self.episodes)
+
+
+def _with_openings(
+    policy: rollouts.Policy, opening: Opening, slots: Sequence[_Slots], games: Sequence[int]
+) -> rollouts.Policy:
+    """`policy` where it has taken over the game, others where a slot is still in its opening."""
+
+    def act(observations, key, indices, seats):
+        parts = [[x for x, g in zip(slots, games, strict=True) if g == index] for index in indices]
+        own = [np.concatenate([x.own for x in mine]) for mine in parts]
+        # A game that is over is answered by whoever is asked: the action is ignored.
+        left = [np.concatenate([~x.over for x in mine]) for mine in parts]
+        if not any((a & ~b).any() for a, b in zip(left, own, strict=True)):
+            return policy(observations, key, indices, seats)
+        ages = [np.concatenate([x.ages for x in mine]) for mine in parts]
+        candidates = [
+            (own, policy),
+            ([rows < opening.steps for rows in ages], opening.policy),
+            ([np.ones_like(rows) for rows in own], opening.random),
+        ]
+        chosen = [np.zeros(len(seat), np.int32) for seat in seats]
+        for who, plays in candidates:
+            turn = [a & b for a, b in zip(who, left, strict=True)]
+            if not any(rows.any() for rows in turn):
+                continue
+            answers = jax.device_get(plays(observations, key, indices, seats)[0])
+            for actions, answer, rows in zip(chosen, answers, turn, strict=True):
+                actions[: len(rows)][rows] = answer[: len(rows)][rows]
+            left = [a & ~b for a, b in zip(left, turn, strict=True)]
+        return tuple(chosen), None
+
+    return act
+
+
+def play_games(
+    pools: Sequence[Pool],
+    policy: rollouts.Policy,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    games: Sequence[int] | None = None,
+    seats: Sequence[np.ndarray] | None = None,
+    games_per_env: int = 1,
+    opening: Opening | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[Scores]:
+    """Plays exactly `games_per_env` whole games in every environment slot of every pool.
+
+    A fixed number per slot counts long and short games alike; the first E games to finish would be
+    the short ones. A pool whose slots have all finished is not stepped any more, so several small
+    pools of a game waste less on its longest games than one large pool does; see `split_pools`.
+
+    Args:
+      pools: fresh pools; a game already begun would count as whole.
+      games: game index of each pool, 0.. by default.
+      seats: `(num_envs,)` seat numbers per pool, counted through a game's pools by default. Random
+        draws are by seat: an episode is the same whatever others are played beside it.
+      opening: who plays the first steps; by default nobody else.
+      advance: called with the number of episodes that ended, for a progress bar.
+
+    Returns:
+      One `Scores` per game, in the order of `games`; episodes ordered by pool and slot.
+
+    Raises:
+      ValueError: a pool is in the middle of its games, or its games end in their openings.
+    """
+    games = tuple(range(len(pools))) if games is None else tuple(games)
+    seats = _count_seats(pools, games) if seats is None else seats
+    for pool in pools:
+        if pool.last.ages.any():
+            raise ValueError(f"{pool.game.name}: evaluation needs a fresh pool")
+    slots = [
+        _Slots(pool, own, opening, games_per_env) for pool, own in zip(pools, seats, strict=True)
+    ]
+    active = list(range(len(pools)))
+    turn = 0
+    while active:
+        present = [games[i] for i in active]
+        play = rollouts.play(
+            [pools[i] for i in active],
+            _with_openings(policy, opening, [slots[i] for i in active], present)
+            if opening
+            else policy,
+            key,
+            mesh,
+            games=present,
+            seats=[seats[i] for i in active],
+            start=turn,
+        )
+        for _ in play:
+            turn += 1
+            finished = sum(slots[i].advance() for i in active)
+            if not finished:
+                continue
+            if advance:
+                advance(finished)
+            still = [i for i in active if slots[i].playing]
+            if still != active:
+                active = still
+                break
+    played: dict[int, list[_Episode]] = {game: [] for game in games}
+    for game, mine in zip(games, slots, strict=True):
+        played[game].extend(episode for episodes in mine.episodes for episode in episodes)
+    return [_scores(episodes) for episodes in played.values()]
+
+
+def _count_seats(pools: Sequence[Pool], games: Sequence[int]) -> list[np.ndarray]:
+    taken = dict.fromkeys(games, 0)
+    seats = []
+    for pool, game in zip(pools, games, strict=True):
+        seats.append(np.arange(taken[game], taken[game] + pool.num_envs))
+        taken[game] += pool.num_envs
+    return seats
+
+
+def _scores(episodes: Sequence[_Episode]) -> Scores:
+    _, scores, lengths, starts, cut = zip(*episodes, strict=True)
+    return Scores(np.asarray(scores), np.asarray(lengths), np.asarray(starts), sum(cut))
+
+
+# Environments in one pool of an evaluation: few enough that little is stepped in vain.
+_SLOTS = 4
+
+
+def split_pools(
+    game_list: Sequence[Game],
+    episodes: int,
+    *,
+    seeds: Sequence[int],
+    views: Sequence[View],
+    max_steps: int = MAX_STEPS,
+    only: Sequence[int] | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> tuple[list[Pool], list[int], list[np.ndarray]]:
+    """Fresh pools with one environment slot per episode; the game index and the seats of each pool.
+
+    Every episode has a seat, its number, and begins from a seed of its own, so none is played
+    twice for want of slots.
+
+    Args:
+      only: game indices to make pools of; by default of all games.
+      share: `(k, n)` makes only every n-th pool, from the k-th on.
+    """
+    pools, indices, seats = [], [], []
+    chosen = range(len(game_list)) if only is None else only
+    plan = [(index, first) for index in chosen for first in range(0, episodes, _SLOTS)]
+    for index, first in plan[share[0] :: share[1]]:
+        pools.append(
+            Pool(
+                game_list[index],
+                min(_SLOTS, episodes - first),
+                seed=seeds[index] + first,
+                view=views[index],
+                max_steps=max_steps,
+                threads=1,  # there are more pools than cores
+            )
+        )
+        indices.append(index)
+        seats.append(np.arange(first, first + pools[-1].num_envs))
+    return pools, indices, seats
+
+
+def play_everywhere(
+    game_list: Sequence[Game],
+    episodes: int,
+    policy: rollouts.Policy,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    seeds: Sequence[int],
+    views: Sequence[View],
+    max_steps: int = MAX_STEPS,
+    only: Sequence[int] | None = None,
+    opening: Opening | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[Scores]:
+    """`episodes` whole games of every game, shared among all processes; each gets all scores.
+
+    Args:
+      only: indices of the games to play, in the order of the result; by default all.
+      policy: of this process, for observations on its own devices.
+      mesh: of all processes.
+    """
+    processes = jax.process_count()
+    only = range(len(game_list)) if only is None else only
+    pools, indices, seats = split_pools(
+        game_list,
+        episodes,
+        seeds=seeds,
+        views=views,
+        max_steps=max_steps,
+        only=only,
+        share=(jax.process_index(), processes),
+    )
+    own = mesh_lib.local(mesh)
+
+    def all_advance(finished: int) -> None:
+        if advance:
+            advance(finished * processes)  # the others are about as far
+
+    played = (
+        play_games(
+            pools,
+            policy,
+            key,
+            own,
+            games=indices,
+            seats=seats,
+            opening=opening,
+            advance=all_advance,
+        )
+        if pools
+        else []
+    )
+    if processes == 1:
+        return played
+    # Every process fills the rows of its own seats, the rest of them with NaN.
+    table = np.full((1, len(game_list), episodes, 4), np.nan)
+    order: dict[int, list[int]] = {index: [] for index in indices}
+    for index, own_seats in zip(indices, seats, strict=True):
+        order[index].extend(own_seats.tolist())
+    for (index, mine), scores in zip(order.items(), played, strict=True):
+        # Of which episodes were cut only the number is known, and only that is asked for.
+        cut = np.arange(len(mine)) < scores.unfinished
+        table[0, index, mine] = np.stack([scores.scores, scores.lengths, scores.starts, cut], 1)
+    # As bytes: JAX would make float32 of it.
+    tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
+    whole = np.nanmax(tables[:, list(only)], axis=0)
+    return [
+        Scores(scores, lengths.astype(np.int64), starts.astype(np.int64), int(cut.sum()))
+        for scores, lengths, starts, cut in whole.swapaxes(1, 2)
+    ]
+
+
+def measure_expert(
+    expert: Expert,
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    sample_logits: bool = False,
+    opening_steps: int = DEFAULT_OPENING,
+    max_steps: int = MAX_STEPS,
+    advance: Callable[[int], object] | None = None,
+) -> Scores:
+    """Whole-game scores of one expert in pools of its own view, from starts that are `REPORTING`.
+
+    Args:
+      opening_steps: random steps, at least, before the expert takes over; see `Opening`.
+
+    Raises:
+      ValueError: its game is unknown, EnvPool cannot make what it sees, or openings are as long as
+        games.
+    """
+    if opening_steps >= max_steps:
+        raise ValueError(
+            f"opening_steps is {opening_steps}, expected less than the {max_steps} steps of a game"
+        )
+    if expert.game is None:
+        raise ValueError(f"{expert.name} does not say which game it plays; give --game")
+    if expert.view is None or not expert.view.native:
+        raise ValueError(
+            f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
+            f"{expert.view or 'vectors'}"
+        )
+    policy = rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits)
+    random = rollouts.random_policy(jnp.asarray(expert.mask)[None])
+    return play_everywhere(
+        [games_table.get(expert.game)],
+        episodes,
+        policy,
+        jax.random.key(seed),
+        mesh_lib.create(),
+        seeds=[seed_for(seed)],
+        views=[expert.view],
+        max_steps=max_steps,
+        opening=Opening(random, opening_steps, random, REPORTING),
+        advance=advance,
+    )[0]
+
+
+def retention(student: float, expert: float, random: float) -> float:
+    """(student - random) / (expert - random); NaN where the expert plays like random."""
+    return (student - random) / (expert - random) if expert != random else float("nan")
+
+
+def normalised_mean(chosen: Sequence[Game], scores: Sequence[Scores]) -> float:
+    """The mean human-normalised score, with the plain score of games where that is not known."""
+    normalised = [game.human_normalised(s.mean) for game, s in zip(chosen, scores, strict=True)]
+    return float(
+        np.mean([s.mean if n is None else n for n, s in zip(normalised, scores, strict=True)])
+    )
+
+
+def retention_interval(
+    student: Scores,
+    expert: Scores,
+    random: Scores,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the retention; all three are resampled."""
+    student_means, expert_means, random_means = (
+        _bootstrap_means(x.scores, resamples, seed)
+        for seed, x in enumerate((student, expert, random))
+    )
+    span = expert_means - random_means
+    ratios = np.divide(
+        student_means - random_means, span, out=np.full_like(span, np.nan), where=span != 0
+    )
+    return _percentiles(ratios, level)
+
+
+def _bootstrap_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return scores[generator.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
+
+
+def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    if np.isnan(values).all():
+        return (float("nan"), float("nan"))
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)

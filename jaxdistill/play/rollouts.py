@@ -1,0 +1,270 @@
+"""Playing: many pools, one jitted policy call for all of them.
+
+Collection, evaluation and Q-learning all stand on `play`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+from jaxdistill import networks
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.learn import losses
+from jaxdistill.tasks.envs import Pool, Step
+
+Observations = tuple[jax.Array, ...]
+"""One `(N, C, H, W)` uint8 array per game."""
+
+Seats = tuple[np.ndarray, ...]
+"""One `(N,)` int32 array per game: the number that each row has among all rows of its game."""
+
+Policy = Callable[
+    [Observations, jax.Array, tuple[int, ...], Seats],
+    tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None],
+]
+"""`policy(observations, key, games, seats)` -> (one `(N,)` array of ALE actions per game, and None
+or anything extra per game).
+
+`games` says which game (by index) each observation array belongs to: pools whose games are all
+played leave an evaluation early, and an accelerator is given some games while others are stepped.
+What is chosen for one row must not depend on which others are asked for with it: random draws are
+by `seats`, so that they are the same in one process and in several."""
+
+
+class Turn(NamedTuple):
+    """One step of every pool: what was seen, what was done, what came of it.
+
+    `observations` and `extra` (empty if the policy said nothing more) are per game, in the order of
+    the games; the others per pool.
+    """
+
+    observations: Observations
+    actions: tuple[np.ndarray, ...]
+    extra: tuple[Any, ...]
+    steps: tuple[Step, ...]
+
+
+def choose(
+    outputs: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    epsilon: float | jax.Array,
+    sample: bool = False,
+    seats: jax.Array | np.ndarray,
+) -> jax.Array:
+    """ALE actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
+
+    Both the choice and the uniform draw are over valid actions (`mask`, `(A,)` or `(N, A)`) alone.
+
+    Args:
+      seats: `(N,)` integers. Row n draws with `fold_in(key, seats[n])`, whatever rows are beside
+        it.
+    """
+    mask = jnp.broadcast_to(mask, outputs.shape)
+
+    def draw(seat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        choice, uniform, coin = jax.random.split(jax.random.fold_in(key, seat), 3)
+        shape = outputs.shape[1:]
+        return (
+            jax.random.gumbel(choice, shape),
+            jax.random.gumbel(uniform, shape),
+            jax.random.uniform(coin),
+        )
+
+    choice_noise, uniform_noise, coin = jax.vmap(draw)(jnp.asarray(seats))
+    # The largest of logits plus Gumbel noise is a draw from their softmax.
+    chosen = losses.greedy(outputs + choice_noise if sample else outputs, mask)
+    return jnp.where(coin < epsilon, losses.greedy(uniform_noise, mask), chosen)
+
+
+def network_actor(
+    network: networks.Network, masks: jax.Array, *, epsilon: float
+) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
+    """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
+
+    Args:
+      masks: `(G, A)` bool, valid actions of each game.
+      epsilon: chance of a uniformly random valid action.
+    """
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def act(
+        params: Any,
+        observations: Observations,
+        key: jax.Array,
+        games: tuple[int, ...],
+        seats: Seats,
+    ):
+        sizes = [x.shape[0] for x in observations]
+        rows = np.repeat(np.asarray(games), sizes)
+        outputs = networks.forward(network, params, jnp.concatenate(observations), rows)
+        per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
+        return tuple(
+            choose(output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon, seats=seat)
+            for game, output, seat in zip(games, per_game, seats, strict=True)
+        ), None
+
+    return act
+
+
+def expert_actor(
+    experts: Sequence[Expert], *, epsilon: float, sample_logits: bool = True
+) -> Policy:
+    """All experts playing their own games, in one jitted call.
+
+    Args:
+      epsilon: chance of a uniformly random valid action.
+      sample_logits: experts with logits sample their policy, as they were trained to; otherwise
+        they take the most likely action.
+    """
+    masks = [jnp.asarray(expert.mask) for expert in experts]
+    params = [expert.params for expert in experts]
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def act(
+        params: Any,
+        observations: Observations,
+        key: jax.Array,
+        indices: tuple[int, ...],
+        seats: Seats,
+    ):
+        outputs = expert_outputs(experts, params, observations, indices)
+        return tuple(
+            choose(
+                output,
+                masks[index],
+                jax.random.fold_in(key, index),
+                epsilon=epsilon,
+                sample=sample_logits and experts[index].outputs == "logits",
+                seats=seat,
+            )
+            for index, output, seat in zip(indices, outputs, seats, strict=True)
+        ), outputs
+
+    return functools.partial(act, params)
+
+
+def random_policy(masks: jax.Array) -> Policy:
+    """Uniformly random valid actions."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def act(observations: Observations, key: jax.Array, games: tuple[int, ...], seats: Seats):
+        del observations
+        return tuple(
+            choose(
+                jnp.zeros((len(seat), masks.shape[1])),
+                masks[game],
+                jax.random.fold_in(key, game),
+                epsilon=1.0,
+                seats=seat,
+            )
+            for game, seat in zip(games, seats, strict=True)
+        ), None
+
+    return act
+
+
+def play(
+    pools: Sequence[Pool],
+    policy: Policy,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    games: Sequence[int] | None = None,
+    seats: Sequence[np.ndarray] | None = None,
+    start: int = 0,
+    parts: int | None = None,
+) -> Iterator[Turn]:
+    """Steps all pools together for ever; turn t acts with `fold_in(key, start + t)`.
+
+    All pools step at once, each on its own threads. The games are shown to the policy in `parts`
+    calls: while the device answers one, the pools of the one before are already stepping.
+
+    Args:
+      games: game index of each pool, 0.. by default; all pools of one game are shown to the policy
+        as one batch.
+      seats: `(num_envs,)` integers per pool, the number of each row among all rows of its game,
+        here or elsewhere; by default they are counted through the pools of the game.
+      parts: policy calls per turn; by default 1 on CPU, where it would compete with the pools for
+        the same cores, and 2 elsewhere.
+    """
+    games = tuple(range(len(pools))) if games is None else tuple(games)
+    indices = tuple(dict.fromkeys(games))
+    if parts is None:
+        parts = 1 if jax.default_backend() == "cpu" else 2
+    parts = min(parts, len(indices))
+    asked = [
+        indices[part * len(indices) // parts : (part + 1) * len(indices) // parts]
+        for part in range(parts)
+    ]
+    pools_of = {game: [i for i, g in enumerate(games) if g == game] for game in indices}
+    rows = {game: [pools[i] for i in pools_of[game]] for game in indices}
+    numbers = {
+        game: _batch_seats(
+            rows[game], None if seats is None else [seats[i] for i in pools_of[game]]
+        )
+        for game in indices
+    }
+    turn = start
+    while True:
+        turn_key = _fold_in(key, turn)
+        answers, shown = [], list[jax.Array]()
+        for part in asked:
+            observations = tuple(meshes.put_rows(mesh, _batch(rows[game])) for game in part)
+            answers.append(policy(observations, turn_key, part, tuple(numbers[g] for g in part)))
+            shown.extend(observations)
+        actions: dict[int, np.ndarray] = {}
+        for part, (chosen, _) in zip(asked, answers, strict=True):
+            for game, row in zip(part, jax.device_get(chosen), strict=True):
+                offset = 0
+                for i in pools_of[game]:
+                    actions[i] = np.asarray(row[offset : offset + pools[i].num_envs])
+                    pools[i].send(actions[i])
+                    offset += pools[i].num_envs
+        extra = tuple(item for _, items in answers for item in items or ())
+        played = tuple(actions[i] for i in range(len(pools)))
+        yield Turn(tuple(shown), played, extra, tuple(pool.receive() for pool in pools))
+        turn += 1
+
+
+def _batch(pools: Sequence[Pool]) -> np.ndarray:
+    """Observations of one game's pools; several are padded to a doubling of one's size.
+
+    An evaluation drops its pools one by one as their games end, and every new batch size would be
+    compiled anew.
+    """
+    if len(pools) == 1:
+        return pools[0].last.observations
+    rows, size = _batch_size(pools)
+    batch = np.zeros((size, *pools[0].last.observations.shape[1:]), np.uint8)
+    np.concatenate([pool.last.observations for pool in pools], out=batch[:rows])
+    return batch
+
+
+def _batch_size(pools: Sequence[Pool]) -> tuple[int, int]:
+    """Rows of one game's pools, and how many they are padded to."""
+    rows = sum(pool.num_envs for pool in pools)
+    size = pools[0].num_envs
+    while size < rows:
+        size *= 2
+    return rows, size
+
+
+def _batch_seats(pools: Sequence[Pool], seats: Sequence[np.ndarray] | None) -> np.ndarray:
+    """Seat numbers of the rows of `_batch`, 0 for those it is padded with."""
+    rows, size = _batch_size(pools)
+    numbers = np.zeros(size, np.int32)
+    numbers[:rows] = np.arange(rows) if seats is None else np.concatenate(seats)
+    return numbers
+
+
+_fold_in = jax.jit(jax.random.fold_in)

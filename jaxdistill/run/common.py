@@ -1,0 +1,284 @@
+"""What every stage of a run stands on: games, experts and pools, and what is measured first."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import metrics, networks
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import load_experts
+from jaxdistill.learn import dataset, losses
+from jaxdistill.play import collection, evaluation, rollouts
+from jaxdistill.run import recipe
+from jaxdistill.run.recipe import Settings
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
+# Purposes of pool seeds: states to learn from, episodes to choose by, to report, to look at.
+COLLECT, SELECT, REPORT, SHOW = 0, 1, 2, 3
+
+
+class Run:
+    """What every stage of a run needs, made once from the settings."""
+
+    def __init__(self, settings: Settings, mesh: Mesh):
+        self.mesh = mesh
+        self.experts = load_experts(settings.experts)
+        self.settings = recipe.settled(settings, [expert.outputs for expert in self.experts])
+        _check_outputs(self.settings, self.experts)
+        self.games = [games.get(str(expert.game)) for expert in self.experts]
+        self.names = tuple(game.name for game in self.games)
+        self.views = [expert.view or View() for expert in self.experts]
+        self.masks = jnp.asarray(np.stack([expert.mask for expert in self.experts]))
+        self.network = networks.for_games(
+            networks.create(settings.network, settings.compute_dtype), self.games
+        )
+        self.key = jax.random.key(settings.seed)
+        self.student_act = rollouts.network_actor(
+            self.network, self.masks, epsilon=settings.evaluate.epsilon
+        )
+
+    def fingerprints(self) -> list[str]:
+        """What tells these experts from others: their parameters, or where they are in training."""
+        if self.settings.collect.follow:
+            return [source.path for source in self.settings.experts]
+        return [_fingerprint(expert) for expert in self.experts]
+
+    def follow(self) -> bool:
+        """Reads the experts again; returns whether one has become another."""
+        new = load_experts(self.settings.experts)
+        _check_outputs(self.settings, new)
+        changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
+        if changed and [e.network for e in new] != [e.network for e in self.experts]:
+            raise ValueError("an expert that is followed has become another network; begin anew")
+        self.experts = new
+        return changed
+
+    @functools.cached_property
+    def random_policy(self) -> rollouts.Policy:
+        """Uniformly random play."""
+        return rollouts.random_policy(self.masks)
+
+    def opening(self, purpose: int) -> evaluation.Opening:
+        """Who plays the first steps of episodes of one purpose, and where they may start."""
+        chosen = self.settings.evaluate
+        side = evaluation.CHOOSING if purpose == SELECT else evaluation.REPORTING
+        policy = self.expert_policy() if chosen.opening_by == "expert" else self.random_policy
+        return evaluation.Opening(policy, chosen.opening_steps, self.random_policy, side)
+
+    def seeds(self, purpose: int) -> list[int]:
+        """Pool seeds of one purpose, one per game."""
+        return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
+
+    def seat(self, log: dataset.Log | None = None) -> collection.Collector:
+        """Pools to collect in, where those stand that `log` was collected in."""
+        chosen = self.settings.collect
+        seating = collection.Seating(
+            games=self.games,
+            experts=self.experts,
+            views=self.views,
+            seeds=self.seeds(COLLECT),
+            network=self.network,
+            masks=self.masks,
+            num_envs=chosen.num_envs,
+            expert_epsilon=chosen.expert_epsilon,
+            student_epsilon=chosen.student_epsilon,
+            change_drivers=chosen.change_drivers,
+            key=jax.random.fold_in(self.key, 101),
+            mesh=self.mesh,
+        )
+        return collection.Collector(seating, log)
+
+    def measure(
+        self,
+        policy: rollouts.Policy,
+        purpose: int,
+        episodes: int,
+        advance: Callable[[int], object] | None = None,
+        only: Sequence[int] | None = None,
+    ) -> list[evaluation.Scores]:
+        """Plays whole games with `policy`: always from the same starts for the same purpose.
+
+        `only` are the indices of the games to play, by default all.
+        """
+        return evaluation.play_everywhere(
+            self.games,
+            episodes,
+            policy,
+            jax.random.fold_in(self.key, purpose),
+            self.mesh,
+            seeds=self.seeds(purpose),
+            views=self.views,
+            max_steps=self.settings.evaluate.max_steps,
+            only=only,
+            opening=self.opening(purpose),
+            advance=advance,
+        )
+
+    def play_reported(
+        self, policy: rollouts.Policy, what: str, only: Sequence[int] | None = None
+    ) -> list[evaluation.Scores]:
+        """The episodes that are reported, with a progress bar; for `only` see `measure`."""
+        episodes = self.settings.evaluate.report_episodes
+        total = episodes * len(self.games if only is None else only)
+        with metrics.progress(what, total, "games") as advance:
+            return self.measure(policy, REPORT, episodes, advance, only)
+
+    def student_policy(self, params: Any) -> rollouts.Policy:
+        """The student as it is evaluated, in this process."""
+        return functools.partial(self.student_act, meshes.take_local(self.mesh, params))
+
+    def expert_policy(self) -> rollouts.Policy:
+        """The experts as they are evaluated."""
+        chosen = self.settings.evaluate
+        return rollouts.expert_actor(
+            self.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
+        )
+
+    def log_info(self) -> dict[str, Any]:
+        """What a dataset of these experts says of itself."""
+        collect = self.settings.collect
+        return {
+            "games": list(self.names),
+            "num_envs": collect.num_envs,
+            "frame_shape": list(self.views[0].shape[1:]),
+            "num_actions": int(self.masks.shape[1]),
+            "views": [view.to_dict() for view in self.views],
+            "experts": self.fingerprints(),
+            "seed": self.settings.seed,
+            "expert_epsilon": collect.expert_epsilon,
+        }
+
+
+def _check_outputs(settings: Settings, experts: Sequence[Expert]) -> None:
+    """The experts' outputs must suit the run's loss."""
+    learn = settings.learn
+    logits = [expert.game for expert in experts if expert.outputs == "logits"]
+    for name, loss in (("loss", learn.loss), ("first_loss", learn.first_loss)):
+        if loss and losses.LOSSES[loss].of_q and logits:
+            raise ValueError(
+                f"learn.{name} is {loss!r}, but the expert of {logits[0]} holds logits, not "
+                f"Q-values: their absolute size means nothing; use 'kl', or 'log_prob_mse'"
+            )
+
+
+def _fingerprint(expert: Expert) -> str:
+    """SHA-256 of an expert's parameters: the same expert, whatever file it came from."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expert.params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def measure_baselines(
+    run: Run, workdir: pathlib.Path, timer: metrics.Timer
+) -> dict[str, list[evaluation.Scores]]:
+    """Scores of "expert" and "random" play, one of each per game.
+
+    Read back where this run has measured them, or another whose `evaluate.baselines` is given.
+    """
+    path, given = workdir / "baselines.json", run.settings.evaluate.baselines
+    if path.is_file():
+        scores, seconds = _read_baselines(run, path)
+        timer.restore(seconds)
+        return scores
+    with timer.phase("baselines"):
+        if given:
+            scores, _ = _read_baselines(run, pathlib.Path(given))
+        else:
+            scores = {
+                "random": run.play_reported(run.random_policy, "random"),
+                "expert": run.play_reported(run.expert_policy(), "experts"),
+            }
+    if meshes.leads():  # which played with the others: none of them still looks for the file
+        settings_lib.write_json(
+            path,
+            {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
+            | {"timer": timer.state(), **_protocol(run)},
+        )
+    return scores
+
+
+def _protocol(run: Run) -> dict[str, Any]:
+    """What experts' scores depend on."""
+    chosen = dataclasses.asdict(run.settings.evaluate)
+    for name in ("every_rounds", "select_episodes", "lowest_expert_share", "baselines"):
+        del chosen[name]
+    return {"experts": run.fingerprints(), "seed": run.settings.seed, "evaluate": chosen}
+
+
+def _read_baselines(
+    run: Run, path: pathlib.Path
+) -> tuple[dict[str, list[evaluation.Scores]], dict[str, dict[str, float]]]:
+    """The scores in `path`, and the seconds of the run that measured them."""
+    advice = "delete it to measure again"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json")
+    standing = settings_lib.read_json(path, advice)
+    try:
+        old = [x for who in ("expert", "random") for x in standing[who] if "starts" not in x]
+        scores = {
+            who: [] if old else [evaluation.Scores.from_dict(x) for x in standing[who]]
+            for who in ("expert", "random")
+        }
+        measured, seconds = {k: standing[k] for k in _protocol(run)}, standing["timer"]
+        metrics.Timer().restore(seconds)
+        if not old and any(len(rows) != len(run.names) for rows in scores.values()):
+            raise ValueError(f"expected scores of {len(run.names)} games")
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+    if old:
+        raise ValueError(
+            f"{path} was measured by an earlier version, whose games had few different starts; "
+            f"delete it to measure again, in another --workdir if a student was chosen by it"
+        )
+    for name, value in json.loads(json.dumps(_protocol(run))).items():
+        if measured[name] != value:
+            raise ValueError(
+                f"{path} was measured with other {name} than this run's; measure again, in another "
+                f"--workdir and without evaluate.baselines"
+            )
+    return scores, seconds
+
+
+def check_experts(
+    experts: Sequence[Expert],
+    scores: Sequence[evaluation.Scores],
+    random: Sequence[evaluation.Scores],
+    lowest_share: float,
+) -> None:
+    """Stops a run whose expert plays wildly below its claim, before anything expensive.
+
+    Raises:
+      ValueError: an expert keeps less than `lowest_share`, if that is above 0, of its advertised
+        score above random.
+    """
+    for expert, s, r in zip(experts, scores, random, strict=True):
+        if expert.advertised_score is None:
+            continue
+        share = evaluation.retention(s.mean, expert.advertised_score, r.mean)
+        if lowest_share and share < lowest_share:
+            raise ValueError(
+                f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
+                f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
+                f"or does differs from training. Likely: the resize (area or linear), the order "
+                f"of its actions, the stack order, pixels 0..1 or 0..255. Mend the spec, or set "
+                f"evaluate.lowest_expert_share to 0 to go on"
+            )

@@ -1,0 +1,611 @@
+"""The run: experts -> dataset -> student -> best checkpoint -> measured result; resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import lock, metrics, networks
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import (
+    settings as settings_lib,
+)
+from jaxdistill.experts import formats
+from jaxdistill.learn import checkpoints, dataset, divergence, learner, losses
+from jaxdistill.play import clips, collection, evaluation
+from jaxdistill.report import page, tables
+from jaxdistill.run import common as runs
+from jaxdistill.run import recipe, students
+from jaxdistill.run.common import Run
+from jaxdistill.run.recipe import Settings
+from jaxdistill.tasks import envs, games
+
+# What a run whose learning has diverged may change and go on. All else decides what is in its
+# checkpoints, or which states were seen.
+_KNOBS = (
+    "learn.learning_rate",
+    "learn.clip_norm",
+    "learn.q_temperature",
+    "learn.logits_temperature",
+    "learn.loss",
+    "learn.first_loss",
+    "learn.first_rounds",
+    "learn.entropy_weight",
+    "learn.final_rate_fraction",
+)
+_COMPARED_STATES = 2048  # per game, of the last four times as many collected
+_CHUNK_STEPS = 64
+
+
+def collect(
+    settings: Settings, directory: str | os.PathLike[str], mesh: Mesh | None = None
+) -> dict:
+    """Lets the experts play `collect.initial_steps` steps per game into a dataset on disk.
+
+    Resumes where a killed call stopped; the result is the same.
+
+    Returns:
+      What the dataset says of itself, with its `length` in steps per environment.
+
+    Raises:
+      ValueError: another process collects there, or it holds something else; see
+        `lock.one_writer`.
+    """
+    if settings.collect.dataset or not settings.collect.initial_steps:
+        raise ValueError(
+            "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
+        )
+    run = Run(settings, mesh or meshes.create())
+    with lock.one_writer(directory, "dataset.json"):
+        with meshes.leader_first("dataset"):
+            log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
+        _collect_initial(run, log)
+    return log.info | {"length": log.length}
+
+
+def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
+    collector = run.seat(log)
+    per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
+    each = run.settings.collect.num_envs * len(run.games)
+    with metrics.progress(
+        f"collect {', '.join(run.names)}", per_env * each, "steps", done=log.length * each
+    ) as advance:
+        while log.length < per_env:
+            length = min(_CHUNK_STEPS, per_env - log.length)
+            log.append(collector.collect(length, advance=advance), collector.states())
+    return collector
+
+
+def distill(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    stop_after: str | None = None,
+    command: str = "",
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Distils the experts into one student, and measures it.
+
+    A killed run called again with the same settings and `workdir` goes on where it stopped and ends
+    with the same student:
+
+    1. no run there: everything begins;
+    2. experts measured, no checkpoint: collection goes on after its last whole chunk;
+    3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
+       brought to the same emulator states: the games in progress there are played again, those
+       before them are skipped (a few games' emulators do not forget one when the next begins;
+       there everything is played again);
+    4. a result: it is returned as it stands, and nothing is written;
+    5. another process is writing there: this call is refused, see `lock.one_writer`;
+    6. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
+       gradients or parameters, before anything of that round is written: the same settings are
+       refused at once. With another `learn.learning_rate`, `clip_norm`, `q_temperature`,
+       `logits_temperature`, `loss`, `first_loss`, `first_rounds`, `entropy_weight` or
+       `final_rate_fraction` the run goes on from its latest checkpoint, or from its first update
+       if it has none, and is one with those settings from then on.
+
+    Args:
+      stop_after: "baselines", "collect", "round:K" (after round K, saved) or "train" ends the call
+        there, as a kill at that point would; for tests.
+      command: what the report says began the run.
+      profile: directory for a trace of a few rounds.
+
+    Returns:
+      What is written to `result.json`: see `_result`.
+
+    Raises:
+      ValueError, FileNotFoundError: something the user can mend, in one line.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = mesh or meshes.create()
+    meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
+    if settings.collect.follow and jax.process_count() > 1:
+        raise ValueError(
+            "collect.follow is for one process: several could follow different experts"
+        )
+    run = Run(settings, mesh)
+    if not (workdir / "config.json").exists():
+        recipe.refuse_idle(settings, run.experts)
+    _initial_params(run)  # a warm start that cannot be is refused before anything is played
+    result_path = workdir / "result.json"
+    if result_path.is_file():  # nothing is left to write: this asks for no lock
+        _claim(run, workdir)
+        return tables.read_result(result_path)
+    with lock.one_writer(workdir, "config.json"):
+        with meshes.leader_first("claim"):
+            _claim(run, workdir)
+        return _stages(run, workdir, stop_after, command, profile)
+
+
+def _claim(run: Run, workdir: pathlib.Path) -> None:
+    ignored = ("evaluate.lowest_expert_share", "evaluate.baselines")
+    divergence.claim(workdir, run.settings, _KNOBS, ignored)
+    students.claim_roles(workdir, run.experts)
+
+
+def _stages(
+    run: Run, workdir: pathlib.Path, stop_after: str | None, command: str, profile: str | None
+) -> dict[str, Any]:
+    """The stages that are still to do, by the directory's one writer."""
+    settings, timer = run.settings, metrics.Timer()
+
+    baselines = runs.measure_baselines(run, workdir, timer)
+    tables.print_experts(run.experts, baselines["expert"], baselines["random"])
+    runs.check_experts(
+        run.experts,
+        baselines["expert"],
+        baselines["random"],
+        settings.evaluate.lowest_expert_share,
+    )
+    if stop_after == "baselines":
+        return {}
+    state, best_step, chosen_by = _train(run, workdir, baselines, timer, stop_after, profile)
+    if stop_after is not None:
+        return {}
+
+    with timer.phase("report"):
+        if settings.collect.follow:
+            baselines["expert"] = run.play_reported(run.expert_policy(), "experts")
+        scores = run.play_reported(run.student_policy(state.playing), "student")
+    result_path = workdir / "result.json"
+    with meshes.leader_first("result"):
+        if meshes.leads():
+            outputs = _outputs(run, workdir, state.playing)
+            rows = _rows(run, baselines, scores)
+            for row, seen, played in zip(rows, chosen_by, scores, strict=True):
+                row["shared_starts"] = len(set(seen) & set(played.starts.tolist()))
+            result = _result(run, rows, outputs, best_step, timer)
+            _write_page(run, workdir, state.playing, result, outputs, command)
+            settings_lib.write_json(result_path, result)
+    return tables.read_result(result_path)
+
+
+def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
+    """What experts and the student of `params` say of states collected last; by one process."""
+    params = meshes.take_local(run.mesh, params)
+    log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
+    per_env = min(log.length, max(1, 4 * _COMPARED_STATES // run.settings.collect.num_envs))
+    window = _window(run, log, per_env, meshes.local(run.mesh)).window
+    counts = np.asarray(window.counts)
+    chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
+    rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
+    stacks, labels = jax.device_get(dataset.gather(window, rows))
+    forward = jax.jit(functools.partial(networks.forward, run.network))
+    return {
+        name: page.Outputs(
+            labels[index],
+            np.asarray(forward(params, stacks[index], index)),
+            np.asarray(run.masks[index]),
+        )
+        for index, name in enumerate(run.names)
+    }
+
+
+def _write_page(
+    run: Run,
+    workdir: pathlib.Path,
+    params: Any,
+    result: dict[str, Any],
+    outputs: dict[str, page.Outputs],
+    command: str,
+) -> None:
+    """Everything the run has to show, as `report.html`; by one process, on its own devices."""
+    params = meshes.take_local(run.mesh, params)
+    plays = {}
+    for index, game in enumerate(run.games):
+        expert, student = (
+            clips.record(
+                game,
+                policy,
+                index=index,
+                view=run.views[index],
+                seed=envs.seed_for(run.settings.seed, runs.SHOW, index),
+                steps=min(page.clip_steps(), run.settings.evaluate.max_steps),
+            )
+            for policy in (run.expert_policy(), functools.partial(run.student_act, params))
+        )
+        plays[game.name] = (expert, student)
+    page.write(
+        workdir,
+        result,
+        settings=dataclasses.asdict(run.settings),
+        outputs=outputs,
+        plays=plays,
+        command=command,
+    )
+
+
+def evaluate_student(
+    workdir: str | os.PathLike[str],
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    opening_steps: int = evaluation.DEFAULT_OPENING,
+    opening_by: str = "random",
+    game: str | None = None,
+) -> list[dict[str, Any]]:
+    """Measures a run's chosen student again, with its experts and random play beside it.
+
+    Args:
+      game: the only one to play; by default all of the run's. For the others see `Evaluate`.
+
+    Returns:
+      One row per game that was played, as in `result.json`.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there or has chosen no student yet, or `game` is
+        not one of its games.
+    """
+    settings, student, _ = students.load_student(workdir)
+    roles = students.load_roles(workdir, settings)
+    settings = dataclasses.replace(
+        settings,
+        evaluate=dataclasses.replace(
+            settings.evaluate,
+            report_episodes=episodes,
+            epsilon=epsilon,
+            opening_steps=opening_steps,
+            opening_by=opening_by,
+        ),
+        seed=seed,
+    )
+    run = Run(settings, meshes.create())
+    students.check_roles(workdir, roles, run.experts)
+    only = None if game is None else [students.game_index(run.names, game, workdir)]
+    return _rows(
+        run,
+        {
+            "random": run.play_reported(run.random_policy, "random", only),
+            "expert": run.play_reported(run.expert_policy(), "experts", only),
+        },
+        run.play_reported(run.student_policy(student.playing), "student", only),
+        only,
+    )
+
+
+def _train(
+    run: Run,
+    workdir: pathlib.Path,
+    baselines: dict[str, list[evaluation.Scores]],
+    timer: metrics.Timer,
+    stop_after: str | None,
+    profile: str | None,
+) -> tuple[learner.TrainState, int, list[list[int]]]:
+    """All rounds; returns the state that played best, its round, and the starts it was chosen by.
+
+    The last are hashes, see `evaluation.start_hash`, per game.
+    """
+    settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
+    state = students.create_state(settings, _initial_params(run), run.mesh)
+    update = _make_update(run)
+    update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))
+
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        begun = saved.latest_step()
+        done, chosen_by = 0, list[list[int]]()
+        if begun is not None:
+            restored = saved.restore(begun, state)
+            state, done = restored.state, begun
+            chosen_by = restored.progress["chosen_by"]
+            timer.restore(restored.progress["timer"])
+        log, collector = _states(run, workdir, begun, timer)
+        if stop_after == "collect":
+            return state, 0, []
+        buffer = _window(run, log)
+
+        total = lrn.rounds * lrn.updates_per_round
+        with (
+            contextlib.ExitStack() as stack,
+            _writer(workdir, -1 if begun is None else done * lrn.updates_per_round) as writer,
+            metrics.progress(
+                "learn", total, "updates", done=done * lrn.updates_per_round
+            ) as advance,
+        ):
+            last_saved = time.monotonic()
+            trace = metrics.Profile(profile)
+            stack.callback(trace.close)
+            for index in range(done, lrn.rounds):
+                trace.step()
+                share = 1.0
+                if collector is not None:
+                    share = recipe.expert_share_at(settings, index)
+                    with timer.phase("collect"):
+                        chunk = collector.collect(
+                            collect.steps_per_round // collect.num_envs,
+                            meshes.take_local(run.mesh, state.playing),
+                            share,
+                        )
+                    with timer.phase("store"):
+                        log.append(chunk, collector.states())
+                        buffer.append(chunk)
+                if index == done:
+                    _check_usable(run, buffer)
+                with timer.phase("learn"):
+                    state, numbers = update(state, buffer.window, update_key)
+                    row = learner.host_metrics(numbers, run.names)
+                    step = (index + 1) * lrn.updates_per_round
+                    divergence.check(workdir, settings, _KNOBS, step=step, numbers=row, state=state)
+                advance(lrn.updates_per_round)
+                row["expert_share"] = share
+                row["steps_per_game"] = float(log.length * collect.num_envs)
+                advance.status(
+                    f"loss {row['loss']:.4f} "
+                    + " ".join(f"{n} {row[f'agreement/{n}']:.1%}" for n in run.names)
+                )
+                writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
+
+                value = None
+                if (index + 1) % settings.evaluate.every_rounds == 0 or index + 1 == lrn.rounds:
+                    with timer.phase("evaluate"):
+                        if collect.follow and collector is not None and run.follow():
+                            collector.replace_experts(run.experts)
+                        value, played = _select(run, state, baselines, writer, step, advance)
+                    chosen_by = [scores.starts.tolist() for scores in played]
+                stopping = stop_after == f"round:{index + 1}"
+                # When to save for resuming is a matter of time alone: it changes no result.
+                due = meshes.agree(time.monotonic() - last_saved > 60)
+                if value is not None or stopping or due:
+                    with timer.phase("save"):
+                        saved.save(
+                            index + 1,
+                            state,
+                            progress={
+                                "timer": timer.state(),
+                                "length": log.length,
+                                "chosen_by": chosen_by,
+                            },
+                            value=value,
+                        )
+                    last_saved = time.monotonic()
+                if stopping:
+                    return state, 0, []
+        best_step = saved.best_step()
+        assert best_step is not None  # the last round always evaluates
+        return saved.restore(best_step, state).state, best_step, chosen_by
+
+
+def _make_update(run: Run) -> learner.Update:
+    """One round's updates, as the settings say."""
+    lrn = run.settings.learn
+    return learner.make_update(
+        run.network,
+        recipe.optimiser(run.settings),
+        run.mesh,
+        loss=lrn.loss,
+        first_loss=lrn.first_loss,
+        first_updates=[
+            0 if name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
+            for name in run.names
+        ],
+        masks=run.masks,
+        temperatures=jnp.asarray(
+            [
+                lrn.q_temperature if expert.outputs == "q" else lrn.logits_temperature
+                for expert in run.experts
+            ]
+        ),
+        batch_per_game=lrn.batch_per_game,
+        minibatches=lrn.updates_per_round,
+        entropy_weight=lrn.entropy_weight,
+        ema_decay=lrn.ema_decay,
+    )
+
+
+def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics.NoWriter:
+    return metrics.Writer(workdir, resume_step) if meshes.leads() else metrics.NoWriter()
+
+
+def _initial_params(run: Run) -> networks.Params:
+    warm = run.settings.learn.warm_start
+    if warm is None:
+        key = jax.random.fold_in(run.key, 100)
+        return networks.init(run.network, key, run.views[0].shape)
+    if warm in run.names:
+        expert = run.experts[run.names.index(warm)]
+    elif pathlib.Path(warm).exists():
+        expert = formats.load(warm)
+    else:
+        raise ValueError(
+            f"learn.warm_start {warm!r} is neither a game of this run "
+            f"({', '.join(run.names)}) nor a file"
+        )
+    # Compared without what they compute in, which is no part of a shape.
+    same = networks.to_dict(expert.network) == networks.to_dict(run.network)
+    sees = None if expert.view is None else expert.view.shape
+    same = same and sees == run.views[0].shape
+    if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
+        raise ValueError(
+            f"learn.warm_start: {expert.name} ({expert.network.num_outputs} outputs) is not of the "
+            f"student's shape (network {run.settings.network!r}); begin fresh instead"
+        )
+    return expert.params
+
+
+def _states(
+    run: Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
+) -> tuple[dataset.Log, collection.Collector | None]:
+    """The dataset as the restored state had seen it, and pools to go on collecting in."""
+    collect = run.settings.collect
+    if collect.dataset:
+        log = dataset.open_log(collect.dataset)
+        for name, value in json.loads(json.dumps(run.log_info())).items():
+            if name in ("games", "frame_shape", "views", "experts", "num_envs") and (
+                log.info.get(name) != value
+            ):
+                raise ValueError(
+                    f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
+                    f"than this run's ({value!r}); collect again, or use the same"
+                )
+        return log, None
+    with timer.phase("collect"):
+        with meshes.leader_first("dataset"):
+            log = dataset.Log(workdir / "dataset", run.log_info(), writes=meshes.leads())
+        initial = collect.initial_steps // collect.num_envs
+        per_round = collect.steps_per_round // collect.num_envs
+        log.truncate(min(log.length, initial + (begun or 0) * per_round))
+        collector = None
+        if log.length < initial:
+            collector = _collect_initial(run, log)
+        elif per_round:
+            collector = run.seat(log)
+    return log, collector if per_round else None
+
+
+def _window(
+    run: Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
+) -> dataset.WindowBuffer:
+    """A window over the tail of the log, filled as if the run had never stopped."""
+    collect = run.settings.collect
+    if per_env is None:
+        per_env = collect.window_steps // collect.num_envs
+        if not collect.steps_per_round:
+            per_env = min(per_env, log.length)
+    buffer = dataset.WindowBuffer(
+        len(run.games),
+        collect.num_envs,
+        per_env,
+        run.views[0].shape[1:],
+        games.NUM_ACTIONS,
+        mesh or run.mesh,
+        depth=run.views[0].stack,
+    )
+    buffer.skip(max(0, log.length - per_env))
+    for start in range(max(0, log.length - per_env), log.length, 256):
+        buffer.append(log.read(start, min(log.length, start + 256)))
+    return buffer
+
+
+def _check_usable(run: Run, buffer: dataset.WindowBuffer) -> None:
+    for name, count in zip(run.names, np.asarray(buffer.window.counts), strict=True):
+        if not count:
+            raise ValueError(f"the window holds no usable step of {name}; collect more")
+
+
+def _select(
+    run: Run,
+    state: learner.TrainState,
+    baselines: dict[str, list[evaluation.Scores]],
+    writer: metrics.Writer | metrics.NoWriter,
+    step: int,
+    advance: metrics.Advance,
+) -> tuple[float, list[evaluation.Scores]]:
+    """What the best is chosen by, and the games it was measured in.
+
+    The value is the mean retention over games, of episodes that are never reported. What a game
+    keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
+    """
+    episodes = run.settings.evaluate.select_episodes
+    scores = run.measure(run.student_policy(state.playing), runs.SELECT, episodes)
+    kept = [
+        evaluation.retention(s.mean, e.mean, r.mean)
+        for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
+    ]
+    known = np.nan_to_num(kept)
+    value = float(np.minimum(known, 0.9 + 0.1 * known).mean())
+    row = {f"score/{name}": s.mean for name, s in zip(run.names, scores, strict=True)}
+    if run.settings.collect.follow:
+        # What the experts of the beginning scored is no measure any more: the best student is.
+        value = evaluation.normalised_mean(run.games, scores)
+        experts = run.measure(run.expert_policy(), runs.SELECT, episodes)
+        row |= {f"expert_score/{n}": s.mean for n, s in zip(run.names, experts, strict=True)}
+    row |= {f"retention/{name}": k for name, k in zip(run.names, kept, strict=True)}
+    writer.write(step, row | {"mean_retention": float(known.mean())})
+    advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(run.names, scores, strict=True)))
+    return value, scores
+
+
+def _rows(
+    run: Run,
+    baselines: dict[str, list[evaluation.Scores]],
+    played: list[evaluation.Scores],
+    only: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per game: random, expert and student scores, and what the student kept."""
+    rows = []
+    indices = range(len(run.games)) if only is None else only
+    for i, student, expert, random in zip(
+        indices, played, baselines["expert"], baselines["random"], strict=True
+    ):
+        rows.append(
+            {
+                "game": run.names[i],
+                "expert_name": run.experts[i].name,
+                "random": random.summary(),
+                "expert": expert.summary(),
+                "student": student.summary(),
+                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
+                "retention_interval": list(evaluation.retention_interval(student, expert, random)),
+                "human_normalised": run.games[i].human_normalised(student.mean),
+            }
+        )
+    return rows
+
+
+def _result(
+    run: Run,
+    rows: list[dict[str, Any]],
+    outputs: dict[str, page.Outputs],
+    best_round: int,
+    timer: metrics.Timer,
+) -> dict[str, Any]:
+    """Everything the closing table shows, as JSON."""
+    kept = np.asarray([row["retention"] for row in rows])
+    return {
+        "games": [row | _choices(outputs[row["game"]]) for row in rows],
+        "mean_retention": float(kept.mean()),
+        "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
+        "worst_retention": float(kept.min()),
+        "episodes": run.settings.evaluate.report_episodes,
+        "epsilon": run.settings.evaluate.epsilon,
+        "opening_steps": run.settings.evaluate.opening_steps,
+        "opening_by": run.settings.evaluate.opening_by,
+        "best_round": best_round,
+        "rounds": run.settings.learn.rounds,
+        "seconds": timer.seconds(),
+    }
+
+
+def _choices(outputs: page.Outputs) -> dict[str, float]:
+    """How often the student would choose as its expert, and what its other choices cost."""
+    student, expert, mask = map(jnp.asarray, (outputs.student, outputs.expert, outputs.mask))
+    agree = losses.greedy(student, mask) == losses.greedy(expert, mask)
+    return {
+        "agreement": float(agree.mean()),
+        "regret": float(losses.regret(student, expert, mask).mean()),
+    }

@@ -1,0 +1,322 @@
+"""The settings of a distillation run: which experts, which states, how to learn and to measure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import optax
+
+from jaxdistill import networks
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import learner, losses
+from jaxdistill.play import evaluation
+from jaxdistill.settings import (
+    Count,
+    OneOf,
+    Positive,
+    Range,
+    Share,
+    Steps,
+    Temperature,
+    Text,
+    Weight,
+)
+from jaxdistill.tasks import envs
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Which states the student is taught on.
+
+    Attributes:
+      num_envs: environments per game (N).
+      initial_steps: steps per game the experts play before the first update.
+      steps_per_round: steps per game played before each later round; 0 keeps to the first ones.
+      window_steps: the most recent steps per game that minibatches are drawn from.
+      expert_share_rounds, final_expert_share: over so many rounds the share of environments the
+        experts drive falls linearly from 1 to this, where it stays (DAgger; Ross et al. 2011); with
+        0 it is this from the first.
+      change_drivers: every round draws anew which environments the experts drive: in each of them
+        expert and student take turns, and the expert goes on from where the student has got to.
+        False leaves them to the same ones.
+      expert_epsilon, student_epsilon: chance of a uniformly random valid action.
+      dataset: a dataset made by `launch/collect.py` to learn from instead of collecting first.
+      follow: the experts are still in training (`launch/train_expert.py` replaces its
+        `experts/GAME` whenever one plays better): they are read again before every evaluation
+        (online distillation; Rusu et al. 2015, section 5). Such a run resumes too, but with the
+        experts as they are by then.
+    """
+
+    num_envs: Count = 32
+    initial_steps: Steps = 8192
+    steps_per_round: Steps = 1024
+    window_steps: Count = 81_920
+    expert_share_rounds: Steps = 100
+    final_expert_share: Share = 0.25
+    change_drivers: bool = False
+    expert_epsilon: Share = 0.05
+    student_epsilon: Share = 0.05
+    dataset: Text | None = None
+    follow: bool = False
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "collect.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn:
+    """How the student learns.
+
+    Attributes:
+      rounds: how often steps are collected and learnt from.
+      updates_per_round: minibatches in one round.
+      batch_per_game: rows of each game in one minibatch.
+      loss: a key of `losses.LOSSES`, or "auto": `q_values` if all experts have Q-values, begun with
+        `q_kl` for a fifth of the rounds; `kl` if one has logits.
+      first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
+        `loss`; None is that loss from the start. A game the student begins with (`warm_start`) has
+        `loss` all along: there is nothing to lead it to.
+      q_temperature, logits_temperature: the softmax temperature of experts with either.
+      entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
+        trying what its expert would not, which matters where the student drives.
+      warm_start: name of the game whose expert the student begins as a copy of, or a file of any
+        expert of its shape; None begins fresh.
+      ema_decay: the student that plays is the exponential moving average of the parameters with
+        this decay per update (Polyak averaging); 0 plays with the parameters as they are.
+      optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
+        `learner.optimiser`; the schedule is a cosine.
+    """
+
+    rounds: Count = 200
+    updates_per_round: Count = 32
+    batch_per_game: Count = 128
+    loss: Annotated[str, OneOf((*losses.LOSSES, "auto"))] = "auto"
+    first_loss: Annotated[str, OneOf(losses.LOSSES)] | None = None
+    first_rounds: Steps = 0
+    q_temperature: Temperature = 0.01
+    logits_temperature: Temperature = 1.0
+    entropy_weight: Weight = 0.0
+    warm_start: Text | None = None
+    ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.998
+    optimiser: Annotated[str, OneOf(learner.OPTIMISERS)] = "adamw"
+    learning_rate: Positive = 1e-3
+    final_rate_fraction: Share = 0.1
+    weight_decay: Weight = 1e-4
+    clip_norm: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "learn.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """How play is measured; episodes are whole games.
+
+    Attributes:
+      every_rounds: rounds between two evaluations of the student that the best is chosen by.
+      select_episodes: episodes per game in each of those.
+      report_episodes: episodes per game in the closing table, from seeds of their own.
+      epsilon: chance of a uniformly random valid action, for experts and student alike.
+      sample_logits: experts with logits sample their policy here too; False takes the likeliest.
+      max_steps: step limit of one game (27,000 is ALE's half hour).
+      opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
+        the policy that is measured takes over; what they score does not count. They make the games
+        differ, and keep those that the best is chosen by apart from those that are reported: see
+        `evaluation.Opening`. With 0 games start as the emulator starts them.
+      lowest_expert_share: the run stops if an expert scores less than this share of its advertised
+        score (above random): then what it sees or does is wrong, and distilling it is futile.
+      baselines: `baselines.json` of another run of the same experts, seed and evaluation, whose
+        measured experts and random play this run takes over.
+    """
+
+    every_rounds: Count = 50
+    select_episodes: Count = 32
+    report_episodes: Count = 100
+    epsilon: Share = 0.05
+    sample_logits: bool = False
+    max_steps: Count = envs.MAX_STEPS
+    opening_steps: Steps = evaluation.DEFAULT_OPENING
+    opening_by: Annotated[str, OneOf(("random", "expert"))] = "random"
+    lowest_expert_share: Share = 0.25
+    baselines: Text | None = None
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "evaluate.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One distillation run.
+
+    Attributes:
+      experts: one per game; their order is the order of the games.
+      network: a key of `networks.NETWORKS`, the student's.
+      compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
+        parameters, outputs and losses are float32 all the same.
+      seed: of everything random.
+    """
+
+    experts: tuple[ExpertSource, ...]
+    network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling"
+    compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
+    seed: Steps = 0
+    collect: Collect = Collect()
+    learn: Learn = Learn()
+    evaluate: Evaluate = Evaluate()
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self)
+        if not self.experts:
+            raise ValueError("experts is empty; name at least one")
+        c, lrn, e = self.collect, self.learn, self.evaluate
+        if bool(lrn.first_loss) != bool(lrn.first_rounds):
+            raise ValueError(
+                f"learn.first_loss is {lrn.first_loss!r} and learn.first_rounds "
+                f"{lrn.first_rounds}: give both, a loss and rounds above 0, or neither"
+            )
+        if lrn.first_loss and lrn.loss == "auto":
+            raise ValueError(
+                f"learn.loss auto chooses what to begin with too; with learn.first_loss "
+                f"{lrn.first_loss!r} name the loss"
+            )
+        for name, value in (
+            ("collect.initial_steps", c.initial_steps),
+            ("collect.steps_per_round", c.steps_per_round),
+            ("collect.window_steps", c.window_steps),
+        ):
+            if value % c.num_envs:
+                raise ValueError(
+                    f"{name} {value} is not divisible by collect.num_envs {c.num_envs}"
+                )
+        if not c.initial_steps and not c.steps_per_round and not c.dataset:
+            raise ValueError(
+                "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
+            )
+        if e.opening_steps >= e.max_steps:
+            raise ValueError(
+                f"evaluate.opening_steps is {e.opening_steps}, expected less than "
+                f"evaluate.max_steps {e.max_steps}"
+            )
+        if c.follow and not c.steps_per_round:
+            raise ValueError("collect.follow needs new steps: set collect.steps_per_round above 0")
+        if c.dataset and c.steps_per_round:
+            raise ValueError(
+                "collect.dataset is fixed: set collect.steps_per_round to 0, or collect afresh"
+            )
+        if lrn.rounds * lrn.updates_per_round > settings_lib.LARGEST:
+            raise ValueError(
+                f"learn.rounds {lrn.rounds} x learn.updates_per_round {lrn.updates_per_round} "
+                f"are more than {settings_lib.LARGEST} updates"
+            )
+
+
+def settled(settings: Settings, outputs: Sequence[str]) -> Settings:
+    """`settings` with the loss that "auto" stands for, given each expert's `Expert.outputs`.
+
+    Q-values are begun with choices alone, which the size of some games' values would drown.
+    """
+    lrn = settings.learn
+    if lrn.loss != "auto":
+        return settings
+    if "logits" in outputs:
+        learn = dataclasses.replace(lrn, loss="kl")
+    else:
+        first = max(1, lrn.rounds // 5)
+        learn = dataclasses.replace(lrn, loss="q_values", first_loss="q_kl", first_rounds=first)
+    return dataclasses.replace(settings, learn=learn)
+
+
+def expert_share_at(settings: Settings, index: int) -> float:
+    """The share of the environments that the experts drive in round `index`, from 0."""
+    c = settings.collect
+    early = max(0.0, 1.0 - index / c.expert_share_rounds) if c.expert_share_rounds else 0.0
+    return early + (1.0 - early) * c.final_expert_share
+
+
+def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
+    """Refuses settings that were changed and cannot change anything in a run of these experts.
+
+    For runs that begin: one that stands goes on as it was begun.
+
+    Raises:
+      ValueError: what is idle, why, and what to leave it at, in one line.
+    """
+    c, lrn, e = settings.collect, settings.learn, settings.evaluate
+    outputs = {expert.outputs for expert in experts}
+    learnt = settled(settings, [expert.outputs for expert in experts]).learn
+    used = [losses.LOSSES[name] for name in (learnt.loss, learnt.first_loss) if name]
+    drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
+    settings_lib.refuse_idle(
+        settings,
+        [
+            (
+                c.dataset,
+                "collect.dataset is given and nothing is collected",
+                (
+                    "collect.initial_steps",
+                    "collect.expert_epsilon",
+                    "collect.final_expert_share",
+                    *drivers,
+                ),
+            ),
+            (
+                not c.steps_per_round,
+                "collect.steps_per_round is 0 and the student never drives",
+                ("collect.final_expert_share", *drivers),
+            ),
+            (
+                c.final_expert_share == 1,
+                "collect.final_expert_share is 1 and the student never drives",
+                drivers,
+            ),
+            (
+                c.num_envs == 1,
+                "collect.num_envs is 1 and has one driver",
+                ("collect.change_drivers",),
+            ),
+            (
+                learnt.first_loss == learnt.loss,
+                "learn.loss is the same",
+                ("learn.first_loss", "learn.first_rounds"),
+            ),
+            (
+                {expert.game for expert in experts} == {lrn.warm_start},
+                "the student begins with its only game (learn.warm_start)",
+                ("learn.first_loss", "learn.first_rounds"),
+            ),
+            (
+                not any(loss.tempered for loss in used),
+                f"learn.loss is {learnt.loss!r}, which knows no temperature",
+                ("learn.q_temperature", "learn.logits_temperature"),
+            ),
+            ("q" not in outputs, "no expert holds Q-values", ("learn.q_temperature",)),
+            (
+                "logits" not in outputs,
+                "no expert holds logits",
+                ("learn.logits_temperature", "evaluate.sample_logits"),
+            ),
+            (not e.opening_steps, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
+            (
+                all(expert.advertised_score is None for expert in experts),
+                "no expert advertises a score",
+                ("evaluate.lowest_expert_share",),
+            ),
+        ],
+    )
+
+
+def optimiser(settings: Settings) -> optax.GradientTransformation:
+    """The optimiser of a run, with its schedule over all updates."""
+    lrn = settings.learn
+    return learner.optimiser(
+        lrn.optimiser,
+        learning_rate=lrn.learning_rate,
+        updates=lrn.rounds * lrn.updates_per_round,
+        final_fraction=lrn.final_rate_fraction,
+        clip_norm=lrn.clip_norm,
+        weight_decay=lrn.weight_decay,
+    )

@@ -1,0 +1,254 @@
+"""The chosen student of a finished or standing run, read back.
+
+A run writes down in `student.json` what its student plays and sees there, so that it can be read,
+watched and exported without its experts. Runs of before that was written ask their experts' files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+from jaxdistill import networks
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import load_experts
+from jaxdistill.learn import checkpoints, learner, losses
+from jaxdistill.run import recipe
+from jaxdistill.run.recipe import Settings
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
+
+_FILE = "student.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """One game of a student: what it sees there, and the actions and the name of its expert.
+
+    `actions` are the valid ones that the expert has an output for: the student is taught no others.
+    """
+
+    game: str
+    view: View
+    actions: tuple[int, ...]
+    expert: str
+
+
+def roles_of(experts: Sequence[Expert]) -> tuple[Role, ...]:
+    """The roles of a student of these experts, as `load_experts` gives them."""
+    return tuple(
+        Role(str(e.game), e.view or View(), tuple(np.flatnonzero(e.mask).tolist()), e.name)
+        for e in experts
+    )
+
+
+def claim_roles(workdir: str | os.PathLike[str], experts: Sequence[Expert]) -> None:
+    """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
+
+    Raises:
+      ValueError: the run began with experts of other games, or ones that saw something else.
+    """
+    path, roles = pathlib.Path(workdir, _FILE), roles_of(experts)
+    if path.is_file():
+        check_roles(workdir, _read_roles(path), experts)
+    else:
+        settings_lib.write_json(path, [dataclasses.asdict(role) for role in roles])
+
+
+def check_roles(
+    workdir: str | os.PathLike[str], standing: Sequence[Role], experts: Sequence[Expert]
+) -> None:
+    """Refuses experts that play or see something else than those a student learnt from.
+
+    Raises:
+      ValueError: a game or a view differs.
+    """
+    new = roles_of(experts)
+    if [role.game for role in standing] != [role.game for role in new]:
+        raise ValueError(
+            f"{workdir} has a student of {_listed(standing)}, and its experts now play "
+            f"{_listed(new)}; put back the experts' files, or begin in another --workdir"
+        )
+    for old, role in zip(standing, new, strict=True):
+        for what, before, now in (
+            ("sees", old.view, role.view),
+            ("learns actions", old.actions, role.actions),
+        ):
+            if before != now:
+                raise ValueError(
+                    f"{workdir} has a student that {what} {before} in {old.game}, and its expert "
+                    f"{role.expert} now stands for {now}; put back the expert's file or spec, or "
+                    f"begin in another --workdir"
+                )
+
+
+def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Role, ...]:
+    """The games of the student in `workdir`, in its order.
+
+    Raises:
+      ValueError: nothing is written down, as in an older run, and an expert's file cannot be read;
+        or what is written is damaged.
+    """
+    path = pathlib.Path(workdir, _FILE)
+    if path.is_file():
+        return _read_roles(path)
+    try:
+        return roles_of(load_experts(settings.experts))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{workdir} holds no {_FILE}, so its experts are asked: {error}"
+        ) from error
+
+
+def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
+    advice = "remove it, and the run's experts are asked"
+    rows = settings_lib.read_json(path, advice)
+    try:
+        roles = tuple(
+            Role(
+                games.get(row["game"]).name,
+                View.from_dict(row["view"]),
+                tuple(row["actions"]),
+                str(row["expert"]),
+            )
+            for row in rows
+        )
+        for role in roles:
+            if not role.actions or not set(role.actions) <= set(games.get(role.game).actions):
+                raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
+        if not roles:
+            raise ValueError("names no game")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+    return roles
+
+
+def _listed(roles: Sequence[Role]) -> str:
+    return ", ".join(role.game for role in roles)
+
+
+def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:
+    """Settings, chosen student, and network of the run in `workdir`.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    settings = settings_lib.build(Settings, standing, str(path))
+    roles = load_roles(workdir, settings)
+    network = networks.for_games(
+        networks.create(settings.network, settings.compute_dtype),
+        [games.get(role.game) for role in roles],
+    )
+    params = networks.init(network, jax.random.key(0), roles[0].view.shape)
+    state = create_state(settings, params, meshes.create())
+    with settings_lib.naming_unsaid(path, Settings, standing):
+        best = checkpoints.read_best(workdir / "checkpoints", state)
+    if best is None:
+        raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
+    return settings, best.state, network
+
+
+def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
+    """The chosen student of a run, as an expert for one of its games.
+
+    Args:
+      game: which of them; None if there is only one.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there, has chosen no student, or the game is not
+        one of its own.
+    """
+    settings, state, network = load_student(workdir)
+    roles = load_roles(workdir, settings)
+    if game is None and len(roles) > 1:
+        raise ValueError(
+            f"{workdir} distilled {len(roles)} games and an expert plays one; name one of "
+            f"{_listed(roles)}"
+        )
+    index = game_index([role.game for role in roles], game, workdir) if game else 0
+    role = roles[index]
+    network, params, actions = networks.for_one_game(network, jax.device_get(state.playing), index)
+    params = _never_untaught(params, actions, role)
+    return Expert(
+        name=f"student of {role.expert}",
+        network=network,
+        params=params,
+        outputs=outputs_of(settings),
+        actions=actions,
+        view=role.view,
+        game=role.game,
+        source=str(workdir),
+    )
+
+
+def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role) -> networks.Params:
+    """Parameters that never prefer a valid action which the expert had no output for.
+
+    A run masks those, and whoever plays an expert knows its game's valid actions alone. Their
+    outputs become the mean of those that were taught, less 1, which is always below the largest.
+    What a dueling head subtracts, the mean of all, stays as it was where an action that is not
+    valid can take up the difference; elsewhere all outputs move by the same number.
+    """
+    valid = games.get(role.game).actions
+    taught = [i for i, action in enumerate(actions) if action in role.actions]
+    untaught = [i for i, a in enumerate(actions) if a in valid and a not in role.actions]
+    free = [i for i, action in enumerate(actions) if action not in valid]
+    if not untaught:
+        return params
+
+    def mend(weights: Any, less: float) -> np.ndarray:
+        old = np.asarray(weights)
+        new = old.copy()
+        new[..., untaught] = old[..., taught].mean(axis=-1, keepdims=True) - less
+        if free:
+            new[..., free[0]] += (old - new).sum(axis=-1)
+        return new
+
+    layers = dict(params["params"])
+    last = layers["action"]
+    layers["action"] = {"kernel": mend(last["kernel"], 0.0), "bias": mend(last["bias"], 1.0)}
+    return {"params": layers}
+
+
+def untaught(role: Role) -> list[str]:
+    """Names of the game's valid actions that the student was never taught."""
+    left = sorted(set(games.get(role.game).actions) - set(role.actions))
+    return [games.ACTION_NAMES[action] for action in left]
+
+
+def outputs_of(settings: Settings) -> str:
+    """What the outputs of a run's student are, "q" or "logits", by the loss that taught it."""
+    return "q" if losses.LOSSES[settings.learn.loss].gives_q else "logits"
+
+
+def game_index(names: Sequence[str], game: str, workdir: str | os.PathLike[str]) -> int:
+    """Where `game` is among the games `names` of the run in `workdir`.
+
+    Raises:
+      ValueError: it is no game, or none of them.
+    """
+    name = games.get(game).name
+    if name not in names:
+        raise ValueError(f"{workdir} distilled {', '.join(names)}, not {name}")
+    return names.index(name)
+
+
+def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:
+    """A run's train state around `params`, averaged too if its settings ask for it."""
+    averaged = settings.learn.ema_decay > 0
+    return learner.create_state(params, recipe.optimiser(settings), mesh, averaged=averaged)

@@ -1,0 +1,280 @@
+"""Tests for the losses: numbers by hand, invalid actions, temperature, balance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill.learn import losses
+
+LN2, LN3 = np.log(2.0), np.log(3.0)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "jit"])
+def maybe_jit(request):
+    return jax.jit if request.param else lambda f, **_: f
+
+
+def test_mse_by_hand(maybe_jit):
+    student = jnp.array([[1.0, 2.0, 5.0], [0.5, 0.0, 1.0]])
+    expert = jnp.array([[0.0, 4.0, 100.0], [0.0, 7.0, -2.0]])
+    mask = jnp.array([[True, True, False], [True, False, True]])
+    # Row 0: ((1 - 0)^2 + (2 - 4)^2) / 2 = 2.5. Row 1: (0.25 + 9) / 2 = 4.625.
+    actual = maybe_jit(losses.mse)(student, expert, mask)
+    np.testing.assert_allclose(actual, [2.5, 4.625], rtol=1e-6)
+    assert actual.dtype == jnp.float32
+
+
+TWO = jnp.array([True, False, True])
+
+
+def test_huber_by_hand(maybe_jit):
+    # |0.5| is within 1: 0.125. |3| is beyond: 3 - 0.5 = 2.5. Their mean is 1.3125.
+    student, expert = jnp.array([[0.5, 7.0, 1.0]]), jnp.array([[0.0, -7.0, 4.0]])
+    np.testing.assert_allclose(maybe_jit(losses.huber)(student, expert, TWO), [1.3125], rtol=1e-6)
+
+
+def test_advantage_mse_by_hand(maybe_jit):
+    # Advantages: student (-1, 1), expert (-3, 3); both differences are 2. A constant says nothing.
+    student, expert = jnp.array([[10.0, 99.0, 12.0]]), jnp.array([[0.0, -7.0, 6.0]])
+    np.testing.assert_allclose(maybe_jit(losses.advantage_mse)(student, expert, TWO), [4.0])
+
+
+def test_standardised_mse_by_hand(maybe_jit):
+    # The expert's (0, 6) have mean 3 and deviation 3: the target is (-1, 1), whatever their scale.
+    student = jnp.array([[0.0, 99.0, 2.0]])
+    for expert in ([[0.0, -7.0, 6.0]], [[50.0, -7.0, 650.0]]):
+        actual = maybe_jit(losses.standardised_mse)(student, jnp.array(expert), TWO)
+        np.testing.assert_allclose(actual, [1.0], rtol=1e-6)
+    flat = jnp.array([[5.0, -7.0, 5.0]])
+    np.testing.assert_allclose(maybe_jit(losses.standardised_mse)(student, flat, TWO), [2.0])
+
+
+def test_log_prob_mse_by_hand(maybe_jit):
+    # Expert (3/4, 1/4), student (1/2, 1/2): ln(3/2)^2 and ln(1/2)^2, halved.
+    student, expert = jnp.array([[4.0, 99.0, 4.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
+    wanted = (np.log(1.5) ** 2 + LN2**2) / 2
+    actual = maybe_jit(losses.log_prob_mse)(student, expert, TWO, 2.0)
+    np.testing.assert_allclose(actual, [wanted], rtol=1e-6)
+
+
+def test_nll_by_hand(maybe_jit):
+    # The expert's best valid action is the last; the student gives it 1/4.
+    student, expert = jnp.array([[LN3, 99.0, 0.0]]), jnp.array([[1.0, 50.0, 1.1]])
+    np.testing.assert_allclose(maybe_jit(losses.nll)(student, expert, TWO), [2 * LN2], rtol=1e-6)
+
+
+def test_hinton_kl_divides_both_sides(maybe_jit):
+    # At temperature 2: expert (3/4, 1/4), student (1/2, 1/2), times 4.
+    student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
+    actual = maybe_jit(losses.hinton_kl)(student, expert, TWO, 2.0)
+    np.testing.assert_allclose(actual, [4 * 0.130812], rtol=1e-5)
+    half = losses.hinton_kl(expert / 2, expert, TWO, 0.5)
+    assert half[0] > 0.01  # the student's own scale counts
+    rows = losses.hinton_kl(
+        jnp.tile(student, (2, 1)), jnp.tile(expert, (2, 1)), TWO, jnp.array([[2.0], [2.0]])
+    )
+    np.testing.assert_allclose(rows, [4 * 0.130812] * 2, rtol=1e-5)
+
+
+def test_reverse_kl_swaps_the_sides(maybe_jit):
+    # Student (1/2, 1/2) against expert (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2.
+    student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[0.01 * LN3, -7.0, 0.0]])
+    actual = maybe_jit(losses.reverse_kl)(student, expert, TWO, 0.01)
+    np.testing.assert_allclose(actual, [0.143841], rtol=1e-4)
+
+
+def test_q_kl_by_hand(maybe_jit):
+    # Twice the KL at temperature 2, (3/4, 1/4) of the expert against (1/2, 1/2).
+    student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
+    actual = maybe_jit(losses.q_kl)(student, expert, TWO, 2.0)
+    np.testing.assert_allclose(actual, [2 * 0.130812], rtol=1e-5)
+
+
+def test_q_values_by_hand(maybe_jit):
+    # mse (2 ln 3)^2 / 2, that of advantages of ln 3 either way, and twice the KL at temperature 2.
+    student, expert = jnp.array([[0.0, 99.0, 0.0]]), jnp.array([[2 * LN3, -7.0, 0.0]])
+    actual = maybe_jit(losses.q_values)(student, expert, TWO, 2.0)
+    np.testing.assert_allclose(actual, [0.2 * 2 * LN3**2 + 20 * LN3**2 + 2 * 0.130812], rtol=1e-5)
+    np.testing.assert_allclose(losses.q_values(expert, expert, TWO, 0.01), [0.0], atol=1e-6)
+
+
+def test_kl_by_hand(maybe_jit):
+    # The expert's softmax over its two valid actions is (3/4, 1/4), the student's (1/2, 1/2):
+    # 3/4 ln(3/2) + 1/4 ln(1/2) = 0.304099 - 0.173287 = 0.130812.
+    # Second row: expert (1/2, 1/2), student (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2 = 0.143841.
+    student = jnp.array([[0.0, 9.0, 0.0], [LN3, 9.0, 0.0]])
+    expert = jnp.array([[LN3, -5.0, 0.0], [0.0, 50.0, 0.0]])
+    mask = jnp.array([True, False, True])
+    actual = maybe_jit(losses.kl)(student, expert, mask)
+    np.testing.assert_allclose(actual, [0.130812, 0.143841], rtol=1e-5)
+    assert actual.dtype == jnp.float32
+
+
+def test_kl_is_zero_exactly_where_the_distributions_agree():
+    mask = jnp.array([True, True, False])
+    expert = jnp.array([[1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(losses.kl(expert + 10, expert, mask), [0.0], atol=1e-6)
+    assert losses.kl(expert * 2, expert, mask)[0] > 0.01
+
+
+def test_the_temperature_is_the_experts_alone(maybe_jit):
+    # With tau = 0.01 the Q-values (0.01 ln 3, 0) are the distribution (3/4, 1/4). A student whose
+    # logits are (ln 3, 0) says the same: were its logits divided too, they would be (1, 3^-100).
+    kl = maybe_jit(losses.kl)
+    expert, mask = jnp.array([[0.01 * LN3, 0.0]]), jnp.array([True, True])
+    np.testing.assert_allclose(kl(jnp.array([[LN3, 0.0]]), expert, mask, 0.01), [0.0], atol=1e-5)
+    np.testing.assert_allclose(kl(jnp.zeros((1, 2)), expert, mask, 0.01), [0.130812], rtol=1e-4)
+
+
+def test_each_row_may_have_its_own_temperature():
+    expert = jnp.array([[LN3, 0.0], [LN3, 0.0]])
+    # Halving the temperature squares the odds: (3/4, 1/4) becomes (9/10, 1/10), and against (1/2,
+    # 1/2) that is ln 2 + 0.9 ln 0.9 + 0.1 ln 0.1 = 0.368064.
+    actual = losses.kl(
+        jnp.zeros((2, 2)), expert, jnp.array([True, True]), jnp.array([[1.0], [0.5]])
+    )
+    np.testing.assert_allclose(actual, [0.130812, 0.368064], rtol=1e-5)
+
+
+def test_probabilities_and_entropy_by_hand(maybe_jit):
+    outputs = jnp.array([[LN3, 77.0, 0.0], [5.0, 77.0, 5.0]])
+    mask = jnp.array([True, False, True])
+    np.testing.assert_allclose(
+        maybe_jit(losses.softmax)(outputs, mask), [[0.75, 0, 0.25], [0.5, 0, 0.5]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        maybe_jit(losses.log_softmax)(outputs, mask),
+        [[np.log(0.75), 0, np.log(0.25)], [-LN2, 0, -LN2]],
+        rtol=1e-6,
+    )
+    # -(3/4 ln 3/4 + 1/4 ln 1/4) = 0.562335; two equal actions have ln 2.
+    np.testing.assert_allclose(maybe_jit(losses.entropy)(outputs, mask), [0.562335, LN2], rtol=1e-5)
+
+
+def test_greedy_takes_the_best_valid_action_even_if_all_are_very_negative():
+    outputs = jnp.array([[0.0, -1e30, -1e20], [3.0, 2.0, 1.0]])
+    mask = jnp.array([[False, True, True], [True, True, True]])
+    np.testing.assert_array_equal(losses.greedy(outputs, mask), [2, 0])
+
+
+def test_regret_by_hand():
+    mask = jnp.array(
+        [[True, False, True, True], [True, True, True, True], [False, True, True, False]]
+    )
+    expert = jnp.array([[0.5, 9.0, 0.2, 0.45], [0.1, 0.4, 0.4, 0.3], [9.0, -1.0, -1.5, 9.0]])
+    student = jnp.array([[0.0, 5.0, 0.1, 0.7], [0.0, 0.0, 2.0, 0.0], [7.0, -3.0, -2.0, 7.0]])
+    # 0.5 - 0.45; the other of two equal actions; -1.0 - (-1.5).
+    np.testing.assert_allclose(losses.regret(student, expert, mask), [0.05, 0.0, 0.5], atol=1e-6)
+    np.testing.assert_array_equal(losses.regret(expert, expert, mask), 0.0)
+
+
+# NaN and infinities in the gradient of `mse` are the trap here: where() keeps them out of the loss,
+# yet its derivative multiplies a zero with them unless the *difference* is masked before squaring.
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e20])
+@pytest.mark.parametrize("where", ["student", "expert", "both"])
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_whatever_stands_at_invalid_actions_changes_neither_loss_nor_gradient(
+    name, temperature, where, junk
+):
+    mask = jnp.array([[True, False, True, False], [False, True, True, True]])
+    student = jnp.array([[0.3, 0.0, -0.2, 0.0], [0.0, 0.4, 0.1, 0.9]])
+    expert = jnp.array([[1.2, 0.0, 0.5, 0.0], [0.0, -0.7, 0.2, 0.1]])
+
+    def loss(student, expert):
+        return losses.LOSSES[name].function(student, expert, mask, temperature)
+
+    def value_and_gradient(student, expert):
+        gradient = jax.grad(lambda s: loss(s, expert).sum())(student)
+        return loss(student, expert), gradient
+
+    clean = value_and_gradient(student, expert)
+    spoilt_student = jnp.where(mask, student, junk) if where != "expert" else student
+    spoilt_expert = jnp.where(mask, expert, junk) if where != "student" else expert
+    for got, wanted in zip(value_and_gradient(spoilt_student, spoilt_expert), clean, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert (clean[1][~mask] == 0).all() and (jnp.abs(clean[1][mask]) > 1e-5).all()
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 3e38])
+def test_whatever_stands_at_invalid_actions_changes_no_probability(junk):
+    mask = jnp.array([True, False, True])
+    clean, spoilt = jnp.array([[0.3, 0.0, -0.2]]), jnp.array([[0.3, junk, -0.2]])
+    for function in (losses.softmax, losses.log_softmax, losses.entropy, losses.greedy):
+        np.testing.assert_array_equal(function(spoilt, mask), function(clean, mask))
+
+
+@pytest.mark.parametrize("scale", [0.1, 20.0, 1e4, 1e6])
+def test_kl_is_finite_with_the_papers_temperature(scale):
+    key = jax.random.key(0)
+    expert = scale * jax.random.normal(key, (16, 6))
+    student = 10 * jax.random.normal(jax.random.fold_in(key, 1), (16, 6))
+    mask = jnp.arange(6) % 2 == 0
+
+    def loss(student):
+        return losses.kl(student, expert, mask, 0.01).mean()
+
+    value, gradient = jax.value_and_grad(loss)(student)
+    assert np.isfinite(value) and value > 0
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_losses_are_float32_whatever_the_network_computes_in(name):
+    student = jnp.array([[1.0, 2.0]], jnp.bfloat16)
+    expert = jnp.array([[1.0, 2.125]], jnp.float32)
+    mask = jnp.array([True, True])
+    loss = losses.LOSSES[name].function
+    actual = loss(student, expert, mask)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_array_equal(actual, loss(student.astype(jnp.float32), expert, mask))
+
+
+def test_outputs_of_different_shapes_are_refused():
+    with pytest.raises(AssertionError):
+        losses.mse(jnp.zeros((2, 3)), jnp.zeros((1, 3)), jnp.ones(3, bool))
+
+
+def test_per_game_mean_by_hand(maybe_jit):
+    values = jnp.array([1.0, 10.0, 2.0, 6.0])
+    games = jnp.array([0, 2, 0, 0])
+    actual = maybe_jit(losses.per_game_mean, static_argnums=2)(values, games, 4)
+    # (1 + 2 + 6) / 3 = 3; no row; 10 / 1; no row.
+    np.testing.assert_allclose(actual, [3.0, 0.0, 10.0, 0.0])
+
+
+def _game_gradients(student, expert, games, temperature=1.0):
+    """Norm of the gradient that each game's rows send into the balanced loss, as a sum of rows."""
+
+    def balanced(student):
+        values = losses.kl(student, expert, jnp.ones(student.shape[1], bool), temperature)
+        return losses.per_game_mean(values, games, 2).mean()
+
+    gradient = jax.grad(balanced)(student)
+    return [float(jnp.linalg.norm(gradient[games == game].sum(axis=0))) for game in (0, 1)]
+
+
+def test_a_game_with_more_rows_does_not_win():
+    games = jnp.array([0] * 30 + [1])
+    expert = jnp.tile(jnp.array([[LN3, 0.0]]), (31, 1))
+    many, one = _game_gradients(jnp.zeros((31, 2)), expert, games)
+    # Every row's gradient is softmax(student) - p = (-1/4, 1/4); each game gets half of it.
+    np.testing.assert_allclose([many, one], 0.5 * np.sqrt(2) / 4, rtol=1e-5)
+
+
+def test_a_game_with_larger_q_values_does_not_win():
+    # Q-values a thousand times as large, at a temperature under which both choose action 0.
+    games = jnp.array([0, 1])
+    expert = jnp.array([[1000.0, 0.0], [1.0, 0.0]])
+    large, small = _game_gradients(jnp.zeros((2, 2)), expert, games, temperature=0.01)
+    # p = (1, 0) in both: |(1/2, 1/2) - (1, 0)| / 2 = 0.353553.
+    np.testing.assert_allclose([large, small], 0.353553, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_loss_says_whether_it_reads_a_temperature(name):
+    student, expert = jnp.array([[0.5, -0.25, 1.0]]), jnp.array([[1.0, 0.0, 0.5]])
+    loss, every = losses.LOSSES[name], jnp.ones(3, bool)
+    values = [float(loss.function(student, expert, every, t)[0]) for t in (1.0, 0.5)]
+    assert (abs(values[0] - values[1]) > 1e-3) == loss.tempered

@@ -1,0 +1,675 @@
+"""Tests for training experts: targets by hand, exploration, what is masked, and resuming."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import lock, mesh, metrics, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import checkpoints, learner, losses, qlearning
+from jaxdistill.networks import ConvLayer, Network
+from jaxdistill.play import evaluation
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
+NO, YES = False, True
+
+
+def _settings(**changes):
+    fields = {
+        "games": ("pong", "breakout"),
+        "network": "net3",
+        "num_envs": 4,
+        "rollout_steps": 8,
+        "total_steps": 32 * 3,
+        "epochs": 1,
+        "batch_per_game": 8,
+        "eval_every": 32 * 2,
+        "eval_episodes": 2,
+        "final_episodes": 4,
+        "max_steps": 12,
+    }
+    return qlearning.Settings(**(fields | changes))
+
+
+# --- Targets.
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+@pytest.mark.parametrize(
+    ("ended", "truncated", "expected"),
+    [
+        # gamma = lambda = 1/2. Nothing follows the last step but its value:
+        # G2 = 4 + 30/2 = 19; G1 = 2 + (19/2 + 20/2)/2 = 11.75;
+        # G0 = 1 + (11.75/2 + 10/2)/2 = 6.4375.
+        ((NO, NO, NO), (NO, NO, NO), (6.4375, 11.75, 19.0)),
+        # Ended at 1: G1 = 2, and G0 = 1 + (2/2 + 10/2)/2 = 4.
+        ((NO, YES, NO), (NO, NO, NO), (4.0, 2.0, 19.0)),
+        # Ended at the end: G2 = 4, G1 = 2 + (4/2 + 20/2)/2 = 8, G0 = 1 + (8/2 + 10/2)/2 = 5.5.
+        ((NO, NO, YES), (NO, NO, NO), (5.5, 8.0, 4.0)),
+        # Cut at 1: the value follows whole, nothing of G2: G1 = 2 + 20/2 = 12, and
+        # G0 = 1 + (12/2 + 10/2)/2 = 6.5.
+        ((NO, NO, NO), (NO, YES, NO), (6.5, 12.0, 19.0)),
+        # A life lost on the very step that was cut: nothing follows.
+        ((NO, YES, NO), (NO, YES, NO), (4.0, 2.0, 19.0)),
+    ],
+    ids=["plain", "ended", "ended last", "truncated", "both"],
+)
+def test_q_lambda_targets_by_hand(ended, truncated, expected, jit):
+    def targets(*rows):
+        return qlearning.q_lambda_targets(*rows, discount=0.5, trace=0.5)
+
+    rows = [jnp.array(x) for x in ((1.0, 2.0, 4.0), ended, truncated, (10.0, 20.0, 30.0))]
+    function = jax.jit(targets) if jit else targets
+    np.testing.assert_allclose(function(*rows), expected, rtol=1e-6)
+    # Environments side by side do not mix.
+    both = [jnp.stack([x, jnp.zeros_like(x)], axis=1) for x in rows]
+    np.testing.assert_allclose(function(*both), np.stack([expected, np.zeros(3)], 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trace", "expected"),
+    [
+        # One step: r + V/2 = 6, 12, 19. Monte Carlo: 19; 2 + 19/2 = 11.5; 1 + 11.5/2 = 6.75.
+        (0.0, (6.0, 12.0, 19.0)),
+        (1.0, (6.75, 11.5, 19.0)),
+    ],
+)
+def test_the_trace_runs_from_one_step_to_all(trace, expected):
+    no = jnp.zeros(3, bool)
+    actual = qlearning.q_lambda_targets(
+        jnp.array([1.0, 2.0, 4.0]), no, no, jnp.array([10.0, 20.0, 30.0]), discount=0.5, trace=trace
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+# --- Exploration.
+
+
+def test_epsilon_falls_linearly_and_then_stays():
+    chosen = _settings(
+        total_steps=32 * 100, epsilon_start=1.0, epsilon_end=0.2, epsilon_fraction=0.5
+    )
+    assert chosen.iterations == 100
+    values = [qlearning.epsilon_at(chosen, i) for i in (0, 25, 50, 51, 99)]
+    np.testing.assert_allclose(values, [1.0, 0.6, 0.2, 0.2, 0.2])
+    held = dataclasses.replace(chosen, hold_exponent=1.6)
+    values = [qlearning.epsilon_at(held, i) for i in (0, 25, 99)]
+    np.testing.assert_allclose(values, [1 / 3, 0.2, 0.2 / 3])
+
+
+VALID = [(0, 1, 3, 4, 11, 12), (0, 2, 5)]
+
+
+def _explorer(**changes):
+    chosen = _settings(games=("pong", "freeway"), total_steps=10**6, **changes)
+    return qlearning._Explorer(chosen, VALID)
+
+
+def test_an_explorer_without_epsilon_is_greedy():
+    greedy = np.full((2, 4), 2)
+    np.testing.assert_array_equal(_explorer()(greedy, 0, 0.0), greedy)
+
+
+def test_explored_actions_are_each_games_valid_ones_equally_often():
+    explorer = _explorer(num_envs=6000, batch_per_game=8)
+    actions = explorer(np.full((2, 6000), 17), 0, 1.0)
+    for chosen, valid in zip(actions, VALID, strict=True):
+        values, counts = np.unique(chosen, return_counts=True)
+        assert tuple(values) == valid
+        np.testing.assert_allclose(counts / 6000, 1 / len(valid), atol=0.03)
+
+
+def test_so_many_environments_explore_as_epsilon_says_for_one_step_only():
+    explorer = _explorer(num_envs=6000, batch_per_game=8)
+    greedy = np.full((2, 6000), 17)
+    assert (explorer(greedy, 0, 0.25) != 17).mean() == pytest.approx(0.25, abs=0.02)
+    assert (explorer(greedy, 1, 0.0) == 17).all()
+
+
+def test_an_explored_action_is_held_for_its_zipf_distributed_time():
+    explorer = _explorer(num_envs=3000, batch_per_game=8, hold_exponent=1.6)
+    greedy = np.full((2, 3000), 17)
+    first = explorer(greedy, 0, 1.0)
+    lengths = explorer.remaining + 1
+    # P(n) = n^-1.6 / zeta(1.6), zeta(1.6) = 2.2858: 0.4375, and 0.1443 for n = 2.
+    assert (lengths == 1).mean() == pytest.approx(0.4375, abs=0.03)
+    assert (lengths == 2).mean() == pytest.approx(0.1443, abs=0.02)
+    assert lengths.min() == 1 and lengths.max() > 100
+    for turn in range(1, 8):
+        actions = explorer(greedy, turn, 0.0)
+        np.testing.assert_array_equal(actions, np.where(lengths > turn, first, 17))
+
+
+def test_a_held_action_is_not_replaced_before_its_time():
+    explorer = _explorer(num_envs=3000, batch_per_game=8, hold_exponent=1.6)
+    greedy = np.full((2, 3000), 17)
+    first = explorer(greedy, 0, 1.0)
+    left = explorer.remaining.copy()
+    second = explorer(greedy, 1, 1.0)
+    np.testing.assert_array_equal(second[left > 0], first[left > 0])
+    assert (second[left == 0] != first[left == 0]).mean() > 0.4
+
+
+def test_exploration_depends_on_seed_and_turn_alone():
+    greedy = np.full((2, 500), 17)
+    first, again = (_explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0) for _ in range(2))
+    other = _explorer(num_envs=500, batch_per_game=8, hold_exponent=2.0, seed=1)
+    a, b, c = (e(greedy, 3, 0.7) for e in (first, again, other))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+    assert (first(greedy, 4, 0.7) != a).any()
+
+
+# --- Learning.
+
+NETWORK = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(8,))
+
+
+def _rollout(games=1):
+    """Eight steps of four environments; environment 0 is over at step 2, so step 3 is no step."""
+    rng = np.random.default_rng(0)
+    shape = (games, 8, 4)
+    rollout = {
+        "actions": rng.choice([0, 1, 3, 4], shape),
+        "rewards": rng.choice([-1.0, 0.0, 1.0], shape).astype(np.float32),
+        "ended": np.zeros(shape, bool),
+        "truncated": np.zeros(shape, bool),
+        "valid": np.ones(shape, bool),
+        "next_values": rng.normal(size=shape).astype(np.float32),
+        "frames": rng.integers(0, 256, (games, 11, 4, 20, 20)).astype(np.uint8),
+        "ages": np.full((games, 11, 4), 3, np.uint8),
+    }
+    rollout["ended"][:, 2, 0] = True
+    rollout["valid"][:, 3, 0] = False
+    rollout["rewards"][:, 3, 0] = 0
+    rollout["ages"][:, 3 + 4 :, 0] = [0, 1, 2, 3]  # the three frames before the first step included
+    return rollout
+
+
+@pytest.fixture(scope="module")
+def learning():
+    """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
+    devices = mesh.create()
+    transform = learner.optimiser("radam", learning_rate=1e-2, updates=100)
+    learn = qlearning.make_learn(
+        _settings(games=("breakout",), epochs=2), NETWORK, transform, devices
+    )
+    params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
+
+    def run(rollout):
+        state = learner.create_state(params, transform, devices)
+        rollout = jax.device_put(rollout, mesh.replicated(devices))
+        state, numbers = learn(state, rollout, jax.random.key(1))
+        assert int(state.step) == 2 * 4  # epochs x minibatches
+        return params, state.params, numbers
+
+    return run
+
+
+def _difference(a, b):
+    return max(
+        np.abs(np.asarray(x) - np.asarray(y)).max()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_what_was_not_played_is_not_learnt_from(learning):
+    before, clean, _ = learning(_rollout())
+    spoilt = _rollout()
+    # Everything that belongs to the reset row alone: its action, what it is said to have earned,
+    # the value after it, and the finished game's last frame.
+    spoilt["actions"][:, 3, 0] = 17
+    spoilt["rewards"][:, 3, 0] = 1e6
+    spoilt["next_values"][:, 3, 0] = -1e6
+    spoilt["frames"][:, 3 + 3, 0] = 255
+    _, after, _ = learning(spoilt)
+    assert _difference(clean, after) == 0
+    assert _difference(clean, before) > 1e-3
+
+
+def test_what_was_played_is_learnt_from(learning):
+    _, clean, _ = learning(_rollout())
+    for name, junk in (("actions", 17), ("rewards", 50.0), ("next_values", 50.0), ("frames", 255)):
+        other = _rollout()
+        time = 3 + 5 if name == "frames" else 5
+        other[name][:, time, 1] = junk
+        assert _difference(learning(other)[1], clean) > 1e-6, name
+
+
+def test_learning_brings_the_chosen_actions_towards_their_targets():
+    devices = mesh.create()
+    transform = learner.optimiser("radam", learning_rate=1e-2, updates=1000, schedule="constant")
+    chosen = _settings(games=("pong", "breakout"), epochs=40)
+    learn = qlearning.make_learn(chosen, NETWORK, transform, devices)
+    params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
+    state = learner.create_state(params, transform, devices)
+    rollout = jax.device_put(_rollout(games=2), mesh.replicated(devices))
+    state, first = learn(state, rollout, jax.random.key(1))
+    state, second = learn(state, rollout, jax.random.key(2))
+    assert float(second["loss"]) < 0.7 * float(first["loss"])
+    assert float(first["target"]) == float(second["target"])
+
+
+def _controllers_alone():
+    """No layer is shared: what one game teaches cannot reach the other."""
+    chosen = [games.get(name) for name in ("pong", "breakout")]
+    return networks.for_games(Network(convs=(), controllers=True), chosen)
+
+
+def test_every_game_teaches_its_own_controller():
+    devices, network = mesh.create(), _controllers_alone()
+    transform = learner.optimiser("radam", learning_rate=1e-2, updates=100, clip_norm=1e9)
+    learn = qlearning.make_learn(_settings(), network, transform, devices)
+    params = networks.init(network, jax.random.key(0), (4, 20, 20))
+
+    def learnt(rollout):
+        state = learner.create_state(params, transform, devices)
+        rollout = jax.device_put(rollout, mesh.replicated(devices))
+        return learn(state, rollout, jax.random.key(1))[0].params["params"]
+
+    rollout = _rollout(games=2)
+    rollout["actions"][:] = 3  # valid in both
+    one = learnt(rollout)
+    # Another array: the first may be what a device is still reading.
+    rewards = rollout["rewards"] + np.array([0, 1])[:, None, None]
+    other = learnt(rollout | {"rewards": rewards.astype(np.float32)})
+    assert _difference(one["controller1"], other["controller1"]) == 0
+    assert _difference(one["controller2"], other["controller2"]) > 1e-3
+    assert _difference(one["controller1"], params["params"]["controller1"]) > 1e-3
+
+
+def test_acting_asks_each_games_own_controller():
+    network = _controllers_alone()
+    masks = jnp.asarray(np.stack([games.get(name).mask for name in ("pong", "breakout")]))
+    params, average = (networks.init(network, jax.random.key(i), (4, 20, 20)) for i in (0, 1))
+    act = qlearning.make_act(_settings(double=True), network, masks)
+    seen = np.random.default_rng(0).integers(0, 256, (2, 9, 4, 20, 20)).astype(np.uint8)
+    actions, values = act(params, average, tuple(seen))
+    for game in (0, 1):
+        chosen = losses.greedy(network.apply(params, seen[game], game), masks[game])
+        np.testing.assert_array_equal(actions[game], chosen)
+        judged = network.apply(average, seen[game], game)[np.arange(9), chosen]
+        np.testing.assert_allclose(values[game], judged, rtol=1e-4, atol=1e-6)
+
+
+def test_an_experts_weight_falls_to_nothing():
+    chosen = _settings(
+        total_steps=32 * 100, expert_weight=2.0, expert_fraction=0.5, experts=(ExpertSource("x"),)
+    )
+    assert chosen.iterations == 100
+    weights = [qlearning.expert_weight_at(chosen, i) for i in (0, 25, 50, 99)]
+    assert weights == [2.0, 1.0, 0.0, 0.0]
+    alone = dataclasses.replace(chosen, experts=())
+    assert qlearning.expert_weight_at(alone, 0) == 0.0
+
+
+def test_with_an_expert_the_student_learns_to_choose_alike():
+    devices = mesh.create()
+    transform = learner.optimiser("radam", learning_rate=3e-3, updates=1000, schedule="constant")
+    chosen = _settings(games=("pong",), epochs=40, q_temperature=0.1)
+    keys = jax.random.split(jax.random.key(0))
+    params, other = (
+        jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(key) for key in keys
+    )
+    expert = Expert(
+        name="random", network=NETWORK, params=other, outputs="q", actions=tuple(range(18))
+    )
+    learn = qlearning.make_learn(chosen, NETWORK, transform, devices, [expert])
+    alone = qlearning.make_learn(chosen, NETWORK, transform, devices)
+
+    def run(function, weight):
+        rollout = jax.device_put(_rollout(), mesh.replicated(devices))
+        rollout |= {"expert_params": [other], "expert_weight": jnp.float32(weight)}
+        state = learner.create_state(params, transform, devices)
+        distances = []
+        for i in range(3):
+            state, numbers = function(state, rollout, jax.random.key(i))
+            distances.append(float(numbers.get("expert_kl", 0)))
+        return state.params, distances
+
+    _, distances = run(learn, 100.0)
+    assert distances[2] < 0.5 * distances[0]
+    # Without weight it is Q-learning alone.
+    assert _difference(run(learn, 0.0)[0], run(alone, 0.0)[0]) < 1e-6
+
+
+def test_experts_of_other_games_are_refused(tmp_path):
+    network = networks.create("net3")
+    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    expert = Expert("tiny", network, params, "q", tuple(range(18)), game="pong")
+    expert.save(tmp_path / "expert")
+    chosen = _settings(games=("breakout",), experts=(ExpertSource(str(tmp_path / "expert")),))
+    with pytest.raises(ValueError, match="experts play pong, the games are breakout"):
+        qlearning.Training(chosen, tmp_path / "run")
+    mine = dataclasses.replace(chosen, games=("pong",), warm_start=True)
+    with qlearning.Training(mine, tmp_path / "mine") as training:
+        assert _difference(training.state.params, params) == 0
+    other = dataclasses.replace(mine, network="net2")
+    with pytest.raises(ValueError, match="not of the shape of network 'net2'"):
+        qlearning.Training(other, tmp_path / "other")
+    with pytest.raises(ValueError, match="copies one expert, there are 0"):
+        qlearning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
+
+
+# --- Collecting, from a scripted emulator.
+
+
+def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool):
+    # Per step and environment (reward, ended, cut, lives).
+    quiet = (0.0, NO, NO, 5)
+    script = [
+        [(7.0, NO, NO, 5), quiet],
+        [(-3.0, NO, NO, 4), quiet],  # a life lost
+        [(0.0, NO, NO, 4), quiet],
+        [(1.0, YES, NO, 0), quiet],  # the game lost
+        [(9.0, NO, NO, 5), quiet],  # reset, nothing of it counts
+        [(0.0, NO, YES, 5), quiet],  # cut
+        [(0.0, NO, NO, 5), quiet],  # reset
+        [(2.0, NO, NO, 5), quiet],
+    ]
+    scripted_envpool(script)
+    chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16)
+    collector = qlearning._Collector(chosen, [View()], 0, None)
+    explorer = qlearning._Explorer(chosen, [(3,)])  # what it explores is what `act` says
+    seen = []
+
+    def act(params, average, observations):
+        assert (params, average) == ("parameters", "average")
+        (shown,) = observations
+        seen.append(np.asarray(shown)[:, 0, 0, 0])
+        # The value of what is seen is a hundred times the number the emulator painted there.
+        return np.full((1, 2), 3), 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
+
+    state = learner.TrainState("parameters", None, 0)
+    rollout, finished = collector.rollout(
+        act, state, "average", explorer, 0, mesh.create(), metrics.Timer()
+    )
+
+    def column(name, slot=0):
+        return rollout[name][0, :, slot].tolist()
+
+    assert column("rewards") == [1, -1, 0, 1, 0, 0, 0, 1]  # clipped, none at resets
+    assert column("ended") == [NO, YES, NO, YES, NO, NO, NO, NO]
+    assert column("truncated") == [NO, NO, NO, NO, NO, YES, NO, NO]
+    assert column("valid") == [YES, YES, YES, YES, NO, YES, NO, YES]
+    assert column("actions") == [3] * 8
+    # What follows each step, the last included: painted 1 after the first step and so on.
+    assert column("next_values") == [100.0 * n for n in range(1, 9)]
+    assert [row.tolist() for row in seen] == [[n, n] for n in range(9)]
+    # The three frames before the first step, then what each step was decided on.
+    assert rollout["frames"].shape == (1, 3 + 8, 2, 84, 84)
+    assert rollout["frames"][0, :, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert column("ages")[3:] == [0, 1, 2, 3, 3, 0, 1, 0]
+    assert finished == [[7.0 - 3 + 1, 0.0]]  # unclipped scores of the two games that ended
+    assert not any(column("ended", 1)) and all(column("valid", 1))
+
+
+# --- Whole trainings, tiny.
+
+
+def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_order(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    chosen = _settings(
+        network="linear",
+        total_steps=32 * 4,
+        epsilon_end=0.0,
+        epsilon_fraction=0.5,
+        max_steps=4,
+        opening_steps=0,
+    )
+    asked, keys = [], []
+    explore = qlearning._Explorer.__call__
+
+    def spy(self, greedy, turn, epsilon):
+        asked.append((turn, epsilon))
+        actions = explore(self, greedy, turn, epsilon)
+        assert epsilon or (actions == greedy).all()
+        return actions
+
+    monkeypatch.setattr(qlearning._Explorer, "__call__", spy)
+    with qlearning.Training(chosen, tmp_path / "run") as training:
+        learn = training._learn
+
+        def learn_with(state, rollout, key):
+            keys.append(str(jax.random.key_data(key)))
+            return learn(state, rollout, key)
+
+        training._learn = learn_with
+        rows = [training.iterate() for _ in range(3)]
+    turns, epsilons = zip(*asked, strict=True)
+    assert turns == tuple(range(3 * 8))
+    assert epsilons == tuple(np.repeat([1.0, 0.5, 0.0], 8))
+    assert [row["epsilon"] for row in rows] == [0.5, 0.0, 0.0]
+    assert len(set(keys)) == 3
+
+
+def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
+    tmp_path, monkeypatch, watcher
+):
+    """In games that score at every other step, where one step more or another action shows."""
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    chosen = _settings(
+        games=("carnival",),
+        network="linear",
+        epsilon_end=0.9,
+        eval_epsilon=0.0,
+        max_steps=40,
+        opening_steps=0,
+    )
+    openings, play = [], evaluation.play_everywhere
+
+    def look(*arguments, opening, **options):
+        openings.append((opening.steps, opening.side))
+        return play(*arguments, opening=opening, **options)
+
+    monkeypatch.setattr(evaluation, "play_everywhere", look)
+    params = watcher("carnival", 2).params
+    with qlearning.Training(chosen, tmp_path / "run") as training:
+        means, value = training._play(params, 5, 1)
+        assert training._play(params, 5, 1) == (means, value), "always the same starts"
+        other = dataclasses.replace(chosen, max_steps=20)
+        training.settings = other
+        assert training._play(params, 5, 1)[0]["carnival"] < means["carnival"]
+        training.settings = dataclasses.replace(chosen, opening_steps=9)
+        assert training._play(params, 5, 1)[0] != means
+    assert openings == [(0, evaluation.CHOOSING)] * 3 + [(9, evaluation.CHOOSING)]
+    exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
+    with qlearning.Training(exploring, tmp_path / "other") as training:
+        tried = [training._play(params, 5, purpose)[0] for purpose in (1, 2)]
+        assert tried[0] != means and tried[0] != tried[1]
+    assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING, evaluation.REPORTING]
+    pool = envs.Pool(games.get("carnival"), 5, seed=envs.seed_for(0, 1, 0), max_steps=40)
+    network = Network(convs=())
+    while not pool.last.over.all():
+        outputs = jax.jit(network.apply)(params, pool.last.observations)
+        pool.step(np.asarray(losses.greedy(outputs, jnp.asarray(pool.game.mask))))
+    assert means == {"carnival": pool.last.scores.mean()}
+
+
+def _final(settings, workdir):
+    """The latest checkpoint of a run."""
+    chosen = [games.get(name) for name in settings.games]
+    network = networks.for_games(networks.create(settings.network), chosen)
+    transform = learner.optimiser(
+        "radam", learning_rate=1.0, updates=1, schedule="linear", clip_norm=1.0
+    )
+    params = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), View().shape))
+    state = jax.eval_shape(
+        lambda p: learner.TrainState(p, transform.init(p), jnp.zeros((), jnp.int32)), params
+    )
+    place = mesh.replicated(mesh.create())
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        {"train": state, "average": params},
+    )
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        return saved.restore(saved.latest_step(), like)
+
+
+# Actions are held and an average kept, so that a resumed run must remember both.
+RUN = _settings(double=True, hold_exponent=1.6, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    best = qlearning.train(RUN, workdir)
+    return workdir, best, _final(RUN, workdir)
+
+
+def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
+    workdir, best, final = whole_run
+    assert final.step == RUN.iterations == 3
+    assert int(final.state["train"].step) == 3 * 4  # iterations x minibatches
+    key = jax.random.fold_in(jax.random.key(RUN.seed), 1)
+    fresh = networks.init(networks.create("net3"), key, (4, 84, 84))
+    learnt = _difference(final.state["train"].params, fresh)
+    # The average follows, by a tenth of the way each time.
+    assert 0 < _difference(final.state["average"], fresh) < learnt
+    assert learnt > 1e-3
+    assert set(best["scores"]) == {"pong", "breakout"}
+    assert best["step"] in (64, 96)
+    rows = metrics.read(workdir)
+    assert [row["step"] for row in rows if "eval/pong" in row] == [64, 96]
+    (last,) = (row for row in rows if "loss" in row)
+    assert last["step"] == 96 and np.isfinite(last["loss"])
+    assert last["score/pong"] <= 0  # games of 12 steps end, and Pong's first points are lost
+
+
+@pytest.mark.parametrize("better", ["best", "last"])
+def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypatch, better):
+    """The first evaluation is the luckier; many games say which network is the better."""
+    chosen = _settings(games=("pong",), total_steps=64, eval_every=32, eval_episodes=2)
+    final = [2.0, 1.0] if better == "best" else [1.0, 2.0]
+    values = {2: iter([5.0, 3.0]), chosen.final_episodes: iter(final)}
+    purposes = []
+
+    def play(self, params, episodes, purpose):
+        purposes.append((episodes, purpose))
+        value = next(values[episodes])
+        return {"pong": value}, value
+
+    monkeypatch.setattr(qlearning.Training, "_play", play)
+    best = qlearning.train(chosen, tmp_path)
+    assert best["step"] == (32 if better == "best" else 64)
+    assert best["scores"] == {"pong": 2.0}
+    assert purposes == [(2, 1), (2, 1), (4, 2), (4, 2)], "on games that chose neither"
+    expert = Expert.load(tmp_path / "experts" / "pong")
+    assert expert.advertised_score == 2.0
+    last = _final(chosen, tmp_path).state["train"].params
+    assert (_difference(expert.params, last) == 0) == (better == "last")
+    assert qlearning.train(chosen, tmp_path) == best  # decided once and for all
+
+
+def test_a_network_with_controllers_becomes_one_ordinary_expert_per_game(tmp_path, monkeypatch):
+    network = Network(convs=(), controllers=True)
+    monkeypatch.setitem(networks.NETWORKS, "mine", network)
+    chosen = _settings(network="mine", compute_dtype="bfloat16", total_steps=32)
+    qlearning.train(chosen, tmp_path)
+    params = _final(chosen, tmp_path).state["train"].params["params"]
+    for i, name in enumerate(chosen.games, 1):
+        expert = Expert.load(tmp_path / "experts" / name)
+        assert expert.actions == games.get(name).actions
+        assert expert.network == Network(convs=(), num_outputs=len(expert.actions))
+        assert expert.params["params"]["action"]["kernel"].dtype == np.float32
+        assert _difference(expert.params["params"]["action"], params[f"controller{i}"]) == 0
+
+
+def _assert_same_run(actual, expected):
+    assert actual.step == expected.step
+    jax.tree.map(np.testing.assert_array_equal, actual.state, expected.state)
+    assert actual.host.keys() == expected.host.keys()
+    for name, array in expected.host.items():
+        np.testing.assert_array_equal(actual.host[name], array)
+    for name in ("best", "recent", "pools_began"):
+        assert actual.progress[name] == expected.progress[name]
+
+
+def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(whole_run, tmp_path):
+    _, best, final = whole_run
+    # 1: in the middle of games. 2: after an evaluation, where new games begin.
+    for stop_at in (1, 2):
+        qlearning.train(RUN, tmp_path, stop_at=stop_at)
+        assert _final(RUN, tmp_path).step == stop_at
+        assert (tmp_path / "experts" / "pong" / "expert.json").exists() == (stop_at == 2)
+    assert qlearning.train(RUN, tmp_path) == best
+    _assert_same_run(_final(RUN, tmp_path), final)
+
+
+def test_a_second_training_beside_one_is_refused(tmp_path):
+    with (
+        lock.one_writer(tmp_path, "config.json"),
+        pytest.raises(ValueError, match=r"is being written to by process"),
+    ):
+        qlearning.train(RUN, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {lock.NAME}
+
+
+def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
+    far = dataclasses.replace(RUN, games=("pong",), learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(ValueError, match=r"^update 4: .* is (nan|inf).*Likely learning_rate"):
+        qlearning.train(far, tmp_path)
+    with pytest.raises(ValueError, match=r"would again with these settings: update 4"):
+        qlearning.train(far, tmp_path)
+    slower = dataclasses.replace(far, learning_rate=1e-3)
+    assert qlearning.train(slower, tmp_path)["step"] in (64, 96)
+    params = _final(slower, tmp_path).state["train"].params
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_a_finished_training_is_not_trained_again(whole_run):
+    workdir, best, final = whole_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert qlearning.train(RUN, workdir) == best
+    _assert_same_run(_final(RUN, workdir), final)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+# The right behaviour: rows are written every ten iterations, the first checkpoint comes minutes
+# later, and a run killed between the two must begin anew instead of refusing its own rows.
+def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tmp_path):
+    workdir, best, final = whole_run
+    shutil.copytree(workdir, tmp_path / "killed", ignore=shutil.ignore_patterns("checkpoints"))
+    assert qlearning.train(RUN, tmp_path / "killed") == best
+    _assert_same_run(_final(RUN, tmp_path / "killed"), final)
+    steps = [row["step"] for row in metrics.read(tmp_path / "killed")]
+    assert steps == [row["step"] for row in metrics.read(workdir)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"games": ()}, "games is empty"),
+        ({"games": ("pnog",)}, "unknown game 'pnog'.*pong"),
+        ({"network": "resnet"}, "network is 'resnet', expected one of"),
+        (
+            {"compute_dtype": "float64"},
+            "compute_dtype is 'float64', expected one of float32, bfloat16",
+        ),
+        ({"batch_per_game": 7}, "batch_per_game 7 does not divide the 32 steps"),
+        ({"total_steps": 31}, "total_steps 31 is less than the 32"),
+        ({"max_steps": 10, "opening_steps": 10}, "opening_steps is 10, expected less than max_ste"),
+        ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0, or above 1"),
+    ],
+)
+def test_bad_settings_name_the_field_and_the_numbers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _settings(**changes)
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused():
+    with pytest.raises(ValueError, match="batch_per_game 2 is not divisible by 4 devices"):
+        qlearning.make_learn(_settings(batch_per_game=2), NETWORK, None, mesh.create())
+
+
+def test_iterations_are_whole():
+    chosen = _settings(total_steps=32 * 3 + 31)
+    assert (chosen.steps_per_iteration, chosen.iterations) == (32, 3)

@@ -1,0 +1,232 @@
+"""Tests for who drives which environment while states are collected."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.learn import dataset
+from jaxdistill.play import collection
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
+UP, DOWN, ENVS = 2, 5, 4
+INFO = {"games": ["x"], "num_envs": ENVS, "frame_shape": [84, 84], "num_actions": 18}
+NETWORK = networks.Network(convs=(networks.ConvLayer(1, 8, 8),), hidden=())
+
+
+def _always(action):
+    """Parameters that prefer one of ALE's actions, whatever is seen."""
+    params = networks.init(NETWORK, jax.random.key(0), View().shape)
+
+    def only_bias(path, leaf):
+        outputs = leaf.shape == (games.NUM_ACTIONS,)
+        return jax.nn.one_hot(action, len(leaf)) if outputs else jnp.zeros_like(leaf)
+
+    return jax.tree_util.tree_map_with_path(only_bias, params)
+
+
+def _expert(action, game="freeway", outputs="q"):
+    params = _always(action)
+    return Expert("one", NETWORK, params, outputs, tuple(range(games.NUM_ACTIONS)), View(), game)
+
+
+def _collector(experts, log=None, **changes):
+    chosen = [games.get(expert.game) for expert in experts]
+    fields = {
+        "games": chosen,
+        "experts": experts,
+        "views": [View()] * len(experts),
+        "seeds": [3 + 100 * i for i in range(len(experts))],
+        "network": NETWORK,
+        "masks": jnp.asarray(np.stack([game.mask for game in chosen])),
+        "num_envs": ENVS,
+        "expert_epsilon": 0.0,
+        "student_epsilon": 0.0,
+        "change_drivers": False,
+        "key": jax.random.key(0),
+        "mesh": mesh.create(jax.devices()[:1]),
+    }
+    return collection.Collector(collection.Seating(**(fields | changes)), log)
+
+
+def _drivers(*, change_drivers, share, calls=6):
+    """Whether the expert drove, `(calls, ENVS)`."""
+    collector = _collector([_expert(UP)], change_drivers=change_drivers)
+    student = _always(DOWN)
+    drove = []
+    for _ in range(calls):
+        chunk = collector.collect(3, student, share)
+        assert set(np.unique(chunk.actions)) <= {UP, DOWN}
+        assert (chunk.labels.argmax(-1) == UP).all(), "the expert labels whoever drives"
+        assert (chunk.actions == chunk.actions[:, :1]).all(), "nobody changes within a call"
+        drove.append(chunk.actions[0, 0] == UP)
+    return np.stack(drove)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 2), (0.7, 3), (1.0, 4)])
+def test_the_experts_drive_the_first_environments(share, count):
+    drove = _drivers(change_drivers=False, share=share, calls=2)
+    np.testing.assert_array_equal(drove, [np.arange(ENVS) < count] * 2)
+
+
+def test_drivers_change_between_calls_and_are_as_many():
+    drove = _drivers(change_drivers=True, share=0.5, calls=12)
+    assert (drove.sum(axis=1) == 2).all()
+    assert drove.any(axis=0).all() and not drove.all(axis=0).any(), "each environment has had both"
+    np.testing.assert_array_equal(drove, _drivers(change_drivers=True, share=0.5, calls=12))
+
+
+@pytest.mark.parametrize(
+    ("expert_epsilon", "student_epsilon"), [(0.0, 1.0), (1.0, 0.0)], ids=["student", "expert"]
+)
+def test_experts_and_student_explore_with_their_own_epsilon(expert_epsilon, student_epsilon):
+    collector = _collector(
+        [_expert(UP)], expert_epsilon=expert_epsilon, student_epsilon=student_epsilon
+    )
+    actions = collector.collect(60, _always(DOWN), 0.5).actions[0]
+    expert, student = actions[:, :2], actions[:, 2:]
+    for played, epsilon, own in ((expert, expert_epsilon, UP), (student, student_epsilon, DOWN)):
+        if epsilon:
+            # A third of uniform draws of Freeway's three actions; its deviation is 0.043.
+            assert (played == own).mean() == pytest.approx(1 / 3, abs=0.17)
+            assert set(np.unique(played)) == {0, UP, DOWN}
+        else:
+            assert (played == own).all()
+
+
+def test_policies_are_sampled_where_states_are_collected_and_q_values_are_not():
+    # Of three actions at 0, 1 and 0 softmax gives the second e / (2 + e) = 0.576.
+    experts = [_expert(UP, outputs="logits"), _expert(UP), _expert(UP, outputs="logits")]
+    actions = _collector(experts).collect(60).actions
+    assert (actions[1] == UP).all()
+    for sampled in (actions[0], actions[2]):
+        assert (sampled == UP).mean() == pytest.approx(0.576, abs=0.13)
+    # Two independent draws agree 0.576^2 + 2 0.212^2 = 0.42 of the time.
+    assert (actions[0] == actions[2]).mean() < 0.6, "each game draws for itself"
+
+
+def test_every_step_draws_for_itself_however_the_calls_fall():
+    whole = _collector([_expert(UP)], expert_epsilon=1.0).collect(24)
+    collector = _collector([_expert(UP)], expert_epsilon=1.0)
+    parts = [collector.collect(length) for length in (8, 8, 8)]
+    for name, array in whole._asdict().items():
+        joined = np.concatenate([getattr(part, name) for part in parts], axis=1)
+        np.testing.assert_array_equal(joined, array, err_msg=name)
+    assert (parts[0].actions != parts[1].actions).any()
+    # And a collector whose games were played to the middle by another one goes on alike.
+    log = dataset.Log(None, INFO)
+    for part in parts[:2]:
+        log.append(part)
+    resumed = _collector([_expert(UP)], log, expert_epsilon=1.0)
+    assert resumed.steps == 16
+    for name, array in resumed.collect(8)._asdict().items():
+        np.testing.assert_array_equal(array, getattr(parts[2], name), err_msg=name)
+
+
+def test_what_is_stored_is_what_was_seen_and_said_there(watcher):
+    """Breakout's games end in it, Pong's grow older than a byte can tell."""
+    names = ("breakout", "pong")
+    experts = [watcher(name, 7) for name in names]
+    linear = networks.Network(convs=())
+    collector = _collector(experts, network=linear, num_envs=2, expert_epsilon=1.0)
+    counted = []
+    chunk = collector.collect(270, advance=counted.append)
+    assert sum(counted) == 270 * 2 * 2
+    for index, (name, expert) in enumerate(zip(names, experts, strict=True)):
+        pool = envs.Pool(games.get(name), 2, seed=3 + 100 * index)
+        steps = [pool.last, *(pool.step(row) for row in chunk.actions[index])][:-1]
+        newest = np.stack([step.observations[:, -1] for step in steps])
+        np.testing.assert_array_equal(chunk.frames[index], newest)
+        ages, over = (np.stack([getattr(step, x) for step in steps]) for x in ("ages", "over"))
+        np.testing.assert_array_equal(chunk.ages[index], np.minimum(ages, 255))
+        np.testing.assert_array_equal(chunk.usable[index], ~over)
+        assert over.any() == (name == "breakout") and (ages.max() > 255) == (name == "pong")
+        said = expert.ale_outputs(np.concatenate([step.observations for step in steps]))
+        np.testing.assert_allclose(chunk.labels[index].reshape(-1, 18), said, atol=1e-4)
+
+
+def test_a_recorded_play(watcher):
+    """Two games, both kinds of expert, drivers that change: every action as it was when recorded.
+
+    Meant to change only where what is collected is meant to change; then record it anew.
+    """
+    experts = [watcher("asterix", 1), watcher("carnival", 2, "logits")]
+    collector = _collector(
+        experts,
+        network=networks.Network(convs=()),
+        expert_epsilon=0.2,
+        student_epsilon=0.1,
+        change_drivers=True,
+        key=jax.random.key(4),
+    )
+    student = watcher("asterix", 3).params
+    chunks = [collector.collect(30, student, share) for share in (1.0, 0.5, 0.25)]
+    for pool in collector.pools:
+        assert len(np.unique(pool.last.scores)) > 1, "a play in which nothing happens"
+    played = np.concatenate([chunk.actions for chunk in chunks], axis=1)
+    scores = np.stack([pool.last.scores for pool in collector.pools]).astype(np.int64)
+    digest = hashlib.sha256(played.tobytes() + scores.tobytes()).hexdigest()
+    assert digest[:16] == "a1be6c56cfe54004", scores
+
+
+def _random(game, log=None, **changes):
+    return _collector([_expert(UP, game)], log, expert_epsilon=1.0, **changes)
+
+
+def _played(game, *, states=True):
+    """A collector of random play, and the log of what it has played: 300 steps per environment."""
+    collector, log = _random(game), dataset.Log(None, INFO)
+    for length in (130, 170):
+        log.append(collector.collect(length), collector.states() if states else None)
+    return collector, log
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """How many environments' steps pools are asked for from now on."""
+    steps, send = [], envs.Pool.send
+
+    def counting(self, actions, rows=None):
+        steps.append(len(actions))
+        send(self, actions, rows)
+
+    monkeypatch.setattr(envs.Pool, "send", counting)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("game", "states", "forgets"),
+    [
+        ("breakout", True, True),
+        # Without checksums nothing says that skipping was right: all is played again.
+        ("breakout", False, False),
+        # Its emulator does not forget a game that it begins anew after.
+        ("hangman", True, False),
+    ],
+)
+def test_a_resumed_collector_goes_on_as_the_one_that_was_killed(game, states, forgets, stepped):
+    killed, log = _played(game, states=states)
+    over = log.over()[0]
+    assert over.sum(axis=0).min() >= 1, "games have ended in every environment"
+    in_progress = np.argmax(over[::-1], axis=0).sum()
+    del stepped[:]
+    resumed = _random(game, log)
+    if forgets:
+        assert sum(stepped) == in_progress < ENVS * log.length
+    else:
+        assert sum(stepped) >= ENVS * log.length
+    assert resumed.steps == killed.steps
+    np.testing.assert_array_equal(resumed.states(), killed.states())
+    for one, other in zip(killed.collect(120), resumed.collect(120), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_log_that_does_not_play_again_is_refused(stepped):
+    _, log = _played("breakout")
+    with pytest.raises(ValueError, match="breakout: these emulators do not play again what"):
+        _random("breakout", log, seeds=[4])

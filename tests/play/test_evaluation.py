@@ -1,0 +1,482 @@
+"""Tests for measuring play: which games count, retention, and intervals, by hand."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.play import evaluation, rollouts
+from jaxdistill.play.evaluation import Scores
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
+KEY = jax.random.key(0)
+
+
+def _still(observations, key, indices, seats):
+    """Always action 0."""
+    return tuple(np.zeros(x.shape[0], int) for x in observations), None
+
+
+def _play(pools, games_per_env, policy=_still, **options):
+    return evaluation.play_games(
+        pools, policy, KEY, mesh.create(), games_per_env=games_per_env, **options
+    )
+
+
+def _scores(*scores, lengths=None, unfinished=0):
+    lengths = np.array(lengths or [1] * len(scores))
+    return Scores(np.array(scores, float), lengths, np.arange(len(scores)), unfinished)
+
+
+def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
+    # While the long game is played once, the short one ends six times: the first four games to end
+    # would all score 1, and the mean would be 1 instead of 50.5.
+    pool = scripted_pool([[(2, 1.0)], [(17, 100.0)]])
+    (result,) = _play([pool], 2)
+    np.testing.assert_array_equal(result.scores, [1, 1, 100, 100])
+    np.testing.assert_array_equal(result.lengths, [2, 2, 17, 17])
+    assert result.mean == 50.5
+    assert len(pool.sent) == 17 + 1 + 17  # and not a step more: two games and one reset
+
+
+def test_every_slot_plays_its_first_games_in_order(scripted_pool):
+    pool = scripted_pool(
+        [[(3, 1.0), (1, 2.0), (1, 99.0)], [(1, 30.0), (9, 40.0)], [(4, 5.0), (4, 6.0)]]
+    )
+    (result,) = _play([pool], 2)
+    np.testing.assert_array_equal(result.scores, [1, 2, 30, 40, 5, 6])
+    np.testing.assert_array_equal(result.lengths, [3, 1, 1, 9, 4, 4])
+    assert result.unfinished == 0
+
+
+class _AnyState(evaluation.Opening):
+    """An opening after which a game may start from whatever state it is in."""
+
+    def begins(self, seat, start):
+        return True
+
+
+def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
+    """A score arrives with a game's last step, so rewards of the opening are scripted by hand."""
+    pool = scripted_pool([[(9, 10.0)], [(2, 50.0), (5, 7.0)], [(4, 3.0), (1, 60.0)]])
+    played = []
+
+    def policy(name):
+        def act(observations, key, indices, seats):
+            played.append((name, jax.random.key_data(key).tolist()))
+            if len(played) == 3:
+                # Slot 0 has made 4 points of its 10 by now.
+                pool.last.scores[0] += 4
+            return _still(observations, key, indices, seats)
+
+        return act
+
+    opening = _AnyState(policy("other"), 3, policy("random"), evaluation.REPORTING)
+    (result,) = _play([pool], 1, policy("own"), opening=opening)
+    # Slot 0: 10 + 4 in all, 4 of them in the opening. Slot 1's first game ended in it: its second
+    # is opened in its turn, and measured from its fourth step on. Slot 2's has one step left.
+    assert result.scores.tolist() == [10, 7, 3]
+    assert result.lengths.tolist() == [6, 2, 1]
+    # Turns 0-2 open for all; then slots 0 and 2 are the policy's own, and slot 1 opens once more
+    # (turn 2 only begins its second game, so its first three steps are turns 3 to 5).
+    assert [name for name, _ in played] == ["other"] * 3 + ["own", "other"] * 3 + ["own"] * 3
+    assert len({str(key) for _, key in played}) == 9
+
+
+def test_whoever_plays_gives_each_slot_its_own_policys_action(scripted_pool):
+    pool = scripted_pool([[(9, 1.0)], [(9, 1.0)], [(2, 1.0), (9, 1.0)]])
+
+    def always(action):
+        return lambda observations, *_: (tuple(np.full(len(x), action) for x in observations), None)
+
+    class Second(evaluation.Opening):
+        def begins(self, seat, start):
+            # Seat 1 finds its start two steps after the others.
+            return seat != 1 or int(pool.last.ages[1]) >= 5
+
+    opening = Second(always(7), 3, always(8), evaluation.REPORTING)
+    _play([pool], 1, always(6), opening=opening)
+    sent = np.stack(pool.sent).T.tolist()
+    assert sent[0] == [7] * 3 + [6] * 9  # over after 9 steps, then stepped in vain
+    assert sent[1] == [7] * 3 + [8] * 2 + [6] * 7
+    # Its first game ends in the opening; the action of turn 2 begins the next one.
+    assert sent[2][:2] + sent[2][3:] == [7] * 2 + [7] * 3 + [6] * 6
+
+
+def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(scripted_pool):
+    opening = _AnyState(_still, 4, _still, evaluation.REPORTING)
+    with pytest.raises(ValueError, match="pong: 20 games ended in their opening"):
+        _play([scripted_pool([[(3, 1.0)]])], 1, opening=opening)
+
+
+def test_which_states_belong_to_which_seat_by_hand():
+    choosing, reporting = (
+        evaluation.Opening(_still, 10, _still, side)
+        for side in (evaluation.CHOOSING, evaluation.REPORTING)
+    )
+    for start in range(32):
+        lane = start % 8
+        assert [choosing.begins(seat, start) for seat in range(8)] == [
+            seat % 4 == lane for seat in range(8)
+        ]
+        assert [reporting.begins(seat, start) for seat in range(8)] == [
+            seat % 4 + 4 == lane for seat in range(8)
+        ]
+    assert evaluation.Opening(_still, 0, _still, evaluation.CHOOSING).begins(3, 4)
+
+
+def test_an_opening_of_no_steps_is_none(scripted_pool):
+    script = [[(9, 10.0)], [(2, 50.0)]]
+    plain, opened = (
+        _play([scripted_pool(script)], 1, opening=opening)
+        for opening in (None, evaluation.Opening(_still, 0, _still, evaluation.CHOOSING))
+    )
+    assert plain[0].to_dict() == opened[0].to_dict()
+
+
+NAMES = ("breakout",)  # of whose own starts 4 differ
+
+
+def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
+    """Scores of a few steps of real games, whose starts are what is looked at."""
+    chosen = [games.get(name) for name in NAMES]
+    random = rollouts.random_policy(jnp.asarray(np.stack([game.mask for game in chosen])))
+    pools, indices, seats = evaluation.split_pools(
+        chosen,
+        episodes,
+        seeds=[envs.seed_for(0, side, i) for i in range(len(NAMES))],
+        views=[View(height=42, width=42)] * len(NAMES),
+        max_steps=100,
+        share=share,
+    )
+    return evaluation.play_games(
+        pools,
+        policy or random,
+        jax.random.fold_in(KEY, side),
+        mesh.create(),
+        games=indices,
+        seats=seats,
+        opening=evaluation.Opening(random, steps, random, side),
+    )
+
+
+@pytest.fixture(scope="module")
+def chosen_and_reported():
+    return [_starts(10, side) for side in (evaluation.CHOOSING, evaluation.REPORTING)]
+
+
+def test_games_to_choose_by_and_games_to_report_have_no_start_in_common(chosen_and_reported):
+    for chosen, reported in zip(*chosen_and_reported, strict=True):
+        assert not set(chosen.starts.tolist()) & set(reported.starts.tolist())
+        assert chosen.distinct_starts >= 11 and reported.distinct_starts >= 11
+    few = _starts(0, evaluation.REPORTING)
+    assert few[0].distinct_starts <= 4
+
+
+def test_every_policy_takes_over_in_the_same_states(chosen_and_reported):
+    reported = chosen_and_reported[1]
+
+    def first_action(observations, key, indices, seats):
+        return _still(observations, key, indices, seats)
+
+    other = _starts(10, evaluation.REPORTING, first_action)
+    for a, b in zip(reported, other, strict=True):
+        np.testing.assert_array_equal(a.starts, b.starts)
+        assert a.scores.tolist() != b.scores.tolist()
+
+
+def test_an_episode_is_the_same_whatever_is_played_beside_it(chosen_and_reported):
+    """As in two processes, each of which plays every second pool: 4 slots in every pool."""
+    reported = chosen_and_reported[1]
+    halves = [_starts(10, evaluation.REPORTING, share=(k, 2)) for k in range(2)]
+    for game, whole in enumerate(reported):
+        for k in range(2):
+            own = [seat for first in range(4 * k, 12, 8) for seat in range(first, first + 4)]
+            for field in ("scores", "lengths", "starts"):
+                np.testing.assert_array_equal(
+                    getattr(halves[k][game], field), getattr(whole, field)[own]
+                )
+
+
+def test_games_cut_by_the_step_limit_are_told_apart_if_they_count(scripted_pool):
+    # Slot 0: cut, ended, and a third that is cut but comes too late.
+    pool = scripted_pool([[(2, 1.0, True), (2, 2.0), (1, 3.0, True)], [(9, 4.0, True), (9, 5.0)]])
+    (result,) = _play([pool], 2)
+    np.testing.assert_array_equal(result.scores, [1, 2, 4, 5])
+    assert result.unfinished == 2
+
+
+def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
+    pools = [
+        scripted_pool([[(6, 10.0), (8, 11.0)], [(7, 12.0)]], game="pong", tag=0),
+        scripted_pool([[(2, 20.0)], [(3, 21.0)]], game="breakout", tag=1),
+        scripted_pool([[(9, 30.0)], [(20, 31.0)]], game="freeway", tag=2),
+    ]
+    asked = []
+
+    def policy(observations, key, indices, seats):
+        # Each observation carries its game in its last pixel.
+        assert [int(x[0, 0, 1, 1]) for x in observations] == list(indices)
+        asked.append((indices, jax.random.key_data(key).tolist()))
+        return _still(observations, key, indices, seats)
+
+    results = _play(pools, 2, policy)
+    assert [r.scores.tolist() for r in results] == [
+        [10, 11, 12, 12],
+        [20, 20, 21, 21],
+        [30, 30, 31, 31],
+    ]
+    assert [r.lengths.tolist() for r in results] == [
+        [6, 8, 7, 7],
+        [2, 2, 3, 3],
+        [9, 9, 20, 20],
+    ]
+    # Steps until the slower slot's second game: 7 + 1 + 7 or 6 + 1 + 8 = 15; 7; 41.
+    assert [len(pool.sent) for pool in pools] == [15, 7, 41]
+    present = [indices for indices, _ in asked]
+    assert present == [(0, 1, 2)] * 7 + [(0, 2)] * 8 + [(2,)] * 26
+    assert len({str(key) for _, key in asked}) == 41, "every turn needs a key of its own"
+
+
+def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(scripted_pool):
+    pools = [
+        scripted_pool([[(3, 1.0)], [(9, 2.0, True)]], tag=0),
+        scripted_pool([[(2, 3.0)]], tag=0),
+        scripted_pool([[(5, 4.0)], [(4, 5.0)]], tag=1),
+        scripted_pool([[(7, 6.0)], [(1, 7.0)]], tag=1),
+    ]
+    sizes = []
+
+    def policy(observations, key, indices, seats):
+        # One batch per game; the rows of its pools come first, each painted with its game.
+        for game, x in zip(indices, observations, strict=True):
+            alive = sum(pool.num_envs for pool in pools if pool.tag == game and not done(pool))
+            assert (np.asarray(x)[:alive, 0, 1, 1] == game).all()
+            assert len(x) >= alive
+        sizes.append({game: len(x) for game, x in zip(indices, observations, strict=True)})
+        return _still(observations, key, indices, seats)
+
+    longest = {0: 9, 1: 2, 2: 5, 3: 7}
+
+    def done(pool):
+        return len(pool.sent) == longest[pools.index(pool)]
+
+    results = _play(pools, 1, policy, games=[0, 0, 1, 1])
+    assert [r.scores.tolist() for r in results] == [[1, 2, 3], [4, 5, 6, 7]]
+    assert [r.lengths.tolist() for r in results] == [[3, 9, 2], [5, 4, 7, 1]]
+    assert [r.unfinished for r in results] == [1, 0]
+    # A pool whose games are all played is stepped no more.
+    assert [len(pool.sent) for pool in pools] == [9, 2, 5, 7]
+    assert set(sizes[-1]) == {0}
+
+
+def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
+    chosen, seeds = [games.get("pong"), games.get("breakout")], [100, 900]
+    views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
+    pools, indices, seats = evaluation.split_pools(chosen, 5, seeds=seeds, views=views, max_steps=3)
+    assert [s.tolist() for s in seats] == [[0, 1, 2, 3], [4]] * 2
+    assert sum(pool.num_envs for pool in pools) == 2 * 5
+    assert [pool.game for pool in pools] == [chosen[i] for i in indices]
+    assert indices == sorted(indices) and set(indices) == {0, 1}
+    for index in (0, 1):
+        mine = [pool for pool, i in zip(pools, indices, strict=True) if i == index]
+        whole = envs.Pool(chosen[index], 5, seed=seeds[index], view=views[index])
+        together = np.concatenate([pool.last.observations for pool in mine])
+        np.testing.assert_array_equal(together, whole.last.observations)
+    results = _play(pools, 1, games=indices)
+    assert [len(r.scores) for r in results] == [5, 5]
+    assert [r.unfinished for r in results] == [5, 5]
+    assert [set(r.lengths) for r in results] == [{3}, {3}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"game": None}, "mine does not say which game it plays"),
+        ({"view": View(crop=(30, 190))}, "mine cannot be played yet"),
+        ({"view": None}, "mine cannot be played yet"),
+    ],
+)
+def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
+    network = networks.Network(convs=())
+    fields = {"view": View(), "game": "pong"} | changes
+    expert = Expert("mine", network, {}, "q", tuple(range(18)), **fields)
+    with pytest.raises(ValueError, match=message):
+        evaluation.measure_expert(expert, episodes=1, epsilon=0.0, seed=0)
+
+
+def test_progress_counts_every_game_that_counts_once(scripted_pool):
+    ended = []
+    pools = [scripted_pool([[(2, 1.0)], [(17, 1.0)]]), scripted_pool([[(3, 1.0)]] * 3)]
+    _play(pools, 2, advance=ended.append)
+    assert sum(ended) == 2 * 2 + 3 * 2
+    assert min(ended) >= 1
+
+
+def test_progress_is_told_of_real_games_too():
+    ended = []
+    chosen = [games.get(name) for name in ("pong", "carnival")]
+    evaluation.play_everywhere(
+        chosen,
+        5,
+        _still,
+        KEY,
+        mesh.create(),
+        seeds=[1, 100],
+        views=[View()] * 2,
+        max_steps=3,
+        advance=ended.append,
+    )
+    assert sum(ended) == 2 * 5 and 0 not in ended
+
+
+def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watcher):
+    expert = watcher("carnival", 2, "logits")
+
+    def measured(**changes):
+        fields = {"episodes": 5, "epsilon": 0.0, "seed": 9, "opening_steps": 0, "max_steps": 40}
+        return evaluation.measure_expert(expert, **(fields | changes)).scores.tolist()
+
+    pool = envs.Pool(games.get("carnival"), 5, seed=envs.seed_for(9), max_steps=40)
+    while not pool.last.over.all():
+        pool.step(expert.greedy(pool.last.observations))
+    greedy = measured()
+    assert greedy == pool.last.scores.tolist()
+    for changes in ({"epsilon": 0.9}, {"sample_logits": True}, {"max_steps": 20}):
+        assert measured(**changes) != greedy, changes
+
+
+def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
+    fresh, stale = scripted_pool([[(5, 1.0)]]), scripted_pool([[(5, 1.0)]], game="breakout")
+    stale.send(np.zeros(1, int))
+    stale.receive()
+    with pytest.raises(ValueError, match="breakout: evaluation needs a fresh pool"):
+        _play([fresh, stale], 1)
+    assert not fresh.sent
+
+
+def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is_known():
+    # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of Carnival nothing is known.
+    chosen = [games.get("pong"), games.get("carnival")]
+    scores = [_scores(-4.05, -2.05), _scores(30.0, 50.0)]
+    assert evaluation.normalised_mean(chosen, scores) == pytest.approx((0.5 + 40) / 2)
+    assert evaluation.normalised_mean(chosen[:1], scores[:1]) == pytest.approx(0.5)
+
+
+def test_the_bootstrap_interval_by_hand():
+    # Two games, 0 and 10: a resample's mean is 0, 5 or 10 with chances 1/4, 1/2, 1/4.
+    scores = _scores(0.0, 10.0)
+    assert scores.interval() == (0.0, 10.0)
+    assert scores.interval(level=0.4) == (5.0, 5.0)  # from the 30th to the 70th percentile
+    assert _scores(7.0, 7.0, 7.0).interval() == (7.0, 7.0)
+
+
+def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
+    values = np.random.default_rng(0).normal(100, 15, 400)
+    low, high = Scores(values, np.ones(400), np.ones(400)).interval()
+    half = 1.96 * values.std() / 20
+    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.15)
+
+
+def test_the_interval_is_reproducible():
+    scores = _scores(*range(20))
+    assert scores.interval() == scores.interval()
+
+
+@pytest.mark.parametrize(
+    ("student", "expert", "random", "kept"),
+    [
+        (15.0, 25.0, 5.0, 0.5),
+        (-21.0, 20.0, -21.0, 0.0),
+        (20.0, 20.0, -21.0, 1.0),
+        (30.0, 25.0, 5.0, 1.25),
+        (0.0, 25.0, 5.0, -0.25),
+    ],
+)
+def test_retention_by_hand(student, expert, random, kept):
+    assert evaluation.retention(student, expert, random) == pytest.approx(kept)
+
+
+def test_retention_is_undefined_where_the_expert_plays_like_random():
+    assert np.isnan(evaluation.retention(3.0, 5.0, 5.0))
+    interval = evaluation.retention_interval(_scores(1.0, 2.0), _scores(5.0), _scores(5.0))
+    assert np.isnan(interval).all() and len(interval) == 2
+
+
+def test_the_interval_of_the_retention_by_hand():
+    constant = evaluation.retention_interval(_scores(15.0), _scores(25.0, 25.0), _scores(5.0))
+    assert constant == (0.5, 0.5)
+    # The student's mean is 0, 5 or 10, the others stand still: 0, 0.5 or 1.
+    student = _scores(0.0, 10.0)
+    interval = evaluation.retention_interval(student, _scores(10.0), _scores(0.0))
+    assert interval == (0.0, 1.0)
+    # A wavering expert makes it wider: at worst 0 of 5 to 15, at best 10 of 5.
+    wide = evaluation.retention_interval(student, _scores(5.0, 15.0), _scores(0.0))
+    assert wide == (0.0, 2.0)
+
+
+def test_student_and_expert_are_resampled_independently():
+    # The same games twice: resampled together the retention would be exactly 1.
+    scores = _scores(*range(1, 11))
+    low, high = evaluation.retention_interval(scores, scores, _scores(0.0))
+    assert low < 0.8 and high > 1.2
+
+
+def test_distinct_games_differ_in_score_or_length():
+    scores = _scores(1.0, 1.0, 2.0, 1.0, 2.0, lengths=[5, 5, 5, 6, 5])
+    assert scores.distinct == 3
+
+
+def test_a_summary_holds_plain_numbers():
+    summary = _scores(0.0, 10.0, 0.0, 10.0, lengths=[1, 2, 1, 2], unfinished=1).summary()
+    assert json.loads(json.dumps(summary)) == summary
+    interval = summary.pop("interval")
+    assert interval == [0.0, 10.0]
+    assert summary == {
+        "mean": 5.0,
+        "episodes": 4,
+        "distinct": 2,
+        "distinct_starts": 4,
+        "unfinished": 1,
+        "mean_steps": 1.5,
+    }
+
+
+def test_scores_survive_json():
+    scores = _scores(1.5, -2.0, lengths=[10, 20], unfinished=1)
+    again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
+    np.testing.assert_array_equal(again.scores, scores.scores)
+    np.testing.assert_array_equal(again.lengths, scores.lengths)
+    np.testing.assert_array_equal(again.starts, scores.starts)
+    assert again.unfinished == 1
+    assert again.summary() == scores.summary()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scores": [], "lengths": [], "starts": []},
+        {"lengths": [10]},
+        {"starts": [[1], [2]]},
+        {"scores": [1.5, float("nan")]},
+        {"scores": [1.5, None]},
+    ],
+)
+def test_scores_that_cannot_be_are_refused(changes):
+    fields = _scores(1.5, -2.0).to_dict() | changes
+    with pytest.raises((ValueError, TypeError)):
+        Scores.from_dict(fields)
+
+
+def test_an_opening_as_long_as_a_game_is_refused_before_anything_is_played():
+    network = networks.Network(convs=())
+    expert = Expert("mine", network, {}, "q", tuple(range(18)), View(), "pong")
+    with pytest.raises(ValueError, match="opening_steps is 30, expected less than the 30 steps"):
+        evaluation.measure_expert(
+            expert, episodes=1, epsilon=0.0, seed=0, opening_steps=30, max_steps=30
+        )

@@ -1,0 +1,479 @@
+"""The whole run on tiny experts in real emulators: stages, resuming, refusals."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdistill import lock, mesh, metrics, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import dataset
+from jaxdistill.report import page
+from jaxdistill.run import common, distill, recipe, students
+
+GAMES = ("pong", "breakout")
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """Two experts of different networks and outputs, saved as directories."""
+    root = tmp_path_factory.mktemp("experts")
+    small = networks.Network(
+        convs=(networks.ConvLayer(4, 8, 4), networks.ConvLayer(4, 4, 2)), hidden=(16,)
+    )
+    for i, game in enumerate(GAMES):
+        network = small.clone(num_outputs=18 if game == "pong" else 4)
+        Expert(
+            name=f"tiny {game}",
+            network=network,
+            params=networks.init(network, jax.random.key(i), (4, 84, 84)),
+            outputs="q" if game == "pong" else "logits",
+            actions=tuple(range(18)) if game == "pong" else (0, 1, 3, 4),
+            game=game,
+        ).save(root / game)
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(experts):
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
+        network="net3",
+        collect=recipe.Collect(
+            num_envs=4,
+            initial_steps=128,
+            steps_per_round=64,
+            window_steps=256,
+            expert_share_rounds=2,
+            final_expert_share=0.25,
+            change_drivers=True,
+        ),
+        learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
+        evaluate=recipe.Evaluate(
+            every_rounds=2, select_episodes=2, report_episodes=4, max_steps=60
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(settings, tmp_path_factory):
+    """Where an uninterrupted run is, and what it returned."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, distill.distill(settings, workdir)
+
+
+def params_of(workdir):
+    return jax.device_get(students.load_student(workdir)[1].playing)
+
+
+def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, whole_run, tmp_path):
+    workdir, whole = whole_run
+    for stop in ("baselines", "collect", "round:1", "round:3", "train"):
+        assert distill.distill(settings, tmp_path / "killed", stop_after=stop) == {}
+    resumed = distill.distill(settings, tmp_path / "killed")
+    assert resumed["games"] == whole["games"]
+    assert resumed["best_round"] == whole["best_round"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params_of(workdir),
+        params_of(tmp_path / "killed"),
+    )
+    # Window, log and counters too: the last round's data is the same data.
+    logs = [dataset.open_log(path / "dataset") for path in (workdir, tmp_path / "killed")]
+    assert logs[0].length == logs[1].length == (128 + 4 * 64) // 4
+    for one, other in zip(*(log.read(0, log.length) for log in logs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
+    workdir, result = whole_run
+    written = json.loads((workdir / "result.json").read_text())
+    report = (workdir / "report.html").read_text()
+    for words in ("retention", "data:image/gif;base64,", "<svg", "steps_per_round", "wall time"):
+        assert words in report
+    assert "in the first 4 seconds" in report, "a clip ends with evaluate.max_steps"
+    assert 'src="http' not in report and 'href="http' not in report
+    assert written == json.loads(json.dumps(result))
+    assert {p.name for p in workdir.iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "dataset",
+        "checkpoints",
+        "baselines.json",
+    }
+    for row in result["games"]:
+        assert row["student"]["episodes"] == row["expert"]["episodes"] == 4
+        low, high = row["student"]["interval"]
+        assert low <= row["student"]["mean"] <= high
+        assert 0 <= row["agreement"] <= 1
+        assert row["regret"] >= 0
+    shares = [row["expert_share"] for row in metrics.read(workdir) if "loss" in row]
+    assert shares == [1.0, 0.625, 0.25, 0.25]
+    # Choices are those of the student that plays, on the states collected last: here all of them.
+    log = dataset.open_log(workdir / "dataset")
+    chunk = log.read(0, log.length)
+    index = int(chunk.usable.sum(axis=(1, 2)).argmin())
+    times, seats = np.nonzero(chunk.usable[index])
+    back = [np.maximum(times - k, times - chunk.ages[index, times, seats]) for k in (3, 2, 1, 0)]
+    stacks = np.stack([chunk.frames[index, t, seats] for t in back], axis=1)
+    _, state, student = students.load_student(workdir)
+    actions = [(0, 1, 3, 4, 11, 12), (0, 1, 3, 4)][index]
+    said = np.asarray(networks.forward(student, state.playing, stacks, index))[:, actions]
+    labels = chunk.labels[index, times, seats][:, actions]
+    cost = labels.max(axis=1) - np.take_along_axis(labels, said.argmax(axis=1)[:, None], 1)[:, 0]
+    row = result["games"][index]
+    assert row["agreement"] == pytest.approx((said.argmax(axis=1) == labels.argmax(axis=1)).mean())
+    assert row["regret"] == pytest.approx(cost.mean(), rel=1e-4)
+    # What "auto" stands for here is written down: one expert has logits.
+    assert students.load_student(workdir)[0].learn.loss == "kl"
+    # A finished run called again changes nothing.
+    assert distill.distill(settings, workdir) == written
+
+
+def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
+    workdir, _ = whole_run
+    measure = functools.partial(distill.evaluate_student, workdir, episodes=2, epsilon=0.05, seed=3)
+    rows = measure()
+    assert [row["game"] for row in rows] == list(GAMES)
+    alone = measure(game="ALE/Breakout-v5")
+    assert json.dumps(alone) == json.dumps(rows[1:]), "the same games, with none beside them"
+    with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
+        measure(game="freeway")
+
+
+def test_openings_change_the_games_that_are_measured(settings):
+    """Steps and who plays them, seen in the states that the measured policy is given."""
+    starts = {}
+    for steps, by in ((0, "random"), (20, "random"), (30, "random"), (20, "expert")):
+        opened = dataclasses.replace(
+            settings,
+            evaluate=dataclasses.replace(settings.evaluate, opening_steps=steps, opening_by=by),
+        )
+        opened_run = common.Run(opened, mesh.create())
+        (played,) = opened_run.measure(opened_run.expert_policy(), common.REPORT, 4, only=[1])
+        starts[steps, by] = tuple(played.starts.tolist())
+        assert played.lengths.max() <= 60 - steps
+    assert len(set(starts.values())) == 4
+
+
+def test_no_reported_game_starts_where_the_student_was_chosen(whole_run, settings):
+    workdir, result = whole_run
+    for row in result["games"]:
+        assert row["student"]["distinct_starts"] == 4
+        assert row["shared_starts"] == 0
+    text = (workdir / "report.html").read_text()
+    assert "after 10 or more steps of random play" in text
+    assert "none of these were among those the student was chosen by" in text
+    # What the result says is counted: with the emulator's own starts, which are few, some are.
+    plain = common.Run(
+        dataclasses.replace(
+            settings, evaluate=dataclasses.replace(settings.evaluate, opening_steps=0)
+        ),
+        mesh.create(),
+    )
+    chosen, reported = (
+        plain.measure(plain.random_policy, purpose, 12, only=[1])[0]
+        for purpose in (common.SELECT, common.REPORT)
+    )
+    assert set(chosen.starts.tolist()) & set(reported.starts.tolist())
+
+
+def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
+    large = dataclasses.replace(
+        settings, collect=dataclasses.replace(settings.collect, initial_steps=512)
+    )
+    info = distill.collect(large, tmp_path / "data")
+    assert info["length"] == 512 // 4
+    with pytest.raises(ValueError, match=r"initial_steps above 0, and leave collect\.dataset out"):
+        distill.collect(
+            dataclasses.replace(settings, collect=recipe.Collect(dataset="x", steps_per_round=0)),
+            tmp_path / "none",
+        )
+    collect = {"num_envs": 4, "steps_per_round": 0, "dataset": str(tmp_path / "data")}
+    fixed = dataclasses.replace(
+        settings,
+        collect=recipe.Collect(window_steps=256, **collect),
+        learn=dataclasses.replace(
+            settings.learn, rounds=6, updates_per_round=20, batch_per_game=32, learning_rate=1e-3
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=6),
+    )
+    assert distill.distill(fixed, tmp_path / "run")["games"]
+    assert not (tmp_path / "run/dataset").exists()
+    losses = [row["loss"] for row in metrics.read(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_killed_collection_resumes_to_the_same_dataset(settings, tmp_path):
+    half = dataclasses.replace(
+        settings, collect=dataclasses.replace(settings.collect, initial_steps=64)
+    )
+    distill.collect(half, tmp_path / "a")
+    distill.collect(settings, tmp_path / "a")
+    distill.collect(settings, tmp_path / "b")
+    a, b = (dataset.open_log(tmp_path / name) for name in "ab")
+    for one, other in zip(a.read(0, a.length), b.read(0, b.length), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_settings_in_the_same_directory_are_refused(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="baselines")
+    with pytest.raises(ValueError, match=r"run with seed 0, this one has 1"):
+        distill.distill(dataclasses.replace(settings, seed=1), tmp_path / "run")
+
+
+def _steps(workdir):
+    return [row["step"] for row in metrics.read(workdir) if "loss" in row]
+
+
+def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_path, monkeypatch):
+    settings = dataclasses.replace(
+        settings,
+        learn=dataclasses.replace(settings.learn, rounds=3),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=1, report_episodes=2),
+    )
+    workdir, optimiser = tmp_path / "run", recipe.optimiser
+
+    def explodes_at_the_fourth(settings):
+        def update(changes, count, params=None):
+            factor = jnp.where(count == 3, jnp.inf, 1.0)
+            return jax.tree.map(lambda x: factor * x, changes), count + 1
+
+        last = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+        return optax.chain(optimiser(settings), last)
+
+    monkeypatch.setattr(recipe, "optimiser", explodes_at_the_fourth)
+    # The losses of round 2 are sound still: its last update is what breaks the parameters.
+    with pytest.raises(
+        ValueError, match=r"^update 4: a parameter, .*learn\.learning_rate \(0\.001"
+    ):
+        distill.distill(settings, workdir)
+    assert _steps(workdir) == [2]
+    student = students.load_student(workdir)[1]
+    assert int(student.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(student))
+    with monkeypatch.context() as nothing_is_played:
+        nothing_is_played.setattr(common, "measure_baselines", None)
+        with pytest.raises(ValueError, match="would again with these settings: update 4: a param"):
+            distill.distill(settings, workdir)
+
+    def sound(settings):
+        keeps = optax.GradientTransformation(
+            lambda params: jnp.zeros((), jnp.int32), lambda x, count, params=None: (x, count)
+        )
+        return optax.chain(optimiser(settings), keeps)
+
+    monkeypatch.setattr(recipe, "optimiser", sound)
+    slower = dataclasses.replace(
+        settings, learn=dataclasses.replace(settings.learn, learning_rate=1e-4)
+    )
+    result = distill.distill(slower, workdir)
+    assert result["rounds"] == 3 and _steps(workdir) == [2, 4, 6]
+    assert json.loads((workdir / "config.json").read_text())["learn"]["learning_rate"] == 1e-4
+    assert distill.distill(slower, workdir) == result
+
+
+def test_losses_that_are_not_finite_stop_the_first_round(settings, tmp_path):
+    far = dataclasses.replace(
+        settings, learn=dataclasses.replace(settings.learn, learning_rate=1e30)
+    )
+    with pytest.raises(ValueError, match=r"^update 2: the loss of pong is (nan|inf): learning has"):
+        distill.distill(far, tmp_path / "run")
+    assert not _steps(tmp_path / "run")
+    with pytest.raises(ValueError, match="has evaluated no student yet"):
+        students.load_student(tmp_path / "run")
+    assert distill.distill(settings, tmp_path / "run", stop_after="round:1") == {}
+    assert _steps(tmp_path / "run") == [2]
+
+
+def test_who_writes_takes_the_lock_and_a_finished_run_needs_none(settings, whole_run, tmp_path):
+    for write, mark in ((distill.distill, "config.json"), (distill.collect, "dataset.json")):
+        with (
+            lock.one_writer(tmp_path / mark, mark),
+            pytest.raises(ValueError, match=r"is being written to by process"),
+        ):
+            write(settings, tmp_path / mark)
+        assert {path.name for path in (tmp_path / mark).iterdir()} == {lock.NAME}
+    workdir, result = whole_run
+    with lock.one_writer(workdir, "config.json"):
+        assert distill.distill(settings, workdir)["games"] == result["games"]
+
+
+def test_an_expert_far_below_its_claim_stops_the_run(experts, settings, tmp_path):
+    expert = dataclasses.replace(Expert.load(experts / "breakout"), advertised_score=400.0)
+    expert.save(tmp_path / "boaster")
+    boasting = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "boaster")),))
+    with pytest.raises(ValueError, match=r"of the 400 it advertises.*resize"):
+        distill.distill(boasting, tmp_path / "run")
+    assert not (tmp_path / "run/dataset").exists()
+
+
+def test_two_experts_of_one_game_are_refused(settings, tmp_path):
+    twice = dataclasses.replace(settings, experts=settings.experts[:1] * 2)
+    with pytest.raises(ValueError, match="two experts play the same game"):
+        distill.distill(twice, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pong").write_text("a file of the game's name is not what is meant")
+    network = networks.create("net3")
+    params = networks.init(network, jax.random.key(9), (4, 84, 84))
+    Expert(
+        name="warm",
+        network=network,
+        params=params,
+        outputs="q",
+        actions=tuple(range(18)),
+        game="pong",
+    ).save(tmp_path / "warm")
+    warm = dataclasses.replace(
+        settings,
+        experts=(ExpertSource(str(tmp_path / "warm")),),
+        learn=dataclasses.replace(
+            settings.learn, rounds=1, updates_per_round=1, warm_start="pong", learning_rate=1e-12
+        ),
+    )
+    distill.distill(warm, tmp_path / "run")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        params_of(tmp_path / "run"),
+        params,
+    )
+    # What the student computes in is no part of its shape.
+    rough = common.Run(dataclasses.replace(warm, compute_dtype="bfloat16"), mesh.create())
+    assert rough.network.dtype == jnp.bfloat16
+    jax.tree.map(np.testing.assert_array_equal, distill._initial_params(rough), params)
+    # Another network of that shape, from a file.
+    begun = dataclasses.replace(warm.learn, warm_start=str(tmp_path / "warm"))
+    settings_of_file = dataclasses.replace(settings, learn=begun)
+    distill.distill(settings_of_file, tmp_path / "from_file", stop_after="round:1")
+    state = students.load_student(tmp_path / "from_file")[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, params)
+    with pytest.raises(ValueError, match=r"not of the student's shape"):
+        other = dataclasses.replace(settings.learn, warm_start="breakout")
+        distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
+
+
+def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp_path, monkeypatch):
+    network = networks.Network(convs=(), action_hidden=(8,), controllers=True, task_embedding=3)
+    monkeypatch.setitem(networks.NETWORKS, "mine", network)
+    monkeypatch.setattr(page, "clip_steps", lambda: 4)
+    settings = dataclasses.replace(
+        settings,
+        network="mine",
+        collect=dataclasses.replace(settings.collect, expert_share_rounds=1),
+        learn=dataclasses.replace(settings.learn, rounds=2, learning_rate=0.01),
+        evaluate=dataclasses.replace(settings.evaluate, report_episodes=2, max_steps=20),
+    )
+    result = distill.distill(settings, tmp_path / "run")
+    assert [row["game"] for row in result["games"]] == list(GAMES)
+    _, state, student = students.load_student(tmp_path / "run")
+    assert student.game_actions == ((0, 1, 3, 4, 11, 12), (0, 1, 3, 4))
+    stacks = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84)).astype(np.uint8)
+    for index, game in enumerate(GAMES):
+        expert = students.student_as_expert(tmp_path / "run", game)
+        assert not expert.network.knows_game and expert.network.num_outputs == len(expert.actions)
+        whole = np.asarray(networks.forward(student, state.playing, stacks, index))
+        np.testing.assert_allclose(expert.ale_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
+        assert whole[:, expert.mask].any() and not whole[:, ~expert.mask].any()
+    warm = dataclasses.replace(settings.learn, warm_start="pong")
+    with pytest.raises(ValueError, match=r"not of the student's shape \(network 'mine'\)"):
+        distill.distill(dataclasses.replace(settings, learn=warm), tmp_path / "warm")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"collect": {"num_envs": 3}}, "not divisible by collect.num_envs 3"),
+        ({"learn": {"rounds": 0}}, "learn.rounds is 0"),
+        ({"learn": {"rounds": 2**20, "updates_per_round": 2**11}}, "more than 2147483647 updates"),
+        ({"learn": {"first_loss": "kl"}}, "learn.first_rounds 0: give both"),
+        ({"learn": {"first_rounds": 2}}, "learn.first_loss is None"),
+        ({"learn": {"first_loss": "kl", "first_rounds": 2}}, "auto chooses what to begin with"),
+        ({"network": "alexnet"}, "network is 'alexnet', expected one of dueling, "),
+        ({"evaluate": {"opening_steps": 60}}, "less than evaluate.max_steps 60"),
+        ({"experts": ()}, "experts is empty"),
+        ({"collect": {"initial_steps": 0, "steps_per_round": 0}}, "nothing to learn"),
+        ({"collect": {"dataset": "x"}}, "set collect.steps_per_round to 0, or collect afresh"),
+        ({"collect": {"follow": True, "steps_per_round": 0}}, "collect.follow needs new steps"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(settings, change, message):
+    def changed(whole, changes):
+        nested = {
+            name: changed(getattr(whole, name), value) if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+        return dataclasses.replace(whole, **nested)
+
+    with pytest.raises(ValueError, match=message):
+        changed(settings, change)
+
+
+def test_the_loss_suits_the_experts_unless_it_is_named(settings):
+    learn = dataclasses.replace(settings.learn, rounds=10)
+    settings = dataclasses.replace(settings, learn=learn)
+    of_q = recipe.settled(settings, ["q", "q"]).learn
+    assert (of_q.loss, of_q.first_loss, of_q.first_rounds) == ("q_values", "q_kl", 2)
+    mixed = recipe.settled(settings, ["q", "logits"]).learn
+    assert (mixed.loss, mixed.first_loss, mixed.first_rounds) == ("kl", None, 0)
+    named = dataclasses.replace(settings, learn=dataclasses.replace(learn, loss="nll"))
+    assert recipe.settled(named, ["q", "q"]) is named
+
+
+def test_mse_on_logits_is_refused(settings, tmp_path):
+    first = {"loss": "kl", "first_loss": "mse", "first_rounds": 2}
+    begun = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, **first))
+    with pytest.raises(ValueError, match=r"first_loss is 'mse', but the expert of breakout"):
+        distill.distill(begun, tmp_path)
+    wrong = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, loss="mse"))
+    with pytest.raises(ValueError, match="breakout holds logits"):
+        distill.distill(wrong, tmp_path / "run")
+
+
+def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_path):
+    expert = Expert.load(experts / "pong")
+    expert.save(tmp_path / "pong")
+    run = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "pong")),))
+    distill.distill(run, tmp_path / "run", stop_after="baselines")
+    (tmp_path / "pong").rename(tmp_path / "before")
+    other = jax.tree.map(lambda x: x + 1, expert.params)
+    dataclasses.replace(expert, params=other).save(tmp_path / "pong")
+    with pytest.raises(ValueError, match="measured with other experts"):
+        distill.distill(run, tmp_path / "run")
+
+
+def test_damaged_baselines_are_one_clear_error(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="baselines")
+    (tmp_path / "run/baselines.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"baselines.json is damaged .* delete it"):
+        distill.distill(settings, tmp_path / "run")
+
+
+def test_measured_experts_are_taken_over_from_a_run_of_the_same_evaluation(settings, tmp_path):
+    distill.distill(settings, tmp_path / "one", stop_after="baselines")
+    standing = tmp_path / "one/baselines.json"
+    scores = json.loads(standing.read_text())
+    scores["expert"][0]["scores"][0] += 1000.0  # which nothing that played would give
+    standing.write_text(json.dumps(scores))
+
+    def with_evaluate(**changes):
+        evaluate = dataclasses.replace(settings.evaluate, baselines=str(standing), **changes)
+        return dataclasses.replace(settings, evaluate=evaluate)
+
+    distill.distill(with_evaluate(select_episodes=1), tmp_path / "two", stop_after="baselines")
+    taken = json.loads((tmp_path / "two/baselines.json").read_text())
+    assert taken["expert"] == scores["expert"] and taken["random"] == scores["random"]
+    with pytest.raises(ValueError, match="measured with other evaluate than this run's"):
+        distill.distill(with_evaluate(epsilon=0.5), tmp_path / "three")
+    standing.unlink()
+    with pytest.raises(FileNotFoundError, match="expected a run's baselines"):
+        distill.distill(with_evaluate(), tmp_path / "four")

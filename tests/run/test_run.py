@@ -1,0 +1,588 @@
+"""A whole run, done again by hand: who drives, what is learnt, which student is reported, and how.
+
+The run is killed twice, and what it had collected since is still there: it must end as if nothing
+had happened. Two games that score within a few steps, experts of fixed numbers, a linear student.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, metrics, networks
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import checkpoints, dataset, learner
+from jaxdistill.play import clips, evaluation, rollouts
+from jaxdistill.report import page
+from jaxdistill.run import common, distill, recipe
+from jaxdistill.tasks import envs, games
+
+GAMES = ("asterix", "carnival")
+LINEAR = networks.Network(convs=())
+ENVS, INITIAL, ROUND, WINDOW, ROUNDS = 4, 24, 8, 28, 4
+SHARES = [1.0, 0.75, 0.5, 0.5]
+MASKS = np.stack([games.get(name).mask for name in GAMES])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _linear():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "linear", LINEAR)
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(_linear, watcher, tmp_path_factory):
+    root = tmp_path_factory.mktemp("watchers")
+    watcher("asterix", 1, "q").save(root / "asterix")
+    watcher("carnival", 2, "logits").save(root / "carnival")
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(root / name)) for name in GAMES),
+        network="linear",
+        seed=5,
+        collect=recipe.Collect(
+            num_envs=ENVS,
+            initial_steps=ENVS * INITIAL,
+            steps_per_round=ENVS * ROUND,
+            window_steps=ENVS * WINDOW,
+            expert_share_rounds=2,
+            final_expert_share=0.5,
+            change_drivers=True,
+            expert_epsilon=0.5,
+            student_epsilon=0.0,
+        ),
+        learn=recipe.Learn(
+            rounds=ROUNDS,
+            updates_per_round=2,
+            batch_per_game=8,
+            loss="kl",
+            first_loss="nll",
+            first_rounds=2,
+            q_temperature=0.05,
+            logits_temperature=2.0,
+            entropy_weight=0.05,
+            ema_decay=0.7,
+            learning_rate=0.02,
+            weight_decay=0.01,
+        ),
+        evaluate=recipe.Evaluate(
+            every_rounds=1,
+            select_episodes=2,
+            report_episodes=4,
+            epsilon=0.25,
+            sample_logits=True,
+            max_steps=40,
+        ),
+    )
+
+
+@dataclasses.dataclass
+class Done:
+    """A finished run: where, what it returned, what it saved after each round, what was shown."""
+
+    workdir: object
+    result: dict
+    states: dict
+    values: dict
+    clips: list
+
+
+@pytest.fixture(scope="module")
+def done(settings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    done = Done(workdir, {}, {}, {}, [])
+    save, record = checkpoints.Checkpoints.save, clips.record
+
+    def keep(self, step, state, **options):
+        done.states[step] = jax.device_get(state)
+        done.values[step] = options["value"]
+        return save(self, step, state, **options)
+
+    def show(game, policy, **options):
+        done.clips.append((game.name, options))
+        return record(game, policy, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", keep)
+        patch.setattr(clips, "record", show)
+        patch.setattr(page, "clip_steps", lambda: 3)
+        patch.setattr(distill, "_COMPARED_STATES", 8)
+        distill.distill(settings, workdir, stop_after="baselines")
+        distill.distill(settings, workdir, stop_after="round:2")
+        # Killed when half of the third round was collected, and written down.
+        log = dataset.open_log(workdir / "dataset")
+        log.append(log.read(log.length - 4, log.length))
+        done.result = distill.distill(settings, workdir)
+    return done
+
+
+def _log(done):
+    log = dataset.open_log(done.workdir / "dataset")
+    return log.read(0, log.length)
+
+
+def _stacks(chunk, game, time):
+    """What all environments of a game saw at a time, `(N, 4, H, W)`."""
+    ages = chunk.ages[game, time].astype(int)
+    back = [np.maximum(time - k, time - ages) for k in (3, 2, 1, 0)]
+    return np.stack([chunk.frames[game, t, np.arange(ENVS)] for t in back], axis=1)
+
+
+def _greedy(params, stacks, game):
+    outputs = np.asarray(jax.jit(LINEAR.apply)(params, stacks))
+    return np.where(MASKS[game], outputs, -np.inf).argmax(axis=1)
+
+
+def test_everything_collected_is_there_once(done):
+    chunk = _log(done)
+    assert chunk.frames.shape[:3] == (2, INITIAL + ROUNDS * ROUND, ENVS)
+    for index, name in enumerate(GAMES):
+        pool = envs.Pool(games.get(name), ENVS, seed=envs.seed_for(5, common.COLLECT, index))
+        for time, actions in enumerate(chunk.actions[index]):
+            np.testing.assert_array_equal(chunk.frames[index, time], pool.last.observations[:, -1])
+            np.testing.assert_array_equal(chunk.ages[index, time], pool.last.ages)
+            np.testing.assert_array_equal(chunk.usable[index, time], ~pool.last.over)
+            pool.step(actions)
+
+
+def test_the_experts_drive_their_share_with_their_epsilon_and_the_student_the_rest(settings, done):
+    chunk = _log(done)
+    rows = [row for row in metrics.read(done.workdir) if "loss" in row]
+    assert [row["expert_share"] for row in rows] == pytest.approx(SHARES)
+    assert [row["steps_per_game"] for row in rows] == [
+        ENVS * (INITIAL + ROUND * n) for n in (1, 2, 3, 4)
+    ]
+    by_expert, apart, seated = [], 0, []
+    for index, share in enumerate(SHARES):
+        times = range(INITIAL + index * ROUND, INITIAL + (index + 1) * ROUND)
+        played = chunk.actions[0, times]
+        expert = np.where(MASKS[0], chunk.labels[0, times], -np.inf).argmax(axis=-1)
+        if index:
+            state = done.states[index]
+            student, raw = (
+                np.stack([_greedy(p, _stacks(chunk, 0, t), 0) for t in times])
+                for p in (state.playing, state.params)
+            )
+            # The student is never in doubt: it is where all that is done is what it would do.
+            drives = (played == student).all(axis=0)
+            apart += (raw != student)[:, drives].sum()
+        else:
+            drives = np.zeros(ENVS, bool)
+        assert drives.sum() == round((1 - share) * ENVS)
+        seated.append(drives.tolist())
+        by_expert.append((played == expert)[:, ~drives])
+    assert apart > 0, "were another student at the wheel, nothing here would show it"
+    # Half of what the experts do is drawn from nine actions: 5/9 is what they would choose.
+    first = chunk.actions[0, :INITIAL]
+    expert = np.where(MASKS[0], chunk.labels[0, :INITIAL], -np.inf).argmax(axis=-1)
+    kept = np.concatenate([(first == expert).ravel(), *(x.ravel() for x in by_expert)])
+    assert 0.4 < kept.mean() < 0.7
+    changes = itertools.pairwise(seated)
+    assert any(a and not b for before, after in changes for a, b in zip(before, after, strict=True))
+
+
+def _updates(params, first_updates):
+    """An update as the settings say, and the state of `params` that it begins with."""
+    devices = mesh.create()
+    transform = learner.optimiser(
+        "adamw",
+        learning_rate=0.02,
+        updates=ROUNDS * 2,
+        final_fraction=0.1,
+        weight_decay=0.01,
+        clip_norm=10.0,
+    )
+    update = learner.make_update(
+        LINEAR,
+        transform,
+        devices,
+        loss="kl",
+        first_loss="nll",
+        first_updates=first_updates,
+        masks=jnp.asarray(MASKS),
+        temperatures=jnp.array([0.05, 2.0]),  # Q-values, logits
+        batch_per_game=8,
+        minibatches=2,
+        entropy_weight=0.05,
+        ema_decay=0.7,
+    )
+    key = mesh.put(devices, jax.random.fold_in(jax.random.key(5), 102))
+    state = learner.create_state(params, transform, devices, averaged=True)
+    return lambda state, window: update(state, window, key)[0], state
+
+
+def _assert_close(state, other):
+    for a, b in zip(*(jax.tree.leaves((x.params, x.playing)) for x in (state, other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _fill(buffer, chunk, start, stop):
+    buffer.append(dataset.Chunk(*(x[:, start:stop] for x in chunk)))
+
+
+def test_what_is_learnt_is_what_the_settings_say(done):
+    """Every round again, from the log alone."""
+    chunk = _log(done)
+    params = networks.init(LINEAR, jax.random.fold_in(jax.random.key(5), 100), (4, 84, 84))
+    update, state = _updates(params, [4, 4])
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
+    _fill(buffer, chunk, 0, INITIAL)
+    for number in range(1, ROUNDS + 1):
+        _fill(buffer, chunk, INITIAL + (number - 1) * ROUND, INITIAL + number * ROUND)
+        state = update(state, buffer.window)
+        _assert_close(state, done.states[number])
+
+
+def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path):
+    warm = dataclasses.replace(
+        settings,
+        learn=dataclasses.replace(settings.learn, warm_start="asterix"),
+        evaluate=dataclasses.replace(
+            settings.evaluate, every_rounds=9, baselines=str(done.workdir / "baselines.json")
+        ),
+    )
+    distill.distill(warm, tmp_path / "warm", stop_after="round:1")
+    assert not any("mean_retention" in row for row in metrics.read(tmp_path / "warm")), "not yet"
+    chunk = dataset.open_log(tmp_path / "warm/dataset").read(0, INITIAL + ROUND)
+    update, state = _updates(common.Run(warm, mesh.create()).experts[0].params, [0, 4])
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
+    _fill(buffer, chunk, 0, INITIAL + ROUND)
+    state = update(state, buffer.window)
+    with checkpoints.Checkpoints(tmp_path / "warm/checkpoints") as saved:
+        _assert_close(saved.restore(1, state).state, state)
+
+
+def test_choices_are_compared_where_the_run_was_last(done):
+    """On eight states of the last eight steps, the first and the last whole stack among them."""
+    chunk, length = _log(done), INITIAL + ROUNDS * ROUND
+    best = done.states[done.result["best_round"]].playing
+    for game, row in enumerate(done.result["games"]):
+        seen = [
+            (_stacks(chunk, game, time)[env], chunk.labels[game, time, env])
+            for time in range(length - 8, length)
+            for env in range(ENVS)
+            if time - min(chunk.ages[game, time, env], 3) >= length - 8
+            and chunk.usable[game, time, env]
+        ]
+        chosen = np.linspace(0, len(seen) - 1, 8).astype(int)
+        stacks, labels = (np.stack([seen[i][k] for i in chosen]) for k in (0, 1))
+        valid = np.where(MASKS[game], labels, -np.inf)
+        own = _greedy(best, stacks, game)
+        assert row["agreement"] == np.mean(own == valid.argmax(axis=1))
+        cost = valid.max(axis=1) - valid[np.arange(8), own]
+        assert row["regret"] == pytest.approx(cost.mean(), abs=1e-4)
+
+
+def _measured(settings, params, purpose, *, episodes):
+    """The student of `params` in whole games of a purpose's own starts."""
+    act = rollouts.network_actor(LINEAR, jnp.asarray(MASKS), epsilon=settings.evaluate.epsilon)
+    policy = functools.partial(act, params)
+    return common.Run(settings, mesh.create()).measure(policy, purpose, episodes)
+
+
+def _means(scores):
+    return [s.mean for s in scores]
+
+
+def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done):
+    """By mean retention, of which what is above 1 counts a tenth."""
+    standing = json.loads((done.workdir / "baselines.json").read_text())
+    expert, random = (
+        np.array([np.mean(row["scores"]) for row in standing[who]]) for who in ("expert", "random")
+    )
+    rows = [row for row in metrics.read(done.workdir) if "mean_retention" in row]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    kept = np.array([[row[f"retention/{name}"] for name in GAMES] for row in rows])
+    scores = np.array([[row[f"score/{name}"] for name in GAMES] for row in rows])
+    np.testing.assert_allclose(kept, (scores - random) / (expert - random))
+    np.testing.assert_allclose([row["mean_retention"] for row in rows], kept.mean(axis=1))
+    values = np.where(kept > 1, 1 + (kept - 1) / 10, kept).mean(axis=1)
+    np.testing.assert_allclose(list(done.values.values()), values)
+    assert (kept > 1).any(), "or a tenth of nothing was counted"
+    for number in (1, ROUNDS):
+        state = done.states[number]
+        played = _measured(settings, state.playing, common.SELECT, episodes=2)
+        assert _means(played) == scores[number - 1].tolist()
+
+
+def test_the_best_student_is_reported_not_the_last(settings, done):
+    best = max(done.values, key=lambda step: (done.values[step], step))
+    assert best < ROUNDS, "the last would be the best: nothing here would show which is reported"
+    assert (done.result["best_round"], done.result["rounds"]) == (best, ROUNDS)
+    reported = [row["student"]["mean"] for row in done.result["games"]]
+    assert [row["student"]["episodes"] for row in done.result["games"]] == [4, 4]
+    played = _measured(settings, done.states[best].playing, common.REPORT, episodes=4)
+    assert reported == _means(played)
+    for other in (done.states[ROUNDS].playing, done.states[best].params):
+        assert reported != _means(_measured(settings, other, common.REPORT, episodes=4))
+
+
+def test_the_closing_table_by_hand(done):
+    kept = []
+    for row in done.result["games"]:
+        student, expert, random = (row[who]["mean"] for who in ("student", "expert", "random"))
+        kept.append((student - random) / (expert - random))
+        assert row["retention"] == pytest.approx(kept[-1])
+    assert done.result["mean_retention"] == pytest.approx(np.mean(kept))
+    assert done.result["worst_retention"] == pytest.approx(min(kept))
+    positive = np.maximum(kept, 1e-9)
+    assert done.result["geometric_retention"] == pytest.approx(np.sqrt(positive[0] * positive[1]))
+    assert done.result["epsilon"] == 0.25 and done.result["episodes"] == 4
+    assert len(set(kept)) == 2
+
+
+def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
+    base = common.Run(settings, mesh.create())
+    sampling = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
+    chance = rollouts.random_policy(jnp.asarray(MASKS))
+    standing = json.loads((done.workdir / "baselines.json").read_text())
+    for who, policy in (("expert", sampling), ("random", chance)):
+        played = base.measure(policy, common.REPORT, 4)
+        assert [s.to_dict() for s in played] == standing[who]
+        assert [row[who]["mean"] for row in done.result["games"]] == _means(played)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "side", "by"), [(common.SELECT, 0, "random"), (common.REPORT, 1, "expert")]
+)
+def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side, by):
+    changed = dataclasses.replace(settings.evaluate, opening_by=by, opening_steps=7)
+    base = common.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
+    assert {common.SELECT: 1, common.REPORT: 2}[purpose] == purpose, (
+        "seeds that runs were made with"
+    )
+    chance = rollouts.random_policy(jnp.asarray(MASKS))
+    expert = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
+    played = base.measure(expert, purpose, 2)
+    by_hand = evaluation.play_everywhere(
+        [games.get(name) for name in GAMES],
+        2,
+        expert,
+        jax.random.fold_in(jax.random.key(5), purpose),
+        mesh.create(),
+        seeds=[envs.seed_for(5, purpose, index) for index in (0, 1)],
+        views=[expert.view for expert in base.experts],
+        max_steps=40,
+        opening=evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
+    )
+    assert [s.to_dict() for s in played] == [s.to_dict() for s in by_hand]
+    assert all(s.unfinished for s in played), "games that the step limit cuts"
+    assert [s.to_dict() for s in base.measure(expert, purpose, 2, only=[1])] == [
+        played[1].to_dict()
+    ]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_experts_that_are_measured_sample_if_they_are_told_to(settings, sample):
+    changed = dataclasses.replace(settings.evaluate, sample_logits=sample, epsilon=0.0)
+    base = common.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
+    pool = envs.Pool(games.get("carnival"), 1, seed=0)
+    seen = jnp.asarray(pool.last.observations).repeat(64, axis=0)
+    (actions,), _ = base.expert_policy()((seen,), jax.random.key(0), (1,), (np.arange(64),))
+    assert (len(np.unique(actions)) > 1) == sample
+
+
+def test_clips_show_games_that_were_neither_learnt_nor_chosen_nor_reported_in(done):
+    seeds = [envs.seed_for(5, common.SHOW, index) for index in (0, 1)]
+    assert [(name, options["seed"]) for name, options in done.clips] == [
+        (name, seed) for name, seed in zip(GAMES, seeds, strict=True) for _ in range(2)
+    ]
+    assert [options["index"] for _, options in done.clips] == [0, 0, 1, 1]
+
+
+def test_the_seconds_of_all_three_sittings_are_told(done):
+    standing = json.loads((done.workdir / "baselines.json").read_text())
+    seconds = done.result["seconds"]
+    measured = metrics.Timer()
+    measured.restore(standing["timer"])
+    assert seconds["baselines"] == pytest.approx(measured.seconds()["baselines"])
+    # Four rounds were learnt; a sitting that forgot the first would tell of two.
+    rows = [row for row in metrics.read(done.workdir) if "loss" in row]
+    learnt = [row["seconds/learn"] for row in rows]
+    assert learnt == sorted(learnt) and seconds["learn"] >= learnt[-1]
+
+
+def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
+    rows = distill.evaluate_student(
+        done.workdir, episodes=3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert"
+    )
+    other = dataclasses.replace(
+        settings,
+        seed=11,
+        evaluate=dataclasses.replace(
+            settings.evaluate, epsilon=0.75, opening_steps=9, opening_by="expert"
+        ),
+    )
+    best = done.states[done.result["best_round"]].playing
+    played = _measured(other, best, common.REPORT, episodes=3)
+    assert [row["student"] for row in rows] == [s.summary() for s in played]
+
+
+def test_a_finished_run_is_told_by_its_settings(settings, done):
+    """Those that say nothing of what it did may differ."""
+    evaluate = dataclasses.replace(
+        settings.evaluate,
+        lowest_expert_share=0.1,
+        baselines=str(done.workdir / "baselines.json"),
+    )
+    same = dataclasses.replace(settings, evaluate=evaluate)
+    assert distill.distill(same, done.workdir) == done.result
+    for change in (
+        {"seed": 6},
+        {"learn": dataclasses.replace(settings.learn, learning_rate=0.01)},
+        {"evaluate": dataclasses.replace(settings.evaluate, select_episodes=1)},
+        {"collect": dataclasses.replace(settings.collect, student_epsilon=0.1)},
+    ):
+        with pytest.raises(ValueError, match="holds a run with"):
+            distill.distill(dataclasses.replace(settings, **change), done.workdir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"every_rounds": 2}, None),
+        ({"select_episodes": 7}, None),
+        ({"lowest_expert_share": 0.1}, None),
+        ({"epsilon": 0.2}, "evaluate"),
+        ({"sample_logits": False}, "evaluate"),
+        ({"max_steps": 41}, "evaluate"),
+        ({"report_episodes": 3}, "evaluate"),
+        ({"opening_steps": 3}, "evaluate"),
+        ({"seed": 6}, "seed"),
+        ({"experts": "another"}, "experts"),
+    ],
+    ids=str,
+)
+def test_only_what_was_measured_alike_is_taken_over(
+    settings, done, watcher, tmp_path, changes, differs
+):
+    given = done.workdir / "baselines.json"
+    fields = {k: v for k, v in changes.items() if k not in ("seed", "experts")}
+    other = dataclasses.replace(
+        settings,
+        seed=changes.get("seed", 5),
+        evaluate=dataclasses.replace(settings.evaluate, baselines=str(given), **fields),
+    )
+    if "experts" in changes:
+        watcher("carnival", 9, "logits").save(tmp_path / "other")
+        sources = (settings.experts[0], ExpertSource(str(tmp_path / "other")))
+        other = dataclasses.replace(other, experts=sources)
+    base = common.Run(other, mesh.create())
+    if differs:
+        with pytest.raises(ValueError, match=f"was measured with other {differs} than"):
+            common.measure_baselines(base, tmp_path, metrics.Timer())
+        assert not (tmp_path / "baselines.json").exists()
+    else:
+        scores = common.measure_baselines(base, tmp_path, metrics.Timer())
+        standing = json.loads(given.read_text())
+        assert [s.to_dict() for s in scores["expert"]] == standing["expert"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({}, None),
+        ({"expert_epsilon": 0.9, "seed": 6}, None),  # other play of the same experts will do
+        ({"games": ["carnival", "asterix"]}, "games"),
+        ({"experts": ["a", "b"]}, "experts"),
+        ({"views": []}, "views"),
+        ({"num_envs": 8}, "num_envs"),
+        ({"frame_shape": [42, 84]}, "frame_shape"),
+    ],
+    ids=str,
+)
+def test_only_a_dataset_of_the_same_experts_is_learnt_from(
+    settings, done, tmp_path, changes, differs
+):
+    info = dataset.open_log(done.workdir / "dataset").info
+    dataset.Log(tmp_path / "data", info | changes)
+    fixed = dataclasses.replace(
+        settings,
+        collect=recipe.Collect(
+            num_envs=ENVS,
+            window_steps=ENVS * WINDOW,
+            steps_per_round=0,
+            dataset=str(tmp_path / "data"),
+        ),
+        evaluate=dataclasses.replace(
+            settings.evaluate, baselines=str(done.workdir / "baselines.json")
+        ),
+    )
+    message = f"collected with other {differs} " if differs else "no usable step of asterix"
+    with pytest.raises(ValueError, match=message):
+        distill.distill(fixed, tmp_path / "run")
+
+
+def _scored(mean):
+    return evaluation.Scores(np.array([mean - 1.0, mean + 1.0]), np.ones(2, int), np.arange(2))
+
+
+@pytest.mark.parametrize(("lowest", "refused"), [(0.45, False), (0.55, True), (0.0, False)])
+def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, refused):
+    """It scores 30 of 50, random play 10: half of what it claims, not three fifths."""
+    silent, expert = (
+        dataclasses.replace(watcher("asterix", 1), advertised_score=claim) for claim in (None, 50.0)
+    )
+    arguments = ([silent, expert], [_scored(0.0), _scored(30.0)], [_scored(9.0), _scored(10.0)])
+    if refused:
+        with pytest.raises(ValueError, match=r"asterix scores 30\.0 in asterix, 50% of"):
+            common.check_experts(*arguments, lowest)
+    else:
+        common.check_experts(*arguments, lowest)
+
+
+def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
+    """Its labels, its place in the table; and the best student is the one that scores most."""
+    values, save, select = [], checkpoints.Checkpoints.save, distill._select
+    first, later = watcher("carnival", 2), watcher("carnival", 9)
+    first.save(tmp_path / "expert")
+
+    def keep(self, step, state, **options):
+        if options["value"] is not None:
+            values.append(options["value"])
+        return save(self, step, state, **options)
+
+    def select_and_replace(*arguments):
+        """The training finds a better network after the first evaluation."""
+        shutil.rmtree(tmp_path / "expert")
+        later.save(tmp_path / "expert")
+        return select(*arguments)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
+    monkeypatch.setattr(distill, "_select", select_and_replace)
+    monkeypatch.setattr(page, "clip_steps", lambda: 1)
+    monkeypatch.setattr(common, "SELECT", common.REPORT)
+    following = dataclasses.replace(
+        settings,
+        experts=(ExpertSource(str(tmp_path / "expert")),),
+        collect=dataclasses.replace(settings.collect, follow=True),
+        learn=dataclasses.replace(
+            settings.learn, rounds=5, first_loss=None, first_rounds=0, logits_temperature=1.0
+        ),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=2, sample_logits=False),
+    )
+    (row,) = distill.distill(following, tmp_path / "run")["games"]
+    # Replaced in the first evaluation, read again before the second: round 5 is the later's.
+    length = INITIAL + 5 * ROUND
+    chunk = dataset.open_log(tmp_path / "run/dataset").read(0, length)
+    replaced = INITIAL + 4 * ROUND
+    for time, expert in ((0, first), (replaced - 1, first), (replaced, later), (length - 1, later)):
+        said = expert.ale_outputs(_stacks(chunk, 0, time))
+        np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
+    begun = json.loads((tmp_path / "run/baselines.json").read_text())["expert"][0]
+    base = common.Run(following, mesh.create())
+    (played,) = base.measure(base.expert_policy(), common.REPORT, 4)
+    assert row["expert"] == played.summary() and row["expert"]["episodes"] == 4
+    assert row["expert"]["mean"] != np.mean(begun["scores"])
+    assert row["shared_starts"] == 2, "the two games it was chosen by are among the four reported"
+    rows = [r for r in metrics.read(tmp_path / "run") if "mean_retention" in r]
+    assert [r["step"] for r in rows] == [4, 8, 10], "every second round, and the last"
+    # No human score of Carnival is known: its own score counts.
+    assert values == [r["score/carnival"] for r in rows]
+    assert len({r["expert_score/carnival"] for r in rows}) == 2

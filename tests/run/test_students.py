@@ -1,0 +1,253 @@
+"""Students of experts that see something else than 84x84: made, read back, exported, measured."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import networks
+from jaxdistill.experts import export, formats
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import qlearning
+from jaxdistill.play import clips, rollouts
+from jaxdistill.run import distill, recipe, students
+from jaxdistill.tasks import games
+from jaxdistill.tasks.views import View
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = View(height=64, width=60, stack=2)
+# One shape, and not the same picture.
+VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
+
+
+def an_expert(game, view, seed=0, network="net3"):
+    network = networks.create(network)
+    params = networks.init(network, jax.random.key(seed), view.shape)
+    return Expert(f"tiny {game}", network, params, "q", tuple(range(18)), view=view, game=game)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on two experts that see little, and where they are."""
+    root = tmp_path_factory.mktemp("run")
+    for seed, (game, view) in enumerate(VIEWS.items()):
+        an_expert(game, view, seed).save(root / game)
+    settings = recipe.Settings(
+        experts=tuple(ExpertSource(str(root / game)) for game in VIEWS),
+        network="net3",
+        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=32, window_steps=128),
+        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=recipe.Evaluate(
+            every_rounds=1, select_episodes=1, report_episodes=2, max_steps=20
+        ),
+    )
+    distill.distill(settings, root / "student")
+    return root
+
+
+@pytest.fixture
+def alone(run, tmp_path):
+    """The run without its experts."""
+    return shutil.copytree(run / "student", tmp_path / "alone")
+
+
+def stacks(view, count=3):
+    return np.random.default_rng(0).integers(0, 256, (count, *view.shape)).astype(np.uint8)
+
+
+def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(run / "student", moved)
+    _, state, network = students.load_student(run / "student")
+    config = json.loads((moved / "config.json").read_text())
+    for source in config["experts"]:
+        source["path"] = str(tmp_path / "gone" / source["path"][-4:])
+    (moved / "config.json").write_text(json.dumps(config))
+    for index, (game, view) in enumerate(VIEWS.items()):
+        expert = students.student_as_expert(moved, game)
+        assert expert.view == view and expert.game == game
+        assert expert.name == f"student of tiny {game}"
+        said = networks.forward(network, state.playing, stacks(view), index)
+        np.testing.assert_allclose(expert.ale_outputs(stacks(view)), said, rtol=1e-5, atol=1e-6)
+    with pytest.raises(FileNotFoundError, match=r"gone/pong: no such"):
+        distill.evaluate_student(moved, episodes=1, epsilon=0.05, seed=1)
+    (moved / "student.json").unlink()  # as runs of before it was written
+    with pytest.raises(ValueError, match=r"no student.json, so its experts are asked: .*gone"):
+        students.load_student(moved)
+    (run / "student" / "student.json").rename(tmp_path / "aside")
+    try:
+        assert students.student_as_expert(run / "student", "breakout").view == VIEWS["breakout"]
+    finally:
+        (tmp_path / "aside").rename(run / "student" / "student.json")
+
+
+@pytest.mark.parametrize("network", ["net3", "dueling_small", "multi_task"])
+def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(network):
+    """A student of Breakout that learnt no RIGHT (3), alone in a file that says no such thing."""
+    taught = dataclasses.replace(an_expert("breakout", SMALL), actions=tuple(range(18)))
+    lacking = taught.network.clone(num_outputs=3)
+    expert = Expert("x", lacking, {}, "q", (1, 0, 4), view=SMALL, game="breakout")
+    (role,) = students.roles_of([expert])
+    assert role.actions == (0, 1, 4)
+    assert students.untaught(role) == ["RIGHT"]
+
+    whole = networks.for_games(networks.create(network), [games.get("breakout")])
+    params = networks.init(whole, jax.random.key(0), SMALL.shape)
+    generator = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: generator.normal(0, 0.05, x.shape).astype(np.float32), params)
+    alone, params, actions = networks.for_one_game(whole, params, 0)
+    params["params"]["action"]["bias"][actions.index(3)] += 9
+    before = Expert("x", alone, params, "q", actions, view=SMALL, game="breakout")
+    mended = students._never_untaught(params, actions, role)
+    after = dataclasses.replace(before, params=mended)
+    shown = stacks(SMALL, 32)
+    old, new = (np.asarray(expert.ale_outputs(shown)) for expert in (before, after))
+    assert (before.greedy(shown) == 3).all()
+    kept = old.copy()
+    kept[:, 3] = old[:, [0, 1, 4]].mean(axis=1) - 1
+    best = np.array([0, 1, 4])[kept[:, [0, 1, 4]].argmax(axis=1)]
+    np.testing.assert_array_equal(after.greedy(shown), best)
+    # All the others are as they were, dueling or not.
+    np.testing.assert_allclose(new[:, [0, 1, 4]], old[:, [0, 1, 4]], rtol=1e-4, atol=1e-5)
+    same = dataclasses.replace(role, actions=(0, 1, 3, 4))
+    assert students._never_untaught(params, actions, same) is params
+
+
+def test_experts_that_have_become_others_are_refused(run):
+    settings, _, _ = students.load_student(run / "student")
+    one, two = (an_expert(game, view) for game, view in VIEWS.items())
+    students.claim_roles(run / "student", [one, two])
+    with pytest.raises(ValueError, match="student of pong, breakout, and its experts now play"):
+        students.claim_roles(run / "student", [one])
+    for changed in (dataclasses.replace(two, view=SMALL), an_expert("breakout", View())):
+        with pytest.raises(ValueError, match=r"resize='linear'.* in breakout, .* now stands"):
+            students.claim_roles(run / "student", [one, changed])
+    fewer = Expert(
+        "tiny", two.network.clone(num_outputs=3), {}, "q", (0, 1, 4), view=two.view, game="breakout"
+    )
+    with pytest.raises(ValueError, match=r"learns actions \(0, 1, 3, 4\) in breakout, .*tiny now"):
+        students.claim_roles(run / "student", [one, fewer])
+    # The programs ask: a finished run called again, and a student measured again.
+    expert = run / "breakout" / "expert.json"
+    standing = expert.read_text()
+    expert.write_text(standing.replace('"resize": "linear"', '"resize": "area"'))
+    try:
+        with pytest.raises(ValueError, match="now stands for"):
+            distill.distill(settings, run / "student")
+        with pytest.raises(ValueError, match="now stands for"):
+            distill.evaluate_student(run / "student", episodes=1, epsilon=0.05, seed=1)
+    finally:
+        expert.write_text(standing)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '[{"game": "pnog"}]',
+        '[{"game": "pong", "view": {"height": "84"}}]',
+        '[{"game": "pong", "view": {}, "actions": [6], "expert": "x"}]',
+    ],
+)
+def test_a_damaged_student_json_is_named(alone, text):
+    (alone / "student.json").write_text(text)
+    with pytest.raises(ValueError, match=r"student.json is damaged .*remove it"):
+        students.load_student(alone)
+
+
+def test_it_is_measured_again(run):
+    rows = distill.evaluate_student(run / "student", episodes=1, epsilon=0.05, seed=1)
+    assert [row["game"] for row in rows] == list(VIEWS)
+    assert all(row["student"]["mean_steps"] <= 20 for row in rows)
+
+
+@pytest.mark.parametrize("convention", ["merged", "expert"])
+@pytest.mark.parametrize("game", VIEWS)
+def test_an_exported_file_sees_and_plays_the_same(run, tmp_path, game, convention):
+    path, before = tmp_path / "file.pth", students.student_as_expert(run / "student", game)
+    if convention == "expert":
+        export.export_expert(before, path)
+        after = formats.load(path)
+    else:
+        _, state, network = students.load_student(run / "student")
+        export.export(state.playing, network, path, views=VIEWS)
+        after = formats.load(path, game=game)
+        with pytest.raises(ValueError, match=r"sees its games in different ways.*pong, breakout"):
+            formats.load(path)
+    assert after.view == before.view == VIEWS[game] and after.game == game
+    said = [np.asarray(expert.ale_outputs(stacks(VIEWS[game]))) for expert in (before, after)]
+    np.testing.assert_array_equal(*said)
+    played = [
+        clips.record(
+            games.get(game),
+            rollouts.expert_actor([expert], epsilon=0.5),
+            view=expert.view,
+            seed=3,
+            steps=30,
+        )
+        for expert in (before, after)
+    ]
+    assert len(played[0].frames) > 20 and played[0].score == played[1].score
+    np.testing.assert_array_equal(played[0].frames, played[1].frames)
+
+
+def test_the_program_says_what_other_readers_will_not_know(run, tmp_path):
+    out = tmp_path / "merged.pth"
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "launch" / "export.py"),
+            *(f"--workdir={run / 'student'}", f"--out={out}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *notes, last = done.stdout.splitlines()
+    assert last == f"saved in {out}"
+    assert len(notes) == 2 and all(note.startswith("note: other readers will") for note in notes)
+    assert "resize='area'" in notes[0] and "resize='linear'" in notes[1]
+    assert formats.load(out, game="breakout").view == VIEWS["breakout"]
+
+
+def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
+    an_expert("pong", SMALL, network="net3").save(tmp_path / "expert")
+    settings = qlearning.Settings(
+        games=("pong",),
+        network="net3",
+        num_envs=4,
+        rollout_steps=8,
+        total_steps=32,
+        batch_per_game=16,
+        eval_every=32,
+        eval_episodes=1,
+        final_episodes=1,
+        max_steps=60,
+        experts=(ExpertSource(str(tmp_path / "expert")),),
+    )
+    qlearning.train(settings, tmp_path / "run")
+    trained = Expert.load(tmp_path / "run" / "experts" / "pong")
+    assert trained.view == SMALL
+    assert np.isfinite(trained.ale_outputs(stacks(SMALL))).all()
+
+
+def test_a_run_of_an_earlier_version_says_what_its_config_does_not(alone):
+    path = alone / "config.json"
+    config = json.loads(path.read_text())
+    del config["learn"]["ema_decay"]
+    config["learn"]["optimiser"] = "adam_l2"  # of another state
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"not say learn\.ema_decay 0\.998 .* of another state"):
+        students.load_student(alone)
+    config["learn"]["ema_decay"] = 0.998
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^checkpoint"):
+        students.load_student(alone)

@@ -1,0 +1,325 @@
+"""Tests for the pools: real EnvPool for what it does, a scripted one for the accounting."""
+
+import itertools
+
+import envpool
+import numpy as np
+import pytest
+
+from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.views import View
+
+PONG, BREAKOUT, FREEWAY = (games.get(name) for name in ("pong", "breakout", "freeway"))
+
+
+@pytest.fixture(scope="module")
+def pong():
+    """A pool of two, for tests that only ask whether it refuses."""
+    return envs.Pool(PONG, 2, seed=1)
+
+
+def _play(pool, actions):
+    return [pool.step(row) for row in actions]
+
+
+def _assert_same(a, b):
+    for name, x, y in zip(envs.Step._fields, a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)
+        assert x.dtype == y.dtype, name
+
+
+def test_shapes_and_types_of_a_step(pong):
+    step = pong.last
+    expected = {
+        "observations": ((2, 4, 84, 84), np.uint8),
+        "rewards": ((2,), np.float32),
+        "valid": ((2,), np.bool_),
+        "over": ((2,), np.bool_),
+        "truncated": ((2,), np.bool_),
+        "lives": ((2,), np.int32),
+        "scores": ((2,), np.float64),
+        "ages": ((2,), np.int32),
+    }
+    actual = {name: (x.shape, x.dtype) for name, x in step._asdict().items()}
+    assert actual == {name: (shape, np.dtype(kind)) for name, (shape, kind) in expected.items()}
+
+
+def test_before_the_first_step_nothing_has_happened(breakout_play):
+    first = breakout_play.steps[0]
+    assert not (first.valid.any() or first.over.any() or first.truncated.any())
+    assert not (first.rewards.any() or first.scores.any() or first.ages.any())
+    assert (first.lives == 5).all()
+
+
+def test_the_recorded_games_are_worth_testing_on(breakout_play):
+    over = np.stack([step.over for step in breakout_play.steps])
+    rewards = np.stack([step.rewards for step in breakout_play.steps])
+    assert (over.sum(axis=0) >= 2).all()
+    assert (rewards.sum(axis=0) >= 1).all()
+
+
+def test_a_row_is_invalid_exactly_after_its_game_was_over(breakout_play):
+    for before, after in itertools.pairwise(breakout_play.steps):
+        np.testing.assert_array_equal(after.valid, ~before.over)
+
+
+def test_scores_are_the_sums_of_each_games_rewards(breakout_play):
+    steps = breakout_play.steps
+    for slot in range(3):
+        starts = [t for t, step in enumerate(steps) if step.ages[slot] == 0]
+        ends = [t for t, step in enumerate(steps) if step.over[slot]]
+        for start, end in zip(starts, ends, strict=False):
+            rewards = [steps[t].rewards[slot] for t in range(start + 1, end + 1)]
+            assert steps[end].scores[slot] == sum(rewards)
+            assert steps[start].scores[slot] == steps[start].rewards[slot] == 0
+            assert steps[end].lives[slot] == 0  # five lives are one game
+
+
+def test_ages_count_the_steps_of_a_game(breakout_play):
+    age = np.zeros(3, int)
+    for before, after in itertools.pairwise(breakout_play.steps):
+        age = np.where(before.over, 0, age + 1)
+        np.testing.assert_array_equal(after.ages, age)
+
+
+def test_a_lost_life_is_not_the_end_of_a_game(breakout_play):
+    steps = breakout_play.steps
+    lost = [(step.lives < before.lives) & step.valid for before, step in itertools.pairwise(steps)]
+    over = [step.over for step in steps[1:]]
+    assert np.sum(lost) == 5 * np.sum(over) + sum(5 - steps[-1].lives)
+
+
+def test_what_a_pool_handed_out_is_never_written_to_again(breakout_play):
+    for step, copy in zip(breakout_play.steps, breakout_play.observations, strict=True):
+        np.testing.assert_array_equal(step.observations, copy)
+
+
+def test_replaying_the_actions_brings_a_new_pool_to_the_same_state_and_future(breakout_play):
+    # Another number of threads: still the same.
+    again = envs.Pool(BREAKOUT, 3, seed=11, threads=1)
+    for row, step in zip(breakout_play.actions[:500], breakout_play.steps[1:501], strict=True):
+        _assert_same(again.step(row), step)
+
+
+def test_games_that_are_over_may_be_skipped(breakout_play):
+    """The game in progress alone is played again, and everything after it is the same."""
+    steps = breakout_play.steps
+    over = np.stack([step.over for step in steps[:400]])
+    counts = over.sum(axis=0)
+    begun = np.array([np.flatnonzero(column)[-1] + 1 for column in over.T])
+    assert (counts >= 1).all() and len(set(begun)) == 3
+    pool = envs.Pool(BREAKOUT, 3, seed=11)
+    pool.skip(counts)
+    handed_out = []
+    for time in range(begun.min(), 400):
+        rows = np.flatnonzero(begun <= time)
+        handed_out.append((pool.last.observations, pool.last.observations.copy()))
+        np.testing.assert_array_equal(
+            pool.last.observations[rows], breakout_play.observations[time][rows]
+        )
+        pool.step(breakout_play.actions[time][rows], rows)
+    assert all((array == copy).all() for array, copy in handed_out)
+    # From here on all step; a game that began with the very last step is what was skipped to.
+    for time in range(400, 550):
+        _assert_same(pool.last._replace(valid=steps[time].valid), steps[time])
+        pool.step(breakout_play.actions[time])
+
+
+def test_states_tell_emulators_apart_and_the_same_ones_alike():
+    pools = [envs.Pool(PONG, 2, seed=7) for _ in range(2)]
+    first = pools[0].states
+    assert first.dtype == np.uint32 and first.shape == (2,)
+    np.testing.assert_array_equal(first, pools[1].states)
+    pools[0].step(np.array([3, 0]))
+    pools[1].step(np.array([3, 4]))
+    same = pools[0].states == pools[1].states
+    assert same[0] and (pools[0].states != first).all()
+    # One environment steps: the other's memory stays.
+    before = pools[0].states
+    pools[0].step(np.array([4]), np.array([1]))
+    assert (pools[0].states == before).tolist() == [True, False]
+
+
+def test_the_same_seed_and_actions_give_the_same_steps_and_another_seed_others():
+    actions = np.random.default_rng(3).choice(PONG.actions, (50, 2))
+    first, again, other = (_play(envs.Pool(PONG, 2, seed=s), actions) for s in (7, 7, 1007))
+    for a, b in zip(first, again, strict=True):
+        _assert_same(a, b)
+    assert any((a.observations != b.observations).any() for a, b in zip(first, other, strict=True))
+
+
+def test_actions_are_ale_ids():
+    # Freeway's actions are NOOP 0, UP 2 and DOWN 5: only a chicken that walks up ever scores.
+    pool = envs.Pool(FREEWAY, 2, seed=0)
+    for _ in range(300):
+        pool.step(np.array([2, 5]))
+    assert pool.last.scores[0] >= 2
+    assert pool.last.scores[1] == 0
+
+
+def test_right_is_right_and_left_is_left():
+    pool = envs.Pool(BREAKOUT, 2, seed=0)
+    for _ in range(20):
+        step = pool.step(np.array([3, 4]))
+    # The paddle is the only thing in its rows between the walls.
+    rows = step.observations[:, -1, 75:77, 5:79].astype(float).sum(axis=1)
+    right, left = (rows * np.arange(rows.shape[1])).sum(axis=1) / rows.sum(axis=1)
+    assert right > left + 20
+
+
+def test_every_action_reaches_envpool_at_its_place_in_the_minimal_set(scripted_envpool):
+    player = scripted_envpool([[(0.0, False, False, 0)] * 6])
+    pool = envs.Pool(PONG, 6, seed=0)
+    pool.send(np.array([12, 11, 4, 3, 1, 0]))  # Pong's actions are 0, 1, 3, 4, 11, 12
+    np.testing.assert_array_equal(player.sent, [[5, 4, 3, 2, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (
+            np.array([0, 2]),
+            r"actions \[0, 2\] are not all among its valid ALE actions \[0, 1, 3, 4",
+        ),
+        (np.array([0, 18]), "are not all among"),
+        (np.array([0, 10_000]), "are not all among"),
+        (np.array([-1, 0]), "are not all among"),
+        (np.array([0]), r"expected 2 integer actions, got int64 of shape \(1,\)"),
+        (np.array([0, 0, 0]), r"of shape \(3,\)"),
+        (np.array([[0, 0]]), r"of shape \(1, 2\)"),
+        (np.array(0), r"of shape \(\)"),
+        (np.array([0.0, 1.0]), "expected 2 integer actions, got float64"),
+        (np.array([False, True]), "got bool"),
+    ],
+)
+def test_bad_actions_are_refused_before_the_emulator_sees_them(pong, actions, message):
+    before = pong.last
+    with pytest.raises(ValueError, match=f"pong: .*{message}"):
+        pong.step(actions)
+    assert pong.last is before
+
+
+def test_a_refused_action_leaves_the_pool_usable(pong):
+    age = pong.last.ages.copy()
+    with pytest.raises(ValueError, match="valid ALE actions"):
+        pong.send(np.array([0, 17]))
+    np.testing.assert_array_equal(pong.step(np.array([0, 1], np.uint8)).ages, age + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_envs": 0}, "num_envs is 0, expected at least 1"),
+        ({"num_envs": -3}, "num_envs is -3"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"noop_max": 0}, "noop_max is 0"),
+        ({"view": View(crop=(30, 190))}, r"pools cannot make this view \(crop \(30, 190\)"),
+        ({"view": View(gray="mean")}, "pools .* gray 'mean'"),
+    ],
+)
+def test_what_would_crash_envpool_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"pong: {message}"):
+        envs.Pool(PONG, **({"num_envs": 1, "seed": 0} | options))
+
+
+def test_the_step_limit_truncates():
+    pool = envs.Pool(PONG, 2, seed=0, max_steps=20)
+    steps = _play(pool, np.zeros((65, 2), int))
+    over = [t for t, step in enumerate(steps, 1) if step.over.any()]
+    assert over == [20, 41, 62]  # the reset takes a step of its own
+    for t in over:
+        step = steps[t - 1]
+        assert step.over.all() and step.truncated.all()
+        np.testing.assert_array_equal(step.ages, [20, 20])
+    assert not any(step.truncated.any() for t, step in enumerate(steps, 1) if t not in over)
+
+
+def test_the_view_is_what_the_pool_shows():
+    view = View(height=42, width=50, stack=2)
+    area = envs.Pool(PONG, 1, seed=0, view=view).last.observations
+    linear = envs.Pool(
+        PONG, 1, seed=0, view=View(height=42, width=50, stack=2, resize="linear")
+    ).last.observations
+    assert area.shape == linear.shape == (1, *view.shape)
+    assert (area != linear).any()
+
+
+def test_rewards_are_the_games_own_and_a_life_is_not_a_game():
+    game = games.get("carnival")
+    pool = envs.Pool(game, 2, seed=3)
+    steps = _play(pool, np.random.default_rng(0).choice(game.actions, (40, 2)))
+    assert {20.0} <= {reward for step in steps for reward in step.rewards.tolist()}
+
+
+def test_so_many_no_ops_come_first_as_are_asked_for():
+    def starts(noop_max):
+        first = envs.Pool(FREEWAY, 8, seed=0, noop_max=noop_max).last.observations
+        return len({x.tobytes() for x in first})
+
+    assert starts(1) == 1 < starts(30)
+    # A screen's game begins as that of a pool, with as many.
+    frames = [envs.ScreenPool(FREEWAY, seed=0, noop_max=n).frame for n in (1, 30)]
+    assert (frames[0] != frames[1]).any()
+
+
+def test_observations_are_envpools_own():
+    pool = envs.Pool(PONG, 1, seed=5)
+    raw = envpool.make(
+        PONG.env_id, env_type="gymnasium", num_envs=1, seed=5, episodic_life=False, noop_max=30
+    )
+    np.testing.assert_array_equal(pool.last.observations, raw.reset()[0])
+    for action, index in ((11, 4), (0, 0), (3, 2), (12, 5)):
+        np.testing.assert_array_equal(
+            pool.step(np.array([action])).observations, raw.step(np.array([index]))[0]
+        )
+
+
+# A script: one row per step and environment, (reward, ended, cut, lives).
+_QUIET = (1.0, False, False, 5)
+_SCRIPT = [
+    [(1.0, False, False, 5), _QUIET],
+    [(20.0, False, False, 4), _QUIET],  # a life lost: the game goes on, its reward unclipped
+    [(3.0, True, False, 0), _QUIET],  # the last life: over
+    [(100.0, False, False, 5), _QUIET],  # the reset; whatever it reports was not played
+    [(4.0, False, False, 5), _QUIET],
+    [(-5.0, False, True, 5), _QUIET],  # the step limit: truncated
+    [(100.0, True, True, 0), _QUIET],  # the reset, with even more junk
+    [(7.0, True, True, 0), _QUIET],  # ends by itself on the very last step: over, not truncated
+    [(0.0, False, False, 5), _QUIET],
+]
+
+
+def test_scripted_games_are_accounted_for_by_hand(scripted_envpool):
+    scripted_envpool(_SCRIPT)
+    pool = envs.Pool(BREAKOUT, 2, seed=0)
+    steps = _play(pool, np.zeros((9, 2), int))
+
+    def column(name, slot=0):
+        return [getattr(step, name)[slot].item() for step in steps]
+
+    yes, no = True, False
+    assert column("rewards") == [1, 20, 3, 0, 4, -5, 0, 7, 0]
+    assert column("valid") == [yes, yes, yes, no, yes, yes, no, yes, no]
+    assert column("over") == [no, no, yes, no, no, yes, no, yes, no]
+    assert column("truncated") == [no, no, no, no, no, yes, no, no, no]
+    assert column("scores") == [1, 21, 24, 0, 4, -1, 0, 7, 0]
+    assert column("ages") == [1, 2, 3, 0, 1, 2, 0, 1, 0]
+    assert column("lives") == [5, 4, 0, 5, 5, 5, 0, 0, 5]
+    # The neighbour is none the wiser.
+    assert column("scores", 1) == column("ages", 1) == list(range(1, 10))
+    assert all(column("valid", 1)) and not any(column("over", 1) + column("truncated", 1))
+
+
+def test_a_game_without_lives_ends_when_the_emulator_says(scripted_envpool):
+    scripted_envpool([[(1.0, False, False, 0)], [(-1.0, True, False, 0)]], lives=0)
+    pool = envs.Pool(PONG, 1, seed=0)
+    assert [s.over.item() for s in _play(pool, np.zeros((2, 1), int))] == [False, True]
+
+
+def test_seeds_are_reproducible_and_far_apart():
+    words = [(s, p, g) for s in range(4) for p in range(3) for g in range(10)]
+    seeds = np.array([envs.seed_for(*w) for w in words])
+    assert seeds.tolist() == [envs.seed_for(*w) for w in words]
+    # Environment i of a pool has its seed plus i: pools of up to 1024 do not overlap here.
+    assert np.diff(np.sort(seeds)).min() > 1024
+    assert seeds.min() >= 0 and seeds.max() + 1024 < 2**31
