@@ -35,7 +35,7 @@ from absl import app, flags, logging
 
 from benchmarks import _files
 from jaxdistill.learn import checkpoints, dataset
-from jaxdistill.play import evaluation
+from jaxdistill.play import collection, evaluation
 from jaxdistill.report import tables
 from jaxdistill.run import recipe
 
@@ -439,7 +439,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         {"games": ["pong", "breakout"], "num_envs": 3, "frame_shape": [4, 5], "num_actions": 6},
     )
     log.append(
-        dataset.Chunk(
+        collection.Chunk(
             frames=draw.integers(0, 256, (*shape, 4, 5)).astype(np.uint8),
             labels=draw.normal(size=(*shape, 6)).astype(np.float32),
             actions=draw.integers(0, 18, shape).astype(np.uint8),

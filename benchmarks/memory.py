@@ -16,6 +16,7 @@ from absl import app, flags
 
 from jaxdistill import mesh, metrics
 from jaxdistill.learn import dataset
+from jaxdistill.play import collection
 from jaxdistill.tasks import envs, games
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to play")
@@ -46,7 +47,7 @@ def _chunks(game: games.Game, num_envs: int):
             row = (last.observations[:, -1], labels, actions.astype(np.uint8), ages, ~last.over)
             rows.append([x.copy() for x in row])
             pool.step(actions)
-        yield dataset.Chunk(*(np.stack(x)[None] for x in zip(*rows, strict=True)))
+        yield collection.Chunk(*(np.stack(x)[None] for x in zip(*rows, strict=True)))
 
 
 def main(_: list[str]) -> None:

@@ -15,7 +15,7 @@ from jaxdistill import mesh, metrics, networks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset, learner, qlearning
-from jaxdistill.play import evaluation
+from jaxdistill.play import collection, evaluation
 from jaxdistill.run import common, distill, recipe, students
 from jaxdistill.tasks import games
 
@@ -307,7 +307,7 @@ class World:
     def _chunk(self, settings, steps):
         rng = np.random.default_rng(0)
         shape = (len(settings.experts), steps, settings.collect.num_envs)
-        return dataset.Chunk(
+        return collection.Chunk(
             frames=rng.integers(0, 256, (*shape, 84, 84)).astype(np.uint8),
             labels=rng.normal(size=(*shape, 18)).astype(np.float32),
             actions=np.zeros(shape, np.uint8),

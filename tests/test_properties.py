@@ -19,6 +19,7 @@ from benchmarks import _files
 from jaxdistill import mesh
 from jaxdistill.experts import torch_file
 from jaxdistill.learn import dataset, losses
+from jaxdistill.play import collection
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
@@ -175,11 +176,11 @@ def test_a_window_is_that_of_a_plain_model(lengths, seed):
     frames = rng.integers(0, 256, (*shape, 1, 2)).astype(np.uint8)
     labels = rng.normal(size=(*shape, 2)).astype(np.float32)
     actions = np.zeros(shape, np.uint8)
-    chunk = dataset.Chunk(frames, labels, actions, ages, ~over)
+    chunk = collection.Chunk(frames, labels, actions, ages, ~over)
     buffer = dataset.WindowBuffer(GAMES, ENVS, STEPS, (1, 2), 2, mesh.create(), DEPTH)
     end = 0
     for length in lengths:
-        buffer.append(dataset.Chunk(*(x[:, end : end + length] for x in chunk)))
+        buffer.append(collection.Chunk(*(x[:, end : end + length] for x in chunk)))
         end += length
     stacks, said = (np.asarray(x) for x in _gather(buffer.window, buffer.window.rows))
     for game in range(GAMES):

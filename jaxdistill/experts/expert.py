@@ -19,8 +19,7 @@ import safetensors.numpy
 
 from jaxdistill import networks, settings
 from jaxdistill.experts import torch_file
-from jaxdistill.learn import losses
-from jaxdistill.tasks import games
+from jaxdistill.tasks import actions, games
 from jaxdistill.tasks.views import View
 
 OUTPUTS = ("q", "logits")
@@ -97,7 +96,7 @@ class Expert:
 
     def greedy(self, observations: jax.Array | np.ndarray) -> jax.Array:
         """The valid ALE action `(B,)` with the largest output."""
-        return losses.greedy(self.ale_outputs(observations), jnp.asarray(self.mask))
+        return actions.greedy(self.ale_outputs(observations), jnp.asarray(self.mask))
 
     def _game(self) -> str:
         if self.game is None:

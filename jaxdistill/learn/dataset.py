@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import settings
+from jaxdistill.play.collection import Chunk, Past
 
 
 @flax.struct.dataclass
@@ -85,24 +86,6 @@ def gather(window: Window, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     envs = window.frames.shape[2]
     labels = window.labels[games, rows // envs, rows % envs]
     return stacks(window.frames, window.ages, games, rows, window.depth), labels
-
-
-class Chunk(NamedTuple):
-    """T consecutive steps of N environments of each of G games, on the host.
-
-    Attributes:
-      frames: `(G, T, N, H, W)` uint8, newest frame of what was seen before each action.
-      labels: `(G, T, N, A)` float32, the expert's outputs there, in ALE's action order.
-      actions: `(G, T, N)` uint8, ALE actions played.
-      ages: `(G, T, N)` uint8, steps since the game began, at most 255.
-      usable: `(G, T, N)` bool, False on a game's last observation, where no action is asked for.
-    """
-
-    frames: np.ndarray
-    labels: np.ndarray
-    actions: np.ndarray
-    ages: np.ndarray
-    usable: np.ndarray
 
 
 class WindowBuffer:
@@ -409,6 +392,21 @@ class Log:
             return None
         return states if states.any() else None
 
+    def past(self) -> Past | None:
+        """What brings fresh pools to where the log ends; None for an empty one.
+
+        Raises:
+          ValueError: some of what was stored is lost or damaged.
+        """
+        if not self.length:
+            return None
+        return Past(
+            self.actions(self.length),
+            self.over(),
+            self.read(max(0, self.length - _COMPARED), self.length).frames,
+            self.states(self.length),
+        )
+
     def truncate(self, length: int) -> None:
         """Forgets the steps after the first `length`."""
         if length > self.length:
@@ -483,3 +481,4 @@ _VERSION = 2
 _REQUIRED = ("games", "num_envs", "frame_shape", "num_actions")
 _CAPACITY = 2**31
 _CHUNK_STEPS = 64
+_COMPARED = 64  # steps whose frames pools that resume are compared in

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.learn import dataset, losses
+from jaxdistill.tasks import actions
 
 Metrics = dict[str, jax.Array]
 
@@ -224,20 +225,20 @@ def make_update(
             first = losses.LOSSES[first_loss].function(outputs, labels, mask, temperature)
             left = (jnp.maximum(turning - step, 0.0) / jnp.maximum(turning, 1.0))[games]
             values = left * first + (1.0 - left) * values
-        agree = losses.greedy(outputs, mask) == losses.greedy(labels, mask)
+        agree = actions.greedy(outputs, mask) == actions.greedy(labels, mask)
         sharpened = jnp.where(mask, labels, 0.0) / temperature
 
         def per_game(x: jax.Array) -> jax.Array:
             return losses.per_game_mean(x, games, num_games)
 
-        game_loss, entropy = per_game(values), per_game(losses.entropy(outputs, mask))
+        game_loss, entropy = per_game(values), per_game(actions.entropy(outputs, mask))
         return (game_loss - entropy_weight * entropy).mean(), {
             "loss": game_loss.mean(),
             "game_loss": game_loss,
             "agreement": per_game(agree.astype(jnp.float32)),
-            "regret": per_game(losses.regret(outputs, labels, mask)),
+            "regret": per_game(actions.regret(outputs, labels, mask)),
             "student_entropy": entropy,
-            "expert_entropy": per_game(losses.entropy(sharpened, mask)),
+            "expert_entropy": per_game(actions.entropy(sharpened, mask)),
         }
 
     gradient_of = sharded_gradient(objective, mesh)

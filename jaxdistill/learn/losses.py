@@ -17,43 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def mask_outputs(outputs: jax.Array, mask: jax.Array) -> jax.Array:
-    """`outputs` with invalid actions at the most negative finite value.
-
-    Not -inf: in a KL, 0 * (-inf) would be NaN.
-    """
-    return jnp.where(mask, outputs, jnp.finfo(outputs.dtype).min)
-
-
-def greedy(outputs: jax.Array, mask: jax.Array) -> jax.Array:
-    """The valid action with the largest output, `(..., A)` -> `(...)` int32."""
-    return jnp.argmax(mask_outputs(outputs, mask), axis=-1).astype(jnp.int32)
-
-
-def regret(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
-    """What the student's greedy action costs by the expert's outputs, `(B,)`: 0 where they agree.
-
-    In units of reward for Q-values; near nothing for a tie, which agreement counts as a difference.
-    """
-    student, expert, mask = _checked(student, expert, mask)
-    chosen = jnp.take_along_axis(expert, greedy(student, mask)[:, None], axis=-1)[:, 0]
-    return mask_outputs(expert, mask).max(axis=-1) - chosen
-
-
-def log_softmax(outputs: jax.Array, mask: jax.Array) -> jax.Array:
-    """Log-probabilities over valid actions; 0 at invalid ones, so sums may run over all."""
-    return jnp.where(mask, jax.nn.log_softmax(mask_outputs(outputs, mask), axis=-1), 0.0)
-
-
-def softmax(outputs: jax.Array, mask: jax.Array) -> jax.Array:
-    """Probabilities over valid actions, exactly 0 at invalid ones."""
-    return jnp.where(mask, jax.nn.softmax(mask_outputs(outputs, mask), axis=-1), 0.0)
-
-
-def entropy(outputs: jax.Array, mask: jax.Array) -> jax.Array:
-    """Entropy in nats of the softmax over valid actions, `(B,)`."""
-    return -jnp.sum(softmax(outputs, mask) * log_softmax(outputs, mask), axis=-1)
+from jaxdistill.tasks import actions
 
 
 def mse(
@@ -106,8 +70,8 @@ def log_prob_mse(
 ) -> jax.Array:
     """Mean squared difference of log-probabilities; the expert's are at its temperature."""
     student, expert, mask = _checked(student, expert, mask)
-    expert = log_softmax(expert / temperature, mask)
-    return _mean(jnp.square(log_softmax(student, mask) - expert), mask)
+    expert = actions.log_softmax(expert / temperature, mask)
+    return _mean(jnp.square(actions.log_softmax(student, mask) - expert), mask)
 
 
 def nll(
@@ -116,8 +80,8 @@ def nll(
     """-log softmax(student) of the expert's greedy action (Rusu et al. 2015, eq. 1)."""
     del temperature
     student, expert, mask = _checked(student, expert, mask)
-    best = greedy(expert, mask)
-    return -jnp.take_along_axis(log_softmax(student, mask), best[:, None], axis=-1)[:, 0]
+    best = actions.greedy(expert, mask)
+    return -jnp.take_along_axis(actions.log_softmax(student, mask), best[:, None], axis=-1)[:, 0]
 
 
 def kl(
@@ -240,4 +204,7 @@ def _centred(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 def _divergence(p: jax.Array, q: jax.Array, mask: jax.Array) -> jax.Array:
     """KL(softmax(p) || softmax(q)) over valid actions."""
-    return jnp.sum(softmax(p, mask) * (log_softmax(p, mask) - log_softmax(q, mask)), axis=-1)
+    return jnp.sum(
+        actions.softmax(p, mask) * (actions.log_softmax(p, mask) - actions.log_softmax(q, mask)),
+        axis=-1,
+    )

@@ -41,6 +41,7 @@ from jaxdistill.learn import checkpoints, dataset, divergence, learner, losses
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
 from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.views import View
 
 # What a training that has diverged may change and go on.
@@ -200,18 +201,18 @@ class _Explorer:
         self.remaining = np.zeros(shape, np.int64)
         self.held = np.zeros(shape, np.int64)
 
-    def __call__(self, greedy: np.ndarray, turn: int, epsilon: float) -> np.ndarray:
+    def __call__(self, best: np.ndarray, turn: int, epsilon: float) -> np.ndarray:
         """Actions `(G, N)`; draws depend on the seed and the turn alone."""
         generator = np.random.default_rng((self._settings.seed, turn))
-        starts = (generator.random(greedy.shape) < epsilon) & (self.remaining == 0)
-        actions = np.stack([generator.choice(v, greedy.shape[1]) for v in self._valid])
+        starts = (generator.random(best.shape) < epsilon) & (self.remaining == 0)
+        actions = np.stack([generator.choice(v, best.shape[1]) for v in self._valid])
         self.held = np.where(starts, actions, self.held)
         exponent = self._settings.hold_exponent
-        lengths = generator.zipf(exponent, greedy.shape) if exponent else np.int64(1)
+        lengths = generator.zipf(exponent, best.shape) if exponent else np.int64(1)
         self.remaining = np.where(starts, np.minimum(lengths, 10_000), self.remaining)
         exploring = self.remaining > 0
         self.remaining = np.maximum(self.remaining - 1, 0)
-        return np.where(exploring, self.held, greedy)
+        return np.where(exploring, self.held, best)
 
 
 def epsilon_at(settings: Settings, iteration: int) -> float:
@@ -380,7 +381,7 @@ def make_act(
         rows = np.repeat(np.arange(shape[0]), shape[1])
         stacked = jnp.concatenate(observations)
         outputs = networks.forward(network, params, stacked, rows)
-        actions = losses.greedy(outputs, masks[rows])
+        actions = greedy(outputs, masks[rows])
         judge = networks.forward(network, average, stacked, rows) if settings.double else outputs
         values = jnp.take_along_axis(judge, actions[:, None], axis=1)
         return actions.reshape(shape), values.reshape(shape)
@@ -444,8 +445,8 @@ class _Collector:
             with timer.phase("inference"):
                 chosen, value = act(state.params, average, observations)
                 values.append(value)
-                greedy = np.asarray(chosen)
-            return tuple(explorer(greedy, turn, epsilon)), None
+                best = np.asarray(chosen)
+            return tuple(explorer(best, turn, epsilon)), None
 
         depth = self.pools[0].view.stack
         finished: list[list[float]] = [[] for _ in self.pools]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,28 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Expert, expert_outputs
-from jaxdistill.learn import dataset
 from jaxdistill.play import rollouts
 from jaxdistill.tasks import envs
 from jaxdistill.tasks.games import Game
 from jaxdistill.tasks.views import View
+
+
+class Chunk(NamedTuple):
+    """T consecutive steps of N environments of each of G games, on the host.
+
+    Attributes:
+      frames: `(G, T, N, H, W)` uint8, newest frame of what was seen before each action.
+      labels: `(G, T, N, A)` float32, the expert's outputs there, in ALE's action order.
+      actions: `(G, T, N)` uint8, ALE actions played.
+      ages: `(G, T, N)` uint8, steps since the game began, at most 255.
+      usable: `(G, T, N)` bool, False on a game's last observation, where no action is asked for.
+    """
+
+    frames: np.ndarray
+    labels: np.ndarray
+    actions: np.ndarray
+    ages: np.ndarray
+    usable: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +68,20 @@ class Seating:
     mesh: Mesh
 
 
-_CHECKED = 64  # steps whose frames a resumed collector compares
+class Past(NamedTuple):
+    """What has been played, as far as it takes to bring fresh pools to where it ended.
+
+    Attributes:
+      actions: `(G, T, N)` uint8, all actions.
+      over: `(G, T, N)` bool, which of the observations before each action were a game's last.
+      frames: `(G, R, N, H, W)`, the newest frames of the last R observations before an action.
+      states: `(G, N)` uint32, see `Pool.states`, after the last action; None if unknown.
+    """
+
+    actions: np.ndarray
+    over: np.ndarray
+    frames: np.ndarray
+    states: np.ndarray | None
 
 
 class Collector:
@@ -61,8 +91,8 @@ class Collector:
     What an environment plays depends on its number, not on the process it lives in.
     """
 
-    def __init__(self, seating: Seating, log: dataset.Log | None = None):
-        """Seats the experts in fresh pools, brought to where those were that `log` is from.
+    def __init__(self, seating: Seating, past: Past | None = None):
+        """Seats the experts in fresh pools, brought to where those were that `past` is of.
 
         Raises:
           ValueError: the environments cannot be shared evenly.
@@ -77,8 +107,8 @@ class Collector:
         self.pools = [self._pool(game) for game in range(len(seating.games))]
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._params = [expert.params for expert in seating.experts]
-        if log is not None and log.length:
-            self._resume(log)
+        if past is not None and past.actions.shape[1]:
+            self._resume(past)
 
     def _pool(self, game: int) -> envs.Pool:
         seating = self._seating
@@ -89,23 +119,21 @@ class Collector:
             view=seating.views[game],
         )
 
-    def _resume(self, log: dataset.Log) -> None:
-        """Brings the pools to the end of `log`, by playing again the games in progress there.
+    def _resume(self, past: Past) -> None:
+        """Brings the pools to the end of `past`, by playing again the games in progress there.
 
         The games before them are skipped. Whether that was right is checked by frames and by the
-        emulators' memory; if it was not, or the log does not know the memory, a game is played
+        emulators' memory; if it was not, or the memory is not known, a game is played
         again from its very beginning.
 
         Raises:
-          ValueError: not even that leads to what the log holds.
+          ValueError: not even that leads to what was seen.
         """
         own = slice(self._first, self._first + self.pools[0].num_envs)
-        actions, over = log.actions(log.length)[..., own], log.over()[..., own]
-        states, tail = log.states(log.length), log.read(max(0, log.length - _CHECKED), log.length)
         for game in range(len(self.pools)):
-            shown = tail.frames[game][:, own]
-            wanted = None if states is None else states[game, own]
-            arguments = (game, actions[game], over[game], shown, wanted)
+            wanted = None if past.states is None else past.states[game, own]
+            played = (x[game][:, own] for x in (past.actions, past.over, past.frames))
+            arguments = (game, *played, wanted)
             if wanted is None or not self._replayed(*arguments, skip=True):
                 self.pools[game] = self._pool(game)
                 if not self._replayed(*arguments, skip=False):
@@ -114,7 +142,7 @@ class Collector:
                         f"the dataset holds; resume with the EnvPool it was collected with, or "
                         f"begin anew"
                     )
-        self.steps = log.length
+        self.steps = past.actions.shape[1]
 
     def _replayed(
         self,
@@ -126,7 +154,7 @@ class Collector:
         *,
         skip: bool,
     ) -> bool:
-        """Plays `actions` `(T, N)` in a fresh pool; returns whether it is the play of the log.
+        """Plays `actions` `(T, N)` in a fresh pool; returns whether it is what was played before.
 
         Args:
           over: `(T, N)`, which of the observations before each action were a game's last.
@@ -198,7 +226,7 @@ class Collector:
         student: Any = None,
         expert_share: float = 1.0,
         advance: Callable[[int], object] | None = None,
-    ) -> dataset.Chunk:
+    ) -> Chunk:
         """Plays `length` steps in every environment; the experts drive `expert_share` of them.
 
         Args:
@@ -249,5 +277,5 @@ class Collector:
                 advance(num_envs * len(self.pools))
         self.steps += length
         rows = (frames, jax.device_get(labels), actions, ages, usable)
-        chunk = dataset.Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
-        return dataset.Chunk(*meshes.gather(tuple(chunk), axis=2))
+        chunk = Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
+        return Chunk(*meshes.gather(tuple(chunk), axis=2))

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, expert_outputs
-from jaxdistill.learn import losses
+from jaxdistill.tasks import actions
 from jaxdistill.tasks.envs import Pool, Step
 
 Observations = tuple[jax.Array, ...]
@@ -82,8 +82,8 @@ def choose(
 
     choice_noise, uniform_noise, coin = jax.vmap(draw)(jnp.asarray(seats))
     # The largest of logits plus Gumbel noise is a draw from their softmax.
-    chosen = losses.greedy(outputs + choice_noise if sample else outputs, mask)
-    return jnp.where(coin < epsilon, losses.greedy(uniform_noise, mask), chosen)
+    chosen = actions.greedy(outputs + choice_noise if sample else outputs, mask)
+    return jnp.where(coin < epsilon, actions.greedy(uniform_noise, mask), chosen)
 
 
 def network_actor(

@@ -22,7 +22,7 @@ from jaxdistill import metrics, networks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import load_experts
-from jaxdistill.learn import dataset, losses
+from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, rollouts
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
@@ -85,8 +85,8 @@ class Run:
         """Pool seeds of one purpose, one per game."""
         return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
 
-    def seat(self, log: dataset.Log | None = None) -> collection.Collector:
-        """Pools to collect in, where those stand that `log` was collected in."""
+    def seat(self, past: collection.Past | None = None) -> collection.Collector:
+        """Pools to collect in, brought to where those ended that `past` is of."""
         chosen = self.settings.collect
         seating = collection.Seating(
             games=self.games,
@@ -102,7 +102,7 @@ class Run:
             key=jax.random.fold_in(self.key, 101),
             mesh=self.mesh,
         )
-        return collection.Collector(seating, log)
+        return collection.Collector(seating, past)
 
     def measure(
         self,

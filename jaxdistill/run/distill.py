@@ -25,14 +25,14 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts import formats
-from jaxdistill.learn import checkpoints, dataset, divergence, learner, losses
+from jaxdistill.learn import checkpoints, dataset, divergence, learner
 from jaxdistill.play import clips, collection, evaluation
 from jaxdistill.report import page, tables
 from jaxdistill.run import common as runs
 from jaxdistill.run import recipe, students
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import actions, envs, games
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
@@ -78,7 +78,7 @@ def collect(
 
 
 def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
-    collector = run.seat(log)
+    collector = run.seat(log.past())
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.games)
     with metrics.progress(
@@ -483,7 +483,7 @@ def _states(
         if log.length < initial:
             collector = _collect_initial(run, log)
         elif per_round:
-            collector = run.seat(log)
+            collector = run.seat(log.past())
     return log, collector if per_round else None
 
 
@@ -604,8 +604,8 @@ def _result(
 def _choices(outputs: page.Outputs) -> dict[str, float]:
     """How often the student would choose as its expert, and what its other choices cost."""
     student, expert, mask = map(jnp.asarray, (outputs.student, outputs.expert, outputs.mask))
-    agree = losses.greedy(student, mask) == losses.greedy(expert, mask)
+    agree = actions.greedy(student, mask) == actions.greedy(expert, mask)
     return {
         "agreement": float(agree.mean()),
-        "regret": float(losses.regret(student, expert, mask).mean()),
+        "regret": float(actions.regret(student, expert, mask).mean()),
     }

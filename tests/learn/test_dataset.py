@@ -11,7 +11,8 @@ import pytest
 
 from jaxdistill import mesh
 from jaxdistill.learn import dataset
-from jaxdistill.learn.dataset import Chunk, Log, WindowBuffer
+from jaxdistill.learn.dataset import Log, WindowBuffer
+from jaxdistill.play import collection
 
 MESH = mesh.create()
 INFO = {"games": ["pong", "breakout"], "num_envs": 3, "frame_shape": [4, 5], "num_actions": 6}
@@ -22,7 +23,7 @@ def breakout_chunk(breakout_play):
     """The recorded games as the chunk a collector would make of them; labels name their row."""
     before = breakout_play.steps[:-1]
     time, slot = np.meshgrid(np.arange(600), np.arange(3), indexing="ij")
-    return Chunk(
+    return collection.Chunk(
         frames=breakout_play.observations[None, :-1, :, -1],
         labels=np.stack([time, slot], axis=-1)[None].astype(np.float32),
         actions=breakout_play.actions[None].astype(np.uint8),
@@ -34,7 +35,7 @@ def breakout_chunk(breakout_play):
 def _split(chunk, *lengths):
     edges = np.cumsum(lengths)[:-1]
     pieces = [np.split(x, edges, axis=1) for x in chunk]
-    return [Chunk(*parts) for parts in zip(*pieces, strict=True)]
+    return [collection.Chunk(*parts) for parts in zip(*pieces, strict=True)]
 
 
 def _made_up(steps, *, num_games=2, num_envs=3, frame_shape=(1, 4), num_actions=2, seed=0):
@@ -49,7 +50,7 @@ def _made_up(steps, *, num_games=2, num_envs=3, frame_shape=(1, 4), num_actions=
     game, time, env = (place[..., i] for i in range(3))
     frames = np.stack([game, time // 256, time % 256, env], axis=-1).astype(np.uint8)
     labels = np.repeat(10.0 * time[..., None] + env[..., None], num_actions, axis=-1)
-    return Chunk(
+    return collection.Chunk(
         frames=np.broadcast_to(frames[..., None, :], (*shape, *frame_shape)).copy(),
         labels=labels.astype(np.float32),
         actions=rng.integers(0, 18, shape).astype(np.uint8),
@@ -172,11 +173,11 @@ def test_a_window_refilled_from_its_tail_is_the_uninterrupted_one(total, tail):
         whole.append(part)
     resumed = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
     resumed.skip(total - 40)
-    for part in _split(Chunk(*(x[:, total - 40 :] for x in chunk)), *tail):
+    for part in _split(collection.Chunk(*(x[:, total - 40 :] for x in chunk)), *tail):
         resumed.append(part)
     jax.tree.map(np.testing.assert_array_equal, resumed.window, whole.window)
 
-    more = Chunk(*(x[:, :7] for x in chunk))
+    more = collection.Chunk(*(x[:, :7] for x in chunk))
     whole.append(more)
     resumed.append(more)
     jax.tree.map(np.testing.assert_array_equal, resumed.window, whole.window)
@@ -204,7 +205,7 @@ def test_only_usable_rows_are_drawn_and_all_of_them_equally_often():
     chunk = _made_up(60)
     chunk.usable[1, 5:] = False  # one game has far fewer rows than the other
     buffer = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
-    buffer.append(Chunk(*(x[:, :30] for x in chunk)))
+    buffer.append(collection.Chunk(*(x[:, :30] for x in chunk)))
     drawn = np.asarray(dataset.sample(buffer.window, jax.random.key(0), 10_000))
     assert drawn.shape == (2, 10_000)
     for rows, usable in zip(drawn, _rows(buffer.window), strict=True):
@@ -237,7 +238,7 @@ def test_gather_pairs_each_games_frames_with_its_own_labels():
 def _log_chunk(steps, seed=0):
     rng = np.random.default_rng(seed)
     shape = (2, steps, 3)
-    return Chunk(
+    return collection.Chunk(
         frames=rng.integers(0, 256, (*shape, 4, 5)).astype(np.uint8),
         labels=rng.normal(size=(*shape, 6)).astype(np.float32),
         actions=rng.integers(0, 18, shape).astype(np.uint8),
@@ -247,11 +248,11 @@ def _log_chunk(steps, seed=0):
 
 
 def _joined(*chunks):
-    return Chunk(*(np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)))
+    return collection.Chunk(*(np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True)))
 
 
 def _assert_same(actual, expected):
-    for name, a, b in zip(Chunk._fields, actual, expected, strict=True):
+    for name, a, b in zip(collection.Chunk._fields, actual, expected, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
         assert a.dtype == b.dtype, name
 
@@ -271,7 +272,7 @@ def test_a_log_gives_back_what_it_was_given(directory):
     assert log.length == 151
     whole = _joined(*parts)
     _assert_same(log.read(0, 151), whole)
-    _assert_same(log.read(49, 65), Chunk(*(x[:, 49:65] for x in whole)))
+    _assert_same(log.read(49, 65), collection.Chunk(*(x[:, 49:65] for x in whole)))
     np.testing.assert_array_equal(log.actions(60), whole.actions[:, :60])
     assert log.actions(0).shape == (2, 0, 3)
 
@@ -284,13 +285,13 @@ def test_what_is_truncated_is_forgotten_and_replaced(directory):
     assert log.length == 70
     log.append(new)
     assert log.length == 100
-    _assert_same(log.read(0, 100), _joined(Chunk(*(x[:, :70] for x in old)), new))
+    _assert_same(log.read(0, 100), _joined(collection.Chunk(*(x[:, :70] for x in old)), new))
     with pytest.raises(ValueError, match="holds 100 steps, fewer than 101"):
         log.truncate(101)
     assert log.length == 100
 
 
-@pytest.mark.parametrize("name", Chunk._fields)
+@pytest.mark.parametrize("name", collection.Chunk._fields)
 def test_a_chunk_that_does_not_fit_is_refused_whole(directory, name):
     log = Log(directory, INFO)
     log.append(_log_chunk(5))
@@ -320,7 +321,7 @@ def test_a_log_on_disk_is_opened_again_and_continued(tmp_path):
     final = dataset.open_log(tmp_path)
     assert final.length == 75
     whole = _joined(_log_chunk(70), _log_chunk(10, seed=1))
-    _assert_same(final.read(0, 75), Chunk(*(x[:, :75] for x in whole)))
+    _assert_same(final.read(0, 75), collection.Chunk(*(x[:, :75] for x in whole)))
 
 
 @pytest.mark.parametrize("states", [True, False], ids=["states", "none"])
@@ -423,7 +424,7 @@ def test_real_frames_are_compressed(tmp_path, breakout_chunk):
     log.append(breakout_chunk)
     size = sum(p.stat().st_size for p in pathlib.Path(tmp_path, "frames").rglob("*") if p.is_file())
     assert 0 < size < 0.05 * breakout_chunk.frames.nbytes
-    _assert_same(log.read(100, 200), Chunk(*(x[:, 100:200] for x in breakout_chunk)))
+    _assert_same(log.read(100, 200), collection.Chunk(*(x[:, 100:200] for x in breakout_chunk)))
 
 
 def test_the_description_is_readable_json(tmp_path):
@@ -447,7 +448,7 @@ def _file_of(directory, name, block):
     return path
 
 
-@pytest.mark.parametrize("name", Chunk._fields)
+@pytest.mark.parametrize("name", collection.Chunk._fields)
 @pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
 def test_lost_chunks_are_named_and_not_read_as_zeros(tmp_path, name, damage):
     Log(tmp_path, INFO).append(_log_chunk(150))
@@ -491,7 +492,7 @@ def test_a_lost_chunk_is_not_filled_up_by_what_is_appended(tmp_path):
 
 @pytest.mark.parametrize("steps", [1, 64, 130])
 def test_zeros_are_stored_like_anything_else(tmp_path, steps):
-    zeros = Chunk(*(np.zeros_like(x) for x in _log_chunk(steps)))
+    zeros = collection.Chunk(*(np.zeros_like(x) for x in _log_chunk(steps)))
     Log(tmp_path, INFO).append(zeros)
     _assert_same(dataset.open_log(tmp_path).read(0, steps), zeros)
 

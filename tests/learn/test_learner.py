@@ -11,6 +11,8 @@ import pytest
 from jaxdistill import mesh, networks
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.networks import ConvLayer, Network
+from jaxdistill.play import collection
+from jaxdistill.tasks import actions
 
 NETWORK = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=6)
 FRAME = (20, 20)
@@ -23,7 +25,7 @@ def _window(devices, *, labels_seed=0, steps=30, usable=None):
     rng = np.random.default_rng(0)
     shape = (2, steps, 4)
     ages = np.broadcast_to(np.minimum(np.arange(steps) % 12, 255)[:, None], shape).astype(np.uint8)
-    chunk = dataset.Chunk(
+    chunk = collection.Chunk(
         frames=rng.integers(0, 256, (*shape, *FRAME)).astype(np.uint8),
         labels=np.random.default_rng(labels_seed).normal(size=(*shape, 6)).astype(np.float32),
         actions=np.zeros(shape, np.uint8),
@@ -207,10 +209,10 @@ def test_metrics_by_hand_on_a_single_state():
     temperature = np.array([[0.5], [1.0]])
     expected = {
         "game_loss": losses.kl(outputs, labels, MASKS, temperature),
-        "agreement": losses.greedy(outputs, MASKS) == losses.greedy(labels, MASKS),
-        "regret": losses.regret(outputs, labels, MASKS),
-        "student_entropy": losses.entropy(outputs, MASKS),
-        "expert_entropy": losses.entropy(labels / temperature, MASKS),
+        "agreement": actions.greedy(outputs, MASKS) == actions.greedy(labels, MASKS),
+        "regret": actions.regret(outputs, labels, MASKS),
+        "student_entropy": actions.entropy(outputs, MASKS),
+        "expert_entropy": actions.entropy(labels / temperature, MASKS),
     }
     expected["loss"] = expected["game_loss"].mean()
     gradient = jax.grad(

@@ -11,10 +11,10 @@ import pytest
 from jaxdistill import lock, mesh, metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, learner, losses, qlearning
+from jaxdistill.learn import checkpoints, learner, qlearning
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import actions, envs, games
 from jaxdistill.tasks.views import View
 
 NO, YES = False, True
@@ -292,7 +292,7 @@ def test_acting_asks_each_games_own_controller():
     seen = np.random.default_rng(0).integers(0, 256, (2, 9, 4, 20, 20)).astype(np.uint8)
     actions, values = act(params, average, tuple(seen))
     for game in (0, 1):
-        chosen = losses.greedy(network.apply(params, seen[game], game), masks[game])
+        chosen = actions.greedy(network.apply(params, seen[game], game), masks[game])
         np.testing.assert_array_equal(actions[game], chosen)
         judged = network.apply(average, seen[game], game)[np.arange(9), chosen]
         np.testing.assert_allclose(values[game], judged, rtol=1e-4, atol=1e-6)
@@ -490,7 +490,7 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
     network = Network(convs=())
     while not pool.last.over.all():
         outputs = jax.jit(network.apply)(params, pool.last.observations)
-        pool.step(np.asarray(losses.greedy(outputs, jnp.asarray(pool.game.mask))))
+        pool.step(np.asarray(actions.greedy(outputs, jnp.asarray(pool.game.mask))))
     assert means == {"carnival": pool.last.scores.mean()}
 
 

@@ -51,7 +51,7 @@ def _collector(experts, log=None, **changes):
         "key": jax.random.key(0),
         "mesh": mesh.create(jax.devices()[:1]),
     }
-    return collection.Collector(collection.Seating(**(fields | changes)), log)
+    return collection.Collector(collection.Seating(**(fields | changes)), log and log.past())
 
 
 def _drivers(*, change_drivers, share, calls=6):

@@ -9,10 +9,9 @@ import pytest
 
 from jaxdistill import mesh, networks
 from jaxdistill.experts.expert import Expert, expert_outputs
-from jaxdistill.learn import losses
 from jaxdistill.networks import Network
 from jaxdistill.play import rollouts
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import actions, envs, games
 from jaxdistill.tasks.views import View
 
 VIEW = View(height=3, width=2, stack=2)
@@ -130,7 +129,7 @@ def test_a_network_actor_is_greedy_in_the_networks_outputs():
     actions, _ = act(params, observations, jax.random.key(0), (0, 1), _seats(observations))
     for game in (0, 1):
         outputs = jax.jit(TINY.apply)(params, observations[game])
-        wanted = losses.greedy(outputs, masks[game])
+        wanted = actions.greedy(outputs, masks[game])
         np.testing.assert_array_equal(actions[game], wanted)
     assert len(set(np.asarray(actions[0]).tolist())) > 1  # or anything constant would pass
 
@@ -147,7 +146,7 @@ def test_a_network_that_knows_its_game_is_told_which_one():
         actions, _ = act(params, observations, jax.random.key(0), indices, _seats(observations))
         for game, seen, played in zip(indices, observations, actions, strict=True):
             outputs = jax.jit(network.apply)(params, seen, game)
-            np.testing.assert_array_equal(played, losses.greedy(outputs, masks[game]))
+            np.testing.assert_array_equal(played, actions.greedy(outputs, masks[game]))
 
 
 def _experts(kind):
@@ -223,7 +222,7 @@ def test_only_experts_with_logits_sample():
         observations, jax.random.key(0), (0, 1), _seats(observations)
     )
     assert len(np.unique(q_actions)) == 1
-    p = losses.softmax(outputs[1][0], jnp.asarray(experts[1].mask))
+    p = actions.softmax(outputs[1][0], jnp.asarray(experts[1].mask))
     assert np.max(p) < 0.95, "a certain expert would prove nothing"
     np.testing.assert_allclose(_frequencies(logit_actions), p, atol=0.05)
     greedy = rollouts.expert_actor(experts, epsilon=0.0, sample_logits=False)

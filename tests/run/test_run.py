@@ -18,7 +18,7 @@ import pytest
 from jaxdistill import mesh, metrics, networks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
-from jaxdistill.play import clips, evaluation, rollouts
+from jaxdistill.play import clips, collection, evaluation, rollouts
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe
 from jaxdistill.tasks import envs, games
@@ -223,7 +223,7 @@ def _assert_close(state, other):
 
 
 def _fill(buffer, chunk, start, stop):
-    buffer.append(dataset.Chunk(*(x[:, start:stop] for x in chunk)))
+    buffer.append(collection.Chunk(*(x[:, start:stop] for x in chunk)))
 
 
 def test_what_is_learnt_is_what_the_settings_say(done):

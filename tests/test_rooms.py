@@ -1,0 +1,59 @@
+"""The rooms of the package: what stands higher imports what stands lower, never upwards."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdistill"
+# From the ground up; a room may import itself and those before it.
+FLOORS = (
+    {"settings", "metrics", "mesh", "lock"},
+    {"tasks"},
+    {"networks"},
+    {"experts"},
+    {"play"},
+    {"learn", "report"},
+    {"run"},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def _rooms_imported(path: pathlib.Path) -> set[str]:
+    """The rooms that a module of the package imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("jaxdistill")
+        ):
+            inner = node.module.split(".")[1:]
+            names |= {inner[0]} if inner else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            inside = (x.name.split(".") for x in node.names if x.name.startswith("jaxdistill."))
+            names |= {name[1] for name in inside}
+    return names
+
+
+def test_imports_run_downwards_only():
+    arrows = set()
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for other in _rooms_imported(path):
+            arrows.add((room, other))
+            assert (
+                other == room or FLOOR[other] < FLOOR[room] or FLOOR[other] == FLOOR[room] == 0
+            ), f"{path.relative_to(PACKAGE)} imports {other}"
+    assert ("run", "learn") in arrows and ("play", "tasks") in arrows  # it does see imports
+
+
+def test_the_tests_stand_where_their_rooms_do():
+    rooms = {
+        path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"
+    }
+    tests = pathlib.Path(__file__).parent
+    folders = {path.name for path in tests.iterdir() if path.is_dir()}
+    assert rooms <= folders
