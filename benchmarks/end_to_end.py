@@ -20,11 +20,11 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdistill import mesh, metrics, settings
+from jaxdistill import mesh, metrics, settings, tasks
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.run import recipe
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.task import seed_for
 
 _HERE = pathlib.Path(__file__).parent
 sys.path.insert(1, str(_HERE.parent))  # config files build on each other
@@ -68,7 +68,7 @@ def _usual(
     if not (directory / "seconds.json").is_file():
         directory.mkdir(parents=True, exist_ok=True)
         subprocess.run(program, check=True)
-    chosen, measured = [games.get(name) for name in names], []
+    chosen, measured = [tasks.get(name) for name in names], []
     for epoch, seconds in json.loads((directory / "seconds.json").read_text()):
         expert = formats.load(str(directory / f"{epoch}.pth"), game=names[0])
         act = rollouts.network_actor(
@@ -80,7 +80,7 @@ def _usual(
             lambda *arguments, act=act, expert=expert: act(expert.params, *arguments),
             jax.random.key(7),
             mesh.create(),
-            seeds=[envs.seed_for(7, i) for i in range(len(chosen))],
+            seeds=[seed_for(7, i) for i in range(len(chosen))],
             views=[expert.view] * len(chosen),
         )
         kept = [

@@ -14,10 +14,10 @@ import numpy as np
 from _reference import load, play
 from absl import app, flags, logging
 
-from jaxdistill import mesh, metrics
+from jaxdistill import mesh, metrics, tasks
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation, rollouts
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks.task import seed_for
 
 _GAMES = flags.DEFINE_list("games", ["breakout", "pong", "freeway"], "with experts in experts/")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "our whole games of each", lower_bound=1)
@@ -26,7 +26,7 @@ _USUAL = flags.DEFINE_integer("usual_episodes", 3, "the usual way's", lower_boun
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    chosen = [games.get(name) for name in _GAMES.value]
+    chosen = [tasks.get(name) for name in _GAMES.value]
     paths = [f"experts/{game.name}.pth" for game in chosen]
     experts = [formats.load(path) for path in paths]
     policy = rollouts.expert_actor(experts, epsilon=0.05)
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
             policy,
             jax.random.key(1),
             mesh.create(),
-            seeds=[envs.seed_for(1, i) for i in range(len(chosen))],
+            seeds=[seed_for(1, i) for i in range(len(chosen))],
             views=[expert.view for expert in experts],
         )
         return [s.mean for s in scores], sum(int(s.lengths.sum()) for s in scores)

@@ -33,14 +33,10 @@ from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
-from benchmarks import _files
-from jaxdistill.learn import checkpoints, dataset
-from jaxdistill.play import collection, evaluation
-from jaxdistill.report import tables
-from jaxdistill.run import recipe
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
+
+from benchmarks import _files  # noqa: E402
 
 _NUMBER = flags.DEFINE_integer("files", 10_000, "how many files, of all containers", lower_bound=20)
 _SEED = flags.DEFINE_integer("seed", 0, "of the damage")
@@ -346,9 +342,12 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     import jax
     import numpy as np
 
-    from jaxdistill import common as runs
     from jaxdistill import metrics, settings
     from jaxdistill.experts import formats, torch_file
+    from jaxdistill.learn import checkpoints, dataset
+    from jaxdistill.play import collection, evaluation
+    from jaxdistill.report import tables
+    from jaxdistill.run import common, recipe
 
     witness = str(base / "witness")
     texts = {path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.is_file()}
@@ -479,7 +478,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     }
     scores = evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), 0)
     measured = {who: [scores.to_dict()] for who in ("expert", "random")}
-    measured |= {"timer": metrics.Timer().state(), **runs._protocol(run)}  # type: ignore[arg-type]
+    measured |= {"timer": metrics.Timer().state(), **common._protocol(run)}  # type: ignore[arg-type]
     written = {
         "config.json": recipe.dataclasses.asdict(chosen),
         "baselines.json": measured,
@@ -497,7 +496,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         if path.name == "config.json":
             settings.build(recipe.Settings, settings.read_json(path, "begin again"), str(path))
         elif path.name == "baselines.json":
-            runs._read_baselines(run, path)  # type: ignore[arg-type]
+            common._read_baselines(run, path)  # type: ignore[arg-type]
         else:
             tables.read_result(path)
 

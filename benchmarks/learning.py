@@ -13,11 +13,10 @@ import time
 import jax
 from absl import app, flags, logging
 
-from jaxdistill import metrics, networks
+from jaxdistill import metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import qlearning
 from jaxdistill.play import evaluation
-from jaxdistill.tasks import games
 from jaxdistill.tasks.views import View
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to learn")
@@ -38,7 +37,7 @@ def main(_: list[str]) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as workdir:
         qlearning.train(settings, workdir)
-        after = Expert.load(f"{workdir}/experts/{games.get(_GAME.value).name}")
+        after = Expert.load(f"{workdir}/experts/{tasks.get(_GAME.value).name}")
     minutes = (time.perf_counter() - start) / 60
     fresh = networks.init(after.network, jax.random.key(0), View().shape)
     before = Expert("untrained", after.network, fresh, "q", after.actions, game=after.game)

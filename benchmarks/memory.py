@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from jaxdistill import mesh, metrics
+from jaxdistill import mesh, metrics, tasks
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to play")
 _STEPS = flags.DEFINE_list("steps", ["8192", "16384", "32768"], "sizes of the window")
@@ -33,16 +33,16 @@ def _in_use() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _chunks(game: games.Game, num_envs: int):
+def _chunks(game: atari.Game, num_envs: int):
     """For ever, chunks of random play with random labels."""
-    pool = envs.Pool(game, num_envs, seed=0)
+    pool = atari.AtariPool(game, num_envs, seed=0)
     generator = np.random.default_rng(0)
     while True:
         rows = []
         for _ in range(_CHUNK):
             last = pool.last
             actions = generator.choice(game.actions, num_envs)
-            labels = generator.standard_normal((num_envs, games.NUM_ACTIONS), np.float32)
+            labels = generator.standard_normal((num_envs, atari.NUM_ACTIONS), np.float32)
             ages = np.minimum(last.ages, 255).astype(np.uint8)
             row = (last.observations[:, -1], labels, actions.astype(np.uint8), ages, ~last.over)
             rows.append([x.copy() for x in row])
@@ -51,13 +51,13 @@ def _chunks(game: games.Game, num_envs: int):
 
 
 def main(_: list[str]) -> None:
-    game, num_envs = games.get(_GAME.value), _ENVS.value
+    game, num_envs = tasks.get(_GAME.value), _ENVS.value
     devices = mesh.create()
     info = {
         "games": [game.name],
         "num_envs": num_envs,
         "frame_shape": [84, 84],
-        "num_actions": games.NUM_ACTIONS,
+        "num_actions": atari.NUM_ACTIONS,
     }
     rows = []
     for steps in map(int, _STEPS.value):
@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
         chunks = _chunks(game, num_envs)
         next(chunks)
         before = _in_use()
-        buffer = dataset.WindowBuffer(1, num_envs, per_env, (84, 84), games.NUM_ACTIONS, devices)
+        buffer = dataset.WindowBuffer(1, num_envs, per_env, (84, 84), atari.NUM_ACTIONS, devices)
         with tempfile.TemporaryDirectory() as directory:
             log = dataset.Log(directory, info)
             while log.length < per_env:

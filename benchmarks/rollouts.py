@@ -16,11 +16,11 @@ from _reference import load, play
 from _timing import alternate
 from absl import app, flags
 
-from jaxdistill import mesh, metrics
+from jaxdistill import mesh, metrics, tasks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import expert_outputs
 from jaxdistill.play import rollouts
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
 
 _GAMES = flags.DEFINE_list("games", ["breakout", "pong", "freeway"], "with experts in experts/")
 _ENVS = flags.DEFINE_integer("num_envs", 32, "environments per game", lower_bound=1)
@@ -30,14 +30,14 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each", lower_bound=
 
 def main(_: list[str]) -> None:
     count, steps = _ENVS.value, _STEPS.value
-    chosen = [games.get(name) for name in _GAMES.value]
+    chosen = [tasks.get(name) for name in _GAMES.value]
     paths = [f"experts/{game.name}.pth" for game in chosen]
     experts = [formats.load(path) for path in paths]
-    pools = [envs.Pool(game, count, seed=1 + 1000 * i) for i, game in enumerate(chosen)]
+    pools = [atari.AtariPool(game, count, seed=1 + 1000 * i) for i, game in enumerate(chosen)]
     policy = rollouts.expert_actor(experts, epsilon=0.05)
     turns = rollouts.play(pools, policy, jax.random.key(0), mesh.create())
 
-    alone = [envs.Pool(game, count, seed=9 + 1000 * i) for i, game in enumerate(chosen)]
+    alone = [atari.AtariPool(game, count, seed=9 + 1000 * i) for i, game in enumerate(chosen)]
     generator = np.random.default_rng(0)
     actions = [generator.choice(game.actions, (steps, count)) for game in chosen]
     params = [expert.params for expert in experts]

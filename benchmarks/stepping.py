@@ -10,8 +10,8 @@ from _timing import alternate
 from absl import app, flags
 from ale_py.vector_env import AtariVectorEnv
 
-from jaxdistill import metrics
-from jaxdistill.tasks import envs, games
+from jaxdistill import metrics, tasks
+from jaxdistill.tasks import atari
 
 _GAME = flags.DEFINE_string("game", "pong", "game to step")
 _ENVS = flags.DEFINE_integer("num_envs", 32, "environments", lower_bound=1)
@@ -22,8 +22,8 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each", lower_bound=
 def main(_: list[str]) -> None:
     from _reference import make_env  # registers gymnasium's environments
 
-    game, count, steps = games.get(_GAME.value), _ENVS.value, _STEPS.value
-    pool = envs.Pool(game, count, seed=1)
+    game, count, steps = tasks.get(_GAME.value), _ENVS.value, _STEPS.value
+    pool = atari.AtariPool(game, count, seed=1)
     rom = gymnasium.spec(f"ALE/{game.env_id}").kwargs["game"]
     vector = AtariVectorEnv(rom, count, noop_max=30, repeat_action_probability=0.0)
     vector.reset(seed=1)

@@ -13,16 +13,16 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import metrics
+from jaxdistill import metrics, tasks
 from jaxdistill.learn import qlearning
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
 
 _GAME = flags.DEFINE_string("game", "pong", "game to train on")
 _ITERATIONS = flags.DEFINE_integer("iterations", 12, "iterations that count", lower_bound=1)
 _NETWORK = flags.DEFINE_string("network", "dueling_small_layer_norm", "see networks.NETWORKS")
 
 
-def raw_seconds(pool: envs.Pool, steps: int) -> float:
+def raw_seconds(pool: atari.AtariPool, steps: int) -> float:
     """Seconds of `steps` random steps in every environment, EnvPool and nothing else."""
     generator = np.random.default_rng(0)
     actions = generator.choice(pool.game.actions, (steps, pool.num_envs))
@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
     settings = qlearning.Settings(
         games=(_GAME.value,), network=_NETWORK.value, eval_every=10**9, total_steps=2_000_000
     )
-    pool = envs.Pool(games.get(_GAME.value), settings.num_envs, seed=1)
+    pool = atari.AtariPool(tasks.get(_GAME.value), settings.num_envs, seed=1)
     rows = []
     with tempfile.TemporaryDirectory() as workdir:
         training = qlearning.Training(settings, workdir)

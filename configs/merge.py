@@ -53,4 +53,6 @@ def get_config(experts: str = "") -> ConfigDict:
     config.learn.warm_start = config_dict.placeholder(str)
     config.learn.first_loss = config_dict.placeholder(str)
     config.evaluate.baselines = config_dict.placeholder(str)
+    config.evaluate.max_steps = config_dict.placeholder(int)
+    config.evaluate.opening_steps = config_dict.placeholder(int)
     return config

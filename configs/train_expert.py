@@ -18,7 +18,7 @@ With an expert at hand, mediocre as it may be, begin from what it knows and go b
 
 import dataclasses
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import merge
 from jaxdistill.learn import qlearning
@@ -29,4 +29,7 @@ def get_config(experts: str = "") -> ConfigDict:
     fields["experts"] = merge.sources(experts)
     # A string, so that a flag can list several.
     fields["games"] = ",".join(str(x["game"]) for x in fields["experts"]) or "pong"
-    return ConfigDict(fields)
+    config = ConfigDict(fields)
+    config.max_steps = config_dict.placeholder(int)  # the task's own
+    config.opening_steps = config_dict.placeholder(int)
+    return config

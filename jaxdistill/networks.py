@@ -24,10 +24,12 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdistill.tasks import games
+from jaxdistill.tasks.atari import NUM_ACTIONS
+from jaxdistill.tasks.task import Task
 
 Params = Mapping[str, Any]
 
@@ -83,8 +85,8 @@ class Network(nn.Module):
         actions alone (Rusu et al. 2015); the other outputs are 0. For a linear head.
       task_embedding: size of a learnt vector per game, beside the features: to each unit of the
         first dense layers a bias of the game's.
-      game_actions: the ALE actions of each game, for controllers and task embeddings; see
-        `for_games`.
+      one_hot: instead of a learnt vector, 1 in the game's place and 0 in the others'.
+      game_actions: the actions of each game, for controllers and task embeddings; see `for_tasks`.
       dtype: what the torso computes in; parameters and head outputs stay float32.
     """
 
@@ -94,11 +96,12 @@ class Network(nn.Module):
     head: str = "linear"
     action_hidden: tuple[int, ...] = ()
     value_hidden: tuple[int, ...] = ()
-    num_outputs: int = games.NUM_ACTIONS
+    num_outputs: int = NUM_ACTIONS
     activation: str | tuple[str, ...] = "relu"
     layer_norm: bool = False
     controllers: bool = False
     task_embedding: int = 0
+    one_hot: bool = False
     game_actions: tuple[tuple[int, ...], ...] = ()
     dtype: Any = jnp.float32
 
@@ -111,8 +114,10 @@ class Network(nn.Module):
             raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
         if self.controllers and self.head != "linear":
             raise ValueError(f"controllers have a linear head, not {self.head!r}")
+        if self.one_hot and self.task_embedding:
+            raise ValueError("a network has a learnt vector per game or a one-hot one, not both")
         if self.knows_game and not self.game_actions:
-            raise ValueError("controllers and task embeddings need the games; see for_games")
+            raise ValueError("controllers and task embeddings need the games; see for_tasks")
         for name in self.activations:
             if name not in ACTIVATIONS:
                 raise ValueError(
@@ -159,7 +164,7 @@ class Network(nn.Module):
     @property
     def knows_game(self) -> bool:
         """Whether outputs depend on the game, so that `games` must be given."""
-        return self.controllers or self.task_embedding > 0
+        return self.controllers or self.one_hot or self.task_embedding > 0
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -204,6 +209,11 @@ class Network(nn.Module):
         if self.task_embedding:
             vectors = self.embedding(self._rows(features, games)).astype(features.dtype)
             features = jnp.concatenate([features, vectors], axis=-1)
+        if self.one_hot:
+            places = jax.nn.one_hot(
+                self._rows(features, games), len(self.game_actions), dtype=features.dtype
+            )
+            features = jnp.concatenate([features, places], axis=-1)
         return self._run(features, self.fc, self.fc_norm, self._layers(2))
 
     def _rows(self, features: jax.Array, games: Any) -> jax.Array:
@@ -522,6 +532,16 @@ NETWORKS: dict[str, Network] = {
     "multi_task": _multi_task(NATURE_CONVS, 512),
     "multi_task_layer_norm": _multi_task(NATURE_CONVS, 512, layer_norm=True),
     "multi_task_large": _multi_task(_WIDE_CONVS, 1500),
+    # For a few numbers instead of a screen: a DQN that is told nothing of its task, one that learns
+    # a vector for each, and one that is told a one-hot vector.
+    "mlp": Network(convs=(), hidden=(256, 128)),
+    "mlp_layer_norm": Network(convs=(), hidden=(256, 128), layer_norm=True),
+    "mlp_task_embedding": Network(convs=(), hidden=(256, 128), task_embedding=8),
+    "mlp_task_embedding_layer_norm": Network(
+        convs=(), hidden=(256, 128), task_embedding=8, layer_norm=True
+    ),
+    "mlp_one_hot": Network(convs=(), hidden=(256, 128), one_hot=True),
+    "mlp_one_hot_layer_norm": Network(convs=(), hidden=(256, 128), one_hot=True, layer_norm=True),
     # Espeholt et al. 2018, the deep network, with a dueling head.
     "impala": Network(convs=(), residual=(16, 32, 32), hidden=(256,), head="dueling"),
 }
@@ -545,11 +565,25 @@ def create(name: str, compute_dtype: str = "float32", **changes: Any) -> Network
     return NETWORKS[name].clone(dtype=COMPUTE_DTYPES[compute_dtype], **changes)
 
 
-def for_games(network: Network, chosen: Sequence[games.Game]) -> Network:
-    """The network of a run of these games; one that does not know its game stays as it is."""
+def for_tasks(network: Network, tasks: Sequence[Task]) -> Network:
+    """The network of a run of these tasks, of one suite: with an output for each of its actions.
+
+    One that does not know its game stays as it is otherwise.
+
+    Raises:
+      ValueError: it looks at pictures, and they show none.
+    """
+    suite = tasks[0].suite
+    if (network.convs or network.residual) and len(suite.view.shape) != 3:
+        vectors = [name for name, known in NETWORKS.items() if not known.convs + known.residual]
+        raise ValueError(
+            f"the network looks at screens, and {tasks[0].name} shows {suite.view}; choose one of "
+            f"{', '.join(vectors)}"
+        )
+    network = network.clone(num_outputs=tasks[0].suite.num_actions)
     if not network.knows_game:
         return network
-    return network.clone(game_actions=tuple(game.actions for game in chosen))
+    return network.clone(game_actions=tuple(task.actions for task in tasks))
 
 
 def for_one_game(
@@ -574,14 +608,21 @@ def for_one_game(
             layer = layers.pop(name)
             if name.split("_")[0] == own:
                 layers[name.replace(own, "action")] = layer
-    if network.task_embedding:
-        vector = layers.pop("task_embedding")["embedding"][game]
+    if network.task_embedding or network.one_hot:
+        if network.one_hot:
+            vector = np.eye(len(network.game_actions), dtype=np.float32)[game]
+        else:
+            vector = layers.pop("task_embedding")["embedding"][game]
         for name in first_dense(network):
             kernel, bias = layers[name]["kernel"], layers[name]["bias"]
-            rest = kernel.shape[0] - network.task_embedding
+            rest = kernel.shape[0] - len(vector)
             layers[name] = {"kernel": kernel[:rest], "bias": bias + vector @ kernel[rest:]}
     alone = network.clone(
-        controllers=False, task_embedding=0, game_actions=(), num_outputs=len(actions)
+        controllers=False,
+        task_embedding=0,
+        one_hot=False,
+        game_actions=(),
+        num_outputs=len(actions),
     )
     return alone, {"params": layers}, actions
 
@@ -612,6 +653,7 @@ def to_dict(network: Network) -> dict[str, Any]:
         "layer_norm": network.layer_norm,
         "controllers": network.controllers,
         "task_embedding": network.task_embedding,
+        "one_hot": network.one_hot,
         "game_actions": [list(actions) for actions in network.game_actions],
     }
 
@@ -643,6 +685,7 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
         raise ValueError("a convolution's padding is less than its kernel")
     if network.head not in HEADS or not set(network.activations) <= ACTIVATIONS.keys():
         raise ValueError(f"a network's head is one of {', '.join(HEADS)}, its activations known")
-    if not all(isinstance(flag, bool) for flag in (network.layer_norm, network.controllers)):
-        raise ValueError("layer_norm and controllers are true or false")
+    flags = (network.layer_norm, network.controllers, network.one_hot)
+    if not all(isinstance(flag, bool) for flag in flags):
+        raise ValueError("layer_norm, controllers and one_hot are true or false")
     return network

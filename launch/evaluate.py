@@ -26,8 +26,8 @@ _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action"
 _SAMPLE = flags.DEFINE_bool("sample_logits", False, "an expert with logits samples its policy")
 _OPENING = flags.DEFINE_integer(
     "opening_steps",
-    evaluation.DEFAULT_OPENING,
-    "steps of another's play, at least, before who is measured takes over",
+    None,
+    "steps of another's play, at least, before who is measured takes over; by default 10 in Atari",
     lower_bound=0,
 )
 _OPENING_BY = flags.DEFINE_enum(

@@ -18,7 +18,7 @@ from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.report import tables
 from jaxdistill.run import students
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import AnyView, View
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
@@ -79,10 +79,10 @@ def _write_expert(expert: Expert) -> None:
     export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
     if problem := export.write_training_config(_OUT.value, expert.network):
         metrics.say(f"note: {problem}")
-    _notes(expert.outputs, [expert.view or View()])
+    _notes(expert.outputs, [expert.view])
 
 
-def _notes(outputs: str, views: Iterable[View]) -> None:
+def _notes(outputs: str, views: Iterable[AnyView]) -> None:
     """What readers of the convention cannot know, as only our own reads it from the file."""
     if outputs == "logits":
         metrics.say(

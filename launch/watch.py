@@ -10,16 +10,15 @@ from absl import flags
 
 from jaxdistill import metrics
 from jaxdistill.experts import formats
-from jaxdistill.play import clips, rollouts
+from jaxdistill.play import clips, lessons, rollouts
 from jaxdistill.run import students
-from jaxdistill.tasks import envs, games
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to watch")
 _GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not leave only one")
 _OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")
-_STEPS = flags.DEFINE_integer("steps", envs.MAX_STEPS, "the most steps to play", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", None, "the most steps to play", lower_bound=1)
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
 _SAMPLE = flags.DEFINE_bool("sample_logits", False, "a player with logits samples its policy")
 _SEED = flags.DEFINE_integer("seed", 1, "of the start and of chance", 0, LARGEST_SEED)
@@ -36,20 +35,18 @@ def main() -> None:
         player = students.student_as_expert(_WORKDIR.value, _GAME.value)
     else:
         player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
-    if player.game is None:
-        raise ValueError(f"{player.name} does not say which game it plays; give --game")
-    if player.view is None or not player.view.native:
-        raise ValueError(f"{player.name} cannot be played yet: it sees {player.view or 'vectors'}")
+    (lesson,) = lessons.of_experts([player], _SEED.value)
+    if not player.view.native:
+        raise ValueError(f"{player.name} cannot be played yet: it sees {player.view}")
     if player.outputs != "logits":
         only_with("a player that holds logits", "sample_logits")
     clip = clips.record(
-        games.get(player.game),
+        lesson,
         rollouts.expert_actor([player], epsilon=_EPSILON.value, sample_logits=_SAMPLE.value),
-        view=player.view,
         seed=_SEED.value,
         steps=_STEPS.value,
     )
-    clips.write(clip.frames, _OUT.value)
+    clips.write(clip, _OUT.value)
     state = "over" if clip.over else "stopped"
     metrics.say(
         f"{_OUT.value}: {player.name}, {len(clip.frames)} frames, score {clip.score:g}, {state}"

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
+from jaxdistill.tasks.task import Step
 from jaxdistill.tasks.views import View
 
 # A resumed run compiles what the run before it compiled; within one session, once is enough, in
@@ -72,8 +73,8 @@ class Play(NamedTuple):
     `observations[t]` is a copy, made at once, of `steps[t].observations`.
     """
 
-    pool: envs.Pool
-    steps: list[envs.Step]
+    pool: atari.AtariPool
+    steps: list[Step]
     actions: np.ndarray
     observations: np.ndarray
 
@@ -81,8 +82,8 @@ class Play(NamedTuple):
 @pytest.fixture(scope="session")
 def breakout_play() -> Play:
     """600 random steps of three Breakout games at once; every slot ends at least two games."""
-    game = games.get("breakout")
-    pool = envs.Pool(game, 3, seed=11)
+    game = tasks.get("breakout")
+    pool = atari.AtariPool(game, 3, seed=11)
     actions = np.random.default_rng(0).choice(game.actions, (600, 3))
     steps, observations = [pool.last], [pool.last.observations.copy()]
     for row in actions:
@@ -100,25 +101,25 @@ class ScriptedPool:
     """
 
     def __init__(self, episodes: list[list[tuple]], game: str = "pong", tag: int = 0):
-        self.game, self.num_envs, self.tag = games.get(game), len(episodes), tag
+        self.game, self.num_envs, self.tag = tasks.get(game), len(episodes), tag
         self._episodes = episodes
         self._played = [0] * self.num_envs
         self.sent: list[np.ndarray] = []
         no, zero = np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
         self.last = self._step(zero, no, no, no, zero, zero.astype(np.int32))
 
-    def _step(self, rewards, valid, over, truncated, scores, ages) -> envs.Step:
+    def _step(self, rewards, valid, over, truncated, scores, ages) -> Step:
         observations = np.full((self.num_envs, 1, 2, 2), self.tag, np.uint8)
         observations[:, 0, 0, 0] = np.arange(self.num_envs)
         observations[:, 0, 0, 1] = ages  # what is seen says where a game stands
         lives = np.zeros(self.num_envs, np.int32)
-        return envs.Step(observations, rewards, valid, over, truncated, lives, scores, ages)
+        return Step(observations, rewards, valid, over, truncated, lives, scores, ages)
 
     def send(self, actions: np.ndarray) -> None:
         assert np.shape(actions) == (self.num_envs,)
         self.sent.append(np.array(actions))
 
-    def receive(self) -> envs.Step:
+    def receive(self) -> Step:
         last, n = self.last, self.num_envs
         valid = ~last.over
         rewards, over, cut = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
@@ -201,8 +202,8 @@ def watcher():
     """
 
     def make(game: str, seed: int, outputs: str = "q", size: float = 1.0) -> Expert:
-        chosen = games.get(game)
-        actions = tuple(range(games.NUM_ACTIONS)) if outputs == "q" else chosen.actions
+        chosen = tasks.get(game)
+        actions = tuple(range(atari.NUM_ACTIONS)) if outputs == "q" else chosen.actions
         generator = np.random.default_rng(seed)
         kernel = np.zeros((84, 84, 4, len(actions)), np.float32)
         for output in range(len(actions)):

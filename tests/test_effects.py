@@ -11,13 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, metrics, networks
+from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset, learner, qlearning
 from jaxdistill.play import collection, evaluation
 from jaxdistill.run import common, distill, recipe, students
-from jaxdistill.tasks import games
 
 
 def changed(whole, changes):
@@ -274,7 +273,7 @@ class World:
         """The experts' labels of one stack, and their games."""
         made = common.Run(settings, ONE)
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
-        return made.names, [e.ale_outputs(stacks) for e in made.experts], np.asarray(made.masks)
+        return made.names, [e.suite_outputs(stacks) for e in made.experts], np.asarray(made.masks)
 
     def begun(self, settings):
         """The student's first parameters."""
@@ -380,7 +379,7 @@ class World:
 
     def explored(self, settings):
         """Actions of three turns of exploration."""
-        explorer = qlearning._Explorer(settings, [games.get(x).actions for x in settings.games])
+        explorer = qlearning._Explorer(settings, [tasks.get(x).actions for x in settings.games])
         greedy = np.full((len(settings.games), settings.num_envs), 17)
         return [explorer(greedy, turn, 0.5) for turn in range(3)]
 
@@ -391,7 +390,7 @@ class World:
 
     def acted(self, settings):
         """Greedy actions and their values."""
-        masks = np.stack([games.get(name).mask for name in settings.games])
+        masks = np.stack([tasks.get(name).mask for name in settings.games])
         act = qlearning.make_act(settings, LINEAR, masks)
         params, average = (networks.init(LINEAR, jax.random.key(i), SHAPE) for i in (0, 1))
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import to_ale
 from jaxdistill.networks import ConvLayer, Network
-from jaxdistill.tasks import games
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
 TINY_INPUT = (3, 20, 20)
@@ -78,7 +77,7 @@ def test_parameter_counts_are_the_published_ones(name, parameters):
 
 def _then(name):
     """A game as DeepMind's emulator had it in 2015: Pong had no actions with FIRE."""
-    game = games.get(name)
+    game = tasks.get(name)
     return dataclasses.replace(game, actions=(0, 3, 4)) if name == "pong" else game
 
 
@@ -96,14 +95,14 @@ TEN_GAMES = (
     ],
 )
 def test_multi_task_students_have_the_published_sizes(name, chosen, outputs, parameters):
-    network = networks.for_games(networks.create(name), [_then(game) for game in chosen])
+    network = networks.for_tasks(networks.create(name), [_then(game) for game in chosen])
     assert sum(len(actions) for actions in network.game_actions) == outputs
     assert networks.count(_shapes(network, (4, 84, 84))) == parameters
 
 
 def test_a_task_embedding_adds_its_vectors_and_what_they_are_multiplied_with():
-    chosen = [games.get(name) for name in ("pong", "freeway", "qbert")]
-    network = networks.for_games(networks.create("dueling_task"), chosen)
+    chosen = [tasks.get(name) for name in ("pong", "freeway", "qbert")]
+    network = networks.for_tasks(networks.create("dueling_task"), chosen)
     # 3 vectors of 32; 32 more inputs for the 512 units of either stream.
     added = 3 * 32 + 2 * 32 * 512
     assert networks.count(_shapes(network, (4, 84, 84))) == 3_300_019 + added
@@ -483,7 +482,7 @@ def test_a_controller_is_not_mistaken_for_another_whose_number_begins_alike():
 
 
 def test_a_network_that_does_not_know_its_game_is_the_same_for_all(tiny_params):
-    assert networks.for_games(TINY, [games.get("pong")]) is TINY
+    assert networks.for_tasks(TINY, [tasks.get("pong")]) is TINY
     network, params, actions = networks.for_one_game(TINY, tiny_params, 3)
     assert (network, params, actions) == (TINY, tiny_params, (0, 1, 2, 3, 4))
 
@@ -582,7 +581,7 @@ def test_an_unknown_name_lists_the_known_ones():
         (TINY.clone(head="duelling"), TINY_INPUT, "'duelling' is not one of linear, dueling"),
         (TINY.clone(activation="swish"), TINY_INPUT, "'swish' is not one of elu"),
         (CONTROLLERS.clone(head="dueling"), TINY_INPUT, "controllers have a linear head"),
-        (CONTROLLERS.clone(game_actions=()), TINY_INPUT, "need the games; see for_games"),
+        (CONTROLLERS.clone(game_actions=()), TINY_INPUT, "need the games; see for_tasks"),
         (TINY, (20, 20), r"takes \(B, C, H, W\), got shape \(1, 20, 20\)"),
         (TINY, (3, 20, 7), "8x8 convolution does not fit an input of 20x7"),
     ],

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdistill import networks, settings
+from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import torch_file
-from jaxdistill.tasks import actions, games
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.actions import greedy
+from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.views import AnyView, Vector, View, from_dict
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
@@ -28,17 +29,17 @@ _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Expert:
-    """A frozen policy for one game.
+    """A frozen policy for one task.
 
     Attributes:
       name: how tables call it.
       network: its architecture.
       params: its float32 parameters, as `networks.init` gives them.
       outputs: "q" (the head holds Q-values) or "logits" (of a stochastic policy).
-      actions: output i stands for ALE action `actions[i]`; for an expert of something other than an
-        Atari game, the action indices of its own environment.
-      view: what it sees of the screen; None for an expert that sees no screen.
-      game: name of its Atari game; None where the file does not say or there is none.
+      actions: output i stands for the suite's action `actions[i]` (in Atari, ALE's); for an expert
+        of something that is no task of ours, the action indices of its own environment.
+      view: what it sees.
+      game: name of its task; None where the file does not say or it is no task of ours.
       advertised_score: score claimed by whoever published it, None where unknown.
       source: file it came from.
     """
@@ -48,7 +49,7 @@ class Expert:
     params: networks.Params
     outputs: str
     actions: tuple[int, ...]
-    view: View | None = dataclasses.field(default_factory=View)
+    view: AnyView = dataclasses.field(default_factory=View)
     game: str | None = None
     advertised_score: float | None = None
     source: str = ""
@@ -68,42 +69,58 @@ class Expert:
         number = isinstance(score, numbers.Real) and not isinstance(score, bool)
         if score is not None and not (number and abs(score) < 1e15):
             raise ValueError(f"{self.name}: advertised_score is {score!r}, expected a number")
-        if self.game is not None and not all(0 <= a < games.NUM_ACTIONS for a in self.actions):
+        if self.game is not None:
+            self._check_task(self.task)
+
+    def _check_task(self, task: Task) -> None:
+        suite = task.suite
+        if type(self.view) is not type(suite.view) or (
+            isinstance(self.view, Vector) and self.view != suite.view
+        ):
             raise ValueError(
-                f"{self.name}: actions {list(self.actions)} are not all ALE actions 0..17, so it "
-                f"does not play {self.game}"
+                f"{self.name}: it sees {_described(self.view)}, and {task.name} shows "
+                f"{_described(suite.view)}"
             )
-        if self.game is not None and not self.mask.any():
+        if not all(0 <= a < suite.num_actions for a in self.actions):
             raise ValueError(
-                f"{self.name}: none of its actions {list(self.actions)} is valid in {self.game}, "
-                f"whose valid actions are {list(games.get(self.game).actions)}"
+                f"{self.name}: actions {list(self.actions)} are not all actions "
+                f"0..{suite.num_actions - 1}, so it does not play {task.name}"
+            )
+        if not self.mask.any():
+            raise ValueError(
+                f"{self.name}: none of its actions {list(self.actions)} is valid in {task.name}, "
+                f"whose valid actions are {list(task.actions)}"
             )
 
     @property
-    def mask(self) -> np.ndarray:
-        """`(18,)` bool: valid actions of the game that the expert has an output for."""
-        known = np.zeros(games.NUM_ACTIONS, bool)
-        known[list(self.actions)] = True
-        return known & games.get(self._game()).mask
-
-    def ale_outputs(self, observations: jax.Array | np.ndarray) -> jax.Array:
-        """Outputs `(B, 18)` in ALE's action order, 0 where `mask` is False.
-
-        Args:
-          observations: `(B, stack, H, W)` uint8 in the expert's view.
-        """
-        return _ale_forward(self.network, self.actions)(self.params, jnp.asarray(observations))
-
-    def greedy(self, observations: jax.Array | np.ndarray) -> jax.Array:
-        """The valid ALE action `(B,)` with the largest output."""
-        return actions.greedy(self.ale_outputs(observations), jnp.asarray(self.mask))
-
-    def _game(self) -> str:
+    def task(self) -> Task:
+        """What it plays; ValueError if it does not say."""
         if self.game is None:
             raise ValueError(
                 f"{self.name}: the expert does not say which game it plays; give --game"
             )
-        return self.game
+        return tasks.get(self.game)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """`(A,)` bool: valid actions of its task that the expert has an output for."""
+        known = np.zeros(self.task.suite.num_actions, bool)
+        known[list(self.actions)] = True
+        return known & self.task.mask
+
+    def suite_outputs(self, observations: jax.Array | np.ndarray) -> jax.Array:
+        """Outputs `(B, A)` in the suite's action order, 0 where `mask` is False.
+
+        Args:
+          observations: `(B, stack, *frame)` in the expert's view.
+        """
+        size = self.task.suite.num_actions
+        forward = _suite_forward(self.network, self.actions, size)
+        return forward(self.params, jnp.asarray(observations))
+
+    def greedy(self, observations: jax.Array | np.ndarray) -> jax.Array:
+        """The valid action `(B,)` with the largest output."""
+        return greedy(self.suite_outputs(observations), jnp.asarray(self.mask))
 
     def save(self, directory: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Writes `expert.json` and `weights.safetensors` into a new directory.
@@ -123,7 +140,7 @@ class Expert:
             "network": networks.to_dict(self.network),
             "outputs": self.outputs,
             "actions": list(self.actions),
-            "view": None if self.view is None else self.view.to_dict(),
+            "view": self.view.to_dict(),
             "game": self.game,
             "advertised_score": self.advertised_score,
             "source": self.source,
@@ -157,7 +174,8 @@ class Expert:
         try:
             flat = torch_file.read(directory / _WEIGHTS).tree
             fields["network"] = networks.from_dict(fields["network"])
-            fields["view"] = fields["view"] and View.from_dict(fields["view"])
+            view = fields["view"]
+            fields["view"] = from_dict(view) if view else _vector(fields["network"], flat)
             fields["actions"] = tuple(fields["actions"])
             expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
             _check_fields(expert)
@@ -178,7 +196,7 @@ def _check_fields(expert: Expert) -> None:
 
 
 def _check_weights(
-    network: networks.Network, view: View | None, flat: Mapping[str, np.ndarray]
+    network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]
 ) -> None:
     """Refuses weights that are not this network's, or not finite."""
     if network.knows_game:
@@ -189,11 +207,7 @@ def _check_weights(
         kernel = flat[f"params/conv{i}/kernel"].shape
         if kernel != (layer.kernel, layer.kernel, *kernel[2:-1], layer.features):
             raise ValueError(f"conv{i}/kernel has shape {kernel}, against {layer}")
-    if view is not None:
-        shape: tuple[int, ...] = view.shape
-    else:
-        shape = (flat[f"params/{networks.first_dense(network)[0]}/kernel"].shape[0],)
-    wanted = jax.eval_shape(lambda key: networks.init(network, key, shape), jax.random.key(0))
+    wanted = jax.eval_shape(lambda key: networks.init(network, key, view.shape), jax.random.key(0))
     expected = flax.traverse_util.flatten_dict(dict(wanted), sep="/")
     if expected.keys() != flat.keys():
         (name, *_) = sorted(expected.keys() ^ flat.keys())
@@ -210,9 +224,20 @@ def _check_weights(
             raise ValueError(f"{name} holds NaN or infinite weights")
 
 
+def _vector(network: networks.Network, flat: Mapping[str, np.ndarray]) -> Vector:
+    """What an expert of before vectors were written down sees."""
+    return Vector(flat[f"params/{networks.first_dense(network)[0]}/kernel"].shape[0])
+
+
+def _described(view: AnyView) -> str:
+    return f"a vector of {view.size} numbers" if isinstance(view, Vector) else "a screen"
+
+
 @functools.lru_cache(maxsize=64)
-def _ale_forward(network: networks.Network, actions: tuple[int, ...]) -> Callable[..., jax.Array]:
-    return jax.jit(lambda params, x: to_ale(networks.forward(network, params, x), actions))
+def _suite_forward(
+    network: networks.Network, actions: tuple[int, ...], size: int
+) -> Callable[..., jax.Array]:
+    return jax.jit(lambda params, x: to_suite(networks.forward(network, params, x), actions, size))
 
 
 def check_new(directory: str | os.PathLike[str]) -> None:
@@ -222,11 +247,9 @@ def check_new(directory: str | os.PathLike[str]) -> None:
         raise ValueError(f"{directory} already exists and is not empty; choose another --out")
 
 
-def to_ale(outputs: jax.Array, actions: tuple[int, ...]) -> jax.Array:
-    """`(B, K)` outputs for `actions` -> `(B, 18)` in ALE's order, 0 elsewhere."""
-    return (
-        jnp.zeros((outputs.shape[0], games.NUM_ACTIONS), outputs.dtype).at[:, actions].set(outputs)
-    )
+def to_suite(outputs: jax.Array, actions: tuple[int, ...], size: int) -> jax.Array:
+    """`(B, K)` outputs for `actions` -> `(B, size)` in the suite's order, 0 elsewhere."""
+    return jnp.zeros((outputs.shape[0], size), outputs.dtype).at[:, actions].set(outputs)
 
 
 def expert_outputs(
@@ -235,7 +258,7 @@ def expert_outputs(
     observations: Sequence[jax.Array],
     indices: Sequence[int],
 ) -> list[jax.Array]:
-    """ALE-ordered outputs `(N, 18)` of several experts, each on its own observations; for jit.
+    """Outputs `(N, A)` of several experts of one suite, each on its own observations; for jit.
 
     Experts of one network are stacked and evaluated together on accelerators. On CPU, where a
     batched product over the stack is slower than its parts, they run one after another.
@@ -244,6 +267,7 @@ def expert_outputs(
       params: the parameters of *all* experts, in their order.
       indices: the expert each observation array is for.
     """
+    size = experts[0].task.suite.num_actions
     results: dict[int, jax.Array] = {}
     groups: dict[Any, list[int]] = {}
     for position, index in enumerate(indices):
@@ -254,7 +278,7 @@ def expert_outputs(
         if len(positions) == 1:
             (position,) = positions
             alone = networks.forward(network, params[indices[position]], observations[position])
-            results[position] = to_ale(alone, experts[indices[position]].actions)
+            results[position] = to_suite(alone, experts[indices[position]].actions, size)
             continue
         stacked = jax.tree.map(
             lambda *x: jnp.stack(x), *(params[indices[position]] for position in positions)
@@ -262,5 +286,5 @@ def expert_outputs(
         forward = functools.partial(networks.forward, network)
         outputs = jax.vmap(forward)(stacked, jnp.stack([observations[p] for p in positions]))
         for position, output in zip(positions, outputs, strict=True):
-            results[position] = to_ale(output, experts[indices[position]].actions)
+            results[position] = to_suite(output, experts[indices[position]].actions, size)
     return [results[position] for position in range(len(indices))]

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
-from jaxdistill.tasks import games as game_table
+from jaxdistill.tasks.atari import NUM_ACTIONS
 from jaxdistill.tasks.views import View
 
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -68,7 +68,7 @@ def export(
       ValueError: the convention cannot express the network, the views differ in shape, or the file
         exists.
     """
-    named: dict[str | None, View] = {game_table.get(g).name: view for g, view in views.items()}
+    named: dict[str | None, View] = {tasks.get(g).name: view for g, view in views.items()}
     first, *others = named.values()
     if any(view.shape != first.shape for view in others):
         raise ValueError(f"views differ in shape: {sorted({v.shape for v in named.values()})}")
@@ -83,7 +83,7 @@ def export(
         "actual_variants": dict.fromkeys(named, variant),
         "merge_config": dict(merge_config or {}),
         "final_scores": {
-            game_table.get(game).name: float(score) for game, score in (final_scores or {}).items()
+            tasks.get(game).name: float(score) for game, score in (final_scores or {}).items()
         },
         "created": created,
         carried.KEY: carried.Carried(outputs, named).to_dict(),
@@ -112,13 +112,13 @@ def export_expert(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    if expert.actions != tuple(range(game_table.NUM_ACTIONS)):
+    if not isinstance(expert.view, View):
+        raise ValueError(f"{expert.name}: sees no screen; the reference convention expects one")
+    if expert.actions != tuple(range(NUM_ACTIONS)):
         raise ValueError(
             f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "
-            f"convention expects all {game_table.NUM_ACTIONS} ALE actions in order"
+            f"convention expects all {NUM_ACTIONS} ALE actions in order"
         )
-    if expert.view is None:
-        raise ValueError(f"{expert.name}: sees no screen; the reference convention expects one")
     weights = to_state_dict(expert.params, expert.network, expert.view, dtype=dtype)
     checkpoint = {
         "policy_net_state_dict": weights,
@@ -261,13 +261,13 @@ def _check(network: networks.Network) -> None:
             f"a {network.head} head with {streams[0]} shared, {streams[1]} action and "
             f"{streams[2]} value dense layers"
         )
-    elif network.num_outputs != game_table.NUM_ACTIONS:
+    elif network.num_outputs != NUM_ACTIONS:
         problem = f"{network.num_outputs} outputs"
     if problem:
         raise ValueError(
             f"the reference convention cannot express {problem}; it has ReLU networks of "
             f"convolutions {wanted} with one dense layer per stream of a dueling head, or one "
-            f"before a linear head, and {game_table.NUM_ACTIONS} outputs"
+            f"before a linear head, and {NUM_ACTIONS} outputs"
         )
 
 

@@ -34,7 +34,8 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
 
     Raises:
       FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
-        play the same game, or their views cannot be played or differ in shape.
+        play the same game or games of two suites, or their views cannot be played or differ in
+        shape.
     """
     experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
     for expert, source in zip(experts, sources, strict=True):
@@ -42,15 +43,22 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
             raise ValueError(
                 f"{source.path} does not say which game it plays; give the expert's `game`"
             )
-        if expert.view is None or not expert.view.native:
+        if not expert.view.native:
             raise ValueError(
                 f"{source.path}: EnvPool cannot make what this expert sees ({expert.view}), so it "
                 f"cannot be played yet"
             )
+    suites = {expert.task.suite.name: expert.game for expert in experts}
+    if len(suites) > 1:
+        (one, first), (other, second), *_ = suites.items()
+        raise ValueError(
+            f"experts of {first} ({one}) and of {second} ({other}) cannot have one student; "
+            f"expected tasks of one suite: distil each by itself"
+        )
     names = [expert.game for expert in experts]
     if len(set(names)) < len(names):
         raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
-    shapes = {expert.view.shape for expert in experts if expert.view}
+    shapes = {expert.view.shape for expert in experts}
     if len(shapes) > 1:
         raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
     return experts

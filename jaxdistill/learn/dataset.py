@@ -33,9 +33,9 @@ class Window:
     """The most recent T steps of N environments of each of G games, as rings on the device.
 
     Attributes:
-      frames: `(G, T, N, H, W)` uint8, the newest frame of each observation.
+      frames: `(G, T, N, *frame)`, the newest frame of each observation.
       ages: `(G, T, N)` uint8, steps since the game began, counted up to the stack's depth only.
-      labels: `(G, T, N, A)` float32, the expert's outputs in ALE's action order.
+      labels: `(G, T, N, A)` float32, the expert's outputs in the suite's action order.
       rows: `(G, T * N)` int32; the first `counts[g]` are the usable rows of game g, as t * N + n.
       counts: `(G,)` int32.
       depth: frames in one stack.
@@ -55,7 +55,7 @@ def stacks(
     """Rebuilds observations from single frames.
 
     Args:
-      frames: `(G, T, N, H, W)` in playing order, T a ring.
+      frames: `(G, T, N, *frame)` in playing order, T a ring.
       ages: `(G, T, N)`; a frame's stack reaches back at most this far, and repeats the game's
         first frame beyond that, as EnvPool does.
       games: game of each row, any shape S.
@@ -63,7 +63,7 @@ def stacks(
       depth: frames in a stack.
 
     Returns:
-      `S + (depth, H, W)`, oldest frame first.
+      `S + (depth, *frame)`, oldest frame first.
     """
     length, envs = frames.shape[1:3]
     time, env = rows // envs, rows % envs
@@ -81,7 +81,7 @@ def sample(window: Window, key: jax.Array, rows_per_game: int) -> jax.Array:
 
 
 def gather(window: Window, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Observations `(G, B, depth, H, W)` and labels `(G, B, A)` of `rows` `(G, B)`."""
+    """Observations `(G, B, depth, *frame)` and labels `(G, B, A)` of `rows` `(G, B)`."""
     games = jnp.broadcast_to(jnp.arange(rows.shape[0])[:, None], rows.shape)
     envs = window.frames.shape[2]
     labels = window.labels[games, rows // envs, rows % envs]
@@ -94,9 +94,10 @@ class WindowBuffer:
     Args:
       num_games, num_envs: G and N.
       steps: T, steps per environment kept.
-      frame_shape: (H, W).
+      frame_shape: of one frame, such as (H, W).
       num_actions: A.
       depth: frames in one stack.
+      frame_dtype: of their numbers.
     """
 
     def __init__(
@@ -104,10 +105,11 @@ class WindowBuffer:
         num_games: int,
         num_envs: int,
         steps: int,
-        frame_shape: tuple[int, int],
+        frame_shape: tuple[int, ...],
         num_actions: int,
         mesh: Mesh,
         depth: int = 4,
+        frame_dtype: str = "uint8",
     ):
         shape = (num_games, steps, num_envs)
         self._mesh, self._sharding = mesh, meshes.replicated(mesh)
@@ -119,7 +121,7 @@ class WindowBuffer:
             return jnp.zeros(shape + extra, dtype, device=self._sharding)
 
         self.window = Window(
-            frames=zeros(frame_shape, jnp.uint8),
+            frames=zeros(frame_shape, np.dtype(frame_dtype)),
             ages=zeros((), jnp.uint8),
             labels=zeros((num_actions,), jnp.float32),
             rows=jnp.zeros((num_games, steps * num_envs), jnp.int32, device=self._sharding),
@@ -201,8 +203,8 @@ class Log:
         """Opens the log in `directory`, or begins one there; None keeps it in memory.
 
         Args:
-          info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions` and whatever
-            else must agree for two runs to share it.
+          info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions`, a
+            `frame_dtype` that is not uint8, and whatever else must agree for two runs to share it.
           writes: False for one that changes nothing: a reader, or a process of several that
             counts what another one writes.
 
@@ -231,8 +233,9 @@ class Log:
                 self._commit()
         games, envs = len(self.info["games"]), self.info["num_envs"]
         frame, actions = tuple(self.info["frame_shape"]), self.info["num_actions"]
+        dtype = self.info.get("frame_dtype", "uint8")
         self._arrays = {
-            "frames": self._array("frames", "uint8", (games, envs, *frame)),
+            "frames": self._array("frames", dtype, (games, envs, *frame)),
             "labels": self._array("labels", "float32", (games, envs, actions)),
             "actions": self._array("actions", "uint8", (games, envs)),
             "ages": self._array("ages", "uint8", (games, envs)),
@@ -467,8 +470,11 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
     check(named and 0 < len(games) == len(set(games)), "games", games, "names of games")
     for field in ("num_envs", "num_actions"):
         check(_whole(info[field], 1, 2**16), field, info[field], f"a whole number of 1..{2**16}")
-    plain = isinstance(shape, list) and len(shape) == 2 and all(_whole(x, 1, 4096) for x in shape)
-    check(plain, "frame_shape", shape, "a height and a width")
+    plain = isinstance(shape, list) and len(shape) in (1, 2)
+    plain = plain and all(_whole(x, 1, 4096) for x in shape)
+    check(plain, "frame_shape", shape, "a height and a width, or a number of numbers")
+    dtype = info.get("frame_dtype", "uint8")
+    check(dtype in ("uint8", "float32"), "frame_dtype", dtype, "uint8 or float32")
     return info, length, version
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks
+from jaxdistill import lock, metrics, networks, tasks
 from jaxdistill import (
     mesh as meshes,
 )
@@ -38,11 +38,11 @@ from jaxdistill import (
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import checkpoints, dataset, divergence, learner, losses
-from jaxdistill.play import evaluation, rollouts
+from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
-from jaxdistill.tasks import envs, games
 from jaxdistill.tasks.actions import greedy
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.task import Task
 
 # What a training that has diverged may change and go on.
 _KNOBS = (
@@ -53,7 +53,6 @@ _KNOBS = (
     "q_temperature",
     "logits_temperature",
 )
-_TRAIN, _SELECT, _FINAL = 0, 1, 2  # purposes of pool seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,8 @@ class Settings:
     """How experts are trained; a *step* is one decision in one environment of one game.
 
     Attributes:
-      games: names of the games, learnt by one network.
+      games: names of the tasks, of one suite, learnt by one network.
+      independent: each of them is learnt by a network of its own, one after another.
       network: a key of `networks.NETWORKS`; it should have LayerNorm.
       compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
         outputs and losses are float32 all the same.
@@ -72,6 +72,10 @@ class Settings:
       epochs: times each step is learnt from.
       batch_per_game: rows of each game in one minibatch.
       learning_rate, final_rate_fraction, clip_norm: RAdam with linear decay and gradient clipping.
+      ema_decay: the network that is evaluated and saved is the exponential moving average of the
+        parameters with this decay per update; 0 takes the parameters as they are.
+      reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are.
+      reward_scale: and multiplied by this.
       discount, trace: gamma and lambda of the Q(lambda) targets.
       epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
         fraction of the training.
@@ -83,9 +87,9 @@ class Settings:
       eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
       final_episodes: whole games per game that the best and the last network play at the end, to
         decide between them: with few games, the best of several evaluations is partly the luckiest.
-      max_steps: step limit of one game.
+      max_steps: step limit of one game; None is each task's own.
       opening_steps: random steps, at least, before the network takes over a game that is
-        evaluated; see `evaluation.Opening`.
+        evaluated; see `evaluation.Opening`. None is as many as the suite says.
       experts: one per game, to learn from as well; none by default.
       expert_weight, expert_fraction: how much that counts at first, and the fraction of the
         training over which it falls linearly to 0.
@@ -95,6 +99,7 @@ class Settings:
     """
 
     games: tuple[str, ...]
+    independent: bool = False
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
@@ -106,6 +111,9 @@ class Settings:
     learning_rate: Positive = 2.5e-4
     final_rate_fraction: Share = 0.05
     clip_norm: Positive = 10.0
+    ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
+    reward_limit: Weight = 1.0
+    reward_scale: Positive = 1.0
     discount: Share = 0.99
     trace: Share = 0.65
     epsilon_start: Share = 1.0
@@ -118,8 +126,8 @@ class Settings:
     eval_episodes: Count = 16
     eval_epsilon: Share = 0.01
     final_episodes: Count = 64
-    max_steps: Count = envs.MAX_STEPS
-    opening_steps: Steps = evaluation.DEFAULT_OPENING
+    max_steps: Count | None = None
+    opening_steps: Steps | None = None
     experts: tuple[ExpertSource, ...] = ()
     expert_weight: Weight = 1.0
     expert_fraction: Share = 0.5
@@ -132,9 +140,17 @@ class Settings:
         rows = self.num_envs * self.rollout_steps
         if not self.games:
             raise ValueError("games is empty; name at least one")
-        names = [games.get(name).name for name in self.games]
+        chosen = self.tasks
+        names = [task.name for task in chosen]
         if len(set(names)) < len(names):
             raise ValueError(f"games names one twice: {', '.join(names)}")
+        if len({task.suite.name for task in chosen}) > 1:
+            raise ValueError(
+                f"games {', '.join(names)} are of several suites ("
+                f"{', '.join(dict.fromkeys(task.suite.name for task in chosen))}); one network "
+                f"learns tasks of one"
+            )
+        networks.for_tasks(networks.create(self.network), chosen)  # it must suit what they show
         if rows % self.batch_per_game:
             raise ValueError(
                 f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
@@ -144,13 +160,24 @@ class Settings:
             raise ValueError(
                 f"total_steps {self.total_steps} is less than the {rows} of one iteration"
             )
-        if self.opening_steps >= self.max_steps:
+        shortest = min(self.max_steps or task.max_steps for task in chosen)
+        if self.opening >= shortest:
             raise ValueError(
-                f"opening_steps is {self.opening_steps}, expected less than max_steps "
-                f"{self.max_steps}"
+                f"opening_steps is {self.opening}, expected less than max_steps {shortest}"
             )
         if self.warm_start and len(self.experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
+
+    @property
+    def tasks(self) -> list[Task]:
+        """What the games are."""
+        return [tasks.get(name) for name in self.games]
+
+    @property
+    def opening(self) -> int:
+        """Random steps before a network takes over a game that is evaluated."""
+        suite = self.tasks[0].suite
+        return suite.opening_steps if self.opening_steps is None else self.opening_steps
 
     @property
     def steps_per_iteration(self) -> int:
@@ -215,6 +242,14 @@ class _Explorer:
         return np.where(exploring, self.held, best)
 
 
+def settled(settings: Settings) -> Settings:
+    """`settings` with the numbers that None stands for, as far as all tasks have the same."""
+    limits = {task.max_steps for task in settings.tasks}
+    same = settings.max_steps is None and len(limits) == 1
+    limit = limits.pop() if same else settings.max_steps
+    return dataclasses.replace(settings, max_steps=limit, opening_steps=settings.opening)
+
+
 def epsilon_at(settings: Settings, iteration: int) -> float:
     """Chance of exploring in one iteration.
 
@@ -237,6 +272,13 @@ def optimiser(settings: Settings) -> optax.GradientTransformation:
         schedule="linear",
         clip_norm=settings.clip_norm,
     )
+
+
+def learnt_rewards(settings: Settings, rewards: np.ndarray) -> np.ndarray:
+    """Rewards as they are learnt from: clipped and scaled."""
+    limit = settings.reward_limit
+    clipped = np.clip(rewards, -limit, limit) if limit else rewards
+    return settings.reward_scale * clipped
 
 
 def expert_weight_at(settings: Settings, iteration: int) -> float:
@@ -299,7 +341,7 @@ def make_learn(
     num_games = len(settings.games)
     rows_per_game = settings.steps_per_iteration
     minibatches = rows_per_game // settings.batch_per_game
-    masks = jnp.asarray(np.stack([games.get(name).mask for name in settings.games]))
+    masks = jnp.asarray(np.stack([task.mask for task in settings.tasks]))
     temperatures = jnp.asarray(
         [
             settings.q_temperature if e.outputs == "q" else settings.logits_temperature
@@ -355,7 +397,7 @@ def make_learn(
 
         def minibatch(state: learner.TrainState, rows: jax.Array):
             gradient, metrics = gradient_of(state.params, rollout, rows)
-            return learner.apply_gradient(state, gradient, transform), metrics
+            return learner.apply_gradient(state, gradient, transform, settings.ema_decay), metrics
 
         def epoch(state: learner.TrainState, key: jax.Array):
             keys = jax.random.split(key, num_games)
@@ -393,21 +435,18 @@ class _Collector:
     """The training pools and everything that must survive a kill with them."""
 
     def __init__(
-        self, settings: Settings, views: Sequence[View], iteration: int, log: np.ndarray | None
+        self,
+        settings: Settings,
+        chosen: Sequence[Lesson],
+        iteration: int,
+        log: np.ndarray | None,
     ):
         """Fresh pools with seeds of their own; `log` `(G, T, N)` are actions to replay in each."""
         self._settings = settings
-        self.games = [games.get(name) for name in settings.games]
         self.began = iteration
         self.pools = [
-            envs.Pool(
-                game,
-                settings.num_envs,
-                seed=envs.seed_for(settings.seed, _TRAIN, index, iteration),
-                view=view,
-                max_steps=settings.max_steps,
-            )
-            for index, (game, view) in enumerate(zip(self.games, views, strict=True))
+            lesson.pool(settings.num_envs, lessons.COLLECT, iteration, max_steps=settings.max_steps)
+            for lesson in chosen
         ]
         self._log = [] if log is None else list(log.swapaxes(0, 1))
         for actions in self._log:
@@ -464,7 +503,7 @@ class _Collector:
             for old, new in zip(before, played.steps, strict=True):
                 lost = new.valid & (new.lives < old.lives)
                 ended.append((new.over & ~new.truncated) | lost)
-                rewards.append(np.clip(new.rewards, -1, 1))
+                rewards.append(learnt_rewards(settings, new.rewards))
             columns["actions"].append(list(played.actions))
             self._log.append(np.asarray(played.actions, np.uint8))
             columns["rewards"].append(rewards)
@@ -502,23 +541,23 @@ class Training:
     ):
         self.settings, self.workdir = settings, pathlib.Path(workdir)
         self._mesh = mesh or meshes.create()
-        self._games = [games.get(name) for name in settings.games]
         self._experts = _load_experts(settings)
         self._expert_params = jax.device_put(
             [expert.params for expert in self._experts], meshes.replicated(self._mesh)
         )
-        self.views = [expert.view or View() for expert in self._experts] or [View()] * len(
-            self._games
-        )
-        self.names = tuple(game.name for game in self._games)
+        views = [expert.view for expert in self._experts] or None
+        self.lessons = lessons.of_tasks(settings.tasks, settings.seed, views)
+        self.names = tuple(lesson.name for lesson in self.lessons)
         self._key = jax.random.key(settings.seed)
-        self.network = networks.for_games(
-            networks.create(settings.network, settings.compute_dtype), self._games
+        self.network = networks.for_tasks(
+            networks.create(settings.network, settings.compute_dtype), settings.tasks
         )
-        masks = jnp.asarray(np.stack([game.mask for game in self._games]))
+        masks = lessons.masks(self.lessons)
         transform = optimiser(settings)
         params = self._initial_params()
-        self.state = learner.create_state(params, transform, self._mesh)
+        self.state = learner.create_state(
+            params, transform, self._mesh, averaged=settings.ema_decay > 0
+        )
         self._average = jax.tree.map(jnp.array, self.state.params)
         self._act = make_act(settings, self.network, masks)
         self._learn = make_learn(settings, self.network, transform, self._mesh, self._experts)
@@ -530,24 +569,24 @@ class Training:
         self._follow = jax.jit(
             functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
         )
-        self._explorer = _Explorer(settings, [game.actions for game in self._games])
+        self._explorer = _Explorer(settings, [lesson.task.actions for lesson in self.lessons])
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
         self.best: dict[str, Any] = {}
         self.iteration = 0
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
-        self._collector = _Collector(settings, self.views, began, log)
+        self._collector = _Collector(settings, self.lessons, began, log)
 
     def _initial_params(self) -> networks.Params:
         if not self.settings.warm_start:
             return networks.init(
-                self.network, jax.random.fold_in(self._key, 1), self.views[0].shape
+                self.network, jax.random.fold_in(self._key, 1), self.lessons[0].view.shape
             )
         (expert,) = self._experts
         # Compared without what they compute in, which is no part of a shape.
         same = networks.to_dict(expert.network) == networks.to_dict(self.network)
-        if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
+        if not same or expert.actions != tuple(range(self.network.num_outputs)):
             raise ValueError(
                 f"warm_start: {expert.name} is not of the shape of network "
                 f"{self.settings.network!r}; choose its own, or begin fresh"
@@ -619,35 +658,38 @@ class Training:
     def evaluate(self) -> tuple[dict[str, float], float]:
         """Plays whole games from fixed starts; returns the mean score per game, and their value."""
         with self.timer.phase("evaluate"):
-            means, value = self._play(self.state.params, self.settings.eval_episodes, _SELECT)
+            means, value = self._play(
+                self.state.playing, self.settings.eval_episodes, lessons.SELECT
+            )
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         # Fresh pools from time to time keep the log that a resumed run replays short.
-        self._collector = _Collector(self.settings, self.views, self.iteration, None)
+        self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
         return means, value
 
     def _play(self, params: Any, episodes: int, purpose: int) -> tuple[dict[str, float], float]:
         """Mean scores by game, and what networks are chosen by."""
         settings = self.settings
         # New pools from the same seeds: every network is tried on the same starts.
-        scores = evaluation.play_everywhere(
-            self._games,
-            episodes,
+        scores = evaluation.measure(
+            self.lessons,
             functools.partial(self._evaluate_act, params),
-            jax.random.fold_in(jax.random.key(settings.seed), purpose),
-            self._mesh,
-            seeds=[envs.seed_for(settings.seed, purpose, i) for i in range(len(self._games))],
-            views=self.views,
-            max_steps=settings.max_steps,
-            opening=evaluation.Opening(
-                self._random_policy,
-                settings.opening_steps,
-                self._random_policy,
-                evaluation.CHOOSING if purpose == _SELECT else evaluation.REPORTING,
+            evaluation.Protocol(
+                episodes,
+                purpose,
+                jax.random.fold_in(jax.random.key(settings.seed), purpose),
+                evaluation.Opening(
+                    self._random_policy,
+                    settings.opening,
+                    self._random_policy,
+                    evaluation.CHOOSING if purpose == lessons.SELECT else evaluation.REPORTING,
+                ),
+                settings.max_steps,
             ),
+            self._mesh,
         )
         means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
-        return means, evaluation.normalised_mean(self._games, scores)
+        return means, evaluation.normalised_mean(settings.tasks, scores)
 
     def decide(self) -> None:
         """Lets the best and the last network play `final_episodes`; the better is the best."""
@@ -657,15 +699,15 @@ class Training:
             played = []
             for step in dict.fromkeys((self.best["step"], self.steps)):
                 params = self._restore_params(step // self.settings.steps_per_iteration)
-                means, value = self._play(params, self.settings.final_episodes, _FINAL)
+                means, value = self._play(params, self.settings.final_episodes, lessons.REPORT)
                 played.append({"step": step, "value": value, "scores": means, "decided": True})
         self.best = max(played, key=lambda result: result["value"])
         self.save()
 
     def _restore_params(self, iteration: int) -> networks.Params:
         if iteration == self.iteration:
-            return self.state.params
-        return self._saved.restore(iteration, self.arrays).state["train"].params
+            return self.state.playing
+        return self._saved.restore(iteration, self.arrays).state["train"].playing
 
     def save(self, value: float | None = None) -> None:
         """Saves everything that a resumed training needs; `value` competes for the best."""
@@ -697,7 +739,8 @@ class Training:
         iteration = self.best["step"] // self.settings.steps_per_iteration
         params = jax.device_get(self._restore_params(iteration))
         experts = []
-        for index, (name, view) in enumerate(zip(self.names, self.views, strict=True)):
+        for index, lesson in enumerate(self.lessons):
+            name = lesson.name
             network, alone, actions = networks.for_one_game(self.network, params, index)
             experts.append(
                 Expert(
@@ -707,7 +750,7 @@ class Training:
                     outputs="q",
                     actions=actions,
                     game=name,
-                    view=view,
+                    view=lesson.view,
                     advertised_score=self.best["scores"][name],
                     source=str(self.workdir),
                 )
@@ -745,6 +788,7 @@ def train(
     workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").exists():
         refuse_idle(settings)
+    settings = settled(settings)
     with lock.one_writer(workdir, "config.json"):
         divergence.claim(workdir, settings, _KNOBS)
         with Training(settings, workdir, mesh) as training:
@@ -826,7 +870,7 @@ def _load_experts(settings: Settings) -> list[Expert]:
         return []
     experts = load_experts(settings.experts)
     by_game = {str(expert.game): expert for expert in experts}
-    names = [games.get(name).name for name in settings.games]
+    names = [task.name for task in settings.tasks]
     if sorted(by_game) != sorted(names):
         raise ValueError(
             f"experts play {', '.join(by_game)}, the games are {', '.join(names)}; name one each"

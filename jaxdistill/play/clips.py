@@ -17,58 +17,58 @@ from PIL import Image
 
 from jaxdistill import mesh as meshes
 from jaxdistill.play import rollouts
-from jaxdistill.tasks.envs import MAX_STEPS, Pool, ScreenPool
-from jaxdistill.tasks.games import Game
-from jaxdistill.tasks.views import View
-
-FRAMES_PER_SECOND = 15  # 60 Hz and four emulator frames a step
+from jaxdistill.play.lessons import Lesson
 
 
 class Clip(NamedTuple):
     """A recorded game.
 
     Attributes:
-      frames: `(T, 210, 160, 3)` uint8, one per step.
+      frames: `(T, H, W, 3)` uint8, one per step.
       score: what the game has scored so far or at its end.
       over: whether it ended.
+      frames_per_second: at the game's own speed.
     """
 
     frames: np.ndarray
     score: float
     over: bool
+    frames_per_second: int
 
 
 def record(
-    game: Game,
+    lesson: Lesson,
     policy: rollouts.Policy,
     *,
-    index: int = 0,
-    view: View | None = None,
     seed: int = 0,
-    steps: int = MAX_STEPS,
+    steps: int | None = None,
+    max_steps: int | None = None,
 ) -> Clip:
     """Plays one game until it ends or `steps` are over.
 
     Args:
-      index: the game's index, which `policy` is told.
+      policy: is told the lesson's index.
+      steps: the most to play; by default all of the game.
+      max_steps: step limit of the game; by default the task's.
     """
-    pool = Pool(game, 1, seed=seed, view=view, threads=1)
-    screen = ScreenPool(game, seed=seed)
-    frames = [screen.frame]
+    task = lesson.task
+    pool = task.pool(1, seed=seed, view=lesson.view, max_steps=max_steps, threads=1)
+    camera = task.camera(seed=seed, max_steps=max_steps)
+    frames = [camera.frame]
     mesh = meshes.local(meshes.create())
-    play = rollouts.play([pool], policy, jax.random.key(seed), mesh, games=[index])
+    play = rollouts.play([pool], policy, jax.random.key(seed), mesh, games=[lesson.index])
     score, over = 0.0, False
     for turn in play:
         (step,) = turn.steps
-        frames.append(screen.step(int(turn.actions[0][0])))
+        frames.append(camera.step(int(turn.actions[0][0])))
         score, over = float(step.scores[0]), bool(step.over[0])
-        if over or len(frames) > steps:
+        if over or (steps is not None and len(frames) > steps):
             break
-    return Clip(np.stack(frames), score, over)
+    return Clip(np.stack(frames), score, over, task.suite.frames_per_second)
 
 
 def side_by_side(left: Clip, right: Clip) -> np.ndarray:
-    """Frames `(T, 210, 328, 3)` of two clips; the shorter one stands still at its end."""
+    """Frames `(T, H, 2 W + 8, 3)` of two clips; the shorter one stands still at its end."""
     length = max(len(left.frames), len(right.frames))
     gap = np.full((length, left.frames.shape[1], 8, 3), 255, np.uint8)
     return np.concatenate([_extend(left.frames, length), gap, _extend(right.frames, length)], 2)
@@ -79,7 +79,7 @@ def _extend(frames: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([frames, still])
 
 
-def to_gif(frames: np.ndarray, every: int = 1) -> bytes:
+def to_gif(frames: np.ndarray, frames_per_second: int, every: int = 1) -> bytes:
     """An endless GIF of every `every`-th of the frames `(T, H, W, 3)`, at the game's own speed."""
     images = [Image.fromarray(frame).quantize(64) for frame in frames[::every]]
     out = io.BytesIO()
@@ -88,13 +88,13 @@ def to_gif(frames: np.ndarray, every: int = 1) -> bytes:
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=round(1000 * every / FRAMES_PER_SECOND),
+        duration=round(1000 * every / frames_per_second),
         loop=0,
     )
     return out.getvalue()
 
 
-def write(frames: np.ndarray, path: str | os.PathLike[str]) -> None:
+def write(clip: Clip, path: str | os.PathLike[str]) -> None:
     """Writes `.gif`, or `.mp4` where PyAV is installed; whole or not at all.
 
     Raises:
@@ -106,15 +106,16 @@ def write(frames: np.ndarray, path: str | os.PathLike[str]) -> None:
     temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
         if path.suffix == ".gif":
-            temporary.write_bytes(to_gif(frames))
+            temporary.write_bytes(to_gif(clip.frames, clip.frames_per_second))
         else:
-            _write_mp4(frames, temporary)
+            _write_mp4(clip, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_mp4(frames: np.ndarray, path: pathlib.Path) -> None:
+def _write_mp4(clip: Clip, path: pathlib.Path) -> None:
+    frames = clip.frames
     try:
         import av
     except ImportError as error:
@@ -122,7 +123,7 @@ def _write_mp4(frames: np.ndarray, path: pathlib.Path) -> None:
             f"{path}: MP4 needs `pip install 'jaxdistill[video]'`; or choose a .gif"
         ) from error
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("h264", rate=FRAMES_PER_SECOND)
+        stream: Any = container.add_stream("h264", rate=clip.frames_per_second)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:

@@ -14,19 +14,18 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Expert, expert_outputs
-from jaxdistill.play import rollouts
-from jaxdistill.tasks import envs
-from jaxdistill.tasks.games import Game
-from jaxdistill.tasks.views import View
+from jaxdistill.play import lessons, rollouts
+from jaxdistill.play.lessons import Lesson
+from jaxdistill.tasks.task import Pool
 
 
 class Chunk(NamedTuple):
     """T consecutive steps of N environments of each of G games, on the host.
 
     Attributes:
-      frames: `(G, T, N, H, W)` uint8, newest frame of what was seen before each action.
-      labels: `(G, T, N, A)` float32, the expert's outputs there, in ALE's action order.
-      actions: `(G, T, N)` uint8, ALE actions played.
+      frames: `(G, T, N, *frame)`, newest frame of what was seen before each action.
+      labels: `(G, T, N, A)` float32, the expert's outputs there, in the suite's action order.
+      actions: `(G, T, N)` uint8, actions played.
       ages: `(G, T, N)` uint8, steps since the game began, at most 255.
       usable: `(G, T, N)` bool, False on a game's last observation, where no action is asked for.
     """
@@ -43,10 +42,8 @@ class Seating:
     """Who plays what, and where.
 
     Attributes:
-      games, experts, views, seeds: one of each per game; environment i of a game draws its no-ops
-        from its seed + i.
+      lessons: each with its expert.
       network: the student's.
-      masks: `(G, A)` bool, valid actions.
       num_envs: environments per game, in all processes together.
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
       change_drivers: every call draws anew which environments the experts drive.
@@ -54,18 +51,19 @@ class Seating:
       mesh: of all processes.
     """
 
-    games: Sequence[Game]
-    experts: Sequence[Expert]
-    views: Sequence[View]
-    seeds: Sequence[int]
+    lessons: Sequence[Lesson]
     network: networks.Network
-    masks: jax.Array
     num_envs: int
     expert_epsilon: float
     student_epsilon: float
     change_drivers: bool
     key: jax.Array
     mesh: Mesh
+
+    @property
+    def experts(self) -> list[Expert]:
+        """Theirs."""
+        return [lesson.teacher for lesson in self.lessons]
 
 
 class Past(NamedTuple):
@@ -74,7 +72,7 @@ class Past(NamedTuple):
     Attributes:
       actions: `(G, T, N)` uint8, all actions.
       over: `(G, T, N)` bool, which of the observations before each action were a game's last.
-      frames: `(G, R, N, H, W)`, the newest frames of the last R observations before an action.
+      frames: `(G, R, N, *frame)`, the newest frames of the last R observations before an action.
       states: `(G, N)` uint32, see `Pool.states`, after the last action; None if unknown.
     """
 
@@ -104,20 +102,16 @@ class Collector:
             raise ValueError(f"collect.num_envs {count} is not divisible by {processes} processes")
         self._first = jax.process_index() * (count // processes)
         self._mesh = meshes.local(seating.mesh)
-        self.pools = [self._pool(game) for game in range(len(seating.games))]
+        self.pools = [self._pool(lesson) for lesson in seating.lessons]
+        self._masks = lessons.masks(seating.lessons)
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._params = [expert.params for expert in seating.experts]
         if past is not None and past.actions.shape[1]:
             self._resume(past)
 
-    def _pool(self, game: int) -> envs.Pool:
-        seating = self._seating
-        return envs.Pool(
-            seating.games[game],
-            seating.num_envs // jax.process_count(),
-            seed=seating.seeds[game] + self._first,
-            view=seating.views[game],
-        )
+    def _pool(self, lesson: Lesson) -> Pool:
+        own = self._seating.num_envs // jax.process_count()
+        return lesson.pool(own, lessons.COLLECT, first=self._first)
 
     def _resume(self, past: Past) -> None:
         """Brings the pools to the end of `past`, by playing again the games in progress there.
@@ -135,12 +129,12 @@ class Collector:
             played = (x[game][:, own] for x in (past.actions, past.over, past.frames))
             arguments = (game, *played, wanted)
             if wanted is None or not self._replayed(*arguments, skip=True):
-                self.pools[game] = self._pool(game)
+                self.pools[game] = self._pool(self._seating.lessons[game])
                 if not self._replayed(*arguments, skip=False):
                     raise ValueError(
-                        f"{self._seating.games[game].name}: these emulators do not play again what "
-                        f"the dataset holds; resume with the EnvPool it was collected with, or "
-                        f"begin anew"
+                        f"{self._seating.lessons[game].name}: these emulators do not play again "
+                        f"what the dataset holds; resume with the EnvPool it was collected "
+                        f"with, or begin anew"
                     )
         self.steps = past.actions.shape[1]
 
@@ -158,7 +152,7 @@ class Collector:
 
         Args:
           over: `(T, N)`, which of the observations before each action were a game's last.
-          shown: `(R, N, H, W)`, the newest frames of the last R of them.
+          shown: `(R, N, *frame)`, the newest frames of the last R of them.
           states: `(N,)`, of the emulators after the last action; None if unknown.
           skip: leave out the games that are over.
         """
@@ -168,7 +162,7 @@ class Collector:
             pool.skip(over.sum(axis=0))
             # The action after a game's last observation begins the next, whatever it is.
             begun = np.where(over.any(axis=0), length - np.argmax(over[::-1], axis=0), 0)
-        name = f"replay {pool.game.name}"
+        name = f"replay {pool.task.name}"
         with metrics.progress(name, int((length - begun).sum()), "steps") as advance:
             for time in range(begun.min(), length):
                 rows = np.flatnonzero(begun <= time)
@@ -190,7 +184,8 @@ class Collector:
         self, experts, student, observations, key, by_expert, seats, *, games, student_drives: bool
     ):
         seating = self._seating
-        labels = expert_outputs(seating.experts, experts, observations, games)
+        teachers = seating.experts
+        labels = expert_outputs(teachers, experts, observations, games)
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
             rows = np.repeat(np.asarray(games), labels[0].shape[0])
@@ -199,13 +194,13 @@ class Collector:
         actions = []
         for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
             expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
-            mask = seating.masks[game]
+            mask = self._masks[game]
             chosen = rollouts.choose(
                 label,
                 mask,
                 expert_key,
                 epsilon=seating.expert_epsilon,
-                sample=seating.experts[game].outputs == "logits",
+                sample=teachers[game].outputs == "logits",
                 seats=seat,
             )
             if output is not None:
@@ -240,7 +235,8 @@ class Collector:
         expert_slots = round(expert_share * num_envs)
         order = np.arange(num_envs)
         if self._seating.change_drivers:
-            order = np.random.default_rng((self._seating.seeds[0], self.steps)).permutation(order)
+            seed = self._seating.lessons[0].pool_seed(lessons.COLLECT)
+            order = np.random.default_rng((seed, self.steps)).permutation(order)
         by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
 
         def policy(observations, key, games, seats):

@@ -15,15 +15,12 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as mesh_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import rollouts
-from jaxdistill.tasks import games as games_table
-from jaxdistill.tasks.envs import MAX_STEPS, Pool, seed_for
-from jaxdistill.tasks.games import Game
-from jaxdistill.tasks.views import View
+from jaxdistill.play.lessons import Lesson
+from jaxdistill.tasks.task import Pool, Task, seed_for
 
 CHOOSING, REPORTING = 0, 1
 """The two sides that starts belong to: see `Opening`."""
 
-DEFAULT_OPENING = 10
 _LANES = 4
 _LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
 
@@ -66,19 +63,21 @@ def start_hash(observation: np.ndarray) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Whole-game scores of one policy in one game.
+    """Whole-game scores of one policy in one task.
 
     Attributes:
       scores: `(E,)` undiscounted, unclipped returns.
       lengths: `(E,)` steps that the policy played in each episode.
       starts: `(E,)` hash of what it saw first in each.
       unfinished: episodes cut by the step limit.
+      facts: `(E,)` each, how the episodes ended; see `Pool.facts`.
     """
 
     scores: np.ndarray
     lengths: np.ndarray
     starts: np.ndarray
     unfinished: int = 0
+    facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -97,7 +96,7 @@ class Scores:
 
     def summary(self) -> dict[str, Any]:
         """Mean, interval and counts as plain JSON values."""
-        return {
+        summary = {
             "mean": self.mean,
             "interval": list(self.interval()),
             "episodes": len(self.scores),
@@ -106,15 +105,22 @@ class Scores:
             "unfinished": self.unfinished,
             "mean_steps": float(self.lengths.mean()),
         }
+        facts = {
+            name: {"mean": float(x.mean()), "interval": list(_interval(x))}
+            for name, x in self.facts.items()
+        }
+        return summary | ({"facts": facts} if facts else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Every episode, as plain JSON values; `from_dict` turns them back."""
-        return {
+        fields = {
             "scores": self.scores.tolist(),
             "lengths": self.lengths.tolist(),
             "starts": self.starts.tolist(),
             "unfinished": self.unfinished,
         }
+        facts = {name: x.tolist() for name, x in self.facts.items()}
+        return fields | ({"facts": facts} if facts else {})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Scores:
@@ -129,11 +135,20 @@ class Scores:
             raise ValueError("expected one score, length and start of every episode")
         if not np.isfinite(scores).all():
             raise ValueError("a score is not a finite number")
-        return cls(scores, lengths, starts, fields["unfinished"])
+        facts = {name: np.asarray(x) for name, x in fields.get("facts", {}).items()}
+        if not all(x.shape == scores.shape and np.isfinite(x).all() for x in facts.values()):
+            raise ValueError("expected one finite number of each fact for every episode")
+        return cls(scores, lengths, starts, fields["unfinished"], facts)
 
     def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
         """Percentile bootstrap interval of the mean."""
-        return _percentiles(_bootstrap_means(self.scores, resamples, seed=0), level)
+        return _interval(self.scores, level, resamples)
+
+
+def _interval(
+    values: np.ndarray, level: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float]:
+    return _percentiles(_bootstrap_means(values, resamples, seed=0), level)
 
 
 class _Episode(NamedTuple):
@@ -142,6 +157,7 @@ class _Episode(NamedTuple):
     length: int
     start: int
     cut: bool
+    facts: dict[str, float]
 
 
 class _Slots:
@@ -173,12 +189,13 @@ class _Slots:
     def advance(self) -> int:
         """Takes note of the pool's last step; returns how many games that count ended with it."""
         step, finished = self._pool.last, 0
+        facts = self._pool.facts if step.over.any() else {}
         for slot in np.flatnonzero(step.over):
             if not self.own[slot]:
                 self._searched[slot] += 1
                 if self._searched[slot] == _LONGEST_SEARCH:
                     raise ValueError(
-                        f"{self._pool.game.name}: {_LONGEST_SEARCH} games ended in their opening; "
+                        f"{self._pool.task.name}: {_LONGEST_SEARCH} games ended in their opening; "
                         f"expected games longer than evaluate.opening_steps: give fewer, or 0"
                     )
             elif len(self.episodes[slot]) < self._games:
@@ -188,6 +205,7 @@ class _Slots:
                     length=int(step.ages[slot] - self._age[slot]),
                     start=int(self._start[slot]),
                     cut=bool(step.truncated[slot]),
+                    facts={name: float(x[slot]) for name, x in facts.items()},
                 )
                 self.episodes[slot].append(episode)
                 finished += 1
@@ -279,7 +297,7 @@ def play_games(
     seats = _count_seats(pools, games) if seats is None else seats
     for pool in pools:
         if pool.last.ages.any():
-            raise ValueError(f"{pool.game.name}: evaluation needs a fresh pool")
+            raise ValueError(f"{pool.task.name}: evaluation needs a fresh pool")
     slots = [
         _Slots(pool, own, opening, games_per_env) for pool, own in zip(pools, seats, strict=True)
     ]
@@ -325,84 +343,83 @@ def _count_seats(pools: Sequence[Pool], games: Sequence[int]) -> list[np.ndarray
 
 
 def _scores(episodes: Sequence[_Episode]) -> Scores:
-    _, scores, lengths, starts, cut = zip(*episodes, strict=True)
-    return Scores(np.asarray(scores), np.asarray(lengths), np.asarray(starts), sum(cut))
+    _, scores, lengths, starts, cut, facts = zip(*episodes, strict=True)
+    return Scores(
+        np.asarray(scores),
+        np.asarray(lengths),
+        np.asarray(starts),
+        sum(cut),
+        {name: np.asarray([episode[name] for episode in facts]) for name in facts[0]},
+    )
 
 
 # Environments in one pool of an evaluation: few enough that little is stepped in vain.
 _SLOTS = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How play is measured, whoever plays: always the same games for the same protocol.
+
+    Attributes:
+      episodes: whole games of each task.
+      purpose: whose seeds; see `lessons`.
+      key: of the draws of policies and openings.
+      opening: who plays the first steps of a game, and where the measured policy may take over.
+      max_steps: step limit of one game; None is each task's own.
+    """
+
+    episodes: int
+    purpose: int
+    key: jax.Array
+    opening: Opening
+    max_steps: int | None = None
+
+
 def split_pools(
-    game_list: Sequence[Game],
-    episodes: int,
-    *,
-    seeds: Sequence[int],
-    views: Sequence[View],
-    max_steps: int = MAX_STEPS,
-    only: Sequence[int] | None = None,
-    share: tuple[int, int] = (0, 1),
+    lessons: Sequence[Lesson], protocol: Protocol, *, share: tuple[int, int] = (0, 1)
 ) -> tuple[list[Pool], list[int], list[np.ndarray]]:
-    """Fresh pools with one environment slot per episode; the game index and the seats of each pool.
+    """Fresh pools with one environment slot per episode; the index and the seats of each pool.
 
     Every episode has a seat, its number, and begins from a seed of its own, so none is played
     twice for want of slots.
 
     Args:
-      only: game indices to make pools of; by default of all games.
       share: `(k, n)` makes only every n-th pool, from the k-th on.
     """
     pools, indices, seats = [], [], []
-    chosen = range(len(game_list)) if only is None else only
-    plan = [(index, first) for index in chosen for first in range(0, episodes, _SLOTS)]
-    for index, first in plan[share[0] :: share[1]]:
+    plan = [(lesson, first) for lesson in lessons for first in range(0, protocol.episodes, _SLOTS)]
+    for lesson, first in plan[share[0] :: share[1]]:
         pools.append(
-            Pool(
-                game_list[index],
-                min(_SLOTS, episodes - first),
-                seed=seeds[index] + first,
-                view=views[index],
-                max_steps=max_steps,
+            lesson.pool(
+                min(_SLOTS, protocol.episodes - first),
+                protocol.purpose,
+                first=first,
+                max_steps=protocol.max_steps,
                 threads=1,  # there are more pools than cores
             )
         )
-        indices.append(index)
+        indices.append(lesson.index)
         seats.append(np.arange(first, first + pools[-1].num_envs))
     return pools, indices, seats
 
 
-def play_everywhere(
-    game_list: Sequence[Game],
-    episodes: int,
+def measure(
+    lessons: Sequence[Lesson],
     policy: rollouts.Policy,
-    key: jax.Array,
+    protocol: Protocol,
     mesh: Mesh,
     *,
-    seeds: Sequence[int],
-    views: Sequence[View],
-    max_steps: int = MAX_STEPS,
-    only: Sequence[int] | None = None,
-    opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Scores]:
-    """`episodes` whole games of every game, shared among all processes; each gets all scores.
+    """Plays by the protocol, shared among all processes; each gets all scores, one per lesson.
 
     Args:
-      only: indices of the games to play, in the order of the result; by default all.
       policy: of this process, for observations on its own devices.
       mesh: of all processes.
     """
     processes = jax.process_count()
-    only = range(len(game_list)) if only is None else only
-    pools, indices, seats = split_pools(
-        game_list,
-        episodes,
-        seeds=seeds,
-        views=views,
-        max_steps=max_steps,
-        only=only,
-        share=(jax.process_index(), processes),
-    )
+    pools, indices, seats = split_pools(lessons, protocol, share=(jax.process_index(), processes))
     own = mesh_lib.local(mesh)
 
     def all_advance(finished: int) -> None:
@@ -413,11 +430,11 @@ def play_everywhere(
         play_games(
             pools,
             policy,
-            key,
+            protocol.key,
             own,
             games=indices,
             seats=seats,
-            opening=opening,
+            opening=protocol.opening,
             advance=all_advance,
         )
         if pools
@@ -426,20 +443,29 @@ def play_everywhere(
     if processes == 1:
         return played
     # Every process fills the rows of its own seats, the rest of them with NaN.
-    table = np.full((1, len(game_list), episodes, 4), np.nan)
+    place = {lesson.index: i for i, lesson in enumerate(lessons)}
+    names = lessons[0].task.suite.facts
+    table = np.full((1, len(lessons), protocol.episodes, 4 + len(names)), np.nan)
     order: dict[int, list[int]] = {index: [] for index in indices}
     for index, own_seats in zip(indices, seats, strict=True):
         order[index].extend(own_seats.tolist())
     for (index, mine), scores in zip(order.items(), played, strict=True):
         # Of which episodes were cut only the number is known, and only that is asked for.
         cut = np.arange(len(mine)) < scores.unfinished
-        table[0, index, mine] = np.stack([scores.scores, scores.lengths, scores.starts, cut], 1)
+        columns = [scores.scores, scores.lengths, scores.starts, cut, *scores.facts.values()]
+        table[0, place[index], mine] = np.stack(columns, 1)
     # As bytes: JAX would make float32 of it.
     tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
-    whole = np.nanmax(tables[:, list(only)], axis=0)
+    whole = np.nanmax(tables, axis=0)
     return [
-        Scores(scores, lengths.astype(np.int64), starts.astype(np.int64), int(cut.sum()))
-        for scores, lengths, starts, cut in whole.swapaxes(1, 2)
+        Scores(
+            scores,
+            lengths.astype(np.int64),
+            starts.astype(np.int64),
+            int(cut.sum()),
+            dict(zip(names, facts, strict=True)),
+        )
+        for scores, lengths, starts, cut, *facts in whole.swapaxes(1, 2)
     ]
 
 
@@ -450,44 +476,54 @@ def measure_expert(
     epsilon: float,
     seed: int,
     sample_logits: bool = False,
-    opening_steps: int = DEFAULT_OPENING,
-    max_steps: int = MAX_STEPS,
+    opening_steps: int | None = None,
+    max_steps: int | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Scores:
     """Whole-game scores of one expert in pools of its own view, from starts that are `REPORTING`.
 
     Args:
-      opening_steps: random steps, at least, before the expert takes over; see `Opening`.
+      opening_steps: random steps, at least, before the expert takes over, see `Opening`; by default
+        as many as its suite says.
+      max_steps: step limit of one game; by default its task's.
 
     Raises:
-      ValueError: its game is unknown, EnvPool cannot make what it sees, or openings are as long as
+      ValueError: its task is unknown, no pool can make what it sees, or openings are as long as
         games.
     """
-    if opening_steps >= max_steps:
+    task = expert.task
+    steps = task.suite.opening_steps if opening_steps is None else opening_steps
+    limit = task.max_steps if max_steps is None else max_steps
+    if steps >= limit:
         raise ValueError(
-            f"opening_steps is {opening_steps}, expected less than the {max_steps} steps of a game"
+            f"opening_steps is {steps}, expected less than the {limit} steps of a game"
         )
-    if expert.game is None:
-        raise ValueError(f"{expert.name} does not say which game it plays; give --game")
-    if expert.view is None or not expert.view.native:
+    if not expert.view.native:
         raise ValueError(
             f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
-            f"{expert.view or 'vectors'}"
+            f"{expert.view}"
         )
-    policy = rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits)
     random = rollouts.random_policy(jnp.asarray(expert.mask)[None])
-    return play_everywhere(
-        [games_table.get(expert.game)],
-        episodes,
-        policy,
-        jax.random.key(seed),
+    return measure(
+        [_Alone(0, task, expert.view, seed, expert)],
+        rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
+        Protocol(
+            episodes,
+            purpose=0,
+            key=jax.random.key(seed),
+            opening=Opening(random, steps, random, REPORTING),
+            max_steps=limit,
+        ),
         mesh_lib.create(),
-        seeds=[seed_for(seed)],
-        views=[expert.view],
-        max_steps=max_steps,
-        opening=Opening(random, opening_steps, random, REPORTING),
         advance=advance,
     )[0]
+
+
+class _Alone(Lesson):
+    """An expert that is no run's: its pools have the seed that was asked for."""
+
+    def pool_seed(self, *words: int) -> int:
+        return seed_for(self.seed)
 
 
 def retention(student: float, expert: float, random: float) -> float:
@@ -495,9 +531,9 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
-def normalised_mean(chosen: Sequence[Game], scores: Sequence[Scores]) -> float:
-    """The mean human-normalised score, with the plain score of games where that is not known."""
-    normalised = [game.human_normalised(s.mean) for game, s in zip(chosen, scores, strict=True)]
+def normalised_mean(chosen: Sequence[Task], scores: Sequence[Scores]) -> float:
+    """The mean human-normalised score, with the plain score of tasks where that is not known."""
+    normalised = [task.human_normalised(s.mean) for task, s in zip(chosen, scores, strict=True)]
     return float(
         np.mean([s.mean if n is None else n for n, s in zip(normalised, scores, strict=True)])
     )

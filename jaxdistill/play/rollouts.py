@@ -18,10 +18,10 @@ from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.tasks import actions
-from jaxdistill.tasks.envs import Pool, Step
+from jaxdistill.tasks.task import Pool, Step
 
 Observations = tuple[jax.Array, ...]
-"""One `(N, C, H, W)` uint8 array per game."""
+"""One `(N, stack, *frame)` array per game."""
 
 Seats = tuple[np.ndarray, ...]
 """One `(N,)` int32 array per game: the number that each row has among all rows of its game."""
@@ -30,7 +30,7 @@ Policy = Callable[
     [Observations, jax.Array, tuple[int, ...], Seats],
     tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None],
 ]
-"""`policy(observations, key, games, seats)` -> (one `(N,)` array of ALE actions per game, and None
+"""`policy(observations, key, games, seats)` -> (one `(N,)` array of actions per game, and None
 or anything extra per game).
 
 `games` says which game (by index) each observation array belongs to: pools whose games are all
@@ -61,7 +61,7 @@ def choose(
     sample: bool = False,
     seats: jax.Array | np.ndarray,
 ) -> jax.Array:
-    """ALE actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
+    """Actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
 
     Both the choice and the uniform draw are over valid actions (`mask`, `(A,)` or `(N, A)`) alone.
 
@@ -245,7 +245,8 @@ def _batch(pools: Sequence[Pool]) -> np.ndarray:
     if len(pools) == 1:
         return pools[0].last.observations
     rows, size = _batch_size(pools)
-    batch = np.zeros((size, *pools[0].last.observations.shape[1:]), np.uint8)
+    first = pools[0].last.observations
+    batch = np.zeros((size, *first.shape[1:]), first.dtype)
     np.concatenate([pool.last.observations for pool in pools], out=batch[:rows])
     return batch
 

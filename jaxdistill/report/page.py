@@ -20,9 +20,8 @@ from jaxdistill import metrics
 from jaxdistill import settings as settings_lib
 from jaxdistill.play import clips
 from jaxdistill.report import tables
-from jaxdistill.tasks import games
 
-_SECONDS = 30  # of play in one clip
+CLIP_SECONDS = 30  # of play in one clip, at most
 _COLOURS = {"expert": "#888888", "student": "#c0392b"}
 
 
@@ -31,13 +30,15 @@ class Outputs:
     """What expert and student say of the same states of one game.
 
     Attributes:
-      expert, student: `(B, A)` outputs in ALE's action order.
+      expert, student: `(B, A)` outputs in the suite's action order.
       mask: `(A,)` bool, valid actions.
+      action_names: what the A actions are called.
     """
 
     expert: np.ndarray
     student: np.ndarray
     mask: np.ndarray
+    action_names: tuple[str, ...]
 
 
 def write(
@@ -90,19 +91,15 @@ def write(
 def _clip(name: str, expert: clips.Clip, student: clips.Clip) -> dict[str, str]:
     cut = not (expert.over and student.over)
     frames = clips.side_by_side(expert, student)
-    seconds = round((len(frames) - 1) / clips.FRAMES_PER_SECOND)
+    rate = expert.frames_per_second
+    seconds = round((len(frames) - 1) / rate)
     return {
         "game": name,
         "expert": f"{expert.score:g}",
         "student": f"{student.score:g}",
         "note": f" in the first {seconds} seconds" if cut else "",
-        "gif": base64.b64encode(clips.to_gif(frames, every=2)).decode(),
+        "gif": base64.b64encode(clips.to_gif(frames, rate, every=2)).decode(),
     }
-
-
-def clip_steps() -> int:
-    """Steps of play in one clip."""
-    return _SECONDS * clips.FRAMES_PER_SECOND
 
 
 def _curves(
@@ -143,7 +140,7 @@ def _histograms(outputs: Mapping[str, Outputs]) -> str:
         left.set_title(f"{name}: outputs of valid actions", fontsize=10)
         right.set_title(f"{name}: greedy action", fontsize=10)
         right.set_xticks(
-            np.arange(len(valid)) + 0.2, [games.ACTION_NAMES[a] for a in valid], fontsize=7
+            np.arange(len(valid)) + 0.2, [o.action_names[a] for a in valid], fontsize=7
         )
         right.legend(fontsize=8)
     return _svg(figure)

@@ -1,4 +1,4 @@
-"""What every stage of a run stands on: games, experts and pools, and what is measured first."""
+"""What every stage of a run stands on: lessons and pools, and what is measured first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,14 +22,10 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import losses
-from jaxdistill.play import collection, evaluation, rollouts
+from jaxdistill.play import collection, evaluation, lessons, rollouts
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks import envs, games
-from jaxdistill.tasks.views import View
-
-# Purposes of pool seeds: states to learn from, episodes to choose by, to report, to look at.
-COLLECT, SELECT, REPORT, SHOW = 0, 1, 2, 3
+from jaxdistill.tasks.views import AnyView
 
 
 class Run:
@@ -38,20 +33,31 @@ class Run:
 
     def __init__(self, settings: Settings, mesh: Mesh):
         self.mesh = mesh
-        self.experts = load_experts(settings.experts)
-        self.settings = recipe.settled(settings, [expert.outputs for expert in self.experts])
-        _check_outputs(self.settings, self.experts)
-        self.games = [games.get(str(expert.game)) for expert in self.experts]
-        self.names = tuple(game.name for game in self.games)
-        self.views = [expert.view or View() for expert in self.experts]
-        self.masks = jnp.asarray(np.stack([expert.mask for expert in self.experts]))
-        self.network = networks.for_games(
-            networks.create(settings.network, settings.compute_dtype), self.games
+        experts = load_experts(settings.experts)
+        self.settings = recipe.settled(settings, experts)
+        _check_outputs(self.settings, experts)
+        self.lessons = lessons.of_experts(experts, settings.seed)
+        self.suite = experts[0].task.suite
+        self.names = tuple(lesson.name for lesson in self.lessons)
+        self.masks = lessons.masks(self.lessons)
+        self.network = networks.for_tasks(
+            networks.create(settings.network, settings.compute_dtype),
+            [lesson.task for lesson in self.lessons],
         )
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network, self.masks, epsilon=settings.evaluate.epsilon
         )
+
+    @property
+    def experts(self) -> list[Expert]:
+        """The lessons', in their order."""
+        return [lesson.teacher for lesson in self.lessons]
+
+    @property
+    def view(self) -> AnyView:
+        """What the student sees, of the shape that all lessons have."""
+        return self.lessons[0].view
 
     def fingerprints(self) -> list[str]:
         """What tells these experts from others: their parameters, or where they are in training."""
@@ -66,7 +72,7 @@ class Run:
         changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
-        self.experts = new
+        self.lessons = lessons.of_experts(new, self.settings.seed)
         return changed
 
     @functools.cached_property
@@ -77,24 +83,28 @@ class Run:
     def opening(self, purpose: int) -> evaluation.Opening:
         """Who plays the first steps of episodes of one purpose, and where they may start."""
         chosen = self.settings.evaluate
-        side = evaluation.CHOOSING if purpose == SELECT else evaluation.REPORTING
+        side = evaluation.CHOOSING if purpose == lessons.SELECT else evaluation.REPORTING
         policy = self.expert_policy() if chosen.opening_by == "expert" else self.random_policy
-        return evaluation.Opening(policy, chosen.opening_steps, self.random_policy, side)
+        steps = chosen.opening_steps
+        assert steps is not None  # settled
+        return evaluation.Opening(policy, steps, self.random_policy, side)
 
-    def seeds(self, purpose: int) -> list[int]:
-        """Pool seeds of one purpose, one per game."""
-        return [envs.seed_for(self.settings.seed, purpose, i) for i in range(len(self.games))]
+    def protocol(self, purpose: int, episodes: int) -> evaluation.Protocol:
+        """How play is measured for one purpose: always from the same starts."""
+        return evaluation.Protocol(
+            episodes,
+            purpose,
+            jax.random.fold_in(self.key, purpose),
+            self.opening(purpose),
+            self.settings.evaluate.max_steps,
+        )
 
     def seat(self, past: collection.Past | None = None) -> collection.Collector:
         """Pools to collect in, brought to where those ended that `past` is of."""
         chosen = self.settings.collect
         seating = collection.Seating(
-            games=self.games,
-            experts=self.experts,
-            views=self.views,
-            seeds=self.seeds(COLLECT),
+            lessons=self.lessons,
             network=self.network,
-            masks=self.masks,
             num_envs=chosen.num_envs,
             expert_epsilon=chosen.expert_epsilon,
             student_epsilon=chosen.student_epsilon,
@@ -112,32 +122,22 @@ class Run:
         advance: Callable[[int], object] | None = None,
         only: Sequence[int] | None = None,
     ) -> list[evaluation.Scores]:
-        """Plays whole games with `policy`: always from the same starts for the same purpose.
+        """Plays whole games with `policy`, by the `protocol` of a purpose.
 
-        `only` are the indices of the games to play, by default all.
+        `only` are the indices of the lessons to play, by default all.
         """
-        return evaluation.play_everywhere(
-            self.games,
-            episodes,
-            policy,
-            jax.random.fold_in(self.key, purpose),
-            self.mesh,
-            seeds=self.seeds(purpose),
-            views=self.views,
-            max_steps=self.settings.evaluate.max_steps,
-            only=only,
-            opening=self.opening(purpose),
-            advance=advance,
-        )
+        chosen = self.lessons if only is None else [self.lessons[i] for i in only]
+        protocol = self.protocol(purpose, episodes)
+        return evaluation.measure(chosen, policy, protocol, self.mesh, advance=advance)
 
     def play_reported(
         self, policy: rollouts.Policy, what: str, only: Sequence[int] | None = None
     ) -> list[evaluation.Scores]:
         """The episodes that are reported, with a progress bar; for `only` see `measure`."""
         episodes = self.settings.evaluate.report_episodes
-        total = episodes * len(self.games if only is None else only)
+        total = episodes * len(self.lessons if only is None else only)
         with metrics.progress(what, total, "games") as advance:
-            return self.measure(policy, REPORT, episodes, advance, only)
+            return self.measure(policy, lessons.REPORT, episodes, advance, only)
 
     def student_policy(self, params: Any) -> rollouts.Policy:
         """The student as it is evaluated, in this process."""
@@ -152,13 +152,14 @@ class Run:
 
     def log_info(self) -> dict[str, Any]:
         """What a dataset of these experts says of itself."""
-        collect = self.settings.collect
+        collect, dtype = self.settings.collect, self.suite.frame_dtype
         return {
             "games": list(self.names),
             "num_envs": collect.num_envs,
-            "frame_shape": list(self.views[0].shape[1:]),
+            "frame_shape": list(self.view.shape[1:]),
+            **({} if dtype == "uint8" else {"frame_dtype": dtype}),
             "num_actions": int(self.masks.shape[1]),
-            "views": [view.to_dict() for view in self.views],
+            "views": [lesson.view.to_dict() for lesson in self.lessons],
             "experts": self.fingerprints(),
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,

@@ -26,13 +26,13 @@ from jaxdistill import (
 )
 from jaxdistill.experts import formats
 from jaxdistill.learn import checkpoints, dataset, divergence, learner
-from jaxdistill.play import clips, collection, evaluation
+from jaxdistill.play import clips, collection, evaluation, lessons
 from jaxdistill.report import page, tables
 from jaxdistill.run import common as runs
 from jaxdistill.run import recipe, students
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks import actions, envs, games
+from jaxdistill.tasks import actions
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
@@ -80,7 +80,7 @@ def collect(
 def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     collector = run.seat(log.past())
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
-    each = run.settings.collect.num_envs * len(run.games)
+    each = run.settings.collect.num_envs * len(run.lessons)
     with metrics.progress(
         f"collect {', '.join(run.names)}", per_env * each, "steps", done=log.length * each
     ) as advance:
@@ -211,6 +211,7 @@ def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Out
             labels[index],
             np.asarray(forward(params, stacks[index], index)),
             np.asarray(run.masks[index]),
+            run.suite.action_names,
         )
         for index, name in enumerate(run.names)
     }
@@ -227,19 +228,18 @@ def _write_page(
     """Everything the run has to show, as `report.html`; by one process, on its own devices."""
     params = meshes.take_local(run.mesh, params)
     plays = {}
-    for index, game in enumerate(run.games):
+    for lesson in run.lessons:
         expert, student = (
             clips.record(
-                game,
+                lesson,
                 policy,
-                index=index,
-                view=run.views[index],
-                seed=envs.seed_for(run.settings.seed, runs.SHOW, index),
-                steps=min(page.clip_steps(), run.settings.evaluate.max_steps),
+                seed=lesson.pool_seed(lessons.SHOW),
+                steps=page.CLIP_SECONDS * run.suite.frames_per_second,
+                max_steps=run.settings.evaluate.max_steps,
             )
             for policy in (run.expert_policy(), functools.partial(run.student_act, params))
         )
-        plays[game.name] = (expert, student)
+        plays[lesson.name] = (expert, student)
     page.write(
         workdir,
         result,
@@ -256,7 +256,7 @@ def evaluate_student(
     episodes: int,
     epsilon: float,
     seed: int,
-    opening_steps: int = evaluation.DEFAULT_OPENING,
+    opening_steps: int | None = None,
     opening_by: str = "random",
     game: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -435,7 +435,7 @@ def _initial_params(run: Run) -> networks.Params:
     warm = run.settings.learn.warm_start
     if warm is None:
         key = jax.random.fold_in(run.key, 100)
-        return networks.init(run.network, key, run.views[0].shape)
+        return networks.init(run.network, key, run.view.shape)
     if warm in run.names:
         expert = run.experts[run.names.index(warm)]
     elif pathlib.Path(warm).exists():
@@ -447,9 +447,8 @@ def _initial_params(run: Run) -> networks.Params:
         )
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(run.network)
-    sees = None if expert.view is None else expert.view.shape
-    same = same and sees == run.views[0].shape
-    if not same or expert.actions != tuple(range(games.NUM_ACTIONS)):
+    same = same and expert.view.shape == run.view.shape
+    if not same or expert.actions != tuple(range(run.suite.num_actions)):
         raise ValueError(
             f"learn.warm_start: {expert.name} ({expert.network.num_outputs} outputs) is not of the "
             f"student's shape (network {run.settings.network!r}); begin fresh instead"
@@ -465,7 +464,7 @@ def _states(
     if collect.dataset:
         log = dataset.open_log(collect.dataset)
         for name, value in json.loads(json.dumps(run.log_info())).items():
-            if name in ("games", "frame_shape", "views", "experts", "num_envs") and (
+            if name in ("games", "frame_shape", "frame_dtype", "views", "experts", "num_envs") and (
                 log.info.get(name) != value
             ):
                 raise ValueError(
@@ -497,13 +496,14 @@ def _window(
         if not collect.steps_per_round:
             per_env = min(per_env, log.length)
     buffer = dataset.WindowBuffer(
-        len(run.games),
+        len(run.lessons),
         collect.num_envs,
         per_env,
-        run.views[0].shape[1:],
-        games.NUM_ACTIONS,
+        run.view.shape[1:],
+        run.suite.num_actions,
         mesh or run.mesh,
-        depth=run.views[0].stack,
+        depth=run.view.stack,
+        frame_dtype=run.suite.frame_dtype,
     )
     buffer.skip(max(0, log.length - per_env))
     for start in range(max(0, log.length - per_env), log.length, 256):
@@ -531,7 +531,7 @@ def _select(
     keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
     """
     episodes = run.settings.evaluate.select_episodes
-    scores = run.measure(run.student_policy(state.playing), runs.SELECT, episodes)
+    scores = run.measure(run.student_policy(state.playing), lessons.SELECT, episodes)
     kept = [
         evaluation.retention(s.mean, e.mean, r.mean)
         for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
@@ -541,8 +541,8 @@ def _select(
     row = {f"score/{name}": s.mean for name, s in zip(run.names, scores, strict=True)}
     if run.settings.collect.follow:
         # What the experts of the beginning scored is no measure any more: the best student is.
-        value = evaluation.normalised_mean(run.games, scores)
-        experts = run.measure(run.expert_policy(), runs.SELECT, episodes)
+        value = evaluation.normalised_mean([x.task for x in run.lessons], scores)
+        experts = run.measure(run.expert_policy(), lessons.SELECT, episodes)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(run.names, experts, strict=True)}
     row |= {f"retention/{name}": k for name, k in zip(run.names, kept, strict=True)}
     writer.write(step, row | {"mean_retention": float(known.mean())})
@@ -558,7 +558,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row per game: random, expert and student scores, and what the student kept."""
     rows = []
-    indices = range(len(run.games)) if only is None else only
+    indices = range(len(run.lessons)) if only is None else only
     for i, student, expert, random in zip(
         indices, played, baselines["expert"], baselines["random"], strict=True
     ):
@@ -571,7 +571,7 @@ def _rows(
                 "student": student.summary(),
                 "retention": evaluation.retention(student.mean, expert.mean, random.mean),
                 "retention_interval": list(evaluation.retention_interval(student, expert, random)),
-                "human_normalised": run.games[i].human_normalised(student.mean),
+                "human_normalised": run.lessons[i].task.human_normalised(student.mean),
             }
         )
     return rows

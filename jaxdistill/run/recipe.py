@@ -13,7 +13,6 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import learner, losses
-from jaxdistill.play import evaluation
 from jaxdistill.settings import (
     Count,
     OneOf,
@@ -25,7 +24,6 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
-from jaxdistill.tasks import envs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Evaluate:
       report_episodes: episodes per game in the closing table, from seeds of their own.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       sample_logits: experts with logits sample their policy here too; False takes the likeliest.
-      max_steps: step limit of one game (27,000 is ALE's half hour).
+      max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
       opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
         the policy that is measured takes over; what they score does not count. They make the games
         differ, and keep those that the best is chosen by apart from those that are reported: see
@@ -138,8 +136,8 @@ class Evaluate:
     report_episodes: Count = 100
     epsilon: Share = 0.05
     sample_logits: bool = False
-    max_steps: Count = envs.MAX_STEPS
-    opening_steps: Steps = evaluation.DEFAULT_OPENING
+    max_steps: Count | None = None
+    opening_steps: Steps | None = None
     opening_by: Annotated[str, OneOf(("random", "expert"))] = "random"
     lowest_expert_share: Share = 0.25
     baselines: Text | None = None
@@ -196,7 +194,7 @@ class Settings:
             raise ValueError(
                 "collect.initial_steps and collect.steps_per_round are both 0: nothing to learn"
             )
-        if e.opening_steps >= e.max_steps:
+        if e.opening_steps is not None and e.max_steps and e.opening_steps >= e.max_steps:
             raise ValueError(
                 f"evaluate.opening_steps is {e.opening_steps}, expected less than "
                 f"evaluate.max_steps {e.max_steps}"
@@ -214,20 +212,32 @@ class Settings:
             )
 
 
-def settled(settings: Settings, outputs: Sequence[str]) -> Settings:
-    """`settings` with the loss that "auto" stands for, given each expert's `Expert.outputs`.
+def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
+    """`settings` with what "auto" and None stand for in a run of these experts.
 
     Q-values are begun with choices alone, which the size of some games' values would drown.
+
+    Raises:
+      ValueError: openings are as long as games.
     """
-    lrn = settings.learn
-    if lrn.loss != "auto":
-        return settings
-    if "logits" in outputs:
-        learn = dataclasses.replace(lrn, loss="kl")
-    else:
+    lrn, e = settings.learn, settings.evaluate
+    if lrn.loss == "auto" and "logits" in {expert.outputs for expert in experts}:
+        lrn = dataclasses.replace(lrn, loss="kl")
+    elif lrn.loss == "auto":
         first = max(1, lrn.rounds // 5)
-        learn = dataclasses.replace(lrn, loss="q_values", first_loss="q_kl", first_rounds=first)
-    return dataclasses.replace(settings, learn=learn)
+        lrn = dataclasses.replace(lrn, loss="q_values", first_loss="q_kl", first_rounds=first)
+    tasks = [expert.task for expert in experts]
+    limits = {task.max_steps for task in tasks}
+    if e.max_steps is None and len(limits) == 1:
+        e = dataclasses.replace(e, max_steps=limits.pop())
+    steps = tasks[0].suite.opening_steps if e.opening_steps is None else e.opening_steps
+    e = dataclasses.replace(e, opening_steps=steps)
+    shortest = min(e.max_steps or task.max_steps for task in tasks)
+    if steps >= shortest:
+        raise ValueError(
+            f"evaluate.opening_steps is {steps}, expected less than the {shortest} steps of a game"
+        )
+    return dataclasses.replace(settings, learn=lrn, evaluate=e)
 
 
 def expert_share_at(settings: Settings, index: int) -> float:
@@ -245,9 +255,10 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
     Raises:
       ValueError: what is idle, why, and what to leave it at, in one line.
     """
-    c, lrn, e = settings.collect, settings.learn, settings.evaluate
+    c, lrn = settings.collect, settings.learn
     outputs = {expert.outputs for expert in experts}
-    learnt = settled(settings, [expert.outputs for expert in experts]).learn
+    known = settled(settings, experts)
+    learnt = known.learn
     used = [losses.LOSSES[name] for name in (learnt.loss, learnt.first_loss) if name]
     drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
     settings_lib.refuse_idle(
@@ -299,7 +310,11 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
                 "no expert holds logits",
                 ("learn.logits_temperature", "evaluate.sample_logits"),
             ),
-            (not e.opening_steps, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
+            (
+                not known.evaluate.opening_steps,
+                "evaluate.opening_steps is 0",
+                ("evaluate.opening_by",),
+            ),
             (
                 all(expert.advertised_score is None for expert in experts),
                 "no expert advertises a score",

@@ -17,15 +17,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import checkpoints, learner, losses
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks import games
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.views import AnyView, from_dict
 
 _FILE = "student.json"
 
@@ -38,16 +38,20 @@ class Role:
     """
 
     game: str
-    view: View
+    view: AnyView
     actions: tuple[int, ...]
     expert: str
+
+    @property
+    def task(self) -> Task:
+        """What is played."""
+        return tasks.get(self.game)
 
 
 def roles_of(experts: Sequence[Expert]) -> tuple[Role, ...]:
     """The roles of a student of these experts, as `load_experts` gives them."""
     return tuple(
-        Role(str(e.game), e.view or View(), tuple(np.flatnonzero(e.mask).tolist()), e.name)
-        for e in experts
+        Role(str(e.game), e.view, tuple(np.flatnonzero(e.mask).tolist()), e.name) for e in experts
     )
 
 
@@ -115,15 +119,15 @@ def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
     try:
         roles = tuple(
             Role(
-                games.get(row["game"]).name,
-                View.from_dict(row["view"]),
+                tasks.get(row["game"]).name,
+                from_dict(row["view"]),
                 tuple(row["actions"]),
                 str(row["expert"]),
             )
             for row in rows
         )
         for role in roles:
-            if not role.actions or not set(role.actions) <= set(games.get(role.game).actions):
+            if not role.actions or not set(role.actions) <= set(role.task.actions):
                 raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
         if not roles:
             raise ValueError("names no game")
@@ -150,9 +154,8 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     standing = settings_lib.read_json(path, "begin again in another --workdir")
     settings = settings_lib.build(Settings, standing, str(path))
     roles = load_roles(workdir, settings)
-    network = networks.for_games(
-        networks.create(settings.network, settings.compute_dtype),
-        [games.get(role.game) for role in roles],
+    network = networks.for_tasks(
+        networks.create(settings.network, settings.compute_dtype), [role.task for role in roles]
     )
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
@@ -204,7 +207,7 @@ def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role)
     What a dueling head subtracts, the mean of all, stays as it was where an action that is not
     valid can take up the difference; elsewhere all outputs move by the same number.
     """
-    valid = games.get(role.game).actions
+    valid = role.task.actions
     taught = [i for i, action in enumerate(actions) if action in role.actions]
     untaught = [i for i, a in enumerate(actions) if a in valid and a not in role.actions]
     free = [i for i, action in enumerate(actions) if action not in valid]
@@ -227,8 +230,8 @@ def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role)
 
 def untaught(role: Role) -> list[str]:
     """Names of the game's valid actions that the student was never taught."""
-    left = sorted(set(games.get(role.game).actions) - set(role.actions))
-    return [games.ACTION_NAMES[action] for action in left]
+    left = sorted(set(role.task.actions) - set(role.actions))
+    return [role.task.suite.action_names[action] for action in left]
 
 
 def outputs_of(settings: Settings) -> str:
@@ -242,7 +245,7 @@ def game_index(names: Sequence[str], game: str, workdir: str | os.PathLike[str])
     Raises:
       ValueError: it is no game, or none of them.
     """
-    name = games.get(game).name
+    name = tasks.get(game).name
     if name not in names:
         raise ValueError(f"{workdir} distilled {', '.join(names)}, not {name}")
     return names.index(name)

@@ -1,1 +1,68 @@
-"""What is played: tasks, and the pools that play them."""
+"""What is played: `get("pong")`, `get("lander/windy")`."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+
+from jaxdistill.tasks import atari, lander
+from jaxdistill.tasks.task import Task
+
+# What others call a task, beside its own name.
+_ALIASES = {"lunarlander": "lander/standard"}
+
+
+def get(name: str) -> Task:
+    """Finds a task by almost any of the spellings in use.
+
+    "pong", "Pong-v5", "PongNoFrameskip-v4", "ALE/Pong-v5", "SpaceInvaders", "space-invaders" and
+    "space invaders" all work, and so do "lander/windy", "lander_windy" and "LunarLander-v3": case,
+    punctuation, a namespace, a version and the suffixes of Gym's ids are ignored.
+
+    Args:
+      name: the task's name or the id of one of its environments.
+
+    Returns:
+      The task.
+
+    Raises:
+      ValueError: if there is no such task; the message names the closest ones.
+    """
+    by_key = _by_key()
+    text = name if isinstance(name, str) else ""
+    space, _, last = text.rpartition("/")
+    spellings = [_key(text)] if _key(space) == "lander" else [_key(text), _key(last)]
+    for key in spellings:
+        if key in by_key:
+            return by_key[key]
+    close = dict.fromkeys(
+        by_key[key].name
+        for spelling in spellings
+        for key in difflib.get_close_matches(spelling, by_key, n=3, cutoff=0.6)
+    )
+    hint = "did you mean " + " or ".join([*close][:3]) + "? " if close else ""
+    raise ValueError(
+        f"unknown task {name!r}: {hint}jaxdistill.tasks.names() lists all {len(names())}"
+    )
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The names of all tasks: Atari's 104 games and the landers, sorted within each suite."""
+    return (*atari.games(), *sorted(lander.LANDERS))
+
+
+@functools.cache
+def _by_key() -> dict[str, Task]:
+    tasks: dict[str, Task] = {**atari.games(), **lander.LANDERS}
+    keys = {_key(name.rpartition("/")[2]): task for name, task in tasks.items()}
+    keys |= {_key(name): task for name, task in tasks.items()}
+    return keys | {alias: tasks[name] for alias, name in _ALIASES.items()}
+
+
+def _key(name: str) -> str:
+    """Reduces a spelling to lower-case letters and digits, without suffixes."""
+    name = re.sub(r"[-_ ]v\d+\s*$", "", name.lower())
+    name = re.sub(r"[^a-z0-9]", "", name)
+    return re.sub(r"(ram)?(noframeskip|deterministic)?$", "", name)

@@ -9,35 +9,66 @@ comes to rest, so no episode ends well.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+import zlib
+from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxdistill.tasks.envs import Step
+from jaxdistill.tasks.task import Played, Pool, Suite, Task
+from jaxdistill.tasks.views import AnyView, Vector
 
-NUM_ACTIONS = 4
-OBSERVATION_SHAPE = (8,)
+ACTION_NAMES = ("NOOP", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
+
+# Every episode begins on ground of its own and with a push of its own.
+LANDER = Suite(
+    "lander",
+    ACTION_NAMES,
+    Vector(8),
+    "float32",
+    frames_per_second=50,
+    opening_steps=0,
+    facts=("rest", "pad", "crash"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lander:
+class Lander(Task):
     """One variant of LunarLander.
 
     Attributes:
-      name: such as "lander/windy".
+      max_steps: as the multi-task agent was trained.
       gravity: in Box2D's units; Earth's is -10 here, as in gymnasium.
       wind: the largest horizontal force on the lander's centre of mass; each step draws one
         uniformly from -wind to wind.
       wind_on_ground: whether it also blows while a leg touches the ground.
-      max_steps: step limit of one episode, as the multi-task agent was trained.
     """
 
-    name: str
+    suite: ClassVar[Suite] = LANDER
+
+    actions: tuple[int, ...] = (0, 1, 2, 3)
+    max_steps: int = 1000
     gravity: float = -10.0
     wind: float = 0.0
     wind_on_ground: bool = False
-    max_steps: int = 1000
+
+    def pool(
+        self,
+        num_envs: int,
+        *,
+        seed: int,
+        view: AnyView | None = None,
+        max_steps: int | None = None,
+        threads: int | None = None,
+    ) -> LanderPool:
+        """See `LanderPool`; it has one thread."""
+        del threads
+        limit = self.max_steps if max_steps is None else max_steps
+        return LanderPool(self, num_envs, seed=seed, view=view, max_steps=limit)
+
+    def camera(self, *, seed: int, max_steps: int | None = None) -> LanderCamera:
+        """See `LanderCamera`."""
+        return LanderCamera(self, seed=seed, max_steps=max_steps)
 
 
 STANDARD = Lander("lander/standard")
@@ -46,28 +77,14 @@ WINDY_AIR = Lander("lander/windy_air", wind=20.0, max_steps=400)
 HEAVY = Lander("lander/heavy", gravity=-12.5, max_steps=800)
 LANDERS = {lander.name: lander for lander in (STANDARD, WINDY, WINDY_AIR, HEAVY)}
 
-
-@dataclasses.dataclass(frozen=True)
-class Landing:
-    """How episodes stand at a pool's last step, or ended with it; every array is `(N,)` bool.
-
-    Attributes:
-      at_rest: the lander stands still on the ground, which ends an episode well.
-      on_pad: both legs touch the ground, between the flags.
-      crashed: its body has touched the ground, or it has left the screen sideways.
-    """
-
-    at_rest: np.ndarray
-    on_pad: np.ndarray
-    crashed: np.ndarray
+_EPISODE = 1  # what chance within a pool is for
 
 
-class LanderPool:
+class LanderPool(Pool):
     """N environments of one variant, stepped one after another in this process.
 
-    As a `Pool` of Atari games: the step after an episode's end ignores its action and begins the
-    next one. Everything random, the wind too, comes from the pool's seed, so that the same variant,
-    seed and actions give the same steps.
+    The k-th episode of environment i has a seed of its own, drawn from the pool's seed, i and k.
+    All its chance comes from it: the ground, the first push, the engines' and the wind's.
     """
 
     def __init__(
@@ -76,141 +93,154 @@ class LanderPool:
         num_envs: int,
         *,
         seed: int,
+        view: AnyView | None = None,
         max_steps: int | None = None,
         render: bool = False,
     ):
-        """Builds the pool and begins N episodes; environment i draws from `seed + i`.
+        """Builds the pool and begins N episodes.
 
         Args:
           max_steps: step limit of one episode; by default the variant's own.
           render: whether `screens` can be asked for.
 
         Raises:
-          ValueError: a count below 1, or gymnasium's Box2D is not installed.
+          ValueError: a count below 1, a view of something else than the lander's 8 numbers, or
+            gymnasium's Box2D is not installed.
         """
-        self.lander, self.num_envs, self.seed = lander, num_envs, seed
         max_steps = lander.max_steps if max_steps is None else max_steps
-        for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
-            if value < 1:
-                raise ValueError(f"{lander.name}: {name} is {value}, expected at least 1")
-        self._envs = _vector_env(lander, num_envs, max_steps, render)
-        self._fresh, self._actions = True, np.zeros(num_envs, np.int64)
-        observations, _ = self._envs.reset(seed=seed)
-        nothing = np.zeros(num_envs, bool)
-        self.last = Step(
-            observations=observations,
-            rewards=np.zeros(num_envs, np.float32),
-            valid=nothing,
-            over=nothing,
-            truncated=nothing,
-            lives=np.zeros(num_envs, np.int32),
-            scores=np.zeros(num_envs),
-            ages=np.zeros(num_envs, np.int32),
-        )
+        super().__init__(lander, num_envs, view, max_steps)
+        if self.view != LANDER.view:
+            raise ValueError(f"{lander.name} shows {LANDER.view}, expected no {self.view}")
+        self._seed, self._max_steps = seed, max_steps
+        world = _world_class()
+        self._worlds = [world(lander, render) for _ in range(num_envs)]
+        self._episodes = np.full(num_envs, -1)
+        self._lengths = np.zeros(num_envs, int)
+        self._actions = np.zeros(0, int)
+        self._begin(np.stack([self._reset(i) for i in range(num_envs)]), np.zeros(num_envs))
 
-    def send(self, actions: np.ndarray) -> None:
-        """Takes the next step's actions, `(N,)` integers 0..3. Then `receive`.
-
-        Raises:
-          ValueError: a wrong shape, or an action there is not.
-        """
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"{self.lander.name}: expected {self.num_envs} integer actions, got "
-                f"{actions.dtype} of shape {actions.shape}"
-            )
-        if (actions < 0).any() or (actions >= NUM_ACTIONS).any():
-            raise ValueError(
-                f"{self.lander.name}: actions {sorted(set(actions.tolist()))} are not all among 0 "
-                f"(none), 1 (left engine), 2 (main engine) and 3 (right engine)"
-            )
-        self._actions = actions.astype(np.int64)
-
-    def receive(self) -> Step:
-        """Plays the step that `send` has begun."""
-        self._fresh = False
-        last = self.last
-        observations, rewards, terminated, truncated, _ = self._envs.step(self._actions)
-        valid = ~last.over
-        rewards = np.where(valid, rewards, 0).astype(np.float32)
-        self.last = Step(
-            observations=observations,
-            rewards=rewards,
-            valid=valid,
-            over=valid & (terminated | truncated),
-            truncated=valid & truncated & ~terminated,
-            lives=last.lives,
-            scores=np.where(valid, last.scores, 0) + rewards,
-            ages=np.where(valid, last.ages + 1, 0).astype(np.int32),
-        )
-        return self.last
-
-    def step(self, actions: np.ndarray) -> Step:
-        """Plays one step in all N environments; see `send` and `envs.Step`."""
-        self.send(actions)
-        return self.receive()
-
-    def replay(self, actions: Sequence[np.ndarray] | np.ndarray) -> Step:
-        """Plays recorded actions `(T, N)` from the start of this fresh pool.
-
-        Raises:
-          ValueError: this pool has already been stepped.
-        """
-        if not self._fresh:
-            raise ValueError(f"{self.lander.name}: replay needs a fresh pool, this one has stepped")
-        for row in actions:
-            self.step(row)
-        return self.last
+    def _reset(self, index: int) -> np.ndarray:
+        """Begins the next episode of an environment; returns its first observation."""
+        self._episodes[index] += 1
+        self._lengths[index] = 0
+        words = (self._seed + index, _EPISODE, int(self._episodes[index]))
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+        return self._worlds[index].reset(seed=seed)[0][None]
 
     @property
-    def landing(self) -> Landing:
-        """How the episodes stand now; asked for after a step that ended some, how they ended."""
-        worlds = [env.unwrapped for env in self._envs.envs]
-        return Landing(*(np.array(facts) for facts in zip(*map(_landing, worlds), strict=True)))
+    def states(self) -> np.ndarray:
+        """`(N,)` uint32, a checksum of where each lander is and how it moves."""
+        bodies = (world.lander for world in self._worlds)
+        numbers = (
+            (*body.position, body.angle, *body.linearVelocity, body.angularVelocity)
+            for body in bodies
+        )
+        return np.asarray(
+            [zlib.crc32(np.asarray(row, np.float64).tobytes()) for row in numbers], np.uint32
+        )
+
+    def skip(self, counts: np.ndarray) -> None:
+        """Begins the episode after the first `counts[i]` in environment i of this fresh pool."""
+        rows = np.flatnonzero(counts)
+        if len(rows):
+            self._episodes[rows] = counts[rows] - 1
+            self._begin(np.stack([self._reset(int(i)) for i in rows]), np.zeros(len(rows)), rows)
+
+    def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
+        del rows
+        self._actions = actions
+
+    def _receive(self) -> Played:
+        rows = range(self.num_envs) if self._sent is None else self._sent
+        count = len(rows)
+        observations = np.empty((count, *LANDER.view.shape), np.float32)
+        rewards, ended = np.zeros(count), np.zeros(count, bool)
+        truncated = np.zeros(count, bool)
+        for at, (index, action) in enumerate(zip(rows, self._actions.tolist(), strict=True)):
+            if self.last.over[index]:
+                observations[at] = self._reset(int(index))
+                continue
+            seen, reward, landed, _, _ = self._worlds[index].step(action)
+            self._lengths[index] += 1
+            observations[at, 0], rewards[at] = seen, reward
+            truncated[at] = not landed and self._lengths[index] >= self._max_steps
+            ended[at] = landed or truncated[at]
+        return Played(observations, rewards, np.zeros(count), ended, truncated, self._sent)
+
+    @property
+    def facts(self) -> dict[str, np.ndarray]:
+        """How the episodes stand, or ended, `(N,)` each.
+
+        `rest`: the lander stands still on the ground, which ends an episode well. `pad`: both legs
+        touch the ground between the flags. `crash`: its body has touched the ground, or it has left
+        the screen sideways.
+        """
+        facts = np.asarray([_landing(world) for world in self._worlds], float)
+        return dict(zip(LANDER.facts, facts.T, strict=True))
 
     def screens(self) -> np.ndarray:
         """`(N, 400, 600, 3)` uint8, what a person would see; of a pool made with `render`."""
-        return np.stack([env.render() for env in self._envs.envs])
+        return np.stack([world.render() for world in self._worlds])
 
 
-def _vector_env(lander: Lander, num_envs: int, max_steps: int, render: bool) -> Any:
+class LanderCamera:
+    """One lander as people see it: given a pool's seed and actions, the same episode.
+
+    Attributes:
+      frame: `(200, 300, 3)` uint8, every second pixel of the screen now.
+    """
+
+    def __init__(self, lander: Lander, *, seed: int, max_steps: int | None = None):
+        """Begins the episode that a pool of one environment with this seed begins."""
+        self._pool = LanderPool(lander, 1, seed=seed, max_steps=max_steps, render=True)
+        self.frame = self._shown()
+
+    def step(self, action: int) -> np.ndarray:
+        """Plays one action; returns the new `frame`."""
+        self._pool.step(np.asarray([action]))
+        self.frame = self._shown()
+        return self.frame
+
+    def _shown(self) -> np.ndarray:
+        return self._pool.screens()[0, ::2, ::2]
+
+
+@functools.cache
+def _world_class() -> type:
     # Imported here: Box2D is an extra, and only landers need it.
     try:
         import Box2D  # noqa: F401
         from gymnasium.envs.box2d import lunar_lander
-        from gymnasium.vector import AutoresetMode, SyncVectorEnv
-        from gymnasium.wrappers import TimeLimit
     except ImportError as error:
         raise ValueError(
-            f"{lander.name} needs Box2D ({error}): pip install 'jaxdistill[lander]'"
+            f"landers need Box2D ({error}): pip install 'jaxdistill[lander]'"
         ) from error
 
     class World(lunar_lander.LunarLander):
         """One lander, with the variant's gravity and wind."""
 
-        def __init__(self) -> None:
+        def __init__(self, variant: Lander, render: bool) -> None:
             super().__init__(render_mode="rgb_array" if render else None)
+            self.variant = variant
             # Not by the constructor, which refuses 12 and more; the world is built at each reset.
-            self.gravity = lander.gravity
+            self.gravity = variant.gravity
 
         def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-            if seed is not None:
-                # A generator of its own: the wind changes neither the ground nor the first push.
-                self.gusts = np.random.default_rng((seed, 1))
+            # A generator of its own: the wind changes neither the ground nor the first push.
+            self.gusts = np.random.default_rng((seed or 0, 1))
             return super().reset(seed=seed, options=options)
 
         def step(self, action: Any) -> Any:
-            on_ground = any(leg.ground_contact for leg in self.legs)
-            if lander.wind and (lander.wind_on_ground or not on_ground):
-                force = self.gusts.uniform(-lander.wind, lander.wind)
+            variant = self.variant
+            if variant.wind and (
+                variant.wind_on_ground or not any(leg.ground_contact for leg in self.legs)
+            ):
+                force = self.gusts.uniform(-variant.wind, variant.wind)
                 body: Any = self.lander
                 body.ApplyForceToCenter((force, 0.0), True)
             return super().step(action)
 
-    return SyncVectorEnv(
-        [lambda: TimeLimit(World(), max_steps)] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP
-    )
+    return World
 
 
 def _landing(world: Any) -> tuple[bool, bool, bool]:

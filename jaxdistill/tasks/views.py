@@ -1,6 +1,7 @@
-"""What one network sees of the screen.
+"""What one network sees of a task: a `View` of a screen, or a `Vector` of numbers.
 
-A `View` says how raw 210x160 RGB frames become one observation. The views EnvPool makes itself are
+Every observation is a stack of frames, `(stack, *frame)`; a vector is one frame of shape (D,). A
+`View` says how raw 210x160 RGB frames become one observation. The views EnvPool makes itself are
 `native` and cost nothing; an expert with any other view converts and answers questions about given
 observations, but cannot be seated in a pool yet.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 RESIZES = ("area", "linear")
 GRAYS = ("luminance", "mean")
@@ -86,6 +87,45 @@ class View:
         except TypeError as error:
             raise ValueError(f"view: crop or steps is no list of numbers ({error})") from error
         return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """Numbers as the environment gives them.
+
+    Attributes:
+      size: how many.
+    """
+
+    size: int
+
+    stack: ClassVar[int] = 1
+    native: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or not 1 <= self.size <= _MAX_SIZE:
+            raise ValueError(
+                f"view: size is {self.size!r}, expected a whole number of 1..{_MAX_SIZE}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of one observation, `(1, size)`."""
+        return (1, self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` turns them back."""
+        return dataclasses.asdict(self)
+
+
+AnyView = View | Vector
+
+
+def from_dict(fields: Mapping[str, Any]) -> AnyView:
+    """A view or vector from what its `to_dict` gave; raises as `View.from_dict` does."""
+    if set(fields) == {"size"}:
+        return Vector(**fields)
+    return View.from_dict(fields)
 
 
 def _pair(value: object) -> bool:

@@ -86,7 +86,7 @@ def test_a_student_with_a_task_embedding_becomes_an_expert_of_each_game(tmp_path
         alone, own, actions = networks.for_one_game(network, params, game)
         path = tmp_path / f"{game}.pth"
         export.export_expert(an_expert(alone, params=own, actions=actions), path)
-        outputs = formats.load(path).ale_outputs(x)
+        outputs = formats.load(path).suite_outputs(x)
         whole = np.asarray(networks.forward(network, params, x, game))
         np.testing.assert_allclose(outputs, whole, rtol=1e-3, atol=1e-4)
 

@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.tasks import games
 from jaxdistill.tasks.views import View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -135,7 +134,7 @@ def test_golden_dueling(golden):
     expert = conversion.expert
     close(outputs(expert, golden_observations(3, 4, 84, 84)), golden["dueling"])
     assert (expert.game, expert.outputs, expert.advertised_score) == ("breakout", "q", 1.5)
-    assert expert.actions == games.get("breakout").actions
+    assert expert.actions == tasks.get("breakout").actions
     assert expert.view == View()
     assert [layer.key for layer in conversion.layers] == [
         "torso.0",
@@ -617,7 +616,7 @@ def test_parity_of_sb3_actor_critic_on_screens(listed, torch, tmp_path):
     close(ours(conversion.expert, observations), torch_outputs(torch, net, observations))
     assert conversion.convention == "Stable-Baselines3 A2C, CNN"
     assert conversion.expert.outputs == "logits"
-    assert conversion.expert.actions == games.get("pong").actions
+    assert conversion.expert.actions == tasks.get("pong").actions
 
 
 def test_parity_of_sb3_relu_convolutions_with_tanh_layers(torch, tmp_path):
@@ -979,7 +978,7 @@ def test_published_experts_convert(path):
     if not files:
         pytest.skip(f"set JAXDISTILL_EXPERTS to a directory that holds {path.stem}")
     conversion = formats.convert(files[0], spec=path)
-    assert conversion.expert.game == games.get(conversion.expert.game).name
+    assert conversion.expert.game == tasks.get(conversion.expert.game).name
     assert conversion.expert.view.native == (path.stem != "spaceinvaders_dqn")
     shown = pixels(2, *conversion.expert.view.shape)
     assert np.isfinite(outputs(conversion.expert, shown)).all()

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
 from jaxdistill.tasks.views import View
 
 torch = pytest.importorskip("torch")
@@ -76,7 +76,7 @@ def read_expert(path):
     """The network of an expert, going on in training."""
     config = json.loads(pathlib.Path(path).with_name("training_config.json").read_text())
     network, target = (
-        (DuelingCNNDQN if config["dueling"] else CNNDQN)(games.NUM_ACTIONS) for _ in range(2)
+        (DuelingCNNDQN if config["dueling"] else CNNDQN)(atari.NUM_ACTIONS) for _ in range(2)
     )
     file = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict(file["policy_net_state_dict"])
@@ -92,7 +92,7 @@ def read_expert(path):
 @pytest.fixture(scope="module")
 def frames(breakout_play):
     """What Breakout and Pong show in the middle of random games, `(16, 4, 84, 84)`."""
-    pool = envs.Pool(games.get("pong"), 2, seed=5)
+    pool = atari.AtariPool(tasks.get("pong"), 2, seed=5)
     generator = np.random.default_rng(0)
     seen = [pool.step(generator.choice(pool.game.actions, 2)).observations for _ in range(60)]
     shown = [*breakout_play.observations[100:500:100, :2], *seen[20::10]]

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import formats
-from jaxdistill.tasks import games
 
 EXPERTS = pathlib.Path(__file__).parents[2] / "experts"
 NAMES = ("breakout", "pong", "freeway")
@@ -58,4 +57,4 @@ def test_pytorch_reads_a_shipped_expert_and_gives_the_same_outputs(name, torch):
     outputs = jax.device_get(networks.forward(expert.network, expert.params, stacks))
     np.testing.assert_allclose(outputs, q.numpy(), atol=1e-4, rtol=1e-4)
     # Its choices use the whole range of what the game offers, not one action always.
-    assert games.get(name).mask[np.asarray(expert.greedy(stacks))].all()
+    assert tasks.get(name).mask[np.asarray(expert.greedy(stacks))].all()

@@ -12,7 +12,7 @@ from jaxdistill import mesh, networks
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import collection
-from jaxdistill.tasks import actions
+from jaxdistill.tasks.actions import entropy, greedy, regret
 
 NETWORK = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=6)
 FRAME = (20, 20)
@@ -209,10 +209,10 @@ def test_metrics_by_hand_on_a_single_state():
     temperature = np.array([[0.5], [1.0]])
     expected = {
         "game_loss": losses.kl(outputs, labels, MASKS, temperature),
-        "agreement": actions.greedy(outputs, MASKS) == actions.greedy(labels, MASKS),
-        "regret": actions.regret(outputs, labels, MASKS),
-        "student_entropy": actions.entropy(outputs, MASKS),
-        "expert_entropy": actions.entropy(labels / temperature, MASKS),
+        "agreement": greedy(outputs, MASKS) == greedy(labels, MASKS),
+        "regret": regret(outputs, labels, MASKS),
+        "student_entropy": entropy(outputs, MASKS),
+        "expert_entropy": entropy(labels / temperature, MASKS),
     }
     expected["loss"] = expected["game_loss"].mean()
     gradient = jax.grad(

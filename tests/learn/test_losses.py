@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.learn import losses
-from jaxdistill.tasks import actions
+from jaxdistill.tasks.actions import entropy, greedy, log_softmax, regret, softmax
 
 LN2, LN3 = np.log(2.0), np.log(3.0)
 
@@ -142,23 +142,21 @@ def test_probabilities_and_entropy_by_hand(maybe_jit):
     outputs = jnp.array([[LN3, 77.0, 0.0], [5.0, 77.0, 5.0]])
     mask = jnp.array([True, False, True])
     np.testing.assert_allclose(
-        maybe_jit(actions.softmax)(outputs, mask), [[0.75, 0, 0.25], [0.5, 0, 0.5]], rtol=1e-6
+        maybe_jit(softmax)(outputs, mask), [[0.75, 0, 0.25], [0.5, 0, 0.5]], rtol=1e-6
     )
     np.testing.assert_allclose(
-        maybe_jit(actions.log_softmax)(outputs, mask),
+        maybe_jit(log_softmax)(outputs, mask),
         [[np.log(0.75), 0, np.log(0.25)], [-LN2, 0, -LN2]],
         rtol=1e-6,
     )
     # -(3/4 ln 3/4 + 1/4 ln 1/4) = 0.562335; two equal actions have ln 2.
-    np.testing.assert_allclose(
-        maybe_jit(actions.entropy)(outputs, mask), [0.562335, LN2], rtol=1e-5
-    )
+    np.testing.assert_allclose(maybe_jit(entropy)(outputs, mask), [0.562335, LN2], rtol=1e-5)
 
 
 def test_greedy_takes_the_best_valid_action_even_if_all_are_very_negative():
     outputs = jnp.array([[0.0, -1e30, -1e20], [3.0, 2.0, 1.0]])
     mask = jnp.array([[False, True, True], [True, True, True]])
-    np.testing.assert_array_equal(actions.greedy(outputs, mask), [2, 0])
+    np.testing.assert_array_equal(greedy(outputs, mask), [2, 0])
 
 
 def test_regret_by_hand():
@@ -168,8 +166,8 @@ def test_regret_by_hand():
     expert = jnp.array([[0.5, 9.0, 0.2, 0.45], [0.1, 0.4, 0.4, 0.3], [9.0, -1.0, -1.5, 9.0]])
     student = jnp.array([[0.0, 5.0, 0.1, 0.7], [0.0, 0.0, 2.0, 0.0], [7.0, -3.0, -2.0, 7.0]])
     # 0.5 - 0.45; the other of two equal actions; -1.0 - (-1.5).
-    np.testing.assert_allclose(actions.regret(student, expert, mask), [0.05, 0.0, 0.5], atol=1e-6)
-    np.testing.assert_array_equal(actions.regret(expert, expert, mask), 0.0)
+    np.testing.assert_allclose(regret(student, expert, mask), [0.05, 0.0, 0.5], atol=1e-6)
+    np.testing.assert_array_equal(regret(expert, expert, mask), 0.0)
 
 
 # NaN and infinities in the gradient of `mse` are the trap here: where() keeps them out of the loss,
@@ -204,7 +202,7 @@ def test_whatever_stands_at_invalid_actions_changes_neither_loss_nor_gradient(
 def test_whatever_stands_at_invalid_actions_changes_no_probability(junk):
     mask = jnp.array([True, False, True])
     clean, spoilt = jnp.array([[0.3, 0.0, -0.2]]), jnp.array([[0.3, junk, -0.2]])
-    for function in (actions.softmax, actions.log_softmax, actions.entropy, actions.greedy):
+    for function in (softmax, log_softmax, entropy, greedy):
         np.testing.assert_array_equal(function(spoilt, mask), function(clean, mask))
 
 

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import lock, mesh, metrics, networks
+from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, learner, qlearning
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation
-from jaxdistill.tasks import actions, envs, games
+from jaxdistill.tasks import atari
+from jaxdistill.tasks.actions import greedy
+from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
 NO, YES = False, True
@@ -258,8 +260,8 @@ def test_learning_brings_the_chosen_actions_towards_their_targets():
 
 def _controllers_alone():
     """No layer is shared: what one game teaches cannot reach the other."""
-    chosen = [games.get(name) for name in ("pong", "breakout")]
-    return networks.for_games(Network(convs=(), controllers=True), chosen)
+    chosen = [tasks.get(name) for name in ("pong", "breakout")]
+    return networks.for_tasks(Network(convs=(), controllers=True), chosen)
 
 
 def test_every_game_teaches_its_own_controller():
@@ -286,13 +288,13 @@ def test_every_game_teaches_its_own_controller():
 
 def test_acting_asks_each_games_own_controller():
     network = _controllers_alone()
-    masks = jnp.asarray(np.stack([games.get(name).mask for name in ("pong", "breakout")]))
+    masks = jnp.asarray(np.stack([tasks.get(name).mask for name in ("pong", "breakout")]))
     params, average = (networks.init(network, jax.random.key(i), (4, 20, 20)) for i in (0, 1))
     act = qlearning.make_act(_settings(double=True), network, masks)
     seen = np.random.default_rng(0).integers(0, 256, (2, 9, 4, 20, 20)).astype(np.uint8)
     actions, values = act(params, average, tuple(seen))
     for game in (0, 1):
-        chosen = actions.greedy(network.apply(params, seen[game], game), masks[game])
+        chosen = greedy(network.apply(params, seen[game], game), masks[game])
         np.testing.assert_array_equal(actions[game], chosen)
         judged = network.apply(average, seen[game], game)[np.arange(9), chosen]
         np.testing.assert_allclose(values[game], judged, rtol=1e-4, atol=1e-6)
@@ -486,18 +488,18 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
         tried = [training._play(params, 5, purpose)[0] for purpose in (1, 2)]
         assert tried[0] != means and tried[0] != tried[1]
     assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING, evaluation.REPORTING]
-    pool = envs.Pool(games.get("carnival"), 5, seed=envs.seed_for(0, 1, 0), max_steps=40)
+    pool = atari.AtariPool(tasks.get("carnival"), 5, seed=seed_for(0, 1, 0), max_steps=40)
     network = Network(convs=())
     while not pool.last.over.all():
         outputs = jax.jit(network.apply)(params, pool.last.observations)
-        pool.step(np.asarray(actions.greedy(outputs, jnp.asarray(pool.game.mask))))
+        pool.step(np.asarray(greedy(outputs, jnp.asarray(pool.game.mask))))
     assert means == {"carnival": pool.last.scores.mean()}
 
 
 def _final(settings, workdir):
     """The latest checkpoint of a run."""
-    chosen = [games.get(name) for name in settings.games]
-    network = networks.for_games(networks.create(settings.network), chosen)
+    chosen = [tasks.get(name) for name in settings.games]
+    network = networks.for_tasks(networks.create(settings.network), chosen)
     transform = learner.optimiser(
         "radam", learning_rate=1.0, updates=1, schedule="linear", clip_norm=1.0
     )
@@ -577,7 +579,7 @@ def test_a_network_with_controllers_becomes_one_ordinary_expert_per_game(tmp_pat
     params = _final(chosen, tmp_path).state["train"].params["params"]
     for i, name in enumerate(chosen.games, 1):
         expert = Expert.load(tmp_path / "experts" / name)
-        assert expert.actions == games.get(name).actions
+        assert expert.actions == tasks.get(name).actions
         assert expert.network == Network(convs=(), num_outputs=len(expert.actions))
         assert expert.params["params"]["action"]["kernel"].dtype == np.float32
         assert _difference(expert.params["params"]["action"], params[f"controller{i}"]) == 0

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdistill import tasks
 from jaxdistill.play import clips, rollouts
-from jaxdistill.tasks import games
-from jaxdistill.tasks.envs import Pool, ScreenPool
+from jaxdistill.tasks.task import Pool, ScreenPool
 
-PONG = games.get("pong")
+PONG = tasks.get("pong")
 
 
 def test_the_screen_shows_the_very_game_the_pool_plays():

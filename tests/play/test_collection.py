@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
 from jaxdistill.tasks.views import View
 
 UP, DOWN, ENVS = 2, 5, 4
@@ -24,7 +24,7 @@ def _always(action):
     params = networks.init(NETWORK, jax.random.key(0), View().shape)
 
     def only_bias(path, leaf):
-        outputs = leaf.shape == (games.NUM_ACTIONS,)
+        outputs = leaf.shape == (atari.NUM_ACTIONS,)
         return jax.nn.one_hot(action, len(leaf)) if outputs else jnp.zeros_like(leaf)
 
     return jax.tree_util.tree_map_with_path(only_bias, params)
@@ -32,11 +32,11 @@ def _always(action):
 
 def _expert(action, game="freeway", outputs="q"):
     params = _always(action)
-    return Expert("one", NETWORK, params, outputs, tuple(range(games.NUM_ACTIONS)), View(), game)
+    return Expert("one", NETWORK, params, outputs, tuple(range(atari.NUM_ACTIONS)), View(), game)
 
 
 def _collector(experts, log=None, **changes):
-    chosen = [games.get(expert.game) for expert in experts]
+    chosen = [tasks.get(expert.game) for expert in experts]
     fields = {
         "games": chosen,
         "experts": experts,
@@ -138,7 +138,7 @@ def test_what_is_stored_is_what_was_seen_and_said_there(watcher):
     chunk = collector.collect(270, advance=counted.append)
     assert sum(counted) == 270 * 2 * 2
     for index, (name, expert) in enumerate(zip(names, experts, strict=True)):
-        pool = envs.Pool(games.get(name), 2, seed=3 + 100 * index)
+        pool = atari.AtariPool(tasks.get(name), 2, seed=3 + 100 * index)
         steps = [pool.last, *(pool.step(row) for row in chunk.actions[index])][:-1]
         newest = np.stack([step.observations[:, -1] for step in steps])
         np.testing.assert_array_equal(chunk.frames[index], newest)
@@ -146,7 +146,7 @@ def test_what_is_stored_is_what_was_seen_and_said_there(watcher):
         np.testing.assert_array_equal(chunk.ages[index], np.minimum(ages, 255))
         np.testing.assert_array_equal(chunk.usable[index], ~over)
         assert over.any() == (name == "breakout") and (ages.max() > 255) == (name == "pong")
-        said = expert.ale_outputs(np.concatenate([step.observations for step in steps]))
+        said = expert.suite_outputs(np.concatenate([step.observations for step in steps]))
         np.testing.assert_allclose(chunk.labels[index].reshape(-1, 18), said, atol=1e-4)
 
 
@@ -189,13 +189,13 @@ def _played(game, *, states=True):
 @pytest.fixture
 def stepped(monkeypatch):
     """How many environments' steps pools are asked for from now on."""
-    steps, send = [], envs.Pool.send
+    steps, send = [], atari.AtariPool.send
 
     def counting(self, actions, rows=None):
         steps.append(len(actions))
         send(self, actions, rows)
 
-    monkeypatch.setattr(envs.Pool, "send", counting)
+    monkeypatch.setattr(atari.AtariPool, "send", counting)
     return steps
 
 

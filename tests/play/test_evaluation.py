@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Scores
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
+from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
 KEY = jax.random.key(0)
@@ -144,12 +145,12 @@ NAMES = ("breakout",)  # of whose own starts 4 differ
 
 def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
     """Scores of a few steps of real games, whose starts are what is looked at."""
-    chosen = [games.get(name) for name in NAMES]
+    chosen = [tasks.get(name) for name in NAMES]
     random = rollouts.random_policy(jnp.asarray(np.stack([game.mask for game in chosen])))
     pools, indices, seats = evaluation.split_pools(
         chosen,
         episodes,
-        seeds=[envs.seed_for(0, side, i) for i in range(len(NAMES))],
+        seeds=[seed_for(0, side, i) for i in range(len(NAMES))],
         views=[View(height=42, width=42)] * len(NAMES),
         max_steps=100,
         share=share,
@@ -276,7 +277,7 @@ def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(s
 
 
 def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
-    chosen, seeds = [games.get("pong"), games.get("breakout")], [100, 900]
+    chosen, seeds = [tasks.get("pong"), tasks.get("breakout")], [100, 900]
     views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
     pools, indices, seats = evaluation.split_pools(chosen, 5, seeds=seeds, views=views, max_steps=3)
     assert [s.tolist() for s in seats] == [[0, 1, 2, 3], [4]] * 2
@@ -285,7 +286,7 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     assert indices == sorted(indices) and set(indices) == {0, 1}
     for index in (0, 1):
         mine = [pool for pool, i in zip(pools, indices, strict=True) if i == index]
-        whole = envs.Pool(chosen[index], 5, seed=seeds[index], view=views[index])
+        whole = atari.AtariPool(chosen[index], 5, seed=seeds[index], view=views[index])
         together = np.concatenate([pool.last.observations for pool in mine])
         np.testing.assert_array_equal(together, whole.last.observations)
     results = _play(pools, 1, games=indices)
@@ -320,7 +321,7 @@ def test_progress_counts_every_game_that_counts_once(scripted_pool):
 
 def test_progress_is_told_of_real_games_too():
     ended = []
-    chosen = [games.get(name) for name in ("pong", "carnival")]
+    chosen = [tasks.get(name) for name in ("pong", "carnival")]
     evaluation.play_everywhere(
         chosen,
         5,
@@ -342,7 +343,7 @@ def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watch
         fields = {"episodes": 5, "epsilon": 0.0, "seed": 9, "opening_steps": 0, "max_steps": 40}
         return evaluation.measure_expert(expert, **(fields | changes)).scores.tolist()
 
-    pool = envs.Pool(games.get("carnival"), 5, seed=envs.seed_for(9), max_steps=40)
+    pool = atari.AtariPool(tasks.get("carnival"), 5, seed=seed_for(9), max_steps=40)
     while not pool.last.over.all():
         pool.step(expert.greedy(pool.last.observations))
     greedy = measured()
@@ -362,7 +363,7 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
 
 def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is_known():
     # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of Carnival nothing is known.
-    chosen = [games.get("pong"), games.get("carnival")]
+    chosen = [tasks.get("pong"), tasks.get("carnival")]
     scores = [_scores(-4.05, -2.05), _scores(30.0, 50.0)]
     assert evaluation.normalised_mean(chosen, scores) == pytest.approx((0.5 + 40) / 2)
     assert evaluation.normalised_mean(chosen[:1], scores[:1]) == pytest.approx(0.5)

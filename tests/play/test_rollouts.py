@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.networks import Network
 from jaxdistill.play import rollouts
-from jaxdistill.tasks import actions, envs, games
+from jaxdistill.tasks import atari
+from jaxdistill.tasks.actions import greedy, softmax
 from jaxdistill.tasks.views import View
 
 VIEW = View(height=3, width=2, stack=2)
@@ -122,22 +123,22 @@ def test_a_network_plays_every_game_with_that_games_actions(indices, epsilon):
 
 
 def test_a_network_actor_is_greedy_in_the_networks_outputs():
-    masks = jnp.stack([jnp.asarray(games.get(n).mask) for n in ("pong", "freeway")])
+    masks = jnp.stack([jnp.asarray(tasks.get(n).mask) for n in ("pong", "freeway")])
     params = _params(TINY, 0)
     observations = (_observations(0, 9), _observations(1, 5))
     act = rollouts.network_actor(TINY, masks, epsilon=0.0)
     actions, _ = act(params, observations, jax.random.key(0), (0, 1), _seats(observations))
     for game in (0, 1):
         outputs = jax.jit(TINY.apply)(params, observations[game])
-        wanted = actions.greedy(outputs, masks[game])
+        wanted = greedy(outputs, masks[game])
         np.testing.assert_array_equal(actions[game], wanted)
     assert len(set(np.asarray(actions[0]).tolist())) > 1  # or anything constant would pass
 
 
 def test_a_network_that_knows_its_game_is_told_which_one():
     names = ("pong", "freeway")
-    chosen = [games.get(name) for name in names]
-    network = networks.for_games(Network(convs=(), controllers=True), chosen)
+    chosen = [tasks.get(name) for name in names]
+    network = networks.for_tasks(Network(convs=(), controllers=True), chosen)
     masks = jnp.stack([jnp.asarray(game.mask) for game in chosen])
     params = networks.init(network, jax.random.key(0), (12,))
     act = rollouts.network_actor(network, masks, epsilon=0.0)
@@ -146,7 +147,7 @@ def test_a_network_that_knows_its_game_is_told_which_one():
         actions, _ = act(params, observations, jax.random.key(0), indices, _seats(observations))
         for game, seen, played in zip(indices, observations, actions, strict=True):
             outputs = jax.jit(network.apply)(params, seen, game)
-            np.testing.assert_array_equal(played, actions.greedy(outputs, masks[game]))
+            np.testing.assert_array_equal(played, greedy(outputs, masks[game]))
 
 
 def _experts(kind):
@@ -167,7 +168,7 @@ def test_experts_together_are_each_expert_alone(kind):
     actions, outputs = act(observations, jax.random.key(0), (0, 1), _seats(observations))
     for index, expert in enumerate(experts):
         np.testing.assert_allclose(
-            outputs[index], expert.ale_outputs(observations[index]), rtol=1e-4, atol=1e-5
+            outputs[index], expert.suite_outputs(observations[index]), rtol=1e-4, atol=1e-5
         )
         np.testing.assert_array_equal(actions[index], expert.greedy(observations[index]))
         assert expert.mask[np.asarray(actions[index])].all()
@@ -199,7 +200,7 @@ def test_games_explore_independently_of_each_other():
 
 
 def test_a_network_explores_each_game_independently_of_the_others():
-    masks = jnp.asarray(games.get("pong").mask)[None].repeat(2, axis=0)
+    masks = jnp.asarray(tasks.get("pong").mask)[None].repeat(2, axis=0)
     act = rollouts.network_actor(TINY, masks, epsilon=1.0)
     observations = (_observations(0, 600),) * 2
     (first, second), _ = act(_params(TINY, 0), observations, KEY, (0, 1), _seats(observations))
@@ -207,7 +208,7 @@ def test_a_network_explores_each_game_independently_of_the_others():
 
 
 def test_random_play_draws_for_each_game_alone():
-    masks = jnp.asarray(games.get("pong").mask)[None].repeat(2, axis=0)
+    masks = jnp.asarray(tasks.get("pong").mask)[None].repeat(2, axis=0)
     observations = (jnp.zeros((600, 1)),) * 2
     play = rollouts.random_policy(masks)
     (first, second), _ = play(observations, KEY, (0, 1), _seats(observations))
@@ -222,7 +223,7 @@ def test_only_experts_with_logits_sample():
         observations, jax.random.key(0), (0, 1), _seats(observations)
     )
     assert len(np.unique(q_actions)) == 1
-    p = actions.softmax(outputs[1][0], jnp.asarray(experts[1].mask))
+    p = softmax(outputs[1][0], jnp.asarray(experts[1].mask))
     assert np.max(p) < 0.95, "a certain expert would prove nothing"
     np.testing.assert_allclose(_frequencies(logit_actions), p, atol=0.05)
     greedy = rollouts.expert_actor(experts, epsilon=0.0, sample_logits=False)
@@ -233,7 +234,7 @@ def test_only_experts_with_logits_sample():
 def test_experts_of_one_shape_stacked_as_on_an_accelerator_are_each_expert_alone(monkeypatch):
     experts = _experts("same shape")
     observations = [_observations(0, 3), _observations(1, 3), _observations(2, 5)]
-    wanted = [experts[i].ale_outputs(x) for i, x in zip((1, 0, 1), observations, strict=True)]
+    wanted = [experts[i].suite_outputs(x) for i, x in zip((1, 0, 1), observations, strict=True)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     actual = jax.jit(
         lambda params, x: expert_outputs(experts, params, x, (1, 0, 1)),
@@ -243,7 +244,7 @@ def test_experts_of_one_shape_stacked_as_on_an_accelerator_are_each_expert_alone
 
 
 def test_random_play_is_uniform_over_each_games_valid_actions():
-    masks = jnp.stack([jnp.asarray(games.get(n).mask) for n in ("pong", "freeway")])
+    masks = jnp.stack([jnp.asarray(tasks.get(n).mask) for n in ("pong", "freeway")])
     policy = rollouts.random_policy(masks)
     observations = (jnp.zeros((9000, 1)), jnp.zeros((6000, 1)))
     actions, extra = policy(observations, jax.random.key(0), (0, 1), _seats(observations))
@@ -382,7 +383,7 @@ def test_observations_are_split_over_the_devices_where_they_divide(scripted_pool
 
 def test_one_network_plays_two_real_games_at_once():
     names = ("pong", "freeway")
-    pools = [envs.Pool(games.get(name), 2, seed=0, view=VIEW) for name in names]
+    pools = [atari.AtariPool(tasks.get(name), 2, seed=0, view=VIEW) for name in names]
     masks = jnp.stack([jnp.asarray(pool.game.mask) for pool in pools])
     act = rollouts.network_actor(TINY, masks, epsilon=0.5)
     params = _params(TINY, 0)

@@ -382,7 +382,7 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
         expert = students.student_as_expert(tmp_path / "run", game)
         assert not expert.network.knows_game and expert.network.num_outputs == len(expert.actions)
         whole = np.asarray(networks.forward(student, state.playing, stacks, index))
-        np.testing.assert_allclose(expert.ale_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(expert.suite_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
         assert whole[:, expert.mask].any() and not whole[:, ~expert.mask].any()
     warm = dataclasses.replace(settings.learn, warm_start="pong")
     with pytest.raises(ValueError, match=r"not of the student's shape \(network 'mine'\)"):

@@ -15,19 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, metrics, networks
+from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, rollouts
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe
-from jaxdistill.tasks import envs, games
+from jaxdistill.tasks import atari
+from jaxdistill.tasks.task import seed_for
 
 GAMES = ("asterix", "carnival")
 LINEAR = networks.Network(convs=())
 ENVS, INITIAL, ROUND, WINDOW, ROUNDS = 4, 24, 8, 28, 4
 SHARES = [1.0, 0.75, 0.5, 0.5]
-MASKS = np.stack([games.get(name).mask for name in GAMES])
+MASKS = np.stack([tasks.get(name).mask for name in GAMES])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -143,7 +144,7 @@ def test_everything_collected_is_there_once(done):
     chunk = _log(done)
     assert chunk.frames.shape[:3] == (2, INITIAL + ROUNDS * ROUND, ENVS)
     for index, name in enumerate(GAMES):
-        pool = envs.Pool(games.get(name), ENVS, seed=envs.seed_for(5, common.COLLECT, index))
+        pool = atari.AtariPool(tasks.get(name), ENVS, seed=seed_for(5, common.COLLECT, index))
         for time, actions in enumerate(chunk.actions[index]):
             np.testing.assert_array_equal(chunk.frames[index, time], pool.last.observations[:, -1])
             np.testing.assert_array_equal(chunk.ages[index, time], pool.last.ages)
@@ -361,12 +362,12 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
     expert = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
     played = base.measure(expert, purpose, 2)
     by_hand = evaluation.play_everywhere(
-        [games.get(name) for name in GAMES],
+        [tasks.get(name) for name in GAMES],
         2,
         expert,
         jax.random.fold_in(jax.random.key(5), purpose),
         mesh.create(),
-        seeds=[envs.seed_for(5, purpose, index) for index in (0, 1)],
+        seeds=[seed_for(5, purpose, index) for index in (0, 1)],
         views=[expert.view for expert in base.experts],
         max_steps=40,
         opening=evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
@@ -382,14 +383,14 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
 def test_experts_that_are_measured_sample_if_they_are_told_to(settings, sample):
     changed = dataclasses.replace(settings.evaluate, sample_logits=sample, epsilon=0.0)
     base = common.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
-    pool = envs.Pool(games.get("carnival"), 1, seed=0)
+    pool = atari.AtariPool(tasks.get("carnival"), 1, seed=0)
     seen = jnp.asarray(pool.last.observations).repeat(64, axis=0)
     (actions,), _ = base.expert_policy()((seen,), jax.random.key(0), (1,), (np.arange(64),))
     assert (len(np.unique(actions)) > 1) == sample
 
 
 def test_clips_show_games_that_were_neither_learnt_nor_chosen_nor_reported_in(done):
-    seeds = [envs.seed_for(5, common.SHOW, index) for index in (0, 1)]
+    seeds = [seed_for(5, common.SHOW, index) for index in (0, 1)]
     assert [(name, options["seed"]) for name, options in done.clips] == [
         (name, seed) for name, seed in zip(GAMES, seeds, strict=True) for _ in range(2)
     ]
@@ -573,7 +574,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     chunk = dataset.open_log(tmp_path / "run/dataset").read(0, length)
     replaced = INITIAL + 4 * ROUND
     for time, expert in ((0, first), (replaced - 1, first), (replaced, later), (length - 1, later)):
-        said = expert.ale_outputs(_stacks(chunk, 0, time))
+        said = expert.suite_outputs(_stacks(chunk, 0, time))
         np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
     begun = json.loads((tmp_path / "run/baselines.json").read_text())["expert"][0]
     base = common.Run(following, mesh.create())

@@ -11,14 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import qlearning
 from jaxdistill.play import clips, rollouts
 from jaxdistill.run import distill, recipe, students
-from jaxdistill.tasks import games
 from jaxdistill.tasks.views import View
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,7 +74,7 @@ def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_pat
         assert expert.view == view and expert.game == game
         assert expert.name == f"student of tiny {game}"
         said = networks.forward(network, state.playing, stacks(view), index)
-        np.testing.assert_allclose(expert.ale_outputs(stacks(view)), said, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(expert.suite_outputs(stacks(view)), said, rtol=1e-5, atol=1e-6)
     with pytest.raises(FileNotFoundError, match=r"gone/pong: no such"):
         distill.evaluate_student(moved, episodes=1, epsilon=0.05, seed=1)
     (moved / "student.json").unlink()  # as runs of before it was written
@@ -98,7 +97,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     assert role.actions == (0, 1, 4)
     assert students.untaught(role) == ["RIGHT"]
 
-    whole = networks.for_games(networks.create(network), [games.get("breakout")])
+    whole = networks.for_tasks(networks.create(network), [tasks.get("breakout")])
     params = networks.init(whole, jax.random.key(0), SMALL.shape)
     generator = np.random.default_rng(1)
     params = jax.tree.map(lambda x: generator.normal(0, 0.05, x.shape).astype(np.float32), params)
@@ -108,7 +107,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     mended = students._never_untaught(params, actions, role)
     after = dataclasses.replace(before, params=mended)
     shown = stacks(SMALL, 32)
-    old, new = (np.asarray(expert.ale_outputs(shown)) for expert in (before, after))
+    old, new = (np.asarray(expert.suite_outputs(shown)) for expert in (before, after))
     assert (before.greedy(shown) == 3).all()
     kept = old.copy()
     kept[:, 3] = old[:, [0, 1, 4]].mean(axis=1) - 1
@@ -184,11 +183,11 @@ def test_an_exported_file_sees_and_plays_the_same(run, tmp_path, game, conventio
         with pytest.raises(ValueError, match=r"sees its games in different ways.*pong, breakout"):
             formats.load(path)
     assert after.view == before.view == VIEWS[game] and after.game == game
-    said = [np.asarray(expert.ale_outputs(stacks(VIEWS[game]))) for expert in (before, after)]
+    said = [np.asarray(expert.suite_outputs(stacks(VIEWS[game]))) for expert in (before, after)]
     np.testing.assert_array_equal(*said)
     played = [
         clips.record(
-            games.get(game),
+            tasks.get(game),
             rollouts.expert_actor([expert], epsilon=0.5),
             view=expert.view,
             seed=3,
@@ -236,7 +235,7 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     qlearning.train(settings, tmp_path / "run")
     trained = Expert.load(tmp_path / "run" / "experts" / "pong")
     assert trained.view == SMALL
-    assert np.isfinite(trained.ale_outputs(stacks(SMALL))).all()
+    assert np.isfinite(trained.suite_outputs(stacks(SMALL))).all()
 
 
 def test_a_run_of_an_earlier_version_says_what_its_config_does_not(alone):

@@ -6,16 +6,18 @@ import envpool
 import numpy as np
 import pytest
 
-from jaxdistill.tasks import envs, games
+from jaxdistill import tasks
+from jaxdistill.tasks import atari
+from jaxdistill.tasks.task import Step, seed_for
 from jaxdistill.tasks.views import View
 
-PONG, BREAKOUT, FREEWAY = (games.get(name) for name in ("pong", "breakout", "freeway"))
+PONG, BREAKOUT, FREEWAY = (tasks.get(name) for name in ("pong", "breakout", "freeway"))
 
 
 @pytest.fixture(scope="module")
 def pong():
     """A pool of two, for tests that only ask whether it refuses."""
-    return envs.Pool(PONG, 2, seed=1)
+    return atari.AtariPool(PONG, 2, seed=1)
 
 
 def _play(pool, actions):
@@ -23,7 +25,7 @@ def _play(pool, actions):
 
 
 def _assert_same(a, b):
-    for name, x, y in zip(envs.Step._fields, a, b, strict=True):
+    for name, x, y in zip(Step._fields, a, b, strict=True):
         np.testing.assert_array_equal(x, y, err_msg=name)
         assert x.dtype == y.dtype, name
 
@@ -96,7 +98,7 @@ def test_what_a_pool_handed_out_is_never_written_to_again(breakout_play):
 
 def test_replaying_the_actions_brings_a_new_pool_to_the_same_state_and_future(breakout_play):
     # Another number of threads: still the same.
-    again = envs.Pool(BREAKOUT, 3, seed=11, threads=1)
+    again = atari.AtariPool(BREAKOUT, 3, seed=11, threads=1)
     for row, step in zip(breakout_play.actions[:500], breakout_play.steps[1:501], strict=True):
         _assert_same(again.step(row), step)
 
@@ -108,7 +110,7 @@ def test_games_that_are_over_may_be_skipped(breakout_play):
     counts = over.sum(axis=0)
     begun = np.array([np.flatnonzero(column)[-1] + 1 for column in over.T])
     assert (counts >= 1).all() and len(set(begun)) == 3
-    pool = envs.Pool(BREAKOUT, 3, seed=11)
+    pool = atari.AtariPool(BREAKOUT, 3, seed=11)
     pool.skip(counts)
     handed_out = []
     for time in range(begun.min(), 400):
@@ -126,7 +128,7 @@ def test_games_that_are_over_may_be_skipped(breakout_play):
 
 
 def test_states_tell_emulators_apart_and_the_same_ones_alike():
-    pools = [envs.Pool(PONG, 2, seed=7) for _ in range(2)]
+    pools = [atari.AtariPool(PONG, 2, seed=7) for _ in range(2)]
     first = pools[0].states
     assert first.dtype == np.uint32 and first.shape == (2,)
     np.testing.assert_array_equal(first, pools[1].states)
@@ -142,7 +144,7 @@ def test_states_tell_emulators_apart_and_the_same_ones_alike():
 
 def test_the_same_seed_and_actions_give_the_same_steps_and_another_seed_others():
     actions = np.random.default_rng(3).choice(PONG.actions, (50, 2))
-    first, again, other = (_play(envs.Pool(PONG, 2, seed=s), actions) for s in (7, 7, 1007))
+    first, again, other = (_play(atari.AtariPool(PONG, 2, seed=s), actions) for s in (7, 7, 1007))
     for a, b in zip(first, again, strict=True):
         _assert_same(a, b)
     assert any((a.observations != b.observations).any() for a, b in zip(first, other, strict=True))
@@ -150,7 +152,7 @@ def test_the_same_seed_and_actions_give_the_same_steps_and_another_seed_others()
 
 def test_actions_are_ale_ids():
     # Freeway's actions are NOOP 0, UP 2 and DOWN 5: only a chicken that walks up ever scores.
-    pool = envs.Pool(FREEWAY, 2, seed=0)
+    pool = atari.AtariPool(FREEWAY, 2, seed=0)
     for _ in range(300):
         pool.step(np.array([2, 5]))
     assert pool.last.scores[0] >= 2
@@ -158,7 +160,7 @@ def test_actions_are_ale_ids():
 
 
 def test_right_is_right_and_left_is_left():
-    pool = envs.Pool(BREAKOUT, 2, seed=0)
+    pool = atari.AtariPool(BREAKOUT, 2, seed=0)
     for _ in range(20):
         step = pool.step(np.array([3, 4]))
     # The paddle is the only thing in its rows between the walls.
@@ -169,7 +171,7 @@ def test_right_is_right_and_left_is_left():
 
 def test_every_action_reaches_envpool_at_its_place_in_the_minimal_set(scripted_envpool):
     player = scripted_envpool([[(0.0, False, False, 0)] * 6])
-    pool = envs.Pool(PONG, 6, seed=0)
+    pool = atari.AtariPool(PONG, 6, seed=0)
     pool.send(np.array([12, 11, 4, 3, 1, 0]))  # Pong's actions are 0, 1, 3, 4, 11, 12
     np.testing.assert_array_equal(player.sent, [[5, 4, 3, 2, 1, 0]])
 
@@ -219,11 +221,11 @@ def test_a_refused_action_leaves_the_pool_usable(pong):
 )
 def test_what_would_crash_envpool_is_refused(options, message):
     with pytest.raises(ValueError, match=f"pong: {message}"):
-        envs.Pool(PONG, **({"num_envs": 1, "seed": 0} | options))
+        atari.AtariPool(PONG, **({"num_envs": 1, "seed": 0} | options))
 
 
 def test_the_step_limit_truncates():
-    pool = envs.Pool(PONG, 2, seed=0, max_steps=20)
+    pool = atari.AtariPool(PONG, 2, seed=0, max_steps=20)
     steps = _play(pool, np.zeros((65, 2), int))
     over = [t for t, step in enumerate(steps, 1) if step.over.any()]
     assert over == [20, 41, 62]  # the reset takes a step of its own
@@ -236,8 +238,8 @@ def test_the_step_limit_truncates():
 
 def test_the_view_is_what_the_pool_shows():
     view = View(height=42, width=50, stack=2)
-    area = envs.Pool(PONG, 1, seed=0, view=view).last.observations
-    linear = envs.Pool(
+    area = atari.AtariPool(PONG, 1, seed=0, view=view).last.observations
+    linear = atari.AtariPool(
         PONG, 1, seed=0, view=View(height=42, width=50, stack=2, resize="linear")
     ).last.observations
     assert area.shape == linear.shape == (1, *view.shape)
@@ -245,25 +247,25 @@ def test_the_view_is_what_the_pool_shows():
 
 
 def test_rewards_are_the_games_own_and_a_life_is_not_a_game():
-    game = games.get("carnival")
-    pool = envs.Pool(game, 2, seed=3)
+    game = tasks.get("carnival")
+    pool = atari.AtariPool(game, 2, seed=3)
     steps = _play(pool, np.random.default_rng(0).choice(game.actions, (40, 2)))
     assert {20.0} <= {reward for step in steps for reward in step.rewards.tolist()}
 
 
 def test_so_many_no_ops_come_first_as_are_asked_for():
     def starts(noop_max):
-        first = envs.Pool(FREEWAY, 8, seed=0, noop_max=noop_max).last.observations
+        first = atari.AtariPool(FREEWAY, 8, seed=0, noop_max=noop_max).last.observations
         return len({x.tobytes() for x in first})
 
     assert starts(1) == 1 < starts(30)
     # A screen's game begins as that of a pool, with as many.
-    frames = [envs.ScreenPool(FREEWAY, seed=0, noop_max=n).frame for n in (1, 30)]
+    frames = [atari.Screen(FREEWAY, seed=0, noop_max=n).frame for n in (1, 30)]
     assert (frames[0] != frames[1]).any()
 
 
 def test_observations_are_envpools_own():
-    pool = envs.Pool(PONG, 1, seed=5)
+    pool = atari.AtariPool(PONG, 1, seed=5)
     raw = envpool.make(
         PONG.env_id, env_type="gymnasium", num_envs=1, seed=5, episodic_life=False, noop_max=30
     )
@@ -291,7 +293,7 @@ _SCRIPT = [
 
 def test_scripted_games_are_accounted_for_by_hand(scripted_envpool):
     scripted_envpool(_SCRIPT)
-    pool = envs.Pool(BREAKOUT, 2, seed=0)
+    pool = atari.AtariPool(BREAKOUT, 2, seed=0)
     steps = _play(pool, np.zeros((9, 2), int))
 
     def column(name, slot=0):
@@ -312,14 +314,14 @@ def test_scripted_games_are_accounted_for_by_hand(scripted_envpool):
 
 def test_a_game_without_lives_ends_when_the_emulator_says(scripted_envpool):
     scripted_envpool([[(1.0, False, False, 0)], [(-1.0, True, False, 0)]], lives=0)
-    pool = envs.Pool(PONG, 1, seed=0)
+    pool = atari.AtariPool(PONG, 1, seed=0)
     assert [s.over.item() for s in _play(pool, np.zeros((2, 1), int))] == [False, True]
 
 
 def test_seeds_are_reproducible_and_far_apart():
     words = [(s, p, g) for s in range(4) for p in range(3) for g in range(10)]
-    seeds = np.array([envs.seed_for(*w) for w in words])
-    assert seeds.tolist() == [envs.seed_for(*w) for w in words]
+    seeds = np.array([seed_for(*w) for w in words])
+    assert seeds.tolist() == [seed_for(*w) for w in words]
     # Environment i of a pool has its seed plus i: pools of up to 1024 do not overlap here.
     assert np.diff(np.sort(seeds)).min() > 1024
     assert seeds.min() >= 0 and seeds.max() + 1024 < 2**31

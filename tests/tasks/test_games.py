@@ -6,28 +6,29 @@ import envpool
 import numpy as np
 import pytest
 
-from jaxdistill.tasks import games
+from jaxdistill import tasks
+from jaxdistill.tasks import atari
 
 
 def test_there_are_104_sorted_unique_games():
-    names = games.names()
+    names = tuple(atari.games())
     assert len(names) == 104
     assert list(names) == sorted(set(names))
-    assert len({games.get(name).env_id for name in names}) == 104
+    assert len({tasks.get(name).env_id for name in names}) == 104
 
 
 def test_there_are_18_action_names():
-    assert games.NUM_ACTIONS == len(games.ACTION_NAMES) == len(set(games.ACTION_NAMES)) == 18
+    assert atari.NUM_ACTIONS == len(atari.ACTION_NAMES) == len(set(atari.ACTION_NAMES)) == 18
     # Spot checks against ALE's `enum Action`.
-    assert games.ACTION_NAMES[0] == "NOOP"
-    assert games.ACTION_NAMES[3] == "RIGHT"
-    assert games.ACTION_NAMES[11] == "RIGHTFIRE"
-    assert games.ACTION_NAMES[17] == "DOWNLEFTFIRE"
+    assert atari.ACTION_NAMES[0] == "NOOP"
+    assert atari.ACTION_NAMES[3] == "RIGHT"
+    assert atari.ACTION_NAMES[11] == "RIGHTFIRE"
+    assert atari.ACTION_NAMES[17] == "DOWNLEFTFIRE"
 
 
-@pytest.mark.parametrize("name", games.names())
+@pytest.mark.parametrize("name", tuple(atari.games()))
 def test_get_round_trips(name):
-    game = games.get(name)
+    game = tasks.get(name)
     stem = game.env_id.removesuffix("-v5")
     assert game.name == name
     for spelling in (
@@ -42,7 +43,7 @@ def test_get_round_trips(name):
         name.replace("_", " "),
         name.replace("_", "").upper(),
     ):
-        assert games.get(spelling) is game, spelling
+        assert tasks.get(spelling) is game, spelling
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_get_round_trips(name):
     ],
 )
 def test_aliases(spelling, name):
-    assert games.get(spelling).name == name
+    assert tasks.get(spelling).name == name
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_aliases(spelling, name):
 )
 def test_unknown_game_names_the_closest(spelling, suggestion):
     with pytest.raises(ValueError, match=suggestion) as error:
-        games.get(spelling)
+        tasks.get(spelling)
     assert repr(spelling) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -80,15 +81,15 @@ def test_unknown_game_names_the_closest(spelling, suggestion):
 @pytest.mark.parametrize("spelling", ["", "-v5", "ALE/", "qqqqqqqq", "two\nlines", None, 3])
 def test_nonsense_is_a_value_error_in_one_line(spelling):
     with pytest.raises(ValueError, match="unknown game") as error:
-        games.get(spelling)
+        tasks.get(spelling)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", games.names())
+@pytest.mark.parametrize("name", tuple(atari.games()))
 def test_actions_are_sorted_ale_ids_and_the_mask_holds_them(name):
-    game = games.get(name)
+    game = tasks.get(name)
     assert list(game.actions) == sorted(set(game.actions))
-    assert all(0 <= action < games.NUM_ACTIONS for action in game.actions)
+    assert all(0 <= action < atari.NUM_ACTIONS for action in game.actions)
     assert game.mask.shape == (18,)
     assert game.mask.dtype == bool
     assert tuple(np.flatnonzero(game.mask)) == game.actions
@@ -104,28 +105,28 @@ def test_actions_are_sorted_ale_ids_and_the_mask_holds_them(name):
         ("lost_luggage", "NOOP UP RIGHT LEFT DOWN UPRIGHT UPLEFT DOWNRIGHT DOWNLEFT"),
         ("space_invaders", "NOOP FIRE RIGHT LEFT RIGHTFIRE LEFTFIRE"),
         ("backgammon", "FIRE RIGHT LEFT"),
-        ("seaquest", " ".join(games.ACTION_NAMES)),
+        ("seaquest", " ".join(atari.ACTION_NAMES)),
     ],
 )
 def test_known_actions(name, actions):
-    assert [games.ACTION_NAMES[a] for a in games.get(name).actions] == actions.split()
+    assert [atari.ACTION_NAMES[a] for a in tasks.get(name).actions] == actions.split()
 
 
 def test_the_mask_is_the_callers_own():
-    game = games.get("pong")
+    game = tasks.get("pong")
     game.mask[:] = False
     assert game.mask.sum() == 6
     assert hash(game) == hash(dataclasses.replace(game))
 
 
-@pytest.mark.parametrize("name", games.names())
+@pytest.mark.parametrize("name", tuple(atari.games()))
 def test_envpool_agrees_on_the_action_count(name):
-    game = games.get(name)
+    game = tasks.get(name)
     assert envpool.make_spec(game.env_id).action_space.n == len(game.actions)
 
 
 def test_57_games_have_both_scores():
-    table = [games.get(name) for name in games.names()]
+    table = [tasks.get(name) for name in tuple(atari.games())]
     assert all((g.random_score is None) == (g.human_score is None) for g in table)
     scored = [g for g in table if g.human_score is not None]
     assert len(scored) == 57
@@ -148,7 +149,7 @@ def test_57_games_have_both_scores():
     ],
 )
 def test_published_scores(name, random, human):
-    game = games.get(name)
+    game = tasks.get(name)
     assert (game.random_score, game.human_score) == (random, human)
     assert game.human_normalised(random) == 0.0
     assert game.human_normalised(human) == 1.0
@@ -156,5 +157,5 @@ def test_published_scores(name, random, human):
 
 def test_human_normalised_by_hand():
     # (145.7 - 1.7) / (30.5 - 1.7) = 144 / 28.8
-    assert games.get("breakout").human_normalised(145.7) == pytest.approx(5.0)
-    assert games.get("adventure").human_normalised(1.0) is None
+    assert tasks.get("breakout").human_normalised(145.7) == pytest.approx(5.0)
+    assert tasks.get("adventure").human_normalised(1.0) is None

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxdistill import networks, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried, conventions, layers, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
-from jaxdistill.tasks import games
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import Vector, View
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
@@ -89,7 +89,7 @@ def convert(
       ValueError: one line on what keeps it from being read: the file is damaged or dangerous,
         follows no known convention, or has tensors missing or of wrong shape.
     """
-    game = None if game is None else games.get(game).name
+    game = None if game is None else tasks.get(game).name
     described = None if spec is None else specs.read(spec)
     if pathlib.Path(path).is_dir():
         if described:
@@ -124,7 +124,7 @@ def convert(
 def _game_in_name(stem: str) -> str | None:
     """The game that a file's name begins with, the longest there is."""
     words = stem.replace("-", "_").split("_")
-    known = games.names()
+    known = tasks.names()
     starts = ("_".join(words[:count]).lower() for count in range(len(words), 0, -1))
     return next((start for start in starts if start in known), None)
 
@@ -151,7 +151,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         params=built.params,
         outputs=spec.outputs,
         actions=specs.actions_of(spec, built.network.num_outputs, game),
-        view=view,
+        view=view or _vector(built),
         game=game,
         advertised_score=spec.advertised_score,
         source=path,
@@ -220,12 +220,18 @@ def _by_names(
         params=built.params,
         outputs=outputs,
         actions=actions,
-        view=view,
+        view=view or _vector(built),
         game=game,
         source=path,
     )
     notes = (*built.notes, *notes, *_elsewhere(found, place))
     return Conversion(expert, name, built.layers, notes=notes)
+
+
+def _vector(built: layers.Built) -> Vector:
+    """What a network on vectors sees."""
+    first = networks.first_dense(built.network)[0]
+    return Vector(built.params["params"][first]["kernel"].shape[0])
 
 
 def _channels(arrays: Arrays, plan: Plan) -> int:

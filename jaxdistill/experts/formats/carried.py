@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdistill.tasks import games
+from jaxdistill import tasks
 from jaxdistill.tasks.views import View
 
 KEY = "jaxdistill"
@@ -79,7 +79,7 @@ def read(tree: Any, where: str) -> Carried | None:
 
 
 def _game(name: Any) -> str | None:
-    # `games.get` would look for the closest one, however long the name is.
-    if name is not None and name not in games.names():
+    # `tasks.get` would look for the closest one, however long the name is.
+    if name is not None and name not in tasks.names():
         raise ValueError("names a game that there is not")
     return name

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, brief, named
-from jaxdistill.tasks import games
+from jaxdistill.tasks.atari import NUM_ACTIONS
 
 # CRL-Atari: the union of the minimal actions of Breakout, Pong and SpaceInvaders.
 UNION_ACTIONS = (0, 1, 3, 4, 11, 12)
-ALL_ACTIONS = tuple(range(games.NUM_ACTIONS))
+ALL_ACTIONS = tuple(range(NUM_ACTIONS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,17 +153,17 @@ def actions_of(
             f"{where}: is named like {convention}, but has {count} outputs, expected {numbers}; "
             "describe it in a spec (--spec)"
         )
-    if count == games.NUM_ACTIONS:
+    if count == NUM_ACTIONS:
         return ALL_ACTIONS
     if game is None:
         raise ValueError(
             f"{where}: {convention} with {count} outputs, which are its game's own actions, and "
             "the file does not say which game; give --game"
         )
-    actions = games.get(game).actions
+    actions = tasks.get(game).actions
     if len(actions) != count:
         raise ValueError(
-            f"{where}: has {count} outputs, but {games.get(game).name} has {len(actions)} actions "
+            f"{where}: has {count} outputs, but {tasks.get(game).name} has {len(actions)} actions "
             f"{list(actions)}; is it another game's expert? if not, describe it in a spec (--spec)"
         )
     return actions

@@ -35,10 +35,9 @@ import reprlib
 import tomllib
 from typing import Any
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
 from jaxdistill.experts.formats.layers import Conv, Plan, Weights, brief, named
-from jaxdistill.tasks import games
 from jaxdistill.tasks.views import View
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
@@ -132,7 +131,7 @@ def read(path: str | os.PathLike[str]) -> Spec:
     top = _Table(fields, path)
     game = top.take("game", str)
     try:
-        game = None if game is None else games.get(game).name
+        game = None if game is None else tasks.get(game).name
     except ValueError as error:
         raise top.error("game", str(error)) from None
     outputs = top.take("outputs", str, '"q" or "logits"', ("q", "logits"))
@@ -200,15 +199,18 @@ def actions_of(spec: Spec, count: int, game: str | None) -> tuple[int, ...]:
     elif game is None:
         raise ValueError(f'{spec.path}: actions: "minimal" needs a game; add game, or --game')
     else:
-        actions = games.get(game).actions
+        actions = tasks.get(game).actions
     if len(actions) != count:
         raise ValueError(
             f"{spec.path}: actions: found {len(actions)} actions {_shown(actions)}, expected one "
             f"for each of the {count} outputs of {spec.plan.action.key}"
         )
-    if game is not None and max(actions) >= games.NUM_ACTIONS:
+    size = None if game is None else tasks.get(game).suite.num_actions
+    if size is not None and max(actions) >= size:
         largest = _shown(max(actions))
-        raise ValueError(f"{spec.path}: actions: found {largest} for {game}, expected 0..17")
+        raise ValueError(
+            f"{spec.path}: actions: found {largest} for {game}, expected 0..{size - 1}"
+        )
     return actions
 
 
@@ -224,8 +226,10 @@ def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
     plain = isinstance(actions, list) and all(type(action) is int for action in actions)
     if not plain or not actions or len(set(actions)) != len(actions):
         raise top.error("actions", f"found {_shown(actions)}, expected different {wanted}")
-    if min(actions) < 0 or (game is not None and max(actions) >= games.NUM_ACTIONS):
-        raise top.error("actions", f"found {_shown(actions)}, expected numbers of 0..17")
+    size = None if game is None else tasks.get(game).suite.num_actions
+    if min(actions) < 0 or (size is not None and max(actions) >= size):
+        below = "0 and more" if size is None else f"0..{size - 1}"
+        raise top.error("actions", f"found {_shown(actions)}, expected numbers of {below}")
     return tuple(actions)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxdistill.tasks.combat import environments
 from jaxdistill.tasks.combat.environments import APPROACH, Environment
 from jaxdistill.tasks.combat.state import State
-from jaxdistill.tasks.envs import Step
+from jaxdistill.tasks.task import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ class CombatPool:
         return self.last
 
     def step(self, actions: np.ndarray) -> Step:
-        """Plays one step in all N environments; see `send` and `envs.Step`."""
+        """Plays one step in all N environments; see `send` and `task.Step`."""
         self.send(actions)
         return self.receive()
 

@@ -1,0 +1,103 @@
+"""The tasks of a run, each with what belongs to it, as values that travel together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.experts.expert import Expert
+from jaxdistill.tasks.task import Pool, Task, seed_for
+from jaxdistill.tasks.views import AnyView
+
+COLLECT, SELECT, REPORT, SHOW = 0, 1, 2, 3
+"""Purposes of pools: states to learn from, games to choose by, to report, to look at."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lesson:
+    """One task of a run: what is played and seen there, and who teaches it.
+
+    Attributes:
+      index: its place in the run, which a network that knows its task is told.
+      task: what is played.
+      view: what is seen of it.
+      seed: the run's.
+      expert: who teaches it; None where nobody does.
+    """
+
+    index: int
+    task: Task
+    view: AnyView
+    seed: int
+    expert: Expert | None = None
+
+    @property
+    def name(self) -> str:
+        """The task's."""
+        return self.task.name
+
+    @property
+    def mask(self) -> np.ndarray:
+        """`(A,)` bool: valid actions, and of those only what the expert has an output for."""
+        return self.task.mask if self.expert is None else self.expert.mask
+
+    @property
+    def teacher(self) -> Expert:
+        """The expert; ValueError if there is none."""
+        if self.expert is None:
+            raise ValueError(f"{self.name} has no expert")
+        return self.expert
+
+    def pool_seed(self, *words: int) -> int:
+        """The seed of a pool of this task for one purpose; see `seed_for`.
+
+        Args:
+          words: the purpose, and what tells several pools of it apart.
+        """
+        purpose, *others = words
+        return seed_for(self.seed, purpose, self.index, *others)
+
+    def pool(
+        self,
+        num_envs: int,
+        *words: int,
+        first: int = 0,
+        max_steps: int | None = None,
+        threads: int | None = None,
+    ) -> Pool:
+        """Environments `first`, `first + 1`, ... of the purpose that `words` name."""
+        return self.task.pool(
+            num_envs,
+            seed=self.pool_seed(*words) + first,
+            view=self.view,
+            max_steps=max_steps,
+            threads=threads,
+        )
+
+
+def of_experts(experts: Sequence[Expert], seed: int) -> tuple[Lesson, ...]:
+    """A lesson of each expert, in their order."""
+    return tuple(
+        Lesson(index, expert.task, expert.view, seed, expert)
+        for index, expert in enumerate(experts)
+    )
+
+
+def of_tasks(
+    tasks: Sequence[Task], seed: int, views: Sequence[AnyView] | None = None
+) -> tuple[Lesson, ...]:
+    """A lesson of each task, in their order, that nobody teaches, seen as its suite shows it."""
+    seen = [task.suite.view for task in tasks] if views is None else views
+    return tuple(
+        Lesson(index, task, view, seed)
+        for index, (task, view) in enumerate(zip(tasks, seen, strict=True))
+    )
+
+
+def masks(lessons: Sequence[Lesson]) -> jax.Array:
+    """`(G, A)` bool, see `Lesson.mask`."""
+    return jnp.asarray(np.stack([lesson.mask for lesson in lessons]))

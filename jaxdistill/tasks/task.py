@@ -1,0 +1,332 @@
+"""What a task is, and the one door to its environments.
+
+A *task* is one thing that is played for a score: a game of Atari, a variant of a lander. Tasks that
+one student can share form a *suite*: they have the same actions and the same form of observation.
+A *pool* is N environments of one task, stepped together. Nothing above this room knows what runs
+behind a pool.
+
+Pools begin a new game on the step *after* one ends: that step ignores its action and returns the
+first observation of the next game with reward 0. `Step.valid` is False exactly there, so whoever
+counts rewards, trains on transitions or stores frames asks `valid` and never the emulator.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxdistill.tasks.views import AnyView
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Tasks that one student can share.
+
+    Attributes:
+      name: such as "atari".
+      action_names: what each of the A actions is called; a network has an output for each.
+      view: what is seen where an expert does not say.
+      frame_dtype: NumPy's name of the numbers in one frame; "uint8" means pixels.
+      frames_per_second: steps in one second, at the tasks' own speed.
+      opening_steps: random steps before a measured policy takes over a game, unless a run says
+        otherwise: as many as it takes for starts to differ.
+      facts: names of what pools say of games besides scores, see `Pool.facts`.
+    """
+
+    name: str
+    action_names: tuple[str, ...]
+    view: AnyView
+    frame_dtype: str
+    frames_per_second: int
+    opening_steps: int
+    facts: tuple[str, ...] = ()
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return len(self.action_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """One thing that is played for a score.
+
+    Attributes:
+      name: such as "pong" or "lander/windy".
+      actions: the valid ones among the suite's.
+      max_steps: step limit of one game.
+      random_score: published score of uniformly random play, None where there is none.
+      human_score: published score of a human tester, None where there is none.
+    """
+
+    suite: ClassVar[Suite]
+
+    name: str
+    actions: tuple[int, ...]
+    max_steps: int
+    random_score: float | None = None
+    human_score: float | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """A new bool array of shape (A,), true where the action is valid."""
+        mask = np.zeros(self.suite.num_actions, dtype=bool)
+        mask[list(self.actions)] = True
+        return mask
+
+    def human_normalised(self, score: float) -> float | None:
+        """`(score - random) / (human - random)`: 0 is random play, 1 the human tester.
+
+        Args:
+          score: undiscounted, unclipped return of whole games.
+
+        Returns:
+          The normalised score, or None where no reference scores are published.
+        """
+        if self.random_score is None or self.human_score is None:
+            return None
+        return (score - self.random_score) / (self.human_score - self.random_score)
+
+    @abc.abstractmethod
+    def pool(
+        self,
+        num_envs: int,
+        *,
+        seed: int,
+        view: AnyView | None = None,
+        max_steps: int | None = None,
+        threads: int | None = None,
+    ) -> Pool:
+        """N environments that have just begun.
+
+        Args:
+          seed: of all chance. Environment i draws from `seed + i`: keep seeds of two pools at
+            least N apart.
+          view: what is seen; by default the suite's.
+          max_steps: step limit of one game; by default the task's.
+          threads: that step them, where they can be shared among several.
+
+        Raises:
+          ValueError: a count below 1, or a view that the pool cannot make.
+        """
+
+    @abc.abstractmethod
+    def camera(self, *, seed: int, max_steps: int | None = None) -> Camera:
+        """What a person would see of the game that a pool of one environment plays."""
+
+
+class Camera(Protocol):
+    """One environment as people see it: given a pool's seed and actions, the same game.
+
+    Attributes:
+      frame: `(H, W, 3)` uint8, the screen now.
+    """
+
+    frame: np.ndarray
+
+    def step(self, action: int) -> np.ndarray:
+        """Plays one action; returns the new `frame`."""
+        ...
+
+
+class Step(NamedTuple):
+    """What a pool says after `step`; every array has leading axis N.
+
+    Attributes:
+      observations: `(N, stack, *frame)` of the suite's dtype, what the next action answers.
+      rewards: `(N,)` float32, unclipped, of the action just played.
+      valid: `(N,)` bool, the action was played; False where the pool began a new game instead.
+      over: `(N,)` bool, the whole game (all lives, or the step limit) ended with this step. The
+        action given next for such a row is ignored.
+      truncated: `(N,)` bool, the game was cut by the step limit and did not end by itself.
+      lives: `(N,)` int32 lives left, 0 for games without lives.
+      scores: `(N,)` float64, undiscounted unclipped return of the game so far.
+      ages: `(N,)` int32, steps since the game's first observation (0 on that observation).
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    valid: np.ndarray
+    over: np.ndarray
+    truncated: np.ndarray
+    lives: np.ndarray
+    scores: np.ndarray
+    ages: np.ndarray
+
+
+class Played(NamedTuple):
+    """What environments say of one step, before anything is counted; leading axis K.
+
+    Attributes:
+      observations, rewards, lives: as in `Step`. Where an environment began a game instead of
+        playing, its reward may be anything.
+      ended: `(K,)` bool, the game is over, by itself or cut.
+      truncated: `(K,)` bool, it was cut; read only where `ended`.
+      rows: `(K,)`, the environments they are of, where not all N have stepped in their order.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    lives: np.ndarray
+    ended: np.ndarray
+    truncated: np.ndarray
+    rows: np.ndarray | None = None
+
+
+class Pool(abc.ABC):
+    """N environments of one task, stepped together.
+
+    A pool is reproducible: the same task, view, seed and actions give the same steps. That is how a
+    killed run resumes in the middle of games: see `skip`.
+
+    Attributes:
+      task: what is played.
+      num_envs: N.
+      view: what is seen.
+      last: what the last step said, or how the first games begin.
+    """
+
+    task: Task
+    num_envs: int
+    view: AnyView
+    last: Step
+
+    def __init__(self, task: Task, num_envs: int, view: AnyView | None, max_steps: int):
+        """For subclasses, which then `begin` their games.
+
+        Raises:
+          ValueError: a count below 1, or a view of another kind than the task's suite shows.
+        """
+        for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
+            if value < 1:
+                raise ValueError(f"{task.name}: {name} is {value}, expected at least 1")
+        view = view or task.suite.view
+        if type(view) is not type(task.suite.view):
+            raise ValueError(f"{task.name} shows {task.suite.view}, expected no {view}")
+        self.task, self.num_envs, self.view = task, num_envs, view
+        self._sent: np.ndarray | None = None  # those stepping now, None for all
+
+    @abc.abstractmethod
+    def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
+        """Starts one step of valid `actions`, of all environments or of `rows`."""
+
+    @abc.abstractmethod
+    def _receive(self) -> Played:
+        """Waits for the step begun by `_send`."""
+
+    @abc.abstractmethod
+    def skip(self, counts: np.ndarray) -> None:
+        """Begins the game after the first `counts[i]` in environment i of this fresh pool.
+
+        Chance enters a pool only where a game begins, or comes from a generator that is seeded
+        there: the k-th game is alike whether those before were played or not, unless a game's
+        program does not forget them. So compare `states` with what they were.
+        """
+
+    @property
+    @abc.abstractmethod
+    def states(self) -> np.ndarray:
+        """`(N,)` uint32, a checksum of each environment's state as it is now."""
+
+    @property
+    def facts(self) -> Mapping[str, np.ndarray]:
+        """`(N,)` numbers by name: what there is to say of the games as they stand, besides scores.
+
+        Asked for after a step that ended some, how they ended. The names are the suite's.
+        """
+        return {}
+
+    def send(self, actions: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Starts one step; `actions` `(N,)` are the suite's. Then `receive`.
+
+        Args:
+          rows: `(K,)`, the environments that step, if not all do; `actions` are theirs, `(K,)`.
+
+        Raises:
+          ValueError: a wrong shape, or an action this task does not have.
+        """
+        actions = np.asarray(actions)
+        expected = self.num_envs if rows is None else len(rows)
+        if actions.shape != (expected,) or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.task.name}: expected {expected} integer actions, got "
+                f"{actions.dtype} of shape {actions.shape}"
+            )
+        known = self.task.mask
+        inside = (actions >= 0) & (actions < len(known))
+        if not (inside & known[np.where(inside, actions, 0)]).all():
+            names = self.task.suite.action_names
+            valid = ", ".join(f"{i} ({names[i]})" for i in self.task.actions)
+            raise ValueError(
+                f"{self.task.name}: actions {sorted(set(actions.tolist()))} are not all among its "
+                f"valid ones: {valid}"
+            )
+        self._sent = None if rows is None else np.asarray(rows, np.int32)
+        self._send(actions, self._sent)
+
+    def receive(self) -> Step:
+        """Waits for the step begun by `send`; environments that do not step are as they were."""
+        played, last = self._receive(), self.last
+        if played.rows is not None:
+            last = Step(*(x[played.rows] for x in last))
+        valid = ~last.over
+        over = valid & played.ended
+        rewards = np.where(valid, played.rewards, 0).astype(np.float32)
+        step = Step(
+            observations=played.observations,
+            rewards=rewards,
+            valid=valid,
+            over=over,
+            truncated=over & played.truncated,
+            lives=np.asarray(played.lives, np.int32),
+            scores=np.where(valid, last.scores, 0) + rewards,
+            ages=np.where(valid, last.ages + 1, 0).astype(np.int32),
+        )
+        self.last = step if played.rows is None else self._merged(step, played.rows)
+        return self.last
+
+    def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> Step:
+        """Plays one step; see `send` and `Step`."""
+        self.send(actions, rows)
+        return self.receive()
+
+    def _begin(
+        self, observations: np.ndarray, lives: np.ndarray, rows: np.ndarray | None = None
+    ) -> None:
+        """Takes note of games that have just begun, in all environments or in `rows`."""
+        nothing, zeros = np.zeros(len(lives), bool), np.zeros(len(lives), np.int32)
+        begun = Step(
+            observations=observations,
+            rewards=np.zeros(len(lives), np.float32),
+            valid=nothing,
+            over=nothing,
+            truncated=nothing,
+            lives=np.asarray(lives, np.int32),
+            scores=np.zeros(len(lives)),
+            ages=zeros,
+        )
+        self.last = begun if rows is None else self._merged(begun, rows)
+
+    def _merged(self, step: Step, rows: np.ndarray) -> Step:
+        """`last` with the environments `rows` of `step`, in new arrays."""
+        return Step(*(merged(old, new, rows) for old, new in zip(self.last, step, strict=True)))
+
+
+def merged(old: np.ndarray, new: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of `old` with `new` in its `rows`: what was handed out is never written to."""
+    old = old.copy()
+    old[rows] = new
+    return old
+
+
+def seed_for(*words: int) -> int:
+    """A pool seed drawn from `words` (run seed, purpose, game, ...).
+
+    Different words give seeds far apart, so the N consecutive seeds of two pools do not meet.
+    """
+    # With their number first: without it (1,) and (1, 0, 0) would be the same.
+    return int(np.random.SeedSequence((len(words), *words)).generate_state(1)[0] % (2**31 - 2**16))
