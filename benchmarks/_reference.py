@@ -23,10 +23,10 @@ import ale_py
 import gymnasium
 import numpy as np
 import torch
+from jaxdistill.tasks.games import Game
 from torch import nn
 
 from jaxdistill.tasks import games as known
-from jaxdistill.tasks.games import Game
 
 gymnasium.register_envs(ale_py)
 

@@ -165,6 +165,8 @@ class Settings:
             raise ValueError(
                 f"opening_steps is {self.opening}, expected less than max_steps {shortest}"
             )
+        if self.independent and self.experts:
+            raise ValueError("independent networks learn without experts; train them one by one")
         if self.warm_start and len(self.experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
 
@@ -791,8 +793,32 @@ def train(
     settings = settled(settings)
     with lock.one_writer(workdir, "config.json"):
         divergence.claim(workdir, settings, _KNOBS)
+        if settings.independent:
+            return _train_each(settings, workdir, mesh, stop_at, profile)
         with Training(settings, workdir, mesh) as training:
             return _train(training, workdir, stop_at, profile)
+
+
+def _train_each(
+    settings: Settings,
+    workdir: pathlib.Path,
+    mesh: Mesh | None,
+    stop_at: int | None,
+    profile: str | None,
+) -> dict[str, Any]:
+    """One training per task, in a directory of its own; the best networks stand together."""
+    best = []
+    for task in settings.tasks:
+        alone = dataclasses.replace(settings, games=(task.name,), independent=False)
+        inner = workdir / "tasks" / task.name
+        best.append(train(alone, inner, mesh=mesh, stop_at=stop_at, profile=profile))
+        name = pathlib.Path("experts", task.name)
+        Expert.load(inner / name).save(workdir / name, replace=True)
+    return {
+        "step": max(each["step"] for each in best),
+        "value": float(np.mean([each["value"] for each in best])),
+        "scores": {name: score for each in best for name, score in each["scores"].items()},
+    }
 
 
 def _train(
