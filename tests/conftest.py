@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import pathlib
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks import atari
-from jaxdistill.tasks.task import Step
+from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task
 from jaxdistill.tasks.views import View
 
 # A resumed run compiles what the run before it compiled; within one session, once is enough, in
@@ -92,8 +93,29 @@ def breakout_play() -> Play:
     return Play(pool, steps, actions, np.stack(observations))
 
 
-class ScriptedPool:
-    """A `Pool` whose games have scripted lengths and scores.
+# Actions of a suite of their own, more than any test plays, so that they can say who chose them.
+SCRIPTED = Suite(
+    "scripted", tuple(map(str, range(2000))), View(2, 2, 1), "uint8", 10, 0, facts=("length",)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScriptedTask(Task):
+    """What a `ScriptedPool` plays: all actions are valid."""
+
+    suite: ClassVar[Suite] = SCRIPTED
+
+    def pool(self, num_envs, *, seed, view=None, max_steps=None, threads=None):
+        raise NotImplementedError("scripted pools are made by hand")
+
+    def camera(self, *, seed, max_steps=None):
+        raise NotImplementedError("nothing is to be seen of a script")
+
+
+class ScriptedPool(Pool):
+    """A pool whose games have scripted lengths and scores; what is counted, `Pool` counts.
+
+    Its one fact of a game is how long it was.
 
     Args:
       episodes: per slot, the `(length, score)` or `(length, score, cut)` of its games in turn; the
@@ -101,37 +123,45 @@ class ScriptedPool:
     """
 
     def __init__(self, episodes: list[list[tuple]], game: str = "pong", tag: int = 0):
-        self.game, self.num_envs, self.tag = tasks.get(game), len(episodes), tag
-        self._episodes = episodes
-        self._played = [0] * self.num_envs
+        count = len(episodes)
+        task = ScriptedTask(game, tuple(range(SCRIPTED.num_actions)), max_steps=10**6)
+        super().__init__(task, count, None, task.max_steps)
+        self.tag, self._episodes = tag, episodes
+        self._played, self._ages = [0] * count, np.zeros(count, np.int32)
         self.sent: list[np.ndarray] = []
-        no, zero = np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
-        self.last = self._step(zero, no, no, no, zero, zero.astype(np.int32))
+        self._begin(self._observations(), np.zeros(count))
 
-    def _step(self, rewards, valid, over, truncated, scores, ages) -> Step:
+    def _observations(self) -> np.ndarray:
         observations = np.full((self.num_envs, 1, 2, 2), self.tag, np.uint8)
         observations[:, 0, 0, 0] = np.arange(self.num_envs)
-        observations[:, 0, 0, 1] = ages  # what is seen says where a game stands
-        lives = np.zeros(self.num_envs, np.int32)
-        return Step(observations, rewards, valid, over, truncated, lives, scores, ages)
+        observations[:, 0, 0, 1] = self._ages  # what is seen says where a game stands
+        return observations
 
-    def send(self, actions: np.ndarray) -> None:
-        assert np.shape(actions) == (self.num_envs,)
+    def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
+        assert rows is None
         self.sent.append(np.array(actions))
 
-    def receive(self) -> Step:
-        last, n = self.last, self.num_envs
-        valid = ~last.over
-        rewards, over, cut = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
-        ages = np.where(valid, last.ages + 1, 0).astype(np.int32)
+    def _receive(self) -> Played:
+        n = self.num_envs
+        rewards, ended, cut = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
+        self._ages = np.where(self.last.over, 0, self._ages + 1).astype(np.int32)
         for slot, plan in enumerate(self._episodes):
             length, score, *rest = plan[min(self._played[slot], len(plan) - 1)]
-            if ages[slot] == length:
-                rewards[slot], over[slot], cut[slot] = score, True, bool(rest and rest[0])
+            if self._ages[slot] == length:
+                rewards[slot], ended[slot], cut[slot] = score, True, bool(rest and rest[0])
                 self._played[slot] += 1
-        scores = np.where(valid, last.scores, 0) + rewards
-        self.last = self._step(rewards, valid, over, cut, scores, ages)
-        return self.last
+        return Played(self._observations(), rewards, np.zeros(n), ended, cut)
+
+    def skip(self, counts: np.ndarray) -> None:
+        raise NotImplementedError("a script begins at its beginning")
+
+    @property
+    def states(self) -> np.ndarray:
+        return self._ages.astype(np.uint32)
+
+    @property
+    def facts(self) -> dict[str, np.ndarray]:
+        return {"length": self._ages.astype(float)}
 
 
 class ScriptedEnvPool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts.expert import to_ale
+from jaxdistill.experts.expert import to_suite
 from jaxdistill.networks import ConvLayer, Network
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
@@ -467,7 +467,7 @@ def test_what_plays_one_game_is_an_ordinary_network(network):
             jnp.shape, dict(_shapes(alone, TINY_INPUT))
         )
         assert actions == (ACTIONS[game] if network.controllers else tuple(range(5)))
-        outputs = np.asarray(to_ale(_forward(alone, own, x), actions))
+        outputs = np.asarray(to_suite(_forward(alone, own, x), actions, atari.NUM_ACTIONS))
         np.testing.assert_allclose(outputs[:, :5], whole[game], rtol=1e-3, atol=1e-3)
 
 

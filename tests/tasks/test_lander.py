@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from jaxdistill.tasks import lander
+from jaxdistill.tasks.task import Step
+from jaxdistill.tasks.views import Vector, View
 
 pytest.importorskip("Box2D")
+
+
+variants = pytest.mark.parametrize("variant", lander.LANDERS.values(), ids=lambda v: v.name)
 
 
 def _recorded(variant, seed=3, steps=200, num_envs=3, **options):
@@ -28,13 +33,12 @@ def _pilot(variant, num_envs, **options):
     pool = lander.LanderPool(variant, num_envs, seed=1, **options)
     ended: dict[int, tuple] = {}
     while len(ended) < num_envs:
-        worlds = pool._envs.envs
-        pool.step(
-            np.array([heuristic(w, x) for w, x in zip(worlds, pool.last.observations, strict=True)])
-        )
+        seen = pool.last.observations[:, 0]
+        pool.step(np.array([heuristic(w, x) for w, x in zip(pool._worlds, seen, strict=True)]))
         for i in np.flatnonzero(pool.last.over):
-            landed = tuple(bool(facts[i]) for facts in vars(pool.landing).values())
+            landed = tuple(pool.facts[name][i] for name in lander.LANDER.facts)
             ended.setdefault(i, (pool.last.scores[i], pool.last.ages[i], *landed))
+    assert lander.LANDER.facts == ("rest", "pad", "crash")
     returns, lengths, at_rest, on_pad, crashed = zip(*ended.values(), strict=True)
     return np.mean(returns), np.mean(lengths), sum(at_rest), sum(on_pad), sum(crashed)
 
@@ -81,22 +85,113 @@ def test_what_is_over_its_step_limit_is_cut_and_not_ended():
     assert limits == [1000, 400, 800]
 
 
-@pytest.mark.parametrize("variant", lander.LANDERS.values(), ids=lambda v: v.name)
+def _assert_same(a, b):
+    for name, x, y in zip(Step._fields, a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)
+        assert x.dtype == y.dtype, name
+
+
+def test_shapes_and_types_of_a_step():
+    step = lander.LanderPool(lander.HEAVY, 2, seed=1).step(np.array([0, 2], np.uint8))
+    assert step.observations.shape == (2, 1, 8) and step.observations.dtype == np.float32
+    kinds = {name: x.dtype.name for name, x in step._asdict().items() if name != "observations"}
+    assert kinds == {
+        "rewards": "float32",
+        "valid": "bool",
+        "over": "bool",
+        "truncated": "bool",
+        "lives": "int32",
+        "scores": "float64",
+        "ages": "int32",
+    }
+
+
+@variants
 def test_seed_and_actions_say_everything(variant):
     pool, actions, steps = _recorded(variant, steps=150)
     again = lander.LanderPool(variant, 3, seed=3)
-    for a, b in zip(again.replay(actions), pool.last, strict=True):
-        np.testing.assert_array_equal(a, b)
-    for a, b in zip(vars(again.landing).values(), vars(pool.landing).values(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    with pytest.raises(ValueError, match="replay needs a fresh pool"):
-        again.replay(actions)
-    other = lander.LanderPool(variant, 3, seed=6)
-    assert (other.last.observations != steps[0].observations).any()
+    for row, step in zip(actions, steps[1:], strict=True):
+        _assert_same(again.step(row), step)
+    np.testing.assert_array_equal(again.states, pool.states)
+    for name, numbers in pool.facts.items():
+        np.testing.assert_array_equal(again.facts[name], numbers, err_msg=name)
     # Environment i draws from the seed plus i, whatever is beside it.
     alone = lander.LanderPool(variant, 1, seed=5)
-    for row, step in zip(actions[:100], steps[1:], strict=False):
+    for row, step in zip(actions, steps[1:], strict=True):
         np.testing.assert_array_equal(alone.step(row[2:]).observations[0], step.observations[2])
+
+
+@variants
+def test_every_episode_begins_in_its_own_way_and_another_seed_begins_others(variant):
+    """Cut after two steps, so that the fourth episode begins with the ninth step."""
+
+    def begun(seed):
+        _, _, steps = _recorded(variant, seed=seed, steps=10, max_steps=2)
+        first = [step.observations for step in steps if (step.ages == 0).all()]
+        assert len(first) == 4
+        return {x.tobytes() for x in np.concatenate(first)}
+
+    assert len(begun(3)) == 4 * 3, "of three environments, and none begins as another"
+    assert begun(3) == begun(3)
+    assert not begun(3) & begun(6)
+
+
+def test_wind_changes_neither_the_ground_nor_the_first_push():
+    """Though it draws at every step, and episodes have ended: the third ones are looked at."""
+    still, windy = (
+        _recorded(variant, steps=13, max_steps=5)[0] for variant in (lander.STANDARD, lander.WINDY)
+    )
+    assert still.last.ages.tolist() == windy.last.ages.tolist() == [1] * 3
+    grounds = [[str(world.sky_polys) for world in pool._worlds] for pool in (still, windy)]
+    assert grounds[0] == grounds[1] and len(set(grounds[0])) == 3
+    # Upwards nothing blows: the push at the start and the fall are all there is.
+    shown = [pool.last.observations[:, 0] for pool in (still, windy)]
+    np.testing.assert_allclose(shown[0][:, [1, 3]], shown[1][:, [1, 3]], atol=1e-3)
+    assert (shown[0][:, 2] != shown[1][:, 2]).all()
+
+
+@variants
+def test_episodes_that_are_over_may_be_skipped(variant):
+    """The episodes in progress alone are played again, and everything after is the same."""
+    whole, actions, steps = _recorded(variant, steps=240, max_steps=90)
+    over = _column(steps[:200], "over")
+    counts = over.sum(axis=0)
+    begun = np.array([np.flatnonzero(column)[-1] + 1 for column in over.T])
+    assert (counts >= 2).all() and len(set(begun)) > 1
+    pool = lander.LanderPool(variant, 3, seed=3, max_steps=90)
+    pool.skip(counts)
+    for time in range(begun.min(), 200):
+        rows = np.flatnonzero(begun <= time)
+        for name in Step._fields:
+            if name != "valid":  # of an episode that was skipped to, nothing was played yet
+                np.testing.assert_array_equal(
+                    getattr(pool.last, name)[rows], getattr(steps[time], name)[rows], err_msg=name
+                )
+        pool.step(actions[time][rows], rows)
+    _assert_same(pool.last, steps[200])
+    for row, step in zip(actions[200:], steps[201:], strict=True):
+        _assert_same(pool.step(row), step)
+    np.testing.assert_array_equal(pool.states, whole.states)
+    for name, numbers in whole.facts.items():
+        np.testing.assert_array_equal(pool.facts[name], numbers, err_msg=name)
+
+
+def test_only_the_rows_that_step_move_and_what_was_handed_out_stays():
+    pool = lander.LanderPool(lander.WINDY, 3, seed=2)
+    pool.skip(np.array([0, 4, 0]))
+    fresh = lander.LanderPool(lander.WINDY, 3, seed=2)
+    assert (pool.states == fresh.states).tolist() == [True, False, True]
+    before, states, copy = pool.last, pool.states, pool.last.observations.copy()
+    assert states.dtype == np.uint32 and len(set(states.tolist())) == 3
+    step = pool.step(np.array([2, 3]), np.array([2, 0]))  # in any order
+    assert (pool.states == states).tolist() == [False, True, False]
+    assert step.ages.tolist() == [1, 0, 1] and step.valid.tolist() == [True, False, True]
+    np.testing.assert_array_equal(step.observations[1], before.observations[1])
+    np.testing.assert_array_equal(before.observations, copy)
+    # As if both had stepped in their own order.
+    whole = fresh.step(np.array([3, 0, 2]))
+    np.testing.assert_array_equal(step.observations[[0, 2]], whole.observations[[0, 2]])
+    np.testing.assert_array_equal(step.rewards[[0, 2]], whole.rewards[[0, 2]])
 
 
 def test_wind_pushes_and_gravity_pulls():
@@ -105,7 +200,7 @@ def test_wind_pushes_and_gravity_pulls():
     for variant in lander.LANDERS.values():
         pool = lander.LanderPool(variant, 4, seed=8)
         steps = [pool.last, *(pool.step(np.zeros(4, int)) for _ in range(30))]
-        falls[variant.name] = _column(steps, "observations")
+        falls[variant.name] = _column(steps, "observations")[:, :, 0]
     still = falls["lander/standard"]
     sideways, down = still[..., 2], still[..., 3]
     # Without wind the sideways speed stands still. In Box2D's units a step adds wind / mass / 50;
@@ -132,10 +227,28 @@ def test_screens_show_the_same_game():
     assert (shown.screens() != first).any()
 
 
+def test_the_camera_shows_the_episode_that_a_pool_of_one_plays():
+    pool = lander.LanderPool(lander.WINDY, 1, seed=4, render=True)
+    camera, other = (lander.WINDY.camera(seed=seed) for seed in (4, 5))
+    assert camera.frame.shape == (200, 300, 3) and camera.frame.dtype == np.uint8
+    np.testing.assert_array_equal(camera.frame, pool.screens()[0, ::2, ::2])
+    for action in np.random.default_rng(1).integers(0, 4, 40):
+        pool.step(np.array([action]))
+        shown = camera.step(int(action))
+        other.step(int(action))
+        np.testing.assert_array_equal(shown, pool.screens()[0, ::2, ::2])
+    assert shown is camera.frame and (other.frame != shown).any()
+    # Its step limit is the pool's: the third step begins another episode.
+    cut, whole = (lander.WINDY.camera(seed=4, max_steps=n) for n in (2, None))
+    for _ in range(2):
+        np.testing.assert_array_equal(cut.step(2), whole.step(2))
+    assert (cut.step(2) != whole.step(2)).any()
+
+
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ([0, 4], "actions [0, 4] are not all among 0 (none)"),
+        ([0, 4], "actions [0, 4] are not all among its valid ones: 0 (NOOP), 1 (LEFT_ENGINE)"),
         ([-1, 0], "not all among"),
         ([0, 1, 2], "expected 2 integer actions, got int64 of shape (3,)"),
         ([0.0, 1.0], "expected 2 integer actions, got float64"),
@@ -154,7 +267,14 @@ def test_counts_below_one_are_refused(options):
         lander.LanderPool(lander.STANDARD, seed=0, **options)
 
 
+@pytest.mark.parametrize("view", [View(), Vector(9), Vector(7)])
+def test_views_of_anything_but_its_eight_numbers_are_refused(view):
+    with pytest.raises(ValueError, match=r"lander/heavy shows Vector\(size=8\), expected no V"):
+        lander.LanderPool(lander.HEAVY, 1, seed=0, view=view)
+
+
 def test_without_box2d_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "Box2D", None)
-    with pytest.raises(ValueError, match=r"lander/windy needs Box2D .*jaxdistill\[lander\]"):
+    lander._world_class.cache_clear()
+    with pytest.raises(ValueError, match=r"landers need Box2D .*jaxdistill\[lander\]"):
         lander.LanderPool(lander.WINDY, 1, seed=0)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import Vector, View, from_dict
 
 
 def test_the_default_is_the_usual_atari_view():
@@ -63,3 +63,34 @@ def test_fields_left_out_have_their_defaults():
 def test_a_bad_view_names_the_field_and_what_is_possible(fields, message):
     with pytest.raises(ValueError, match=message):
         View.from_dict(fields)
+
+
+def test_a_vector_is_one_frame_of_numbers():
+    vector = Vector(8)
+    assert vector.shape == (1, 8) and vector.stack == 1 and vector.native
+    assert vector != Vector(9) and hash(vector) == hash(Vector(8))
+
+
+@pytest.mark.parametrize("size", [0, -1, 4097, 8.0, True, "8", None, (8,)])
+def test_a_vector_of_nonsense_is_refused(size):
+    with pytest.raises(ValueError, match=r"view: size is .*, expected a whole number of 1\.\.4096"):
+        Vector(size)
+
+
+@pytest.mark.parametrize("view", [Vector(8), View(), View(42, 40, 1, "linear", "mean", (34, 194))])
+def test_either_kind_of_view_survives_json(view):
+    again = from_dict(json.loads(json.dumps(view.to_dict())))
+    assert again == view and type(again) is type(view)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"size": 8, "height": 84}, "unknown field 'size'"),
+        ({"sise": 8}, "unknown field 'sise'"),
+    ],
+)
+def test_plain_values_of_neither_kind_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(fields)

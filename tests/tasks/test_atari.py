@@ -1,5 +1,6 @@
-"""Tests for the pools: real EnvPool for what it does, a scripted one for the accounting."""
+"""Atari: the table of games, and pools on real EnvPool, with a scripted one for the accounting."""
 
+import dataclasses
 import itertools
 
 import envpool
@@ -8,10 +9,102 @@ import pytest
 
 from jaxdistill import tasks
 from jaxdistill.tasks import atari
-from jaxdistill.tasks.task import Step, seed_for
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.task import Step
+from jaxdistill.tasks.views import Vector, View
 
 PONG, BREAKOUT, FREEWAY = (tasks.get(name) for name in ("pong", "breakout", "freeway"))
+
+
+def test_there_are_104_sorted_unique_games():
+    names = tuple(atari.games())
+    assert len(names) == 104
+    assert list(names) == sorted(set(names))
+    assert len({tasks.get(name).env_id for name in names}) == 104
+
+
+def test_there_are_18_action_names():
+    assert atari.NUM_ACTIONS == len(atari.ACTION_NAMES) == len(set(atari.ACTION_NAMES)) == 18
+    # Spot checks against ALE's `enum Action`.
+    assert atari.ACTION_NAMES[0] == "NOOP"
+    assert atari.ACTION_NAMES[3] == "RIGHT"
+    assert atari.ACTION_NAMES[11] == "RIGHTFIRE"
+    assert atari.ACTION_NAMES[17] == "DOWNLEFTFIRE"
+
+
+@pytest.mark.parametrize("name", tuple(atari.games()))
+def test_actions_are_sorted_ale_ids_and_the_mask_holds_them(name):
+    game = tasks.get(name)
+    assert list(game.actions) == sorted(set(game.actions))
+    assert all(0 <= action < atari.NUM_ACTIONS for action in game.actions)
+    assert game.mask.shape == (18,)
+    assert game.mask.dtype == bool
+    assert tuple(np.flatnonzero(game.mask)) == game.actions
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("pong", "NOOP FIRE RIGHT LEFT RIGHTFIRE LEFTFIRE"),
+        ("breakout", "NOOP FIRE RIGHT LEFT"),
+        ("freeway", "NOOP UP DOWN"),
+        ("skiing", "NOOP RIGHT LEFT"),
+        ("lost_luggage", "NOOP UP RIGHT LEFT DOWN UPRIGHT UPLEFT DOWNRIGHT DOWNLEFT"),
+        ("space_invaders", "NOOP FIRE RIGHT LEFT RIGHTFIRE LEFTFIRE"),
+        ("backgammon", "FIRE RIGHT LEFT"),
+        ("seaquest", " ".join(atari.ACTION_NAMES)),
+    ],
+)
+def test_known_actions(name, actions):
+    assert [atari.ACTION_NAMES[a] for a in tasks.get(name).actions] == actions.split()
+
+
+def test_the_mask_is_the_callers_own():
+    game = tasks.get("pong")
+    game.mask[:] = False
+    assert game.mask.sum() == 6
+    assert hash(game) == hash(dataclasses.replace(game))
+
+
+@pytest.mark.parametrize("name", tuple(atari.games()))
+def test_envpool_agrees_on_the_action_count(name):
+    game = tasks.get(name)
+    assert envpool.make_spec(game.env_id).action_space.n == len(game.actions)
+
+
+def test_57_games_have_both_scores():
+    table = [*atari.games().values()]
+    assert all((g.random_score is None) == (g.human_score is None) for g in table)
+    scored = [g for g in table if g.human_score is not None]
+    assert len(scored) == 57
+    assert all(g.random_score < g.human_score for g in scored)
+    assert all(g.screen_height == 210 for g in scored)
+    assert {g.screen_height for g in table} == {210, 214, 220, 230, 250}
+
+
+@pytest.mark.parametrize(
+    ("name", "random", "human"),
+    [
+        ("alien", 227.8, 7127.7),
+        ("breakout", 1.7, 30.5),
+        ("double_dunk", -18.6, -16.4),
+        ("freeway", 0.0, 29.6),
+        ("pong", -20.7, 14.6),
+        ("skiing", -17098.1, -4336.9),
+        ("video_pinball", 16256.9, 17667.9),
+        ("zaxxon", 32.5, 9173.3),
+    ],
+)
+def test_published_scores(name, random, human):
+    game = tasks.get(name)
+    assert (game.random_score, game.human_score) == (random, human)
+    assert game.human_normalised(random) == 0.0
+    assert game.human_normalised(human) == 1.0
+
+
+def test_human_normalised_by_hand():
+    # (145.7 - 1.7) / (30.5 - 1.7) = 144 / 28.8
+    assert tasks.get("breakout").human_normalised(145.7) == pytest.approx(5.0)
+    assert tasks.get("adventure").human_normalised(1.0) is None
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +274,7 @@ def test_every_action_reaches_envpool_at_its_place_in_the_minimal_set(scripted_e
     [
         (
             np.array([0, 2]),
-            r"actions \[0, 2\] are not all among its valid ALE actions \[0, 1, 3, 4",
+            r"actions \[0, 2\] are not all among its valid ones: 0 \(NOOP\), 1 \(FIRE\), 3 ",
         ),
         (np.array([0, 18]), "are not all among"),
         (np.array([0, 10_000]), "are not all among"),
@@ -203,7 +296,7 @@ def test_bad_actions_are_refused_before_the_emulator_sees_them(pong, actions, me
 
 def test_a_refused_action_leaves_the_pool_usable(pong):
     age = pong.last.ages.copy()
-    with pytest.raises(ValueError, match="valid ALE actions"):
+    with pytest.raises(ValueError, match=r"valid ones: .* 12 \(LEFTFIRE\)$"):
         pong.send(np.array([0, 17]))
     np.testing.assert_array_equal(pong.step(np.array([0, 1], np.uint8)).ages, age + 1)
 
@@ -215,12 +308,13 @@ def test_a_refused_action_leaves_the_pool_usable(pong):
         ({"num_envs": -3}, "num_envs is -3"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"noop_max": 0}, "noop_max is 0"),
+        ({"view": Vector(8)}, r"shows View\(height=84, .*\), expected no Vector\(size=8\)"),
         ({"view": View(crop=(30, 190))}, r"pools cannot make this view \(crop \(30, 190\)"),
         ({"view": View(gray="mean")}, "pools .* gray 'mean'"),
     ],
 )
 def test_what_would_crash_envpool_is_refused(options, message):
-    with pytest.raises(ValueError, match=f"pong: {message}"):
+    with pytest.raises(ValueError, match=f"pong:? {message}"):
         atari.AtariPool(PONG, **({"num_envs": 1, "seed": 0} | options))
 
 
@@ -316,12 +410,3 @@ def test_a_game_without_lives_ends_when_the_emulator_says(scripted_envpool):
     scripted_envpool([[(1.0, False, False, 0)], [(-1.0, True, False, 0)]], lives=0)
     pool = atari.AtariPool(PONG, 1, seed=0)
     assert [s.over.item() for s in _play(pool, np.zeros((2, 1), int))] == [False, True]
-
-
-def test_seeds_are_reproducible_and_far_apart():
-    words = [(s, p, g) for s in range(4) for p in range(3) for g in range(10)]
-    seeds = np.array([seed_for(*w) for w in words])
-    assert seeds.tolist() == [seed_for(*w) for w in words]
-    # Environment i of a pool has its seed plus i: pools of up to 1024 do not overlap here.
-    assert np.diff(np.sort(seeds)).min() > 1024
-    assert seeds.min() >= 0 and seeds.max() + 1024 < 2**31

@@ -1,0 +1,123 @@
+"""Finding tasks by name, and what all of them share."""
+
+import numpy as np
+import pytest
+
+from jaxdistill import tasks
+from jaxdistill.tasks import atari, lander
+from jaxdistill.tasks.task import seed_for
+
+
+@pytest.mark.parametrize("name", atari.games())
+def test_get_round_trips(name):
+    game = tasks.get(name)
+    stem = game.env_id.removesuffix("-v5")
+    assert game.name == name
+    for spelling in (
+        game.env_id,
+        stem,
+        f"ALE/{game.env_id}",
+        f"{stem}NoFrameskip-v4",
+        f"{stem}Deterministic-v0",
+        f"{stem}-ramNoFrameskip-v4",
+        f"{stem}-ram-v4",
+        name.replace("_", "-"),
+        name.replace("_", " "),
+        name.replace("_", "").upper(),
+    ):
+        assert tasks.get(spelling) is game, spelling
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("pong", "pong"),
+        ("PongNoFrameskip-v4", "pong"),
+        (" Pong-v5 ", "pong"),
+        ("pong_v5", "pong"),
+        ("SpaceInvaders", "space_invaders"),
+        ("Q*bert", "qbert"),
+        ("Ms. Pac-Man", "ms_pacman"),
+        ("RiverRaid", "riverraid"),
+        ("James Bond", "jamesbond"),
+        ("Atlantis", "atlantis"),
+        ("Atlantis2", "atlantis2"),
+        ("TicTacToe3D", "tic_tac_toe_3d"),
+        ("lander/standard", "lander/standard"),
+        ("standard", "lander/standard"),
+        ("LunarLander-v3", "lander/standard"),
+        ("LunarLander", "lander/standard"),
+        ("lunar_lander_v2", "lander/standard"),
+        ("lander/windy", "lander/windy"),
+        ("lander_windy", "lander/windy"),
+        ("Lander/Windy", "lander/windy"),
+        ("windy", "lander/windy"),
+        ("lander/windy-air", "lander/windy_air"),
+        ("lander windy air", "lander/windy_air"),
+        ("lander/heavy", "lander/heavy"),
+        ("Heavy-v0", "lander/heavy"),
+    ],
+)
+def test_aliases(spelling, name):
+    assert tasks.get(spelling).name == name
+
+
+@pytest.mark.parametrize(
+    ("spelling", "suggestion"),
+    [
+        ("pnog", "did you mean pong"),
+        ("Brekout-v5", "did you mean breakout"),
+        ("space_invader", "did you mean space_invaders"),
+        ("lander/wimdy", "did you mean lander/windy"),
+        ("lander/haevy", "did you mean lander/heavy"),
+        ("LunarLandr-v3", "did you mean lander/standard"),
+    ],
+)
+def test_an_unknown_task_names_the_closest(spelling, suggestion):
+    with pytest.raises(ValueError, match=suggestion) as error:
+        tasks.get(spelling)
+    assert repr(spelling) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["", "-v5", "ALE/", "lander/", "lander/pong", "qqqqqqqq", "two\nlines", None, 3]
+)
+def test_nonsense_is_a_value_error_in_one_line(spelling):
+    with pytest.raises(ValueError, match="unknown task") as error:
+        tasks.get(spelling)
+    assert "\n" not in str(error.value)
+
+
+def test_the_message_for_an_unknown_task_says_where_all_are_listed():
+    with pytest.raises(ValueError, match=rf"tasks.names\(\) lists all {len(tasks.names())}$"):
+        tasks.get("qqqqqqqq")
+
+
+def test_names_are_those_of_all_suites_and_each_finds_its_task():
+    assert tasks.names() == (*sorted(atari.games()), *sorted(lander.LANDERS))
+    assert len(set(tasks.names())) == len(tasks.names()) == 104 + 4
+    assert [tasks.get(name).name for name in tasks.names()] == list(tasks.names())
+    assert {tasks.get(name).suite.name for name in tasks.names()} == {"atari", "lander"}
+
+
+@pytest.mark.parametrize("variant", lander.LANDERS.values(), ids=lambda task: task.name)
+def test_landers_have_four_actions_and_no_reference_scores(variant):
+    np.testing.assert_array_equal(variant.mask, [True] * 4)
+    assert variant.suite.num_actions == len(variant.suite.action_names) == 4
+    assert variant.human_normalised(200.0) is None
+    variant.mask[:] = False
+    assert variant.mask.all(), "the mask is the caller's own"
+
+
+def test_seeds_are_reproducible_and_far_apart():
+    words = [(s, p, g) for s in range(4) for p in range(3) for g in range(10)]
+    seeds = np.array([seed_for(*w) for w in words])
+    assert seeds.tolist() == [seed_for(*w) for w in words]
+    # Environment i of a pool has its seed plus i: pools of up to 1024 do not overlap here.
+    assert np.diff(np.sort(seeds)).min() > 1024
+    assert seeds.min() >= 0 and seeds.max() + 1024 < 2**31
+
+
+def test_fewer_words_are_another_seed():
+    assert len({seed_for(1), seed_for(1, 0), seed_for(1, 0, 0), seed_for(0, 1)}) == 4
