@@ -13,6 +13,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import to_suite
 from jaxdistill.networks import ConvLayer, Network
+from jaxdistill.tasks import atari
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
 TINY_INPUT = (3, 20, 20)
@@ -23,8 +24,14 @@ EMBEDDING = TINY.clone(
     head="dueling", hidden=(), value_hidden=(7,), task_embedding=2, game_actions=ACTIONS
 )
 BOTH = CONTROLLERS.clone(hidden=(), layer_norm=True, task_embedding=2)
+ONE_HOT = TINY.clone(one_hot=True, game_actions=ACTIONS)
 RESIDUAL = TINY.clone(convs=(), residual=(4,))
-KNOWING = {"controllers": CONTROLLERS, "embedding": EMBEDDING, "both": BOTH}
+KNOWING = {
+    "controllers": CONTROLLERS,
+    "embedding": EMBEDDING,
+    "both": BOTH,
+    "one_hot": ONE_HOT,
+}
 
 
 def _init(network, shape):
@@ -106,6 +113,40 @@ def test_a_task_embedding_adds_its_vectors_and_what_they_are_multiplied_with():
     # 3 vectors of 32; 32 more inputs for the 512 units of either stream.
     added = 3 * 32 + 2 * 32 * 512
     assert networks.count(_shapes(network, (4, 84, 84))) == 3_300_019 + added
+
+
+LANDERS = [tasks.get(f"lander/{name}") for name in ("standard", "windy", "heavy")]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("mlp", 35_716),
+        ("mlp_task_embedding", 37_788),
+        ("mlp_one_hot", 36_484),
+        # A scale and a shift for each of 256 + 128 units.
+        ("mlp_layer_norm", 35_716 + 2 * 384),
+        ("mlp_task_embedding_layer_norm", 37_788 + 2 * 384),
+        ("mlp_one_hot_layer_norm", 36_484 + 2 * 384),
+    ],
+)
+def test_networks_of_three_landers_have_the_published_sizes(name, parameters):
+    network = networks.for_tasks(networks.create(name), LANDERS)
+    assert networks.count(_shapes(network, (1, 8))) == parameters
+    assert network.num_outputs == 4
+
+
+@pytest.mark.parametrize("name", ["dueling", "impala", "multi_task"])
+def test_a_network_that_looks_at_screens_is_refused_where_there_are_none(name):
+    with pytest.raises(
+        ValueError,
+        match=r"looks at screens, and lander/standard shows Vector\(size=8\); choose one of mlp, ",
+    ) as caught:
+        networks.for_tasks(networks.create(name), LANDERS)
+    named = str(caught.value).partition("choose one of ")[2].split(", ")
+    for other in named:
+        networks.for_tasks(networks.create(other), LANDERS)
+    assert {name for name in networks.NETWORKS if name.startswith("mlp")} <= set(named)
 
 
 def test_names_and_shapes_of_the_residual_network():
@@ -437,6 +478,15 @@ def test_a_task_embedding_by_hand():
     np.testing.assert_allclose(actual, [[13.5, 1.0], [-16.5, -2.0]])
 
 
+def test_a_one_hot_vector_by_hand():
+    network = Network(convs=(), num_outputs=2, one_hot=True, game_actions=((0,), (1,)))
+    kernel = jnp.array([[1.0, 0.0], [10.0, 1.0], [-2.0, 3.0]])
+    params = {"params": {"action": {"kernel": kernel, "bias": jnp.array([0.5, 0])}}}
+    # (3, 1, 0) and (3, 0, 1) times the kernel, and 0.5.
+    actual = network.apply(params, jnp.array([[3.0], [3.0]]), jnp.array([0, 1]))
+    np.testing.assert_allclose(actual, [[13.5, 1.0], [1.5, 3.0]])
+
+
 def test_rows_of_a_game_teach_its_own_controller_and_what_is_shared():
     params, x = _random(CONTROLLERS, TINY_INPUT), _pixels(6, *TINY_INPUT)
 
@@ -482,7 +532,10 @@ def test_a_controller_is_not_mistaken_for_another_whose_number_begins_alike():
 
 
 def test_a_network_that_does_not_know_its_game_is_the_same_for_all(tiny_params):
-    assert networks.for_tasks(TINY, [tasks.get("pong")]) is TINY
+    for names, outputs in ((["pong"], 18), (["pong", "breakout"], 18), (["lander/heavy"], 4)):
+        chosen = [tasks.get(name) for name in names]
+        flat = TINY.clone(convs=())
+        assert networks.for_tasks(flat, chosen) == flat.clone(num_outputs=outputs)
     network, params, actions = networks.for_one_game(TINY, tiny_params, 3)
     assert (network, params, actions) == (TINY, tiny_params, (0, 1, 2, 3, 4))
 
@@ -560,7 +613,7 @@ def test_its_games_survive_json_too(network):
 
 def test_a_description_from_before_a_field_was_known_is_read():
     fields = networks.to_dict(networks.create("dueling"))
-    for name in ("residual", "controllers", "task_embedding", "game_actions"):
+    for name in ("residual", "controllers", "task_embedding", "one_hot", "game_actions"):
         del fields[name]
     assert networks.from_dict(fields) == networks.create("dueling")
 
@@ -582,6 +635,8 @@ def test_an_unknown_name_lists_the_known_ones():
         (TINY.clone(activation="swish"), TINY_INPUT, "'swish' is not one of elu"),
         (CONTROLLERS.clone(head="dueling"), TINY_INPUT, "controllers have a linear head"),
         (CONTROLLERS.clone(game_actions=()), TINY_INPUT, "need the games; see for_tasks"),
+        (EMBEDDING.clone(one_hot=True), TINY_INPUT, "a learnt vector per game or a one-hot one"),
+        (ONE_HOT.clone(game_actions=()), TINY_INPUT, "need the games; see for_tasks"),
         (TINY, (20, 20), r"takes \(B, C, H, W\), got shape \(1, 20, 20\)"),
         (TINY, (3, 20, 7), "8x8 convolution does not fit an input of 20x7"),
     ],
