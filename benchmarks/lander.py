@@ -4,9 +4,9 @@
     python benchmarks/lander.py [--config=configs/lander.py:blind] [--seeds=3] [--out=FILE.json]
 
 The usual way (`_reference_lander.py`) is PyTorch, one environment, one update a step. Both sides
-run as programs of their own, one after the other, are measured off the clock in the same pools, by
-the same greedy episodes, and are asked when their mean over the three tasks first reached 205.6,
-which the published agent reports. What stands in `--workdir` is not made again.
+run as programs of their own, one after the other, are measured off the clock by greedy episodes in
+the same pools, and are asked when their mean over the three tasks first reached 205.6, which the
+published agent reports. What stands in `--workdir` is not made again.
 """
 
 import json
@@ -43,15 +43,14 @@ def _ours(workdir: pathlib.Path, seed: int) -> tuple[list[tuple[float, float]], 
         *(f"--config.eval_every={_EVERY.value}", f"--config.eval_episodes={_PLAYED.value}"),
     ]
     subprocess.run(program, check=True)
-    curve, waiting, clock, steps = [], [], 0.0, 0
+    curve, clock, steps = [], 0.0, 0
     for row in metrics.read(workdir):
         if "loss" in row:
             clock, steps = sum(row[f"seconds/{phase}"] for phase in _LEARNING), row["step"]
-            curve += [(clock, mean) for at, mean in waiting if at <= steps]
-            waiting = [(at, mean) for at, mean in waiting if at > steps]
-        else:
-            waiting.append((row["step"], float(np.mean([row[f"eval/{t}"] for t in _TASKS]))))
-    return curve + [(clock, mean) for _, mean in waiting], len(_TASKS) * steps / clock
+        else:  # evaluated where a row of losses was written just before
+            assert row["step"] == steps, "--every is a multiple of ten iterations"
+            curve.append((clock, float(np.mean([row[f"eval/{task}"] for task in _TASKS]))))
+    return curve, len(_TASKS) * steps / clock
 
 
 def _usual(directory: pathlib.Path) -> tuple[list[tuple[float, float]], float]:
