@@ -12,7 +12,7 @@ import pytest
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import to_suite
-from jaxdistill.networks import ConvLayer, Network
+from jaxdistill.networks import ConvLayer, Network, convolutions
 from jaxdistill.tasks import atari
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
@@ -248,7 +248,7 @@ def test_the_cpu_convolution_is_the_convolution(layer, size, pixels):
         (_, y), gradients = jax.jit(gradient)(kernel, x)
         return y, gradients
 
-    mine, theirs = both(networks._matmul_convolve), both(networks._convolve)
+    mine, theirs = both(convolutions._matmul_convolve), both(convolutions._convolve)
     assert mine[0].shape[1:3] == tuple(
         (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in size
     )
@@ -437,7 +437,7 @@ def test_the_maximum_is_flaxs_and_has_its_gradient(size):
         (_, y), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(x)
         return y, gradient
 
-    mine = both(networks._max_pool)
+    mine = both(convolutions._max_pool)
     theirs = both(lambda x: nn.max_pool(x, (3, 3), (2, 2), "SAME"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, theirs)
 
