@@ -210,7 +210,7 @@ def test_every_field_of_a_run_refuses_nonsense(cls, where):
         for value in values:
             with pytest.raises(ValueError) as error:
                 cls(**(given | {name: value}))
-            assert name in str(error.value) or "unknown game 'pnog'" in str(error.value)
+            assert name in str(error.value) or "unknown task 'pnog'" in str(error.value)
             assert "\n" not in str(error.value)
         with pytest.raises(ValueError, match=rf"{name}(\[0\])? is"):
             settings.build(cls, given | {name: [{}] if name == "games" else {}})

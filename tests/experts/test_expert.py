@@ -1,14 +1,20 @@
 """Tests for expert directories: what `save` wrote loads; JSON and weights that disagree do not."""
 
+import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from jaxdistill import networks, tasks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.networks import Network
+from jaxdistill.tasks.views import Vector, View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 JSON, WEIGHTS = "expert.json", "weights.safetensors"
@@ -97,19 +103,24 @@ def test_weights_of_another_network_are_refused(saved, kind):
         ({"network__activation": "softmax"}, "activations"),
         ({"network__activation": ["relu"] * 40}, "40 activations"),
         ({"network__layer_norm": "yes"}, "layer_norm"),
+        ({"network__one_hot": 1}, "one_hot"),
         ({"network__controllers": True}, "several games"),
         ({"network__task_embedding": 4}, "several games"),
+        ({"network__one_hot": True}, "several games"),
         ({"network__convs": [{"features": 4, "kernel": 4096, "stride": 1}]}, "conv1"),
         ({"network": None}, ""),
         ({"network": []}, ""),
         ({"view__height": 0}, "height"),
         ({"view__height": 10**9}, "height"),
+        ({"view": {"size": 0}}, "size is 0"),
+        ({"view": {"size": 8}}, "sees a vector of 8 numbers, and breakout shows a screen"),
         ({"actions": [0, 0]}, "actions"),
         ({"actions": ["0"]}, "actions"),
         ({"actions": None}, ""),
         ({"outputs": "votes"}, "outputs"),
         ({"game": "chess"}, "chess"),
         ({"game": 3}, ""),
+        ({"game": "lander/heavy"}, "sees a screen, and lander/heavy shows a vector of 8 numbers"),
         ({"advertised_score": "many"}, "advertised_score"),
         ({"advertised_score": float("nan")}, "advertised_score"),
         ({"name": None}, "name"),
@@ -136,3 +147,81 @@ def test_damaged_weights_are_refused(saved, data):
     _refused(saved)
     (saved / WEIGHTS).unlink()
     _refused(saved, WEIGHTS)
+
+
+def _pilot(**changes):
+    """A lander's expert: its two outputs are a bias and the sums of what it sees."""
+    kernel = np.zeros((8, 2), np.float32)
+    kernel[:, 1] = 1
+    action = {"kernel": kernel, "bias": np.array([2.0, 0.0], np.float32)}
+    fields = {
+        "name": "pilot",
+        "network": Network(convs=(), num_outputs=2),
+        "params": {"params": {"action": action}},
+        "outputs": "q",
+        "actions": (2, 0),
+        "view": Vector(8),
+        "game": "lander/windy",
+    }
+    return Expert(**(fields | changes))
+
+
+def test_a_landers_expert_answers_in_its_suites_order_by_hand():
+    expert = _pilot()
+    assert expert.task is tasks.get("lander/windy")
+    assert expert.mask.tolist() == [True, False, True, False]
+    seen = np.stack([np.zeros((1, 8)), np.full((1, 8), 0.5)]).astype(np.float32)
+    np.testing.assert_array_equal(expert.suite_outputs(seen), [[0, 0, 2, 0], [4, 0, 2, 0]])
+    assert expert.greedy(seen).tolist() == [2, 0]
+
+
+def test_a_landers_expert_is_saved_with_what_it_sees(tmp_path):
+    _pilot().save(tmp_path / "pilot")
+    again = Expert.load(tmp_path / "pilot")
+    assert (again.view, again.game, again.actions) == (Vector(8), "lander/windy", (2, 0))
+    np.testing.assert_array_equal(again.params["params"]["action"]["bias"], [2, 0])
+    # Before vectors were written down, their size was that of the first layer's input.
+    _change(tmp_path / "pilot" / JSON, view=None)
+    assert Expert.load(tmp_path / "pilot").view == Vector(8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"view": Vector(9)}, "sees a vector of 9 numbers, and lander/windy shows a vector of 8"),
+        ({"view": View()}, "sees a screen, and lander/windy shows a vector of 8 numbers"),
+        ({"game": "pong"}, "sees a vector of 8 numbers, and pong shows a screen"),
+        ({"actions": (2, 4)}, r"actions \[2, 4\] are not all actions 0\.\.3, so it does not play"),
+        ({"game": "pong", "view": View(), "actions": (2, 5)}, r"none of its actions \[2, 5\] is"),
+        ({"game": "pong", "view": View(), "actions": (2, 18)}, r"not all actions 0\.\.17"),
+    ],
+)
+def test_an_expert_that_does_not_fit_its_task_is_refused(changes, message):
+    with pytest.raises(ValueError, match=f"pilot: .*{message}"):
+        _pilot(**changes)
+
+
+def test_an_expert_of_nothing_that_is_known_has_no_task():
+    expert = _pilot(game=None, view=Vector(3))
+    with pytest.raises(ValueError, match="pilot: the expert does not say which game it plays"):
+        _ = expert.task
+
+
+def test_experts_of_two_suites_cannot_have_one_student(tmp_path):
+    sources = []
+    for name, changes in {
+        "pilot": {},
+        "heavy": {"game": "lander/heavy"},
+        "player": {"game": "pong", "view": View(), "actions": (3, 0)},
+    }.items():
+        expert = _pilot(name=name, **changes)
+        if name == "player":
+            params = networks.init(expert.network, jax.random.key(0), View().shape)
+            expert = dataclasses.replace(expert, params=jax.tree.map(np.asarray, params))
+        expert.save(tmp_path / name)
+        sources.append(ExpertSource(str(tmp_path / name)))
+    assert [expert.name for expert in load_experts(sources[:2])] == ["pilot", "heavy"]
+    with pytest.raises(
+        ValueError, match=r"experts of lander/heavy \(lander\) and of pong \(atari\)"
+    ):
+        load_experts(sources[1:])

@@ -13,7 +13,7 @@ import pytest
 from jaxdistill import networks
 from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import Vector, View
 
 CONVS = tuple(
     networks.ConvLayer(features, layer.kernel, layer.stride)
@@ -82,11 +82,11 @@ def test_a_student_with_a_task_embedding_becomes_an_expert_of_each_game(tmp_path
     network = DUELING.clone(task_embedding=3, game_actions=((0, 1, 3, 4), tuple(range(6))))
     params = random_params(network)
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 84, 84)).astype(np.uint8)
-    for game in (0, 1):
+    for game, name in enumerate(("breakout", "pong")):
         alone, own, actions = networks.for_one_game(network, params, game)
         path = tmp_path / f"{game}.pth"
         export.export_expert(an_expert(alone, params=own, actions=actions), path)
-        outputs = formats.load(path).suite_outputs(x)
+        outputs = formats.load(path, game=name).suite_outputs(x)
         whole = np.asarray(networks.forward(network, params, x, game))
         np.testing.assert_allclose(outputs, whole, rtol=1e-3, atol=1e-4)
 
@@ -249,7 +249,7 @@ def test_experts_that_cannot_be_expressed(tmp_path):
     with pytest.raises(ValueError, match="views differ in shape"):
         export.export({}, PLAIN, path, views={**PONG, "freeway": View(stack=3)})
     with pytest.raises(ValueError, match="sees no screen"):
-        export.export_expert(an_expert(view=None), path)
+        export.export_expert(an_expert(view=Vector(8)), path)
     assert not path.exists()
 
 

@@ -22,7 +22,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import Vector, View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "experts"
@@ -164,7 +164,7 @@ def test_golden_stable_baselines(golden):
     shown = golden_observations(3, 4).astype(np.float32) / 64 - 2
     close(np.column_stack([outputs(expert, shown), values(expert, shown)]), golden["mlp"])
     assert conversion.convention == "Stable-Baselines3 PPO, MLP"
-    assert expert.network.activation == "tanh" and expert.view is None
+    assert expert.network.activation == "tanh" and expert.view == Vector(4)
     assert (expert.outputs, expert.actions, expert.game) == ("logits", (0, 1), None)
 
 
@@ -695,7 +695,7 @@ def test_parity_of_sb3_actor_critic_on_vectors(activation, torch, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     close(ours(conversion.expert, vectors), torch_outputs(torch, net, vectors))
     assert conversion.convention == "Stable-Baselines3 PPO, MLP"
-    assert conversion.expert.actions == (0, 1, 2) and conversion.expert.view is None
+    assert conversion.expert.actions == (0, 1, 2) and conversion.expert.view == Vector(8)
     assert any("VecNormalize" in note for note in conversion.notes)
 
 
@@ -935,7 +935,7 @@ def test_game_given_beats_the_spec(saved, spec):
     expert = formats.load(saved(TENSORS), spec=minimal, game="breakout")
     assert expert.actions == (0, 1, 3, 4)
     refused(saved(TENSORS), "6 actions", "4 outputs", spec=minimal, game="pong")
-    refused(saved(TENSORS), "unknown game", spec=minimal, game="pnog")
+    refused(saved(TENSORS), "unknown task", spec=minimal, game="pnog")
     other = spec(SPEC.replace("[0, 1, 3, 4]", "[0, 1, 3, 20]").replace('game = "breakout"', ""))
     assert formats.load(saved(TENSORS), spec=other).actions[-1] == 20
     refused(saved(TENSORS), "actions", "found 20", "0..17", spec=other, game="breakout")

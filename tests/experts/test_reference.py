@@ -94,7 +94,7 @@ def frames(breakout_play):
     """What Breakout and Pong show in the middle of random games, `(16, 4, 84, 84)`."""
     pool = atari.AtariPool(tasks.get("pong"), 2, seed=5)
     generator = np.random.default_rng(0)
-    seen = [pool.step(generator.choice(pool.game.actions, 2)).observations for _ in range(60)]
+    seen = [pool.step(generator.choice(pool.task.actions, 2)).observations for _ in range(60)]
     shown = [*breakout_play.observations[100:500:100, :2], *seen[20::10]]
     return np.concatenate(shown)
 

@@ -155,7 +155,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(make, tmp_path):
     [
         (("--episode=2",), "episode"),
         (("--episodes=-1",), "episodes"),
-        (("--game=pnog",), "unknown game 'pnog'"),
+        (("--game=pnog",), "unknown task 'pnog'"),
         (("file.pth",), "file.pth"),
     ],
 )

@@ -650,7 +650,7 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tm
     ("changes", "message"),
     [
         ({"games": ()}, "games is empty"),
-        ({"games": ("pnog",)}, "unknown game 'pnog'.*pong"),
+        ({"games": ("pnog",)}, "unknown task 'pnog'.*pong"),
         ({"network": "resnet"}, "network is 'resnet', expected one of"),
         (
             {"compute_dtype": "float64"},
