@@ -11,6 +11,7 @@ from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.views import View
 
@@ -35,15 +36,20 @@ def _expert(action, game="freeway", outputs="q"):
     return Expert("one", NETWORK, params, outputs, tuple(range(atari.NUM_ACTIONS)), View(), game)
 
 
-def _collector(experts, log=None, **changes):
-    chosen = [tasks.get(expert.game) for expert in experts]
+class _Seeded(Lesson):
+    """One whose pools have the very seed it was given."""
+
+    def pool_seed(self, *words):
+        return self.seed
+
+
+def _collector(experts, log=None, seeds=(3, 103, 203), **changes):
     fields = {
-        "games": chosen,
-        "experts": experts,
-        "views": [View()] * len(experts),
-        "seeds": [3 + 100 * i for i in range(len(experts))],
+        "lessons": [
+            _Seeded(index, expert.task, expert.view, seed, expert)
+            for index, (expert, seed) in enumerate(zip(experts, seeds, strict=False))
+        ],
         "network": NETWORK,
-        "masks": jnp.asarray(np.stack([game.mask for game in chosen])),
         "num_envs": ENVS,
         "expert_epsilon": 0.0,
         "student_epsilon": 0.0,

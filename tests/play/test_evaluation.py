@@ -3,13 +3,12 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.play import evaluation, rollouts
+from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import seed_for
@@ -23,15 +22,19 @@ def _still(observations, key, indices, seats):
     return tuple(np.zeros(x.shape[0], int) for x in observations), None
 
 
+NO_OPENING = evaluation.Opening(_still, 0, _still, evaluation.REPORTING)
+
+
 def _play(pools, games_per_env, policy=_still, **options):
     return evaluation.play_games(
         pools, policy, KEY, mesh.create(), games_per_env=games_per_env, **options
     )
 
 
-def _scores(*scores, lengths=None, unfinished=0):
+def _scores(*scores, lengths=None, unfinished=0, **facts):
     lengths = np.array(lengths or [1] * len(scores))
-    return Scores(np.array(scores, float), lengths, np.arange(len(scores)), unfinished)
+    facts = {name: np.array(numbers, float) for name, numbers in facts.items()}
+    return Scores(np.array(scores, float), lengths, np.arange(len(scores)), unfinished, facts)
 
 
 def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
@@ -42,6 +45,8 @@ def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
     np.testing.assert_array_equal(result.scores, [1, 1, 100, 100])
     np.testing.assert_array_equal(result.lengths, [2, 2, 17, 17])
     assert result.mean == 50.5
+    # Each game's facts are those of the moment when it ended.
+    assert {name: x.tolist() for name, x in result.facts.items()} == {"length": [2, 2, 17, 17]}
     assert len(pool.sent) == 17 + 1 + 17  # and not a step more: two games and one reset
 
 
@@ -146,23 +151,24 @@ NAMES = ("breakout",)  # of whose own starts 4 differ
 def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
     """Scores of a few steps of real games, whose starts are what is looked at."""
     chosen = [tasks.get(name) for name in NAMES]
-    random = rollouts.random_policy(jnp.asarray(np.stack([game.mask for game in chosen])))
-    pools, indices, seats = evaluation.split_pools(
-        chosen,
+    played = lessons.of_tasks(chosen, 0, [View(height=42, width=42)] * len(NAMES))
+    random = rollouts.random_policy(lessons.masks(played))
+    protocol = evaluation.Protocol(
         episodes,
-        seeds=[seed_for(0, side, i) for i in range(len(NAMES))],
-        views=[View(height=42, width=42)] * len(NAMES),
+        purpose=side,
+        key=jax.random.fold_in(KEY, side),
+        opening=evaluation.Opening(random, steps, random, side),
         max_steps=100,
-        share=share,
     )
+    pools, indices, seats = evaluation.split_pools(played, protocol, share=share)
     return evaluation.play_games(
         pools,
         policy or random,
-        jax.random.fold_in(KEY, side),
+        protocol.key,
         mesh.create(),
         games=indices,
         seats=seats,
-        opening=evaluation.Opening(random, steps, random, side),
+        opening=protocol.opening,
     )
 
 
@@ -277,16 +283,19 @@ def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(s
 
 
 def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
-    chosen, seeds = [tasks.get("pong"), tasks.get("breakout")], [100, 900]
+    chosen = [tasks.get("pong"), tasks.get("breakout")]
     views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
-    pools, indices, seats = evaluation.split_pools(chosen, 5, seeds=seeds, views=views, max_steps=3)
+    played = lessons.of_tasks(chosen, 7, views)
+    protocol = evaluation.Protocol(5, lessons.REPORT, KEY, NO_OPENING, max_steps=3)
+    pools, indices, seats = evaluation.split_pools(played, protocol)
     assert [s.tolist() for s in seats] == [[0, 1, 2, 3], [4]] * 2
     assert sum(pool.num_envs for pool in pools) == 2 * 5
-    assert [pool.game for pool in pools] == [chosen[i] for i in indices]
+    assert [pool.task for pool in pools] == [chosen[i] for i in indices]
     assert indices == sorted(indices) and set(indices) == {0, 1}
     for index in (0, 1):
         mine = [pool for pool, i in zip(pools, indices, strict=True) if i == index]
-        whole = atari.AtariPool(chosen[index], 5, seed=seeds[index], view=views[index])
+        seed = seed_for(7, lessons.REPORT, index)
+        whole = atari.AtariPool(chosen[index], 5, seed=seed, view=views[index])
         together = np.concatenate([pool.last.observations for pool in mine])
         np.testing.assert_array_equal(together, whole.last.observations)
     results = _play(pools, 1, games=indices)
@@ -298,9 +307,9 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"game": None}, "mine does not say which game it plays"),
+        ({"game": None}, "mine: the expert does not say which game it plays"),
         ({"view": View(crop=(30, 190))}, "mine cannot be played yet"),
-        ({"view": None}, "mine cannot be played yet"),
+        ({"view": View(gray="mean")}, "mine cannot be played yet"),
     ],
 )
 def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
@@ -322,15 +331,11 @@ def test_progress_counts_every_game_that_counts_once(scripted_pool):
 def test_progress_is_told_of_real_games_too():
     ended = []
     chosen = [tasks.get(name) for name in ("pong", "carnival")]
-    evaluation.play_everywhere(
-        chosen,
-        5,
+    evaluation.measure(
+        lessons.of_tasks(chosen, 1),
         _still,
-        KEY,
+        evaluation.Protocol(5, lessons.SELECT, KEY, NO_OPENING, max_steps=3),
         mesh.create(),
-        seeds=[1, 100],
-        views=[View()] * 2,
-        max_steps=3,
         advance=ended.append,
     )
     assert sum(ended) == 2 * 5 and 0 not in ended
@@ -448,6 +453,18 @@ def test_a_summary_holds_plain_numbers():
     }
 
 
+def test_a_summary_holds_the_mean_and_interval_of_every_fact():
+    scores = _scores(5.0, 7.0, rest=[0, 1], crash=[1, 1])
+    assert scores.summary()["facts"] == {
+        # A resample's mean is 0, 1/2 or 1.
+        "rest": {"mean": 0.5, "interval": [0.0, 1.0]},
+        "crash": {"mean": 1.0, "interval": [1.0, 1.0]},
+    }
+    again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
+    assert again.summary() == scores.summary()
+    assert "facts" not in _scores(5.0).summary() and "facts" not in _scores(5.0).to_dict()
+
+
 def test_scores_survive_json():
     scores = _scores(1.5, -2.0, lengths=[10, 20], unfinished=1)
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
@@ -466,6 +483,8 @@ def test_scores_survive_json():
         {"starts": [[1], [2]]},
         {"scores": [1.5, float("nan")]},
         {"scores": [1.5, None]},
+        {"facts": {"rest": [1.0]}},
+        {"facts": {"rest": [1.0, float("inf")]}},
     ],
 )
 def test_scores_that_cannot_be_are_refused(changes):

@@ -384,7 +384,7 @@ def test_observations_are_split_over_the_devices_where_they_divide(scripted_pool
 def test_one_network_plays_two_real_games_at_once():
     names = ("pong", "freeway")
     pools = [atari.AtariPool(tasks.get(name), 2, seed=0, view=VIEW) for name in names]
-    masks = jnp.stack([jnp.asarray(pool.game.mask) for pool in pools])
+    masks = jnp.stack([jnp.asarray(pool.task.mask) for pool in pools])
     act = rollouts.network_actor(TINY, masks, epsilon=0.5)
     params = _params(TINY, 0)
     play = rollouts.play(pools, lambda *x: act(params, *x), jax.random.key(0), mesh.create())
