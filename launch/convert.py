@@ -1,6 +1,8 @@
 """Turns a PyTorch file into an expert, says what was recognised, and plays it.
 
 `--source=FILE --out=DIR [--spec=FILE.toml] [--game=pong] [--episodes=16]`
+
+The shared agent of the public multi-task lander holds three experts: `--game=lander/windy` chooses.
 """
 
 from _main import LARGEST_SEED, only_with, run
@@ -27,7 +29,7 @@ def main() -> None:
         only_with("--episodes", "epsilon", "seed")
     found = formats.convert(_SOURCE.value, spec=_SPEC.value, game=_GAME.value)
     expert, view = found.expert, found.expert.view
-    playable = view is not None and view.native
+    playable = view.native
     if _EPISODES.value and playable and expert.game is None:
         raise ValueError(
             f"{_SOURCE.value} does not say which game it plays; give --game to play it"
@@ -41,9 +43,8 @@ def main() -> None:
     for note in (*found.notes, *(f"not read: {name}" for name in found.skipped)):
         metrics.say(f"note: {note}")
     if not playable:
-        sees = view or "vectors"
         metrics.say(
-            f"note: cannot be played yet: pools make only EnvPool's own views, it sees {sees}"
+            f"note: cannot be played yet: pools make only EnvPool's own views, it sees {view}"
         )
     elif _EPISODES.value:
         with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:

@@ -1,9 +1,10 @@
 """Writes a run's chosen student as a PyTorch file: `--workdir=DIR --out=FILE.pth`.
 
-The file loads with `torch.load(weights_only=True)`. A student is written in the reference *merged*
-convention; as the expert of one of its games (`--convention=expert --game=pong`), or an expert
-(`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention, with the
-`training_config.json` that its programs look for beside it.
+The file loads with `torch.load(weights_only=True)`. A student of Atari is written in the reference
+*merged* convention; as the expert of one of its games (`--convention=expert --game=pong`), or an
+expert (`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention, with the
+`training_config.json` that its programs look for beside it. A student of landers is written as the
+public multi-task lander's shared agent, and an expert of one as its single agents.
 """
 
 import datetime
@@ -40,12 +41,12 @@ def main() -> None:
     else:
         only_with("--convention=expert", "game", "dtype")
         chosen, student, network = students.load_student(_WORKDIR.value)
-        if network.knows_game:
+        roles = students.load_roles(_WORKDIR.value, chosen)
+        if network.knows_game and isinstance(roles[0].view, View):
             raise ValueError(
                 f"the student of {_WORKDIR.value} knows its games, as no merged file can; write it "
                 f"game by game: --convention=expert --game=NAME"
             )
-        roles = students.load_roles(_WORKDIR.value, chosen)
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = tables.read_result(result)["games"] if result.is_file() else []
         learn = chosen.learn
@@ -77,7 +78,10 @@ def main() -> None:
 
 def _write_expert(expert: Expert) -> None:
     export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
-    if problem := export.write_training_config(_OUT.value, expert.network):
+    problem = None
+    if isinstance(expert.view, View):
+        problem = export.write_training_config(_OUT.value, expert.network)
+    if problem:
         metrics.say(f"note: {problem}")
     _notes(expert.outputs, [expert.view])
 
@@ -89,7 +93,7 @@ def _notes(outputs: str, views: Iterable[AnyView]) -> None:
             "note: these are logits where other readers expect Q-values; greedy play is the same"
         )
     for view in dict.fromkeys(views):
-        if view != View():
+        if isinstance(view, View) and view != View():
             metrics.say(f"note: other readers will not know what it sees: {view}")
 
 

@@ -21,7 +21,7 @@ from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.task import Task
-from jaxdistill.tasks.views import AnyView, Vector, View, from_dict
+from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
@@ -78,8 +78,8 @@ class Expert:
             isinstance(self.view, Vector) and self.view != suite.view
         ):
             raise ValueError(
-                f"{self.name}: it sees {_described(self.view)}, and {task.name} shows "
-                f"{_described(suite.view)}"
+                f"{self.name}: it sees {described(self.view)}, and {task.name} shows "
+                f"{described(suite.view)}"
             )
         if not all(0 <= a < suite.num_actions for a in self.actions):
             raise ValueError(
@@ -227,10 +227,6 @@ def _check_weights(
 def _vector(network: networks.Network, flat: Mapping[str, np.ndarray]) -> Vector:
     """What an expert of before vectors were written down sees."""
     return Vector(flat[f"params/{networks.first_dense(network)[0]}/kernel"].shape[0])
-
-
-def _described(view: AnyView) -> str:
-    return f"a vector of {view.size} numbers" if isinstance(view, Vector) else "a screen"
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,10 +1,11 @@
 """Our networks -> PyTorch files, written without PyTorch.
 
-Two conventions are written, both readable by `torch.load(path, weights_only=True)` and by
-`formats.load`: the reference tools' *merged* file for a student of several games (`export`) and
-their *expert* file for one game (`export_expert`).
+Two kinds of file are written, both readable by `torch.load(path, weights_only=True)` and by
+`formats.load`: one for a student of several games (`export`) and one for an expert of one game
+(`export_expert`). In Atari these are the reference tools' *merged* and *expert* files; for landers
+the checkpoints of the public multi-task lander's shared and single agents.
 
-What neither has a field for, above all what the network sees, is carried beside: see
+What no convention has a field for, above all what the network sees, is carried beside: see
 `formats.carried`.
 
 A PyTorch file is a zip archive of stored (not packed) records: a pickle in which every tensor is a
@@ -28,8 +29,10 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
+from jaxdistill.experts.formats.conventions import LANDER_TASKS
 from jaxdistill.tasks.atari import NUM_ACTIONS
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.lander import LANDER
+from jaxdistill.tasks.views import AnyView, View
 
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}
@@ -41,22 +44,25 @@ def export(
     network: networks.Network,
     path: str | os.PathLike[str],
     *,
-    views: Mapping[str, View],
+    views: Mapping[str, AnyView],
     outputs: str = "q",
     merge_config: Mapping[str, Any] | None = None,
     final_scores: Mapping[str, float] | None = None,
     created: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Writes a student as a reference *merged* file.
+    """Writes a student of Atari as a reference *merged* file, one of landers as a shared agent.
 
-    Its readers build the network by `architecture` alone. The `variant` is the one whose network it
-    is, "ddqn_duel" of a dueling head and "ddqn" of a linear one, for the whole and for every game.
+    Readers of merged files build the network by `architecture` alone. The `variant` is the one
+    whose network it is, "ddqn_duel" of a dueling head and "ddqn" of a linear one, for the whole and
+    for every game.
 
     Args:
       params: as `networks.init` gives them.
-      network: a "dueling" network of three Nature-shaped convolutions and one dense layer per
-        stream, or a "linear" one with one dense layer; any widths, 18 outputs, ReLU.
+      network: in Atari a "dueling" network of three Nature-shaped convolutions and one dense layer
+        per stream, or a "linear" one with one dense layer; any widths, 18 outputs, ReLU. For
+        landers one of two dense layers and a linear head, any widths, ReLU, without a task
+        embedding, or with one and for the convention's three tasks in its order.
       path: the file to write; its folder is made if needed.
       views: the games it plays and what it sees of each, all of one shape.
       outputs: "q" or "logits", as `Expert.outputs`.
@@ -68,19 +74,33 @@ def export(
       ValueError: the convention cannot express the network, the views differ in shape, or the file
         exists.
     """
-    named: dict[str | None, View] = {tasks.get(g).name: view for g, view in views.items()}
-    first, *others = named.values()
-    if any(view.shape != first.shape for view in others):
+    named: dict[str | None, AnyView] = {tasks.get(g).name: view for g, view in views.items()}
+    first = next(iter(named.values()))
+    if any(view.shape != first.shape for view in named.values()):
         raise ValueError(f"views differ in shape: {sorted({v.shape for v in named.values()})}")
-    dueling = network.head == "dueling"
-    variant = "ddqn_duel" if dueling else "ddqn"
+    if others := [g for g, v in named.items() if not isinstance(v, View) and not _is_lander(g)]:
+        raise ValueError(f"{others[0]} shows no screen and is no lander; no convention is for it")
+    if isinstance(first, View):
+        dueling = network.head == "dueling"
+        variant = "ddqn_duel" if dueling else "ddqn"
+        convention: dict[str, Any] = {
+            "state_dict": to_state_dict(params, network, first),
+            "architecture": "DuelingCNNDQN" if dueling else "CNNDQN",
+            "action_dim": network.num_outputs,
+            "variant": variant,
+            "actual_variants": dict.fromkeys(named, variant),
+        }
+    else:
+        weights = lander_state_dict(params, network, tuple(map(str, named)))
+        convention = {
+            "q_network": weights,
+            "target_network": weights,
+            "optimizer": _fresh_adam(len(weights)),
+            **_COUNTERS,
+        }
     checkpoint = {
-        "state_dict": to_state_dict(params, network, first),
-        "architecture": "DuelingCNNDQN" if dueling else "CNNDQN",
-        "action_dim": network.num_outputs,
+        **convention,
         "games": list(named),
-        "variant": variant,
-        "actual_variants": dict.fromkeys(named, variant),
         "merge_config": dict(merge_config or {}),
         "final_scores": {
             tasks.get(game).name: float(score) for game, score in (final_scores or {}).items()
@@ -98,11 +118,12 @@ def export_expert(
     dtype: str = "float32",
     overwrite: bool = False,
 ) -> None:
-    """Writes an expert as a reference *expert* file; see `export` for what can be expressed.
+    """Writes an expert of Atari as a reference *expert* file, one of a lander as a single agent.
 
-    The convention knows Q-values alone. An expert's logits stand in their place as they are: greedy
-    play is the same, and `formats.load` knows them for logits. Its own programs also want a
-    `training_config.json` beside the file: see `write_training_config`.
+    See `export` for what can be expressed. The conventions know Q-values alone. An expert's logits
+    stand in their place as they are: greedy play is the same, and `formats.load` knows them for
+    logits. Atari's own programs also want a `training_config.json` beside the file: see
+    `write_training_config`.
 
     Args:
       dtype: "float32", or "float16" for half the size and about three digits.
@@ -112,23 +133,39 @@ def export_expert(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    if not isinstance(expert.view, View):
-        raise ValueError(f"{expert.name}: sees no screen; the reference convention expects one")
-    if expert.actions != tuple(range(NUM_ACTIONS)):
+    screen = isinstance(expert.view, View)
+    if not screen and not _is_lander(expert.game):
+        raise ValueError(
+            f"{expert.name}: sees no screen and plays no lander (it plays {expert.game}); no "
+            f"convention is for others. If it does, convert it again with --game"
+        )
+    count, what = (NUM_ACTIONS, "ALE") if screen else (LANDER.num_actions, "lander")
+    if expert.actions != tuple(range(count)):
         raise ValueError(
             f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "
-            f"convention expects all {NUM_ACTIONS} ALE actions in order"
+            f"convention expects all {count} {what} actions in order"
         )
-    weights = to_state_dict(expert.params, expert.network, expert.view, dtype=dtype)
+    if isinstance(expert.view, View):
+        weights = to_state_dict(expert.params, expert.network, expert.view, dtype=dtype)
+        convention: dict[str, Any] = {
+            "policy_net_state_dict": weights,
+            "target_net_state_dict": weights,
+            "optimizer_state_dict": _fresh_adam(len(weights)),
+            "epsilon": 0.0,
+            "training_step": 0,
+            "use_double": False,
+            "use_dueling": expert.network.head == "dueling",
+            "use_priority": False,
+        }
+    else:
+        weights = lander_state_dict(expert.params, expert.network, dtype=dtype)
+        convention = {
+            "q_network_state_dict": weights,
+            "optimizer_state_dict": _fresh_adam(len(weights)),
+            **_COUNTERS,
+        }
     checkpoint = {
-        "policy_net_state_dict": weights,
-        "target_net_state_dict": weights,
-        "optimizer_state_dict": _fresh_adam(len(weights)),
-        "epsilon": 0.0,
-        "training_step": 0,
-        "use_double": False,
-        "use_dueling": expert.network.head == "dueling",
-        "use_priority": False,
+        **convention,
         carried.KEY: carried.Carried(expert.outputs, {expert.game: expert.view}).to_dict(),
     }
     save(checkpoint, path, overwrite=overwrite)
@@ -165,6 +202,14 @@ def write_training_config(path: str | os.PathLike[str], network: networks.Networ
     return None
 
 
+def _is_lander(game: str | None) -> bool:
+    return game is not None and tasks.get(game).suite == LANDER
+
+
+# Of the multi-task lander's checkpoints: a policy that no longer explores, from no training of its.
+_COUNTERS = {"epsilon": 0.0, "steps": 0, "episodes": 0}
+
+
 def _fresh_adam(parameters: int) -> dict[str, Any]:
     """The state_dict of a `torch.optim.Adam` that has not begun; the convention has one."""
     group = {
@@ -181,7 +226,7 @@ def _fresh_adam(parameters: int) -> dict[str, Any]:
 def to_state_dict(
     params: networks.Params, network: networks.Network, view: View, *, dtype: str = "float32"
 ) -> dict[str, np.ndarray]:
-    """The parameters under the reference convention's names, in PyTorch's layout.
+    """The parameters under the names of Atari's reference convention, in PyTorch's layout.
 
     Raises:
       ValueError: the convention cannot express the network, the parameters are of another view, or
@@ -220,12 +265,75 @@ def to_state_dict(
                 kernel = kernel.reshape(-1, *grid, channels).transpose(0, 3, 1, 2)
                 kernel = kernel.reshape(len(kernel), -1)
         for name, array in (("weight", kernel), ("bias", tree[ours]["bias"])):
-            with np.errstate(over="ignore"):  # refused below
-                array = np.ascontiguousarray(np.asarray(array).astype(DTYPES[dtype]))
-            if not np.isfinite(array).all():
-                raise ValueError(f"{ours} {name} is not finite as {dtype}; nothing was written")
-            state_dict[f"{theirs}.{name}"] = array
+            state_dict[f"{theirs}.{name}"] = _written(array, f"{ours} {name}", dtype)
     return state_dict
+
+
+def lander_state_dict(
+    params: networks.Params,
+    network: networks.Network,
+    games: tuple[str, ...] = (),
+    *,
+    dtype: str = "float32",
+) -> dict[str, np.ndarray]:
+    """The parameters under the names of the public multi-task lander, in PyTorch's layout.
+
+    Args:
+      games: the tasks of a network that knows its task, in its order.
+
+    Raises:
+      ValueError: the convention cannot express the network, or a weight is not finite in `dtype`.
+    """
+    _check_lander(network, games)
+    tree, state_dict = params["params"], {}
+    if network.task_embedding:
+        vectors = tree["task_embedding"]["embedding"]
+        state_dict["task_embedding.weight"] = _written(vectors, "task_embedding", dtype)
+    for ours, theirs in (("fc1", "fc1"), ("fc2", "fc2"), ("action", "fc3")):
+        weights = np.asarray(tree[ours]["kernel"]).T
+        state_dict[f"{theirs}.weight"] = _written(weights, f"{ours} weight", dtype)
+        state_dict[f"{theirs}.bias"] = _written(tree[ours]["bias"], f"{ours} bias", dtype)
+    return state_dict
+
+
+def _written(array: Any, what: str, dtype: str) -> np.ndarray:
+    """Numbers as they stand in a file; ValueError if they are not finite there."""
+    with np.errstate(over="ignore"):  # refused below
+        array = np.ascontiguousarray(np.asarray(array).astype(DTYPES[dtype]))
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} is not finite as {dtype}; nothing was written")
+    return array
+
+
+def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
+    """Refuses networks that the multi-task lander has no names for, saying what to do."""
+    alone = "write it task by task: --convention=expert --game=NAME"
+    distil = "distil into a network that has (mlp, mlp_task_embedding)"
+    problem = None
+    if network.convs or network.residual:
+        problem, advice = "convolutions", distil
+    elif network.layer_norm:
+        problem, advice = "LayerNorm", distil
+    elif set(network.activations) != {"relu"}:
+        problem, advice = f"activation {network.activation}", distil
+    elif network.head != "linear":
+        problem, advice = f"a head of type {network.head}", distil
+    elif (len(network.hidden), len(network.action_hidden)) != (2, 0):
+        problem = f"{len(network.hidden)} shared and {len(network.action_hidden)} action layers"
+        advice = distil
+    elif network.num_outputs != LANDER.num_actions:
+        problem, advice = f"{network.num_outputs} outputs", distil
+    elif network.one_hot or network.controllers:
+        problem = "one-hot vectors of the task" if network.one_hot else "controllers of each task"
+        advice = alone
+    elif network.task_embedding and games != LANDER_TASKS:
+        problem, advice = f"learnt vectors for {', '.join(games)}", alone
+    if problem:
+        raise ValueError(
+            f"the lander convention cannot express {problem}; it has ReLU networks of two dense "
+            f"layers and a linear head of {LANDER.num_actions} outputs, with a learnt vector for "
+            f"each of {', '.join(LANDER_TASKS)}, in this order, or without: {advice}"
+        )
 
 
 def _grid(network: networks.Network, view: View) -> tuple[int, int]:

@@ -128,6 +128,11 @@ def from_dict(fields: Mapping[str, Any]) -> AnyView:
     return View.from_dict(fields)
 
 
+def described(view: AnyView) -> str:
+    """A view in a message."""
+    return f"{view.size} numbers" if isinstance(view, Vector) else "a screen"
+
+
 def _pair(value: object) -> bool:
     """Whether it is a tuple of two whole numbers that a screen can have."""
     if not isinstance(value, tuple) or [type(number) for number in value] != [int, int]:

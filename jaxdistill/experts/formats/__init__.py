@@ -20,7 +20,8 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried, conventions, layers, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
-from jaxdistill.tasks.views import Vector, View
+from jaxdistill.tasks.lander import LANDER
+from jaxdistill.tasks.views import AnyView, Vector, View
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
@@ -123,10 +124,15 @@ def convert(
 
 def _game_in_name(stem: str) -> str | None:
     """The game that a file's name begins with, the longest there is."""
-    words = stem.replace("-", "_").split("_")
-    known = tasks.names()
-    starts = ("_".join(words[:count]).lower() for count in range(len(words), 0, -1))
-    return next((start for start in starts if start in known), None)
+    words = stem.replace("-", "_").lower().split("_")
+    known = {name.replace("/", "_"): name for name in tasks.names()}
+    # Not by the variant alone: a file called standard.pth may hold anything.
+    landers = {name: task for name, task in known.items() if task.startswith("lander/")}
+    known |= {
+        f"{moon}{name}": task for name, task in landers.items() for moon in ("lunar", "lunar_")
+    }
+    starts = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((known[start] for start in starts if start in known), None)
 
 
 def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
@@ -184,20 +190,24 @@ def _by_names(
     game: str | None,
     said: carried.Carried | None,
 ) -> Conversion:
-    view: View | None
+    view: AnyView | None
     notes: tuple[str, ...]
     if named := _matches(found, conventions.matching):
         place = _only(path, {place: arrays for place, (_, arrays) in named.items()})
         convention, arrays = named[place]
         where = _where(path, place)
-        view = View(stack=_channels(arrays, convention.plan))
+        view = View(stack=_channels(arrays, convention.plan)) if convention.plan.convs else None
         view = said.view(game, where) if said else view
         built = layers.build(arrays, convention.plan, view, where)
         name, notes = _beside(convention, tree, game)
+        if convention.suite == LANDER.name:
+            built = _one_lander(built, convention, game, where)
         count = built.network.num_outputs
+        if game is not None:
+            conventions.check_plays(view or _vector(built), count, game, where)
         actions = conventions.actions_of(name, count, convention.actions, game, where)
         outputs = said.outputs if said else convention.outputs
-    elif policies := _matches(found, stable_baselines3.is_policy):
+    elif policies := _matches(found, lambda arrays, _: stable_baselines3.is_policy(arrays)):
         place = _only(path, {place: arrays for place, (_, arrays) in policies.items()})
         _, arrays = policies[place]
         where = _where(path, place)
@@ -226,6 +236,44 @@ def _by_names(
     )
     notes = (*built.notes, *notes, *_elsewhere(found, place))
     return Conversion(expert, name, built.layers, notes=notes)
+
+
+def _one_lander(
+    built: layers.Built, convention: conventions.Convention, game: str | None, where: str
+) -> layers.Built:
+    """What plays `game` of a file of landers.
+
+    A network with an embedding knows its task by a vector beside the state. The task's own is the
+    same in every step, so it becomes part of the first layer's bias: an expert stays a function of
+    what it sees.
+
+    Raises:
+      ValueError: `game` is missing or none of the file's, or nothing says which row is whose.
+    """
+    network = built.network
+    landers = convention.tasks or tuple(n for n in tasks.names() if n.startswith("lander/"))
+    rows = len(network.game_actions)
+    if rows > 1 and rows != len(convention.tasks):
+        raise ValueError(
+            f"{where}: its task_embedding has {rows} rows and does not say whose they are; "
+            f"expected {len(landers)}, for {', '.join(landers)}, or one"
+        )
+    if game is None or (rows > 1 and game not in landers):
+        what = (
+            f"one network for {rows} tasks" if rows > 1 else "a network that does not say its task"
+        )
+        raise ValueError(f"{where}: holds {what}; give --game, one of {', '.join(landers)}")
+    if not rows:
+        if _vector(built).size == 2 * LANDER.view.shape[-1]:
+            raise ValueError(
+                f"{where}: fc1 takes {_vector(built).size} numbers, those of a state and of its "
+                f"task's vector, but task_embedding.weight is not in the file"
+            )
+        return built
+    index = landers.index(game) if rows > 1 else 0
+    network, params, _ = networks.for_one_game(network, built.params, index)
+    note = f"its vector for {game} is now part of the bias of fc1: an expert plays one task"
+    return layers.Built(network, params, built.layers, (*built.notes, note))
 
 
 def _vector(built: layers.Built) -> Vector:
@@ -263,13 +311,13 @@ def _beside(
 
 
 def _matches(
-    found: Found, match: Callable[[Arrays], _Match | None]
+    found: Found, match: Callable[[Arrays, str], _Match | None]
 ) -> dict[str, tuple[_Match, Arrays]]:
     """The state_dicts that match, as they are or without a prefix that all their names share."""
     matches = {}
     for place, arrays in found.items():
         for _ in range(_MAX_PREFIXES):
-            if matched := match(arrays):
+            if matched := match(arrays, place):
                 matches[place] = (matched, arrays)
                 break
             first = next(iter(arrays), "")

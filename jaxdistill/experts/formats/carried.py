@@ -1,6 +1,6 @@
-"""What our exports carry beside the fields of the reference convention.
+"""What our exports carry beside the fields of the reference conventions.
 
-The convention has none for what a network sees, which game an expert plays, and whether its outputs
+They have none for what a network sees, which game an expert plays, and whether its outputs
 are Q-values or logits. Our files hold them under one key more, which other readers pass over.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdistill import tasks
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import AnyView, from_dict
 
 KEY = "jaxdistill"
 _OUTPUTS = ("q", "logits")
@@ -27,7 +27,7 @@ class Carried:
     """
 
     outputs: str
-    views: Mapping[str | None, View]
+    views: Mapping[str | None, AnyView]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `read` turns them back."""
@@ -40,7 +40,7 @@ class Carried:
         (game, *others) = self.views
         return None if others else game
 
-    def view(self, game: str | None, where: str) -> View:
+    def view(self, game: str | None, where: str) -> AnyView:
         """What it sees in `game`.
 
         Raises:
@@ -66,7 +66,7 @@ def read(tree: Any, where: str) -> Carried | None:
     if fields is None:
         return None
     try:
-        views = {_game(row["game"]): View.from_dict(row["view"]) for row in fields["plays"]}
+        views = {_game(row["game"]): from_dict(row["view"]) for row in fields["plays"]}
         if not views or fields["outputs"] not in _OUTPUTS:
             raise ValueError("no game, or outputs that are neither Q-values nor logits")
         return Carried(fields["outputs"], views)

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from jaxdistill import networks, tasks
 from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, brief, named
 from jaxdistill.tasks.atari import NUM_ACTIONS
+from jaxdistill.tasks.lander import LANDER
+from jaxdistill.tasks.views import AnyView, Vector, described
 
 # CRL-Atari: the union of the minimal actions of Breakout, Pong and SpaceInvaders.
 UNION_ACTIONS = (0, 1, 3, 4, 11, 12)
 ALL_ACTIONS = tuple(range(NUM_ACTIONS))
+ALL_ENGINES = tuple(range(LANDER.num_actions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +24,24 @@ class Convention:
 
     Attributes:
       name: how it is called in messages.
-      plan: its layers. All take 84x84 area-resized frames divided by 255.
+      plan: its layers. Those with convolutions take 84x84 area-resized frames divided by 255, the
+        others numbers as they are.
       outputs: "q" or "logits".
-      actions: the sets of ALE actions its outputs can be for, told apart by their number; empty
-        for the game's own minimal actions.
+      actions: the sets of its suite's actions (in Atari ALE's) that its outputs can be for, told
+        apart by their number; empty for the game's own minimal actions.
+      suite: whose tasks it plays.
+      tasks: the tasks by the rows of its plan's embedding.
+      inside: what the name of the state_dict in the file has to contain, where those of its tensors
+        say too little.
     """
 
     name: str
     plan: Plan
     outputs: str
     actions: tuple[tuple[int, ...], ...] = ()
+    suite: str = "atari"
+    tasks: tuple[str, ...] = ()
+    inside: str = ""
 
     @functools.cached_property
     def tensors(self) -> frozenset[str]:
@@ -46,6 +57,12 @@ def _nature(*keys: str) -> tuple[Conv, ...]:
 _REFERENCE = _nature("conv1", "conv2", "conv3")
 _CRL = _nature("features.0", "features.2", "features.4")
 _CLEANRL = _nature("network.0", "network.2", "network.4")
+
+# The public multi-task lander: Q-networks of three layers, called so in its agents' checkpoints.
+# One that tasks share sees the 8 numbers of the state and, *after* them, its task's learnt vector,
+# as `networks.Network` does too: the row of the embedding in this order.
+LANDER_TASKS = ("lander/standard", "lander/windy", "lander/heavy")
+LANDER_PLAN = Plan(hidden=(named("fc1"), named("fc2")), action=named("fc3"))
 
 CONVENTIONS = (
     Convention(
@@ -102,30 +119,53 @@ CONVENTIONS = (
         ),
         "logits",
     ),
+    Convention(
+        "multi-task lander, shared with embedding",
+        dataclasses.replace(LANDER_PLAN, embedding="task_embedding.weight"),
+        "q",
+        (ALL_ENGINES,),
+        suite=LANDER.name,
+        tasks=LANDER_TASKS,
+        inside="q_network",
+    ),
+    Convention(
+        "multi-task lander, single or task-blind",
+        LANDER_PLAN,
+        "q",
+        (ALL_ENGINES,),
+        suite=LANDER.name,
+        inside="q_network",
+    ),
 )
 
 
-def matching(arrays: Arrays) -> Convention | None:
-    """The convention whose names these are, all of them and no others."""
+def matching(arrays: Arrays, place: str) -> Convention | None:
+    """The convention whose names these are, all of them and no others.
+
+    Args:
+      place: where in the file they are.
+    """
     for convention in CONVENTIONS:
-        if convention.tensors == arrays.keys():
+        if convention.tensors == arrays.keys() and convention.inside in place:
             return convention
     return None
 
 
 def nearly(arrays: Arrays) -> str | None:
     """What keeps these names from being those of the convention they resemble, if they do."""
-    best, share = None, 0.75
-    for convention in CONVENTIONS:
-        wanted = convention.tensors
-        if (found := len(wanted & arrays.keys()) / len(wanted)) >= share:
-            best, share = convention, found
-    if best is None:
+
+    def share(convention: Convention) -> float:
+        return len(convention.tensors & arrays.keys()) / len(convention.tensors)
+
+    best = max(CONVENTIONS, key=lambda convention: (share(convention), len(convention.tensors)))
+    if share(best) < 0.75:
         return None
     missing = [name for name in best.plan.tensors() if name not in arrays]
     if missing:
         return f"looks like {best.name}, but lacks {brief(missing)}"
     extra = sorted(arrays.keys() - best.tensors)
+    if not extra:
+        return f"looks like {best.name}, but does not lie under {best.inside!r}"
     return f"looks like {best.name}, but also has {brief(extra)}"
 
 
@@ -136,7 +176,7 @@ def actions_of(
     game: str | None,
     where: str,
 ) -> tuple[int, ...]:
-    """The ALE actions that `count` outputs stand for.
+    """The suite's actions (in Atari ALE's) that `count` outputs stand for.
 
     Args:
       sets: the sets the convention allows; empty for the game's minimal actions.
@@ -167,3 +207,26 @@ def actions_of(
             f"{list(actions)}; is it another game's expert? if not, describe it in a spec (--spec)"
         )
     return actions
+
+
+def check_plays(view: AnyView, count: int, game: str, where: str) -> None:
+    """Refuses a network that sees something else than `game` shows.
+
+    Args:
+      view: what it sees.
+      count: its outputs.
+
+    Raises:
+      ValueError: it sees a screen and the game shows numbers, or numbers and it shows a screen or
+        others. Of two networks on numbers, one with other actions too: no mask mends that.
+    """
+    task = tasks.get(game)
+    shown = task.suite.view
+    other = type(view) is not type(shown)
+    if isinstance(view, Vector):
+        other |= view != shown or count != len(task.actions)
+    if other:
+        raise ValueError(
+            f"{where}: an expert of {described(view)} with {count} actions does not play "
+            f"{task.name}, which shows {described(shown)} and has {len(task.actions)} actions"
+        )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from jaxdistill import networks
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import AnyView, Vector, View
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -57,6 +57,8 @@ class Plan:
 
     Attributes:
       raw_pixels: the file's network takes pixels of 0..255 as they are, without dividing by 255.
+      embedding: the tensor `(tasks, size)` of a learnt vector per task; the first dense layer takes
+        a task's after the features, as `Network.task_embedding` does.
     """
 
     action: Weights
@@ -68,6 +70,7 @@ class Plan:
     value: Weights | None = None
     activation: str | tuple[str, ...] = "relu"
     raw_pixels: bool = False
+    embedding: str | None = None
 
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
@@ -84,7 +87,8 @@ class Plan:
 
     def tensors(self) -> list[str]:
         """Names of all tensors it needs."""
-        return [
+        vectors = [] if self.embedding is None else [self.embedding]
+        return vectors + [
             name
             for layer in self.layers()
             for name in (layer.weight, layer.bias)
@@ -98,7 +102,7 @@ class Layer:
 
     Attributes:
       name: the layer in our `Network`; `key` in the file.
-      kind: "conv" or "dense".
+      kind: "conv", "dense" or "embedding".
       shape: inputs and outputs, such as "4 -> 32".
       kernel: size, stride and padding of a convolution, such as "8x8 / 4"; "" for a dense layer.
       activation: what follows it.
@@ -124,15 +128,17 @@ class Built:
     notes: tuple[str, ...]
 
 
-def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
+def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built:
     """The network that `plan` describes, with the file's numbers in it.
+
+    One with an embedding knows its task: it plays each with all of its outputs.
 
     A padding that is not known is taken to be 0, PyTorch's default, if the first dense layer's
     width agrees; otherwise it is the only one that agrees.
 
     Args:
       arrays: tensors by name.
-      view: what the network sees; None for a network on vectors.
+      view: what the network sees; None for a vector of as many numbers as it takes.
       where: what messages call the file.
 
     Raises:
@@ -147,6 +153,13 @@ def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
     notes: list[str] = []
     params: dict[str, dict[str, np.ndarray]] = {}
     rows: list[Layer] = []
+    vectors = None
+    if plan.embedding is not None:
+        vectors = _tensor(arrays, plan.embedding, (None, None), where)
+        params["task_embedding"] = {"embedding": vectors}
+        key = brief([plan.embedding.removesuffix(".weight")])
+        sizes = f"{vectors.shape[0]} x {vectors.shape[1]}"
+        rows.append(Layer("task_embedding", key, "embedding", sizes, "", "none", vectors.size))
 
     def add(name: str, kind: str, layer: Weights, kernel: np.ndarray, shown: str, act: str) -> None:
         kernel = np.ascontiguousarray(kernel)
@@ -174,10 +187,12 @@ def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
     first = _first_dense(plan)
     if grid is not None:
         flat = grid[0] * grid[1] * grid[2]
-    elif view is not None:
+    elif isinstance(view, View):
         flat = view.stack * view.height * view.width
+    elif isinstance(view, Vector):
+        flat = view.size + (0 if vectors is None else vectors.shape[1])
     else:
-        flat = _tensor(arrays, first[0].weight, (None, None), where).shape[1]
+        flat = inputs(arrays, plan, where)
 
     def dense(name: str, layer: Weights, inputs: int, act: str) -> int:
         """Adds a dense layer; the width of its output."""
@@ -218,6 +233,9 @@ def build(arrays: Arrays, plan: Plan, view: View | None, where: str) -> Built:
         num_outputs=outputs,
         activation=plan.activation,
     )
+    if vectors is not None:
+        tasks, size = vectors.shape
+        network = network.clone(task_embedding=size, game_actions=(tuple(range(outputs)),) * tasks)
     return Built(network, {"params": params}, tuple(rows), tuple(notes))
 
 
@@ -229,6 +247,11 @@ def _first_dense(plan: Plan) -> tuple[Weights, ...]:
     if plan.value is not None:
         first.append((*plan.value_hidden, plan.value)[0])
     return tuple(first)
+
+
+def inputs(arrays: Arrays, plan: Plan, where: str) -> int:
+    """How many numbers the first dense layer takes; ValueError if it is no dense layer."""
+    return _tensor(arrays, _first_dense(plan)[0].weight, (None, None), where).shape[1]
 
 
 def _conv_kernel(arrays: Arrays, conv: Conv, channels: int | None, where: str) -> np.ndarray:
@@ -274,14 +297,14 @@ def _geometry(
     arrays: Arrays,
     plan: Plan,
     kernels: list[np.ndarray],
-    view: View | None,
+    view: AnyView | None,
     where: str,
     notes: list[str],
 ) -> tuple[tuple[networks.ConvLayer, ...], tuple[int, int, int] | None]:
     """The convolutions with their padding, and the (C, H, W) they end in (None without any)."""
     if not plan.convs:
         return (), None
-    if view is None:
+    if not isinstance(view, View):
         raise ValueError(f"{where}: has convolutions; expected a view of the screen")
     first = _first_dense(plan)[0].weight
     channels = kernels[-1].shape[3]

@@ -1,8 +1,8 @@
 """Specs: a short TOML file that says what a state_dict cannot.
 
-game = "breakout"            # leave out for a network that plays no Atari game
+game = "breakout"            # or such as "lander/windy"; leave out for a network that plays no task
 outputs = "logits"           # or "q"
-actions = [0, 1, 3, 4]       # ALE actions by output; or "minimal" (the game's own), or "full"
+actions = [0, 1, 3, 4]       # actions (ALE's) by output; or "minimal" (the game's own), or "full"
 activation = "relu"          # of every layer but the last; a layer may say its own
 pixels = "0..1"              # the file's network takes pixels over 255; or "0..255", as they are
 advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
@@ -196,6 +196,8 @@ def actions_of(spec: Spec, count: int, game: str | None) -> tuple[int, ...]:
         actions = spec.actions
     elif spec.actions == "full":
         actions = ALL_ACTIONS
+        if game is not None:
+            actions = tuple(range(tasks.get(game).suite.num_actions))
     elif game is None:
         raise ValueError(f'{spec.path}: actions: "minimal" needs a game; add game, or --game')
     else:

@@ -19,9 +19,9 @@ import numpy as np
 
 from jaxdistill import networks
 from jaxdistill.experts import torch_file
-from jaxdistill.experts.formats.conventions import actions_of
-from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, Weights, brief, named
-from jaxdistill.tasks.views import View
+from jaxdistill.experts.formats.conventions import actions_of, check_plays
+from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, Weights, brief, inputs, named
+from jaxdistill.tasks.views import Vector, View
 
 _WEIGHTS, _DATA = "policy.pth", "data"
 
@@ -167,6 +167,8 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
 
     count = arrays[plan.action.weight].shape[0]
     _check_actions(_mapping(data, "action_space"), count, where)
+    if game is not None:
+        check_plays(view or Vector(inputs(arrays, plan, where)), count, game, where)
     if view is None and game is None:
         actions = tuple(range(count))
         notes.append("outputs are the actions of its own environment, in its order")
