@@ -130,7 +130,7 @@ def from_dict(fields: Mapping[str, Any]) -> AnyView:
 
 def described(view: AnyView) -> str:
     """A view in a message."""
-    return f"{view.size} numbers" if isinstance(view, Vector) else "a screen"
+    return f"a vector of {view.size} numbers" if isinstance(view, Vector) else "a screen"
 
 
 def _pair(value: object) -> bool:

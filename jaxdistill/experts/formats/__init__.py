@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -313,19 +313,31 @@ def _beside(
 def _matches(
     found: Found, match: Callable[[Arrays, str], _Match | None]
 ) -> dict[str, tuple[_Match, Arrays]]:
-    """The state_dicts that match, as they are or without a prefix that all their names share."""
+    """The state_dicts that match, as they are or without a prefix that all their names share.
+
+    Args:
+      match: takes a state_dict and where in the file it is, with what was taken off its names.
+    """
     matches = {}
     for place, arrays in found.items():
-        for _ in range(_MAX_PREFIXES):
-            if matched := match(arrays, place):
-                matches[place] = (matched, arrays)
+        for prefix, inner in _peeled(arrays):
+            if matched := match(inner, f"{place}.{prefix}"):
+                matches[place] = (matched, inner)
                 break
-            first = next(iter(arrays), "")
-            prefix = first[: first.find(".") + 1]
-            if not prefix or not all(name.startswith(prefix) for name in arrays):
-                break
-            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     return matches
+
+
+def _peeled(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
+    """A prefix that all names share, and the arrays without it: none first, then ever more."""
+    prefix = ""
+    for _ in range(_MAX_PREFIXES):
+        yield prefix, arrays
+        first = next(iter(arrays), "")
+        part = first[: first.find(".") + 1]
+        if not part or not all(name.startswith(part) for name in arrays):
+            return
+        prefix += part
+        arrays = {name.removeprefix(part): array for name, array in arrays.items()}
 
 
 def _only(path: str, candidates: Found, wanted: set[str] | None = None) -> str:
@@ -410,5 +422,6 @@ def _unknown(path: str, found: Found) -> str:
     if any(len(shape) == 4 for shape in kernels.values()):
         missing = f"stride and padding of each convolution, [view], pixels, {missing}"
     seen = brief(f"{name} {'x'.join(map(str, shape))}" for name, shape in kernels.items())
-    why = conventions.nearly(arrays) or "follows no known convention"
+    looks = (conventions.nearly(inner) for _, inner in _peeled(arrays))
+    why = next(filter(None, looks), None) or "follows no known convention"
     return f"{where}: {why}; give a spec (--spec) with {missing}; found {seen}"

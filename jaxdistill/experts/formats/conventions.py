@@ -227,6 +227,6 @@ def check_plays(view: AnyView, count: int, game: str, where: str) -> None:
         other |= view != shown or count != len(task.actions)
     if other:
         raise ValueError(
-            f"{where}: an expert of {described(view)} with {count} actions does not play "
-            f"{task.name}, which shows {described(shown)} and has {len(task.actions)} actions"
+            f"{where}: an expert that sees {described(view)} and has {count} actions does not "
+            f"play {task.name}, which shows {described(shown)} and has {len(task.actions)} actions"
         )
