@@ -1,0 +1,217 @@
+"""Deep Q-learning from a replay memory (Mnih et al., Nature 2015), for several tasks at once.
+
+One network learns all tasks from one memory. The calls of a training, in order:
+
+    memory = replay.create(mesh, ...)
+    state = dqn.create_state(params, transform, mesh)
+    update = dqn.make_update(network, transform, mesh, masks=masks, batch=64, minibatches=K, ...)
+    while training:
+        ...  # play L steps in the N environments of each of G tasks, exploring with some epsilon
+        memory = replay.append(memory, piece)
+        if memory.counts.sum() >= first_update_after:
+            state, metrics = update(state, memory, key)
+        if so many episodes have ended since the last copy:
+            state = dqn.copy_target(state)
+
+One update per environment step is K = L * N * G. The same `key` serves every call: minibatches are
+drawn with `fold_in(key, updates done)`.
+
+Agents that play one environment take their tasks in turn, an episode each, so that the memory holds
+some of all. Here every task has environments of its own and all are stepped together, so there are
+no turns to take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+from jaxdistill import networks
+from jaxdistill.learn import learner, losses, replay
+
+LOSSES = ("mse", "huber")
+
+
+@flax.struct.dataclass
+class State:
+    """What a training changes, but for its memory.
+
+    Attributes:
+      train: parameters, optimiser state, updates done.
+      target: the parameters that judge what follows, a copy of earlier ones.
+    """
+
+    train: learner.TrainState
+    target: Any
+
+    @property
+    def playing(self) -> Any:
+        """The parameters to play with."""
+        return self.train.playing
+
+
+def create_state(
+    params: networks.Params,
+    transform: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    averaged: bool = False,
+) -> State:
+    """A fresh state whose target is `params` too; see `learner.create_state`."""
+    train = learner.create_state(params, transform, mesh, averaged=averaged)
+    return State(train, _copy(train.params))
+
+
+def copy_target(state: State) -> State:
+    """The state with its present parameters as its target."""
+    return dataclasses.replace(state, target=_copy(state.train.params))
+
+
+# Never the same buffers: `update` is given all of a state's to overwrite.
+_copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
+
+
+def epsilon_per_episode(episodes: int, start: float, end: float, decay: float) -> float:
+    """Chance of exploring once so many episodes have ended: `max(end, start * decay ** episodes)`.
+
+    Args:
+      episodes: of all tasks together, where they share one network.
+      decay: the factor of each episode, 0 to 1.
+    """
+    return max(end, start * decay**episodes)
+
+
+def targets(
+    rewards: jax.Array,
+    ended: jax.Array,
+    next_values: jax.Array,
+    masks: jax.Array,
+    *,
+    discount: float,
+    choosing: jax.Array | None = None,
+) -> jax.Array:
+    """`r + gamma * (1 - ended) * max_a Q_target(s', a)` over valid actions, `(B,)`.
+
+    Double Q-learning (van Hasselt et al., AAAI 2016) takes `Q_target(s', argmax_a Q(s', a))`.
+
+    Args:
+      rewards, ended: `(B,)`.
+      next_values: `(B, A)`, `Q_target(s', .)`.
+      masks: `(B, A)` bool, the valid actions of each row's task.
+      choosing: `(B, A)`, `Q(s', .)` of the network that is learning, for double Q-learning.
+    """
+    chosen = losses.greedy(next_values if choosing is None else choosing, masks)
+    values = jnp.take_along_axis(next_values, chosen[:, None], axis=-1)[:, 0]
+    return rewards + discount * jnp.where(ended, 0.0, values)
+
+
+Update = Callable[[State, replay.Memory, jax.Array], tuple[State, learner.Metrics]]
+
+
+def make_update(
+    network: networks.Network,
+    transform: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    masks: jax.Array,
+    batch: int,
+    minibatches: int,
+    discount: float,
+    loss: str = "mse",
+    double: bool = False,
+    balanced: bool = False,
+    ema_decay: float = 0.0,
+) -> Update:
+    """The jitted `update(state, memory, key) -> (state, metrics)` of `minibatches` optimiser steps.
+
+    Every minibatch draws its transitions with `fold_in(key, step)`, so that a resumed training
+    draws what the whole would have. The loss is the mean over the batch of what lies between
+    `Q(s, a)` and the target; see `targets`. `state` is donated, `memory` is not.
+
+    Every task should have something to draw (`memory.counts`): a balanced minibatch has rows of all
+    tasks, and those of one with nothing to draw teach nothing.
+
+    Args:
+      masks: `(G, A)` bool, the valid actions of each task.
+      batch: transitions in a minibatch.
+      discount: gamma, 0 to 1.
+      loss: "mse", or "huber": half the square up to 1, then linear.
+      double: whether the learning network chooses the next action that the target judges.
+      balanced: as many transitions of each task in a minibatch; see `replay.sample`.
+      ema_decay: of the state's average, where it keeps one.
+
+    Returns:
+      The update. Its metrics are means over the call: `loss`, `target`, `q` (of the actions
+      played) and `gradient_norm`.
+
+    Raises:
+      ValueError: a loss that is none of these, a count below 1, a discount outside 0 to 1, or a
+        batch that does not split over the mesh, or over the tasks where it is balanced.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
+    for name, count in (("batch", batch), ("minibatches", minibatches)):
+        if count < 1:
+            raise ValueError(f"{name} is {count}, expected at least 1")
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount is {discount}, expected 0 to 1")
+    meshes.check_divisible(mesh, "batch", batch)
+    num_tasks, num_actions = masks.shape
+    if balanced:
+        replay.check_balanced(batch, num_tasks)
+    distance = losses.LOSSES[loss].function
+
+    def objective(params: Any, shared: tuple[replay.Memory, Any], drawn: Any):
+        memory, target_params = shared
+        tasks, rows = (x.reshape(-1) for x in drawn)
+        seen = replay.gather(memory, tasks, rows)
+        outputs = networks.forward(network, params, seen.observations, tasks)
+
+        def following(params: Any) -> jax.Array:
+            return networks.forward(network, params, seen.next_observations, tasks)
+
+        target = targets(
+            seen.rewards,
+            seen.ended,
+            following(target_params),
+            masks[tasks],
+            discount=discount,
+            choosing=following(jax.lax.stop_gradient(params)) if double else None,
+        )
+        # Of a row's outputs the loss is about one, the action played.
+        played = jax.nn.one_hot(seen.actions, num_actions, dtype=jnp.bool_)
+        error = distance(outputs, jnp.broadcast_to(target[:, None], outputs.shape), played)
+        means = {
+            "loss": error,
+            "target": target,
+            "q": jnp.where(played, outputs, 0.0).sum(axis=-1),
+        }
+        means = {name: jnp.where(seen.usable, x, 0.0).mean() for name, x in means.items()}
+        return means["loss"], means
+
+    gradient_of = learner.sharded_gradient(objective, mesh)
+
+    def update(state: State, memory: replay.Memory, key: jax.Array):
+        def draw(step: jax.Array) -> tuple[jax.Array, jax.Array]:
+            drawn = replay.sample(memory, jax.random.fold_in(key, step), batch, balanced=balanced)
+            return jax.tree.map(lambda x: x[None], drawn)  # split along the second axis
+
+        def minibatch(train: learner.TrainState, drawn: Any):
+            gradient, metrics = gradient_of(train.params, (memory, state.target), drawn)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
+            return learner.apply_gradient(train, gradient, transform, ema_decay), metrics
+
+        # All draws at once: what is drawn does not depend on what is learnt meanwhile.
+        drawn = jax.vmap(draw)(state.train.step + jnp.arange(minibatches))
+        train, metrics = jax.lax.scan(minibatch, state.train, drawn)
+        return dataclasses.replace(state, train=train), jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(update, donate_argnums=0)
