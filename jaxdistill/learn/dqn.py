@@ -75,8 +75,9 @@ def copy_target(state: State) -> State:
     return dataclasses.replace(state, target=_copy(state.train.params))
 
 
-# Never the same buffers: `update` is given all of a state's to overwrite.
-_copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
+def _copy(params: Any) -> Any:
+    """The same values in other buffers: `update` is given all of a state's to overwrite."""
+    return jax.tree.map(jnp.array, params)
 
 
 def epsilon_per_episode(episodes: int, start: float, end: float, decay: float) -> float:
@@ -178,13 +179,14 @@ def make_update(
         def following(params: Any) -> jax.Array:
             return networks.forward(network, params, seen.next_observations, tasks)
 
+        # No gradient goes through the target: a choice has none.
         target = targets(
             seen.rewards,
             seen.ended,
             following(target_params),
             masks[tasks],
             discount=discount,
-            choosing=following(jax.lax.stop_gradient(params)) if double else None,
+            choosing=following(params) if double else None,
         )
         # Of a row's outputs the loss is about one, the action played.
         played = jax.nn.one_hot(seen.actions, num_actions, dtype=jnp.bool_)

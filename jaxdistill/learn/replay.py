@@ -199,7 +199,7 @@ def append(memory: Memory, piece: Piece) -> Memory:
     usable = write(memory.usable, piece.valid & whole)
     # What followed is known now of the step before the piece and of all its steps but the last. A
     # frame that begins an episode follows nothing.
-    found = usable[:, previous] & (ages > 0) & (times > 0)[:, None]
+    found = usable[:, previous] & (ages > 0)
     usable = usable.at[:, previous].set(found, unique_indices=True)
 
     found = found.reshape(num_tasks, -1)
@@ -211,7 +211,7 @@ def append(memory: Memory, piece: Piece) -> Memory:
     written = times[-1] + 1
     # How long ago each slot was written: 0 is the newest; at the far end, stacks are not whole.
     ago = (written - 1 - jnp.arange(steps)) % steps
-    drawable = (ago > 0) & (ago < written) & (ago <= steps - memory.depth)
+    drawable = (ago > 0) & (ago <= steps - memory.depth)
     return dataclasses.replace(
         memory,
         frames=write(memory.frames, piece.frames),

@@ -179,7 +179,10 @@ def test_a_network_that_knows_its_task_is_told_it():
     update = dqn.make_update(
         network, SGD, FOUR, masks=jnp.ones((2, 2), bool), batch=4, minibatches=1, discount=0.5
     )
-    state, _ = update(dqn.create_state(params, SGD, FOUR), memory, _key(FOUR))
+    state, metrics = update(dqn.create_state(params, SGD, FOUR), memory, _key(FOUR))
+    first, second = (network.apply(params, jnp.full((1, 1, 1), 2.0), task).max() for task in (0, 1))
+    assert abs(first - second) > 1e-2
+    assert float(metrics["target"]) == pytest.approx(0.5 + 0.5 * float(second), rel=1e-5)
     moved = np.abs(
         state.train.params["params"]["task_embedding"]["embedding"]
         - params["params"]["task_embedding"]["embedding"]
@@ -191,12 +194,13 @@ def test_a_balanced_minibatch_gives_a_task_of_few_its_share():
     # One task has one transition, of reward 0, the other nine of reward 1; nothing follows.
     memory = _memory(FOUR, num_tasks=2, steps=12, frame_shape=(1,))
     valid = np.ones((2, 10, 1), bool)
-    valid[0, 1:] = False
+    valid[0] = np.arange(10)[:, None] == 3
+    rewards = np.where(valid, np.float32([0, 1])[:, None, None], np.float32(50))
     piece = replay.Piece(
         frames=np.ones((2, 10, 1, 1), np.float32),
         ages=np.broadcast_to(np.arange(10)[None, :, None], (2, 10, 1)),
         actions=np.zeros((2, 10, 1), int),
-        rewards=np.broadcast_to(np.float32([0, 1])[:, None, None], (2, 10, 1)),
+        rewards=rewards,
         ended=np.ones((2, 10, 1), bool),
         valid=valid,
     )

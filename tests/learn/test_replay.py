@@ -110,6 +110,7 @@ def _expected(transitions, written, steps, depth, began=0):
 
 def _check(memory, transitions, began=0, rows=4000):
     """Draws: each is as it was played, and all of `transitions` are drawn."""
+    assert memory.counts.sum() == len(transitions)
     batch = jax.device_get(_draw(memory, jax.random.key(3), rows)[1])
     assert batch.usable.all()
     places = _place(batch, began)
