@@ -126,7 +126,7 @@ def main(_: list[str]) -> None:
         rows.append((kind, *_cells(results), f"{statistics.median(seconds):.0f}", _early(early)))
     columns = ("", *_PLAYED, "mean of three", "seconds", f"mean at {_AT.value:g} s")
     metrics.table(
-        f"medians of {_SEEDS.value} seeds [lowest, highest]; {_EPISODES.value} greedy episodes each",
+        f"medians of {_SEEDS.value} seeds [lowest, highest]; {_EPISODES.value} greedy episodes",
         columns,
         rows,
     )

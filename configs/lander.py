@@ -9,8 +9,9 @@ After the colon stands what the network is told of its task:
     blind        nothing
     independent  every task has a network of its own, which `configs/lander_merge.py` can merge
 
-Learnt by parallel Q-learning; `--config.algorithm=dqn` takes a replay memory and a target network
-instead. The tasks are `lander/standard`, `lander/windy` and `lander/heavy`; others can be named as
+Learnt by parallel Q-learning. `shared_dqn`, `blind_dqn`, ... take a replay memory and a target
+network instead, as the published agent for these tasks did. The tasks are `lander/standard`,
+`lander/windy` and `lander/heavy`; others are named as
 `--config.games=lander/standard,lander/windy_air`.
 """
 
@@ -28,10 +29,12 @@ NETWORKS = {
 }
 
 
-def get_config(told: str = "shared") -> ConfigDict:
+def get_config(variant: str = "shared") -> ConfigDict:
+    told = variant.removesuffix("_dqn")
     if told not in NETWORKS:
         raise ValueError(
-            f"--config=configs/lander.py:{told}: expected one of {', '.join(NETWORKS)}"
+            f"--config=configs/lander.py:{variant}: expected one of {', '.join(NETWORKS)}, or one "
+            f"of these with _dqn behind it"
         )
     games = ("lander/standard", "lander/windy", "lander/heavy")
     settings = qlearning.Settings(
@@ -55,6 +58,25 @@ def get_config(told: str = "shared") -> ConfigDict:
         eval_epsilon=0.0,
         final_episodes=40,
     )
+    if told != variant:
+        settings = dataclasses.replace(
+            settings,
+            algorithm="dqn",
+            network=NETWORKS[told].removesuffix("_layer_norm"),
+            rollout_steps=4,
+            total_steps=204_800,
+            epochs=2,  # it has none, nor a trace: as they are by default
+            trace=0.65,
+            optimiser="adam_l2",
+            learning_rate=5e-4,
+            final_rate_fraction=1.0,
+            clip_norm=1e9,  # none
+            reward_scale=1.0,
+            epsilon_decay=0.995,
+            epsilon_end=0.01,
+            epsilon_fraction=0.1,
+            eval_every=51_200,
+        )
     # Games as a string, so that a flag can list others.
     config = ConfigDict(dataclasses.asdict(settings) | {"games": ",".join(games)})
     config.max_steps = config_dict.placeholder(int)  # the task's own

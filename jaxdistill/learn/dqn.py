@@ -36,6 +36,7 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.learn import learner, losses, replay
+from jaxdistill.tasks.actions import greedy
 
 LOSSES = ("mse", "huber")
 
@@ -109,7 +110,7 @@ def targets(
       masks: `(B, A)` bool, the valid actions of each row's task.
       choosing: `(B, A)`, `Q(s', .)` of the network that is learning, for double Q-learning.
     """
-    chosen = losses.greedy(next_values if choosing is None else choosing, masks)
+    chosen = greedy(next_values if choosing is None else choosing, masks)
     values = jnp.take_along_axis(next_values, chosen[:, None], axis=-1)[:, 0]
     return rewards + discount * jnp.where(ended, 0.0, values)
 

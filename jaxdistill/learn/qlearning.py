@@ -3,7 +3,8 @@
 No replay memory and no target network: many environments play for a few steps, Q(lambda) targets
 are computed backwards over them, and the same steps are learnt from once or twice before they are
 thrown away. LayerNorm in the network is what keeps this stable. With several games, one masked
-network learns them all: the multi-task baseline of Policy Distillation.
+network learns them all: the multi-task baseline of Policy Distillation. Deep Q-learning from a
+replay memory (Mnih et al., Nature 2015) stands beside it.
 
 With experts at hand it need not begin from nothing, nor end where they did: a distillation loss
 beside the Q-learning one, its weight falling to 0, lets a student take over what a mediocre expert
@@ -37,7 +38,15 @@ from jaxdistill import (
 )
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.learn import checkpoints, dataset, divergence, learner, losses
+from jaxdistill.learn import (
+    checkpoints,
+    dataset,
+    divergence,
+    dqn,
+    learner,
+    losses,
+    replay,
+)
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
@@ -62,16 +71,23 @@ class Settings:
     Attributes:
       games: names of the tasks, of one suite, learnt by one network.
       independent: each of them is learnt by a network of its own, one after another.
-      network: a key of `networks.NETWORKS`; it should have LayerNorm.
+      algorithm: "pqn", or "dqn": deep Q-learning from a replay memory.
+      network: a key of `networks.NETWORKS`; with "pqn" it should have LayerNorm.
       compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
         outputs and losses are float32 all the same.
       seed: of everything random.
       num_envs: environments per game.
       rollout_steps: steps each environment plays between two learning phases.
       total_steps: steps per game in the whole training.
-      epochs: times each step is learnt from.
-      batch_per_game: rows of each game in one minibatch.
-      learning_rate, final_rate_fraction, clip_norm: RAdam with linear decay and gradient clipping.
+      epochs: with "pqn", times each step is learnt from.
+      updates_per_step: with "dqn", minibatches from the memory for each step of an environment.
+      batch_per_game: rows of each game in one minibatch; with "dqn" as many are drawn from the
+        transitions of all games together.
+      replay_size: with "dqn", transitions of all games together that are kept.
+      first_update: with "dqn", how many of them before the first update.
+      target_episodes: with "dqn", games that end between two copies of the network that judges.
+      optimiser: a key of `learner.OPTIMISERS`.
+      learning_rate, final_rate_fraction, clip_norm: with linear decay and gradient clipping.
       ema_decay: the network that is evaluated and saved is the exponential moving average of the
         parameters with this decay per update; 0 takes the parameters as they are.
       reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are.
@@ -79,6 +95,8 @@ class Settings:
       discount, trace: gamma and lambda of the Q(lambda) targets.
       epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
         fraction of the training.
+      epsilon_decay: it falls by this factor with every game that ends instead, down to the end; 0
+        is linearly.
       hold_exponent: with this above 1, an exploring action is held for a Zipf-distributed number of
         steps (epsilon-z-greedy; Dabney et al., ICLR 2021); 0 explores for one step.
       double: Double-Q targets: the network's choice, valued by a slow average of its parameters.
@@ -100,6 +118,7 @@ class Settings:
 
     games: tuple[str, ...]
     independent: bool = False
+    algorithm: Annotated[str, OneOf(("pqn", "dqn"))] = "pqn"
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
@@ -107,7 +126,12 @@ class Settings:
     rollout_steps: Count = 32
     total_steps: Count = 2_000_000
     epochs: Count = 2
+    updates_per_step: Positive = 1.0
     batch_per_game: Count = 128
+    replay_size: Count = 100_000
+    first_update: Count = 2000
+    target_episodes: Count = 10
+    optimiser: Annotated[str, OneOf(learner.OPTIMISERS)] = "radam"
     learning_rate: Positive = 2.5e-4
     final_rate_fraction: Share = 0.05
     clip_norm: Positive = 10.0
@@ -119,6 +143,7 @@ class Settings:
     epsilon_start: Share = 1.0
     epsilon_end: Share = 0.01
     epsilon_fraction: Share = 0.1
+    epsilon_decay: Share = 0.0
     hold_exponent: Annotated[float, Range(1, above=True, besides=0)] = 0.0
     double: bool = False
     average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
@@ -151,7 +176,7 @@ class Settings:
                 f"learns tasks of one"
             )
         networks.for_tasks(networks.create(self.network), chosen)  # it must suit what they show
-        if rows % self.batch_per_game:
+        if self.algorithm == "pqn" and rows % self.batch_per_game:
             raise ValueError(
                 f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
                 f"iteration (num_envs {self.num_envs} x rollout_steps {self.rollout_steps})"
@@ -165,6 +190,8 @@ class Settings:
             raise ValueError(
                 f"opening_steps is {self.opening}, expected less than max_steps {shortest}"
             )
+        if self.algorithm == "dqn" and self.experts and not self.warm_start:
+            raise ValueError("dqn learns from rewards alone; choose pqn, or warm_start")
         if self.independent and self.experts:
             raise ValueError("independent networks learn without experts; train them one by one")
         if self.warm_start and len(self.experts) != 1:
@@ -185,6 +212,14 @@ class Settings:
     def steps_per_iteration(self) -> int:
         """Steps per game in one iteration."""
         return self.num_envs * self.rollout_steps
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Optimiser steps in one iteration."""
+        if self.algorithm == "dqn":
+            steps = self.steps_per_iteration * len(self.games)
+            return max(1, round(self.updates_per_step * steps))
+        return self.epochs * (self.steps_per_iteration // self.batch_per_game)
 
     @property
     def iterations(self) -> int:
@@ -252,24 +287,27 @@ def settled(settings: Settings) -> Settings:
     return dataclasses.replace(settings, max_steps=limit, opening_steps=settings.opening)
 
 
-def epsilon_at(settings: Settings, iteration: int) -> float:
-    """Chance of exploring in one iteration.
+def epsilon_at(settings: Settings, iteration: int, episodes: int = 0) -> float:
+    """Chance of exploring in one iteration, before which so many games of all tasks have ended.
 
     An action held for several steps counts once: the chance per step is smaller by its mean
     length's share, as in epsilon-z-greedy's epsilon / 3.
     """
-    done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
-    epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
+    if settings.epsilon_decay:
+        start, end = settings.epsilon_start, settings.epsilon_end
+        epsilon = dqn.epsilon_per_episode(episodes, start, end, settings.epsilon_decay)
+    else:
+        done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
+        epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
     return epsilon / 3 if settings.hold_exponent else epsilon
 
 
 def optimiser(settings: Settings) -> optax.GradientTransformation:
     """The optimiser of a training, with its schedule over all updates."""
-    minibatches = settings.steps_per_iteration // settings.batch_per_game
     return learner.optimiser(
-        "radam",
+        settings.optimiser,
         learning_rate=settings.learning_rate,
-        updates=settings.iterations * settings.epochs * minibatches,
+        updates=settings.iterations * settings.updates_per_iteration,
         final_fraction=settings.final_rate_fraction,
         schedule="linear",
         clip_norm=settings.clip_norm,
@@ -314,11 +352,22 @@ def refuse_idle(settings: Settings) -> None:
             ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
             (not settings.discount, "discount is 0", ("trace", "double", "average_rate")),
             (not settings.double, "double is False", ("average_rate",)),
+            (
+                settings.algorithm == "dqn",
+                "algorithm is 'dqn'",
+                ("epochs", "trace", "average_rate"),
+            ),
+            (
+                settings.algorithm == "pqn",
+                "algorithm is 'pqn'",
+                ("replay_size", "first_update", "target_episodes", "updates_per_step"),
+            ),
+            (settings.epsilon_decay, "epsilon_decay is given", ("epsilon_fraction",)),
             (settings.rollout_steps == 1, "rollout_steps is 1", ("trace",)),
             (
                 settings.epsilon_start == settings.epsilon_end,
                 "epsilon_start is epsilon_end",
-                ("epsilon_fraction",),
+                ("epsilon_fraction", "epsilon_decay"),
             ),
         ],
     )
@@ -465,17 +514,15 @@ class _Collector:
 
     def rollout(
         self,
-        act: Callable[..., tuple[jax.Array, jax.Array]],
-        state: learner.TrainState,
-        average: Any,
+        act: Callable[[Any], tuple[jax.Array, jax.Array]],
         explorer: _Explorer,
         iteration: int,
+        epsilon: float,
         mesh: Mesh,
         timer: metrics.Timer,
     ) -> tuple[dict[str, np.ndarray], list[list[float]]]:
         """Plays one iteration: the arrays `make_learn` takes, and scores of games that ended."""
         settings = self._settings
-        epsilon = epsilon_at(settings, iteration)
         first = iteration * settings.rollout_steps
         turn = first
         values: list[jax.Array] = []
@@ -484,7 +531,7 @@ class _Collector:
             observations: Any, _key: Any, _games: Any, _seats: Any
         ) -> tuple[tuple[np.ndarray, ...], None]:
             with timer.phase("inference"):
-                chosen, value = act(state.params, average, observations)
+                chosen, value = act(observations)
                 values.append(value)
                 best = np.asarray(chosen)
             return tuple(explorer(best, turn, epsilon)), None
@@ -520,12 +567,165 @@ class _Collector:
                 break
         with timer.phase("inference"):
             last = tuple(meshes.put_rows(mesh, step.observations) for step in before)
-            values.append(act(state.params, average, last)[1])
+            values.append(act(last)[1])
         arrays = {name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()}
         arrays["frames"] = np.stack(frames).swapaxes(0, 1)
-        arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth - 1).astype(np.uint8)
+        arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth).astype(np.uint8)
         arrays["next_values"] = np.stack([np.asarray(v) for v in values[1:]]).swapaxes(0, 1)
         return arrays, finished
+
+
+class _Pqn:
+    """What is learnt by parallel Q-learning: from the steps just played, then forgotten."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        network: networks.Network,
+        transform: Any,
+        chosen: Sequence[Lesson],
+        experts: Sequence[Expert],
+        params: networks.Params,
+        mesh: Mesh,
+    ):
+        del chosen
+        self._settings, self._mesh = settings, mesh
+        averaged = settings.ema_decay > 0
+        self.train = learner.create_state(params, transform, mesh, averaged=averaged)
+        self._average = jax.tree.map(jnp.array, self.train.params)
+        self._learn = make_learn(settings, network, transform, mesh, experts)
+        self._expert_params = jax.device_put(
+            [expert.params for expert in experts], meshes.replicated(mesh)
+        )
+        rate = settings.average_rate
+        self._follow = jax.jit(
+            functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
+        )
+
+    @property
+    def acting(self) -> tuple[Any, Any]:
+        """The parameters that choose, and those that value the choice; see `make_act`."""
+        return self.train.params, self._average
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"train": self.train, "average": self._average}
+
+    @arrays.setter
+    def arrays(self, restored: dict[str, Any]) -> None:
+        self.train, self._average = restored["train"], restored["average"]
+
+    def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
+        """The train state of a checkpoint."""
+        return arrays["train"]
+
+    def learn(
+        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+    ) -> learner.Metrics:
+        """Learns from one iteration's steps; for `copies` see `_Dqn`."""
+        del copies
+        on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
+        on_device["expert_params"] = self._expert_params
+        weight = expert_weight_at(self._settings, iteration)
+        on_device["expert_weight"] = jnp.float32(weight)
+        key = jax.random.fold_in(key, iteration + 2)
+        self.train, numbers = self._learn(self.train, on_device, key)
+        if self._settings.double:
+            self._average = self._follow(self._average, self.train.params)
+        return numbers
+
+
+class _Dqn:
+    """What is learnt by deep Q-learning: from a memory, towards what an earlier network says."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        network: networks.Network,
+        transform: Any,
+        chosen: Sequence[Lesson],
+        experts: Sequence[Expert],
+        params: networks.Params,
+        mesh: Mesh,
+    ):
+        del experts
+        self._settings, view = settings, chosen[0].view
+        self._state = dqn.create_state(params, transform, mesh, averaged=settings.ema_decay > 0)
+        self._memory = replay.create(
+            mesh,
+            num_tasks=len(chosen),
+            num_envs=settings.num_envs,
+            capacity=settings.replay_size,
+            frame_shape=view.shape[1:],
+            dtype=chosen[0].task.suite.frame_dtype,
+            depth=view.stack,
+        )
+        self._update = dqn.make_update(
+            network,
+            transform,
+            mesh,
+            masks=lessons.masks(chosen),
+            batch=settings.batch_per_game,
+            minibatches=settings.updates_per_iteration,
+            discount=settings.discount,
+            double=settings.double,
+            ema_decay=settings.ema_decay,
+        )
+
+    @property
+    def train(self) -> learner.TrainState:
+        """Parameters and optimiser."""
+        return self._state.train
+
+    @property
+    def acting(self) -> tuple[Any, Any]:
+        """The parameters that choose, and those that value the choice; see `make_act`."""
+        return self._state.train.params, self._state.train.params
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"state": self._state, "memory": self._memory}
+
+    @arrays.setter
+    def arrays(self, restored: dict[str, Any]) -> None:
+        self._state, self._memory = restored["state"], restored["memory"]
+
+    def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
+        """The train state of a checkpoint."""
+        return arrays["state"].train
+
+    def learn(
+        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+    ) -> learner.Metrics:
+        """Remembers one iteration's steps, and learns from what is remembered.
+
+        Args:
+          copies: the network that judges becomes a copy of the one that has learnt.
+        """
+        del iteration
+        # The first frames only complete the stacks of the first steps.
+        earlier = rollout["frames"].shape[1] - self._settings.rollout_steps
+        self._memory = replay.append(
+            self._memory,
+            replay.Piece(
+                rollout["frames"][:, earlier:],
+                rollout["ages"][:, earlier:],
+                rollout["actions"],
+                rollout["rewards"],
+                rollout["ended"],
+                rollout["valid"],
+            ),
+        )
+        counts = self._memory.counts
+        numbers: learner.Metrics = {"remembered": counts.sum().astype(jnp.float32)}
+        if int(counts.sum()) >= self._settings.first_update:
+            self._state, learnt = self._update(self._state, self._memory, key)
+            numbers |= learnt
+        if copies:
+            self._state = dqn.copy_target(self._state)
+        return numbers
 
 
 class Training:
@@ -544,9 +744,6 @@ class Training:
         self.settings, self.workdir = settings, pathlib.Path(workdir)
         self._mesh = mesh or meshes.create()
         self._experts = _load_experts(settings)
-        self._expert_params = jax.device_put(
-            [expert.params for expert in self._experts], meshes.replicated(self._mesh)
-        )
         views = [expert.view for expert in self._experts] or None
         self.lessons = lessons.of_tasks(settings.tasks, settings.seed, views)
         self.names = tuple(lesson.name for lesson in self.lessons)
@@ -557,25 +754,19 @@ class Training:
         masks = lessons.masks(self.lessons)
         transform = optimiser(settings)
         params = self._initial_params()
-        self.state = learner.create_state(
-            params, transform, self._mesh, averaged=settings.ema_decay > 0
+        self._learner = (_Dqn if settings.algorithm == "dqn" else _Pqn)(
+            settings, self.network, transform, self.lessons, self._experts, params, self._mesh
         )
-        self._average = jax.tree.map(jnp.array, self.state.params)
         self._act = make_act(settings, self.network, masks)
-        self._learn = make_learn(settings, self.network, transform, self._mesh, self._experts)
         self._evaluate_act = rollouts.network_actor(
             self.network, masks, epsilon=settings.eval_epsilon
         )
         self._random_policy = rollouts.random_policy(masks)
-        rate = settings.average_rate
-        self._follow = jax.jit(
-            functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
-        )
         self._explorer = _Explorer(settings, [lesson.task.actions for lesson in self.lessons])
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
         self.best: dict[str, Any] = {}
-        self.iteration = 0
+        self.iteration = self._episodes = 0
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
         self._collector = _Collector(settings, self.lessons, began, log)
@@ -607,51 +798,59 @@ class Training:
         return self.iteration * self.settings.steps_per_iteration
 
     @property
+    def state(self) -> learner.TrainState:
+        """Parameters and optimiser."""
+        return self._learner.train
+
+    @property
     def arrays(self) -> dict[str, Any]:
         """What learning changes."""
-        return {"train": self.state, "average": self._average}
+        return self._learner.arrays
 
     def _restore(self) -> tuple[int, np.ndarray | None]:
         latest = self._saved.latest_step()
         if latest is None:
             return 0, None
         restored = self._saved.restore(latest, self.arrays)
-        self.state, self._average = restored.state["train"], restored.state["average"]
+        self._learner.arrays = restored.state
         self.iteration, self.best = latest, restored.progress["best"]
         self.timer.restore(restored.progress["timer"])
         self._recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
         self._explorer.remaining = restored.host["remaining"]
         self._explorer.held = restored.host["held"]
+        self._episodes = restored.progress.get("episodes", 0)
         return restored.progress["pools_began"], restored.host.get("log")
 
     def iterate(self) -> dict[str, float]:
         """Plays and learns once; returns what to log."""
         with self.timer.phase("collect"):
             rollout, finished = self._collector.rollout(
-                self._act,
-                self.state,
-                self._average,
+                functools.partial(self._act, *self._learner.acting),
                 self._explorer,
                 self.iteration,
+                epsilon_at(self.settings, self.iteration, self._episodes),
                 self._mesh,
                 self.timer,
             )
+        before = self._episodes
         for recent, ended in zip(self._recent, finished, strict=True):
             recent.extend(ended)
-        weight = expert_weight_at(self.settings, self.iteration)
+            self._episodes += len(ended)
         with self.timer.phase("learn"):
-            key = jax.random.fold_in(self._key, self.iteration + 2)
-            on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
-            on_device["expert_params"] = self._expert_params
-            on_device["expert_weight"] = jnp.float32(weight)
-            self.state, numbers = self._learn(self.state, on_device, key)
-            if self.settings.double:
-                self._average = self._follow(self._average, self.state.params)
-            row = learner.host_metrics(numbers, self.names)
+            every = self.settings.target_episodes
+            row = learner.host_metrics(
+                self._learner.learn(
+                    rollout,
+                    self.iteration,
+                    self._key,
+                    copies=self._episodes // every > before // every,
+                ),
+                self.names,
+            )
         self.iteration += 1
-        row["epsilon"] = epsilon_at(self.settings, self.iteration)
+        row["epsilon"] = epsilon_at(self.settings, self.iteration, self._episodes)
         if self._experts:
-            row["expert_weight"] = weight
+            row["expert_weight"] = expert_weight_at(self.settings, self.iteration - 1)
         for name, recent in zip(self.names, self._recent, strict=True):
             if recent:
                 row[f"score/{name}"] = float(np.mean(recent))
@@ -709,7 +908,7 @@ class Training:
     def _restore_params(self, iteration: int) -> networks.Params:
         if iteration == self.iteration:
             return self.state.playing
-        return self._saved.restore(iteration, self.arrays).state["train"].playing
+        return self._learner.train_of(self._saved.restore(iteration, self.arrays).state).playing
 
     def save(self, value: float | None = None) -> None:
         """Saves everything that a resumed training needs; `value` competes for the best."""
@@ -726,6 +925,7 @@ class Training:
                 "timer": self.timer.state(),
                 "recent": [list(x) for x in self._recent],
                 "pools_began": self._collector.began,
+                "episodes": self._episodes,
             },
             value=value,
         )
@@ -746,7 +946,7 @@ class Training:
             network, alone, actions = networks.for_one_game(self.network, params, index)
             experts.append(
                 Expert(
-                    name=f"{name} PQN",
+                    name=f"{name} {self.settings.algorithm.upper()}",
                     network=network,
                     params=alone,
                     outputs="q",

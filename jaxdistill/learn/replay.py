@@ -15,7 +15,7 @@ What follows a transition is the *next step's* frame of the same environment. Th
 
 - the newest step cannot be drawn yet: what it led to comes with the next piece;
 - where an episode ended or was cut at step t, step t + 1 must hold that episode's last observation
-  and not be `valid`, and step t + 2 begins the next episode. That is what pools do (`envs.Step`):
+  and not be `valid`, and step t + 2 begins the next episode. That is what pools do (`task.Step`):
   their answer to the last action holds the last observation, is what is seen "before" the next
   action, and that action is ignored. So a transition cut by a time limit is followed by its own
   episode's last observation, as its target wants.
