@@ -991,6 +991,8 @@ def train(
     if not (workdir / "config.json").exists():
         refuse_idle(settings)
     settings = settled(settings)
+    for task in settings.tasks:
+        task.require()
     with lock.one_writer(workdir, "config.json"):
         divergence.claim(workdir, settings, _KNOBS)
         if settings.independent:

@@ -70,6 +70,8 @@ def collect(
             "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
         )
     run = Run(settings, mesh or meshes.create())
+    for lesson in run.lessons:
+        lesson.task.require()
     with lock.one_writer(directory, "dataset.json"):
         with meshes.leader_first("dataset"):
             log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
@@ -139,6 +141,8 @@ def distill(
             "collect.follow is for one process: several could follow different experts"
         )
     run = Run(settings, mesh)
+    for lesson in run.lessons:
+        lesson.task.require()
     if not (workdir / "config.json").exists():
         recipe.refuse_idle(settings, run.experts)
     _initial_params(run)  # a warm start that cannot be is refused before anything is played

@@ -52,6 +52,10 @@ class Lander(Task):
     wind: float = 0.0
     wind_on_ground: bool = False
 
+    def require(self) -> None:
+        """Raises ValueError if gymnasium's Box2D is not installed."""
+        _world_class()
+
     def pool(
         self,
         num_envs: int,

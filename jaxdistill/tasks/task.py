@@ -91,6 +91,9 @@ class Task(abc.ABC):
             return None
         return (score - self.random_score) / (self.human_score - self.random_score)
 
+    def require(self) -> None:  # noqa: B027 - most need nothing
+        """Raises ValueError if something that the task is played with is not installed."""
+
     @abc.abstractmethod
     def pool(
         self,
