@@ -5,19 +5,26 @@ them, and Stable-Baselines3 zips.
 import dataclasses
 import json
 import os
+import pathlib
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks, tasks
-from jaxdistill.experts import export, formats
+from jaxdistill import metrics, networks, tasks
+from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.learn import dataset
 from jaxdistill.play import evaluation
+from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks.views import Vector, View
 
+ROOT = pathlib.Path(__file__).parents[2]
 TASKS = ("lander/standard", "lander/windy", "lander/heavy")
 VIEWS = dict.fromkeys(TASKS, Vector(8))
 
@@ -477,3 +484,102 @@ def test_experts_of_two_suites_have_no_common_student(tmp_path):
         load_experts(sources)
     with pytest.raises(ValueError, match="does not play breakout, which shows a screen"):
         load_experts([sources[0], ExpertSource(str(pilot), game="breakout")])
+
+
+# --- a merge of other people's landers, and the student as a file
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """The directory of a tiny run that has learnt and chosen its student, with its experts."""
+    pytest.importorskip("Box2D")
+    root = tmp_path_factory.mktemp("merge")
+    sources = []
+    for seed, (algorithm, game) in enumerate(zip(("dqn", "ppo", "a2c"), TASKS, strict=True)):
+        sb3_zip(root / f"{algorithm}.zip", algorithm, seed=seed)
+        sources.append(ExpertSource(str(root / f"{algorithm}.zip"), game=game))
+    settings = recipe.Settings(
+        experts=tuple(sources),
+        network="mlp_task_embedding",
+        collect=recipe.Collect(num_envs=4, initial_steps=128, steps_per_round=64, window_steps=256),
+        learn=recipe.Learn(rounds=2, updates_per_round=8, batch_per_game=16, ema_decay=0.9),
+        evaluate=recipe.Evaluate(
+            every_rounds=1, select_episodes=2, report_episodes=4, max_steps=60
+        ),
+    )
+    assert distill.distill(settings, root / "run", stop_after="train") == {}
+    return root / "run"
+
+
+def test_a_merge_of_foreign_landers_learns_from_all(merged):
+    # Each was asked about its own task: what is kept beside the states is what it says of them.
+    log = dataset.open_log(merged / "dataset")
+    chunk = log.read(0, log.length)
+    for index, name in enumerate(("dqn", "ppo", "a2c")):
+        expert = formats.load(merged.parent / f"{name}.zip", game=TASKS[index])
+        states = chunk.frames[index][chunk.usable[index]]
+        labels = chunk.labels[index][chunk.usable[index]]
+        assert states.shape == (len(labels), 8) and len(labels) > 100
+        ours = expert.suite_outputs(states[:, None])
+        np.testing.assert_allclose(labels, ours, rtol=1e-3, atol=1e-3)
+    losses = [row["loss"] for row in metrics.read(merged) if "loss" in row]
+    assert len(losses) == 2 and losses[1] < losses[0]
+
+
+def program(name, *flags):
+    return subprocess.run(
+        [sys.executable, ROOT / "launch" / f"{name}.py", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_its_student_is_written_and_comes_back_bit_by_bit(merged, tmp_path):
+    out = tmp_path / "student.pth"
+    done = program("export", f"--workdir={merged}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "logits where other readers expect Q-values" in done.stdout
+    assert "other readers will not know" not in done.stdout
+    tree = torch_file.read(out).tree
+    assert sum(array.size for array in tree["q_network"].values()) == 37_788
+    assert tree["games"] == list(TASKS) and tree["merge_config"]["loss"] == "kl"
+    for game in TASKS:
+        student = students.student_as_expert(merged, game)
+        same(formats.load(out, game=game), student)
+        export.export_expert(student, tmp_path / "one.pth", overwrite=True)
+        same(formats.load(tmp_path / "one.pth"), student)
+    one = tmp_path / "alone" / "heavy.pth"
+    flags = ("--convention=expert", "--game=heavy", f"--out={one}")
+    done = program("export", f"--workdir={merged}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(one.parent) == ["heavy.pth"], "no training_config.json: that is Atari's"
+    same(formats.load(one), student)
+
+
+def test_a_student_of_other_tasks_is_refused_in_one_line(merged, tmp_path):
+    # As if the run's experts had been named in another order.
+    shutil.copytree(merged, tmp_path / "run")
+    roles = tmp_path / "run" / "student.json"
+    roles.write_text(json.dumps(json.loads(roles.read_text())[::-1]))
+    out = tmp_path / "student.pth"
+    done = program("export", f"--workdir={tmp_path / 'run'}", f"--out={out}")
+    assert done.returncode == 2 and not out.exists()
+    (line,) = done.stderr.splitlines()
+    assert "learnt vectors for lander/heavy, lander/windy, lander/standard" in line
+    assert "--convention=expert --game=NAME" in line
+
+
+def test_the_program_converts_one_of_three_and_plays_it(saved, box2d, tmp_path):
+    path, out = saved({"q_network": a_net(16, rows=3)}), tmp_path / "expert"
+    done = program("convert", f"--source={path}", f"--out={out}")
+    assert done.returncode == 2 and "give --game, one of lander/standard" in done.stderr
+    assert not out.exists() and len(done.stderr.splitlines()) == 1
+    flags = ("--game=lander/windy", "--episodes=2", "--epsilon=1")
+    done = program("convert", f"--source={path}", f"--out={out}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "actions [0, 1, 2, 3] of lander/windy" in done.stdout
+    assert "its vector for lander/windy is now part of the bias of fc1" in done.stdout
+    assert "cannot be played" not in done.stdout
+    same(Expert.load(out), formats.load(path, game="windy"))
