@@ -78,8 +78,6 @@ def export(
     first = next(iter(named.values()))
     if any(view.shape != first.shape for view in named.values()):
         raise ValueError(f"views differ in shape: {sorted({v.shape for v in named.values()})}")
-    if others := [g for g, v in named.items() if not isinstance(v, View) and not _is_lander(g)]:
-        raise ValueError(f"{others[0]} shows no screen and is no lander; no convention is for it")
     if isinstance(first, View):
         dueling = network.head == "dueling"
         variant = "ddqn_duel" if dueling else "ddqn"
@@ -134,7 +132,7 @@ def export_expert(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     screen = isinstance(expert.view, View)
-    if not screen and not _is_lander(expert.game):
+    if not screen and (expert.game is None or expert.task.suite != LANDER):
         raise ValueError(
             f"{expert.name}: sees no screen and plays no lander (it plays {expert.game}); no "
             f"convention is for others. If it does, convert it again with --game"
@@ -200,10 +198,6 @@ def write_training_config(path: str | os.PathLike[str], network: networks.Networ
     except OSError as error:
         return f"{beside} cannot be written ({error.strerror}); the reference's programs need it"
     return None
-
-
-def _is_lander(game: str | None) -> bool:
-    return game is not None and tasks.get(game).suite == LANDER
 
 
 # Of the multi-task lander's checkpoints: a policy that no longer explores, from no training of its.
@@ -308,7 +302,7 @@ def _written(array: Any, what: str, dtype: str) -> np.ndarray:
 def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
     """Refuses networks that the multi-task lander has no names for, saying what to do."""
     alone = "write it task by task: --convention=expert --game=NAME"
-    distil = "distil into a network that has (mlp, mlp_task_embedding)"
+    distil = "train or distil one of that kind, mlp or mlp_task_embedding"
     problem = None
     if network.convs or network.residual:
         problem, advice = "convolutions", distil

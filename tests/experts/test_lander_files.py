@@ -247,15 +247,15 @@ def test_an_expert_comes_back_with_its_game_and_outputs(tmp_path):
 @pytest.mark.parametrize(
     ("network", "games", "changes", "words"),
     [
-        ("mlp_task_embedding_layer_norm", TASKS, {}, ("LayerNorm", "distil into")),
+        ("mlp_task_embedding_layer_norm", TASKS, {}, ("LayerNorm", "distil one")),
         ("mlp_one_hot", TASKS, {}, ("one-hot", "--convention=expert")),
         ("mlp_task_embedding", TASKS[:2], {}, ("vectors for lander/standard", "--convention")),
         ("mlp_task_embedding", TASKS[::-1], {}, ("lander/heavy, lander/windy", "in this order")),
         ("mlp_task_embedding", (*TASKS[:2], "lander/windy_air"), {}, ("windy_air", "in this")),
-        ("mlp", TASKS, {"activation": "tanh"}, ("activation tanh", "distil into")),
-        ("mlp", TASKS, {"hidden": (8,)}, ("1 shared", "distil into")),
-        ("mlp", TASKS, {"hidden": (8, 8), "action_hidden": (8,)}, ("1 action", "distil into")),
-        ("mlp", TASKS, {"head": "actor_critic"}, ("type actor_critic", "distil into")),
+        ("mlp", TASKS, {"activation": "tanh"}, ("activation tanh", "distil one")),
+        ("mlp", TASKS, {"hidden": (8,)}, ("1 shared", "distil one")),
+        ("mlp", TASKS, {"hidden": (8, 8), "action_hidden": (8,)}, ("1 action", "distil one")),
+        ("mlp", TASKS, {"head": "actor_critic"}, ("type actor_critic", "distil one")),
     ],
 )
 def test_a_student_that_cannot_be_written_is_refused(network, games, changes, words, tmp_path):
