@@ -1,7 +1,10 @@
 """Trains an expert: `--config=configs/train_expert.py --config.games=pong --workdir=DIR`.
 
-Called again with the same settings it resumes.
+Called again with the same settings it resumes; called on a finished training it prints its table.
 """
+
+import shlex
+import sys
 
 from _main import run
 from absl import flags
@@ -9,6 +12,8 @@ from ml_collections import config_flags
 
 from jaxdistill import metrics, settings
 from jaxdistill.learn import qlearning
+from jaxdistill.report import tables
+from jaxdistill.run import training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/train_expert.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -20,12 +25,10 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     chosen = settings.build(qlearning.Settings, _CONFIG.value.to_dict())
-    best = qlearning.train(chosen, _WORKDIR.value, profile=_PROFILE.value)
-    metrics.table(
-        f"the best network, after {best['step']} steps per game",
-        ("game", "score"),
-        list(best["scores"].items()),
-    )
+    command = shlex.join(["python", *sys.argv])
+    result = training.train(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
+    tables.print_training(result)
+    metrics.say(f"report in {_WORKDIR.value}/report.html")
     metrics.say(f"experts saved in {_WORKDIR.value}/experts")
 
 

@@ -105,6 +105,7 @@ class Settings:
       eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
       final_episodes: whole games per game that the best and the last network play at the end, to
         decide between them: with few games, the best of several evaluations is partly the luckiest.
+        So many the better plays again, from other starts, to be reported; see `run.training`.
       max_steps: step limit of one game; None is each task's own.
       opening_steps: random steps, at least, before the network takes over a game that is
         evaluated; see `evaluation.Opening`. None is as many as the suite says.
@@ -883,7 +884,7 @@ class Training:
                     self._random_policy,
                     settings.opening,
                     self._random_policy,
-                    evaluation.CHOOSING if purpose == lessons.SELECT else evaluation.REPORTING,
+                    evaluation.CHOOSING,
                 ),
                 settings.max_steps,
             ),
@@ -900,7 +901,7 @@ class Training:
             played = []
             for step in dict.fromkeys((self.best["step"], self.steps)):
                 params = self._restore_params(step // self.settings.steps_per_iteration)
-                means, value = self._play(params, self.settings.final_episodes, lessons.REPORT)
+                means, value = self._play(params, self.settings.final_episodes, lessons.DECIDE)
                 played.append({"step": step, "value": value, "scores": means, "decided": True})
         self.best = max(played, key=lambda result: result["value"])
         self.save()
@@ -930,16 +931,23 @@ class Training:
             value=value,
         )
 
-    def best_experts(self) -> list[Expert]:
-        """The checkpoint that played best, as one expert per game.
+    def best_params(self) -> networks.Params:
+        """The network of the checkpoint that played best.
 
         Raises:
           ValueError: nothing has been evaluated yet.
         """
         if not self.best:
             raise ValueError(f"{self.workdir} has evaluated nothing yet; let it run on")
-        iteration = self.best["step"] // self.settings.steps_per_iteration
-        params = jax.device_get(self._restore_params(iteration))
+        return self._restore_params(self.best["step"] // self.settings.steps_per_iteration)
+
+    def best_experts(self) -> list[Expert]:
+        """The checkpoint that played best, as one expert per game.
+
+        Raises:
+          ValueError: nothing has been evaluated yet.
+        """
+        params = jax.device_get(self.best_params())
         experts = []
         for index, lesson in enumerate(self.lessons):
             name = lesson.name
@@ -1001,6 +1009,22 @@ def train(
             return _train(training, workdir, stop_at, profile)
 
 
+def parts(
+    settings: Settings, workdir: str | os.PathLike[str]
+) -> list[tuple[Settings, pathlib.Path]]:
+    """The trainings of one network each that a training is made of, and where they stand."""
+    workdir = pathlib.Path(workdir)
+    if not settings.independent:
+        return [(settings, workdir)]
+    return [
+        (
+            dataclasses.replace(settings, games=(task.name,), independent=False),
+            workdir / "tasks" / task.name,
+        )
+        for task in settings.tasks
+    ]
+
+
 def _train_each(
     settings: Settings,
     workdir: pathlib.Path,
@@ -1010,11 +1034,9 @@ def _train_each(
 ) -> dict[str, Any]:
     """One training per task, in a directory of its own; the best networks stand together."""
     best = []
-    for task in settings.tasks:
-        alone = dataclasses.replace(settings, games=(task.name,), independent=False)
-        inner = workdir / "tasks" / task.name
+    for alone, inner in parts(settings, workdir):
         best.append(train(alone, inner, mesh=mesh, stop_at=stop_at, profile=profile))
-        name = pathlib.Path("experts", task.name)
+        name = pathlib.Path("experts", *alone.games)
         Expert.load(inner / name).save(workdir / name, replace=True)
     return {
         "step": max(each["step"] for each in best),

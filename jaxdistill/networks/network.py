@@ -449,6 +449,13 @@ def for_one_game(
     return alone, {"params": layers}, actions
 
 
+def task_vectors(network: Network, params: Params) -> np.ndarray | None:
+    """The vector `(G, task_embedding)` learnt for each task; None where there is none to learn."""
+    if not network.task_embedding:
+        return None
+    return np.asarray(params["params"]["task_embedding"]["embedding"])
+
+
 def first_dense(network: Network) -> list[str]:
     """Names of the layers that take the features."""
     if network.hidden:

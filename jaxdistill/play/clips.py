@@ -79,8 +79,15 @@ def _extend(frames: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([frames, still])
 
 
-def to_gif(frames: np.ndarray, frames_per_second: int, every: int = 1) -> bytes:
-    """An endless GIF of every `every`-th of the frames `(T, H, W, 3)`, at the game's own speed."""
+def to_gif(
+    frames: np.ndarray, frames_per_second: int, every: int = 1, max_bytes: int | None = None
+) -> bytes:
+    """An endless GIF of every `every`-th of the frames `(T, H, W, 3)`, at the game's own speed.
+
+    Args:
+      max_bytes: where it would take more, it is made of fewer frames, each shown for longer; two
+        are the least.
+    """
     images = [Image.fromarray(frame).quantize(64) for frame in frames[::every]]
     out = io.BytesIO()
     images[0].save(
@@ -91,7 +98,11 @@ def to_gif(frames: np.ndarray, frames_per_second: int, every: int = 1) -> bytes:
         duration=round(1000 * every / frames_per_second),
         loop=0,
     )
-    return out.getvalue()
+    if max_bytes is None or out.tell() <= max_bytes or len(images) <= 2:
+        return out.getvalue()
+    # By as much as it is too long: most frames take about the same.
+    fewer = max(every + 1, -(-every * out.tell() // max_bytes))
+    return to_gif(frames, frames_per_second, min(fewer, len(frames) - 1), max_bytes)
 
 
 def write(clip: Clip, path: str | os.PathLike[str]) -> None:

@@ -95,7 +95,10 @@ class Scores:
         return len(set(self.starts.tolist()))
 
     def summary(self) -> dict[str, Any]:
-        """Mean, interval and counts as plain JSON values."""
+        """Mean, interval and counts as plain JSON values.
+
+        Where games have facts, of each the mean and its interval, and the interval of the lengths.
+        """
         summary = {
             "mean": self.mean,
             "interval": list(self.interval()),
@@ -109,7 +112,8 @@ class Scores:
             name: {"mean": float(x.mean()), "interval": list(_interval(x))}
             for name, x in self.facts.items()
         }
-        return summary | ({"facts": facts} if facts else {})
+        told = {"facts": facts, "steps_interval": list(_interval(self.lengths))}
+        return summary | (told if facts else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Every episode, as plain JSON values; `from_dict` turns them back."""

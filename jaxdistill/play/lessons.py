@@ -13,8 +13,9 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.task import Pool, Task, seed_for
 from jaxdistill.tasks.views import AnyView
 
-COLLECT, SELECT, REPORT, SHOW = 0, 1, 2, 3
-"""Purposes of pools: states to learn from, games to choose by, to report, to look at."""
+COLLECT, SELECT, REPORT, SHOW, DECIDE = 0, 1, 2, 3, 4
+"""Purposes of pools: states to learn from, games to choose by, to report, to look at; and more
+games to choose by, between the few that those of `SELECT` have left."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,7 +22,8 @@ from jaxdistill.play import clips
 from jaxdistill.report import tables
 
 CLIP_SECONDS = 30  # of play in one clip, at most
-_COLOURS = {"expert": "#888888", "student": "#c0392b"}
+CLIP_BYTES = 2_000_000  # of one clip; where it would take more, it has fewer pictures a second
+_COLOURS = {"expert": "#888888", "student": "#c0392b", "network": "#c0392b"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,38 +50,96 @@ def write(
     outputs: Mapping[str, Outputs],
     plays: Mapping[str, tuple[clips.Clip, clips.Clip]],
     command: str,
+    embeddings: Mapping[str, Sequence[float]] | None = None,
 ) -> pathlib.Path:
-    """Writes `workdir/report.html`.
+    """Writes `workdir/report.html` of a distillation.
 
     Args:
       result: what `distill.distill` returns.
       settings: the run's, as plain values.
       outputs, plays: by game; a play is the expert's clip and the student's.
       command: what began the run.
+      embeddings: the vector that the student has learnt for each game, if it has.
     """
-    workdir = pathlib.Path(workdir)
-    history = metrics.read(workdir)
     names = [row["game"] for row in result["games"]]
+    return _write(
+        workdir,
+        result,
+        title=f"One network for {', '.join(names)}",
+        summary=tables.summary(result),
+        scores=tables.student_cells(result["games"]),
+        protocol=f"{tables.protocol(result)}; {tables.starts(result)}",
+        sides=", expert left, student right",
+        clips=[_pair(name, *plays[name]) for name in names if name in plays],
+        curves=_curves(metrics.read(workdir), names, result["games"]),
+        histograms=_histograms(outputs),
+        states=max(len(o.expert) for o in outputs.values()),
+        **_embeddings(embeddings or {}),
+        settings=settings,
+        command=command,
+    )
+
+
+def write_training(
+    workdir: str | os.PathLike[str],
+    result: Mapping[str, Any],
+    *,
+    settings: Mapping[str, Any],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    plays: Mapping[str, clips.Clip],
+    command: str,
+) -> pathlib.Path:
+    """Writes `workdir/report.html` of a training.
+
+    Args:
+      result: what `run.training.train` returns.
+      settings: the training's, as plain values.
+      histories: rows of `metrics.jsonl`, by the name of each network's training.
+      plays: a clip of the network by game.
+      command: what began the training.
+    """
+    names = [row["game"] for row in result["games"]]
+    one = "One network" if result["networks"] == 1 else "A network each"
+    return _write(
+        workdir,
+        result,
+        title=f"{one} for {', '.join(names)}",
+        summary=tables.training_summary(result),
+        scores=tables.network_cells(result["games"]),
+        protocol=f"{tables.protocol(result)}; these games did not help to choose the network",
+        sides="",
+        clips=[_alone(name, plays[name]) for name in names if name in plays],
+        curves=_training_curves(histories, result["games"]),
+        histograms="",
+        states=0,
+        **_embeddings(result["embeddings"]),
+        settings=settings,
+        command=command,
+    )
+
+
+def _write(
+    workdir: str | os.PathLike[str],
+    result: Mapping[str, Any],
+    *,
+    settings: Mapping[str, Any],
+    command: str,
+    **shown: Any,
+) -> pathlib.Path:
     text = (importlib.resources.files(__package__) / "page.html.j2").read_text()
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         text
     )
-    columns, rows = tables.student_cells(result["games"])
+    endings = tables.ending_cells(result["games"])
     html = template.render(
-        title=f"One network for {', '.join(names)}",
-        summary=tables.summary(result),
-        columns=columns,
-        rows=rows,
-        protocol=f"{tables.protocol(result)}; {tables.starts(result)}",
-        clips=[_clip(name, *plays[name]) for name in names if name in plays],
-        curves=_curves(history, names, result["games"]),
-        histograms=_histograms(outputs),
-        states=max(len(o.expert) for o in outputs.values()),
+        **shown,
+        noun=endings[0][0],
+        endings=endings,
         time=tables.wall_time(result),
         command=metrics.shown(command),
         settings=json.dumps(settings, indent=2),
     )
-    path = workdir / "report.html"
+    path = pathlib.Path(workdir) / "report.html"
     with settings_lib.writing(path):
         temporary = path.with_name(f"{path.name}.partial")
         temporary.write_text(html, encoding="utf-8")
@@ -88,18 +147,65 @@ def write(
     return path
 
 
-def _clip(name: str, expert: clips.Clip, student: clips.Clip) -> dict[str, str]:
-    cut = not (expert.over and student.over)
-    frames = clips.side_by_side(expert, student)
-    rate = expert.frames_per_second
+def _pair(name: str, expert: clips.Clip, student: clips.Clip) -> dict[str, str]:
+    return _clip(
+        name,
+        f"expert {_number(expert.score)}, student {_number(student.score)}",
+        clips.side_by_side(expert, student),
+        expert.frames_per_second,
+        cut=not (expert.over and student.over),
+    )
+
+
+def _alone(name: str, clip: clips.Clip) -> dict[str, str]:
+    return _clip(name, _number(clip.score), clip.frames, clip.frames_per_second, cut=not clip.over)
+
+
+def _clip(name: str, scores: str, frames: np.ndarray, rate: int, *, cut: bool) -> dict[str, str]:
     seconds = round((len(frames) - 1) / rate)
+    gif = clips.to_gif(frames, rate, every=2, max_bytes=CLIP_BYTES)
     return {
         "game": name,
-        "expert": f"{expert.score:g}",
-        "student": f"{student.score:g}",
+        "scores": scores,
         "note": f" in the first {seconds} seconds" if cut else "",
-        "gif": base64.b64encode(clips.to_gif(frames, rate, every=2)).decode(),
+        "gif": base64.b64encode(gif).decode(),
     }
+
+
+def _number(score: float) -> str:
+    return f"{round(score, 1):g}"
+
+
+def _embeddings(vectors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """What the page shows of them: their numbers, and a picture of how alike they are."""
+    return {
+        "embeddings": tables.embedding_cells(vectors),
+        "similarity": _similarity(vectors) if vectors else "",
+    }
+
+
+def _similarity(vectors: Mapping[str, Sequence[float]]) -> str:
+    """A picture of the cosines between vectors, with their numbers in it."""
+    names, numbers = list(vectors), np.asarray(list(vectors.values()), float)
+    cosines = cosine_similarity(numbers)
+    size = 2.5 + 0.8 * len(names)
+    figure = matplotlib.figure.Figure(figsize=(size + 1, size), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu_r")
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    for (row, column), value in np.ndenumerate(cosines):
+        shade = "white" if abs(value) > 0.6 else "black"
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade)
+    figure.colorbar(image, shrink=0.8)
+    return _svg(figure)
+
+
+def cosine_similarity(vectors: np.ndarray) -> np.ndarray:
+    """Cosines `(G, G)` of the angles between vectors `(G, D)`; 0 where one is all zeros."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return units @ units.T
 
 
 def _curves(
@@ -110,20 +216,64 @@ def _curves(
     axes = figure.subplots(len(names), len(panels), squeeze=False, sharex="col")
     for line, name, row in zip(axes, names, rows, strict=True):
         for axis, panel in zip(line, panels, strict=True):
-            points = [(r["step"], r[f"{panel}/{name}"]) for r in history if f"{panel}/{name}" in r]
+            points = _points(history, f"{panel}/{name}")
             axis.plot(*zip(*points, strict=True), color=_COLOURS["student"])
             axis.set_title(f"{name}: {panel.replace('game_', '')}", fontsize=10)
             axis.grid(alpha=0.3)
         line[0].set_yscale("log")
         line[1].set_ylim(0, 1)
-        key = f"expert_score/{name}"
-        if followed := [(r["step"], r[key]) for r in history if key in r]:
+        if followed := _points(history, f"expert_score/{name}"):
             line[2].plot(*zip(*followed, strict=True), color=_COLOURS["expert"])
         line[2].axhline(row["expert"]["mean"], color=_COLOURS["expert"], linestyle="--")
         line[2].axhline(row["random"]["mean"], color=_COLOURS["expert"], linestyle=":")
     for axis in axes[-1]:
         axis.set_xlabel("updates")
     return _svg(figure)
+
+
+def _training_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], rows: Sequence[Mapping[str, Any]]
+) -> str:
+    """A panel of each task's scores, and one of the loss and of epsilon of each network."""
+    count = len(rows) + 2
+    lines = (count + 1) // 2
+    figure = matplotlib.figure.Figure(figsize=(11, 2.8 * lines), layout="constrained")
+    axes = figure.subplots(lines, 2, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.remove()
+    for axis, row in zip(axes, rows, strict=False):
+        name = row["game"]
+        for history in histories.values():
+            for key, label, look in (
+                (f"score/{name}", "while learning, exploring", {"color": _COLOURS["expert"]}),
+                (f"eval/{name}", "evaluated", {"color": _COLOURS["network"], "marker": "o"}),
+            ):
+                if points := _points(history, key):
+                    axis.plot(*zip(*points, strict=True), label=label, **look)
+        axis.axhline(
+            row["network"]["mean"], color=_COLOURS["network"], linestyle="--", label="the best"
+        )
+        axis.axhline(
+            row["random"]["mean"], color=_COLOURS["expert"], linestyle=":", label="random play"
+        )
+        axis.set_title(f"{name}: score", fontsize=10)
+    axes[0].legend(fontsize=8)
+    for axis, key in zip(axes[len(rows) :], ("loss", "epsilon"), strict=False):
+        for name, history in histories.items():
+            if points := _points(history, key):
+                axis.plot(*zip(*points, strict=True), label=name)
+        axis.set_title(key, fontsize=10)
+        if len(histories) > 1:
+            axis.legend(fontsize=8)
+    axes[len(rows)].set_yscale("log")
+    for axis in axes[:count]:
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("steps")
+    return _svg(figure)
+
+
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[key]) for row in history if key in row]
 
 
 def _histograms(outputs: Mapping[str, Outputs]) -> str:

@@ -1,15 +1,26 @@
-"""What a person reads at the end: tables of scores, and where the time went."""
+"""What a person reads at the end: tables of scores, how games ended, and where the time went.
+
+Rows are of tasks, as `result.json` has them: a task's name as `game`, and for each player the
+`summary` of its scores (`evaluation.Scores`).
+"""
 
 from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxdistill import metrics, settings
+from jaxdistill import metrics, settings, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import evaluation
+from jaxdistill.tasks import atari
+
+ENDINGS = "how games ended"
+_PLAYERS = ("random", "expert", "student", "network")
+
+Cells = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+"""Column headings, and rows of cells."""
 
 
 def print_experts(
@@ -17,10 +28,14 @@ def print_experts(
     scores: Sequence[evaluation.Scores],
     random: Sequence[evaluation.Scores],
 ) -> None:
-    """Scores of experts as measured here, beside what they advertise."""
+    """Scores of experts as measured here, beside what they advertise, and how their games ended."""
+    rows = [
+        {"game": expert.game, "random": r.summary(), "expert": s.summary()}
+        for expert, s, r in zip(experts, scores, random, strict=True)
+    ]
     metrics.table(
         "experts, measured here",
-        ("game", "expert", "games", "score", "95% interval", "advertised", "random", "starts"),
+        (_noun(rows), "expert", "games", "score", "95% interval", "advertised", "random", "starts"),
         [
             (
                 expert.game,
@@ -35,13 +50,15 @@ def print_experts(
             for expert, s, r in zip(experts, scores, random, strict=True)
         ],
     )
+    _print_endings(rows)
 
 
 def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -> None:
-    """One expert's score."""
+    """One expert's score, and how its games ended."""
+    rows = [{"game": expert.game, "expert": scores.summary()}]
     metrics.table(
         f"{expert.name}, epsilon {epsilon:g}",
-        ("game", "score", "95% interval", "advertised", "games", "starts", "steps each"),
+        (_noun(rows), "score", "95% interval", "advertised", "games", "starts", "steps each"),
         [
             (
                 expert.game,
@@ -54,45 +71,132 @@ def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -
             )
         ],
     )
+    _print_endings(rows)
 
 
 def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
-    """The closing table of a distillation: one row per game; for `measured` see `protocol`."""
+    """The closing tables of a distillation: one row per task; for `measured` see `protocol`."""
     metrics.table(protocol(measured), *student_cells(rows))
+    _print_endings(rows)
+
+
+def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
+    """The closing tables of a training: one row per task; for `measured` see `protocol`."""
+    metrics.table(protocol(measured), *network_cells(rows))
+    _print_endings(rows)
+
+
+def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
+    columns, cells = ending_cells(rows)
+    if cells:
+        metrics.table(f"{ENDINGS}, with 95% bootstrap intervals", columns, cells)
 
 
 def protocol(measured: Mapping[str, Any]) -> str:
-    """How scores were measured: `episodes`, `epsilon`, `opening_steps`, `opening_by`."""
-    steps = measured["opening_steps"]
+    """How scores were measured: `episodes`, `epsilon`, `opening_steps`, `opening_by`, `max_steps`.
+
+    The last may be missing, or None for each task's own limit.
+    """
+    steps, limit = measured["opening_steps"], measured.get("max_steps")
     after = f"after {steps} or more steps of {measured['opening_by']} play, " if steps else ""
+    within = f"of at most {limit} steps, " if limit else ""
     return (
-        f"{measured['episodes']} whole games per score, {after}epsilon {measured['epsilon']:g}, "
-        f"95% bootstrap intervals"
+        f"{measured['episodes']} whole games per score, {within}{after}"
+        f"epsilon {measured['epsilon']:g}, 95% bootstrap intervals"
     )
 
 
-def student_cells(
+def student_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """The table of a distillation's scores, one row per task."""
+    return _without_unknown(
+        [
+            (_noun(rows), lambda row: row["game"]),
+            ("random", lambda row: _score(row["random"]["mean"])),
+            ("expert", lambda row: _score(row["expert"]["mean"])),
+            ("", lambda row: _interval(row["expert"]["interval"])),
+            ("student", lambda row: _score(row["student"]["mean"])),
+            ("", lambda row: _interval(row["student"]["interval"])),
+            ("retention", lambda row: _share(row["retention"])),
+            ("", lambda row: "[" + ", ".join(map(_share, row["retention_interval"])) + "]"),
+            ("agreement", lambda row: _known(row.get("agreement"), _share)),
+            ("regret", lambda row: _known(row.get("regret"), lambda x: f"{x:.4f}")),
+            ("human", lambda row: _known(row["human_normalised"], _share)),
+            ("starts", lambda row: row["student"]["distinct_starts"]),
+        ],
+        rows,
+    )
+
+
+def network_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """The table of a training's scores, one row per task."""
+    return _without_unknown(
+        [
+            (_noun(rows), lambda row: row["game"]),
+            ("random", lambda row: _score(row["random"]["mean"])),
+            ("", lambda row: _interval(row["random"]["interval"])),
+            ("network", lambda row: _score(row["network"]["mean"])),
+            ("", lambda row: _interval(row["network"]["interval"])),
+            ("human", lambda row: _known(row["human_normalised"], _share)),
+            ("starts", lambda row: row["network"]["distinct_starts"]),
+        ],
+        rows,
+    )
+
+
+def _without_unknown(
+    columns: Sequence[tuple[str, Callable[[Mapping[str, Any]], Any]]],
     rows: Sequence[Mapping[str, Any]],
-) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Column headings, and one row of cells per game."""
-    columns = ("game", "random", "expert", "", "student", "", "retention", "")
-    return (*columns, "agreement", "regret", "human", "starts"), [
-        (
-            row["game"],
-            _score(row["random"]["mean"]),
-            _score(row["expert"]["mean"]),
-            _interval(row["expert"]["interval"]),
-            _score(row["student"]["mean"]),
-            _interval(row["student"]["interval"]),
-            _share(row["retention"]),
-            "[" + ", ".join(_share(x) for x in row["retention_interval"]) + "]",
-            None if row.get("agreement") is None else _share(row["agreement"]),
-            None if row.get("regret") is None else f"{row['regret']:.4f}",
-            None if row["human_normalised"] is None else _share(row["human_normalised"]),
-            row["student"]["distinct_starts"],
-        )
+) -> Cells:
+    """Cells of the columns that are known of some row: those with a name, and what belongs there.
+
+    "human" is left out where no task has human scores.
+    """
+    cells = [[cell(row) for row in rows] for _, cell in columns]
+    kept = [i for i, (name, _) in enumerate(columns) if name != "human" or any(cells[i])]
+    # A cell that is not known stays empty on a page, and is a dash on the terminal.
+    turned = zip(*(cells[i] for i in kept), strict=True)
+    return tuple(columns[i][0] for i in kept), list(turned)
+
+
+def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """How games ended: one row per task and player, and none where suites have no facts.
+
+    A fact that lies between 0 and 1 in all rows is shown as a share of the games, any other as a
+    number per game.
+    """
+    played = [
+        (row, player, row[player])
         for row in rows
+        for player in _PLAYERS
+        if player in row and row[player].get("facts")
     ]
+    names = list(dict.fromkeys(name for _, _, scores in played for name in scores["facts"]))
+    shown = {
+        name: _share
+        if all(
+            0 <= x <= 1
+            for _, _, scores in played
+            if name in scores["facts"]
+            for x in scores["facts"][name]["interval"]
+        )
+        else _score
+        for name in names
+    }
+    limited = any(row.get("max_steps") for row, _, _ in played)
+    columns = [_noun(rows), "player", *(x for name in names for x in (name, "")), "steps", ""]
+    cells = []
+    for row, player, scores in played:
+        line: list[Any] = [row["game"], player]
+        for name in names:
+            fact = scores["facts"].get(name)
+            line += (
+                [shown[name](fact["mean"]), _interval(fact["interval"], shown[name])]
+                if fact
+                else ["-", "-"]
+            )
+        line += [_score(scores["mean_steps"]), _interval(scores["steps_interval"])]
+        cells.append((*line, row.get("max_steps")) if limited else tuple(line))
+    return (*columns, "limit") if limited else tuple(columns), cells
 
 
 def starts(result: Mapping[str, Any]) -> str:
@@ -109,8 +213,30 @@ def summary(result: Mapping[str, Any]) -> str:
     """One sentence on the whole result."""
     return (
         f"mean retention {_share(result['mean_retention'])}, geometric mean "
-        f"{_share(result['geometric_retention'])}, worst game {_share(result['worst_retention'])}; "
+        f"{_share(result['geometric_retention'])}, worst {_noun(result['games'])} "
+        f"{_share(result['worst_retention'])}; "
         f"student chosen after round {result['best_round']} of {result['rounds']}"
+    )
+
+
+def training_summary(result: Mapping[str, Any]) -> str:
+    """One sentence on a training's result."""
+    rows = result["games"]
+    normalised = [row["human_normalised"] for row in rows]
+    known = [x for x in normalised if x is not None]
+    mean = ""
+    if len(known) == len(rows):
+        mean = f"mean human-normalised score {_share(sum(known) / len(known))}; "
+    elif not known and len(rows) > 1:
+        mean = f"mean score {_score(sum(row['network']['mean'] for row in rows) / len(rows))}; "
+    networks = (
+        "one network" if result["networks"] == 1 else f"{result['networks']} networks, one per task"
+    )
+    steps = [row["best_step"] for row in rows]
+    chosen = " / ".join(f"{step:,}" for step in (steps[:1] if len(set(steps)) == 1 else steps))
+    return (
+        f"{mean}{networks}, {result['parameters']:,} parameters; the best, after {chosen} of "
+        f"{result['steps']:,} steps per {_noun(rows)}"
     )
 
 
@@ -121,6 +247,14 @@ def wall_time(result: Mapping[str, Any]) -> str:
     return f"wall time {sum(seconds.values()) / 60:.1f} min: {phases}"
 
 
+def embedding_cells(embeddings: Mapping[str, Sequence[float]]) -> Cells:
+    """The vector that a network has learnt for each task, one row per task."""
+    rows = [{"game": name} for name in embeddings]
+    size = max((len(vector) for vector in embeddings.values()), default=0)
+    columns = (_noun(rows), *(str(i + 1) for i in range(size)))
+    return columns, [(n, *(f"{x:.3f}" for x in vector)) for n, vector in embeddings.items()]
+
+
 def read_result(path: pathlib.Path) -> dict[str, Any]:
     """A run's `result.json`, which `print_result` can print.
 
@@ -128,11 +262,31 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
       FileNotFoundError: there is none.
       ValueError: it is damaged.
     """
-    advice = "remove it, and the run measures its student again"
-    result = settings.read_json(path, advice)
-    try:
-        student_cells(result["games"])
+
+    def draw(result: Mapping[str, Any]) -> None:
+        student_cells(result["games"]), ending_cells(result["games"])
         protocol(result), summary(result), wall_time(result), starts(result)
+
+    return _read(path, draw, "remove it, and the run measures its student again")
+
+
+def read_training(path: pathlib.Path) -> dict[str, Any]:
+    """A training's `result.json`, which `print_training` can print; raises as `read_result`."""
+
+    def draw(result: Mapping[str, Any]) -> None:
+        network_cells(result["games"]), ending_cells(result["games"])
+        protocol(result), training_summary(result), wall_time(result)
+        embedding_cells(result["embeddings"])
+
+    return _read(path, draw, "remove it, and the same command measures the network again")
+
+
+def _read(
+    path: pathlib.Path, draw: Callable[[Mapping[str, Any]], None], advice: str
+) -> dict[str, Any]:
+    result: dict[str, Any] = settings.read_json(path, advice)
+    try:
+        draw(result)
     except Exception as error:  # whatever a value of another kind brings about
         reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
@@ -147,6 +301,19 @@ def print_result(result: Mapping[str, Any]) -> None:
     metrics.say(wall_time(result))
 
 
+def print_training(result: Mapping[str, Any]) -> None:
+    """Everything `run.training.train` returns, for people."""
+    print_networks(result["games"], result)
+    metrics.say(training_summary(result))
+    metrics.say(wall_time(result))
+
+
+def _noun(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the rows are of: Atari has games."""
+    suites = {tasks.get(row["game"]).suite.name for row in rows}
+    return "game" if suites <= {atari.ATARI.name} else "task"
+
+
 def _score(value: float) -> str:
     return f"{value:.1f}"
 
@@ -156,5 +323,9 @@ def _share(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
-def _interval(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+def _known(value: float | None, shown: Callable[[float], str]) -> str | None:
+    return None if value is None else shown(value)
+
+
+def _interval(interval: Sequence[float], shown: Callable[[float], str] = _score) -> str:
+    return f"[{shown(interval[0])}, {shown(interval[1])}]"

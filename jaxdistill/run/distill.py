@@ -244,6 +244,7 @@ def _write_page(
             for policy in (run.expert_policy(), functools.partial(run.student_act, params))
         )
         plays[lesson.name] = (expert, student)
+    vectors = networks.task_vectors(run.network, params)
     page.write(
         workdir,
         result,
@@ -251,6 +252,7 @@ def _write_page(
         outputs=outputs,
         plays=plays,
         command=command,
+        embeddings={} if vectors is None else dict(zip(run.names, vectors.tolist(), strict=True)),
     )
 
 
@@ -262,11 +264,13 @@ def evaluate_student(
     seed: int,
     opening_steps: int | None = None,
     opening_by: str = "random",
+    max_steps: int | None = None,
     game: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measures a run's chosen student again, with its experts and random play beside it.
 
     Args:
+      max_steps: step limit of one game; by default the run's.
       game: the only one to play; by default all of the run's. For the others see `Evaluate`.
 
     Returns:
@@ -286,6 +290,7 @@ def evaluate_student(
             epsilon=epsilon,
             opening_steps=opening_steps,
             opening_by=opening_by,
+            max_steps=settings.evaluate.max_steps if max_steps is None else max_steps,
         ),
         seed=seed,
     )
@@ -566,6 +571,8 @@ def _rows(
     for i, student, expert, random in zip(
         indices, played, baselines["expert"], baselines["random"], strict=True
     ):
+        task = run.lessons[i].task
+        limit = run.settings.evaluate.max_steps or task.max_steps
         rows.append(
             {
                 "game": run.names[i],
@@ -575,7 +582,8 @@ def _rows(
                 "student": student.summary(),
                 "retention": evaluation.retention(student.mean, expert.mean, random.mean),
                 "retention_interval": list(evaluation.retention_interval(student, expert, random)),
-                "human_normalised": run.lessons[i].task.human_normalised(student.mean),
+                "human_normalised": task.human_normalised(student.mean),
+                **({"max_steps": limit} if task.suite.facts else {}),
             }
         )
     return rows

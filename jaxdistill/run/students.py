@@ -24,7 +24,7 @@ from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import checkpoints, learner, losses
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView, from_dict
 
 _FILE = "student.json"
@@ -141,6 +141,25 @@ def _listed(roles: Sequence[Role]) -> str:
     return ", ".join(role.game for role in roles)
 
 
+def load_suite(workdir: str | os.PathLike[str]) -> Suite:
+    """What the games of the run in `workdir` have in common.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there, or its files are damaged.
+    """
+    settings, _, _ = _read_settings(pathlib.Path(workdir))
+    return load_roles(workdir, settings)[0].task.suite
+
+
+def _read_settings(workdir: pathlib.Path) -> tuple[Settings, pathlib.Path, dict[str, Any]]:
+    """A run's settings, the file they are in, and what stands there."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    return settings_lib.build(Settings, standing, str(path)), path, standing
+
+
 def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:
     """Settings, chosen student, and network of the run in `workdir`.
 
@@ -148,11 +167,7 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
       FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
     """
     workdir = pathlib.Path(workdir)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
-    settings = settings_lib.build(Settings, standing, str(path))
+    settings, path, standing = _read_settings(workdir)
     roles = load_roles(workdir, settings)
     network = networks.for_tasks(
         networks.create(settings.network, settings.compute_dtype), [role.task for role in roles]
@@ -239,15 +254,17 @@ def outputs_of(settings: Settings) -> str:
     return "q" if losses.LOSSES[settings.learn.loss].gives_q else "logits"
 
 
-def game_index(names: Sequence[str], game: str, workdir: str | os.PathLike[str]) -> int:
-    """Where `game` is among the games `names` of the run in `workdir`.
+def game_index(
+    names: Sequence[str], game: str, workdir: str | os.PathLike[str], did: str = "distilled"
+) -> int:
+    """Where `game` is among the games `names` of the run in `workdir`, which it `did`.
 
     Raises:
       ValueError: it is no game, or none of them.
     """
     name = tasks.get(game).name
     if name not in names:
-        raise ValueError(f"{workdir} distilled {', '.join(names)}, not {name}")
+        raise ValueError(f"{workdir} {did} {', '.join(names)}, not {name}")
     return names.index(name)
 
 

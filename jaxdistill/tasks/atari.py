@@ -50,8 +50,16 @@ ACTION_NAMES = (
 MAX_STEPS = 27_000
 
 # 60 Hz and four emulator frames a step. Emulators know few starts of their own: of 100 games of
-# Breakout 4 differ.
-ATARI = Suite("atari", ACTION_NAMES, View(), "uint8", frames_per_second=15, opening_steps=10)
+# Breakout 4 differ; and chance of their own they know none.
+ATARI = Suite(
+    "atari",
+    ACTION_NAMES,
+    View(),
+    "uint8",
+    frames_per_second=15,
+    opening_steps=10,
+    epsilon=0.05,
+)
 
 
 @dataclasses.dataclass(frozen=True)

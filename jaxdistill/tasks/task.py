@@ -34,6 +34,7 @@ class Suite:
       frames_per_second: steps in one second, at the tasks' own speed.
       opening_steps: random steps before a measured policy takes over a game, unless a run says
         otherwise: as many as it takes for starts to differ.
+      epsilon: chance of a random action of a measured policy, unless it is said.
       facts: names of what pools say of games besides scores, see `Pool.facts`.
     """
 
@@ -43,6 +44,7 @@ class Suite:
     frame_dtype: str
     frames_per_second: int
     opening_steps: int
+    epsilon: float = 0.0
     facts: tuple[str, ...] = ()
 
     @property

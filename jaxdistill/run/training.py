@@ -1,0 +1,314 @@
+"""A training and its report: what the best network scores in games that did not choose it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from jaxdistill import lock, metrics, networks
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import (
+    settings as settings_lib,
+)
+from jaxdistill.experts.expert import Expert
+from jaxdistill.learn import qlearning
+from jaxdistill.learn.qlearning import Settings
+from jaxdistill.play import clips, evaluation, lessons, rollouts
+from jaxdistill.report import page, tables
+from jaxdistill.run import students
+
+
+def train(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    stop_at: int | None = None,
+    command: str = "",
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """`qlearning.train`, and then the best network and random play are measured and shown.
+
+    `settings.final_episodes` whole games of each task, with `eval_epsilon`, from starts of their
+    own: other seeds than those of any game that helped to choose the network and, where there are
+    openings, states of the other side (see `evaluation.Opening`). A training that was measured is
+    not played again.
+
+    Args:
+      stop_at: stop after this iteration as a kill would, after saving; for tests.
+      command: what the report says began the training.
+      profile: directory for a trace of a few iterations.
+
+    Returns:
+      What is written to `result.json`: a row of each task in `games`, how they were measured, and
+      what was learnt; empty where `stop_at` says so.
+
+    Raises:
+      ValueError, OSError: something the user can mend, in one line; see `qlearning.train`.
+    """
+    workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
+    qlearning.train(settings, workdir, mesh=mesh, stop_at=stop_at, profile=profile)
+    if stop_at is not None:
+        return {}
+    path = workdir / "result.json"
+    if not path.is_file():
+        with lock.one_writer(workdir, "config.json"):
+            _report(qlearning.settled(settings), workdir, mesh, command)
+    return tables.read_training(path)
+
+
+class _Learnt(NamedTuple):
+    """What one network of a finished training has come to.
+
+    Attributes:
+      best_step: steps per task after which it played best.
+      parameters: how many it has.
+      vectors: what it has learnt for each task, by name; empty where it learns none.
+      seconds: by phase.
+      history: rows of its `metrics.jsonl`.
+    """
+
+    best_step: int
+    parameters: int
+    vectors: dict[str, list[float]]
+    seconds: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def _report(settings: Settings, workdir: pathlib.Path, mesh: Mesh, command: str) -> None:
+    """Measures and shows the best network of a finished training; the result is written last."""
+    parts = qlearning.parts(settings, workdir)
+    learnt = [_read_learnt(one, where, mesh) for one, where in parts]
+    timer = metrics.Timer()
+    experts = load_experts(workdir)
+    with timer.phase("report"):
+        rows = _measure(
+            experts,
+            seed=settings.seed,
+            episodes=settings.final_episodes,
+            epsilon=settings.eval_epsilon,
+            opening_steps=settings.opening,
+            max_steps=settings.max_steps,
+            mesh=mesh,
+        )
+        plays = _record(experts, settings)
+    best_steps = [x.best_step for (one, _), x in zip(parts, learnt, strict=True) for _ in one.games]
+    seconds = [x.seconds for x in learnt]
+    result = {
+        "games": [row | {"best_step": step} for row, step in zip(rows, best_steps, strict=True)],
+        "episodes": settings.final_episodes,
+        "epsilon": settings.eval_epsilon,
+        "opening_steps": settings.opening,
+        "opening_by": "random",
+        "max_steps": settings.max_steps,
+        "steps": settings.iterations * settings.steps_per_iteration,
+        "networks": len(learnt),
+        "parameters": sum(x.parameters for x in learnt),
+        "embeddings": learnt[0].vectors if len(learnt) == 1 else {},
+        "seconds": {
+            phase: sum(x.get(phase, 0.0) for x in seconds)
+            for phase in dict.fromkeys(name for x in seconds for name in x)
+        }
+        | timer.seconds(),
+    }
+    page.write_training(
+        workdir,
+        result,
+        settings=dataclasses.asdict(settings),
+        histories={
+            ", ".join(one.games): x.history for (one, _), x in zip(parts, learnt, strict=True)
+        },
+        plays=plays,
+        command=command,
+    )
+    settings_lib.write_json(workdir / "result.json", result)
+
+
+def _read_learnt(settings: Settings, workdir: pathlib.Path, mesh: Mesh) -> _Learnt:
+    with qlearning.Training(settings, workdir, mesh) as training:
+        params = jax.device_get(training.best_params())
+        vectors = networks.task_vectors(training.network, params)
+        seconds = training.timer.seconds()
+        seconds.pop("inference", None)  # which is within "collect"
+        return _Learnt(
+            training.best["step"],
+            networks.count(params),
+            {} if vectors is None else dict(zip(training.names, vectors.tolist(), strict=True)),
+            seconds,
+            metrics.read(workdir),
+        )
+
+
+def _measure(
+    experts: Sequence[Expert],
+    *,
+    seed: int,
+    episodes: int,
+    epsilon: float,
+    opening_steps: int,
+    max_steps: int | None,
+    mesh: Mesh,
+    only: int | None = None,
+) -> list[dict[str, Any]]:
+    """A row of each task: random play, and the network that the experts are of.
+
+    Args:
+      only: the index of the one task to play; its row is as it would be among the others.
+    """
+    everything = lessons.of_experts(experts, seed)
+    chosen = everything if only is None else everything[only : only + 1]
+    for lesson in chosen:
+        limit = max_steps or lesson.task.max_steps
+        if opening_steps >= limit:
+            raise ValueError(
+                f"opening_steps is {opening_steps}, expected less than the {limit} steps of a game "
+                f"of {lesson.name}"
+            )
+    random = rollouts.random_policy(lessons.masks(everything))
+    protocol = evaluation.Protocol(
+        episodes,
+        lessons.REPORT,
+        jax.random.fold_in(jax.random.key(seed), lessons.REPORT),
+        evaluation.Opening(random, opening_steps, random, evaluation.REPORTING),
+        max_steps,
+    )
+    played = []
+    for what, policy in (
+        ("random", random),
+        ("network", rollouts.expert_actor(experts, epsilon=epsilon)),
+    ):
+        with metrics.progress(what, episodes * len(chosen), "games") as advance:
+            played.append(evaluation.measure(chosen, policy, protocol, mesh, advance=advance))
+    return [
+        {
+            "game": lesson.name,
+            "random": by_chance.summary(),
+            "network": scores.summary(),
+            "human_normalised": lesson.task.human_normalised(scores.mean),
+            **({"max_steps": max_steps or lesson.task.max_steps} if scores.facts else {}),
+        }
+        for lesson, by_chance, scores in zip(chosen, *played, strict=True)
+    ]
+
+
+def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Clip]:
+    """A game of each task, from a start that nothing else is measured at."""
+    policy = rollouts.expert_actor(experts, epsilon=settings.eval_epsilon)
+    return {
+        lesson.name: clips.record(
+            lesson,
+            policy,
+            seed=lesson.pool_seed(lessons.SHOW),
+            steps=page.CLIP_SECONDS * lesson.task.suite.frames_per_second,
+            max_steps=settings.max_steps,
+        )
+        for lesson in lessons.of_experts(experts, settings.seed)
+    }
+
+
+def stands_in(workdir: str | os.PathLike[str]) -> bool:
+    """Whether what stands in `workdir` is a training, and no distillation.
+
+    Raises:
+      ValueError: its `config.json` is damaged.
+    """
+    path = pathlib.Path(workdir, "config.json")
+    if not path.is_file():
+        return False
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    return isinstance(standing, dict) and "games" in standing
+
+
+def load_settings(workdir: str | os.PathLike[str]) -> Settings:
+    """The settings of the training in `workdir`.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or its `config.json` is damaged.
+    """
+    path = pathlib.Path(workdir, "config.json")
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    return settings_lib.build(Settings, standing, str(path))
+
+
+def load_experts(workdir: str | os.PathLike[str]) -> list[Expert]:
+    """The best network so far of the training in `workdir`, as one expert per task.
+
+    Raises:
+      FileNotFoundError, ValueError: the training is not there or has evaluated nothing yet.
+    """
+    return [_load_expert(workdir, task.name) for task in load_settings(workdir).tasks]
+
+
+def _load_expert(workdir: str | os.PathLike[str], name: str) -> Expert:
+    directory = pathlib.Path(workdir, "experts", name)
+    if not (directory / "expert.json").is_file():
+        raise ValueError(f"{workdir} has evaluated nothing of {name} yet; let it run on")
+    return Expert.load(directory)
+
+
+def best_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
+    """The best network of a training, as an expert for one of its tasks.
+
+    Args:
+      game: which of them; None if there is only one.
+
+    Raises:
+      FileNotFoundError, ValueError: the training is not there, has evaluated nothing, or the game
+        is not one of its own.
+    """
+    names = [task.name for task in load_settings(workdir).tasks]
+    if game is None and len(names) > 1:
+        raise ValueError(
+            f"{workdir} learnt {len(names)} tasks and an expert plays one; name one of "
+            f"{', '.join(names)}"
+        )
+    index = students.game_index(names, game, workdir, "learnt") if game else 0
+    return _load_expert(workdir, names[index])
+
+
+def evaluate(
+    workdir: str | os.PathLike[str],
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    opening_steps: int | None = None,
+    max_steps: int | None = None,
+    game: str | None = None,
+) -> list[dict[str, Any]]:
+    """Measures the best network of a training again, with random play beside it.
+
+    Args:
+      opening_steps: random steps, at least, before the network takes over; by default as many as
+        the suite says.
+      max_steps: step limit of one game; by default the training's.
+      game: the only one to play; by default all.
+
+    Returns:
+      One row per task that was played, as in `result.json`.
+
+    Raises:
+      FileNotFoundError, ValueError: the training is not there, has evaluated nothing, or the game
+        is not one of its own.
+    """
+    settings = load_settings(workdir)
+    names = [task.name for task in settings.tasks]
+    suite = settings.tasks[0].suite
+    return _measure(
+        load_experts(workdir),
+        seed=seed,
+        episodes=episodes,
+        epsilon=epsilon,
+        opening_steps=suite.opening_steps if opening_steps is None else opening_steps,
+        max_steps=settings.max_steps if max_steps is None else max_steps,
+        mesh=meshes.create(),
+        only=None if game is None else students.game_index(names, game, workdir, "learnt"),
+    )
