@@ -189,7 +189,7 @@ def _similarity(vectors: Mapping[str, Sequence[float]]) -> str:
     names, numbers = list(vectors), np.asarray(list(vectors.values()), float)
     cosines = cosine_similarity(numbers)
     size = 2.5 + 0.8 * len(names)
-    figure = matplotlib.figure.Figure(figsize=(size + 1, size), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(size + 3, size), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu_r")
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
@@ -245,7 +245,11 @@ def _training_curves(
         name = row["game"]
         for history in histories.values():
             for key, label, look in (
-                (f"score/{name}", "while learning, exploring", {"color": _COLOURS["expert"]}),
+                (
+                    f"score/{name}",
+                    "while learning, exploring",
+                    {"color": _COLOURS["expert"], "marker": "."},
+                ),
                 (f"eval/{name}", "evaluated", {"color": _COLOURS["network"], "marker": "o"}),
             ):
                 if points := _points(history, key):
@@ -261,7 +265,7 @@ def _training_curves(
     for axis, key in zip(axes[len(rows) :], ("loss", "epsilon"), strict=False):
         for name, history in histories.items():
             if points := _points(history, key):
-                axis.plot(*zip(*points, strict=True), label=name)
+                axis.plot(*zip(*points, strict=True), label=name, marker=".")
         axis.set_title(key, fontsize=10)
         if len(histories) > 1:
             axis.legend(fontsize=8)
