@@ -19,7 +19,9 @@ _OUT = flags.DEFINE_string("out", None, "new directory for the expert")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file that says what the source does not")
 _GAME = flags.DEFINE_string("game", None, "its game, where the source does not say")
 _EPISODES = flags.DEFINE_integer("episodes", 0, "whole games to play it for", 0)
-_EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random action", 0, 1)
+_EPSILON = flags.DEFINE_float(
+    "epsilon", None, "chance of a random action; by default 0.05 in Atari, and 0 elsewhere", 0, 1
+)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the games and of chance", 0, LARGEST_SEED)
 flags.mark_flags_as_required(["source", "out"])
 
@@ -47,15 +49,16 @@ def main() -> None:
             f"note: cannot be played yet: pools make only EnvPool's own views, it sees {view}"
         )
     elif _EPISODES.value:
+        epsilon = expert.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
         with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
             scores = evaluation.measure_expert(
                 expert,
                 episodes=_EPISODES.value,
-                epsilon=_EPSILON.value,
+                epsilon=epsilon,
                 seed=_SEED.value,
                 advance=advance,
             )
-        tables.print_expert(expert, scores, epsilon=_EPSILON.value)
+        tables.print_expert(expert, scores, epsilon=epsilon)
     expert.save(_OUT.value)
     metrics.say(f"saved in {_OUT.value}")
 

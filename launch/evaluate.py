@@ -1,8 +1,8 @@
 """Measures how well a policy plays, over whole games.
 
-`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert; `--workdir=DIR [--game=pong]`
-measures the chosen student of a distillation run again, in all of its games or in one, with its
-experts and random play beside it.
+`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert. `--workdir=DIR [--game=pong]`
+measures again, in all games of a run or in one, the chosen student of a distillation, with its
+experts and random play beside it; or the best network of a training, with random play beside it.
 """
 
 import pathlib
@@ -15,23 +15,41 @@ from jaxdistill import metrics, settings
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation
 from jaxdistill.report import tables
-from jaxdistill.run import distill
+from jaxdistill.run import distill, students, training
+from jaxdistill.tasks.task import Suite
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
 _GAME = flags.DEFINE_string("game", None, "the expert's, or the only one of a run to play")
-_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to measure")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "a distillation whose student, or a training whose network to measure"
+)
 _EPISODES = flags.DEFINE_integer("episodes", 100, "whole games per game", lower_bound=1)
-_EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
+_EPSILON = flags.DEFINE_float(
+    "epsilon",
+    None,
+    "chance of a random valid action; by default 0.05 in Atari, and 0 where games differ by "
+    "themselves, as landers do",
+    0.0,
+    1.0,
+)
 _SAMPLE = flags.DEFINE_bool("sample_logits", False, "an expert with logits samples its policy")
 _OPENING = flags.DEFINE_integer(
     "opening_steps",
     None,
-    "steps of another's play, at least, before who is measured takes over; by default 10 in Atari",
+    "steps of another's play, at least, before who is measured takes over; by default 10 in Atari, "
+    "and 0 elsewhere",
     lower_bound=0,
 )
 _OPENING_BY = flags.DEFINE_enum(
     "opening_by", "random", ["random", "expert"], "who plays them before a student"
+)
+_MAX_STEPS = flags.DEFINE_integer(
+    "max_steps",
+    None,
+    "step limit of one game; by default the run's, or the game's own: 27,000 in Atari, 400 to "
+    "1,000 for landers",
+    lower_bound=1,
 )
 _SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", 0, LARGEST_SEED)
 _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new file too")
@@ -42,37 +60,62 @@ def main() -> None:
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if _OUT.value and pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
-    chosen: dict[str, Any] = {
-        "episodes": _EPISODES.value,
-        "epsilon": _EPSILON.value,
-        "opening_steps": _OPENING.value,
-    }
+    if _OPENING.value == 0:
+        only_with("--opening_steps above 0", "opening_by")
     if _WORKDIR.value:
         only_with("--expert", "spec", "sample_logits")
-        if not _OPENING.value:
-            only_with("--opening_steps above 0", "opening_by")
-        chosen["opening_by"] = _OPENING_BY.value
-        rows = distill.evaluate_student(
-            _WORKDIR.value, seed=_SEED.value, game=_GAME.value, **chosen
-        )
-        tables.print_students(rows, chosen)
+        rows, measured = _measure_run()
     else:
-        only_with("--workdir, where others play too", "opening_by")
-        expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
-        if expert.outputs != "logits":
-            only_with("an expert that holds logits", "sample_logits")
-        with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
-            scores = evaluation.measure_expert(
-                expert,
-                seed=_SEED.value,
-                sample_logits=_SAMPLE.value,
-                advance=advance,
-                **chosen,
-            )
-        tables.print_expert(expert, scores, epsilon=_EPSILON.value)
-        rows = [{"game": expert.game, "expert": scores.summary()}]
+        only_with("--workdir of a distillation, where others play too", "opening_by")
+        rows, measured = _measure_expert()
     if _OUT.value:
-        settings.write_json(pathlib.Path(_OUT.value), chosen | {"games": rows})
+        settings.write_json(pathlib.Path(_OUT.value), measured | {"games": rows})
+
+
+def _measured(suite: Suite) -> dict[str, Any]:
+    """How a policy of the suite is measured: as the flags say, and where they do not, the suite."""
+    epsilon, steps = _EPSILON.value, _OPENING.value
+    return {
+        "episodes": _EPISODES.value,
+        "epsilon": suite.epsilon if epsilon is None else epsilon,
+        "opening_steps": suite.opening_steps if steps is None else steps,
+        "max_steps": _MAX_STEPS.value,
+    }
+
+
+def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    where = _WORKDIR.value
+    if training.stands_in(where):
+        only_with("a distillation", "opening_by")
+        measured = _measured(training.load_settings(where).tasks[0].suite)
+        rows = training.evaluate(where, seed=_SEED.value, game=_GAME.value, **measured)
+        measured["opening_by"] = "random"
+        tables.print_networks(rows, measured)
+        return rows, measured
+    measured = _measured(students.load_suite(where))
+    if not measured["opening_steps"]:
+        only_with("--opening_steps above 0", "opening_by")
+    measured["opening_by"] = _OPENING_BY.value
+    rows = distill.evaluate_student(where, seed=_SEED.value, game=_GAME.value, **measured)
+    tables.print_students(rows, measured)
+    return rows, measured
+
+
+def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
+    if expert.outputs != "logits":
+        only_with("an expert that holds logits", "sample_logits")
+    measured = _measured(expert.task.suite)
+    with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
+        scores = evaluation.measure_expert(
+            expert,
+            seed=_SEED.value,
+            sample_logits=_SAMPLE.value,
+            advance=advance,
+            **measured,
+        )
+    tables.print_expert(expert, scores, epsilon=measured["epsilon"])
+    return [{"game": expert.game, "expert": scores.summary()}], measured
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Plays one game to a file: `--expert=FILE` or `--workdir=DIR [--game=pong]`, `--out=game.gif`.
 
-The file is a GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[video]'`).
+Of a distillation the chosen student plays, of a training the best network so far. The file is a
+GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[video]'`).
 """
 
 import pathlib
@@ -11,15 +12,23 @@ from absl import flags
 from jaxdistill import metrics
 from jaxdistill.experts import formats
 from jaxdistill.play import clips, lessons, rollouts
-from jaxdistill.run import students
+from jaxdistill.run import students, training
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
-_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to watch")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "a distillation whose student, or a training whose network to watch"
+)
 _GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not leave only one")
 _OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")
 _STEPS = flags.DEFINE_integer("steps", None, "the most steps to play", lower_bound=1)
-_EPSILON = flags.DEFINE_float("epsilon", 0.05, "chance of a random valid action", 0.0, 1.0)
+_EPSILON = flags.DEFINE_float(
+    "epsilon",
+    None,
+    "chance of a random valid action; by default 0.05 in Atari, and 0 elsewhere",
+    0.0,
+    1.0,
+)
 _SAMPLE = flags.DEFINE_bool("sample_logits", False, "a player with logits samples its policy")
 _SEED = flags.DEFINE_integer("seed", 1, "of the start and of chance", 0, LARGEST_SEED)
 flags.mark_flag_as_required("out")
@@ -32,7 +41,12 @@ def main() -> None:
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
     if _WORKDIR.value:
         only_with("--expert", "spec")
-        player = students.student_as_expert(_WORKDIR.value, _GAME.value)
+        read = (
+            training.best_as_expert
+            if training.stands_in(_WORKDIR.value)
+            else students.student_as_expert
+        )
+        player = read(_WORKDIR.value, _GAME.value)
     else:
         player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
     (lesson,) = lessons.of_experts([player], _SEED.value)
@@ -40,9 +54,10 @@ def main() -> None:
         raise ValueError(f"{player.name} cannot be played yet: it sees {player.view}")
     if player.outputs != "logits":
         only_with("a player that holds logits", "sample_logits")
+    epsilon = lesson.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
     clip = clips.record(
         lesson,
-        rollouts.expert_actor([player], epsilon=_EPSILON.value, sample_logits=_SAMPLE.value),
+        rollouts.expert_actor([player], epsilon=epsilon, sample_logits=_SAMPLE.value),
         seed=_SEED.value,
         steps=_STEPS.value,
     )

@@ -16,6 +16,7 @@ from jaxdistill.networks.network import (
     forward,
     from_dict,
     init,
+    task_vectors,
     to_dict,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     "forward",
     "from_dict",
     "init",
+    "task_vectors",
     "to_dict",
 ]
