@@ -253,3 +253,28 @@ def watcher():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lander_training(tmp_path_factory):
+    """A tiny training of two landers by one network: its settings, directory and result."""
+    from jaxdistill.learn import qlearning
+    from jaxdistill.run import training
+
+    settings = qlearning.Settings(
+        games=("lander/standard", "lander/windy"),
+        network="mlp_task_embedding_layer_norm",
+        num_envs=4,
+        rollout_steps=8,
+        total_steps=96,
+        epochs=1,
+        batch_per_game=16,
+        learning_rate=0.05,
+        eval_every=64,
+        eval_episodes=2,
+        eval_epsilon=0.0,
+        final_episodes=4,
+        max_steps=90,
+    )
+    workdir = tmp_path_factory.mktemp("landers") / "training"
+    return settings, workdir, training.train(settings, workdir, command="train <it>")

@@ -1,0 +1,233 @@
+"""Tests for a training's report: what the best network scores, in games that did not choose it."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill.learn import qlearning
+from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.report import tables
+from jaxdistill.run import training
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What is measured from now on: `(protocol, scores)` of each call."""
+    seen, measure = [], evaluation.measure
+
+    def look(chosen, policy, protocol, *arguments, **options):
+        scores = measure(chosen, policy, protocol, *arguments, **options)
+        seen.append((protocol, scores))
+        return scores
+
+    monkeypatch.setattr(evaluation, "measure", look)
+    return seen
+
+
+def _untimed(result):
+    return {name: value for name, value in result.items() if name != "seconds"}
+
+
+def test_a_training_ends_with_a_result_of_every_task(lander_training):
+    settings, workdir, result = lander_training
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert [row["game"] for row in result["games"]] == list(settings.games)
+    for row in result["games"]:
+        assert row["human_normalised"] is None and row["max_steps"] == 90
+        for player in ("random", "network"):
+            scores = row[player]
+            assert scores["episodes"] == scores["distinct_starts"] == 4
+            assert list(scores["facts"]) == ["rest", "pad", "crash"]
+            low, high = scores["steps_interval"]
+            assert low <= scores["mean_steps"] <= high <= 90
+    assert result["networks"] == 1 and result["steps"] == 96
+    # 2 vectors of 8; 16 inputs, 256, 128, 4 outputs; scale and bias of two LayerNorms.
+    layers = (16 + 1) * 256 + (256 + 1) * 128 + (128 + 1) * 4
+    assert result["parameters"] == 2 * 8 + layers + 2 * (256 + 128)
+    assert {"collect", "learn", "evaluate", "report"} == set(result["seconds"])
+
+
+def test_the_best_network_is_what_is_measured(lander_training):
+    """As its experts, of which each is the whole network with one task's vector."""
+    settings, workdir, result = lander_training
+    with qlearning.Training(settings, workdir) as finished:
+        params, best = finished.best_params(), finished.best["step"]
+        network, mesh = finished.network, finished._mesh
+    assert {row["best_step"] for row in result["games"]} == {best}
+    vectors = params["params"]["task_embedding"]["embedding"]
+    assert list(result["embeddings"]) == list(settings.games)
+    np.testing.assert_allclose(list(result["embeddings"].values()), vectors, rtol=1e-6)
+    chosen = lessons.of_tasks(settings.tasks, settings.seed)
+    masks = lessons.masks(chosen)
+    random = rollouts.random_policy(masks)
+    protocol = evaluation.Protocol(
+        4,
+        lessons.REPORT,
+        jax.random.fold_in(jax.random.key(settings.seed), lessons.REPORT),
+        evaluation.Opening(random, 0, random, evaluation.REPORTING),
+        90,
+    )
+    act = rollouts.network_actor(network, masks, epsilon=0.0)
+    direct = evaluation.measure(chosen, functools.partial(act, params), protocol, mesh)
+    for row, scores, by_chance in zip(
+        result["games"], direct, evaluation.measure(chosen, random, protocol, mesh), strict=True
+    ):
+        assert row["network"]["mean"] == pytest.approx(scores.mean, rel=1e-4)
+        assert row["random"] == by_chance.summary()
+
+
+def test_no_reported_game_helped_to_choose(lander_training, measured):
+    settings, workdir, _ = lander_training
+    with qlearning.Training(settings, workdir) as finished:
+        finished.evaluate()
+        finished.best = {**finished.best, "decided": False}
+        finished.decide()
+    chose = list(measured)
+    measured.clear()
+    training.evaluate(workdir, episodes=4, epsilon=0.0, seed=settings.seed)
+    assert len(chose) >= 2 and len(measured) == 2
+    assert {protocol.opening.side for protocol, _ in chose} == {evaluation.CHOOSING}
+    assert {protocol.opening.side for protocol, _ in measured} == {evaluation.REPORTING}
+    sides = [
+        {start for _, scores in calls for s in scores for start in s.starts.tolist()}
+        for calls in (chose, measured)
+    ]
+    assert len(sides[1]) == 8 and not sides[0] & sides[1]
+
+
+def test_a_measured_training_is_read_back_and_not_played_again(
+    lander_training, monkeypatch, capsys
+):
+    settings, workdir, result = lander_training
+    files = [workdir / name for name in ("result.json", "report.html")]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in files]
+
+    def never(*_, **__):
+        raise AssertionError("played again")
+
+    monkeypatch.setattr(evaluation, "measure", never)
+    assert training.train(settings, workdir) == result
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
+    tables.print_training(result)
+    printed = capsys.readouterr().out
+    assert "4 whole games per score, of at most 90 steps, epsilon 0, " in printed
+    assert "how games ended" in printed and "None" not in printed and "human" not in printed
+    with pytest.raises(ValueError, match="seed 0, this one has 1"):
+        training.train(dataclasses.replace(settings, seed=1), workdir)
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_result(lander_training, tmp_path):
+    settings, _, result = lander_training
+    assert training.train(settings, tmp_path / "run", stop_at=2) == {}
+    assert not (tmp_path / "run" / "result.json").exists()
+    resumed = training.train(settings, tmp_path / "run")
+    assert _untimed(resumed) == _untimed(result)
+
+
+def test_the_page_shows_tables_clips_curves_and_vectors(lander_training):
+    _, workdir, result = lander_training
+    text = (workdir / "report.html").read_text()
+    assert "One network for lander/standard, lander/windy" in text
+    assert text.count("data:image/gif;base64,") == 2 and text.count("<svg") == 2
+    assert "None" not in text.split("<h2>Settings")[0] and "train &lt;it&gt;" in text
+    for name, cells in (
+        ("scores", tables.network_cells(result["games"])),
+        ("endings", tables.ending_cells(result["games"])),
+        ("vectors", tables.embedding_cells(result["embeddings"])),
+    ):
+        for row in cells[1]:
+            line = "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+            assert line in text, name
+
+
+def test_independent_networks_have_one_table_and_page(lander_training, tmp_path):
+    settings, _, _ = lander_training
+    apart = dataclasses.replace(settings, independent=True, network="mlp_layer_norm")
+    result = training.train(apart, tmp_path / "run", command="x")
+    assert result["networks"] == 2 and result["embeddings"] == {}
+    layers = (8 + 1) * 256 + (256 + 1) * 128 + (128 + 1) * 4
+    assert result["parameters"] == 2 * (layers + 2 * (256 + 128))
+    assert [row["game"] for row in result["games"]] == list(settings.games)
+    assert len([*tmp_path.rglob("result.json")]) == len([*tmp_path.rglob("report.html")]) == 1
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "A network each for lander/standard, lander/windy" in text
+    assert "The vector learnt" not in text and text.count("<svg") == 1
+    assert "2 networks, one per task" in tables.training_summary(result)
+    for row in result["games"]:
+        (again,) = training.evaluate(
+            tmp_path / "run", episodes=4, epsilon=0.0, seed=0, game=row["game"]
+        )
+        assert again == {name: value for name, value in row.items() if name != "best_step"}
+    assert training.train(apart, tmp_path / "run") == result
+
+
+def test_a_training_is_measured_again_as_it_is_asked_for(lander_training):
+    _, workdir, result = lander_training
+    measure = functools.partial(training.evaluate, workdir)
+    asked = {"episodes": 4, "epsilon": 0.0, "seed": 0}
+    rows = measure(**asked)
+    assert rows == [
+        {name: value for name, value in row.items() if name != "best_step"}
+        for row in result["games"]
+    ]
+    alone = measure(**asked, game="Lander_Windy")
+    assert alone == rows[1:], "the same games, with none beside them"
+    for other in ({"episodes": 3}, {"epsilon": 0.9}, {"seed": 5}, {"opening_steps": 20}):
+        assert [row["network"] for row in measure(**asked | other)] != [
+            row["network"] for row in rows
+        ], other
+    short = measure(**asked, max_steps=30)
+    assert all(row["network"]["mean_steps"] <= 30 == row["max_steps"] for row in short)
+    assert all(row["network"]["unfinished"] == 4 for row in short)
+    with pytest.raises(ValueError, match="learnt lander/standard, lander/windy, not lander/heavy"):
+        measure(**asked, game="lander/heavy")
+    with pytest.raises(ValueError, match=r"opening_steps is 30, expected less than the 30 steps"):
+        measure(**asked, max_steps=30, opening_steps=30)
+
+
+def test_the_best_network_is_an_expert_for_each_of_its_tasks(lander_training, tmp_path):
+    _, workdir, _ = lander_training
+    expert = training.best_as_expert(workdir, "lander/windy")
+    assert expert.game == "lander/windy"
+    other = training.best_as_expert(workdir, "lander/standard")
+    seen = jnp.ones((1, 1, 8))
+    assert np.abs(expert.suite_outputs(seen) - other.suite_outputs(seen)).max() > 0
+    with pytest.raises(ValueError, match="name one of lander/standard, lander/windy"):
+        training.best_as_expert(workdir)
+    with pytest.raises(ValueError, match="learnt .*, not pong"):
+        training.best_as_expert(workdir, "pong")
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    with pytest.raises(ValueError, match="has evaluated nothing of lander/standard yet"):
+        training.load_experts(tmp_path)
+
+
+def test_a_training_is_told_from_a_distillation(lander_training, tmp_path):
+    _, workdir, _ = lander_training
+    assert training.stands_in(workdir)
+    assert not training.stands_in(tmp_path)
+    (tmp_path / "config.json").write_text('{"experts": [], "network": "net3"}')
+    assert not training.stands_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"games": [{"game": "lander/windy"}]},
+        {"games": [{"game": "lander/nowhere"}]},
+        {"embeddings": [1]},
+        {"seconds": None},
+        {"steps": "many"},
+    ],
+    ids=str,
+)
+def test_a_damaged_result_is_one_line(lander_training, tmp_path, change):
+    _, _, result = lander_training
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result | change))
+    with pytest.raises(ValueError, match=r"result.json is damaged \(.*the same command measures"):
+        tables.read_training(path)
