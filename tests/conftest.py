@@ -258,6 +258,7 @@ def watcher():
 @pytest.fixture(scope="session")
 def lander_training(tmp_path_factory):
     """A tiny training of two landers by one network: its settings, directory and result."""
+    pytest.importorskip("Box2D")  # here: its import warns
     from jaxdistill.learn import qlearning
     from jaxdistill.run import training
 

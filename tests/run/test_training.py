@@ -199,7 +199,7 @@ def test_the_best_network_is_an_expert_for_each_of_its_tasks(lander_training, tm
     assert np.abs(expert.suite_outputs(seen) - other.suite_outputs(seen)).max() > 0
     with pytest.raises(ValueError, match="name one of lander/standard, lander/windy"):
         training.best_as_expert(workdir)
-    with pytest.raises(ValueError, match="learnt .*, not pong"):
+    with pytest.raises(ValueError, match=r"learnt .*, not pong"):
         training.best_as_expert(workdir, "pong")
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     with pytest.raises(ValueError, match="has evaluated nothing of lander/standard yet"):
