@@ -1,13 +1,21 @@
 """Every flag of the programs that measure and write has a row that shows what it changes."""
 
 import importlib.util
+import io
+import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
-from jaxdistill.run import distill
+from jaxdistill import networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.run import distill, students
+from jaxdistill.tasks.atari import ATARI
+from jaxdistill.tasks.views import Vector
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
@@ -110,6 +118,7 @@ EVALUATE = {
     "opening_steps": "40",
     "seed": "5",
     "sample_logits": "true",
+    "max_steps": "60",
 }
 
 
@@ -133,10 +142,13 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     # Of a run.
     calls = []
     monkeypatch.setattr(distill, "evaluate_student", lambda *a, **k: calls.append((a, k)) or [])
+    monkeypatch.setattr(students, "load_suite", lambda workdir: ATARI)
     run = ["--workdir=there"]
-    for given in ([], ["--workdir=elsewhere"], ["--opening_by=expert"], ["--game=pong"]):
+    own = ([], ["--workdir=elsewhere"], ["--opening_by=expert"], ["--game=pong"], ["--max_steps=9"])
+    for given in own:
         assert program("evaluate", *run, *given)[0] == 0
-    assert all(call not in calls[:i] for i, call in enumerate(calls)) and len(calls) == 4
+    assert all(call not in calls[:i] for i, call in enumerate(calls)) and len(calls) == len(own)
+    assert calls[0][1]["epsilon"] == 0.05 and calls[0][1]["opening_steps"] == 10
     rows = {*EVALUATE, "game", "expert", "out", "spec", "workdir", "opening_by"}
     assert program.own("evaluate") == rows
 
@@ -148,6 +160,11 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("evaluate", ("--expert=Q", "--sample_logits"), "--sample_logits goes with"),
         ("evaluate", ("--expert=Q", "--opening_by=expert"), "--opening_by goes with"),
         ("evaluate", ("--workdir=x", "--spec=y"), "--spec goes with --expert"),
+        ("evaluate", ("--workdir=T", "--opening_by=expert"), "goes with a distillation"),
+        ("evaluate", ("--workdir=T", "--sample_logits"), "--sample_logits goes with --expert"),
+        ("evaluate", ("--workdir=T", "--game=pong"), "learnt lander/standard, lander/windy, not"),
+        ("watch", ("--workdir=T", "--out=x.gif"), "name one of lander/standard, lander/windy"),
+        ("watch", ("--workdir=T", "--out=x.gif", "--spec=y"), "--spec goes with --expert"),
         ("watch", ("--expert=Q", "--out=x.gif", "--sample_logits"), "--sample_logits goes with"),
         ("convert", ("--source=Q", "--out=x", "--epsilon=0.5"), "--epsilon goes with --episodes"),
         ("convert", ("--source=Q", "--out=x", "--seed=1"), "--seed goes with --episodes"),
@@ -155,7 +172,12 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("export", ("--expert=Q", "--out=x", "--convention=expert"), "--convention goes with"),
     ],
 )
-def test_a_flag_that_means_nothing_is_refused(program, experts, tmp_path, name, given, said):
+def test_a_flag_that_means_nothing_is_refused(
+    program, experts, tmp_path, name, given, said, request
+):
+    if "--workdir=T" in given:
+        _, training, _ = request.getfixturevalue("lander_training")
+        given = [x.replace("=T", f"={training}") for x in given]
     given = [
         x.replace("=Q", f"={experts / 'q'}").replace("=x", f"={tmp_path / 'x'}") for x in given
     ]
@@ -195,3 +217,82 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
     rows = {"source", "out", "episodes", "epsilon", "seed", "game"}
     assert program.own("convert") == rows | {"spec"}
     assert program.own("export") == {"workdir", "expert", "out", "convention", "game", "dtype"}
+
+
+@pytest.fixture(scope="module")
+def lander(tmp_path_factory):
+    """An expert of fixed numbers that chooses by where its lander is."""
+    pytest.importorskip("Box2D")  # here: its import warns
+    directory = tmp_path_factory.mktemp("lander") / "expert"
+    kernel = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    Expert(
+        name="pilot",
+        network=networks.Network(convs=(), num_outputs=4),
+        params={"params": {"action": {"kernel": kernel, "bias": np.zeros(4, np.float32)}}},
+        outputs="q",
+        actions=(0, 1, 2, 3),
+        view=Vector(8),
+        game="lander/standard",
+    ).save(directory)
+    return directory
+
+
+def test_who_is_measured_explores_as_the_suite_says(program, lander, experts):
+    def measured(expert, *given):
+        code, out, err = program("evaluate", f"--expert={expert}", "--episodes=2", *given)
+        assert code == 0, err
+        return out.splitlines()[1:]
+
+    plain = measured(lander)
+    assert plain == measured(lander, "--epsilon=0") != measured(lander, "--epsilon=0.05")
+    assert any("crash" in line for line in plain), "how its games ended"
+    atari = measured(experts / "q")
+    assert atari == measured(experts / "q", "--epsilon=0.05")
+    assert atari != measured(experts / "q", "--epsilon=0")
+    assert not any("player" in line for line in atari)
+
+
+def test_a_step_limit_cuts_the_games_that_are_measured(program, lander, lander_training, tmp_path):
+    """Of an expert and of a training, which is told from a distillation by what it holds."""
+    for who in (f"--expert={lander}", f"--workdir={lander_training[1]}"):
+        lengths = []
+        for limit in (20, 40):
+            out = tmp_path / f"{who[2:4]}{limit}.json"
+            flags = (f"--max_steps={limit}", "--episodes=2", f"--out={out}")
+            code, printed, err = program("evaluate", who, *flags)
+            assert code == 0, err
+            said = json.loads(out.read_text())
+            assert said["max_steps"] == limit and said["epsilon"] == said["opening_steps"] == 0
+            player = said["games"][0]["expert" if "expert" in who else "network"]
+            lengths.append(player["mean_steps"])
+            assert "how games ended" in printed and "None" not in printed
+        assert lengths == [20, 40]
+
+
+def test_every_flag_of_watch_shows_in_a_training_s_film(program, lander_training, tmp_path):
+    def filmed(*given):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.gif"
+        code, _, err = program("watch", f"--workdir={lander_training[1]}", f"--out={out}", *given)
+        assert code == 0, err
+        return out.read_bytes()
+
+    quick = ["--game=lander/windy", "--steps=30"]
+    films = [
+        filmed(*quick, *given)
+        for given in ([], ["--epsilon=1"], ["--seed=2"], ["--steps=35"], ["--game=lander/standard"])
+    ]
+    assert len(set(films)) == len(films)
+    assert filmed(*quick, "--epsilon=0") == films[0], "landers do not explore unless it is said"
+    picture = Image.open(io.BytesIO(films[0]))
+    assert picture.n_frames > 15 and picture.info["duration"] == 20  # milliseconds, of 50 a second
+
+
+def test_a_lander_is_filmed_at_its_own_speed(program, lander, tmp_path):
+    av = pytest.importorskip("av")
+    out = tmp_path / "film.mp4"
+    code, _, err = program("watch", f"--expert={lander}", "--steps=25", f"--out={out}")
+    assert code == 0, err
+    with av.open(str(out)) as film:
+        (stream,) = film.streams.video
+        assert (stream.width, stream.height, stream.average_rate) == (300, 200, 50)
+        assert sum(1 for _ in film.decode(video=0)) == 26
