@@ -1,12 +1,21 @@
 """Tests for what a person reads at the end."""
 
+import base64
+import io
 import json
 import math
+import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from jaxdistill import settings
-from jaxdistill.report import tables
+from jaxdistill import networks, settings
+from jaxdistill.experts.expert import Expert
+from jaxdistill.play import clips
+from jaxdistill.play.evaluation import Scores
+from jaxdistill.report import page, tables
+from jaxdistill.tasks.views import Vector
 
 
 @pytest.fixture
@@ -46,3 +55,259 @@ def test_what_is_not_known_is_a_dash(result, which, capsys):
     line = next(line for line in out.splitlines() if line.split()[:1] == ["pong"])
     cells = "pong 3.0 3.0 [3.0, 3.0] 3.0 [3.0, 3.0] - [-,"
     assert line.split()[:10] == cells.split()
+
+
+def _scores(*, facts, scores=(0.0, 100.0, 200.0, 300.0), lengths=(100, 200, 300, 400)):
+    every = {name: np.asarray(x, float) for name, x in facts.items()}
+    return Scores(np.asarray(scores), np.asarray(lengths), np.arange(len(scores)), 0, every)
+
+
+LANDED = {"rest": [1, 1, 1, 1], "pad": [1, 0, 0, 0], "crash": [0, 0, 0, 0]}
+
+
+def _lander_row(name="lander/windy", **scores):
+    played = _scores(facts=LANDED).summary()
+    return {
+        "game": name,
+        **dict.fromkeys(("random", "expert", "student"), played),
+        **scores,
+        "retention": 1.0,
+        "retention_interval": [0.9, 1.1],
+        "human_normalised": None,
+        "shared_starts": 0,
+        "max_steps": 400,
+    }
+
+
+def test_facts_and_lengths_have_their_intervals():
+    summary = _scores(facts=LANDED).summary()
+    assert {name: fact["mean"] for name, fact in summary["facts"].items()} == {
+        "rest": 1.0,
+        "pad": 0.25,
+        "crash": 0.0,
+    }
+    assert summary["facts"]["rest"]["interval"] == [1.0, 1.0]
+    assert summary["facts"]["pad"]["interval"] == [0.0, 0.75]
+    assert summary["mean_steps"] == 250.0
+    # Lengths are a hundred more than the scores, so is their interval; both are resampled alike.
+    assert np.subtract(summary["steps_interval"], summary["interval"]).tolist() == [100, 100]
+    # Nothing of it where a suite has no facts.
+    assert not {"facts", "steps_interval"} & _scores(facts={}).summary().keys()
+
+
+def test_how_games_ended_is_a_row_for_each_task_and_player():
+    row = _lander_row()
+    columns, cells = tables.ending_cells([row, row | {"game": "lander/heavy", "max_steps": 800}])
+    assert columns == (
+        *("task", "player", "rest", "", "pad", "", "crash", "", "steps", "", "limit"),
+    )
+    assert [cell[:2] for cell in cells] == [
+        (name, player)
+        for name in ("lander/windy", "lander/heavy")
+        for player in ("random", "expert", "student")
+    ]
+    low, high = row["student"]["steps_interval"]
+    assert cells[2] == (
+        *("lander/windy", "student", "100.0%", "[100.0%, 100.0%]", "25.0%", "[0.0%, 75.0%]"),
+        *("0.0%", "[0.0%, 0.0%]", "250.0", f"[{low:.1f}, {high:.1f}]", 400),
+    )
+    assert cells[5][-1] == 800
+
+
+def test_facts_of_another_suite_are_numbers_where_they_are_no_shares():
+    duel = _scores(facts={"hits": [0, 1, 5, 6], "won": [0, 1, 1, 0]}).summary()
+    less = _scores(facts={"hits": [0, 0, 1, 1], "won": [0, 0, 0, 0]}).summary()
+    columns, cells = tables.ending_cells(
+        [{"game": "lander/windy", "random": less, "network": duel}]
+    )
+    assert columns[:6] == ("task", "player", "hits", "", "won", "") and "limit" not in columns
+    assert cells[0][2:6] == ("0.5", "[0.0, 1.0]", "0.0%", "[0.0%, 0.0%]"), "as its column is"
+    assert cells[1][2] == "3.0" and cells[1][4] == "50.0%"
+
+
+def test_a_task_without_facts_has_no_row_of_how_its_games_ended(result):
+    assert tables.ending_cells(result["measured"]["games"])[1] == []
+    old = _lander_row()
+    for player in ("random", "expert"):
+        old[player] = {k: v for k, v in old[player].items() if k not in ("facts", "steps_interval")}
+    assert [cell[1] for cell in tables.ending_cells([old])[1]] == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("game", "human", "head", "told"),
+    [
+        ("pong", 0.5, "game", True),
+        ("pong", None, "game", False),
+        ("lander/windy", None, "task", False),
+    ],
+)
+def test_columns_say_what_is_known_of_the_suite(game, human, head, told):
+    columns, (cells,) = tables.student_cells([_lander_row(game) | {"human_normalised": human}])
+    assert columns[0] == head and ("human" in columns) == told
+    assert len(cells) == len(columns) and ("50.0%" in cells) == told
+    row = {"game": game, **dict.fromkeys(("random", "network"), _lander_row()["random"])}
+    columns, (cells,) = tables.network_cells([row | {"human_normalised": human}])
+    assert columns[0] == head and ("human" in columns) == told and ("50.0%" in cells) == told
+
+
+def test_one_game_without_human_scores_leaves_the_column_to_the_others():
+    row = _lander_row("pong")
+    columns, cells = tables.student_cells([row | {"human_normalised": 0.5}, row])
+    assert [cell[columns.index("human")] for cell in cells] == ["50.0%", None]
+
+
+def _expert(game):
+    return Expert(
+        name="pilot",
+        network=networks.Network(convs=(), num_outputs=4),
+        params={},
+        outputs="q",
+        actions=(0, 1, 2, 3),
+        view=Vector(8),
+        game=game,
+    )
+
+
+def test_experts_are_printed_with_how_their_games_ended(capsys):
+    scores = _scores(facts=LANDED)
+    tables.print_expert(_expert("lander/heavy"), scores, epsilon=0.0)
+    one = capsys.readouterr().out
+    tables.print_experts([_expert("lander/heavy")], [scores], [scores])
+    several = capsys.readouterr().out
+    for printed, players in ((one, ["expert"]), (several, ["random", "expert"])):
+        assert "how games ended" in printed and "None" not in printed
+        lines = [line.split() for line in printed.splitlines()]
+        ended = [line for line in lines if "100.0%" in line]
+        assert [line[:2] for line in ended] == [["lander/heavy", who] for who in players]
+
+
+@pytest.mark.parametrize(
+    ("human", "said"), [([0.5, 1.0], "mean human-normalised score 75.0%; "), ([0.5, None], "")]
+)
+def test_a_training_of_games_is_summed_up_by_human_scores(human, said):
+    rows = [
+        {"game": game, "network": {"mean": 3.0}, "human_normalised": x, "best_step": 10}
+        for game, x in zip(("pong", "breakout"), human, strict=True)
+    ]
+    result = {"games": rows, "networks": 1, "parameters": 37788, "steps": 2000}
+    assert tables.training_summary(result) == (
+        f"{said}one network, 37,788 parameters; the best, after 10 of 2,000 steps per game"
+    )
+    for row, name, step in zip(rows, ("lander/windy", "lander/heavy"), (5, 7), strict=True):
+        row |= {"game": name, "human_normalised": None, "best_step": step}
+    assert tables.training_summary(result | {"networks": 2}) == (
+        "mean score 3.0; 2 networks, one per task, 37,788 parameters; the best, after 5 / 7 of "
+        "2,000 steps per task"
+    )
+
+
+def test_the_protocol_says_the_step_limit_where_there_is_one():
+    measured = {"episodes": 9, "epsilon": 0.0, "opening_steps": 0, "opening_by": "random"}
+    plain = tables.protocol(measured)
+    assert plain == tables.protocol(measured | {"max_steps": None})
+    assert plain == "9 whole games per score, epsilon 0, 95% bootstrap intervals"
+    assert "score, of at most 400 steps, eps" in tables.protocol(measured | {"max_steps": 400})
+
+
+def test_cosines_of_vectors_by_hand():
+    vectors = np.asarray([[2.0, 0.0], [1.0, 1.0], [-3.0, 0.0], [0.0, 0.0]])
+    half = 0.5**0.5
+    np.testing.assert_allclose(
+        page.cosine_similarity(vectors),
+        [[1, half, -1, 0], [half, 1, -half, 0], [-1, -half, 1, 0], [0, 0, 0, 0]],
+        atol=1e-12,
+    )
+
+
+def _clip(count, size=(40, 60), score=1.0, over=True):
+    frames = np.random.default_rng(count).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    return clips.Clip(frames, score, over, 50)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """`written(rows, embeddings)`: a merge's page."""
+
+    def write(rows, embeddings=None, plays=None):
+        result = {
+            "games": rows,
+            **dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 1.0),
+            "episodes": 4,
+            "epsilon": 0.0,
+            "opening_steps": 0,
+            "opening_by": "random",
+            "best_round": 1,
+            "rounds": 2,
+            "seconds": {"learn": 60.0},
+        }
+        names = [row["game"] for row in rows]
+        (tmp_path / "metrics.jsonl").write_text(
+            "".join(
+                json.dumps({"step": i} | {f"{k}/{n}": 0.5 for n in names for k in keys}) + "\n"
+                for i in (1, 2)
+                for keys in [("game_loss", "agreement", "score")]
+            )
+        )
+        said = np.eye(4)
+        outputs = page.Outputs(said, said, np.ones(4, bool), ("NOOP", "LEFT", "MAIN", "RIGHT"))
+        page.write(
+            tmp_path,
+            result,
+            settings={"seed": 0},
+            outputs=dict.fromkeys(names, outputs),
+            plays=plays or {name: (_clip(5), _clip(7, score=-2.25)) for name in names},
+            command="it",
+            embeddings=embeddings,
+        )
+        return (tmp_path / "report.html").read_text()
+
+    return write
+
+
+def test_a_page_of_landers_shows_how_games_ended_and_the_vectors(written):
+    vectors = {"lander/windy": [1.0, 0.0], "lander/heavy": [1.0, 1.0]}
+    rows = [_lander_row(name) for name in vectors]
+    text = written(rows, vectors)
+    for cells in (
+        tables.student_cells(rows),
+        tables.ending_cells(rows),
+        tables.embedding_cells(vectors),
+    ):
+        for row in cells[1]:
+            shown = "".join(f"<td>{'-' if cell is None else cell}</td>" for cell in row)
+            assert f"<tr>{shown}</tr>" in text
+    assert "lander/windy: expert 1, student -2.2" in text and ">None<" not in text
+    assert "states of each task" in text
+    assert text.count("<svg") == 3, "curves, cosines, outputs"
+    # Its pictures have 25 of the 50 frames a second.
+    gif = base64.b64decode(re.search('base64,([^"]*)', text)[1])
+    with Image.open(io.BytesIO(gif)) as picture:
+        assert picture.size == (128, 40) and picture.info["duration"] == 40
+
+
+def test_a_page_of_games_shows_neither(written):
+    row = _lander_row("pong")
+    for player in ("random", "expert", "student"):
+        row[player] = _scores(facts={}).summary()
+    text = written([row])
+    assert "How games ended" not in text and "The vector learnt" not in text
+    assert text.count("<table>") == 1 and text.count("<svg") == 2 and ">None<" not in text
+    assert "states of each game" in text
+
+
+def test_a_clip_that_would_be_too_large_has_fewer_pictures():
+    """Of noise, which nothing makes smaller."""
+    frames = _clip(61, (60, 80)).frames
+    whole = clips.to_gif(frames, 50, every=2)
+    limit = len(whole) // 3
+    small = clips.to_gif(frames, 50, every=2, max_bytes=limit)
+    assert clips.to_gif(frames, 50, every=2, max_bytes=len(whole)) == whole
+    assert limit / 3 < len(small) <= limit
+    with Image.open(io.BytesIO(whole)) as one, Image.open(io.BytesIO(small)) as other:
+        times = []
+        for picture in (one, other):
+            times.append(picture.n_frames * picture.info["duration"])
+        assert times == pytest.approx([61 * 20] * 2, rel=0.1), "at the game's own speed"
+    assert clips.to_gif(frames, 50, max_bytes=1), "two pictures are the least"
+    with Image.open(io.BytesIO(clips.to_gif(frames, 50, max_bytes=1))) as least:
+        assert least.n_frames == 2
