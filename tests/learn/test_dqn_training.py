@@ -1,0 +1,120 @@
+"""Trainings by deep Q-learning: what a memory and a target change, and what a kill does not."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import mesh as meshes
+from jaxdistill.learn import qlearning
+
+pytest.importorskip("Box2D")
+
+SETTINGS = qlearning.Settings(
+    games=("lander/standard", "lander/heavy"),
+    algorithm="dqn",
+    network="mlp_task_embedding",
+    num_envs=4,
+    rollout_steps=8,
+    total_steps=32 * 10,
+    batch_per_game=16,
+    replay_size=800,
+    first_update=50,
+    target_episodes=2,
+    updates_per_step=0.25,
+    optimiser="adam_l2",
+    learning_rate=5e-4,
+    reward_limit=0.0,
+    epsilon_decay=0.9,
+    eval_every=160,
+    eval_episodes=2,
+    final_episodes=2,
+    max_steps=60,
+)
+
+
+@pytest.fixture(scope="module")
+def one():
+    return meshes.create(jax.devices()[:1])
+
+
+def _learnt(settings, workdir, mesh, iterations=10):
+    """What some iterations learn, without an evaluation."""
+    with qlearning.Training(settings, workdir, mesh) as training:
+        for _ in range(iterations):
+            training.iterate()
+        return jax.device_get(training.arrays)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, one):
+    return _learnt(SETTINGS, tmp_path_factory.mktemp("plain"), one)
+
+
+def _same(left, right):
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    )
+
+
+def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one):
+    """Its memory, its target and its exploration too: stopped before and after an evaluation."""
+    whole = []
+    for name, stops in (("whole", ()), ("stopped", (3, 6))):
+        for stop in (*stops, None):
+            qlearning.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
+        with qlearning.Training(SETTINGS, tmp_path / name, one) as training:
+            whole.append(jax.device_get(training.arrays))
+    assert _same(*whole)
+
+
+def test_updates_begin_when_the_memory_holds_enough(plain, tmp_path, one):
+    """Each iteration adds 64 steps and makes 16 updates; the newest 8 cannot be drawn yet."""
+    assert int(plain["state"].train.step) == 16 * 10
+    later = dataclasses.replace(SETTINGS, first_update=500)
+    assert 0 < int(_learnt(later, tmp_path, one)["state"].train.step) <= 16 * 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"updates_per_step": 0.5},
+        {"target_episodes": 1000},
+        {"replay_size": 200},
+        {"double": True},
+        {"epsilon_decay": 0.5},
+        {"optimiser": "radam"},
+        {"reward_scale": 0.1},
+        {"discount": 0.5},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_setting_changes_what_is_learnt(plain, tmp_path, one, changed):
+    learnt = _learnt(dataclasses.replace(SETTINGS, **changed), tmp_path, one)
+    assert not _same(learnt["state"].train.params, plain["state"].train.params)
+
+
+def test_exploring_falls_with_every_game_that_ends():
+    decaying = dataclasses.replace(SETTINGS, epsilon_start=1.0, epsilon_end=0.2)
+    assert qlearning.epsilon_at(decaying, 0, 3) == pytest.approx(0.729)
+    assert qlearning.epsilon_at(decaying, 0, 100) == 0.2
+    by_steps = dataclasses.replace(decaying, epsilon_decay=0.0)
+    assert qlearning.epsilon_at(by_steps, 0, 100) == 1.0
+
+
+def test_a_game_of_atari_is_learnt_from_frames_stored_once(tmp_path, one):
+    settings = dataclasses.replace(
+        SETTINGS, games=("pong",), network="net3", num_envs=2, total_steps=64, replay_size=64,
+        first_update=8, opening_steps=0, reward_limit=1.0,
+    )  # fmt: skip
+    arrays = _learnt(settings, tmp_path, one, iterations=4)
+    assert arrays["memory"].frames.shape == (1, 32, 2, 84, 84)
+    assert int(arrays["state"].train.step) > 0
+    assert arrays["memory"].frames.any()
+
+
+def test_experts_beside_a_memory_are_refused():
+    with pytest.raises(ValueError, match="dqn learns from rewards alone"):
+        dataclasses.replace(SETTINGS, experts=({"path": "x"},))
