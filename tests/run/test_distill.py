@@ -144,6 +144,10 @@ def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     assert [row["game"] for row in rows] == list(GAMES)
     alone = measure(game="ALE/Breakout-v5")
     assert json.dumps(alone) == json.dumps(rows[1:]), "the same games, with none beside them"
+    steps = [
+        row["student"]["mean_steps"] for row in (*alone, *measure(game="breakout", max_steps=30))
+    ]
+    assert steps[0] > 20 >= steps[1], "10 of them are the opening"
     with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
         measure(game="freeway")
 
