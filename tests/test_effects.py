@@ -15,7 +15,7 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset, learner, qlearning
-from jaxdistill.play import collection, evaluation
+from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import common, distill, recipe, students
 
 
@@ -37,7 +37,7 @@ def changed(whole, changes):
 def judges(*outputs, score=None):
     names = ("pong", "breakout", "freeway")
     return [
-        types.SimpleNamespace(outputs=o, game=game, advertised_score=score)
+        types.SimpleNamespace(outputs=o, game=game, task=tasks.get(game), advertised_score=score)
         for o, game in zip(outputs, names, strict=False)
     ]
 
@@ -156,6 +156,7 @@ def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
         ("merge", "pong=experts/pong.pth,breakout=experts/breakout.zip"),
         ("plain_expert", "pong=runs/pong/experts/pong"),
         ("breakout_pong_thirdparty", "weights"),
+        ("lander_merge", "standard=runs/landers/experts/lander/standard"),
         *(("experiments.single", game) for game in ("pong", "breakout", "freeway")),
         *(("experiments.states", who) for who in ("fixed", "expert", "student", "half", "falling")),
     ],
@@ -332,7 +333,7 @@ class World:
     def measured(self, settings):
         """Whole games of the experts."""
         made = common.Run(settings, ONE)
-        scores = made.measure(made.expert_policy(), common.REPORT, 2)
+        scores = made.measure(made.expert_policy(), lessons.REPORT, 2)
         return [(s.scores, s.lengths) for s in scores]
 
     def reported(self, settings):
@@ -366,16 +367,16 @@ class World:
             "evaluations": sum("score/asterix" in row for row in rows),
             "followed": sum("expert_score/asterix" in row for row in rows),
             "steps": dataset.open_log(workdir / "dataset").length,
-            "select": dict(episodes)[common.SELECT],
-            "report": dict(episodes)[common.REPORT],
+            "select": dict(episodes)[lessons.SELECT],
+            "report": dict(episodes)[lessons.REPORT],
         }
 
     # A training.
 
     def exploring(self, settings):
-        """The chance of exploring in every iteration."""
+        """The chance of exploring in every iteration, in each of which three games end."""
         chosen = dataclasses.replace(settings, total_steps=100 * settings.steps_per_iteration)
-        return [qlearning.epsilon_at(chosen, index) for index in range(100)]
+        return [qlearning.epsilon_at(chosen, index, episodes=3 * index) for index in range(100)]
 
     def explored(self, settings):
         """Actions of three turns of exploration."""
@@ -439,7 +440,29 @@ class World:
         """The slow average after an iteration."""
         with qlearning.Training(settings, self.fresh(), ONE) as training:
             training.iterate()
-            return training._average
+            return training._learner._average
+
+    def rewarded(self, settings):
+        """What the steps of an iteration are learnt to be worth, and what its games scored."""
+        with qlearning.Training(settings, self.fresh(), ONE) as training:
+            learn, rollouts = training._learner._learn, []
+
+            def spy(state, rollout, key):
+                rollouts.append(np.asarray(rollout["rewards"]))
+                return learn(state, rollout, key)
+
+            training._learner._learn = spy
+            training.iterate()
+            scores = [pool.last.scores for pool in training._collector.pools]
+        assert np.any(rollouts[0]) and np.any(scores), "a play in which nothing happens"
+        return rollouts[0]
+
+    def playing(self, settings):
+        """The network that is evaluated and saved, and its updates, after two iterations."""
+        with qlearning.Training(settings, self.fresh(), ONE) as training:
+            training.iterate()
+            training.iterate()
+            return training.state.playing, training.state.step
 
     def evaluated(self, settings):
         """What a network that is evaluated plays."""
@@ -450,7 +473,7 @@ class World:
 
     def scored(self, settings):
         """Where evaluated games are when they are cut."""
-        play, lengths = evaluation.play_everywhere, []
+        play, lengths = evaluation.measure, []
 
         def spy(*arguments, **more):
             played = play(*arguments, **more)
@@ -458,7 +481,7 @@ class World:
             return played
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluation, "play_everywhere", spy)
+            patch.setattr(evaluation, "measure", spy)
             with qlearning.Training(settings, self.fresh(), ONE) as training:
                 training.evaluate()
         return lengths
@@ -466,14 +489,14 @@ class World:
     def finished(self, settings):
         """Counts of a whole training."""
         workdir, episodes = self.fresh(), []
-        play = evaluation.play_everywhere
+        play = evaluation.measure
 
-        def spy(chosen, count, *rest, **more):
-            episodes.append(count)
-            return play(chosen, count, *rest, **more)
+        def spy(chosen, policy, protocol, *rest, **more):
+            episodes.append(protocol.episodes)
+            return play(chosen, policy, protocol, *rest, **more)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluation, "play_everywhere", spy)
+            patch.setattr(evaluation, "measure", spy)
             qlearning.train(settings, workdir, mesh=ONE)
         rows = metrics.read(workdir)
         return {
@@ -549,6 +572,7 @@ RUN_BESIDE = {
 }
 TRAINING = {
     "games": ("opened", ("carnival",)),
+    "algorithm": ("playing", "dqn"),
     "network": ("opened", "wide"),
     "compute_dtype": ("opened", "bfloat16"),
     "seed": ("explored", 1),
@@ -556,15 +580,24 @@ TRAINING = {
     "rollout_steps": ("improved", 8),
     "total_steps": ("finished", ENVS * 4 * 3),
     "epochs": ("improved", 2),
+    "updates_per_step": ("playing", 0.5),
     "batch_per_game": ("improved", 4),
+    "replay_size": ("playing", ENVS * 4),
+    "first_update": ("playing", ENVS * 6),
+    "target_episodes": ("playing", 1),
+    "optimiser": ("improved", "adamw"),
     "learning_rate": ("improved", 1e-2),
     "final_rate_fraction": ("improved", 1.0),
     "clip_norm": ("improved", 1e-8),
+    "ema_decay": ("playing", 0.5),
+    "reward_limit": ("rewarded", 0.0),
+    "reward_scale": ("rewarded", 0.5),
     "discount": ("improved", 0.5),
     "trace": ("improved", 0.1),
     "epsilon_start": ("exploring", 0.5),
     "epsilon_end": ("exploring", 0.5),
     "epsilon_fraction": ("exploring", 0.5),
+    "epsilon_decay": ("exploring", 0.9),
     "hold_exponent": ("explored", 1.2),
     "double": ("acted", True),
     "average_rate": ("iterated", 0.5),
@@ -587,7 +620,23 @@ def _taught(name, game="asterix"):
     return lambda world: {"experts": (world.source(name),), "games": (game,)}
 
 
+# Long enough for Carnival to give its 20 points and more.
+SCORING = {
+    "games": ("carnival",),
+    "rollout_steps": 32,
+    "total_steps": ENVS * 32,
+    "max_steps": 60,
+}
+DQN = {"algorithm": "dqn", "first_update": ENVS * 4}
 TRAINING_BESIDE = {
+    "algorithm": {"first_update": ENVS * 4},
+    "updates_per_step": DQN,
+    "replay_size": DQN,
+    "first_update": DQN,
+    # In the first iteration four games are cut at their limit.
+    "target_episodes": DQN | {"rollout_steps": 16, "total_steps": ENVS * 32},
+    "reward_limit": SCORING,
+    "reward_scale": SCORING,
     "max_steps": {"opening_steps": 2},
     "average_rate": {"double": True},
     "expert_weight": _taught("asterix"),

@@ -427,6 +427,37 @@ def test_real_frames_are_compressed(tmp_path, breakout_chunk):
     _assert_same(log.read(100, 200), collection.Chunk(*(x[:, 100:200] for x in breakout_chunk)))
 
 
+def test_vectors_are_stored_and_gathered_as_they_are(tmp_path):
+    """Numbers of any size and sign, in stacks of one."""
+    rng = np.random.default_rng(0)
+    shape = (2, 10, 3)
+    chunk = collection.Chunk(
+        frames=rng.normal(0, 1e3, (*shape, 8)).astype(np.float32),
+        labels=rng.normal(size=(*shape, 4)).astype(np.float32),
+        actions=rng.integers(0, 4, shape).astype(np.uint8),
+        ages=np.broadcast_to(np.arange(10)[None, :, None], shape).astype(np.uint8),
+        usable=np.ones(shape, bool),
+    )
+    info = INFO | {"frame_shape": [8], "frame_dtype": "float32", "num_actions": 4}
+    Log(tmp_path, info).append(chunk)
+    again = dataset.open_log(tmp_path)
+    _assert_same(again.read(0, 10), chunk)
+    assert again.read(0, 10).frames.dtype == np.float32
+    buffer = WindowBuffer(2, 3, 6, (8,), 4, MESH, depth=1, frame_dtype="float32")
+    buffer.append(chunk)
+    rows = jnp.asarray(rng.integers(0, 18, (2, 7)))
+    seen, labels = dataset.gather(buffer.window, rows)
+    assert seen.shape == (2, 7, 1, 8) and seen.dtype == jnp.float32
+    places = np.asarray(buffer.window.frames).reshape(2, 18, 8)
+    for game in (0, 1):
+        kept = chunk.frames[game, 4:].reshape(18, 8)
+        assert {x.tobytes() for x in places[game]} == {x.tobytes() for x in kept}
+        for row, vector, label in zip(rows[game], seen[game, :, 0], labels[game], strict=True):
+            np.testing.assert_array_equal(vector, places[game, row])
+            (time, env) = np.argwhere((chunk.frames[game] == np.asarray(vector)).all(-1))[0]
+            np.testing.assert_array_equal(label, chunk.labels[game, time, env])
+
+
 def test_the_description_is_readable_json(tmp_path):
     Log(tmp_path, INFO).append(_log_chunk(5))
     fields = json.loads((tmp_path / "dataset.json").read_text())
@@ -565,7 +596,11 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_log(tmp_path):
         ("num_envs", 10**12),
         ("num_actions", 0),
         ("num_actions", 6.0),
-        ("frame_shape", [4]),
+        ("frame_shape", []),
+        ("frame_shape", [0]),
+        ("frame_shape", [4, 5, 6]),
+        ("frame_dtype", "int64"),
+        ("frame_dtype", None),
         ("frame_shape", [4, -5]),
         ("frame_shape", "84"),
         ("frame_shape", [10**9, 10**9]),

@@ -13,7 +13,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, learner, qlearning
 from jaxdistill.networks import ConvLayer, Network
-from jaxdistill.play import evaluation
+from jaxdistill.play import evaluation, lessons
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.task import seed_for
@@ -320,7 +320,12 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
         jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(key) for key in keys
     )
     expert = Expert(
-        name="random", network=NETWORK, params=other, outputs="q", actions=tuple(range(18))
+        name="random",
+        network=NETWORK,
+        params=other,
+        outputs="q",
+        actions=tuple(range(18)),
+        game="pong",
     )
     learn = qlearning.make_learn(chosen, NETWORK, transform, devices, [expert])
     alone = qlearning.make_learn(chosen, NETWORK, transform, devices)
@@ -362,7 +367,16 @@ def test_experts_of_other_games_are_refused(tmp_path):
 # --- Collecting, from a scripted emulator.
 
 
-def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool):
+@pytest.mark.parametrize(
+    ("changes", "rewards"),
+    [
+        ({}, [1, -1, 0, 1, 0, 0, 0, 1]),  # clipped to 1
+        ({"reward_limit": 0.0}, [7, -3, 0, 1, 0, 0, 0, 2]),
+        ({"reward_limit": 2.0, "reward_scale": 0.5}, [1, -1, 0, 0.5, 0, 0, 0, 1]),
+    ],
+    ids=["standard", "unclipped", "scaled"],
+)
+def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool, changes, rewards):
     # Per step and environment (reward, ended, cut, lives).
     quiet = (0.0, NO, NO, 5)
     script = [
@@ -376,27 +390,23 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool)
         [(2.0, NO, NO, 5), quiet],
     ]
     scripted_envpool(script)
-    chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16)
-    collector = qlearning._Collector(chosen, [View()], 0, None)
+    chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16, **changes)
+    collector = qlearning._Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
     explorer = qlearning._Explorer(chosen, [(3,)])  # what it explores is what `act` says
     seen = []
 
-    def act(params, average, observations):
-        assert (params, average) == ("parameters", "average")
+    def act(observations):
         (shown,) = observations
         seen.append(np.asarray(shown)[:, 0, 0, 0])
         # The value of what is seen is a hundred times the number the emulator painted there.
         return np.full((1, 2), 3), 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
 
-    state = learner.TrainState("parameters", None, 0)
-    rollout, finished = collector.rollout(
-        act, state, "average", explorer, 0, mesh.create(), metrics.Timer()
-    )
+    rollout, finished = collector.rollout(act, explorer, 0, 1.0, mesh.create(), metrics.Timer())
 
     def column(name, slot=0):
         return rollout[name][0, :, slot].tolist()
 
-    assert column("rewards") == [1, -1, 0, 1, 0, 0, 0, 1]  # clipped, none at resets
+    assert column("rewards") == rewards  # and none at resets
     assert column("ended") == [NO, YES, NO, YES, NO, NO, NO, NO]
     assert column("truncated") == [NO, NO, NO, NO, NO, YES, NO, NO]
     assert column("valid") == [YES, YES, YES, YES, NO, YES, NO, YES]
@@ -407,7 +417,7 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool)
     # The three frames before the first step, then what each step was decided on.
     assert rollout["frames"].shape == (1, 3 + 8, 2, 84, 84)
     assert rollout["frames"][0, :, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
-    assert column("ages")[3:] == [0, 1, 2, 3, 3, 0, 1, 0]
+    assert column("ages")[3:] == [0, 1, 2, 3, 4, 0, 1, 0]
     assert finished == [[7.0 - 3 + 1, 0.0]]  # unclipped scores of the two games that ended
     assert not any(column("ended", 1)) and all(column("valid", 1))
 
@@ -438,13 +448,13 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
 
     monkeypatch.setattr(qlearning._Explorer, "__call__", spy)
     with qlearning.Training(chosen, tmp_path / "run") as training:
-        learn = training._learn
+        learn = training._learner._learn
 
         def learn_with(state, rollout, key):
             keys.append(str(jax.random.key_data(key)))
             return learn(state, rollout, key)
 
-        training._learn = learn_with
+        training._learner._learn = learn_with
         rows = [training.iterate() for _ in range(3)]
     turns, epsilons = zip(*asked, strict=True)
     assert turns == tuple(range(3 * 8))
@@ -466,13 +476,13 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
         max_steps=40,
         opening_steps=0,
     )
-    openings, play = [], evaluation.play_everywhere
+    openings, play = [], evaluation.measure
 
-    def look(*arguments, opening, **options):
-        openings.append((opening.steps, opening.side))
-        return play(*arguments, opening=opening, **options)
+    def look(chosen, policy, protocol, *arguments, **options):
+        openings.append((protocol.opening.steps, protocol.opening.side))
+        return play(chosen, policy, protocol, *arguments, **options)
 
-    monkeypatch.setattr(evaluation, "play_everywhere", look)
+    monkeypatch.setattr(evaluation, "measure", look)
     params = watcher("carnival", 2).params
     with qlearning.Training(chosen, tmp_path / "run") as training:
         means, value = training._play(params, 5, 1)
@@ -492,7 +502,7 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
     network = Network(convs=())
     while not pool.last.over.all():
         outputs = jax.jit(network.apply)(params, pool.last.observations)
-        pool.step(np.asarray(greedy(outputs, jnp.asarray(pool.game.mask))))
+        pool.step(np.asarray(greedy(outputs, jnp.asarray(pool.task.mask))))
     assert means == {"carnival": pool.last.scores.mean()}
 
 
@@ -651,6 +661,14 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tm
     [
         ({"games": ()}, "games is empty"),
         ({"games": ("pnog",)}, "unknown task 'pnog'.*pong"),
+        (
+            {"games": ("pong", "lander/heavy")},
+            r"pong, lander/heavy are of several suites \(atari, ",
+        ),
+        ({"games": ("lander/heavy",)}, "looks at screens, and lander/heavy shows Vector"),
+        ({"reward_limit": -1.0}, "reward_limit is -1.0, expected"),
+        ({"reward_scale": 0.0}, "reward_scale is 0.0, expected"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0, expected"),
         ({"network": "resnet"}, "network is 'resnet', expected one of"),
         (
             {"compute_dtype": "float64"},
@@ -659,6 +677,11 @@ def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tm
         ({"batch_per_game": 7}, "batch_per_game 7 does not divide the 32 steps"),
         ({"total_steps": 31}, "total_steps 31 is less than the 32"),
         ({"max_steps": 10, "opening_steps": 10}, "opening_steps is 10, expected less than max_ste"),
+        ({"max_steps": 10, "opening_steps": None}, "opening_steps is 10, expected less than max_"),
+        (
+            {"games": ("lander/windy",), "network": "mlp", "opening_steps": 400, "max_steps": None},
+            "opening_steps is 400, expected less than max_steps 400",
+        ),
         ({"hold_exponent": 0.5}, "hold_exponent is 0.5, expected 0, or above 1"),
     ],
 )
@@ -670,6 +693,26 @@ def test_bad_settings_name_the_field_and_the_numbers(changes, message):
 def test_a_batch_that_does_not_split_over_the_devices_is_refused():
     with pytest.raises(ValueError, match="batch_per_game 2 is not divisible by 4 devices"):
         qlearning.make_learn(_settings(batch_per_game=2), NETWORK, None, mesh.create())
+
+
+@pytest.mark.parametrize(
+    ("games", "given", "wanted"),
+    [
+        (("pong",), (None, None), (27_000, 10)),
+        (("pong",), (99, 3), (99, 3)),
+        (("lander/windy",), (None, None), (400, 0)),
+        # Each has its own limit, which no one number says.
+        (("lander/windy", "lander/heavy"), (None, None), (None, 0)),
+        (("lander/windy", "lander/heavy"), (300, None), (300, 0)),
+    ],
+)
+def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wanted):
+    network = "mlp" if games[0].startswith("lander") else "net3"
+    limit, opening = given
+    chosen = _settings(games=games, network=network, max_steps=limit, opening_steps=opening)
+    known = qlearning.settled(chosen)
+    assert (known.max_steps, known.opening_steps) == wanted
+    assert qlearning.settled(known) == known
 
 
 def test_iterations_are_whole():

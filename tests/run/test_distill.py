@@ -14,6 +14,7 @@ from jaxdistill import lock, mesh, metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
+from jaxdistill.play import lessons
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe, students
 
@@ -161,7 +162,7 @@ def test_openings_change_the_games_that_are_measured(settings):
             evaluate=dataclasses.replace(settings.evaluate, opening_steps=steps, opening_by=by),
         )
         opened_run = common.Run(opened, mesh.create())
-        (played,) = opened_run.measure(opened_run.expert_policy(), common.REPORT, 4, only=[1])
+        (played,) = opened_run.measure(opened_run.expert_policy(), lessons.REPORT, 4, only=[1])
         starts[steps, by] = tuple(played.starts.tolist())
         assert played.lengths.max() <= 60 - steps
     assert len(set(starts.values())) == 4
@@ -184,7 +185,7 @@ def test_no_reported_game_starts_where_the_student_was_chosen(whole_run, setting
     )
     chosen, reported = (
         plain.measure(plain.random_policy, purpose, 12, only=[1])[0]
-        for purpose in (common.SELECT, common.REPORT)
+        for purpose in (lessons.SELECT, lessons.REPORT)
     )
     assert set(chosen.starts.tolist()) & set(reported.starts.tolist())
 
@@ -369,7 +370,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
 def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp_path, monkeypatch):
     network = networks.Network(convs=(), action_hidden=(8,), controllers=True, task_embedding=3)
     monkeypatch.setitem(networks.NETWORKS, "mine", network)
-    monkeypatch.setattr(page, "clip_steps", lambda: 4)
+    monkeypatch.setattr(page, "CLIP_SECONDS", 4 / 15)
     settings = dataclasses.replace(
         settings,
         network="mine",

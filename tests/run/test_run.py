@@ -18,7 +18,8 @@ import pytest
 from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
-from jaxdistill.play import clips, collection, evaluation, rollouts
+from jaxdistill.play import clips, collection, evaluation, lessons, rollouts
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe
 from jaxdistill.tasks import atari
@@ -105,14 +106,14 @@ def done(settings, tmp_path_factory):
         done.values[step] = options["value"]
         return save(self, step, state, **options)
 
-    def show(game, policy, **options):
-        done.clips.append((game.name, options))
-        return record(game, policy, **options)
+    def show(lesson, policy, **options):
+        done.clips.append((lesson, options))
+        return record(lesson, policy, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints.Checkpoints, "save", keep)
         patch.setattr(clips, "record", show)
-        patch.setattr(page, "clip_steps", lambda: 3)
+        patch.setattr(page, "CLIP_SECONDS", 3 / 15)
         patch.setattr(distill, "_COMPARED_STATES", 8)
         distill.distill(settings, workdir, stop_after="baselines")
         distill.distill(settings, workdir, stop_after="round:2")
@@ -144,7 +145,7 @@ def test_everything_collected_is_there_once(done):
     chunk = _log(done)
     assert chunk.frames.shape[:3] == (2, INITIAL + ROUNDS * ROUND, ENVS)
     for index, name in enumerate(GAMES):
-        pool = atari.AtariPool(tasks.get(name), ENVS, seed=seed_for(5, common.COLLECT, index))
+        pool = atari.AtariPool(tasks.get(name), ENVS, seed=seed_for(5, lessons.COLLECT, index))
         for time, actions in enumerate(chunk.actions[index]):
             np.testing.assert_array_equal(chunk.frames[index, time], pool.last.observations[:, -1])
             np.testing.assert_array_equal(chunk.ages[index, time], pool.last.ages)
@@ -308,7 +309,7 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     assert (kept > 1).any(), "or a tenth of nothing was counted"
     for number in (1, ROUNDS):
         state = done.states[number]
-        played = _measured(settings, state.playing, common.SELECT, episodes=2)
+        played = _measured(settings, state.playing, lessons.SELECT, episodes=2)
         assert _means(played) == scores[number - 1].tolist()
 
 
@@ -318,10 +319,10 @@ def test_the_best_student_is_reported_not_the_last(settings, done):
     assert (done.result["best_round"], done.result["rounds"]) == (best, ROUNDS)
     reported = [row["student"]["mean"] for row in done.result["games"]]
     assert [row["student"]["episodes"] for row in done.result["games"]] == [4, 4]
-    played = _measured(settings, done.states[best].playing, common.REPORT, episodes=4)
+    played = _measured(settings, done.states[best].playing, lessons.REPORT, episodes=4)
     assert reported == _means(played)
     for other in (done.states[ROUNDS].playing, done.states[best].params):
-        assert reported != _means(_measured(settings, other, common.REPORT, episodes=4))
+        assert reported != _means(_measured(settings, other, lessons.REPORT, episodes=4))
 
 
 def test_the_closing_table_by_hand(done):
@@ -344,33 +345,37 @@ def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
     chance = rollouts.random_policy(jnp.asarray(MASKS))
     standing = json.loads((done.workdir / "baselines.json").read_text())
     for who, policy in (("expert", sampling), ("random", chance)):
-        played = base.measure(policy, common.REPORT, 4)
+        played = base.measure(policy, lessons.REPORT, 4)
         assert [s.to_dict() for s in played] == standing[who]
         assert [row[who]["mean"] for row in done.result["games"]] == _means(played)
 
 
 @pytest.mark.parametrize(
-    ("purpose", "side", "by"), [(common.SELECT, 0, "random"), (common.REPORT, 1, "expert")]
+    ("purpose", "side", "by"), [(lessons.SELECT, 0, "random"), (lessons.REPORT, 1, "expert")]
 )
 def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side, by):
     changed = dataclasses.replace(settings.evaluate, opening_by=by, opening_steps=7)
     base = common.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
-    assert {common.SELECT: 1, common.REPORT: 2}[purpose] == purpose, (
+    assert {lessons.SELECT: 1, lessons.REPORT: 2}[purpose] == purpose, (
         "seeds that runs were made with"
     )
     chance = rollouts.random_policy(jnp.asarray(MASKS))
     expert = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
     played = base.measure(expert, purpose, 2)
-    by_hand = evaluation.play_everywhere(
-        [tasks.get(name) for name in GAMES],
-        2,
+    by_hand = evaluation.measure(
+        [
+            Lesson(index, tasks.get(name), expert.view, 5)
+            for index, (name, expert) in enumerate(zip(GAMES, base.experts, strict=True))
+        ],
         expert,
-        jax.random.fold_in(jax.random.key(5), purpose),
+        evaluation.Protocol(
+            2,
+            purpose,
+            jax.random.fold_in(jax.random.key(5), purpose),
+            evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
+            max_steps=40,
+        ),
         mesh.create(),
-        seeds=[seed_for(5, purpose, index) for index in (0, 1)],
-        views=[expert.view for expert in base.experts],
-        max_steps=40,
-        opening=evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
     )
     assert [s.to_dict() for s in played] == [s.to_dict() for s in by_hand]
     assert all(s.unfinished for s in played), "games that the step limit cuts"
@@ -390,11 +395,13 @@ def test_experts_that_are_measured_sample_if_they_are_told_to(settings, sample):
 
 
 def test_clips_show_games_that_were_neither_learnt_nor_chosen_nor_reported_in(done):
-    seeds = [seed_for(5, common.SHOW, index) for index in (0, 1)]
-    assert [(name, options["seed"]) for name, options in done.clips] == [
+    seeds = [seed_for(5, lessons.SHOW, index) for index in (0, 1)]
+    assert [(lesson.name, options["seed"]) for lesson, options in done.clips] == [
         (name, seed) for name, seed in zip(GAMES, seeds, strict=True) for _ in range(2)
     ]
-    assert [options["index"] for _, options in done.clips] == [0, 0, 1, 1]
+    assert [lesson.index for lesson, _ in done.clips] == [0, 0, 1, 1]
+    # As long as a clip may be, and no game is longer than those that are measured.
+    assert {(options["steps"], options["max_steps"]) for _, options in done.clips} == {(3, 40)}
 
 
 def test_the_seconds_of_all_three_sittings_are_told(done):
@@ -421,7 +428,7 @@ def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
         ),
     )
     best = done.states[done.result["best_round"]].playing
-    played = _measured(other, best, common.REPORT, episodes=3)
+    played = _measured(other, best, lessons.REPORT, episodes=3)
     assert [row["student"] for row in rows] == [s.summary() for s in played]
 
 
@@ -557,8 +564,8 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
     monkeypatch.setattr(distill, "_select", select_and_replace)
-    monkeypatch.setattr(page, "clip_steps", lambda: 1)
-    monkeypatch.setattr(common, "SELECT", common.REPORT)
+    monkeypatch.setattr(page, "CLIP_SECONDS", 1 / 15)
+    monkeypatch.setattr(lessons, "SELECT", lessons.REPORT)
     following = dataclasses.replace(
         settings,
         experts=(ExpertSource(str(tmp_path / "expert")),),
@@ -578,7 +585,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
         np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
     begun = json.loads((tmp_path / "run/baselines.json").read_text())["expert"][0]
     base = common.Run(following, mesh.create())
-    (played,) = base.measure(base.expert_policy(), common.REPORT, 4)
+    (played,) = base.measure(base.expert_policy(), lessons.REPORT, 4)
     assert row["expert"] == played.summary() and row["expert"]["episodes"] == 4
     assert row["expert"]["mean"] != np.mean(begun["scores"])
     assert row["shared_starts"] == 2, "the two games it was chosen by are among the four reported"

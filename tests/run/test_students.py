@@ -16,7 +16,7 @@ from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import qlearning
-from jaxdistill.play import clips, rollouts
+from jaxdistill.play import clips, lessons, rollouts
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks.views import View
 
@@ -187,9 +187,8 @@ def test_an_exported_file_sees_and_plays_the_same(run, tmp_path, game, conventio
     np.testing.assert_array_equal(*said)
     played = [
         clips.record(
-            tasks.get(game),
+            lessons.of_experts([expert], 0)[0],
             rollouts.expert_actor([expert], epsilon=0.5),
-            view=expert.view,
             seed=3,
             steps=30,
         )
