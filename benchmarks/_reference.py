@@ -23,10 +23,10 @@ import ale_py
 import gymnasium
 import numpy as np
 import torch
-from jaxdistill.tasks.games import Game
 from torch import nn
 
-from jaxdistill.tasks import games as known
+from jaxdistill import tasks
+from jaxdistill.tasks.atari import Game
 
 gymnasium.register_envs(ale_py)
 
@@ -158,7 +158,7 @@ def main() -> None:
             ready.append((done, time.perf_counter() - start))
             torch.save({"policy_net_state_dict": student.state_dict()}, directory / f"{done}.pth")
 
-    games = [known.get(game) for game, _, _ in pairs]
+    games = [tasks.get(game) for game, _, _ in pairs]
     experts = [load(path) for _, _, path in pairs]
     merge(games, experts, steps=steps, epochs=epochs, after_epoch=after_epoch)
     (directory / "seconds.json").write_text(json.dumps(ready))

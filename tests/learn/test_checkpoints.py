@@ -295,7 +295,7 @@ def test_what_may_not_be_written_can_be_read(tmp_path, request):
 
 _WRITER = """
 import pathlib, sys, jax.numpy as jnp
-from jaxdistill.checkpoints import Checkpoints
+from jaxdistill.learn.checkpoints import Checkpoints
 with Checkpoints(sys.argv[1]) as saved:
     for step in range(1, 1000):
         state = {"x": jnp.full((200, 200), step), "y": jnp.full(3, step)}

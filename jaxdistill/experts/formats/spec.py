@@ -7,7 +7,7 @@ activation = "relu"          # of every layer but the last; a layer may say its 
 pixels = "0..1"              # the file's network takes pixels over 255; or "0..255", as they are
 advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
 
-[view]                       # what it sees; see `jaxdistill.views.View` for all fields
+[view]                       # what it sees; see `jaxdistill.tasks.views.View` for all fields
 resize = "linear"
 
 [[layers]]                   # the layers before the head, in order
