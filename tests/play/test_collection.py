@@ -10,9 +10,10 @@ import pytest
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
-from jaxdistill.play import collection
+from jaxdistill.play import collection, lessons
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks import atari
+from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
 UP, DOWN, ENVS = 2, 5, 4
@@ -58,6 +59,16 @@ def _collector(experts, log=None, seeds=(3, 103, 203), **changes):
         "mesh": mesh.create(jax.devices()[:1]),
     }
     return collection.Collector(collection.Seating(**(fields | changes)), log and log.past())
+
+
+def test_states_are_collected_in_games_of_their_own():
+    taught = lessons.of_experts([_expert(UP), _expert(DOWN)], 3)
+    pools = _collector([], lessons=taught).pools
+    for index, (lesson, pool) in enumerate(zip(taught, pools, strict=True)):
+        alone = atari.AtariPool(lesson.task, ENVS, seed=seed_for(3, lessons.COLLECT, index))
+        np.testing.assert_array_equal(pool.last.observations, alone.last.observations)
+        reported = lesson.pool(ENVS, lessons.REPORT).last.observations
+        assert (pool.last.observations != reported).any()
 
 
 def _drivers(*, change_drivers, share, calls=6):
