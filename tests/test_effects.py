@@ -582,7 +582,7 @@ TRAINING = {
     "epochs": ("improved", 2),
     "updates_per_step": ("playing", 0.5),
     "batch_per_game": ("improved", 4),
-    "replay_size": ("playing", ENVS * 4),
+    "replay_size": ("playing", ENVS * 5),
     "first_update": ("playing", ENVS * 6),
     "target_episodes": ("playing", 1),
     "optimiser": ("improved", "adamw"),
@@ -627,9 +627,9 @@ SCORING = {
     "total_steps": ENVS * 32,
     "max_steps": 60,
 }
-DQN = {"algorithm": "dqn", "first_update": ENVS * 4}
+DQN = {"algorithm": "dqn", "first_update": ENVS}
 TRAINING_BESIDE = {
-    "algorithm": {"first_update": ENVS * 4},
+    "algorithm": {"first_update": ENVS},
     "updates_per_step": DQN,
     "replay_size": DQN,
     "first_update": DQN,
