@@ -26,7 +26,7 @@ class Clip(NamedTuple):
     Attributes:
       frames: `(T, H, W, 3)` uint8, one per step.
       score: what the game has scored so far or at its end.
-      over: whether it ended.
+      over: whether it ended by itself; False where it was cut.
       frames_per_second: at the game's own speed.
     """
 
@@ -61,8 +61,8 @@ def record(
     for turn in play:
         (step,) = turn.steps
         frames.append(camera.step(int(turn.actions[0][0])))
-        score, over = float(step.scores[0]), bool(step.over[0])
-        if over or (steps is not None and len(frames) > steps):
+        score, over = float(step.scores[0]), bool(step.over[0] & ~step.truncated[0])
+        if step.over[0] or (steps is not None and len(frames) > steps):
             break
     return Clip(np.stack(frames), score, over, task.suite.frames_per_second)
 

@@ -154,5 +154,5 @@ def test_a_clip_shows_the_landers_own_episode():
     )
     np.testing.assert_array_equal(clip.frames, again.frames)
     assert clip.score == again.score != other.score
-    assert cut.over and len(cut.frames) == 10
+    assert not cut.over and len(cut.frames) == 10
     np.testing.assert_array_equal(cut.frames, clip.frames[:10])
