@@ -64,18 +64,37 @@ def check(
     raise ValueError(message)
 
 
+def stands(workdir: str | os.PathLike[str]) -> bool:
+    """Whether the run in `workdir` has stopped there, and nobody has turned a knob since."""
+    return pathlib.Path(workdir, _FILE).is_file()
+
+
 def claim(
-    workdir: str | os.PathLike[str], settings: Any, knobs: Sequence[str], ignore: Sequence[str] = ()
+    workdir: str | os.PathLike[str],
+    settings: Any,
+    knobs: Sequence[str],
+    ignore: Sequence[str] = (),
+    *,
+    parts: Sequence[str | os.PathLike[str]] = (),
 ) -> bool:
     """`settings.claim`, for a run that may stand there because its learning has diverged.
 
     Then its `knobs` may be turned: the run in `workdir` becomes one with the new settings, and what
     stopped it is kept as `diverged-UPDATE.json`.
 
+    Args:
+      parts: directories of runs that this one is made of. Where one of them has diverged, the knobs
+        of the whole may be turned; each claims its own directory for itself.
+
     Raises:
       ValueError: see `settings.claim`; or no knob has been turned.
     """
     path = pathlib.Path(workdir, _FILE)
+    if any(map(stands, parts)):
+        settings_lib.claim(workdir, settings, (*ignore, *knobs))
+        if meshes.leads():
+            _write(path.with_name("config.json"), settings)
+        return True
     if not path.is_file():
         return settings_lib.claim(workdir, settings, tuple(ignore))
     settings_lib.claim(workdir, settings, (*ignore, *knobs))
@@ -88,11 +107,13 @@ def claim(
     if stopped == _values(settings, knobs):
         raise ValueError(f"{workdir} has stopped, and would again with these settings: {message}")
     if meshes.leads():
-        settings_lib.write_json(
-            path.with_name("config.json"), json.loads(json.dumps(dataclasses.asdict(settings)))
-        )
+        _write(path.with_name("config.json"), settings)
         path.rename(path.with_name(f"diverged-{update}.json"))
     return True
+
+
+def _write(path: pathlib.Path, settings: Any) -> None:
+    settings_lib.write_json(path, json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
 def _said(name: str) -> str:

@@ -144,7 +144,7 @@ class Settings:
     epsilon_start: Share = 1.0
     epsilon_end: Share = 0.01
     epsilon_fraction: Share = 0.1
-    epsilon_decay: Share = 0.0
+    epsilon_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
     hold_exponent: Annotated[float, Range(1, above=True, besides=0)] = 0.0
     double: bool = False
     average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
@@ -191,12 +191,32 @@ class Settings:
             raise ValueError(
                 f"opening_steps is {self.opening}, expected less than max_steps {shortest}"
             )
+        if self.algorithm == "dqn":
+            self._check_memory()
         if self.algorithm == "dqn" and self.experts and not self.warm_start:
             raise ValueError("dqn learns from rewards alone; choose pqn, or warm_start")
         if self.independent and self.experts:
             raise ValueError("independent networks learn without experts; train them one by one")
         if self.warm_start and len(self.experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
+
+    def _check_memory(self) -> None:
+        """Refuses a memory too small for an iteration, or from which nothing would be learnt."""
+        together = 1 if self.independent else len(self.games)
+        envs = self.num_envs * together
+        depth = self.tasks[0].suite.view.stack
+        least = (max(self.rollout_steps, depth) + 1) * envs
+        if self.replay_size < least:
+            raise ValueError(
+                f"replay_size is {self.replay_size}, expected at least {least}: "
+                f"{least // envs} steps of {envs} environments"
+            )
+        most = min((self.replay_size // envs - depth) * envs, self.total_steps * together)
+        if self.first_update > most:
+            raise ValueError(
+                f"first_update is {self.first_update}, expected at most {most}: no more "
+                f"transitions are ever there to learn from (replay_size {self.replay_size})"
+            )
 
     @property
     def tasks(self) -> list[Task]:
@@ -351,12 +371,23 @@ def refuse_idle(settings: Settings) -> None:
             ),
             (not settings.expert_weight, "expert_weight is 0", ("expert_fraction", *matching)),
             ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
-            (not settings.discount, "discount is 0", ("trace", "double", "average_rate")),
+            (
+                not settings.discount,
+                "discount is 0",
+                ("trace", "double", "average_rate", "target_episodes"),
+            ),
             (not settings.double, "double is False", ("average_rate",)),
             (
                 settings.algorithm == "dqn",
                 "algorithm is 'dqn'",
-                ("epochs", "trace", "average_rate"),
+                (
+                    "epochs",
+                    "trace",
+                    "average_rate",
+                    "expert_weight",
+                    "expert_fraction",
+                    *matching,
+                ),
             ),
             (
                 settings.algorithm == "pqn",
@@ -749,9 +780,7 @@ class Training:
         self.lessons = lessons.of_tasks(settings.tasks, settings.seed, views)
         self.names = tuple(lesson.name for lesson in self.lessons)
         self._key = jax.random.key(settings.seed)
-        self.network = networks.for_tasks(
-            networks.create(settings.network, settings.compute_dtype), settings.tasks
-        )
+        self.network = _network(settings)
         masks = lessons.masks(self.lessons)
         transform = optimiser(settings)
         params = self._initial_params()
@@ -773,19 +802,11 @@ class Training:
         self._collector = _Collector(settings, self.lessons, began, log)
 
     def _initial_params(self) -> networks.Params:
-        if not self.settings.warm_start:
-            return networks.init(
-                self.network, jax.random.fold_in(self._key, 1), self.lessons[0].view.shape
-            )
-        (expert,) = self._experts
-        # Compared without what they compute in, which is no part of a shape.
-        same = networks.to_dict(expert.network) == networks.to_dict(self.network)
-        if not same or expert.actions != tuple(range(self.network.num_outputs)):
-            raise ValueError(
-                f"warm_start: {expert.name} is not of the shape of network "
-                f"{self.settings.network!r}; choose its own, or begin fresh"
-            )
-        return expert.params
+        if self.settings.warm_start:
+            return _copied(self.settings, self.network, self._experts)
+        return networks.init(
+            self.network, jax.random.fold_in(self._key, 1), self.lessons[0].view.shape
+        )
 
     def __enter__(self) -> Training:
         return self
@@ -850,7 +871,7 @@ class Training:
             )
         self.iteration += 1
         row["epsilon"] = epsilon_at(self.settings, self.iteration, self._episodes)
-        if self._experts:
+        if self._experts and self.settings.algorithm == "pqn":
             row["expert_weight"] = expert_weight_at(self.settings, self.iteration - 1)
         for name, recent in zip(self.names, self._recent, strict=True):
             if recent:
@@ -968,6 +989,27 @@ class Training:
         return experts
 
 
+def _network(settings: Settings) -> networks.Network:
+    return networks.for_tasks(
+        networks.create(settings.network, settings.compute_dtype), settings.tasks
+    )
+
+
+def _copied(
+    settings: Settings, network: networks.Network, experts: Sequence[Expert]
+) -> networks.Params:
+    """What a training with `warm_start` begins with; ValueError if that is of another shape."""
+    (expert,) = experts
+    # Compared without what they compute in, which is no part of a shape.
+    same = networks.to_dict(expert.network) == networks.to_dict(network)
+    if not same or expert.actions != tuple(range(network.num_outputs)):
+        raise ValueError(
+            f"warm_start: {expert.name} is not of the shape of network "
+            f"{settings.network!r}; choose its own, or begin fresh"
+        )
+    return expert.params
+
+
 def train(
     settings: Settings,
     workdir: str | os.PathLike[str],
@@ -980,7 +1022,8 @@ def train(
 
     At the first NaN or infinity it stops. The same settings are then refused at once; with another
     `learning_rate`, `clip_norm`, `final_rate_fraction`, `expert_weight`, `q_temperature` or
-    `logits_temperature` it goes on from its latest checkpoint.
+    `logits_temperature` it goes on from its latest checkpoint. Where networks are independent, that
+    holds for the one that has diverged and for those that have not begun; the others stay.
 
     Args:
       workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and, replaced whenever an
@@ -995,14 +1038,19 @@ def train(
       ValueError, OSError: something the user can mend, in one line; another process trains there,
         or `workdir` holds something else.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
+    # What can be refused is, before anything is written.
+    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
     if not (workdir / "config.json").exists():
         refuse_idle(settings)
     settings = settled(settings)
     for task in settings.tasks:
         task.require()
+    if settings.warm_start:
+        _copied(settings, _network(settings), _load_experts(settings))
     with lock.one_writer(workdir, "config.json"):
-        divergence.claim(workdir, settings, _KNOBS)
+        inner = [path for _, path in parts(settings, workdir) if path != workdir]
+        divergence.claim(workdir, settings, _KNOBS, parts=inner)
         if settings.independent:
             return _train_each(settings, workdir, mesh, stop_at, profile)
         with Training(settings, workdir, mesh) as training:
@@ -1035,6 +1083,7 @@ def _train_each(
     """One training per task, in a directory of its own; the best networks stand together."""
     best = []
     for alone, inner in parts(settings, workdir):
+        alone = _as_begun(alone, inner)
         best.append(train(alone, inner, mesh=mesh, stop_at=stop_at, profile=profile))
         name = pathlib.Path("experts", *alone.games)
         Expert.load(inner / name).save(workdir / name, replace=True)
@@ -1043,6 +1092,16 @@ def _train_each(
         "value": float(np.mean([each["value"] for each in best])),
         "scores": {name: score for each in best for name, score in each["scores"].items()},
     }
+
+
+def _as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
+    """`settings`, with what another network's divergence has changed as it was here."""
+    path = workdir / "config.json"
+    if not path.is_file() or divergence.stands(workdir):
+        return settings
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    begun = settings_lib.build(Settings, standing, str(path))
+    return dataclasses.replace(settings, **{name: getattr(begun, name) for name in _KNOBS})
 
 
 def _train(

@@ -1,13 +1,17 @@
 """Trainings by deep Q-learning: what a memory and a target change, and what a kill does not."""
 
 import dataclasses
+import json
+import math
 
 import jax
 import numpy as np
 import pytest
 
 from jaxdistill import mesh as meshes
-from jaxdistill.learn import qlearning
+from jaxdistill import networks, tasks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.learn import divergence, qlearning
 
 pytest.importorskip("Box2D")
 
@@ -113,6 +117,78 @@ def test_a_game_of_atari_is_learnt_from_frames_stored_once(tmp_path, one):
     assert arrays["memory"].frames.shape == (1, 32, 2, 84, 84)
     assert int(arrays["state"].train.step) > 0
     assert arrays["memory"].frames.any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        # 9 steps of 8 environments: one iteration's 8, and the one before.
+        ({"replay_size": 71}, "replay_size is 71, expected at least 72: 9 steps of 8 environments"),
+        # Of 9 steps the newest cannot be drawn.
+        (
+            {"replay_size": 72, "first_update": 65},
+            "first_update is 65, expected at most 64: no more",
+        ),
+        ({"first_update": 641}, "first_update is 641, expected at most 640"),
+        ({"epsilon_decay": 1.0}, "epsilon_decay is 1.0, expected 0 or more, less than 1"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
+)
+def test_a_memory_that_nothing_is_learnt_from_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, **changed)
+    # Alone, each of the two tasks has a memory of its own.
+    dataclasses.replace(SETTINGS, independent=True, replay_size=71, first_update=35)
+
+
+@pytest.mark.parametrize("wrong", ["warm_start", "batch_per_game"])
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, wrong):
+    settings, message = dataclasses.replace(SETTINGS, games=("lander/heavy",)), "4 devices"
+    if wrong == "batch_per_game":
+        settings = dataclasses.replace(settings, batch_per_game=18)
+    else:
+        task = tasks.get("lander/heavy")
+        network = networks.for_tasks(networks.create("mlp_layer_norm"), [task])
+        params = jax.device_get(networks.init(network, jax.random.key(0), task.suite.view.shape))
+        expert = Expert("other", network, params, "q", task.actions, task.suite.view, task.name)
+        expert.save(tmp_path / "expert")
+        given, message = ({"path": str(tmp_path / "expert")},), "warm_start: other is not of the"
+        settings = dataclasses.replace(settings, experts=given, warm_start=True, network="mlp")
+    with pytest.raises(ValueError, match=message):
+        qlearning.train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_of_several_networks_that_diverges_goes_on_at_another_rate(tmp_path, monkeypatch, one):
+    """Those learnt before it are kept as they are, those after it begin at the new rate."""
+    games = ("lander/standard", "lander/windy", "lander/heavy")
+    far = dataclasses.replace(
+        SETTINGS, games=games, independent=True, network="mlp", total_steps=64, eval_every=64,
+        first_update=16, max_steps=20,
+    )  # fmt: skip
+    check = divergence.check
+
+    def windy_diverges(workdir, settings, knobs, *, numbers, **rest):
+        if workdir.name == "windy" and settings.learning_rate > 1e-4:
+            numbers = numbers | {"loss": math.inf}
+        check(workdir, settings, knobs, numbers=numbers, **rest)
+
+    monkeypatch.setattr(divergence, "check", windy_diverges)
+    with pytest.raises(ValueError, match=r"the loss is inf: .*change one of these and the same"):
+        qlearning.train(far, tmp_path, mesh=one)
+    with pytest.raises(ValueError, match="would again with these settings"):
+        qlearning.train(far, tmp_path, mesh=one)
+    slower = dataclasses.replace(far, learning_rate=1e-4)
+    best = qlearning.train(slower, tmp_path, mesh=one)
+    assert list(best["scores"]) == list(games)
+    rates = [
+        json.loads((tmp_path / where / "config.json").read_text())["learning_rate"]
+        for where in (".", *(f"tasks/{game}" for game in games))
+    ]
+    assert rates == [1e-4, 5e-4, 1e-4, 1e-4]
+    assert qlearning.train(slower, tmp_path, mesh=one) == best
+    with pytest.raises(ValueError, match=r"learning_rate 0\.0001, this one has 0\.0005"):
+        qlearning.train(far, tmp_path, mesh=one)
 
 
 def test_experts_beside_a_memory_are_refused():
