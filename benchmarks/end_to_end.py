@@ -10,6 +10,7 @@ ours was as good is read off the evaluations that it is chosen by;
 `--config.evaluate.every_rounds=10` has many. What stands in `--workdir` is not made again.
 """
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -22,9 +23,8 @@ from ml_collections import config_flags
 
 from jaxdistill import mesh, metrics, settings, tasks
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation, rollouts
+from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.run import recipe
-from jaxdistill.tasks.task import seed_for
 
 _HERE = pathlib.Path(__file__).parent
 sys.path.insert(1, str(_HERE.parent))  # config files build on each other
@@ -71,17 +71,22 @@ def _usual(
     chosen, measured = [tasks.get(name) for name in names], []
     for epoch, seconds in json.loads((directory / "seconds.json").read_text()):
         expert = formats.load(str(directory / f"{epoch}.pth"), game=names[0])
-        act = rollouts.network_actor(
-            expert.network, np.stack([game.mask for game in chosen]), epsilon=0.05
+        played = lessons.of_tasks(chosen, 7, [expert.view] * len(chosen))
+        masks = lessons.masks(played)
+        act, random = (
+            rollouts.network_actor(expert.network, masks, epsilon=0.05),
+            rollouts.random_policy(masks),
         )
-        scores = evaluation.play_everywhere(
-            chosen,
-            _EPISODES.value,
-            lambda *arguments, act=act, expert=expert: act(expert.params, *arguments),
-            jax.random.key(7),
+        scores = evaluation.measure(
+            played,
+            functools.partial(act, expert.params),
+            evaluation.Protocol(
+                _EPISODES.value,
+                lessons.REPORT,
+                jax.random.key(7),
+                evaluation.Opening(random, 0, random, evaluation.REPORTING),  # none
+            ),
             mesh.create(),
-            seeds=[seed_for(7, i) for i in range(len(chosen))],
-            views=[expert.view] * len(chosen),
         )
         kept = [
             evaluation.retention(s.mean, row["expert"]["mean"], row["random"]["mean"])

@@ -16,8 +16,7 @@ from absl import app, flags, logging
 
 from jaxdistill import mesh, metrics, tasks
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation, rollouts
-from jaxdistill.tasks.task import seed_for
+from jaxdistill.play import evaluation, lessons, rollouts
 
 _GAMES = flags.DEFINE_list("games", ["breakout", "pong", "freeway"], "with experts in experts/")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "our whole games of each", lower_bound=1)
@@ -30,17 +29,13 @@ def main(_: list[str]) -> None:
     paths = [f"experts/{game.name}.pth" for game in chosen]
     experts = [formats.load(path) for path in paths]
     policy = rollouts.expert_actor(experts, epsilon=0.05)
+    taught = lessons.of_experts(experts, 1)
+    random = rollouts.random_policy(lessons.masks(taught))
+    opening = evaluation.Opening(random, 0, random, evaluation.REPORTING)  # none
+    protocol = evaluation.Protocol(_EPISODES.value, lessons.REPORT, jax.random.key(1), opening)
 
     def ours() -> tuple[list[float], int]:
-        scores = evaluation.play_everywhere(
-            chosen,
-            _EPISODES.value,
-            policy,
-            jax.random.key(1),
-            mesh.create(),
-            seeds=[seed_for(1, i) for i in range(len(chosen))],
-            views=[expert.view for expert in experts],
-        )
+        scores = evaluation.measure(taught, policy, protocol, mesh.create())
         return [s.mean for s in scores], sum(int(s.lengths.sum()) for s in scores)
 
     def usual() -> tuple[list[float], int]:

@@ -1,6 +1,6 @@
 """Makes the lander tables of `docs/results.md`: one network or several, learnt or merged.
 
-    python benchmarks/results_lander.py [--out=runs/results_lander] [--seeds=3] [--dqn]
+    python benchmarks/results_lander.py [--out=runs/results_lander] [--seeds=3] [--only=KIND,KIND]
 
 About an hour on 2 cores. Stop it at any moment: the same command goes on. Every training and merge
 is a program run as a user would run it; every network then plays the same 100 greedy episodes of

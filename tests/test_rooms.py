@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import pathlib
+import types
+
+import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdistill"
 # From the ground up; a room may import itself and those before it.
@@ -57,3 +61,34 @@ def test_the_tests_stand_where_their_rooms_do():
     tests = pathlib.Path(__file__).parent
     folders = {path.name for path in tests.iterdir() if path.is_dir()}
     assert rooms <= folders
+
+
+PROGRAMS = [
+    path
+    for folder in ("benchmarks", "configs", "launch")
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_program_names_only_what_modules_have(path):
+    """Many need PyTorch or hours, so that nothing else would notice a name that has moved."""
+    tree, modules = ast.parse(path.read_text()), {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("jaxdistill"):
+            continue
+        room = importlib.import_module(node.module)
+        for alias in node.names:
+            if not hasattr(room, alias.name):  # a module that nothing has imported yet
+                importlib.import_module(f"{node.module}.{alias.name}")
+            found = getattr(room, alias.name)
+            if isinstance(found, types.ModuleType):
+                modules[alias.asname or alias.name] = found
+    assert not [
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+        and not hasattr(modules[node.value.id], node.attr)
+    ]
