@@ -36,6 +36,8 @@ def main() -> None:
         raise ValueError(
             f"{_SOURCE.value} does not say which game it plays; give --game to play it"
         )
+    if _EPISODES.value and playable:
+        expert.task.require()
     check_new(_OUT.value)
     metrics.table(f"{_SOURCE.value}: {found.convention}", formats.COLUMNS, found.rows())
     metrics.say(f"{networks.count(expert.params):,} parameters, {expert.network.head} head")

@@ -72,14 +72,17 @@ def main() -> None:
         settings.write_json(pathlib.Path(_OUT.value), measured | {"games": rows})
 
 
-def _measured(suite: Suite) -> dict[str, Any]:
-    """How a policy of the suite is measured: as the flags say, and where they do not, the suite."""
+def _measured(suite: Suite, max_steps: int | None = None) -> dict[str, Any]:
+    """How a policy of the suite is measured: as the flags say, and where they do not, the suite.
+
+    `max_steps` is the run's step limit, which holds where no flag says another.
+    """
     epsilon, steps = _EPSILON.value, _OPENING.value
     return {
         "episodes": _EPISODES.value,
         "epsilon": suite.epsilon if epsilon is None else epsilon,
         "opening_steps": suite.opening_steps if steps is None else steps,
-        "max_steps": _MAX_STEPS.value,
+        "max_steps": max_steps if _MAX_STEPS.value is None else _MAX_STEPS.value,
     }
 
 
@@ -87,12 +90,14 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     where = _WORKDIR.value
     if training.stands_in(where):
         only_with("a distillation", "opening_by")
-        measured = _measured(training.load_settings(where).tasks[0].suite)
+        chosen = training.load_settings(where)
+        measured = _measured(chosen.tasks[0].suite, chosen.max_steps)
         rows = training.evaluate(where, seed=_SEED.value, game=_GAME.value, **measured)
         measured["opening_by"] = "random"
         tables.print_networks(rows, measured)
         return rows, measured
-    measured = _measured(students.load_suite(where))
+    limit = students.load_settings(where).evaluate.max_steps
+    measured = _measured(students.load_suite(where), limit)
     if not measured["opening_steps"]:
         only_with("--opening_steps above 0", "opening_by")
     measured["opening_by"] = _OPENING_BY.value
@@ -105,6 +110,7 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
     if expert.outputs != "logits":
         only_with("an expert that holds logits", "sample_logits")
+    expert.task.require()
     measured = _measured(expert.task.suite)
     with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
         scores = evaluation.measure_expert(

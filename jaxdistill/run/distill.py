@@ -296,6 +296,8 @@ def evaluate_student(
     )
     run = Run(settings, meshes.create())
     students.check_roles(workdir, roles, run.experts)
+    for lesson in run.lessons:
+        lesson.task.require()
     only = None if game is None else [students.game_index(run.names, game, workdir)]
     return _rows(
         run,

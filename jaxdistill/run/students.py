@@ -141,14 +141,18 @@ def _listed(roles: Sequence[Role]) -> str:
     return ", ".join(role.game for role in roles)
 
 
+def load_settings(workdir: str | os.PathLike[str]) -> Settings:
+    """The settings of the run in `workdir`; raises as `load_suite` does."""
+    return _read_settings(pathlib.Path(workdir))[0]
+
+
 def load_suite(workdir: str | os.PathLike[str]) -> Suite:
     """What the games of the run in `workdir` have in common.
 
     Raises:
       FileNotFoundError, ValueError: the run is not there, or its files are damaged.
     """
-    settings, _, _ = _read_settings(pathlib.Path(workdir))
-    return load_roles(workdir, settings)[0].task.suite
+    return load_roles(workdir, load_settings(workdir))[0].task.suite
 
 
 def _read_settings(workdir: pathlib.Path) -> tuple[Settings, pathlib.Path, dict[str, Any]]:

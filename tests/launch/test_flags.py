@@ -13,7 +13,8 @@ from PIL import Image
 
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.run import distill, students
+from jaxdistill.run import distill, recipe, students
+from jaxdistill.tasks import lander as lander_tasks
 from jaxdistill.tasks.atari import ATARI
 from jaxdistill.tasks.views import Vector
 
@@ -143,12 +144,15 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     calls = []
     monkeypatch.setattr(distill, "evaluate_student", lambda *a, **k: calls.append((a, k)) or [])
     monkeypatch.setattr(students, "load_suite", lambda workdir: ATARI)
+    settled = recipe.Settings(({"path": "x"},), evaluate=recipe.Evaluate(max_steps=27_000))
+    monkeypatch.setattr(students, "load_settings", lambda workdir: settled)
     run = ["--workdir=there"]
     own = ([], ["--workdir=elsewhere"], ["--opening_by=expert"], ["--game=pong"], ["--max_steps=9"])
     for given in own:
         assert program("evaluate", *run, *given)[0] == 0
     assert all(call not in calls[:i] for i, call in enumerate(calls)) and len(calls) == len(own)
     assert calls[0][1]["epsilon"] == 0.05 and calls[0][1]["opening_steps"] == 10
+    assert [call[1]["max_steps"] for call in calls] == [27_000] * 4 + [9]
     rows = {*EVALUATE, "game", "expert", "out", "spec", "workdir", "opening_by"}
     assert program.own("evaluate") == rows
 
@@ -267,6 +271,39 @@ def test_a_step_limit_cuts_the_games_that_are_measured(program, lander, lander_t
             lengths.append(player["mean_steps"])
             assert "how games ended" in printed and "None" not in printed
         assert lengths == [20, 40]
+
+
+def test_a_run_s_own_step_limit_is_said_where_no_flag_gives_another(
+    program, lander_training, tmp_path
+):
+    settings, workdir, _ = lander_training
+    out = tmp_path / "measured.json"
+    code, printed, err = program("evaluate", f"--workdir={workdir}", "--episodes=2", f"--out={out}")
+    assert code == 0, err
+    assert json.loads(out.read_text())["max_steps"] == settings.max_steps == 90
+    assert "of at most 90 steps" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("evaluate", ("--expert=L", "--out=X")),
+        ("evaluate", ("--workdir=T", "--out=X")),
+        ("watch", ("--expert=L", "--out=X.gif")),
+        ("convert", ("--source=L", "--out=X", "--episodes=1")),
+    ],
+    ids=lambda x: x if isinstance(x, str) else x[0][2:-2],
+)
+def test_a_lander_without_box2d_is_one_line_and_leaves_nothing(
+    program, lander, lander_training, tmp_path, monkeypatch, name, given
+):
+    for old, new in (("=L", lander), ("=T", lander_training[1]), ("=X", tmp_path / "x")):
+        given = [x.replace(old, f"={new}") for x in given]
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    lander_tasks._world_class.cache_clear()
+    code, out, err = program(name, *given)
+    assert code == 2 and out == "" and list(tmp_path.iterdir()) == []
+    assert err.startswith("error: landers need Box2D") and err.count("\n") == 1
 
 
 def test_every_flag_of_watch_shows_in_a_training_s_film(program, lander_training, tmp_path):
