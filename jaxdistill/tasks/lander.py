@@ -206,7 +206,7 @@ class LanderCamera:
         return self.frame
 
     def _shown(self) -> np.ndarray:
-        return self._pool.screens()[0, ::2, ::2]
+        return self._pool.screens()[0, ::2, ::2].copy()  # or the whole screen would be kept
 
 
 @functools.cache

@@ -238,6 +238,7 @@ def test_the_camera_shows_the_episode_that_a_pool_of_one_plays():
         other.step(int(action))
         np.testing.assert_array_equal(shown, pool.screens()[0, ::2, ::2])
     assert shown is camera.frame and (other.frame != shown).any()
+    assert shown.base is None, "a film of it does not keep four times as many pixels"
     # Its step limit is the pool's: the third step begins another episode.
     cut, whole = (lander.WINDY.camera(seed=4, max_steps=n) for n in (2, None))
     for _ in range(2):
