@@ -25,7 +25,7 @@ from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, rollouts
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyView, View
 
 
 class Run:
@@ -272,14 +272,24 @@ def check_experts(
         score above random.
     """
     for expert, s, r in zip(experts, scores, random, strict=True):
-        if expert.advertised_score is None:
+        # Whoever advertises no more than random play scores promises nothing to be held to.
+        if expert.advertised_score is None or expert.advertised_score <= r.mean:
             continue
         share = evaluation.retention(s.mean, expert.advertised_score, r.mean)
         if lowest_share and share < lowest_share:
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
                 f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
-                f"or does differs from training. Likely: the resize (area or linear), the order "
-                f"of its actions, the stack order, pixels 0..1 or 0..255. Mend the spec, or set "
+                f"or does differs from training. Likely: {_likely(expert)}. Mend the spec, or set "
                 f"evaluate.lowest_expert_share to 0 to go on"
             )
+
+
+def _likely(expert: Expert) -> str:
+    """What is often otherwise than in training, for who sees what the expert sees."""
+    if isinstance(expert.view, View):
+        return (
+            "the resize (area or linear), the order of its actions, the stack order, pixels 0..1 "
+            "or 0..255"
+        )
+    return "the task, the order of its actions, numbers that were scaled in training"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, rollouts
@@ -24,6 +25,7 @@ from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import seed_for
+from jaxdistill.tasks.views import Vector
 
 GAMES = ("asterix", "carnival")
 LINEAR = networks.Network(convs=())
@@ -543,6 +545,22 @@ def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, 
             common.check_experts(*arguments, lowest)
     else:
         common.check_experts(*arguments, lowest)
+
+
+def test_an_expert_that_claims_no_more_than_random_play_is_held_to_nothing(watcher):
+    """A share of what lies below 0 would say that playing better is playing worse."""
+    expert = dataclasses.replace(watcher("asterix", 1), advertised_score=-300.0)
+    common.check_experts([expert], [_scored(-100.0)], [_scored(-180.0)], 0.25)
+
+
+def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
+    network = networks.Network(convs=(), num_outputs=4)
+    pilot = Expert(
+        "pilot", network, {}, "q", (0, 1, 2, 3), Vector(8), "lander/heavy", advertised_score=200.0
+    )
+    with pytest.raises(ValueError, match=r"pilot scores 0\.0 in lander/heavy, .*order of") as error:
+        common.check_experts([pilot], [_scored(0.0)], [_scored(-180.0)], 0.9)
+    assert "pixels" not in str(error.value) and "resize" not in str(error.value)
 
 
 def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
