@@ -166,6 +166,7 @@ def _measure(
     everything = lessons.of_experts(experts, seed)
     chosen = everything if only is None else everything[only : only + 1]
     for lesson in chosen:
+        lesson.task.require()
         limit = max_steps or lesson.task.max_steps
         if opening_steps >= limit:
             raise ValueError(
@@ -175,8 +176,8 @@ def _measure(
     random = rollouts.random_policy(lessons.masks(everything))
     protocol = evaluation.Protocol(
         episodes,
-        lessons.REPORT,
-        jax.random.fold_in(jax.random.key(seed), lessons.REPORT),
+        lessons.MEASURE,
+        jax.random.fold_in(jax.random.key(seed), lessons.MEASURE),
         evaluation.Opening(random, opening_steps, random, evaluation.REPORTING),
         max_steps,
     )

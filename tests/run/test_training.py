@@ -67,8 +67,8 @@ def test_the_best_network_is_what_is_measured(lander_training):
     random = rollouts.random_policy(masks)
     protocol = evaluation.Protocol(
         4,
-        lessons.REPORT,
-        jax.random.fold_in(jax.random.key(settings.seed), lessons.REPORT),
+        lessons.MEASURE,
+        jax.random.fold_in(jax.random.key(settings.seed), lessons.MEASURE),
         evaluation.Opening(random, 0, random, evaluation.REPORTING),
         90,
     )
