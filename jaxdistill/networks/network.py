@@ -420,7 +420,7 @@ def for_one_game(
       game: its index.
 
     Returns:
-      The network, its parameters, and the ALE action of each of its outputs.
+      The network, its parameters, and the suite's action of each of its outputs.
     """
     layers, actions = dict(params["params"]), tuple(range(network.num_outputs))
     if network.controllers:

@@ -1,7 +1,7 @@
 """A game as a moving picture: what a policy sees decides, what a person sees is recorded.
 
-Emulators are deterministic, so a second pool with the same seed and the same actions shows the very
-same game in colour and at full size.
+A seed and actions say everything, so a camera with the pool's seed that is given the same actions
+shows the very same game, as people see it.
 """
 
 from __future__ import annotations

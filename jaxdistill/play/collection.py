@@ -116,9 +116,9 @@ class Collector:
     def _resume(self, past: Past) -> None:
         """Brings the pools to the end of `past`, by playing again the games in progress there.
 
-        The games before them are skipped. Whether that was right is checked by frames and by the
-        emulators' memory; if it was not, or the memory is not known, a game is played
-        again from its very beginning.
+        The games before them are skipped. Whether that was right is checked by frames and by
+        checksums of the environments' states; if it was not, or they are not known, a game is
+        played again from its very beginning.
 
         Raises:
           ValueError: not even that leads to what was seen.
@@ -132,9 +132,9 @@ class Collector:
                 self.pools[game] = self._pool(self._seating.lessons[game])
                 if not self._replayed(*arguments, skip=False):
                     raise ValueError(
-                        f"{self._seating.lessons[game].name}: these emulators do not play again "
-                        f"what the dataset holds; resume with the EnvPool it was collected "
-                        f"with, or begin anew"
+                        f"{self._seating.lessons[game].name}: what the dataset holds cannot be "
+                        f"played again here; resume with the EnvPool, or for landers the gymnasium "
+                        f"and Box2D, it was collected with, or begin anew"
                     )
         self.steps = past.actions.shape[1]
 
@@ -153,7 +153,7 @@ class Collector:
         Args:
           over: `(T, N)`, which of the observations before each action were a game's last.
           shown: `(R, N, *frame)`, the newest frames of the last R of them.
-          states: `(N,)`, of the emulators after the last action; None if unknown.
+          states: `(N,)`, of the environments after the last action; None if unknown.
           skip: leave out the games that are over.
         """
         pool, length = self.pools[game], len(actions)
@@ -212,7 +212,7 @@ class Collector:
         return tuple(actions), tuple(labels)
 
     def states(self) -> np.ndarray:
-        """`(G, num_envs)` uint32: checksums of the emulators of all processes, as they are now."""
+        """`(G, num_envs)` uint32: checksums of the environments of all processes, as they are."""
         return meshes.gather(np.stack([pool.states for pool in self.pools]), axis=1)
 
     def collect(

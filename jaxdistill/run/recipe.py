@@ -124,7 +124,7 @@ class Evaluate:
       opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
         the policy that is measured takes over; what they score does not count. They make the games
         differ, and keep those that the best is chosen by apart from those that are reported: see
-        `evaluation.Opening`. With 0 games start as the emulator starts them.
+        `evaluation.Opening`. With 0 games start as they begin by themselves.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
       baselines: `baselines.json` of another run of the same experts, seed and evaluation, whose

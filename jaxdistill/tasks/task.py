@@ -7,7 +7,7 @@ behind a pool.
 
 Pools begin a new game on the step *after* one ends: that step ignores its action and returns the
 first observation of the next game with reward 0. `Step.valid` is False exactly there, so whoever
-counts rewards, trains on transitions or stores frames asks `valid` and never the emulator.
+counts rewards, trains on transitions or stores frames asks `valid` and nothing else.
 """
 
 from __future__ import annotations

@@ -245,5 +245,5 @@ def test_a_resumed_collector_goes_on_as_the_one_that_was_killed(game, states, fo
 
 def test_a_log_that_does_not_play_again_is_refused(stepped):
     _, log = _played("breakout")
-    with pytest.raises(ValueError, match="breakout: these emulators do not play again what"):
+    with pytest.raises(ValueError, match="breakout: what the dataset holds cannot be played again"):
         _random("breakout", log, seeds=[4])
