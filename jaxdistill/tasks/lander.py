@@ -175,9 +175,9 @@ class LanderPool(Pool):
     def facts(self) -> dict[str, np.ndarray]:
         """How the episodes stand, or ended, `(N,)` each.
 
-        `rest`: the lander stands still on the ground, which ends an episode well. `pad`: both legs
-        touch the ground between the flags. `crash`: its body has touched the ground, or it has left
-        the screen sideways.
+        `rest`: the lander stands still on the ground, which ends an episode well. `crash`: its body
+        has touched the ground, or it has left the screen sideways. `pad`: it has not crashed, and
+        both legs touch the ground between the flags.
         """
         facts = np.asarray([_landing(world) for world in self._worlds], float)
         return dict(zip(LANDER.facts, facts.T, strict=True))
@@ -251,8 +251,9 @@ def _landing(world: Any) -> tuple[bool, bool, bool]:
     position = world.lander.position
     between = world.helipad_x1 <= position.x <= world.helipad_x2
     half = (world.helipad_x1 + world.helipad_x2) / 2  # of the screen, whose middle the pad is in
+    crashed = bool(world.game_over) or abs(position.x / half - 1) >= 1
     return (
         not world.lander.awake,
-        between and all(leg.ground_contact for leg in world.legs),
-        bool(world.game_over) or abs(position.x / half - 1) >= 1,
+        not crashed and between and all(leg.ground_contact for leg in world.legs),
+        crashed,
     )
