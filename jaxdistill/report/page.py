@@ -106,7 +106,7 @@ def write_training(
         title=f"{one} for {', '.join(names)}",
         summary=tables.training_summary(result),
         scores=tables.network_cells(result["games"]),
-        protocol=f"{tables.protocol(result)}; these games did not help to choose the network",
+        protocol=f"{tables.protocol(result)}; {tables.fresh(result)}",
         sides="",
         clips=[_alone(name, plays[name]) for name in names if name in plays],
         curves=_training_curves(histories, result["games"]),

@@ -209,6 +209,18 @@ def starts(result: Mapping[str, Any]) -> str:
     )
 
 
+def fresh(result: Mapping[str, Any]) -> str:
+    """Whether the games of a training's result are other games than those it chose by.
+
+    Where games have few starts of their own and no opening makes them differ, other seeds may begin
+    the same ones.
+    """
+    alike = any(tasks.get(row["game"]).suite.opening_steps for row in result["games"])
+    if alike and not result["opening_steps"]:
+        return "without openings, some of these games may be among those it was chosen by"
+    return "these games did not help to choose the network"
+
+
 def summary(result: Mapping[str, Any]) -> str:
     """One sentence on the whole result."""
     return (

@@ -201,6 +201,16 @@ def test_a_training_of_games_is_summed_up_by_human_scores(human, said):
     )
 
 
+@pytest.mark.parametrize(
+    ("game", "opening", "apart"),
+    [("pong", 10, True), ("pong", 0, False), ("lander/windy", 0, True)],
+)
+def test_no_games_are_called_fresh_that_may_have_chosen(game, opening, apart):
+    """Emulators know few starts of their own; every lander's is its own."""
+    said = tables.fresh({"games": [{"game": game}], "opening_steps": opening})
+    assert ("did not help to choose" in said) == apart
+
+
 def test_the_protocol_says_the_step_limit_where_there_is_one():
     measured = {"episodes": 9, "epsilon": 0.0, "opening_steps": 0, "opening_by": "random"}
     plain = tables.protocol(measured)
