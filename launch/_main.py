@@ -66,7 +66,10 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
-            _fail(f"{error} (--help lists the flags)")
+            # What a config file refuses comes with its whole traceback.
+            *_, last = str(error).strip().splitlines()
+            refused = last.removeprefix("ValueError: ") if "Traceback" in str(error) else last
+            _fail(refused if refused != last else f"{error} (--help lists the flags)")
         for name, value in flags.FLAGS.flag_values_dict().items():
             if isinstance(value, float) and not math.isfinite(value):  # which is within all bounds
                 _fail(f"--{name} is {value}, expected a finite number")
