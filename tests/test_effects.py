@@ -129,6 +129,7 @@ def test_the_same_settings_are_taken_where_they_mean_something():
         ({}, {"average_rate": 0.5}),
         ({"rollout_steps": 1, "batch_per_game": 64}, {"trace": 0.5}),
         ({"epsilon_start": 0.1, "epsilon_end": 0.1}, {"epsilon_fraction": 0.5}),
+        ({"epsilon_start": 0.0, "epsilon_end": 0.0}, {"hold_exponent": 2.0}),
     ],
 )
 def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, monkeypatch):

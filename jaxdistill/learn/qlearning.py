@@ -170,6 +170,8 @@ class Settings:
         names = [task.name for task in chosen]
         if len(set(names)) < len(names):
             raise ValueError(f"games names one twice: {', '.join(names)}")
+        # A training goes on by whatever spelling.
+        object.__setattr__(self, "games", tuple(names))
         if len({task.suite.name for task in chosen}) > 1:
             raise ValueError(
                 f"games {', '.join(names)} are of several suites ("
@@ -396,6 +398,11 @@ def refuse_idle(settings: Settings) -> None:
             ),
             (settings.epsilon_decay, "epsilon_decay is given", ("epsilon_fraction",)),
             (settings.rollout_steps == 1, "rollout_steps is 1", ("trace",)),
+            (
+                settings.epsilon_start == settings.epsilon_end == 0,
+                "epsilon_start and epsilon_end are 0",
+                ("hold_exponent",),
+            ),
             (
                 settings.epsilon_start == settings.epsilon_end,
                 "epsilon_start is epsilon_end",

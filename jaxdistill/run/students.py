@@ -161,6 +161,11 @@ def _read_settings(workdir: pathlib.Path) -> tuple[Settings, pathlib.Path, dict[
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
     standing = settings_lib.read_json(path, "begin again in another --workdir")
+    if isinstance(standing, dict) and "games" in standing:
+        raise ValueError(
+            f"{workdir} holds a training and no distillation; its experts stand in "
+            f"{workdir / 'experts'}, to be given as --expert"
+        )
     return settings_lib.build(Settings, standing, str(path)), path, standing
 
 

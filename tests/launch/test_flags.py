@@ -99,6 +99,16 @@ def test_an_interrupted_program_says_what_is_true(program, name, resumes, monkey
     assert (ended.value.code, capsys.readouterr().err) == (130, line)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_path):
+    config = LAUNCH.parent / "configs" / "lander.py"
+    code, _, err = program("train_expert", f"--config={config}:bogus", f"--workdir={tmp_path}")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("error: --config=configs/lander.py:bogus: expected one of shared, ")
+    code, _, err = program("train_expert", f"--config={config}:blind", "--nonsense=1")
+    assert code == 2 and "nonsense" in err and "(--help lists the flags)" in err
+
+
 def test_an_error_line_holds_nothing_that_a_terminal_obeys(program):
     code, _, line = program("evaluate", "--expert=no\x1b[2J\x07file")
     assert code == 2 and line.startswith("error: ") and r"no\x1b[2J\x07file" in line
@@ -173,6 +183,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("convert", ("--source=Q", "--out=x", "--epsilon=0.5"), "--epsilon goes with --episodes"),
         ("convert", ("--source=Q", "--out=x", "--seed=1"), "--seed goes with --episodes"),
         ("export", ("--workdir=x", "--out=x", "--dtype=float16"), "--dtype goes with"),
+        ("export", ("--workdir=T", "--out=x"), "holds a training and no distillation"),
         ("export", ("--expert=Q", "--out=x", "--convention=expert"), "--convention goes with"),
     ],
 )

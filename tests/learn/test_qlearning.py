@@ -715,6 +715,10 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
     assert qlearning.settled(known) == known
 
 
+def test_games_are_known_by_their_own_names():
+    assert _settings(games=("Pong-v5", "SpaceInvaders")).games == ("pong", "space_invaders")
+
+
 def test_iterations_are_whole():
     chosen = _settings(total_steps=32 * 3 + 31)
     assert (chosen.steps_per_iteration, chosen.iterations) == (32, 3)
