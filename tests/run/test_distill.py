@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import lock, mesh, metrics, networks
+from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
@@ -423,15 +423,55 @@ def test_settings_that_cannot_work_are_refused_at_once(settings, change, message
         changed(settings, change)
 
 
+def _judges(outputs, games=("pong", "breakout")):
+    """Experts of which only what they play and what their heads hold is asked."""
+    return [
+        Expert(
+            f"of {game}",
+            networks.Network(convs=()),
+            {},
+            kind,
+            tasks.get(game).actions,
+            view=tasks.get(game).suite.view,
+            game=game,
+        )
+        for kind, game in zip(outputs, games, strict=True)
+    ]
+
+
 def test_the_loss_suits_the_experts_unless_it_is_named(settings):
     learn = dataclasses.replace(settings.learn, rounds=10)
     settings = dataclasses.replace(settings, learn=learn)
-    of_q = recipe.settled(settings, ["q", "q"]).learn
+    of_q = recipe.settled(settings, _judges(["q", "q"])).learn
     assert (of_q.loss, of_q.first_loss, of_q.first_rounds) == ("q_values", "q_kl", 2)
-    mixed = recipe.settled(settings, ["q", "logits"]).learn
+    mixed = recipe.settled(settings, _judges(["q", "logits"])).learn
     assert (mixed.loss, mixed.first_loss, mixed.first_rounds) == ("kl", None, 0)
     named = dataclasses.replace(settings, learn=dataclasses.replace(learn, loss="nll"))
-    assert recipe.settled(named, ["q", "q"]) is named
+    assert recipe.settled(named, _judges(["q", "q"])).learn is named.learn
+
+
+@pytest.mark.parametrize(
+    ("games", "given", "wanted"),
+    [
+        (("pong", "breakout"), (None, None), (27_000, 10)),
+        (("pong", "breakout"), (99, 3), (99, 3)),
+        (("lander/windy", "lander/windy_air"), (None, None), (400, 0)),
+        # Each has its own limit, which no one number says.
+        (("lander/windy", "lander/heavy"), (None, None), (None, 0)),
+        (("lander/windy", "lander/heavy"), (300, 20), (300, 20)),
+    ],
+)
+def test_limits_and_openings_are_the_tasks_unless_they_are_given(settings, games, given, wanted):
+    limit, opening = given
+    evaluate = dataclasses.replace(settings.evaluate, max_steps=limit, opening_steps=opening)
+    judges = _judges(["q", "q"], games)
+    known = recipe.settled(dataclasses.replace(settings, evaluate=evaluate), judges)
+    assert (known.evaluate.max_steps, known.evaluate.opening_steps) == wanted
+    assert recipe.settled(known, judges) == known
+    longer = dataclasses.replace(evaluate, max_steps=None, opening_steps=400)
+    if limit is None and games[0] == "lander/windy":
+        with pytest.raises(ValueError, match="opening_steps is 400, expected less than the 400 st"):
+            recipe.settled(dataclasses.replace(settings, evaluate=longer), judges)
 
 
 def test_mse_on_logits_is_refused(settings, tmp_path):
