@@ -13,6 +13,7 @@ import pytest
 
 from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset, learner, qlearning
 from jaxdistill.play import collection, evaluation, lessons
@@ -491,6 +492,12 @@ class World:
                 training.evaluate()
         return lengths
 
+    def apart(self, settings):
+        """What the networks of a whole training's tasks have learnt."""
+        workdir = self.fresh()
+        qlearning.train(settings, workdir, mesh=ONE)
+        return [Expert.load(workdir / "experts" / name).params for name in settings.games]
+
     def finished(self, settings):
         """Counts of a whole training."""
         workdir, episodes = self.fresh(), []
@@ -577,6 +584,7 @@ RUN_BESIDE = {
 }
 TRAINING = {
     "games": ("opened", ("carnival",)),
+    "independent": ("apart", True),
     "algorithm": ("playing", "dqn"),
     "network": ("opened", "wide"),
     "compute_dtype": ("opened", "bfloat16"),
@@ -634,6 +642,7 @@ SCORING = {
 }
 DQN = {"algorithm": "dqn", "first_update": ENVS}
 TRAINING_BESIDE = {
+    "independent": {"games": ("asterix", "carnival")},
     "algorithm": {"first_update": ENVS},
     "updates_per_step": DQN,
     "replay_size": DQN,

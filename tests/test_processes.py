@@ -141,8 +141,16 @@ def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
 def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(collection.jax, "process_count", lambda: 3)
-    seating = collection.Seating(*[None] * 6, num_envs=4, expert_epsilon=0.0, student_epsilon=0.0,
-                                 change_drivers=False, key=None, mesh=None)  # fmt: skip
+    seating = collection.Seating(
+        lessons=(),
+        network=None,
+        num_envs=4,
+        expert_epsilon=0.0,
+        student_epsilon=0.0,
+        change_drivers=False,
+        key=None,
+        mesh=None,
+    )
     with pytest.raises(ValueError, match=r"collect\.num_envs 4 is not divisible by 3 processes"):
         collection.Collector(seating)
 

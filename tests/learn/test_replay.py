@@ -311,9 +311,8 @@ def _recorded(steps, actions, depth):
     before, after = steps[:-1], steps[1:]
     lost = np.stack([a.valid & (a.lives < b.lives) for b, a in zip(before, after, strict=True)])
     over = np.stack([step.over & ~step.truncated for step in after])
-    frames = [s.observations[:, -1] if depth > 1 else s.observations for s in before]
     return Piece(
-        frames=np.stack(frames)[None],
+        frames=np.stack([step.observations[:, -1] for step in before])[None],
         ages=np.stack([step.ages for step in before])[None],
         actions=np.asarray(actions)[None],
         rewards=np.clip([step.rewards for step in after], -1, 1)[None],
@@ -368,9 +367,9 @@ def test_a_landing_cut_by_its_limit_is_followed_by_its_own_last_observation():
     cut = np.stack([step.truncated for step in steps[1:]])[time, env]
     assert cut.sum() == 10 and not batch.ended.any()  # 40 steps: 5 times 7 played and 1 in vain
     after = np.stack([step.observations for step in steps[1:]])[time, env]
-    np.testing.assert_array_equal(batch.next_observations[:, 0], after)
+    np.testing.assert_array_equal(batch.next_observations, after)
     begun = np.stack([step.observations for step in steps[2:]])[time[cut], env[cut]]
-    moved = np.abs(after[cut] - begun).max(axis=1)
+    moved = np.abs(after[cut] - begun).max(axis=(1, 2))
     assert (moved > 0.1).all(), "the next episode begins elsewhere: the test shows nothing"
 
 
