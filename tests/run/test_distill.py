@@ -428,7 +428,7 @@ def _judges(outputs, games=("pong", "breakout")):
     return [
         Expert(
             f"of {game}",
-            networks.Network(convs=()),
+            networks.Network(convs=(), num_outputs=len(tasks.get(game).actions)),
             {},
             kind,
             tasks.get(game).actions,
