@@ -23,7 +23,9 @@ from jaxdistill.experts import formats
 from jaxdistill.play import evaluation
 
 _HERE = pathlib.Path(__file__).parent
-_CONFIG = flags.DEFINE_string("config", "configs/lander.py:blind", "our training")
+_CONFIG = flags.DEFINE_string(
+    "config", "configs/lander.py:blind", "our training, of one network for all tasks"
+)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of ours", lower_bound=1)
 _EVERY = flags.DEFINE_integer("every", 20_480, "our steps per task between two measurements")
 _EPISODES = flags.DEFINE_integer("episodes", 1500, "the usual way's, in all", lower_bound=3)

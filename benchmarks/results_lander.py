@@ -118,7 +118,7 @@ def main(_: list[str]) -> None:
                 config = f"configs/lander_merge.py:{config}"
                 _run("distill", workdir, config, (*changes, f"--config.seed={seed}"))
                 experts = [students.student_as_expert(workdir, task) for task in _TASKS]
-            results.append(_measure(experts, workdir / "measured.json"))
+            results.append(_measure(experts, workdir / f"measured_{_EPISODES.value}.json"))
             spent, at = _seconds(workdir)
             seconds.append(spent)
             early.append(at)
