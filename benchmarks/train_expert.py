@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from jaxdistill import metrics, tasks
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import qlearning, regime
 from jaxdistill.tasks import atari
 
 _GAME = flags.DEFINE_string("game", "pong", "game to train on")
@@ -34,7 +34,7 @@ def raw_seconds(pool: atari.AtariPool, steps: int) -> float:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    settings = qlearning.Settings(
+    settings = regime.Settings(
         games=(_GAME.value,), network=_NETWORK.value, eval_every=10**9, total_steps=2_000_000
     )
     pool = atari.AtariPool(tasks.get(_GAME.value), settings.num_envs, seed=1)

@@ -19,7 +19,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import regime
 
 NETWORKS = {
     "shared": "mlp_task_embedding_layer_norm",
@@ -37,7 +37,7 @@ def get_config(variant: str = "shared") -> ConfigDict:
             f"of these with _dqn behind it"
         )
     games = ("lander/standard", "lander/windy", "lander/heavy")
-    settings = qlearning.Settings(
+    settings = regime.Settings(
         games=games,
         independent=told == "independent",
         network=NETWORKS[told],

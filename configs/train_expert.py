@@ -21,11 +21,11 @@ import dataclasses
 from ml_collections import ConfigDict, config_dict
 
 from configs import merge
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import regime
 
 
 def get_config(experts: str = "") -> ConfigDict:
-    fields = dataclasses.asdict(qlearning.Settings(games=("pong",)))
+    fields = dataclasses.asdict(regime.Settings(games=("pong",)))
     fields["experts"] = merge.sources(experts)
     # A string, so that a flag can list several.
     fields["games"] = ",".join(str(x["game"]) for x in fields["experts"]) or "pong"

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxdistill import metrics, settings
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import regime
 from jaxdistill.report import tables
 from jaxdistill.run import training
 
@@ -24,7 +24,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    chosen = settings.build(qlearning.Settings, _CONFIG.value.to_dict())
+    chosen = settings.build(regime.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
     result = training.train(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
     tables.print_training(result)

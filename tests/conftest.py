@@ -259,10 +259,10 @@ def watcher():
 def lander_training(tmp_path_factory):
     """A tiny training of two landers by one network: its settings, directory and result."""
     pytest.importorskip("Box2D")  # here: its import warns
-    from jaxdistill.learn import qlearning
+    from jaxdistill.learn import regime
     from jaxdistill.run import training
 
-    settings = qlearning.Settings(
+    settings = regime.Settings(
         games=("lander/standard", "lander/windy"),
         network="mlp_task_embedding_layer_norm",
         num_envs=4,

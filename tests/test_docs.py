@@ -13,7 +13,7 @@ import pytest
 from benchmarks import results
 from jaxdistill import settings
 from jaxdistill.experts.sources import load_experts
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import regime
 from jaxdistill.run import recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
         if "config" in values:
             config = config_of(values)
             if program == "launch/train_expert.py":
-                check_training(settings.build(qlearning.Settings, config))
+                check_training(settings.build(regime.Settings, config))
             else:
                 check_run(settings.build(recipe.Settings, config))
         workdir = pathlib.Path(values.get("workdir", "")).name
@@ -113,7 +113,7 @@ def check_run(chosen):
 
 def check_training(chosen):
     if not chosen.experts:
-        qlearning.refuse_idle(chosen)
+        regime.refuse_idle(chosen)
 
 
 def shipped(source):

@@ -15,7 +15,7 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.learn import dataset, learner, qlearning
+from jaxdistill.learn import dataset, learner, pqn, qlearning, regime
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import common, distill, recipe, students
 
@@ -134,25 +134,25 @@ def test_the_same_settings_are_taken_where_they_mean_something():
     ],
 )
 def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, monkeypatch):
-    monkeypatch.setattr(qlearning, "_load_experts", lambda s: Q if s.experts else [])
+    monkeypatch.setattr(regime, "experts_of", lambda s: Q if s.experts else [])
     if "experts" in beside:
         beside = beside | {"experts": (ExpertSource("x"),)}
-    plain = qlearning.Settings(games=("pong",), **beside)
-    qlearning.refuse_idle(plain)
+    plain = regime.Settings(games=("pong",), **beside)
+    regime.refuse_idle(plain)
     ((name, value),) = idle.items()
-    standard = getattr(qlearning.Settings(games=("pong",)), name)
+    standard = getattr(regime.Settings(games=("pong",)), name)
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
     with pytest.raises(ValueError, match=expected):
-        qlearning.refuse_idle(dataclasses.replace(plain, **idle))
+        regime.refuse_idle(dataclasses.replace(plain, **idle))
 
 
 def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
-    monkeypatch.setattr(qlearning, "_load_experts", lambda s: judges("q", "logits"))
+    monkeypatch.setattr(regime, "experts_of", lambda s: judges("q", "logits"))
     sources = (ExpertSource("x"), ExpertSource("y"))
-    chosen = qlearning.Settings(games=("pong", "breakout"), experts=sources, logits_temperature=0.5)
-    qlearning.refuse_idle(chosen)
+    chosen = regime.Settings(games=("pong", "breakout"), experts=sources, logits_temperature=0.5)
+    regime.refuse_idle(chosen)
     with pytest.raises(ValueError, match="nothing is learnt from them"):
-        qlearning.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
+        regime.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class World:
                 opening_steps=4,
             ),
         )
-        self.training = qlearning.Settings(
+        self.training = regime.Settings(
             games=("asterix",),
             network="linear",
             num_envs=ENVS,
@@ -393,7 +393,7 @@ class World:
     def weights(self, settings):
         """How much experts count in every iteration."""
         chosen = dataclasses.replace(settings, total_steps=100 * settings.steps_per_iteration)
-        return [qlearning.expert_weight_at(chosen, index) for index in range(100)]
+        return [regime.expert_weight_at(chosen, index) for index in range(100)]
 
     def acted(self, settings):
         """Greedy actions and their values."""
@@ -408,7 +408,7 @@ class World:
         shape = (len(settings.games), settings.rollout_steps, settings.num_envs)
         rng = np.random.default_rng(0)
         frames = (shape[0], shape[1] + 3, shape[2])
-        experts = qlearning._load_experts(settings)
+        experts = regime.experts_of(settings)
         rollout = {
             "actions": np.zeros(shape, np.int32),
             "rewards": rng.normal(size=shape).astype(np.float32),
@@ -421,8 +421,8 @@ class World:
             "expert_params": [expert.params for expert in experts],
             "expert_weight": np.float32(1.0),
         }
-        transform = qlearning.optimiser(settings)
-        learn = qlearning.make_learn(settings, LINEAR, transform, ONE, experts)
+        transform = regime.optimiser(settings)
+        learn = pqn.make_learn(settings, LINEAR, transform, ONE, experts)
         state = learner.create_state(networks.init(LINEAR, KEY, SHAPE), transform, ONE)
         state, _ = learn(state, jax.device_put(rollout, mesh.replicated(ONE)), KEY)
         return state.params, state.step
@@ -672,7 +672,7 @@ def fields_of(cls, prefix=""):
 
 def test_every_field_has_a_row():
     assert sorted(RUN) == sorted(fields_of(recipe.Settings))
-    assert sorted(TRAINING) == sorted(fields_of(qlearning.Settings))
+    assert sorted(TRAINING) == sorted(fields_of(regime.Settings))
 
 
 def _compare(world, base, name, table, beside):

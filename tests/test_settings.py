@@ -9,7 +9,7 @@ import pytest
 
 from jaxdistill import settings
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import regime
 from jaxdistill.run import recipe
 
 
@@ -146,7 +146,7 @@ def test_values_within_their_ranges_take_their_declared_types():
     assert settings.build(Ranged, {"share": 1, "file": None}) == Ranged(share=1.0)
 
 
-CLASSES = (recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, qlearning.Settings)
+CLASSES = (recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, regime.Settings)
 NAN, MANY, CHANCE = float("nan"), (-1, 0, 0.5), (-0.1, 1.1, float("nan"))
 RATE, STEPS = (0.0, -1e-3, NAN, float("inf")), (-1, 2**31)
 TEMPERATURE = (0.0, -0.01, NAN, 1e-20)
@@ -208,7 +208,7 @@ NONSENSE = {
 @pytest.mark.parametrize(("cls", "where"), [*zip(CLASSES, NONSENSE, strict=True)])
 def test_every_field_of_a_run_refuses_nonsense(cls, where):
     given = {"experts": (ExpertSource("x"),)} if cls is recipe.Settings else {}
-    given |= {"games": ("pong",)} if cls is qlearning.Settings else {}
+    given |= {"games": ("pong",)} if cls is regime.Settings else {}
     hints = typing.get_type_hints(cls)
     parts = (bool, tuple[ExpertSource, ...], recipe.Collect, recipe.Learn, recipe.Evaluate)
     assert set(NONSENSE[where]) == {name for name, hint in hints.items() if hint not in parts}

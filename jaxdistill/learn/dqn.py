@@ -24,18 +24,23 @@ no turns to take.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
+from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import learner, losses, replay
+from jaxdistill.learn.regime import Settings
+from jaxdistill.play import lessons
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.actions import greedy
 
 LOSSES = ("mse", "huber")
@@ -218,3 +223,95 @@ def make_update(
         return dataclasses.replace(state, train=train), jax.tree.map(jnp.mean, metrics)
 
     return jax.jit(update, donate_argnums=0)
+
+
+class Dqn:
+    """What is learnt by deep Q-learning: from a memory, towards what an earlier network says."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        network: networks.Network,
+        transform: Any,
+        chosen: Sequence[Lesson],
+        experts: Sequence[Expert],
+        params: networks.Params,
+        mesh: Mesh,
+    ):
+        del experts
+        self._settings, view = settings, chosen[0].view
+        self._state = create_state(params, transform, mesh, averaged=settings.ema_decay > 0)
+        self._memory = replay.create(
+            mesh,
+            num_tasks=len(chosen),
+            num_envs=settings.num_envs,
+            capacity=settings.replay_size,
+            frame_shape=view.shape[1:],
+            dtype=chosen[0].task.suite.frame_dtype,
+            depth=view.stack,
+        )
+        self._update = make_update(
+            network,
+            transform,
+            mesh,
+            masks=lessons.masks(chosen),
+            batch=settings.batch_per_game,
+            minibatches=settings.updates_per_iteration,
+            discount=settings.discount,
+            double=settings.double,
+            ema_decay=settings.ema_decay,
+        )
+
+    @property
+    def train(self) -> learner.TrainState:
+        """Parameters and optimiser."""
+        return self._state.train
+
+    @property
+    def acting(self) -> tuple[Any, Any]:
+        """The parameters that choose, and those that value the choice; see `make_act`."""
+        return self._state.train.params, self._state.train.params
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"state": self._state, "memory": self._memory}
+
+    @arrays.setter
+    def arrays(self, restored: dict[str, Any]) -> None:
+        self._state, self._memory = restored["state"], restored["memory"]
+
+    def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
+        """The train state of a checkpoint."""
+        return arrays["state"].train
+
+    def learn(
+        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+    ) -> learner.Metrics:
+        """Remembers one iteration's steps, and learns from what is remembered.
+
+        Args:
+          copies: the network that judges becomes a copy of the one that has learnt.
+        """
+        del iteration
+        # The first frames only complete the stacks of the first steps.
+        earlier = rollout["frames"].shape[1] - self._settings.rollout_steps
+        self._memory = replay.append(
+            self._memory,
+            replay.Piece(
+                rollout["frames"][:, earlier:],
+                rollout["ages"][:, earlier:],
+                rollout["actions"],
+                rollout["rewards"],
+                rollout["ended"],
+                rollout["valid"],
+            ),
+        )
+        counts = self._memory.counts
+        numbers: learner.Metrics = {"remembered": counts.sum().astype(jnp.float32)}
+        if int(counts.sum()) >= self._settings.first_update:
+            self._state, learnt = self._update(self._state, self._memory, key)
+            numbers |= learnt
+        if copies:
+            self._state = copy_target(self._state)
+        return numbers

@@ -19,8 +19,8 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import qlearning
-from jaxdistill.learn.qlearning import Settings
+from jaxdistill.learn import qlearning, regime
+from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, rollouts
 from jaxdistill.report import page, tables
 from jaxdistill.run import students
@@ -61,7 +61,7 @@ def train(
     path = workdir / "result.json"
     if not path.is_file():
         with lock.one_writer(workdir, "config.json"):
-            _report(qlearning.settled(settings), workdir, mesh, command)
+            _report(regime.settled(settings), workdir, mesh, command)
     return tables.read_training(path)
 
 

@@ -11,11 +11,11 @@ import pytest
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import divergence, qlearning
+from jaxdistill.learn import divergence, qlearning, regime
 
 pytest.importorskip("Box2D")
 
-SETTINGS = qlearning.Settings(
+SETTINGS = regime.Settings(
     games=("lander/standard", "lander/heavy"),
     algorithm="dqn",
     network="mlp_task_embedding",

@@ -11,7 +11,7 @@ import pytest
 from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, learner, qlearning
+from jaxdistill.learn import checkpoints, learner, pqn, qlearning, regime
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons
 from jaxdistill.tasks import atari
@@ -36,7 +36,7 @@ def _settings(**changes):
         "final_episodes": 4,
         "max_steps": 12,
     }
-    return qlearning.Settings(**(fields | changes))
+    return regime.Settings(**(fields | changes))
 
 
 # --- Targets.
@@ -64,7 +64,7 @@ def _settings(**changes):
 )
 def test_q_lambda_targets_by_hand(ended, truncated, expected, jit):
     def targets(*rows):
-        return qlearning.q_lambda_targets(*rows, discount=0.5, trace=0.5)
+        return pqn.q_lambda_targets(*rows, discount=0.5, trace=0.5)
 
     rows = [jnp.array(x) for x in ((1.0, 2.0, 4.0), ended, truncated, (10.0, 20.0, 30.0))]
     function = jax.jit(targets) if jit else targets
@@ -84,7 +84,7 @@ def test_q_lambda_targets_by_hand(ended, truncated, expected, jit):
 )
 def test_the_trace_runs_from_one_step_to_all(trace, expected):
     no = jnp.zeros(3, bool)
-    actual = qlearning.q_lambda_targets(
+    actual = pqn.q_lambda_targets(
         jnp.array([1.0, 2.0, 4.0]), no, no, jnp.array([10.0, 20.0, 30.0]), discount=0.5, trace=trace
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
@@ -199,9 +199,7 @@ def learning():
     """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
     devices = mesh.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100)
-    learn = qlearning.make_learn(
-        _settings(games=("breakout",), epochs=2), NETWORK, transform, devices
-    )
+    learn = pqn.make_learn(_settings(games=("breakout",), epochs=2), NETWORK, transform, devices)
     params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
 
     def run(rollout):
@@ -248,7 +246,7 @@ def test_learning_brings_the_chosen_actions_towards_their_targets():
     devices = mesh.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=1000, schedule="constant")
     chosen = _settings(games=("pong", "breakout"), epochs=40)
-    learn = qlearning.make_learn(chosen, NETWORK, transform, devices)
+    learn = pqn.make_learn(chosen, NETWORK, transform, devices)
     params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
     state = learner.create_state(params, transform, devices)
     rollout = jax.device_put(_rollout(games=2), mesh.replicated(devices))
@@ -267,7 +265,7 @@ def _controllers_alone():
 def test_every_game_teaches_its_own_controller():
     devices, network = mesh.create(), _controllers_alone()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100, clip_norm=1e9)
-    learn = qlearning.make_learn(_settings(), network, transform, devices)
+    learn = pqn.make_learn(_settings(), network, transform, devices)
     params = networks.init(network, jax.random.key(0), (4, 20, 20))
 
     def learnt(rollout):
@@ -305,10 +303,10 @@ def test_an_experts_weight_falls_to_nothing():
         total_steps=32 * 100, expert_weight=2.0, expert_fraction=0.5, experts=(ExpertSource("x"),)
     )
     assert chosen.iterations == 100
-    weights = [qlearning.expert_weight_at(chosen, i) for i in (0, 25, 50, 99)]
+    weights = [regime.expert_weight_at(chosen, i) for i in (0, 25, 50, 99)]
     assert weights == [2.0, 1.0, 0.0, 0.0]
     alone = dataclasses.replace(chosen, experts=())
-    assert qlearning.expert_weight_at(alone, 0) == 0.0
+    assert regime.expert_weight_at(alone, 0) == 0.0
 
 
 def test_with_an_expert_the_student_learns_to_choose_alike():
@@ -327,8 +325,8 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
         actions=tuple(range(18)),
         game="pong",
     )
-    learn = qlearning.make_learn(chosen, NETWORK, transform, devices, [expert])
-    alone = qlearning.make_learn(chosen, NETWORK, transform, devices)
+    learn = pqn.make_learn(chosen, NETWORK, transform, devices, [expert])
+    alone = pqn.make_learn(chosen, NETWORK, transform, devices)
 
     def run(function, weight):
         rollout = jax.device_put(_rollout(), mesh.replicated(devices))
@@ -692,7 +690,7 @@ def test_bad_settings_name_the_field_and_the_numbers(changes, message):
 
 def test_a_batch_that_does_not_split_over_the_devices_is_refused():
     with pytest.raises(ValueError, match="batch_per_game 2 is not divisible by 4 devices"):
-        qlearning.make_learn(_settings(batch_per_game=2), NETWORK, None, mesh.create())
+        pqn.make_learn(_settings(batch_per_game=2), NETWORK, None, mesh.create())
 
 
 @pytest.mark.parametrize(
@@ -710,9 +708,9 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
     network = "mlp" if games[0].startswith("lander") else "net3"
     limit, opening = given
     chosen = _settings(games=games, network=network, max_steps=limit, opening_steps=opening)
-    known = qlearning.settled(chosen)
+    known = regime.settled(chosen)
     assert (known.max_steps, known.opening_steps) == wanted
-    assert qlearning.settled(known) == known
+    assert regime.settled(known) == known
 
 
 def test_games_are_known_by_their_own_names():

@@ -15,7 +15,7 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import qlearning, regime
 from jaxdistill.play import clips, lessons, rollouts
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks.views import View
@@ -218,7 +218,7 @@ def test_the_program_says_what_other_readers_will_not_know(run, tmp_path):
 
 def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     an_expert("pong", SMALL, network="net3").save(tmp_path / "expert")
-    settings = qlearning.Settings(
+    settings = regime.Settings(
         games=("pong",),
         network="net3",
         num_envs=4,

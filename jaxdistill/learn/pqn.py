@@ -1,0 +1,214 @@
+"""Parallel Q-learning (PQN; Gallici et al., ICLR 2025), with experts beside it or without.
+
+No replay memory and no target network: many environments play for a few steps, Q(lambda) targets
+are computed backwards over them, and the same steps are learnt from once or twice before they are
+thrown away. LayerNorm in the network is what keeps this stable.
+
+With experts at hand it need not begin from nothing, nor end where they did: a distillation loss
+beside the Q-learning one, its weight falling to 0, lets a student take over what a mediocre expert
+knows and then surpass it (kickstarting, Schmitt et al. 2018; QDagger, Agarwal et al. 2022).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import networks
+from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.learn import (
+    dataset,
+    learner,
+    losses,
+)
+from jaxdistill.learn.regime import Settings, expert_weight_at
+from jaxdistill.play.lessons import Lesson
+
+
+def q_lambda_targets(
+    rewards: jax.Array,
+    ended: jax.Array,
+    truncated: jax.Array,
+    next_values: jax.Array,
+    *,
+    discount: float,
+    trace: float,
+) -> jax.Array:
+    """Q(lambda) targets, all arrays `(T, ...)`:
+
+    `G_t = r_t + gamma * (1 - ended_t) * (lambda * G_{t+1} + (1 - lambda) * max_a Q(s_{t+1}, a))`
+
+    Args:
+      ended: no value follows (the game was over, or a life was lost).
+      truncated: the game was cut at t: its value goes on, its trace does not.
+      next_values: `max_a Q(s_{t+1}, a)`, of the cut game's last observation where truncated.
+    """
+
+    def backward(following: jax.Array, row: tuple[jax.Array, ...]):
+        reward, end, cut, value = row
+        traced = jnp.where(cut, value, trace * following + (1 - trace) * value)
+        target = reward + discount * jnp.where(end, 0.0, traced)
+        return target, target
+
+    rows = (rewards, ended, truncated, next_values)
+    return jax.lax.scan(backward, next_values[-1], rows, reverse=True)[1]
+
+
+def make_learn(
+    settings: Settings,
+    network: networks.Network,
+    transform: Any,
+    mesh: Mesh,
+    experts: Sequence[Expert] = (),
+) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
+    """The jitted learning phase: targets, then every minibatch of every epoch.
+
+    `learn(state, rollout, key)` takes a dictionary of `(G, T, N)` arrays: `actions`, `rewards`,
+    `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
+    to match, where S is the stack's depth. With `experts`, one per game, it also holds
+    `expert_params`, theirs, and `expert_weight`; what is added to the loss is that times
+    `temperature * KL(expert || softmax(Q / temperature))`.
+    """
+    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
+    num_games = len(settings.games)
+    rows_per_game = settings.steps_per_iteration
+    minibatches = rows_per_game // settings.batch_per_game
+    masks = jnp.asarray(np.stack([task.mask for task in settings.tasks]))
+    temperatures = jnp.asarray(
+        [
+            settings.q_temperature if e.outputs == "q" else settings.logits_temperature
+            for e in experts
+        ]
+    )
+
+    def objective(params: Any, rollout: dict[str, Any], rows: jax.Array):
+        game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
+        # The first depth - 1 frames only complete the stacks of the first steps.
+        depth = rollout["frames"].shape[1] - settings.rollout_steps + 1
+        offset = (depth - 1) * settings.num_envs
+        observations = dataset.stacks(
+            rollout["frames"], rollout["ages"], game, rows + offset, depth
+        )
+        at = (game.reshape(-1), rows.reshape(-1))
+        outputs = networks.forward(
+            network, params, observations.reshape(-1, *observations.shape[2:]), at[0]
+        )
+        action, target, valid = (
+            rollout[name].reshape(num_games, -1)[at] for name in ("actions", "targets", "valid")
+        )
+        error = outputs[jnp.arange(outputs.shape[0]), action] - target
+        loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
+        if not experts:
+            return loss, {"loss": loss}
+        labels = jnp.concatenate(
+            expert_outputs(experts, rollout["expert_params"], list(observations), range(num_games))
+        )
+        student = outputs / settings.q_temperature
+        divergence = losses.kl(
+            student, jax.lax.stop_gradient(labels), masks[at[0]], temperatures[at[0]][:, None]
+        )
+        distance = jnp.mean(jnp.where(valid, divergence, 0.0))
+        weight = rollout["expert_weight"] * settings.q_temperature
+        return loss + weight * distance, {"loss": loss, "expert_kl": distance}
+
+    gradient_of = learner.sharded_gradient(objective, mesh)
+
+    def learn(state: learner.TrainState, rollout: dict[str, jax.Array], key: jax.Array):
+        def targets(rewards, ended, truncated, values):
+            return q_lambda_targets(
+                rewards,
+                ended,
+                truncated,
+                values,
+                discount=settings.discount,
+                trace=settings.trace,
+            )
+
+        names = ("rewards", "ended", "truncated", "next_values")
+        rollout = rollout | {"targets": jax.vmap(targets)(*(rollout[name] for name in names))}
+
+        def minibatch(state: learner.TrainState, rows: jax.Array):
+            gradient, metrics = gradient_of(state.params, rollout, rows)
+            return learner.apply_gradient(state, gradient, transform, settings.ema_decay), metrics
+
+        def epoch(state: learner.TrainState, key: jax.Array):
+            keys = jax.random.split(key, num_games)
+            order = jax.vmap(lambda k: jax.random.permutation(k, rows_per_game))(keys)
+            batches = order.reshape(num_games, minibatches, -1).swapaxes(0, 1)
+            return jax.lax.scan(minibatch, state, batches)
+
+        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, settings.epochs))
+        metrics = jax.tree.map(jnp.mean, metrics)
+        return state, metrics | {"target": rollout["targets"].mean()}
+
+    return jax.jit(learn, donate_argnums=0)
+
+
+class Pqn:
+    """What is learnt by parallel Q-learning: from the steps just played, then forgotten."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        network: networks.Network,
+        transform: Any,
+        chosen: Sequence[Lesson],
+        experts: Sequence[Expert],
+        params: networks.Params,
+        mesh: Mesh,
+    ):
+        del chosen
+        self._settings, self._mesh = settings, mesh
+        averaged = settings.ema_decay > 0
+        self.train = learner.create_state(params, transform, mesh, averaged=averaged)
+        self._average = jax.tree.map(jnp.array, self.train.params)
+        self._learn = make_learn(settings, network, transform, mesh, experts)
+        self._expert_params = jax.device_put(
+            [expert.params for expert in experts], meshes.replicated(mesh)
+        )
+        rate = settings.average_rate
+        self._follow = jax.jit(
+            functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
+        )
+
+    @property
+    def acting(self) -> tuple[Any, Any]:
+        """The parameters that choose, and those that value the choice; see `make_act`."""
+        return self.train.params, self._average
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"train": self.train, "average": self._average}
+
+    @arrays.setter
+    def arrays(self, restored: dict[str, Any]) -> None:
+        self.train, self._average = restored["train"], restored["average"]
+
+    def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
+        """The train state of a checkpoint."""
+        return arrays["train"]
+
+    def learn(
+        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+    ) -> learner.Metrics:
+        """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
+        del copies
+        on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
+        on_device["expert_params"] = self._expert_params
+        weight = expert_weight_at(self._settings, iteration)
+        on_device["expert_weight"] = jnp.float32(weight)
+        key = jax.random.fold_in(key, iteration + 2)
+        self.train, numbers = self._learn(self.train, on_device, key)
+        if self._settings.double:
+            self._average = self._follow(self._average, self.train.params)
+        return numbers

@@ -1,0 +1,327 @@
+"""How experts are trained from rewards: what may be set, and what falls over a training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import numpy as np
+import optax
+
+from jaxdistill import networks, tasks
+from jaxdistill import (
+    settings as settings_lib,
+)
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.learn import (
+    learner,
+)
+from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
+from jaxdistill.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How experts are trained; a *step* is one decision in one environment of one game.
+
+    Attributes:
+      games: names of the tasks, of one suite, learnt by one network.
+      independent: each of them is learnt by a network of its own, one after another.
+      algorithm: "pqn", or "dqn": deep Q-learning from a replay memory.
+      network: a key of `networks.NETWORKS`; with "pqn" it should have LayerNorm.
+      compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
+        outputs and losses are float32 all the same.
+      seed: of everything random.
+      num_envs: environments per game.
+      rollout_steps: steps each environment plays between two learning phases.
+      total_steps: steps per game in the whole training.
+      epochs: with "pqn", times each step is learnt from.
+      updates_per_step: with "dqn", minibatches from the memory for each step of an environment.
+      batch_per_game: rows of each game in one minibatch; with "dqn" as many are drawn from the
+        transitions of all games together.
+      replay_size: with "dqn", transitions of all games together that are kept.
+      first_update: with "dqn", how many of them before the first update.
+      target_episodes: with "dqn", games that end between two copies of the network that judges.
+      optimiser: a key of `learner.OPTIMISERS`.
+      learning_rate, final_rate_fraction, clip_norm: with linear decay and gradient clipping.
+      ema_decay: the network that is evaluated and saved is the exponential moving average of the
+        parameters with this decay per update; 0 takes the parameters as they are.
+      reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are.
+      reward_scale: and multiplied by this.
+      discount, trace: gamma and lambda of the Q(lambda) targets.
+      epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
+        fraction of the training.
+      epsilon_decay: it falls by this factor with every game that ends instead, down to the end; 0
+        is linearly.
+      hold_exponent: with this above 1, an exploring action is held for a Zipf-distributed number of
+        steps (epsilon-z-greedy; Dabney et al., ICLR 2021); 0 explores for one step.
+      double: Double-Q targets: the network's choice, valued by a slow average of its parameters.
+      average_rate: how fast that average follows, per iteration.
+      eval_every: steps per game between two evaluations.
+      eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
+      final_episodes: whole games per game that the best and the last network play at the end, to
+        decide between them: with few games, the best of several evaluations is partly the luckiest.
+        So many the better plays again, from other starts, to be reported; see `run.training`.
+      max_steps: step limit of one game; None is each task's own.
+      opening_steps: random steps, at least, before the network takes over a game that is
+        evaluated; see `evaluation.Opening`. None is as many as the suite says.
+      experts: one per game, to learn from as well; none by default.
+      expert_weight, expert_fraction: how much that counts at first, and the fraction of the
+        training over which it falls linearly to 0.
+      q_temperature, logits_temperature: the softmax temperature of experts with either; the
+        student's Q-values are always compared at the first.
+      warm_start: begin as a copy of the only expert, to train it further.
+    """
+
+    games: tuple[str, ...]
+    independent: bool = False
+    algorithm: Annotated[str, OneOf(("pqn", "dqn"))] = "pqn"
+    network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
+    compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
+    seed: Steps = 0
+    num_envs: Count = 64
+    rollout_steps: Count = 32
+    total_steps: Count = 2_000_000
+    epochs: Count = 2
+    updates_per_step: Positive = 1.0
+    batch_per_game: Count = 128
+    replay_size: Count = 100_000
+    first_update: Count = 2000
+    target_episodes: Count = 10
+    optimiser: Annotated[str, OneOf(learner.OPTIMISERS)] = "radam"
+    learning_rate: Positive = 2.5e-4
+    final_rate_fraction: Share = 0.05
+    clip_norm: Positive = 10.0
+    ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
+    reward_limit: Weight = 1.0
+    reward_scale: Positive = 1.0
+    discount: Share = 0.99
+    trace: Share = 0.65
+    epsilon_start: Share = 1.0
+    epsilon_end: Share = 0.01
+    epsilon_fraction: Share = 0.1
+    epsilon_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
+    hold_exponent: Annotated[float, Range(1, above=True, besides=0)] = 0.0
+    double: bool = False
+    average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
+    eval_every: Count = 250_000
+    eval_episodes: Count = 16
+    eval_epsilon: Share = 0.01
+    final_episodes: Count = 64
+    max_steps: Count | None = None
+    opening_steps: Steps | None = None
+    experts: tuple[ExpertSource, ...] = ()
+    expert_weight: Weight = 1.0
+    expert_fraction: Share = 0.5
+    q_temperature: Temperature = 0.01
+    logits_temperature: Temperature = 1.0
+    warm_start: bool = False
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self)
+        rows = self.num_envs * self.rollout_steps
+        if not self.games:
+            raise ValueError("games is empty; name at least one")
+        chosen = self.tasks
+        names = [task.name for task in chosen]
+        if len(set(names)) < len(names):
+            raise ValueError(f"games names one twice: {', '.join(names)}")
+        # A training goes on by whatever spelling.
+        object.__setattr__(self, "games", tuple(names))
+        if len({task.suite.name for task in chosen}) > 1:
+            raise ValueError(
+                f"games {', '.join(names)} are of several suites ("
+                f"{', '.join(dict.fromkeys(task.suite.name for task in chosen))}); one network "
+                f"learns tasks of one"
+            )
+        networks.for_tasks(networks.create(self.network), chosen)  # it must suit what they show
+        if self.algorithm == "pqn" and rows % self.batch_per_game:
+            raise ValueError(
+                f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
+                f"iteration (num_envs {self.num_envs} x rollout_steps {self.rollout_steps})"
+            )
+        if self.total_steps < rows:
+            raise ValueError(
+                f"total_steps {self.total_steps} is less than the {rows} of one iteration"
+            )
+        shortest = min(self.max_steps or task.max_steps for task in chosen)
+        if self.opening >= shortest:
+            raise ValueError(
+                f"opening_steps is {self.opening}, expected less than max_steps {shortest}"
+            )
+        if self.algorithm == "dqn":
+            self._check_memory()
+        if self.algorithm == "dqn" and self.experts and not self.warm_start:
+            raise ValueError("dqn learns from rewards alone; choose pqn, or warm_start")
+        if self.independent and self.experts:
+            raise ValueError("independent networks learn without experts; train them one by one")
+        if self.warm_start and len(self.experts) != 1:
+            raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
+
+    def _check_memory(self) -> None:
+        """Refuses a memory too small for an iteration, or from which nothing would be learnt."""
+        together = 1 if self.independent else len(self.games)
+        envs = self.num_envs * together
+        depth = self.tasks[0].suite.view.stack
+        least = (max(self.rollout_steps, depth) + 1) * envs
+        if self.replay_size < least:
+            raise ValueError(
+                f"replay_size is {self.replay_size}, expected at least {least}: "
+                f"{least // envs} steps of {envs} environments"
+            )
+        most = min((self.replay_size // envs - depth) * envs, self.total_steps * together)
+        if self.first_update > most:
+            raise ValueError(
+                f"first_update is {self.first_update}, expected at most {most}: no more "
+                f"transitions are ever there to learn from (replay_size {self.replay_size})"
+            )
+
+    @property
+    def tasks(self) -> list[Task]:
+        """What the games are."""
+        return [tasks.get(name) for name in self.games]
+
+    @property
+    def opening(self) -> int:
+        """Random steps before a network takes over a game that is evaluated."""
+        suite = self.tasks[0].suite
+        return suite.opening_steps if self.opening_steps is None else self.opening_steps
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Steps per game in one iteration."""
+        return self.num_envs * self.rollout_steps
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Optimiser steps in one iteration."""
+        if self.algorithm == "dqn":
+            steps = self.steps_per_iteration * len(self.games)
+            return max(1, round(self.updates_per_step * steps))
+        return self.epochs * (self.steps_per_iteration // self.batch_per_game)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations in the whole training."""
+        return self.total_steps // self.steps_per_iteration
+
+
+def settled(settings: Settings) -> Settings:
+    """`settings` with the numbers that None stands for, as far as all tasks have the same."""
+    limits = {task.max_steps for task in settings.tasks}
+    same = settings.max_steps is None and len(limits) == 1
+    limit = limits.pop() if same else settings.max_steps
+    return dataclasses.replace(settings, max_steps=limit, opening_steps=settings.opening)
+
+
+def network_of(settings: Settings) -> networks.Network:
+    """The network of all tasks of a training."""
+    return networks.for_tasks(
+        networks.create(settings.network, settings.compute_dtype), settings.tasks
+    )
+
+
+def optimiser(settings: Settings) -> optax.GradientTransformation:
+    """The optimiser of a training, with its schedule over all updates."""
+    return learner.optimiser(
+        settings.optimiser,
+        learning_rate=settings.learning_rate,
+        updates=settings.iterations * settings.updates_per_iteration,
+        final_fraction=settings.final_rate_fraction,
+        schedule="linear",
+        clip_norm=settings.clip_norm,
+    )
+
+
+def learnt_rewards(settings: Settings, rewards: np.ndarray) -> np.ndarray:
+    """Rewards as they are learnt from: clipped and scaled."""
+    limit = settings.reward_limit
+    clipped = np.clip(rewards, -limit, limit) if limit else rewards
+    return settings.reward_scale * clipped
+
+
+def expert_weight_at(settings: Settings, iteration: int) -> float:
+    """How much the experts count in one iteration."""
+    left = 1.0 - iteration / max(1.0, settings.expert_fraction * settings.iterations)
+    return settings.expert_weight * max(0.0, left) if settings.experts else 0.0
+
+
+def refuse_idle(settings: Settings) -> None:
+    """Refuses settings that were changed and cannot change anything.
+
+    For trainings that begin: one that stands goes on as it was begun.
+
+    Raises:
+      FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
+        it at, in one line.
+    """
+    outputs = [expert.outputs for expert in experts_of(settings)]
+    matching = ("q_temperature", "logits_temperature")
+    if settings.experts and not settings.expert_weight and not settings.warm_start:
+        raise ValueError("experts without expert_weight or warm_start: nothing is learnt from them")
+    settings_lib.refuse_idle(
+        settings,
+        [
+            (
+                not outputs,
+                "there are no experts",
+                ("expert_weight", "expert_fraction", *matching),
+            ),
+            (not settings.expert_weight, "expert_weight is 0", ("expert_fraction", *matching)),
+            ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
+            (
+                not settings.discount,
+                "discount is 0",
+                ("trace", "double", "average_rate", "target_episodes"),
+            ),
+            (not settings.double, "double is False", ("average_rate",)),
+            (
+                settings.algorithm == "dqn",
+                "algorithm is 'dqn'",
+                (
+                    "epochs",
+                    "trace",
+                    "average_rate",
+                    "expert_weight",
+                    "expert_fraction",
+                    *matching,
+                ),
+            ),
+            (
+                settings.algorithm == "pqn",
+                "algorithm is 'pqn'",
+                ("replay_size", "first_update", "target_episodes", "updates_per_step"),
+            ),
+            (settings.epsilon_decay, "epsilon_decay is given", ("epsilon_fraction",)),
+            (settings.rollout_steps == 1, "rollout_steps is 1", ("trace",)),
+            (
+                settings.epsilon_start == settings.epsilon_end == 0,
+                "epsilon_start and epsilon_end are 0",
+                ("hold_exponent",),
+            ),
+            (
+                settings.epsilon_start == settings.epsilon_end,
+                "epsilon_start is epsilon_end",
+                ("epsilon_fraction", "epsilon_decay"),
+            ),
+        ],
+    )
+
+
+def experts_of(settings: Settings) -> list[Expert]:
+    """The experts in the order of the games.
+
+    Raises:
+      FileNotFoundError, ValueError: one cannot be read or played, or they play other games.
+    """
+    if not settings.experts:
+        return []
+    experts = load_experts(settings.experts)
+    by_game = {str(expert.game): expert for expert in experts}
+    names = [task.name for task in settings.tasks]
+    if sorted(by_game) != sorted(names):
+        raise ValueError(
+            f"experts play {', '.join(by_game)}, the games are {', '.join(names)}; name one each"
+        )
+    return [by_game[name] for name in names]
