@@ -17,7 +17,6 @@ divided by 255 inside the network; floats are taken as they are.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -258,6 +257,15 @@ class Network(nn.Module):
             raise ValueError("a linear head has no state value")
         return self._value(self._shared(self.features(observations), games))[:, 0]
 
+    def outputs_and_values(
+        self, features: jax.Array, games: Any = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """`outputs` `(B, num_outputs)` and state values `(B,)` from the same `features`."""
+        if self.head == "linear":
+            raise ValueError("a linear head has no state value")
+        values = self._value(self._shared(features, games))[:, 0]
+        return self.outputs(features, games), values
+
     def __call__(self, observations: jax.Array, games: Any = None) -> jax.Array:
         """Q-values or logits `(B, num_outputs)`; `games` as `forward` takes them."""
         return self.outputs(self.features(observations), games)
@@ -278,24 +286,41 @@ def forward(
     Raises:
       ValueError: the network's outputs depend on the game, and `games` is missing.
     """
+    features = _features(network, params, observations)
+    return cast(jax.Array, network.apply(params, features, games, method="outputs"))
+
+
+def forward_with_values(
+    network: Network, params: Params, observations: jax.Array, games: Any = None
+) -> tuple[jax.Array, jax.Array]:
+    """As `forward`, with the state values `(B,)` beside the outputs; the features are made once.
+
+    Raises:
+      ValueError: the network has no value, or depends on the game and `games` is missing.
+    """
+    features = _features(network, params, observations)
+    both = network.apply(params, features, games, method="outputs_and_values")
+    return cast(tuple[jax.Array, jax.Array], both)
+
+
+def _features(network: Network, params: Params, observations: jax.Array) -> jax.Array:
+    """`(B, ...)` -> `(B, D)`; see `forward`."""
+
+    def features(chunk: jax.Array) -> jax.Array:
+        return cast(jax.Array, network.apply(params, chunk, method="features"))
+
     batch = observations.shape[0]
     # The pictures inside a residual section are larger: fewer of them fit.
     size = CPU_CHUNK // 4 if network.residual else CPU_CHUNK
     pictures = network.convs or network.residual
     if jax.default_backend() != "cpu" or not pictures or batch <= size:
-        return cast(jax.Array, network.apply(params, observations, games))
-
-    @functools.partial(
-        jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED)
-    )
-    def features(chunk: jax.Array) -> jax.Array:
-        return cast(jax.Array, network.apply(params, chunk, method="features"))
-
+        return features(observations)
+    kept = jax.checkpoint_policies.save_only_these_names(CONVOLVED)
     missing = -batch % size
     padded = jnp.pad(observations, ((0, missing), *((0, 0),) * (observations.ndim - 1)))
     chunks = padded.reshape(-1, size, *observations.shape[1:])
-    flat = lax.map(features, chunks).reshape(batch + missing, -1)[:batch]
-    return cast(jax.Array, network.apply(params, flat, games, method="outputs"))
+    flat = lax.map(jax.checkpoint(features, policy=kept), chunks)
+    return flat.reshape(batch + missing, -1)[:batch]
 
 
 def init(network: Network, key: jax.Array, observation_shape: tuple[int, ...]) -> Params:

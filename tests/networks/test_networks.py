@@ -299,6 +299,17 @@ def test_forward_is_every_network_and_has_its_gradient(network):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), mine, theirs)
 
 
+@pytest.mark.parametrize("head", ["actor_critic", "dueling"])
+def test_values_beside_outputs_are_those_of_the_network(head):
+    network = TINY.clone(head=head, value_hidden=(7,))
+    params, x = _random(network, TINY_INPUT), _pixels(37, *TINY_INPUT)
+    outputs, values = jax.jit(lambda p, x: networks.forward_with_values(network, p, x))(params, x)
+    np.testing.assert_allclose(outputs, _apply(network, params, x), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(values, _apply(network, params, x, "value"), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="a linear head has no state value"):
+        networks.forward_with_values(TINY.clone(head="linear"), params, x)
+
+
 def test_forward_is_the_same_function_outside_jit(tiny_params):
     x = _pixels(33, *TINY_INPUT)
     np.testing.assert_allclose(

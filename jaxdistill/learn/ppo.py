@@ -1,0 +1,542 @@
+"""Proximal policy optimisation (PPO; Schulman et al. 2017), for several tasks at once.
+
+One network learns all tasks from steps that its own policy has just played. Each step is learnt
+from a few times and then forgotten. With experts at hand a KL to them may stand beside the rewards.
+
+The calls of a training, in order:
+
+    policy = Policy(network)                           # one action of several, or
+    policy = Policy(network, Factored(kinds))          # keys and angles
+    params = create_params(policy, network_params, log_std)
+    state = learner.create_state(params, transform, mesh)
+    update = make_update(policy, transform, mesh, masks=masks, ...)
+    while training:
+        ...  # `act` T times in the N environments of each of G tasks; `judge` what is seen last
+        state, metrics = update(state, Rollout(...), key)
+
+The same `key` serves every call: minibatches are drawn with `fold_in(key, updates done)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+from jaxdistill import networks
+from jaxdistill.learn import dataset, learner, losses
+from jaxdistill.play import rollouts
+from jaxdistill.tasks import actions
+from jaxdistill.tasks.actions import Factored
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """An actor and its critic: what a network's outputs are a distribution of.
+
+    Attributes:
+      network: one with a state value: "actor_critic", or "dueling", whose value no choice between
+        actions depends on.
+      form: what outputs mean, keys and angles; None is one action of several.
+      temperature: outputs are divided by it before the softmax over actions. A student that holds
+        Q-values needs a small one.
+    """
+
+    network: networks.Network
+    form: Factored | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.network.head == "linear":
+            raise ValueError("a network with a linear head has no state value to learn PPO with")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}, expected a number above 0")
+        if self.form is not None and self.temperature != 1:
+            raise ValueError("keys and angles have no temperature; leave it at 1")
+        if self.form is not None and self.form.size != self.network.num_outputs:
+            raise ValueError(
+                f"{self.form.size} kinds for {self.network.num_outputs} outputs of the network"
+            )
+
+
+def create_params(
+    policy: Policy, network_params: networks.Params, log_std: jax.Array | float | None = None
+) -> Any:
+    """What is learnt: the network's parameters, with a form `{"network": ..., "log_std": (A,)}`.
+
+    Args:
+      log_std: logarithm of the deviation of the angles, a number or `(A,)`; for a form alone.
+
+    Raises:
+      ValueError: it is missing with a form, or given without.
+    """
+    if (policy.form is None) != (log_std is None):
+        raise ValueError("log_std belongs to keys and angles: give it with a form, and only then")
+    if policy.form is None:
+        return network_params
+    log_std = jnp.broadcast_to(jnp.asarray(log_std, jnp.float32), (policy.form.size,))
+    return {"network": network_params, "log_std": log_std}
+
+
+class Judged(NamedTuple):
+    """What a policy says of what it sees.
+
+    Attributes:
+      outputs: `(B, A)` float32, over the temperature.
+      log_std: `(A,)` of angles; empty without a form.
+      values: `(B,)` float32, the critic's.
+    """
+
+    outputs: jax.Array
+    log_std: jax.Array
+    values: jax.Array
+
+
+def judge(policy: Policy, params: Any, observations: jax.Array, games: Any = None) -> Judged:
+    """Outputs and values of observations `(B, stack, *frame)`; `games` as `networks.forward`."""
+    log_std = jnp.zeros(0)
+    if policy.form is not None:
+        params, log_std = params["network"], params["log_std"]
+    outputs, values = networks.forward_with_values(policy.network, params, observations, games)
+    return Judged(outputs / policy.temperature, log_std, values)
+
+
+class Acted(NamedTuple):
+    """Actions drawn from a policy, and what is to be remembered of them.
+
+    Attributes:
+      actions: `(B,)` int32, or with a form `(B, A)` float32.
+      log_probabilities: `(B,)`, of these actions.
+      values: `(B,)`, of what was seen.
+    """
+
+    actions: jax.Array
+    log_probabilities: jax.Array
+    values: jax.Array
+
+
+def act(
+    policy: Policy,
+    params: Any,
+    observations: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    seats: jax.Array,
+    games: Any = None,
+) -> Acted:
+    """Draws an action for each row.
+
+    Args:
+      observations: `(B, stack, *frame)`.
+      mask: `(A,)` or `(B, A)`, valid actions or entries that count.
+      seats: `(B,)` integers; row b draws with `fold_in(key, seats[b])`.
+    """
+    judged = judge(policy, params, observations, games)
+    if policy.form is None:
+        chosen = rollouts.choose(judged.outputs, mask, key, epsilon=0.0, sample=True, seats=seats)
+    else:
+        chosen = policy.form.sample(judged.outputs, mask, judged.log_std, key, seats=seats)
+    return Acted(chosen, _log_probability(policy, judged, chosen, mask), judged.values)
+
+
+def _log_probability(
+    policy: Policy, judged: Judged, chosen: jax.Array, mask: jax.Array
+) -> jax.Array:
+    if policy.form is None:
+        return actions.log_probability(judged.outputs, chosen, mask)
+    return policy.form.log_probability(judged.outputs, chosen, mask, judged.log_std)
+
+
+def _entropy(policy: Policy, judged: Judged, mask: jax.Array) -> jax.Array:
+    if policy.form is None:
+        return actions.entropy(judged.outputs, mask)
+    return policy.form.entropy(judged.outputs, mask, judged.log_std)
+
+
+@flax.struct.dataclass
+class Guide:
+    """What experts say of a rollout, to stay near them.
+
+    Attributes:
+      outputs: `(G, T, N, A)`: logits (Q-values over their temperature), or keys' logits and angles.
+      weight: of KL(expert || policy) in the loss, a number; it may fall from call to call.
+      log_std: `(G, A)`, of the experts' angles; None without a form.
+    """
+
+    outputs: jax.Array
+    weight: jax.Array
+    log_std: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Rollout:
+    """T steps of the N environments of each of G tasks, played by the policy that is to learn.
+
+    Attributes:
+      frames, ages: `(G, S - 1 + T, N, *frame)` and `(G, S - 1 + T, N)`, as `dataset.stacks` takes
+        them; S is the stack's depth, and the first S - 1 only complete the stacks of the first
+        steps.
+      actions: `(G, T, N)` int, or with a form `(G, T, N, A)`, played.
+      log_probabilities: `(G, T, N)`, of these actions when they were played.
+      rewards: `(G, T, N)`.
+      ended: `(G, T, N)` bool, nothing follows the step: no value is added to its reward.
+      truncated: `(G, T, N)` bool, the episode was cut after it, and its value goes on.
+      valid: `(G, T, N)` bool, False where the pool began an episode instead of playing the action.
+        Such rows are not learnt from, whatever stands there.
+      values: `(G, T, N)`, of what the action answered.
+      next_values: `(G, T, N)`, of what was seen after it: of a cut episode its own last
+        observation, which a pool shows before it begins the next.
+      guide: what experts say; None for rewards alone.
+    """
+
+    frames: jax.Array
+    ages: jax.Array
+    actions: jax.Array
+    log_probabilities: jax.Array
+    rewards: jax.Array
+    ended: jax.Array
+    truncated: jax.Array
+    valid: jax.Array
+    values: jax.Array
+    next_values: jax.Array
+    guide: Guide | None = None
+
+
+def gae(
+    rewards: jax.Array,
+    ended: jax.Array,
+    truncated: jax.Array,
+    values: jax.Array,
+    next_values: jax.Array,
+    *,
+    discount: float,
+    trace: float,
+) -> jax.Array:
+    """Generalised advantages (Schulman et al. 2016, eq. 16), all arrays `(T, ...)`:
+
+    `A_t = r_t + gamma * V(s_{t+1}) - V(s_t) + gamma * lambda * A_{t+1}`
+
+    After an end V(s_{t+1}) is 0; nothing is traced across an end or a cut. What the critic should
+    say is `A_t + V(s_t)`.
+
+    Args:
+      ended, truncated, values, next_values: as in `Rollout`. Ended wins where both are said.
+      discount, trace: gamma and lambda.
+    """
+    errors = rewards + discount * jnp.where(ended, 0.0, next_values) - values
+
+    def backward(following: jax.Array, row: tuple[jax.Array, jax.Array]):
+        error, last = row
+        advantage = error + discount * trace * jnp.where(last, 0.0, following)
+        return advantage, advantage
+
+    start = jnp.zeros_like(errors[-1])
+    return jax.lax.scan(backward, start, (errors, ended | truncated), reverse=True)[1]
+
+
+def normalise(advantages: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean 0 and variance 1 over the valid ones of `(B,)`; 0 at the others.
+
+    The variance is the population's. Where all are equal they become 0.
+    """
+    count = jnp.maximum(valid.sum(), 1)
+    mean = jnp.where(valid, advantages, 0.0).sum() / count
+    centred = jnp.where(valid, advantages - mean, 0.0)
+    return centred / (jnp.sqrt(jnp.square(centred).sum() / count) + 1e-8)
+
+
+def surrogate(
+    log_probabilities: jax.Array, old: jax.Array, advantages: jax.Array, clip: float
+) -> jax.Array:
+    """`min(r A, clip(r, 1 - clip, 1 + clip) A)`, `(B,)`, to be raised.
+
+    It is equation 7 of Schulman et al. 2017.
+
+    Args:
+      log_probabilities, old: of the actions played, by the policy now and by the one that played
+        them; r is the ratio of the probabilities.
+    """
+    ratio = jnp.exp(log_probabilities - old)
+    return jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
+
+
+def value_loss(
+    values: jax.Array, old: jax.Array, returns: jax.Array, clip: float | None = None
+) -> jax.Array:
+    """`(V - R)^2`, `(B,)`; with a clip the larger of this and that of V kept near what it was.
+
+    Args:
+      old: what the critic said when the rollout was played.
+      returns: what it should say.
+      clip: how far from `old` it may go; None is anywhere.
+    """
+    loss = jnp.square(values - returns)
+    if clip is None:
+        return loss
+    near = old + jnp.clip(values - old, -clip, clip)
+    return jnp.maximum(loss, jnp.square(near - returns))
+
+
+Update = Callable[
+    [learner.TrainState, Rollout, jax.Array], tuple[learner.TrainState, learner.Metrics]
+]
+
+
+def make_update(
+    policy: Policy,
+    transform: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    masks: jax.Array,
+    batch_per_task: int,
+    epochs: int,
+    discount: float,
+    trace: float,
+    clip: float = 0.2,
+    value_weight: float = 0.5,
+    value_clip: float | None = None,
+    entropy_weight: float = 0.0,
+    warmup_calls: int = 0,
+    ema_decay: float = 0.0,
+) -> Update:
+    """The jitted `update(state, rollout, key) -> (state, metrics)` of one rollout, kept whole.
+
+    Every epoch shuffles each task's rows with `fold_in(key, step)` and goes through all of them in
+    minibatches of equally many rows of each task. The loss is the mean over tasks of each task's
+    mean over its valid rows; advantages are normalised in a minibatch, each task's by themselves.
+    So no task wins by its rewards or by its rows. `state` is donated.
+
+    Args:
+      masks: `(G, A)` bool, the valid actions of each task, or with a form the entries that count.
+      batch_per_task: rows of each task in a minibatch; it divides T * N.
+      epochs: times each row is learnt from.
+      discount, trace: gamma and lambda of `gae`.
+      clip: how far the ratio of probabilities may leave 1; see `surrogate`.
+      value_weight, value_clip: of `value_loss`.
+      entropy_weight: how much of the entropy, in nats, is taken off the loss.
+      warmup_calls: in so many first calls the critic's own layers alone are moved, all that are
+        called "value" in the network. A student that was taught without a critic would otherwise be
+        driven off by what an untaught one says. The optimiser sees all gradients meanwhile, so that
+        its moments fit when the policy is let go.
+      ema_decay: of the state's average, where it keeps one.
+
+    Returns:
+      The update. Of its metrics `loss` and `gradient_norm` are numbers; `policy_loss`,
+      `value_loss`, `entropy`, `kl` (to the policy that played, `r - 1 - log r`, Schulman's k3),
+      `clip_fraction` (rows whose ratio is outside the clip), `explained_variance` (of the returns
+      by the critic that played; 0 where they are all equal) and, with a guide, `expert_kl` are
+      `(G,)`. All are means over the call.
+
+    Raises:
+      ValueError: a number out of its range, or a batch that does not split over the mesh. The
+        update raises it for a batch that does not divide the rows, or a guide without `log_std`
+        where the policy has angles.
+    """
+    _check_ranges(
+        at_least_1={"batch_per_task": batch_per_task, "epochs": epochs},
+        shares={"discount": discount, "trace": trace},
+        positive={"clip": clip} | ({} if value_clip is None else {"value_clip": value_clip}),
+        weights={
+            "value_weight": value_weight,
+            "entropy_weight": entropy_weight,
+            "warmup_calls": warmup_calls,
+        },
+    )
+    meshes.check_divisible(mesh, "batch_per_task", batch_per_task)
+    num_tasks, num_outputs = masks.shape
+    if num_outputs != policy.network.num_outputs:
+        raise ValueError(
+            f"masks of {num_outputs} outputs for {policy.network.num_outputs} of the network"
+        )
+
+    def objective(params: Any, shared: tuple[Rollout, jax.Array], batch: _Batch):
+        rollout, returns = shared
+        # The first depth - 1 frames only complete the stacks of the first steps.
+        depth = rollout.frames.shape[1] - rollout.rewards.shape[1] + 1
+        task = jnp.broadcast_to(jnp.arange(num_tasks)[:, None], batch.rows.shape)
+        offset = (depth - 1) * rollout.rewards.shape[2]
+        seen = dataset.stacks(rollout.frames, rollout.ages, task, batch.rows + offset, depth)
+        weights, advantages = batch.weights.reshape(-1), batch.advantages.reshape(-1)
+        valid, at = weights > 0, (task.reshape(-1), batch.rows.reshape(-1))
+
+        def played(values: jax.Array) -> jax.Array:
+            """`(B, ...)`; 0 where nothing was played, since NaN would pass through 0 * NaN."""
+            return _where_valid(valid, values.reshape(num_tasks, -1, *values.shape[3:])[at])
+
+        seen = _where_valid(valid, seen.reshape(-1, *seen.shape[2:]))
+        judged, mask = judge(policy, params, seen, at[0]), masks[at[0]]
+        now = _log_probability(policy, judged, played(rollout.actions), mask)
+        old = played(rollout.log_probabilities)
+        ratio = jnp.exp(now - old)
+        rows = {
+            "policy_loss": -surrogate(now, old, advantages, clip),
+            "value_loss": value_loss(
+                judged.values, played(rollout.values), played(returns), value_clip
+            ),
+            "entropy": _entropy(policy, judged, mask),
+            "kl": ratio - 1 - (now - old),
+            "clip_fraction": (jnp.abs(ratio - 1) > clip).astype(jnp.float32),
+        }
+        if rollout.guide is not None:
+            rows["expert_kl"] = _expert_kl(
+                policy, judged, played(rollout.guide.outputs), rollout.guide.log_std, at[0], mask
+            )
+        means = {
+            name: (weights * x).reshape(num_tasks, -1).mean(axis=1) for name, x in rows.items()
+        }
+        loss = (
+            means["policy_loss"]
+            + value_weight * means["value_loss"]
+            - entropy_weight * means["entropy"]
+        )
+        if rollout.guide is not None:
+            loss = loss + rollout.guide.weight * means["expert_kl"]
+        return loss.mean(), means | {"loss": loss.mean()}
+
+    gradient_of = learner.sharded_gradient(objective, mesh)
+
+    def update(state: learner.TrainState, rollout: Rollout, key: jax.Array):
+        rows_per_task = rollout.rewards.shape[1] * rollout.rewards.shape[2]
+        if rows_per_task % batch_per_task:
+            raise ValueError(
+                f"batch_per_task {batch_per_task} does not divide the {rows_per_task} steps of "
+                f"each task; choose a divisor of it"
+            )
+        minibatches = rows_per_task // batch_per_task
+        warmup_updates = warmup_calls * epochs * minibatches
+
+        def advantages_of(*task: jax.Array) -> jax.Array:
+            return gae(*task, discount=discount, trace=trace)
+
+        advantages = jax.vmap(advantages_of)(
+            rollout.rewards, rollout.ended, rollout.truncated, rollout.values, rollout.next_values
+        )
+        returns = advantages + rollout.values
+        by_task = [x.reshape(num_tasks, -1) for x in (advantages, rollout.valid)]
+
+        def minibatch(state: learner.TrainState, rows: jax.Array):
+            batch = _batch(rows, *by_task)
+            gradient, metrics = gradient_of(state.params, (rollout, returns), batch)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
+            changing = transform
+            if warmup_updates:
+                changing = _critic_alone(transform, state.step < warmup_updates)
+            return learner.apply_gradient(state, gradient, changing, ema_decay), metrics
+
+        def epoch(state: learner.TrainState, _: None):
+            keys = jax.random.split(jax.random.fold_in(key, state.step), num_tasks)
+            order = jax.vmap(lambda k: jax.random.permutation(k, rows_per_task))(keys)
+            batches = order.reshape(num_tasks, minibatches, -1).swapaxes(0, 1)
+            return jax.lax.scan(minibatch, state, batches)
+
+        state, metrics = jax.lax.scan(epoch, state, None, length=epochs)
+        metrics = jax.tree.map(lambda x: x.mean(axis=(0, 1)), metrics)
+        explained = jax.vmap(explained_variance)(
+            *(x.reshape(num_tasks, -1) for x in (rollout.values, returns, rollout.valid))
+        )
+        return state, metrics | {"explained_variance": explained}
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def explained_variance(values: jax.Array, returns: jax.Array, valid: jax.Array) -> jax.Array:
+    """`1 - Var(R - V) / Var(R)` over the valid ones of `(B,)`; 0 where all R are equal."""
+    count = jnp.maximum(valid.sum(), 1)
+
+    def variance(x: jax.Array) -> jax.Array:
+        mean = jnp.where(valid, x, 0.0).sum() / count
+        return jnp.where(valid, jnp.square(x - mean), 0.0).sum() / count
+
+    whole = variance(returns)
+    return jnp.where(whole > 0, 1 - variance(returns - values) / jnp.where(whole > 0, whole, 1), 0)
+
+
+class _Batch(NamedTuple):
+    """A minibatch, all `(G, B)`.
+
+    Attributes:
+      rows: t * N + n of each row.
+      weights: 0 where the row is not valid; the mean of `weights * x` over B is that of x over the
+        valid rows, also where B is split over devices that have not as many.
+      advantages: normalised.
+    """
+
+    rows: jax.Array
+    weights: jax.Array
+    advantages: jax.Array
+
+
+def _batch(rows: jax.Array, advantages: jax.Array, valid: jax.Array) -> _Batch:
+    """The minibatch of `rows` `(G, B)`; the others are `(G, T * N)`."""
+    valid = jnp.take_along_axis(valid, rows, axis=1)
+    advantages = jnp.take_along_axis(advantages, rows, axis=1)
+    share = jnp.maximum(valid.sum(axis=1, keepdims=True), 1) / rows.shape[1]
+    return _Batch(rows, valid / share, jax.vmap(normalise)(advantages, valid))
+
+
+def _where_valid(valid: jax.Array, values: jax.Array) -> jax.Array:
+    """`values` `(B, ...)`, 0 in rows that are not valid."""
+    shaped = valid.reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.where(shaped, values, jnp.zeros((), values.dtype))
+
+
+def _expert_kl(
+    policy: Policy,
+    judged: Judged,
+    expert: jax.Array,
+    expert_log_std: jax.Array | None,
+    tasks: jax.Array,
+    mask: jax.Array,
+) -> jax.Array:
+    """KL(expert || policy) of each row."""
+    if policy.form is None:
+        return losses.kl(judged.outputs, expert, mask)
+    if expert_log_std is None:
+        raise ValueError("the guide of keys and angles has no log_std; give the experts' (G, A)")
+    return policy.form.kl(judged.outputs, expert, mask, judged.log_std, expert_log_std[tasks])
+
+
+def _critic_alone(
+    transform: optax.GradientTransformation, alone: jax.Array
+) -> optax.GradientTransformation:
+    """`transform`, whose changes to all but the critic's own layers are 0 where `alone`."""
+
+    def change(gradient: Any, opt_state: Any, params: Any = None) -> tuple[Any, Any]:
+        changes, opt_state = transform.update(gradient, opt_state, params)
+
+        def held(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            critic = any(str(getattr(name, "key", "")).startswith("value") for name in path)
+            return x if critic else jnp.where(alone, 0.0, x)
+
+        return jax.tree_util.tree_map_with_path(held, changes), opt_state
+
+    return optax.GradientTransformation(transform.init, change)
+
+
+def _check_ranges(
+    *,
+    at_least_1: dict[str, int],
+    shares: dict[str, float],
+    positive: dict[str, float],
+    weights: dict[str, float],
+) -> None:
+    """Raises ValueError with the first number that is out of its range."""
+    kinds = (
+        (at_least_1, lambda x: x >= 1, "at least 1"),
+        (shares, lambda x: 0 <= x <= 1, "0 to 1"),
+        (positive, lambda x: 0 < x < math.inf, "a number above 0"),
+        (weights, lambda x: 0 <= x < math.inf, "0 or more"),
+    )
+    for values, allowed, expected in kinds:
+        for name, value in values.items():
+            if not allowed(value):
+                raise ValueError(f"{name} is {value}, expected {expected}")
