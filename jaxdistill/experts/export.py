@@ -310,6 +310,8 @@ def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
         problem, advice = "LayerNorm", distil
     elif set(network.activations) != {"relu"}:
         problem, advice = f"activation {network.activation}", distil
+    elif network.streams:
+        problem, advice = "a head of streams", distil
     elif network.head != "linear":
         problem, advice = f"a head of type {network.head}", distil
     elif (len(network.hidden), len(network.action_hidden)) != (2, 0):
@@ -350,6 +352,8 @@ def _check(network: networks.Network) -> None:
         problem = "layers of each game's own (controllers, task embeddings)"
     elif network.residual:
         problem = "residual sections"
+    elif network.streams:
+        problem = "a head of streams"
     elif network.layer_norm:
         problem = "LayerNorm"
     elif network.activation != "relu":

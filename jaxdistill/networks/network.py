@@ -1,10 +1,13 @@
-"""Flax networks for Atari experts and students, and the one table that names them.
+"""Flax networks for experts and students, and the one table that names them.
 
 Every network here is a `Network`: convolutions, shared dense layers, and a head. That covers the
 2013 and 2015 DQNs, the dueling net (Wang et al. 2016), A3C/PPO actor-critics, the compressed nets
 of Policy Distillation (Rusu et al. 2015) and plain MLPs; residual sections make it IMPALA's
 (Espeholt et al. 2018). An architecture is a *value* of one class, and two experts of one shape are
 equal as Python objects.
+
+A policy of several hands at once (keys, a look, a click) has a head of *streams*: a small layer for
+each on what is shared, and the outputs that are its own.
 
 A student may be told which game it sees: by output layers of each game's own, or by a learnt vector
 beside what the convolutions saw. Such a network takes `games`, the game of each row; cut down to
@@ -51,6 +54,21 @@ CPU_CHUNK = 32
 NATURE_CONVS = (ConvLayer(32, 8, 4), ConvLayer(64, 4, 2), ConvLayer(64, 3, 1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One part of a head: a dense layer on what is shared, and its own outputs after it.
+
+    Attributes:
+      width: units of its dense layer.
+      outputs: which of the network's outputs are its own.
+      bounded: they go through tanh, to -1..1 (an angle's mean, in radians).
+    """
+
+    width: int
+    outputs: tuple[int, ...]
+    bounded: bool = False
+
+
 class Network(nn.Module):
     """Convolutions -> shared dense layers -> head; `(B, C, H, W)` -> `(B, num_outputs)`.
 
@@ -62,9 +80,12 @@ class Network(nn.Module):
       head: "linear" (one output layer), "dueling" (value + advantage - mean advantage over *all*
         outputs, Wang et al. 2016 eq. 9) or "actor_critic" (logits; `value` gives the critic).
       action_hidden, value_hidden: dense widths private to the action / value stream.
+      streams: in place of `action_hidden` and one layer of all outputs, a layer of each stream and
+        its outputs; every output is of one stream. For a linear or an actor-critic head.
       num_outputs: size of the action head.
       activation: a key of `ACTIVATIONS`, after every layer but the heads; or one per layer, in the
-        order convs, residual (a section is one layer), hidden, action_hidden, value_hidden.
+        order convs, residual (a section is one layer), hidden, action_hidden (or one per stream),
+        value_hidden.
       layer_norm: LayerNorm before every activation (as PQN needs).
       controllers: every game has an `action_hidden` and an output layer of its own, over its own
         actions alone (Rusu et al. 2015); the other outputs are 0. For a linear head.
@@ -81,6 +102,7 @@ class Network(nn.Module):
     head: str = "linear"
     action_hidden: tuple[int, ...] = ()
     value_hidden: tuple[int, ...] = ()
+    streams: tuple[Stream, ...] = ()
     num_outputs: int = NUM_ACTIONS
     activation: str | tuple[str, ...] = "relu"
     layer_norm: bool = False
@@ -93,7 +115,8 @@ class Network(nn.Module):
     def setup(self) -> None:
         """Names the parameters: conv1.., fc1.., action_fc1.., action, value_fc1.., value.
 
-        With controllers controller1_fc1.., controller1, controller2_fc1.. stand for the action's.
+        With controllers controller1_fc1.., controller1, controller2_fc1.. stand for the action's;
+        with streams stream1_fc1, stream1, stream2_fc1..
         """
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
@@ -101,6 +124,7 @@ class Network(nn.Module):
             raise ValueError(f"controllers have a linear head, not {self.head!r}")
         if self.one_hot and self.task_embedding:
             raise ValueError("a network has a learnt vector per game or a one-hot one, not both")
+        _check_streams(self)
         if self.knows_game and not self.game_actions:
             raise ValueError("controllers and task embeddings need the games; see for_tasks")
         for name in self.activations:
@@ -139,6 +163,14 @@ class Network(nn.Module):
                 )
                 for i, actions in enumerate(self.game_actions, 1)
             ]
+        elif self.streams:
+            self.stream = [
+                (
+                    *self._dense(f"stream{i}_fc", (stream.width,)),
+                    nn.Dense(len(stream.outputs), kernel_init=SMALL_INIT, name=f"stream{i}"),
+                )
+                for i, stream in enumerate(self.streams, 1)
+            ]
         else:
             self.action_fc, self.action_norm = self._dense("action_fc", self.action_hidden)
             self.action = nn.Dense(self.num_outputs, kernel_init=SMALL_INIT, name="action")
@@ -153,7 +185,7 @@ class Network(nn.Module):
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """One activation per layer: convs, residual, hidden, action_hidden, value_hidden.
+        """One per layer: convs, residual, hidden, action_hidden or streams, value_hidden.
 
         Raises:
           ValueError: `activation` lists another number of them.
@@ -167,7 +199,8 @@ class Network(nn.Module):
 
     def _layers(self, groups: int) -> int:
         """How many layers the first so many groups have."""
-        all_groups = (self.convs, self.residual, self.hidden, self.action_hidden, self.value_hidden)
+        action = (*self.action_hidden, *self.streams)  # never both
+        all_groups = (self.convs, self.residual, self.hidden, action, self.value_hidden)
         return sum(len(group) for group in all_groups[:groups])
 
     def _norms(self, prefix: str, count: int) -> list[nn.Module]:
@@ -230,8 +263,11 @@ class Network(nn.Module):
         shared = self._shared(features, games)
         if self.controllers:
             return self._controlled(shared, self._rows(features, games))
-        x = self._run(shared, self.action_fc, self.action_norm, self._layers(3))
-        out = self.action(x.astype(jnp.float32))
+        if self.streams:
+            out = self._streamed(shared)
+        else:
+            x = self._run(shared, self.action_fc, self.action_norm, self._layers(3))
+            out = self.action(x.astype(jnp.float32))
         if self.head == "dueling":
             out = out - out.mean(axis=-1, keepdims=True) + self._value(shared)
         elif self.head == "actor_critic" and self.is_initializing():
@@ -246,6 +282,18 @@ class Network(nn.Module):
             empty = jnp.zeros((own.shape[0], self.num_outputs), own.dtype)
             choices.append(empty.at[:, actions].set(own))
         return jnp.stack(choices)[rows, jnp.arange(len(rows))]
+
+    def _streamed(self, shared: jax.Array) -> jax.Array:
+        """What every stream makes of the same features, each number at its output's place."""
+        parts = []
+        for i, (stream, (layers, norms, last)) in enumerate(
+            zip(self.streams, self.stream, strict=True)
+        ):
+            x = self._run(shared, layers, norms, self._layers(3) + i)
+            own = last(x.astype(jnp.float32))
+            parts.append(jnp.tanh(own) if stream.bounded else own)
+        owned = [output for stream in self.streams for output in stream.outputs]
+        return jnp.concatenate(parts, axis=-1)[:, np.argsort(owned)]
 
     def _value(self, shared: jax.Array) -> jax.Array:
         x = self._run(shared, self.value_fc, self.value_norm, self._layers(4))
@@ -269,6 +317,26 @@ class Network(nn.Module):
     def __call__(self, observations: jax.Array, games: Any = None) -> jax.Array:
         """Q-values or logits `(B, num_outputs)`; `games` as `forward` takes them."""
         return self.outputs(self.features(observations), games)
+
+
+def _check_streams(network: Network) -> None:
+    """Raises ValueError where streams stand beside what they take the place of, or do not fit."""
+    if not network.streams:
+        return
+    if network.head == "dueling" or network.controllers or network.action_hidden:
+        beside = "controllers" if network.controllers else "action_hidden"
+        beside = "a dueling head" if network.head == "dueling" else beside
+        raise ValueError(
+            f"a network has {beside} or streams, not both; streams have a linear or an "
+            f"actor_critic head, whose layers they are"
+        )
+    owned = [output for stream in network.streams for output in stream.outputs]
+    size = network.num_outputs
+    if len(owned) != size or sorted(owned) != list(range(len(owned))):
+        shown = f"{owned[:24]}{' and more' if len(owned) > 24 else ''}"
+        raise ValueError(f"its streams have outputs {shown}; expected each of 0..{size - 1} once")
+    if not all(stream.outputs for stream in network.streams):
+        raise ValueError("a stream has no outputs; expected some for each")
 
 
 def forward(
@@ -354,6 +422,26 @@ def _multi_task(convs: tuple[ConvLayer, ...], width: int, *, layer_norm: bool = 
     )
 
 
+def _skills(*, bounded: bool, **fields: Any) -> Network:
+    """Six keys (walking, jumping, sprinting), two angles (yaw, pitch) and a click."""
+    keys, click = Stream(64, (0, 1, 2, 3, 4, 5)), Stream(16, (6,))
+    look = Stream(32, (7, 8), bounded)
+    return Network(
+        convs=(), hidden=(256, 256, 128), streams=(keys, look, click), num_outputs=9, **fields
+    )
+
+
+def _apart(*widths: int) -> Network:
+    """Policy and value without a layer in common."""
+    return Network(
+        convs=(),
+        head="actor_critic",
+        action_hidden=widths,
+        value_hidden=widths,
+        activation="tanh",
+    )
+
+
 _CONVS_2013 = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2))
 _SMALL_CONVS = (ConvLayer(16, 8, 4), ConvLayer(32, 4, 2), ConvLayer(32, 3, 1))
 _TINY_CONVS = (ConvLayer(16, 8, 4), ConvLayer(16, 4, 2), ConvLayer(16, 3, 1))
@@ -389,6 +477,12 @@ NETWORKS: dict[str, Network] = {
     ),
     "mlp_one_hot": Network(convs=(), hidden=(256, 128), one_hot=True),
     "mlp_one_hot_layer_norm": Network(convs=(), hidden=(256, 128), one_hot=True, layer_norm=True),
+    # For keys and angles: the student of three skills, and one that goes on learning by PPO, whose
+    # angles need no bound. Their experts: policies and values apart, as in Stable-Baselines3.
+    "skills": _skills(bounded=True),
+    "skills_actor_critic": _skills(bounded=False, head="actor_critic", value_hidden=(128, 64)),
+    "mlp_actor_critic": _apart(128, 128),
+    "mlp_actor_critic_small": _apart(64, 64),
     # Espeholt et al. 2018, the deep network, with a dueling head.
     "impala": Network(convs=(), residual=(16, 32, 32), hidden=(256,), head="dueling"),
 }
@@ -418,16 +512,29 @@ def for_tasks(network: Network, tasks: Sequence[Task]) -> Network:
     One that does not know its game stays as it is otherwise.
 
     Raises:
-      ValueError: it looks at pictures, and they show none.
+      ValueError: it looks at pictures, and they show none; or its streams are of another number of
+        outputs.
     """
     suite = tasks[0].suite
     if (network.convs or network.residual) and len(suite.view.shape) != 3:
-        vectors = [name for name, known in NETWORKS.items() if not known.convs + known.residual]
+        vectors = [
+            name
+            for name, known in NETWORKS.items()
+            if not known.convs + known.residual
+            and (not known.streams or known.num_outputs == suite.num_actions)
+        ]
         raise ValueError(
             f"the network looks at screens, and {tasks[0].name} shows {suite.view}; choose one of "
             f"{', '.join(vectors)}"
         )
-    network = network.clone(num_outputs=tasks[0].suite.num_actions)
+    network = network.clone(num_outputs=suite.num_actions)
+    try:
+        _check_streams(network)
+    except ValueError as error:
+        raise ValueError(
+            f"the network is of other tasks than {tasks[0].name}, with its {suite.num_actions} "
+            f"outputs: {error}"
+        ) from error
     if not network.knows_game:
         return network
     return network.clone(game_actions=tuple(task.actions for task in tasks))
@@ -485,10 +592,13 @@ def first_dense(network: Network) -> list[str]:
     """Names of the layers that take the features."""
     if network.hidden:
         return ["fc1"]
-    streams = {"action": network.action_hidden}
+    if network.streams:
+        first = [f"stream{i}_fc1" for i in range(1, len(network.streams) + 1)]
+    else:
+        first = ["action_fc1" if network.action_hidden else "action"]
     if network.head != "linear":
-        streams["value"] = network.value_hidden
-    return [f"{name}_fc1" if widths else name for name, widths in streams.items()]
+        first.append("value_fc1" if network.value_hidden else "value")
+    return first
 
 
 def to_dict(network: Network) -> dict[str, Any]:
@@ -500,6 +610,10 @@ def to_dict(network: Network) -> dict[str, Any]:
         "head": network.head,
         "action_hidden": list(network.action_hidden),
         "value_hidden": list(network.value_hidden),
+        "streams": [
+            dataclasses.asdict(stream) | {"outputs": list(stream.outputs)}
+            for stream in network.streams
+        ],
         "num_outputs": network.num_outputs,
         "activation": network.activation
         if isinstance(network.activation, str)
@@ -523,14 +637,20 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     fields["convs"] = tuple(ConvLayer(**layer) for layer in fields["convs"])
     for name in ("residual", "hidden", "action_hidden", "value_hidden"):
         fields[name] = tuple(fields.get(name, ()))
+    fields["streams"] = tuple(
+        Stream(**{**stream, "outputs": tuple(stream["outputs"])})
+        for stream in fields.get("streams", ())
+    )
     fields["game_actions"] = tuple(tuple(actions) for actions in fields.get("game_actions", ()))
     if not isinstance(fields["activation"], str):
         fields["activation"] = tuple(fields["activation"])
     network = Network(**fields)
     convs = [dataclasses.astuple(layer) for layer in network.convs]
     widths = (*network.residual, *network.hidden, *network.action_hidden, *network.value_hidden)
+    widths += tuple(stream.width for stream in network.streams)
+    owned = tuple(output for stream in network.streams for output in stream.outputs)
     sizes = (*(size for conv in convs for size in conv[:3]), *widths, network.num_outputs)
-    others = (*(padding for *_, padding in convs), network.task_embedding)
+    others = (*(padding for *_, padding in convs), network.task_embedding, *owned)
     if not all(type(n) is int and 0 < n < 2**31 for n in sizes) or not all(
         type(n) is int and 0 <= n < 2**31 for n in others
     ):
@@ -539,7 +659,9 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
         raise ValueError("a convolution's padding is less than its kernel")
     if network.head not in HEADS or not set(network.activations) <= ACTIVATIONS.keys():
         raise ValueError(f"a network's head is one of {', '.join(HEADS)}, its activations known")
-    flags = (network.layer_norm, network.controllers, network.one_hot)
+    flags = [network.layer_norm, network.controllers, network.one_hot]
+    flags += [stream.bounded for stream in network.streams]
     if not all(isinstance(flag, bool) for flag in flags):
-        raise ValueError("layer_norm, controllers and one_hot are true or false")
+        raise ValueError("layer_norm, controllers, one_hot and bounded are true or false")
+    _check_streams(network)
     return network

@@ -222,6 +222,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
         ({"value_hidden": ()}, "0 shared, 1 action and 0 value"),
         ({"num_outputs": 6}, "6 outputs"),
         ({"residual": (4,)}, "residual sections"),
+        ({"streams": (networks.Stream(4, tuple(range(18))),)}, "a head of streams"),
         ({"task_embedding": 4, "game_actions": ((0,),)}, "layers of each game's own"),
     ],
 )

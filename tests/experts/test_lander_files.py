@@ -257,6 +257,7 @@ def test_an_expert_comes_back_with_its_game_and_outputs(tmp_path):
         ("mlp", TASKS, {"hidden": (8,)}, ("1 shared", "distil one")),
         ("mlp", TASKS, {"hidden": (8, 8), "action_hidden": (8,)}, ("1 action", "distil one")),
         ("mlp", TASKS, {"head": "actor_critic"}, ("type actor_critic", "distil one")),
+        ("mlp", TASKS, {"streams": (networks.Stream(8, (0, 1, 2, 3)),)}, ("streams", "distil one")),
     ],
 )
 def test_a_student_that_cannot_be_written_is_refused(network, games, changes, words, tmp_path):

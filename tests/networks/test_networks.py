@@ -12,7 +12,7 @@ import pytest
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import to_suite
-from jaxdistill.networks import ConvLayer, Network, convolutions
+from jaxdistill.networks import ConvLayer, Network, Stream, convolutions
 from jaxdistill.tasks import atari
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
@@ -26,11 +26,16 @@ EMBEDDING = TINY.clone(
 BOTH = CONTROLLERS.clone(hidden=(), layer_norm=True, task_embedding=2)
 ONE_HOT = TINY.clone(one_hot=True, game_actions=ACTIONS)
 RESIDUAL = TINY.clone(convs=(), residual=(4,))
+# Two streams whose outputs lie among each other's.
+STREAMS = TINY.clone(streams=(Stream(8, (4, 0)), Stream(6, (2, 1, 3), bounded=True)))
 KNOWING = {
     "controllers": CONTROLLERS,
     "embedding": EMBEDDING,
     "both": BOTH,
     "one_hot": ONE_HOT,
+    "streams": STREAMS.clone(
+        hidden=(), head="actor_critic", value_hidden=(7,), one_hot=True, game_actions=ACTIONS
+    ),
 }
 
 
@@ -134,6 +139,37 @@ def test_networks_of_three_landers_have_the_published_sizes(name, parameters):
     network = networks.for_tasks(networks.create(name), LANDERS)
     assert networks.count(_shapes(network, (1, 8))) == parameters
     assert network.num_outputs == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs", "parameters"),
+    [
+        # 21 * 256 + 257 * 256 + 257 * 128 shared; streams 129 * 64 + 65 * 6, 129 * 32 + 33 * 2 and
+        # 129 * 16 + 17 * 1.
+        ("skills", 20, 9, 104_064 + 8_646 + 4_194 + 2_081),
+        # And 129 * 128 + 129 * 64 + 65 * 1 of the value.
+        ("skills_actor_critic", 20, 9, 118_985 + 24_833),
+        # Twice 21 * 128 + 129 * 128; and 129 * 6, 129 * 1.
+        ("mlp_actor_critic", 20, 6, 2 * 19_200 + 774 + 129),
+        # Twice 6 * 64 + 65 * 64; and 65 * 2, 65 * 1. Twice 10 * 64 + 65 * 64; and twice 65 * 1.
+        ("mlp_actor_critic_small", 5, 2, 2 * 4_544 + 130 + 65),
+        ("mlp_actor_critic_small", 9, 1, 2 * 4_800 + 65 + 65),
+    ],
+)
+def test_networks_of_skills_have_the_published_sizes(name, inputs, outputs, parameters):
+    network = networks.create(name, num_outputs=outputs)
+    assert networks.count(_shapes(network, (1, inputs))) == parameters
+
+
+def test_a_head_of_streams_is_refused_for_another_number_of_outputs():
+    words = (
+        r"other tasks than lander/standard, with its 4 outputs: its streams have outputs "
+        r"\[0, 1, 2, 3, 4, 5, 7, 8, 6\]; expected each of 0..3 once"
+    )
+    with pytest.raises(ValueError, match=words):
+        networks.for_tasks(networks.create("skills"), LANDERS)
+    four = Network(convs=(), streams=(Stream(8, (0, 2)), Stream(8, (1, 3))), num_outputs=9)
+    assert networks.for_tasks(four, LANDERS) == four.clone(num_outputs=4)
 
 
 @pytest.mark.parametrize("name", ["dueling", "impala", "multi_task"])
@@ -278,7 +314,11 @@ def test_forward_is_the_network_and_has_its_gradient(tiny_params, batch):
     )
 
 
-@pytest.mark.parametrize("network", [*KNOWING.values(), RESIDUAL], ids=[*KNOWING, "residual"])
+@pytest.mark.parametrize(
+    "network",
+    [*KNOWING.values(), RESIDUAL, STREAMS],
+    ids=[*KNOWING, "residual", "streams_alone"],
+)
 def test_forward_is_every_network_and_has_its_gradient(network):
     batch = 37
     params, x = _random(network, TINY_INPUT), _pixels(batch, *TINY_INPUT)
@@ -299,9 +339,16 @@ def test_forward_is_every_network_and_has_its_gradient(network):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3), mine, theirs)
 
 
-@pytest.mark.parametrize("head", ["actor_critic", "dueling"])
-def test_values_beside_outputs_are_those_of_the_network(head):
-    network = TINY.clone(head=head, value_hidden=(7,))
+@pytest.mark.parametrize(
+    "network",
+    [
+        TINY.clone(head="actor_critic", value_hidden=(7,)),
+        TINY.clone(head="dueling", value_hidden=(7,)),
+        STREAMS.clone(head="actor_critic", value_hidden=(7,)),
+    ],
+    ids=["actor_critic", "dueling", "streams"],
+)
+def test_values_beside_outputs_are_those_of_the_network(network):
     params, x = _random(network, TINY_INPUT), _pixels(37, *TINY_INPUT)
     outputs, values = jax.jit(lambda p, x: networks.forward_with_values(network, p, x))(params, x)
     np.testing.assert_allclose(outputs, _apply(network, params, x), rtol=1e-3, atol=1e-4)
@@ -370,6 +417,114 @@ def test_the_streams_of_the_head_share_hidden_and_have_their_own_layers():
     x = jnp.array([[3.0], [-2.0]])
     np.testing.assert_allclose(network.apply(params, x), [[7.0, 20.0], [3.0, 8.0]])
     np.testing.assert_allclose(network.apply(params, x, method="value"), [15.0, 43.0])
+
+
+def _dense(kernel, bias):
+    return {"kernel": jnp.array(kernel), "bias": jnp.array(bias)}
+
+
+STREAMS_BY_HAND = {
+    "fc1": _dense([[1.0, -1.0]], [0.0, 0.0]),
+    "stream1_fc1": _dense([[2.0], [1.0]], [1.0]),
+    "stream1": _dense([[1.0, 3.0]], [0.0, -1.0]),
+    "stream2_fc1": _dense([[1.0], [0.5]], [-1.0]),
+    "stream2": _dense([[0.25]], [0.5]),
+    "value_fc1": _dense([[1.0], [5.0]], [0.5]),
+    "value": _dense([[4.0]], [1.0]),
+}
+
+
+def test_the_streams_of_a_head_by_hand():
+    network = Network(convs=(), hidden=(2,), head="actor_critic", value_hidden=(1,)).clone(
+        streams=(Stream(1, (2, 0)), Stream(1, (1,), bounded=True)), num_outputs=3
+    )
+    params = {"params": STREAMS_BY_HAND}
+    # x = 3: shared relu (3, -3) -> (3, 0). First stream: relu(6 + 1) = 7 -> 7 at output 2, 20 at 0.
+    # Second: relu(3 - 1) = 2 -> 0.5 + 0.5 = 1 -> tanh. Value: relu(3 + 0.5) = 3.5 -> 15. x = -2:
+    # shared (0, 2); 2 + 1 = 3 -> 3 and 8; relu(1 - 1) = 0 -> 0.5 -> tanh; 10 + 0.5 -> 43.
+    x = jnp.array([[3.0], [-2.0]])
+    wanted = [[20.0, 0.761594, 7.0], [8.0, 0.462117, 3.0]]
+    np.testing.assert_allclose(network.apply(params, x), wanted, rtol=1e-6)
+    outputs, values = networks.forward_with_values(network, params, x)
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-6)
+    np.testing.assert_allclose(values, [15.0, 43.0])
+    free = network.clone(streams=(Stream(1, (2, 0)), Stream(1, (1,))))
+    np.testing.assert_allclose(free.apply(params, x), [[20.0, 1.0, 7.0], [8.0, 0.5, 3.0]])
+
+
+def test_every_stream_has_an_activation_of_its_own():
+    network = Network(convs=(), hidden=(2,), head="actor_critic", value_hidden=(1,)).clone(
+        streams=(Stream(1, (2, 0)), Stream(1, (1,))),
+        num_outputs=3,
+        activation=("relu", "none", "tanh", "sigmoid"),
+    )
+    params = {"params": STREAMS_BY_HAND}
+    # x = -5: shared (0, 5); 5 + 1 = 6 -> 6 and 17; 2.5 - 1 = 1.5, tanh 0.905148, a quarter of it
+    # and 0.5; 25 + 0.5 through the sigmoid is 1 -> 5. x = 0: shared (0, 0); 1 -> 1 and 2; tanh(-1);
+    # sigmoid(0.5) = 0.622459.
+    x = jnp.array([[-5.0], [0.0]])
+    outputs, values = networks.forward_with_values(network, params, x)
+    np.testing.assert_allclose(outputs, [[17.0, 0.726287, 6.0], [2.0, 0.309601, 1.0]], rtol=1e-5)
+    np.testing.assert_allclose(values, [5.0, 3.489837], rtol=1e-5)
+    with pytest.raises(ValueError, match="3 activations for 4 layers"):
+        network.clone(activation=("relu", "none", "tanh")).apply(params, x)
+
+
+def test_layer_norm_of_streams_is_over_the_units_of_each():
+    network = STREAMS.clone(layer_norm=True, convs=(), activation="none")
+    params = _random(network, (12,))
+    own = {"stream1_fc1", "stream1_fc_norm1", "stream1"}
+    own |= {name.replace("1", "2", 1) for name in own}
+    assert set(params["params"]) == {"fc1", "fc_norm1"} | own
+    # What comes out of the first stream is scale * normal + shift, through its last layer.
+    layers = params["params"]
+    x = np.random.default_rng(1).normal(size=(4, 12)).astype(np.float32)
+
+    def normal(x, layer):
+        x = x @ layers[f"{layer}_fc1"]["kernel"] + layers[f"{layer}_fc1"]["bias"]
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * layers[f"{layer}_fc_norm1"]["scale"] + layers[f"{layer}_fc_norm1"]["bias"]
+
+    shared = x @ layers["fc1"]["kernel"] + layers["fc1"]["bias"]
+    shared = (shared - shared.mean(-1, keepdims=True)) / np.sqrt(shared.var(-1, keepdims=True))
+    shared = shared * layers["fc_norm1"]["scale"] + layers["fc_norm1"]["bias"]
+    wanted = normal(shared, "stream1") @ layers["stream1"]["kernel"] + layers["stream1"]["bias"]
+    actual = np.asarray(network.apply(params, x))[:, [4, 0]]
+    np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["skills", "skills_actor_critic"])
+def test_skills_are_pytorchs(name):
+    torch = pytest.importorskip("torch")
+    network = networks.create(name)
+    params = _random(network, (1, 20))
+    layers = params["params"]
+
+    def linear(layer):
+        kernel = torch.from_numpy(np.array(layers[layer]["kernel"]))
+        module = torch.nn.Linear(*kernel.shape)
+        module.weight.data = kernel.T.contiguous()
+        module.bias.data = torch.from_numpy(np.array(layers[layer]["bias"]))
+        return module
+
+    def mlp(*names):
+        modules = [module for name in names for module in (linear(name), torch.nn.ReLU())]
+        return torch.nn.Sequential(*modules[:-1])
+
+    x = np.random.default_rng(5).uniform(-1, 1, (64, 20)).astype(np.float32)
+    with torch.no_grad():
+        shared = torch.relu(mlp("fc1", "fc2", "fc3")(torch.from_numpy(x)))
+        keys, look, click = (mlp(f"stream{i}_fc1", f"stream{i}")(shared) for i in (1, 2, 3))
+        if name == "skills":
+            look = torch.tanh(look)
+        wanted = torch.cat([keys, click, look], dim=1).numpy()
+        if name == "skills_actor_critic":
+            value = mlp("value_fc1", "value_fc2", "value")(shared)[:, 0].numpy()
+            _, values = networks.forward_with_values(network, params, x[:, None])
+            np.testing.assert_allclose(values, value, rtol=1e-5, atol=1e-5)
+    assert np.abs(wanted).max() > 0.5
+    outputs = networks.forward(network, params, x[:, None])
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_layer_norm_stands_before_the_activation():
@@ -591,7 +746,7 @@ def test_a_bfloat16_torso_keeps_float32_parameters_and_outputs(tiny_params):
     assert 0 < np.abs(np.asarray(outputs - precise)).max() < 0.02
 
 
-@pytest.mark.parametrize("network", [BOTH, RESIDUAL], ids=["both", "residual"])
+@pytest.mark.parametrize("network", [BOTH, RESIDUAL, STREAMS], ids=["both", "residual", "streams"])
 def test_every_network_computes_in_bfloat16(network):
     rough = network.clone(dtype=networks.create("net3", "bfloat16").dtype)
     assert {x.dtype for x in jax.tree.leaves(_shapes(rough, TINY_INPUT))} == {jnp.dtype("float32")}
@@ -609,14 +764,19 @@ def test_an_unknown_dtype_lists_the_known_ones():
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_a_network_survives_json(name):
-    network = networks.create(name, num_outputs=6, activation="elu")
+    outputs = 9 if name.startswith("skills") else 6
+    network = networks.create(name, num_outputs=outputs, activation="elu")
     again = networks.from_dict(json.loads(json.dumps(networks.to_dict(network))))
     assert again == network
     assert hash(again) == hash(network)
-    assert again.num_outputs == 6 and again.activation == "elu"
+    assert again.num_outputs == outputs and again.activation == "elu"
 
 
-@pytest.mark.parametrize("network", [*KNOWING.values(), RESIDUAL], ids=[*KNOWING, "residual"])
+@pytest.mark.parametrize(
+    "network",
+    [*KNOWING.values(), RESIDUAL, STREAMS],
+    ids=[*KNOWING, "residual", "streams_alone"],
+)
 def test_its_games_survive_json_too(network):
     again = networks.from_dict(json.loads(json.dumps(networks.to_dict(network))))
     assert again == network and hash(again) == hash(network)
@@ -624,9 +784,39 @@ def test_its_games_survive_json_too(network):
 
 def test_a_description_from_before_a_field_was_known_is_read():
     fields = networks.to_dict(networks.create("dueling"))
-    for name in ("residual", "controllers", "task_embedding", "one_hot", "game_actions"):
+    for name in ("residual", "controllers", "task_embedding", "one_hot", "game_actions", "streams"):
         del fields[name]
     assert networks.from_dict(fields) == networks.create("dueling")
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        ({"width": 0}, "whole numbers above 0"),
+        ({"width": True}, "whole numbers above 0"),
+        ({"width": 10**30}, "whole numbers above 0"),
+        ({"outputs": [0, 4, -1]}, "whole numbers above 0"),
+        ({"outputs": [0.0, 4]}, "whole numbers above 0"),
+        ({"outputs": [0, 10**9]}, r"expected each of 0..4 once"),
+        ({"outputs": "04"}, "whole numbers above 0"),
+        ({"outputs": list(range(5)) * 10**4}, r"and more; expected each of 0..4 once"),
+        ({"outputs": []}, "expected each of 0..4 once"),
+        ({"bounded": 1}, "bounded are true or false"),
+    ],
+    ids=str,
+)
+def test_a_description_of_streams_that_cannot_be_is_refused(stream, words):
+    fields = networks.to_dict(STREAMS)
+    fields["streams"][0] = fields["streams"][0] | stream
+    with pytest.raises(ValueError, match=words) as caught:
+        networks.from_dict(fields)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_streams_are_counted_before_their_outputs_are_listed():
+    fields = networks.to_dict(STREAMS) | {"num_outputs": 2**31 - 1}  # a list of them would be 16 GB
+    with pytest.raises(ValueError, match=r"expected each of 0..2147483646 once"):
+        networks.from_dict(fields)
 
 
 def test_networks_of_one_shape_are_equal_values():
@@ -648,6 +838,28 @@ def test_an_unknown_name_lists_the_known_ones():
         (CONTROLLERS.clone(game_actions=()), TINY_INPUT, "need the games; see for_tasks"),
         (EMBEDDING.clone(one_hot=True), TINY_INPUT, "a learnt vector per game or a one-hot one"),
         (ONE_HOT.clone(game_actions=()), TINY_INPUT, "need the games; see for_tasks"),
+        (STREAMS.clone(head="dueling"), TINY_INPUT, "has a dueling head or streams, not both"),
+        (STREAMS.clone(action_hidden=(4,)), TINY_INPUT, "has action_hidden or streams, not both"),
+        (
+            STREAMS.clone(controllers=True, game_actions=ACTIONS),
+            TINY_INPUT,
+            "has controllers or streams, not both",
+        ),
+        (
+            STREAMS.clone(num_outputs=6),
+            TINY_INPUT,
+            r"\[4, 0, 2, 1, 3\]; expected each of 0..5 once",
+        ),
+        (
+            STREAMS.clone(streams=(Stream(3, (4, 0, 2)), Stream(2, (2, 1)))),
+            TINY_INPUT,
+            r"\[4, 0, 2, 2, 1\]; expected each of 0..4 once",
+        ),
+        (
+            STREAMS.clone(streams=(*STREAMS.streams, Stream(3, ()))),
+            TINY_INPUT,
+            "a stream has no outputs",
+        ),
         (TINY, (20, 20), r"takes \(B, C, H, W\), got shape \(1, 20, 20\)"),
         (TINY, (3, 20, 7), "8x8 convolution does not fit an input of 20x7"),
     ],
