@@ -15,7 +15,8 @@ from absl import app, flags, logging
 
 from jaxdistill import metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import qlearning, regime
+from jaxdistill.learn import regime
+from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation
 from jaxdistill.tasks.views import View
 
@@ -36,7 +37,7 @@ def main(_: list[str]) -> None:
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as workdir:
-        qlearning.train(settings, workdir)
+        learning.train(settings, workdir)
         after = Expert.load(f"{workdir}/experts/{tasks.get(_GAME.value).name}")
     minutes = (time.perf_counter() - start) / 60
     fresh = networks.init(after.network, jax.random.key(0), View().shape)

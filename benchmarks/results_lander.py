@@ -33,6 +33,7 @@ _TRAININGS = {
     "shared": ("configs/lander.py:shared", ()),
     "one_hot": ("configs/lander.py:one_hot", ()),
     "independent": ("configs/lander.py:independent", ()),
+    "shared_dqn": ("configs/lander.py:shared_dqn", ()),
 }
 _MERGES = {  # name: the experts, and what is set
     "independent_to_embedding": ("independent", ()),

@@ -14,7 +14,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from jaxdistill import metrics, tasks
-from jaxdistill.learn import qlearning, regime
+from jaxdistill.learn import regime
+from jaxdistill.learn import training as learning
 from jaxdistill.tasks import atari
 
 _GAME = flags.DEFINE_string("game", "pong", "game to train on")
@@ -40,7 +41,7 @@ def main(_: list[str]) -> None:
     pool = atari.AtariPool(tasks.get(_GAME.value), settings.num_envs, seed=1)
     rows = []
     with tempfile.TemporaryDirectory() as workdir:
-        training = qlearning.Training(settings, workdir)
+        training = learning.Training(settings, workdir)
         before: dict[str, float] = {}
         for iteration in range(_ITERATIONS.value + 3):
             training.iterate()

@@ -15,7 +15,8 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.learn import dataset, learner, pqn, qlearning, regime
+from jaxdistill.learn import dataset, exploration, learner, pqn, regime
+from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import common, distill, recipe, students
 
@@ -382,11 +383,11 @@ class World:
     def exploring(self, settings):
         """The chance of exploring in every iteration, in each of which three games end."""
         chosen = dataclasses.replace(settings, total_steps=100 * settings.steps_per_iteration)
-        return [qlearning.epsilon_at(chosen, index, episodes=3 * index) for index in range(100)]
+        return [exploration.epsilon_at(chosen, index, episodes=3 * index) for index in range(100)]
 
     def explored(self, settings):
         """Actions of three turns of exploration."""
-        explorer = qlearning._Explorer(settings, [tasks.get(x).actions for x in settings.games])
+        explorer = exploration.Explorer(settings, [tasks.get(x).actions for x in settings.games])
         greedy = np.full((len(settings.games), settings.num_envs), 17)
         return [explorer(greedy, turn, 0.5) for turn in range(3)]
 
@@ -398,7 +399,7 @@ class World:
     def acted(self, settings):
         """Greedy actions and their values."""
         masks = np.stack([tasks.get(name).mask for name in settings.games])
-        act = qlearning.make_act(settings, LINEAR, masks)
+        act = exploration.make_act(settings, LINEAR, masks)
         params, average = (networks.init(LINEAR, jax.random.key(i), SHAPE) for i in (0, 1))
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
         return act(params, average, (stacks,))
@@ -429,7 +430,7 @@ class World:
 
     def opened(self, settings):
         """A training before its first step: parameters, what they say, and its emulators."""
-        with qlearning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training(settings, self.fresh(), ONE) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
             params = training.state.params
             pools = training._collector.pools
@@ -438,19 +439,19 @@ class World:
 
     def cut(self, settings):
         """Whether games are over after so many steps."""
-        with qlearning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training(settings, self.fresh(), ONE) as training:
             (pool,) = training._collector.pools
             return [pool.step(np.zeros(ENVS, np.int64)).truncated for _ in range(14)]
 
     def iterated(self, settings):
         """The slow average after an iteration."""
-        with qlearning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training(settings, self.fresh(), ONE) as training:
             training.iterate()
             return training._learner._average
 
     def rewarded(self, settings):
         """What the steps of an iteration are learnt to be worth, and what its games scored."""
-        with qlearning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training(settings, self.fresh(), ONE) as training:
             learn, rollouts = training._learner._learn, []
 
             def spy(state, rollout, key):
@@ -465,14 +466,14 @@ class World:
 
     def playing(self, settings):
         """The network that is evaluated and saved, and its updates, after two iterations."""
-        with qlearning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training(settings, self.fresh(), ONE) as training:
             training.iterate()
             training.iterate()
             return training.state.playing, training.state.step
 
     def evaluated(self, settings):
         """What a network that is evaluated plays."""
-        with qlearning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training(settings, self.fresh(), ONE) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (40, *SHAPE)).astype(np.uint8)
             act = training._evaluate_act
             return act(training.state.params, (stacks,), KEY, (0,), (np.arange(40),))
@@ -488,14 +489,14 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluation, "measure", spy)
-            with qlearning.Training(settings, self.fresh(), ONE) as training:
+            with learning.Training(settings, self.fresh(), ONE) as training:
                 training.evaluate()
         return lengths
 
     def apart(self, settings):
         """What the networks of a whole training's tasks have learnt."""
         workdir = self.fresh()
-        qlearning.train(settings, workdir, mesh=ONE)
+        learning.train(settings, workdir, mesh=ONE)
         return [Expert.load(workdir / "experts" / name).params for name in settings.games]
 
     def finished(self, settings):
@@ -509,7 +510,7 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluation, "measure", spy)
-            qlearning.train(settings, workdir, mesh=ONE)
+            learning.train(settings, workdir, mesh=ONE)
         rows = metrics.read(workdir)
         return {
             "steps": max(row["step"] for row in rows),

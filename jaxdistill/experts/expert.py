@@ -19,7 +19,6 @@ import safetensors.numpy
 
 from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import torch_file
-from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
 
@@ -35,13 +34,16 @@ class Expert:
       name: how tables call it.
       network: its architecture.
       params: its float32 parameters, as `networks.init` gives them.
-      outputs: "q" (the head holds Q-values) or "logits" (of a stochastic policy).
+      outputs: "q" (the head holds Q-values) or "logits" (of a stochastic policy; of keys and
+        angles their logits and means).
       actions: output i stands for the suite's action `actions[i]` (in Atari, ALE's); for an expert
         of something that is no task of ours, the action indices of its own environment.
       view: what it sees.
       game: name of its task; None where the file does not say or it is no task of ours.
       advertised_score: score claimed by whoever published it, None where unknown.
       source: file it came from.
+      log_std: logarithm of the deviation of each output that is an angle, anything at keys; None
+        where it is not known, or there are no angles.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Expert:
     game: str | None = None
     advertised_score: float | None = None
     source: str = ""
+    log_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.outputs not in OUTPUTS:
@@ -69,17 +72,27 @@ class Expert:
         number = isinstance(score, numbers.Real) and not isinstance(score, bool)
         if score is not None and not (number and abs(score) < 1e15):
             raise ValueError(f"{self.name}: advertised_score is {score!r}, expected a number")
+        if self.log_std is not None and len(self.log_std) != len(self.actions):
+            raise ValueError(
+                f"{self.name}: log_std has {len(self.log_std)} numbers for {len(self.actions)} "
+                f"outputs"
+            )
         if self.game is not None:
             self._check_task(self.task)
 
     def _check_task(self, task: Task) -> None:
         suite = task.suite
         if type(self.view) is not type(suite.view) or (
-            isinstance(self.view, Vector) and self.view != suite.view
+            isinstance(self.view, Vector) and self.view.whole != suite.view
         ):
             raise ValueError(
                 f"{self.name}: it sees {described(self.view)}, and {task.name} shows "
                 f"{described(suite.view)}"
+            )
+        if suite.kinds and self.outputs != "logits":
+            raise ValueError(
+                f"{self.name}: outputs is {self.outputs!r}, and {task.name} is played with keys "
+                f"and angles; expected 'logits'"
             )
         if not all(0 <= a < suite.num_actions for a in self.actions):
             raise ValueError(
@@ -118,9 +131,30 @@ class Expert:
         forward = _suite_forward(self.network, self.actions, size)
         return forward(self.params, jnp.asarray(observations))
 
+    @property
+    def suite_log_std(self) -> jax.Array | None:
+        """`log_std` in the suite's order, `(A,)`; None where it is not known."""
+        if self.log_std is None:
+            return None
+        return to_suite(jnp.asarray([self.log_std]), self.actions, self.task.suite.num_actions)[0]
+
+    def judge(self, params: Any, shown: jax.Array) -> jax.Array:
+        """Outputs `(B, A)` in the suite's order, of what pools show of any of its tasks; for jit.
+
+        Args:
+          params: its own, or others of the same network.
+        """
+        outputs = networks.forward(self.network, params, self.view.see(shown))
+        return self.in_suite(outputs)
+
+    def in_suite(self, outputs: jax.Array) -> jax.Array:
+        """The network's outputs `(B, K)` in the suite's order `(B, A)`, as far as its task goes."""
+        task = self.task
+        return task.limited(to_suite(outputs, self.actions, task.suite.num_actions))
+
     def greedy(self, observations: jax.Array | np.ndarray) -> jax.Array:
-        """The valid action `(B,)` with the largest output."""
-        return greedy(self.suite_outputs(observations), jnp.asarray(self.mask))
+        """The likeliest valid action, `(B,)` or `(B, A)`."""
+        return self.task.suite.form.greedy(self.suite_outputs(observations), jnp.asarray(self.mask))
 
     def save(self, directory: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Writes `expert.json` and `weights.safetensors` into a new directory.
@@ -144,6 +178,7 @@ class Expert:
             "game": self.game,
             "advertised_score": self.advertised_score,
             "source": self.source,
+            **({} if self.log_std is None else {"log_std": list(self.log_std)}),
         }
         flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
         weights = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()})
@@ -177,6 +212,8 @@ class Expert:
             view = fields["view"]
             fields["view"] = from_dict(view) if view else _vector(fields["network"], flat)
             fields["actions"] = tuple(fields["actions"])
+            if fields.get("log_std") is not None:
+                fields["log_std"] = tuple(fields["log_std"])
             expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
             _check_fields(expert)
             _check_weights(expert.network, expert.view, flat)
@@ -193,6 +230,8 @@ def _check_fields(expert: Expert) -> None:
         raise ValueError("its name and source are not texts")
     if not all(type(action) is int and action >= 0 for action in expert.actions):
         raise ValueError("its actions are not whole numbers")
+    if not all(isinstance(x, float) and np.isfinite(x) for x in expert.log_std or ()):
+        raise ValueError("its log_std are not finite numbers")
 
 
 def _check_weights(
@@ -248,13 +287,107 @@ def to_suite(outputs: jax.Array, actions: tuple[int, ...], size: int) -> jax.Arr
     return jnp.zeros((outputs.shape[0], size), outputs.dtype).at[:, actions].set(outputs)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Team:
+    """Experts of one suite that play a task together: each what it was trained for.
+
+    Each looks at what the pool shows through its own view and answers for its own outputs.
+
+    Attributes:
+      experts: of disjoint outputs.
+      game: name of the task they play together.
+    """
+
+    experts: tuple[Expert, ...]
+    game: str
+
+    def __post_init__(self) -> None:
+        owned = [action for expert in self.experts for action in np.flatnonzero(expert.mask)]
+        names = self.task.suite.action_names
+        if len(set(owned)) < len(owned):
+            twice = next(action for action in owned if owned.count(action) > 1)
+            raise ValueError(
+                f"two experts press {names[twice]}, so they cannot play {self.game} together"
+            )
+        if missing := [names[a] for a in self.task.actions if a not in owned]:
+            raise ValueError(
+                f"no expert presses {', '.join(missing)}, so they cannot play {self.game} together"
+            )
+
+    @property
+    def name(self) -> str:
+        """Theirs."""
+        return " + ".join(expert.name for expert in self.experts)
+
+    @property
+    def task(self) -> Task:
+        """What they play together."""
+        return tasks.get(self.game)
+
+    @property
+    def params(self) -> list[networks.Params]:
+        """Theirs."""
+        return [expert.params for expert in self.experts]
+
+    @property
+    def network(self) -> tuple[networks.Network, ...]:
+        """Theirs."""
+        return tuple(expert.network for expert in self.experts)
+
+    @property
+    def outputs(self) -> str:
+        """As `Expert.outputs`."""
+        return self.experts[0].outputs
+
+    @property
+    def actions(self) -> tuple[int, ...]:
+        """All of the task."""
+        return self.task.actions
+
+    @property
+    def view(self) -> AnyView:
+        """All that the pool shows."""
+        return self.task.suite.view
+
+    @property
+    def mask(self) -> np.ndarray:
+        """`(A,)` bool, all outputs of the task."""
+        return self.task.mask
+
+    @property
+    def advertised_score(self) -> None:
+        """Nobody has promised anything of them together."""
+        return None
+
+    @property
+    def suite_log_std(self) -> jax.Array | None:
+        """`(A,)`, each output's by its expert; None where one is not known."""
+        whole, kinds = jnp.zeros(self.task.suite.num_actions), self.task.suite.kinds or ()
+        for expert in self.experts:
+            log_std = expert.suite_log_std
+            if log_std is None and {kinds[a] for a in expert.actions} != {"key"}:
+                return None
+            whole = whole if log_std is None else jnp.where(expert.mask, log_std, whole)
+        return whole
+
+    def judge(self, params: Sequence[Any], shown: jax.Array) -> jax.Array:
+        """Outputs `(B, A)`, each output by its expert; as `Expert.judge`."""
+        whole = jnp.zeros((shown.shape[0], self.task.suite.num_actions))
+        for expert, own in zip(self.experts, params, strict=True):
+            whole = jnp.where(expert.mask, expert.judge(own, shown), whole)
+        return self.task.limited(whole)
+
+
+Teacher = Expert | Team
+
+
 def expert_outputs(
-    experts: Sequence[Expert],
+    experts: Sequence[Teacher],
     params: Sequence[Any],
     observations: Sequence[jax.Array],
     indices: Sequence[int],
 ) -> list[jax.Array]:
-    """Outputs `(N, A)` of several experts of one suite, each on its own observations; for jit.
+    """Outputs `(N, A)` of several experts of one suite, each of what its own pools show; for jit.
 
     Experts of one network are stacked and evaluated together on accelerators. On CPU, where a
     batched product over the stack is slower than its parts, they run one after another.
@@ -263,24 +396,26 @@ def expert_outputs(
       params: the parameters of *all* experts, in their order.
       indices: the expert each observation array is for.
     """
-    size = experts[0].task.suite.num_actions
     results: dict[int, jax.Array] = {}
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Any, list[tuple[int, Expert]]] = {}
     for position, index in enumerate(indices):
-        apart = position if jax.default_backend() == "cpu" else None
-        key = (experts[index].network, observations[position].shape, apart)
-        groups.setdefault(key, []).append(position)
-    for (network, _, _), positions in groups.items():
+        expert, shown = experts[index], observations[position]
+        if jax.default_backend() == "cpu" or isinstance(expert, Team):
+            results[position] = expert.judge(params[index], shown)
+        else:
+            key = (expert.network, expert.view.shape, len(shown))
+            groups.setdefault(key, []).append((position, expert))
+    for (network, _, _), members in groups.items():
+        positions, chosen = zip(*members, strict=True)
         if len(positions) == 1:
             (position,) = positions
-            alone = networks.forward(network, params[indices[position]], observations[position])
-            results[position] = to_suite(alone, experts[indices[position]].actions, size)
+            results[position] = chosen[0].judge(params[indices[position]], observations[position])
             continue
+        seen = [e.view.see(observations[p]) for e, p in zip(chosen, positions, strict=True)]
         stacked = jax.tree.map(
             lambda *x: jnp.stack(x), *(params[indices[position]] for position in positions)
         )
-        forward = functools.partial(networks.forward, network)
-        outputs = jax.vmap(forward)(stacked, jnp.stack([observations[p] for p in positions]))
-        for position, output in zip(positions, outputs, strict=True):
-            results[position] = to_suite(output, experts[indices[position]].actions, size)
+        outputs = jax.vmap(functools.partial(networks.forward, network))(stacked, jnp.stack(seen))
+        for expert, position, output in zip(chosen, positions, outputs, strict=True):
+            results[position] = expert.in_suite(output)
     return [results[position] for position in range(len(indices))]

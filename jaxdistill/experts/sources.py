@@ -58,7 +58,7 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     names = [expert.game for expert in experts]
     if len(set(names)) < len(names):
         raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
-    shapes = {expert.view.shape for expert in experts}
+    shapes = {expert.view.whole.shape for expert in experts}
     if len(shapes) > 1:
         raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
     return experts

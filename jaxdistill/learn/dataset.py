@@ -88,6 +88,19 @@ def gather(window: Window, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return stacks(window.frames, window.ages, games, rows, window.depth), labels
 
 
+def sample_others(
+    window: Window, key: jax.Array, rows_per_game: int
+) -> tuple[jax.Array, jax.Array]:
+    """For each of `(G, rows_per_game)` a usable row of another game: its game, and its row."""
+    num_games = window.counts.shape[0]
+    which, where = jax.random.split(key)
+    shape = (num_games, rows_per_game)
+    ahead = jax.random.randint(which, shape, 1, num_games)
+    games = (jnp.arange(num_games)[:, None] + ahead) % num_games
+    places = jax.random.randint(where, shape, 0, window.counts[games])
+    return games, window.rows[games, places]
+
+
 class WindowBuffer:
     """Fills a `Window` chunk by chunk; the newest steps replace the oldest.
 
@@ -204,7 +217,8 @@ class Log:
 
         Args:
           info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions`, a
-            `frame_dtype` that is not uint8, and whatever else must agree for two runs to share it.
+            `frame_dtype` that is not uint8, the `action_shape` of actions that are several numbers
+            and no index, and whatever else must agree for two runs to share it.
           writes: False for one that changes nothing: a reader, or a process of several that
             counts what another one writes.
 
@@ -237,7 +251,7 @@ class Log:
         self._arrays = {
             "frames": self._array("frames", dtype, (games, envs, *frame)),
             "labels": self._array("labels", "float32", (games, envs, actions)),
-            "actions": self._array("actions", "uint8", (games, envs)),
+            "actions": self._array("actions", *_stored_actions(self.info, (games, envs))),
             "ages": self._array("ages", "uint8", (games, envs)),
             "usable": self._array("usable", "bool", (games, envs)),
         }
@@ -475,7 +489,16 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
     check(plain, "frame_shape", shape, "a height and a width, or a number of numbers")
     dtype = info.get("frame_dtype", "uint8")
     check(dtype in ("uint8", "float32"), "frame_dtype", dtype, "uint8 or float32")
+    action = info.get("action_shape", [])
+    fits = isinstance(action, list) and len(action) < 2 and all(_whole(x, 1, 4096) for x in action)
+    check(fits, "action_shape", action, "a number of numbers")
     return info, length, version
+
+
+def _stored_actions(info: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """The dtype of a log's actions, and the shape of those of one step."""
+    action = tuple(info.get("action_shape", ()))
+    return ("float32" if action else "uint8"), (*shape, *action)
 
 
 def _whole(value: Any, least: int, most: int) -> bool:

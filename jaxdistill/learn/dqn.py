@@ -24,7 +24,7 @@ no turns to take.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -36,11 +36,9 @@ from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
-from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import learner, losses, replay
-from jaxdistill.learn.regime import Settings
+from jaxdistill.learn.regime import Beginning, optimiser
 from jaxdistill.play import lessons
-from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.actions import greedy
 
 LOSSES = ("mse", "huber")
@@ -228,19 +226,11 @@ def make_update(
 class Dqn:
     """What is learnt by deep Q-learning: from a memory, towards what an earlier network says."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        network: networks.Network,
-        transform: Any,
-        chosen: Sequence[Lesson],
-        experts: Sequence[Expert],
-        params: networks.Params,
-        mesh: Mesh,
-    ):
-        del experts
-        self._settings, view = settings, chosen[0].view
-        self._state = create_state(params, transform, mesh, averaged=settings.ema_decay > 0)
+    def __init__(self, begin: Beginning):
+        settings, chosen, mesh = begin.settings, begin.lessons, begin.mesh
+        self._settings, view, transform = settings, chosen[0].view, optimiser(settings)
+        averaged = settings.ema_decay > 0
+        self._state = create_state(begin.params, transform, mesh, averaged=averaged)
         self._memory = replay.create(
             mesh,
             num_tasks=len(chosen),
@@ -251,7 +241,7 @@ class Dqn:
             depth=view.stack,
         )
         self._update = make_update(
-            network,
+            begin.network,
             transform,
             mesh,
             masks=lessons.masks(chosen),
@@ -280,6 +270,13 @@ class Dqn:
     @arrays.setter
     def arrays(self, restored: dict[str, Any]) -> None:
         self._state, self._memory = restored["state"], restored["memory"]
+
+    def network_params(self, params: Any) -> networks.Params:
+        """The network's, among what is learnt: all."""
+        return params
+
+    def log_std(self, params: Any) -> None:
+        """There are no angles."""
 
     def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
         """The train state of a checkpoint."""

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.learn import dataset, losses
-from jaxdistill.tasks import actions
+from jaxdistill.tasks.actions import Discrete, Form
+from jaxdistill.tasks.views import AnyView
 
 Metrics = dict[str, jax.Array]
 
@@ -179,6 +180,9 @@ def make_update(
     minibatches: int,
     entropy_weight: float = 0.0,
     ema_decay: float = 0.0,
+    form: Form | None = None,
+    view: AnyView | None = None,
+    seen: jax.Array | None = None,
 ) -> Update:
     """The jitted `update(state, window, key) -> (state, metrics)` of `minibatches` optimiser steps.
 
@@ -186,67 +190,85 @@ def make_update(
     that a resumed run draws what the whole run would have. `state` is donated.
 
     Args:
-      loss: a key of `losses.LOSSES`.
+      loss: one of `losses.of(form)`.
       first_loss, first_updates: over so many updates, a number per game, the loss turns linearly
         from this one into `loss`; None, or 0 updates, is `loss` from the start.
       masks: `(G, A)` bool, the valid actions of each game.
       temperatures: `(G,)`, of each game's expert.
       entropy_weight: how much of the student's entropy, in nats, is taken off its loss.
       ema_decay: of the state's average, where it keeps one.
+      form: what outputs mean; None is one action of several.
+      view: what the network sees of the window's frames; None is all.
+      seen: `(G, D)` bool, the numbers seen that each game's expert can know of. The others are
+        taken from a row of another game, so that the student does not take them for a sign of the
+        game: what it should do does not depend on them. None leaves all as they are.
 
     Returns:
       The update. Its metrics are means over the call: `loss`, `gradient_norm`, and `(G,)` arrays
-      `game_loss`, `agreement` (both nets choose the same valid action), `regret` (what the
-      student's choice costs by the expert's outputs), `student_entropy` and `expert_entropy` (at
-      the expert's temperature), in nats.
+      `game_loss`, what `form.compare` says of the student and the expert, `student_entropy` and
+      `expert_entropy` (at the expert's temperature), in nats.
 
     Raises:
       ValueError: an unknown loss, or a batch that does not split over the mesh.
     """
+    see = view.see if view is not None else lambda stacks: stacks
+    form = form or Discrete(masks.shape[1])
+    known = losses.of(form)
     for name in (loss, first_loss or loss):
-        if name not in losses.LOSSES:
-            raise ValueError(f"loss {name!r} is not one of {', '.join(losses.LOSSES)}")
+        if name not in known:
+            raise ValueError(f"loss {name!r} is not one of {', '.join(known)}")
     meshes.check_divisible(mesh, "batch per game", batch_per_game)
     num_games, num_actions = masks.shape
     if first_loss:
         turning = jnp.asarray(first_updates, jnp.float32)
         chex.assert_shape(turning, (num_games,))
 
-    def objective(params: Any, shared: tuple[dataset.Window, jax.Array], rows: jax.Array):
-        window, step = shared
+    def observed(window: dataset.Window, rows: jax.Array, others: Any) -> tuple[Any, jax.Array]:
         stacks, labels = dataset.gather(window, rows)
+        stacks = see(stacks)
+        if seen is not None:
+            foreign = dataset.stacks(window.frames, window.ages, others[0], others[1], window.depth)
+            stacks = jnp.where(seen[:, None, None], stacks, see(foreign))
+        return stacks, labels
+
+    def objective(params: Any, shared: tuple[dataset.Window, jax.Array], batch: Any):
+        (window, step), (rows, *others) = shared, batch
+        stacks, labels = observed(window, rows, others)
         games = jnp.repeat(jnp.arange(num_games), rows.shape[1])
         outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]), games)
         labels = labels.reshape(-1, num_actions)
         mask = masks[games]
         temperature = temperatures[games][:, None]
-        values = losses.LOSSES[loss].function(outputs, labels, mask, temperature)
+        values = known[loss].function(outputs, labels, mask, temperature)
         if first_loss:
-            first = losses.LOSSES[first_loss].function(outputs, labels, mask, temperature)
+            first = known[first_loss].function(outputs, labels, mask, temperature)
             left = (jnp.maximum(turning - step, 0.0) / jnp.maximum(turning, 1.0))[games]
             values = left * first + (1.0 - left) * values
-        agree = actions.greedy(outputs, mask) == actions.greedy(labels, mask)
         sharpened = jnp.where(mask, labels, 0.0) / temperature
 
         def per_game(x: jax.Array) -> jax.Array:
             return losses.per_game_mean(x, games, num_games)
 
-        game_loss, entropy = per_game(values), per_game(actions.entropy(outputs, mask))
+        game_loss, entropy = per_game(values), per_game(form.entropy(outputs, mask))
+        compared = form.compare(outputs, labels, mask)
         return (game_loss - entropy_weight * entropy).mean(), {
             "loss": game_loss.mean(),
             "game_loss": game_loss,
-            "agreement": per_game(agree.astype(jnp.float32)),
-            "regret": per_game(actions.regret(outputs, labels, mask)),
+            **{name: per_game(x) for name, x in compared.items()},
             "student_entropy": entropy,
-            "expert_entropy": per_game(actions.entropy(sharpened, mask)),
+            "expert_entropy": per_game(form.entropy(sharpened, mask)),
         }
 
     gradient_of = sharded_gradient(objective, mesh)
 
     def update(state: TrainState, window: dataset.Window, key: jax.Array):
         def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            rows = dataset.sample(window, jax.random.fold_in(key, state.step), batch_per_game)
-            gradient, metrics = gradient_of(state.params, (window, state.step), rows)
+            now = jax.random.fold_in(key, state.step)
+            batch: tuple[jax.Array, ...] = (dataset.sample(window, now, batch_per_game),)
+            if seen is not None:
+                others = dataset.sample_others(window, jax.random.fold_in(now, 1), batch_per_game)
+                batch += others
+            gradient, metrics = gradient_of(state.params, (window, state.step), batch)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return apply_gradient(state, gradient, transform, ema_decay), metrics
 

@@ -11,6 +11,7 @@ choice (Rusu et al. 2015); an expert's logits are a policy as they are, at tempe
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import chex
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.tasks import actions
+from jaxdistill.tasks.actions import Factored, Form
 
 
 def mse(
@@ -166,6 +168,56 @@ LOSSES: dict[str, Loss] = {
     "standardised_mse": Loss(standardised_mse, of_q=True),
     "q_values": Loss(q_values, of_q=True, gives_q=True, tempered=True),
 }
+
+
+ANGLE_DEVIATION = math.radians(3)
+"""Of angles, where a loss needs one and an expert has none of its own."""
+
+
+def factored(form: Factored) -> dict[str, Loss]:
+    """The losses of keys and angles. All are means over the entries that count, but for the last.
+
+    `kl`: KL(expert || student), of keys as Bernoulli variables with the expert's logits over the
+    temperature, of angles as Gaussians with a deviation of 3 degrees on both sides. `squared`:
+    squared difference of how likely a key is to be down, and of angles in radians, from what the
+    expert would do. `squared_all`: the same over all entries of the output, of which those that do
+    not count are to be 0: what one gets who gathers several skills' actions in one vector.
+    """
+
+    def spread(expert: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.broadcast_to(mask, expert.shape), jnp.full(form.size, math.log(ANGLE_DEVIATION))
+
+    def kl_(student: jax.Array, expert: jax.Array, mask: jax.Array, temperature=1.0) -> jax.Array:
+        counts, log_std = spread(expert, mask)
+        keys = jnp.asarray([kind == "key" for kind in form.kinds])
+        expert = jnp.where(keys, expert / temperature, expert)
+        return form.kl(student, expert, counts, log_std, log_std) / counts.sum(axis=-1)
+
+    def errors(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
+        keys = jnp.asarray([kind == "key" for kind in form.kinds])
+        does = jnp.where(keys, jax.nn.sigmoid(student), student)
+        return jnp.square(does - form.greedy(expert, mask))
+
+    def squared(student: jax.Array, expert: jax.Array, mask: jax.Array, _=1.0) -> jax.Array:
+        counts, _ = spread(expert, mask)
+        return _mean(errors(jnp.where(counts, student, 0.0), expert, mask), counts)
+
+    def squared_all(student: jax.Array, expert: jax.Array, mask: jax.Array, _=1.0) -> jax.Array:
+        return errors(student, expert, mask).mean(axis=-1)
+
+    return {
+        "kl": Loss(kl_, tempered=True),
+        "squared": Loss(squared),
+        "squared_all": Loss(squared_all),
+    }
+
+
+FACTORED = ("kl", "squared", "squared_all")
+
+
+def of(form: Form) -> dict[str, Loss]:
+    """The losses of outputs of this form, by name."""
+    return factored(form) if isinstance(form, Factored) else LOSSES
 
 
 def per_game_mean(values: jax.Array, games: jax.Array, num_games: int) -> jax.Array:

@@ -21,21 +21,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
+from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
-from jaxdistill.play import rollouts
+from jaxdistill.learn.regime import Beginning, Student, expert_weight_at, optimiser
+from jaxdistill.play import lessons
 from jaxdistill.tasks import actions
-from jaxdistill.tasks.actions import Factored
+from jaxdistill.tasks.actions import Discrete, Factored
+from jaxdistill.tasks.views import AnyView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +50,16 @@ class Policy:
       network: one with a state value: "actor_critic", or "dueling", whose value no choice between
         actions depends on.
       form: what outputs mean, keys and angles; None is one action of several.
-      temperature: outputs are divided by it before the softmax over actions. A student that holds
-        Q-values needs a small one.
+      view: what it sees of what pools show; None is all.
     """
 
     network: networks.Network
     form: Factored | None = None
-    temperature: float = 1.0
+    view: AnyView | None = None
 
     def __post_init__(self) -> None:
         if self.network.head == "linear":
             raise ValueError("a network with a linear head has no state value to learn PPO with")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}, expected a number above 0")
-        if self.form is not None and self.temperature != 1:
-            raise ValueError("keys and angles have no temperature; leave it at 1")
         if self.form is not None and self.form.size != self.network.num_outputs:
             raise ValueError(
                 f"{self.form.size} kinds for {self.network.num_outputs} outputs of the network"
@@ -90,7 +89,7 @@ class Judged(NamedTuple):
     """What a policy says of what it sees.
 
     Attributes:
-      outputs: `(B, A)` float32, over the temperature.
+      outputs: `(B, A)` float32.
       log_std: `(A,)` of angles; empty without a form.
       values: `(B,)` float32, the critic's.
     """
@@ -105,8 +104,10 @@ def judge(policy: Policy, params: Any, observations: jax.Array, games: Any = Non
     log_std = jnp.zeros(0)
     if policy.form is not None:
         params, log_std = params["network"], params["log_std"]
+    if policy.view is not None:
+        observations = policy.view.see(observations)
     outputs, values = networks.forward_with_values(policy.network, params, observations, games)
-    return Judged(outputs / policy.temperature, log_std, values)
+    return Judged(outputs, log_std, values)
 
 
 class Acted(NamedTuple):
@@ -130,7 +131,7 @@ def act(
     mask: jax.Array,
     key: jax.Array,
     *,
-    seats: jax.Array,
+    seats: jax.Array | np.ndarray,
     games: Any = None,
 ) -> Acted:
     """Draws an action for each row.
@@ -142,7 +143,8 @@ def act(
     """
     judged = judge(policy, params, observations, games)
     if policy.form is None:
-        chosen = rollouts.choose(judged.outputs, mask, key, epsilon=0.0, sample=True, seats=seats)
+        one = Discrete(judged.outputs.shape[-1])
+        chosen = one.choose(judged.outputs, mask, key, epsilon=0.0, sample=True, seats=seats)
     else:
         chosen = policy.form.sample(judged.outputs, mask, judged.log_std, key, seats=seats)
     return Acted(chosen, _log_probability(policy, judged, chosen, mask), judged.values)
@@ -520,6 +522,187 @@ def _critic_alone(
         return jax.tree_util.tree_map_with_path(held, changes), opt_state
 
     return optax.GradientTransformation(transform.init, change)
+
+
+def with_critic(
+    student: Student, temperature: float, key: jax.Array
+) -> tuple[networks.Network, networks.Params]:
+    """A student's network and parameters as an actor with a critic.
+
+    It does what the student does: all its heads are kept. Q-values become the logits of their
+    softmax at `temperature`. What bounds its angles is taken away: a Gaussian has no bounds. A
+    critic is added where the student has none, `key` `(2,)` is of its parameters.
+
+    Raises:
+      ValueError: it has an output layer for each game, beside which a critic has no place.
+    """
+    network = student.network
+    if network.controllers:
+        raise ValueError(
+            f"{student.name} has output layers of each game's own; expected a student with one head"
+        )
+    if network.head == "linear":
+        activation = network.activation
+        if not isinstance(activation, str):
+            activation = (*activation, *["relu"] * len(_CRITIC))
+        network = network.clone(head="actor_critic", value_hidden=_CRITIC, activation=activation)
+    streams = tuple(dataclasses.replace(stream, bounded=False) for stream in network.streams)
+    network = network.clone(streams=streams)
+    fresh = networks.init(network, key, student.view.shape)["params"]
+    layers = {**fresh, **student.params["params"]}
+    if student.outputs == "q":
+        layers["action"] = jax.tree.map(lambda x: x / temperature, layers["action"])
+    return network, {"params": layers}
+
+
+_CRITIC = (128, 64)  # hidden layers of a critic that is added
+
+
+class Ppo:
+    """What is learnt by proximal policy optimisation: from the steps just played."""
+
+    def __init__(self, begin: Beginning):
+        settings, mesh = begin.settings, begin.mesh
+        suite = begin.lessons[0].task.suite
+        self._settings, self._mesh = settings, mesh
+        self.policy = Policy(begin.network, suite.factored, begin.view)
+        self.experts = tuple(begin.experts)
+        self._log_std = self._deviations(suite.num_actions) if suite.factored else None
+        transform = optimiser(settings)
+        angle = math.log(math.radians(settings.angle_deviation))
+        params = create_params(self.policy, begin.params, angle if suite.factored else None)
+        self.train = learner.create_state(params, transform, mesh, averaged=settings.ema_decay > 0)
+        self._update = make_update(
+            self.policy,
+            transform,
+            mesh,
+            masks=lessons.masks(begin.lessons),
+            batch_per_task=settings.batch_per_game,
+            epochs=settings.epochs,
+            discount=settings.discount,
+            trace=settings.trace,
+            clip=settings.policy_clip,
+            value_weight=settings.value_weight,
+            entropy_weight=settings.entropy_weight,
+            warmup_calls=settings.critic_iterations,
+            ema_decay=settings.ema_decay,
+        )
+
+    def _deviations(self, size: int) -> jax.Array:
+        """`(G, A)`, of the experts' angles; of those that do not say, what a loss takes."""
+        usual = jnp.full(size, math.log(losses.ANGLE_DEVIATION))
+        known = [expert.suite_log_std for expert in self.experts]
+        return jnp.stack([usual if x is None else x for x in known] or [usual])
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"train": self.train}
+
+    @arrays.setter
+    def arrays(self, restored: dict[str, Any]) -> None:
+        self.train = restored["train"]
+
+    def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
+        """The train state of a checkpoint."""
+        return arrays["train"]
+
+    def network_params(self, params: Any) -> networks.Params:
+        """The network's, among what is learnt."""
+        return params if self.policy.form is None else params["network"]
+
+    def log_std(self, params: Any) -> np.ndarray | None:
+        """`(A,)` of angles; None where there are none."""
+        return None if self.policy.form is None else np.asarray(params["log_std"])
+
+    def learn(
+        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+    ) -> learner.Metrics:
+        """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
+        del copies
+        on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
+        labels = on_device.pop("labels", None)
+        guide = None
+        if labels is not None:
+            weight = jnp.float32(expert_weight_at(self._settings, iteration))
+            guide = Guide(labels, weight, self._log_std)
+        key = jax.random.fold_in(key, 2)
+        self.train, numbers = self._update(self.train, Rollout(**on_device, guide=guide), key)
+        return numbers
+
+
+class Actor:
+    """Draws actions from the policy that learns; see `training.Actor`."""
+
+    def __init__(self, begin: Beginning, algorithm: Ppo):
+        self._algorithm = algorithm
+        self._key = jax.random.fold_in(jax.random.key(begin.settings.seed), 3)
+        masks, experts, policy = lessons.masks(begin.lessons), algorithm.experts, algorithm.policy
+        self._expert_params = [expert.params for expert in experts]
+        settings = begin.settings
+        temperatures = [
+            settings.q_temperature if expert.outputs == "q" else settings.logits_temperature
+            for expert in experts
+        ]
+
+        @jax.jit
+        def play(params: Any, teachers: Any, observations: tuple[jax.Array, ...], key: jax.Array):
+            shape = (len(observations), observations[0].shape[0])
+            rows = np.repeat(np.arange(shape[0]), shape[1])
+            seats = np.arange(rows.size)
+            shown = jnp.concatenate(observations)
+            acted = act(policy, params, shown, masks[rows], key, seats=seats, games=rows)
+            remembered = {"log_probabilities": acted.log_probabilities, "values": acted.values}
+            remembered = jax.tree.map(lambda x: x.reshape(shape), remembered)
+            if experts:
+                labels = expert_outputs(experts, teachers, observations, range(shape[0]))
+                pairs = zip(experts, labels, temperatures, strict=True)
+                remembered["labels"] = jnp.stack([_tempered(*each) for each in pairs])
+            return acted.actions.reshape(*shape, *acted.actions.shape[1:]), remembered
+
+        @jax.jit
+        def values(params: Any, observations: tuple[jax.Array, ...]):
+            shape = (len(observations), observations[0].shape[0])
+            rows = np.repeat(np.arange(shape[0]), shape[1])
+            judged = judge(policy, params, jnp.concatenate(observations), rows)
+            return judged.values.reshape(shape)
+
+        self._play, self._values = play, values
+
+    def begin(self, iteration: int, episodes: int) -> dict[str, float]:
+        """Nothing falls over a training but the experts' weight."""
+        del iteration, episodes
+        return {}
+
+    def act(
+        self, observations: tuple[jax.Array, ...], turn: int
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Actions `(G, N, ...)`, drawn, and what `Rollout` and `Guide` hold of them."""
+        key = _fold_in(self._key, turn)
+        return self._play(self._algorithm.train.params, self._expert_params, observations, key)
+
+    def judge(self, observations: tuple[jax.Array, ...]) -> jax.Array:
+        """Values `(G, N)` of what was seen last."""
+        return self._values(self._algorithm.train.params, observations)
+
+    @property
+    def host(self) -> dict[str, np.ndarray]:
+        """Nothing that a checkpoint must hold."""
+        return {}
+
+    def restore(self, host: Mapping[str, np.ndarray]) -> None:
+        """Goes on; there is nothing to restore."""
+
+
+_fold_in = jax.jit(jax.random.fold_in)
+
+
+def _tempered(expert: Teacher, labels: jax.Array, temperature: float) -> jax.Array:
+    """An expert's outputs as logits at its temperature; angles stay what they are."""
+    kinds = expert.task.suite.kinds
+    if kinds is None:
+        return labels / temperature
+    return jnp.where(jnp.asarray([kind == "key" for kind in kinds]), labels / temperature, labels)
 
 
 def _check_ranges(

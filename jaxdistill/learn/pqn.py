@@ -24,14 +24,13 @@ from jaxdistill import (
     mesh as meshes,
 )
 from jaxdistill import networks
-from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import (
     dataset,
     learner,
     losses,
 )
-from jaxdistill.learn.regime import Settings, expert_weight_at
-from jaxdistill.play.lessons import Lesson
+from jaxdistill.learn.regime import Beginning, Settings, expert_weight_at, optimiser
 
 
 def q_lambda_targets(
@@ -68,7 +67,7 @@ def make_learn(
     network: networks.Network,
     transform: Any,
     mesh: Mesh,
-    experts: Sequence[Expert] = (),
+    experts: Sequence[Teacher] = (),
 ) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
     """The jitted learning phase: targets, then every minibatch of every epoch.
 
@@ -156,24 +155,14 @@ def make_learn(
 class Pqn:
     """What is learnt by parallel Q-learning: from the steps just played, then forgotten."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        network: networks.Network,
-        transform: Any,
-        chosen: Sequence[Lesson],
-        experts: Sequence[Expert],
-        params: networks.Params,
-        mesh: Mesh,
-    ):
-        del chosen
-        self._settings, self._mesh = settings, mesh
-        averaged = settings.ema_decay > 0
-        self.train = learner.create_state(params, transform, mesh, averaged=averaged)
+    def __init__(self, begin: Beginning):
+        self._settings, self._mesh = settings, mesh = begin.settings, begin.mesh
+        transform, averaged = optimiser(settings), settings.ema_decay > 0
+        self.train = learner.create_state(begin.params, transform, mesh, averaged=averaged)
         self._average = jax.tree.map(jnp.array, self.train.params)
-        self._learn = make_learn(settings, network, transform, mesh, experts)
+        self._learn = make_learn(settings, begin.network, transform, mesh, begin.experts)
         self._expert_params = jax.device_put(
-            [expert.params for expert in experts], meshes.replicated(mesh)
+            [expert.params for expert in begin.experts], meshes.replicated(mesh)
         )
         rate = settings.average_rate
         self._follow = jax.jit(
@@ -193,6 +182,13 @@ class Pqn:
     @arrays.setter
     def arrays(self, restored: dict[str, Any]) -> None:
         self.train, self._average = restored["train"], restored["average"]
+
+    def network_params(self, params: Any) -> networks.Params:
+        """The network's, among what is learnt: all."""
+        return params
+
+    def log_std(self, params: Any) -> None:
+        """There are no angles."""
 
     def train_of(self, arrays: dict[str, Any]) -> learner.TrainState:
         """The train state of a checkpoint."""

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxdistill import networks, tasks
 from jaxdistill import (
     settings as settings_lib,
 )
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import (
     learner,
 )
-from jaxdistill.settings import Count, OneOf, Positive, Range, Share, Steps, Temperature, Weight
+from jaxdistill.play.lessons import Lesson
+from jaxdistill.settings import (
+    Count,
+    OneOf,
+    Positive,
+    Range,
+    Share,
+    Steps,
+    Temperature,
+    Text,
+    Weight,
+)
 from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.views import AnyView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +42,10 @@ class Settings:
     Attributes:
       games: names of the tasks, of one suite, learnt by one network.
       independent: each of them is learnt by a network of its own, one after another.
-      algorithm: "pqn", or "dqn": deep Q-learning from a replay memory.
+      algorithm: "pqn"; "dqn", deep Q-learning from a replay memory; or "ppo", proximal policy
+        optimisation, for a network with a critic.
+      student: workdir of a distillation whose student the training goes on from, with its network
+        and all its heads; None begins fresh. With "ppo".
       network: a key of `networks.NETWORKS`; with "pqn" it should have LayerNorm.
       compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
         outputs and losses are float32 all the same.
@@ -36,7 +53,7 @@ class Settings:
       num_envs: environments per game.
       rollout_steps: steps each environment plays between two learning phases.
       total_steps: steps per game in the whole training.
-      epochs: with "pqn", times each step is learnt from.
+      epochs: with "pqn" and "ppo", times each step is learnt from.
       updates_per_step: with "dqn", minibatches from the memory for each step of an environment.
       batch_per_game: rows of each game in one minibatch; with "dqn" as many are drawn from the
         transitions of all games together.
@@ -49,7 +66,11 @@ class Settings:
         parameters with this decay per update; 0 takes the parameters as they are.
       reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are.
       reward_scale: and multiplied by this.
-      discount, trace: gamma and lambda of the Q(lambda) targets.
+      discount, trace: gamma and lambda of the Q(lambda) targets, or of the advantages of "ppo".
+      policy_clip, value_weight, entropy_weight: of "ppo", see `ppo.make_update`.
+      critic_iterations: with "ppo", in so many first iterations only the critic learns: a student
+        that has none yet would be driven off by what an untaught one says.
+      angle_deviation: with "ppo", the deviation of angles at the beginning, in degrees.
       epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
         fraction of the training.
       epsilon_decay: it falls by this factor with every game that ends instead, down to the end; 0
@@ -76,7 +97,8 @@ class Settings:
 
     games: tuple[str, ...]
     independent: bool = False
-    algorithm: Annotated[str, OneOf(("pqn", "dqn"))] = "pqn"
+    algorithm: Annotated[str, OneOf(("pqn", "dqn", "ppo"))] = "pqn"
+    student: Text | None = None
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
@@ -98,6 +120,11 @@ class Settings:
     reward_scale: Positive = 1.0
     discount: Share = 0.99
     trace: Share = 0.65
+    policy_clip: Positive = 0.2
+    value_weight: Weight = 0.5
+    entropy_weight: Weight = 0.0
+    critic_iterations: Steps = 0
+    angle_deviation: Positive = 20.0
     epsilon_start: Share = 1.0
     epsilon_end: Share = 0.01
     epsilon_fraction: Share = 0.1
@@ -135,8 +162,8 @@ class Settings:
                 f"{', '.join(dict.fromkeys(task.suite.name for task in chosen))}); one network "
                 f"learns tasks of one"
             )
-        networks.for_tasks(networks.create(self.network), chosen)  # it must suit what they show
-        if self.algorithm == "pqn" and rows % self.batch_per_game:
+        self._check_algorithm(chosen)
+        if self.algorithm != "dqn" and rows % self.batch_per_game:
             raise ValueError(
                 f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
                 f"iteration (num_envs {self.num_envs} x rollout_steps {self.rollout_steps})"
@@ -154,10 +181,38 @@ class Settings:
             self._check_memory()
         if self.algorithm == "dqn" and self.experts and not self.warm_start:
             raise ValueError("dqn learns from rewards alone; choose pqn, or warm_start")
+        if self.student and (self.algorithm != "ppo" or self.experts or self.independent):
+            raise ValueError(
+                "student goes on by ppo, as one network, and its experts are its run's: set "
+                "algorithm to 'ppo', and leave experts and independent out"
+            )
         if self.independent and self.experts:
             raise ValueError("independent networks learn without experts; train them one by one")
         if self.warm_start and len(self.experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
+
+    def _check_algorithm(self, chosen: Sequence[Task]) -> None:
+        """The algorithm and the network must suit what the tasks show and how they are played."""
+        suite = chosen[0].suite
+        if suite.kinds and self.algorithm != "ppo":
+            raise ValueError(
+                f"algorithm is {self.algorithm!r}, and {suite.name} is played with keys and "
+                f"angles, which have no Q-values; expected 'ppo'"
+            )
+        if len({task.view for task in chosen}) > 1:
+            raise ValueError(
+                f"games {', '.join(task.name for task in chosen)} are seen in different ways; set "
+                f"independent to True, or name one"
+            )
+        if self.student:
+            return  # whose network it is
+        network = networks.for_tasks(networks.create(self.network), chosen)
+        if self.algorithm == "ppo" and network.head == "linear":
+            known = [n for n, x in networks.NETWORKS.items() if x.head != "linear"]
+            raise ValueError(
+                f"network {self.network!r} has no critic, which ppo needs; choose one of "
+                f"{', '.join(known)}"
+            )
 
     def _check_memory(self) -> None:
         """Refuses a memory too small for an iteration, or from which nothing would be learnt."""
@@ -207,6 +262,48 @@ class Settings:
         return self.total_steps // self.steps_per_iteration
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Student:
+    """A distilled student that a training goes on from, and who taught it.
+
+    Attributes:
+      name: how tables call it.
+      network, params: its own.
+      outputs: "q" or "logits", as `Expert.outputs`.
+      view: what it sees of what pools show.
+      teachers: of each game it was taught, by name.
+    """
+
+    name: str
+    network: networks.Network
+    params: networks.Params
+    outputs: str
+    view: AnyView
+    teachers: Mapping[str, Teacher]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Beginning:
+    """What an algorithm begins with.
+
+    Attributes:
+      settings: of the training.
+      lessons: its tasks.
+      experts: one per task, who teach beside the rewards; none where nobody does.
+      network, params: what learns.
+      view: what it sees of what pools show.
+      mesh: of all devices.
+    """
+
+    settings: Settings
+    lessons: Sequence[Lesson]
+    experts: Sequence[Teacher]
+    network: networks.Network
+    params: networks.Params
+    view: AnyView
+    mesh: Mesh
+
+
 def settled(settings: Settings) -> Settings:
     """`settings` with the numbers that None stands for, as far as all tasks have the same."""
     limits = {task.max_steps for task in settings.tasks}
@@ -244,7 +341,8 @@ def learnt_rewards(settings: Settings, rewards: np.ndarray) -> np.ndarray:
 def expert_weight_at(settings: Settings, iteration: int) -> float:
     """How much the experts count in one iteration."""
     left = 1.0 - iteration / max(1.0, settings.expert_fraction * settings.iterations)
-    return settings.expert_weight * max(0.0, left) if settings.experts else 0.0
+    taught = settings.experts or settings.student
+    return settings.expert_weight * max(0.0, left) if taught else 0.0
 
 
 def refuse_idle(settings: Settings) -> None:
@@ -264,17 +362,46 @@ def refuse_idle(settings: Settings) -> None:
         settings,
         [
             (
-                not outputs,
+                not outputs and settings.student is None,
                 "there are no experts",
                 ("expert_weight", "expert_fraction", *matching),
             ),
             (not settings.expert_weight, "expert_weight is 0", ("expert_fraction", *matching)),
-            ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
+            (
+                "logits" not in outputs and settings.student is None,
+                "no expert holds logits",
+                ("logits_temperature",),
+            ),
+            (settings.student is not None, "student is given", ("network", "warm_start")),
+            (
+                settings.algorithm != "ppo",
+                f"algorithm is {settings.algorithm!r}",
+                ("policy_clip", "value_weight", "entropy_weight", "critic_iterations"),
+            ),
+            (
+                settings.algorithm == "ppo",
+                "algorithm is 'ppo'",
+                (
+                    "double",
+                    "average_rate",
+                    "epsilon_start",
+                    "epsilon_end",
+                    "epsilon_fraction",
+                    "epsilon_decay",
+                    "hold_exponent",
+                ),
+            ),
+            (
+                settings.tasks[0].suite.kinds is None,
+                f"{settings.tasks[0].suite.name} is played without angles",
+                ("angle_deviation",),
+            ),
             (
                 not settings.discount,
                 "discount is 0",
-                ("trace", "double", "average_rate", "target_episodes"),
+                ("double", "average_rate", "target_episodes"),
             ),
+            (not settings.discount and settings.algorithm == "pqn", "discount is 0", ("trace",)),
             (not settings.double, "double is False", ("average_rate",)),
             (
                 settings.algorithm == "dqn",
@@ -289,8 +416,8 @@ def refuse_idle(settings: Settings) -> None:
                 ),
             ),
             (
-                settings.algorithm == "pqn",
-                "algorithm is 'pqn'",
+                settings.algorithm != "dqn",
+                f"algorithm is {settings.algorithm!r}",
                 ("replay_size", "first_update", "target_episodes", "updates_per_step"),
             ),
             (settings.epsilon_decay, "epsilon_decay is given", ("epsilon_fraction",)),

@@ -60,7 +60,7 @@ def record(
     score, over = 0.0, False
     for turn in play:
         (step,) = turn.steps
-        frames.append(camera.step(int(turn.actions[0][0])))
+        frames.append(camera.step(turn.actions[0][0]))
         score, over = float(step.scores[0]), bool(step.over[0] & ~step.truncated[0])
         if step.over[0] or (steps is not None and len(frames) > steps):
             break

@@ -13,10 +13,12 @@ from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import metrics, networks
-from jaxdistill.experts.expert import Expert, expert_outputs
+from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.task import Pool
+from jaxdistill.tasks.views import AnyView
 
 
 class Chunk(NamedTuple):
@@ -25,7 +27,7 @@ class Chunk(NamedTuple):
     Attributes:
       frames: `(G, T, N, *frame)`, newest frame of what was seen before each action.
       labels: `(G, T, N, A)` float32, the expert's outputs there, in the suite's action order.
-      actions: `(G, T, N)` uint8, actions played.
+      actions: `(G, T, N)` uint8, or `(G, T, N, A)` float32 of keys and angles, played.
       ages: `(G, T, N)` uint8, steps since the game began, at most 255.
       usable: `(G, T, N)` bool, False on a game's last observation, where no action is asked for.
     """
@@ -44,6 +46,7 @@ class Seating:
     Attributes:
       lessons: each with its expert.
       network: the student's.
+      view: what it sees of what the pools show.
       num_envs: environments per game, in all processes together.
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
       change_drivers: every call draws anew which environments the experts drive.
@@ -53,6 +56,7 @@ class Seating:
 
     lessons: Sequence[Lesson]
     network: networks.Network
+    view: AnyView
     num_envs: int
     expert_epsilon: float
     student_epsilon: float
@@ -61,16 +65,21 @@ class Seating:
     mesh: Mesh
 
     @property
-    def experts(self) -> list[Expert]:
+    def experts(self) -> list[Teacher]:
         """Theirs."""
         return [lesson.teacher for lesson in self.lessons]
+
+    @property
+    def form(self) -> Form:
+        """What outputs mean."""
+        return self.lessons[0].task.suite.form
 
 
 class Past(NamedTuple):
     """What has been played, as far as it takes to bring fresh pools to where it ended.
 
     Attributes:
-      actions: `(G, T, N)` uint8, all actions.
+      actions: `(G, T, N)` or `(G, T, N, A)`, all actions.
       over: `(G, T, N)` bool, which of the observations before each action were a game's last.
       frames: `(G, R, N, *frame)`, the newest frames of the last R observations before an action.
       states: `(G, N)` uint32, see `Pool.states`, after the last action; None if unknown.
@@ -148,7 +157,7 @@ class Collector:
         *,
         skip: bool,
     ) -> bool:
-        """Plays `actions` `(T, N)` in a fresh pool; returns whether it is what was played before.
+        """Plays `actions` `(T, N, ...)` in a fresh pool; returns whether all is as it was.
 
         Args:
           over: `(T, N)`, which of the observations before each action were a game's last.
@@ -176,7 +185,7 @@ class Collector:
                 advance(len(rows))
         return states is None or np.array_equal(pool.states, states)
 
-    def replace_experts(self, experts: Sequence[Expert]) -> None:
+    def replace_experts(self, experts: Sequence[Teacher]) -> None:
         """From now on these play and label: the same networks with other parameters."""
         self._params = [expert.params for expert in experts]
 
@@ -189,25 +198,28 @@ class Collector:
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
             rows = np.repeat(np.asarray(games), labels[0].shape[0])
-            merged = networks.forward(seating.network, student, jnp.concatenate(observations), rows)
+            seen = seating.view.see(jnp.concatenate(observations))
+            merged = networks.forward(seating.network, student, seen, rows)
             outputs = jnp.split(merged, len(games))
         actions = []
         for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
             expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
             mask = self._masks[game]
-            chosen = rollouts.choose(
+            chosen = seating.form.choose(
                 label,
                 mask,
                 expert_key,
                 epsilon=seating.expert_epsilon,
                 sample=teachers[game].outputs == "logits",
+                log_std=teachers[game].suite_log_std,
                 seats=seat,
             )
             if output is not None:
-                own = rollouts.choose(
+                own = seating.form.choose(
                     output, mask, student_key, epsilon=seating.student_epsilon, seats=seat
                 )
-                chosen = jnp.where(by_expert, chosen, own)
+                rows = by_expert.reshape(-1, *[1] * (own.ndim - 1))
+                chosen = jnp.where(rows, chosen, own)
             actions.append(chosen)
         return tuple(actions), tuple(labels)
 
@@ -266,7 +278,7 @@ class Collector:
             frames.append([step.observations[:, -1] for step in before])
             ages.append([np.minimum(step.ages, 255).astype(np.uint8) for step in before])
             usable.append([~step.over for step in before])
-            actions.append([a.astype(np.uint8) for a in turn.actions])
+            actions.append([a.astype(self._seating.form.action_dtype) for a in turn.actions])
             labels.append(turn.extra)
             before = list(turn.steps)
             if advance:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as mesh_lib
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Teacher
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.task import Pool, Task, seed_for
@@ -209,7 +209,7 @@ class _Slots:
                     length=int(step.ages[slot] - self._age[slot]),
                     start=int(self._start[slot]),
                     cut=bool(step.truncated[slot]),
-                    facts={name: float(x[slot]) for name, x in facts.items()},
+                    facts={name: float(facts[name][slot]) for name in self._pool.task.facts},
                 )
                 self.episodes[slot].append(episode)
                 finished += 1
@@ -251,12 +251,13 @@ def _with_openings(
             ([rows < opening.steps for rows in ages], opening.policy),
             ([np.ones_like(rows) for rows in own], opening.random),
         ]
-        chosen = [np.zeros(len(seat), np.int32) for seat in seats]
+        chosen: list[np.ndarray] = []
         for who, plays in candidates:
             turn = [a & b for a, b in zip(who, left, strict=True)]
             if not any(rows.any() for rows in turn):
                 continue
             answers = jax.device_get(plays(observations, key, indices, seats)[0])
+            chosen = chosen or [np.zeros_like(answer) for answer in answers]
             for actions, answer, rows in zip(chosen, answers, turn, strict=True):
                 actions[: len(rows)][rows] = answer[: len(rows)][rows]
             left = [a & ~b for a, b in zip(left, turn, strict=True)]
@@ -357,10 +358,6 @@ def _scores(episodes: Sequence[_Episode]) -> Scores:
     )
 
 
-# Environments in one pool of an evaluation: few enough that little is stepped in vain.
-_SLOTS = 4
-
-
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How play is measured, whoever plays: always the same games for the same protocol.
@@ -392,11 +389,15 @@ def split_pools(
       share: `(k, n)` makes only every n-th pool, from the k-th on.
     """
     pools, indices, seats = [], [], []
-    plan = [(lesson, first) for lesson in lessons for first in range(0, protocol.episodes, _SLOTS)]
+    plan = [
+        (lesson, first)
+        for lesson in lessons
+        for first in range(0, protocol.episodes, lesson.task.suite.pool_size)
+    ]
     for lesson, first in plan[share[0] :: share[1]]:
         pools.append(
             lesson.pool(
-                min(_SLOTS, protocol.episodes - first),
+                min(lesson.task.suite.pool_size, protocol.episodes - first),
                 protocol.purpose,
                 first=first,
                 max_steps=protocol.max_steps,
@@ -456,7 +457,9 @@ def measure(
     for (index, mine), scores in zip(order.items(), played, strict=True):
         # Of which episodes were cut only the number is known, and only that is asked for.
         cut = np.arange(len(mine)) < scores.unfinished
-        columns = [scores.scores, scores.lengths, scores.starts, cut, *scores.facts.values()]
+        none = np.zeros(len(mine))
+        told = [scores.facts.get(name, none) for name in names]
+        columns = [scores.scores, scores.lengths, scores.starts, cut, *told]
         table[0, place[index], mine] = np.stack(columns, 1)
     # As bytes: JAX would make float32 of it.
     tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
@@ -467,14 +470,16 @@ def measure(
             lengths.astype(np.int64),
             starts.astype(np.int64),
             int(cut.sum()),
-            dict(zip(names, facts, strict=True)),
+            {name: facts[names.index(name)] for name in lesson.task.facts},
         )
-        for scores, lengths, starts, cut, *facts in whole.swapaxes(1, 2)
+        for lesson, (scores, lengths, starts, cut, *facts) in zip(
+            lessons, whole.swapaxes(1, 2), strict=True
+        )
     ]
 
 
 def measure_expert(
-    expert: Expert,
+    expert: Teacher,
     *,
     episodes: int,
     epsilon: float,
@@ -507,9 +512,9 @@ def measure_expert(
             f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
             f"{expert.view}"
         )
-    random = rollouts.random_policy(jnp.asarray(expert.mask)[None])
+    random = rollouts.random_policy(jnp.asarray(expert.mask)[None], task.suite.form)
     return measure(
-        [_Alone(0, task, expert.view, seed, expert)],
+        [_Alone(0, task, expert.view.whole, seed, expert)],
         rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
         Protocol(
             episodes,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Teacher
 from jaxdistill.tasks.task import Pool, Task, seed_for
 from jaxdistill.tasks.views import AnyView
 
@@ -26,7 +26,7 @@ class Lesson:
     Attributes:
       index: its place in the run, which a network that knows its task is told.
       task: what is played.
-      view: what is seen of it.
+      view: what its pools show.
       seed: the run's.
       expert: who teaches it; None where nobody does.
     """
@@ -35,7 +35,7 @@ class Lesson:
     task: Task
     view: AnyView
     seed: int
-    expert: Expert | None = None
+    expert: Teacher | None = None
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Lesson:
         return self.task.mask if self.expert is None else self.expert.mask
 
     @property
-    def teacher(self) -> Expert:
+    def teacher(self) -> Teacher:
         """The expert; ValueError if there is none."""
         if self.expert is None:
             raise ValueError(f"{self.name} has no expert")
@@ -81,10 +81,10 @@ class Lesson:
         )
 
 
-def of_experts(experts: Sequence[Expert], seed: int) -> tuple[Lesson, ...]:
+def of_experts(experts: Sequence[Teacher], seed: int) -> tuple[Lesson, ...]:
     """A lesson of each expert, in their order."""
     return tuple(
-        Lesson(index, expert.task, expert.view, seed, expert)
+        Lesson(index, expert.task, expert.view.whole, seed, expert)
         for index, expert in enumerate(experts)
     )
 
@@ -92,7 +92,7 @@ def of_experts(experts: Sequence[Expert], seed: int) -> tuple[Lesson, ...]:
 def of_tasks(
     tasks: Sequence[Task], seed: int, views: Sequence[AnyView] | None = None
 ) -> tuple[Lesson, ...]:
-    """A lesson of each task, in their order, that nobody teaches, seen as its suite shows it."""
+    """A lesson of each task, in their order, that nobody teaches, shown as its suite shows it."""
     seen = [task.suite.view for task in tasks] if views is None else views
     return tuple(
         Lesson(index, task, view, seed)

@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
-from jaxdistill.experts.expert import Expert, expert_outputs
-from jaxdistill.tasks import actions
+from jaxdistill.experts.expert import Teacher, expert_outputs
+from jaxdistill.tasks.actions import Discrete, Form
 from jaxdistill.tasks.task import Pool, Step
+from jaxdistill.tasks.views import AnyView
 
 Observations = tuple[jax.Array, ...]
 """One `(N, stack, *frame)` array per game."""
@@ -30,7 +31,7 @@ Policy = Callable[
     [Observations, jax.Array, tuple[int, ...], Seats],
     tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None],
 ]
-"""`policy(observations, key, games, seats)` -> (one `(N,)` array of actions per game, and None
+"""`policy(observations, key, games, seats)` -> (one array of N actions per game, and None
 or anything extra per game).
 
 `games` says which game (by index) each observation array belongs to: pools whose games are all
@@ -52,49 +53,23 @@ class Turn(NamedTuple):
     steps: tuple[Step, ...]
 
 
-def choose(
-    outputs: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    *,
-    epsilon: float | jax.Array,
-    sample: bool = False,
-    seats: jax.Array | np.ndarray,
-) -> jax.Array:
-    """Actions `(N,)` from outputs `(N, A)`: greedy or sampled, and uniform with chance epsilon.
-
-    Both the choice and the uniform draw are over valid actions (`mask`, `(A,)` or `(N, A)`) alone.
-
-    Args:
-      seats: `(N,)` integers. Row n draws with `fold_in(key, seats[n])`, whatever rows are beside
-        it.
-    """
-    mask = jnp.broadcast_to(mask, outputs.shape)
-
-    def draw(seat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        choice, uniform, coin = jax.random.split(jax.random.fold_in(key, seat), 3)
-        shape = outputs.shape[1:]
-        return (
-            jax.random.gumbel(choice, shape),
-            jax.random.gumbel(uniform, shape),
-            jax.random.uniform(coin),
-        )
-
-    choice_noise, uniform_noise, coin = jax.vmap(draw)(jnp.asarray(seats))
-    # The largest of logits plus Gumbel noise is a draw from their softmax.
-    chosen = actions.greedy(outputs + choice_noise if sample else outputs, mask)
-    return jnp.where(coin < epsilon, actions.greedy(uniform_noise, mask), chosen)
-
-
 def network_actor(
-    network: networks.Network, masks: jax.Array, *, epsilon: float
+    network: networks.Network,
+    masks: jax.Array,
+    *,
+    epsilon: float,
+    form: Form | None = None,
+    view: AnyView | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
     """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
 
     Args:
       masks: `(G, A)` bool, valid actions of each game.
       epsilon: chance of a uniformly random valid action.
+      form: what its outputs mean; None is one action of several.
+      view: what it sees of what pools show; None is all.
     """
+    form = form or Discrete(masks.shape[1])
 
     @functools.partial(jax.jit, static_argnums=3)
     def act(
@@ -106,10 +81,14 @@ def network_actor(
     ):
         sizes = [x.shape[0] for x in observations]
         rows = np.repeat(np.asarray(games), sizes)
-        outputs = networks.forward(network, params, jnp.concatenate(observations), rows)
+        seen = jnp.concatenate(observations)
+        seen = seen if view is None else view.see(seen)
+        outputs = networks.forward(network, params, seen, rows)
         per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
-            choose(output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon, seats=seat)
+            form.choose(
+                output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon, seats=seat
+            )
             for game, output, seat in zip(games, per_game, seats, strict=True)
         ), None
 
@@ -117,7 +96,7 @@ def network_actor(
 
 
 def expert_actor(
-    experts: Sequence[Expert], *, epsilon: float, sample_logits: bool = True
+    experts: Sequence[Teacher], *, epsilon: float, sample_logits: bool = True
 ) -> Policy:
     """All experts playing their own games, in one jitted call.
 
@@ -126,6 +105,7 @@ def expert_actor(
       sample_logits: experts with logits sample their policy, as they were trained to; otherwise
         they take the most likely action.
     """
+    form = experts[0].task.suite.form
     masks = [jnp.asarray(expert.mask) for expert in experts]
     params = [expert.params for expert in experts]
 
@@ -139,12 +119,13 @@ def expert_actor(
     ):
         outputs = expert_outputs(experts, params, observations, indices)
         return tuple(
-            choose(
+            form.choose(
                 output,
                 masks[index],
                 jax.random.fold_in(key, index),
                 epsilon=epsilon,
                 sample=sample_logits and experts[index].outputs == "logits",
+                log_std=experts[index].suite_log_std,
                 seats=seat,
             )
             for index, output, seat in zip(indices, outputs, seats, strict=True)
@@ -153,14 +134,20 @@ def expert_actor(
     return functools.partial(act, params)
 
 
-def random_policy(masks: jax.Array) -> Policy:
-    """Uniformly random valid actions."""
+def random_policy(masks: jax.Array, form: Form | None = None) -> Policy:
+    """Uniformly random valid actions.
+
+    Args:
+      masks: `(G, A)` bool.
+      form: what actions are; None is one of several.
+    """
+    form = form or Discrete(masks.shape[1])
 
     @functools.partial(jax.jit, static_argnums=2)
     def act(observations: Observations, key: jax.Array, games: tuple[int, ...], seats: Seats):
         del observations
         return tuple(
-            choose(
+            form.choose(
                 jnp.zeros((len(seat), masks.shape[1])),
                 masks[game],
                 jax.random.fold_in(key, game),

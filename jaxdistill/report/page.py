@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import jinja2
 import matplotlib.figure
 import numpy as np
@@ -20,6 +21,7 @@ from jaxdistill import metrics
 from jaxdistill import settings as settings_lib
 from jaxdistill.play import clips
 from jaxdistill.report import tables
+from jaxdistill.tasks.task import Suite
 
 CLIP_SECONDS = 30  # of play in one clip, at most
 CLIP_BYTES = 2_000_000  # of one clip; where it would take more, it has fewer pictures a second
@@ -33,13 +35,13 @@ class Outputs:
     Attributes:
       expert, student: `(B, A)` outputs in the suite's action order.
       mask: `(A,)` bool, valid actions.
-      action_names: what the A actions are called.
+      suite: whose actions these are.
     """
 
     expert: np.ndarray
     student: np.ndarray
     mask: np.ndarray
-    action_names: tuple[str, ...]
+    suite: Suite
 
 
 def write(
@@ -289,15 +291,30 @@ def _histograms(outputs: Mapping[str, Outputs]) -> str:
             values = getattr(o, who)[:, valid]
             shown = {"color": _COLOURS[who], "label": who}
             left.hist(values.ravel(), bins=60, density=True, histtype="step", **shown)
-            counts = np.bincount(values.argmax(axis=1), minlength=len(valid)) / len(values)
+            counts = _chosen(o.suite, getattr(o, who), o.mask)[valid]
             right.bar(np.arange(len(valid)) + 0.4 * i, counts, width=0.4, **shown)
         left.set_title(f"{name}: outputs of valid actions", fontsize=10)
-        right.set_title(f"{name}: greedy action", fontsize=10)
+        right.set_title(f"{name}: {_CHOSEN[o.suite.kinds is None]}", fontsize=10)
         right.set_xticks(
-            np.arange(len(valid)) + 0.2, [o.action_names[a] for a in valid], fontsize=7
+            np.arange(len(valid)) + 0.2, [o.suite.action_names[a] for a in valid], fontsize=7
         )
         right.legend(fontsize=8)
     return _svg(figure)
+
+
+_CHOSEN = {
+    True: "greedy action",
+    False: "share of states with the key down; mean turn in radians",
+}
+
+
+def _chosen(suite: Suite, outputs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`(A,)`: how often each action is greedy or each key down, and the mean size of angles."""
+    chosen = np.asarray(suite.form.greedy(jnp.asarray(outputs), jnp.asarray(mask)))
+    if suite.kinds is None:
+        return np.bincount(chosen, minlength=len(mask)) / len(chosen)
+    angles = np.asarray([kind == "angle" for kind in suite.kinds])
+    return np.where(angles, np.abs(chosen), chosen).mean(axis=0)
 
 
 def _svg(figure: matplotlib.figure.Figure) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdistill import metrics, settings, tasks
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.play import evaluation
 from jaxdistill.tasks import atari
 
@@ -24,7 +24,7 @@ Cells = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
 def print_experts(
-    experts: Sequence[Expert],
+    experts: Sequence[Teacher],
     scores: Sequence[evaluation.Scores],
     random: Sequence[evaluation.Scores],
 ) -> None:

@@ -19,10 +19,10 @@ from jaxdistill import (
 )
 from jaxdistill import metrics, networks
 from jaxdistill import settings as settings_lib
-from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.sources import load_experts
+from jaxdistill.experts.expert import Teacher
 from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, rollouts
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.views import AnyView, View
@@ -33,11 +33,12 @@ class Run:
 
     def __init__(self, settings: Settings, mesh: Mesh):
         self.mesh = mesh
-        experts = load_experts(settings.experts)
+        experts = recipe.teachers(settings)
         self.settings = recipe.settled(settings, experts)
         _check_outputs(self.settings, experts)
         self.lessons = lessons.of_experts(experts, settings.seed)
         self.suite = experts[0].task.suite
+        self.view = recipe.student_view(settings, experts)
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.masks = lessons.masks(self.lessons)
         self.network = networks.for_tasks(
@@ -46,17 +47,34 @@ class Run:
         )
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
-            self.network, self.masks, epsilon=settings.evaluate.epsilon
+            self.network,
+            self.masks,
+            epsilon=settings.evaluate.epsilon,
+            form=self.suite.form,
+            view=self.view,
         )
 
     @property
-    def experts(self) -> list[Expert]:
+    def experts(self) -> list[Teacher]:
         """The lessons', in their order."""
         return [lesson.teacher for lesson in self.lessons]
 
     @property
-    def view(self) -> AnyView:
-        """What the student sees, of the shape that all lessons have."""
+    def taught(self) -> tuple[Lesson, ...]:
+        """The first of the lessons, whose states are learnt from: all, or all but the common."""
+        if self.settings.together and not self.settings.learn.together:
+            return self.lessons[:-1]
+        return self.lessons
+
+    @property
+    def chosen_by(self) -> list[int]:
+        """Indices of the lessons that the student is chosen by: all, or the common one alone."""
+        indices = range(len(self.lessons))
+        return [*indices[-1:]] if self.settings.together else [*indices]
+
+    @property
+    def shown(self) -> AnyView:
+        """What pools show, of the shape that all lessons have."""
         return self.lessons[0].view
 
     def fingerprints(self) -> list[str]:
@@ -67,7 +85,7 @@ class Run:
 
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
-        new = load_experts(self.settings.experts)
+        new = recipe.teachers(self.settings)
         _check_outputs(self.settings, new)
         changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
@@ -78,7 +96,7 @@ class Run:
     @functools.cached_property
     def random_policy(self) -> rollouts.Policy:
         """Uniformly random play."""
-        return rollouts.random_policy(self.masks)
+        return rollouts.random_policy(self.masks, self.suite.form)
 
     def opening(self, purpose: int) -> evaluation.Opening:
         """Who plays the first steps of episodes of one purpose, and where they may start."""
@@ -103,8 +121,9 @@ class Run:
         """Pools to collect in, brought to where those ended that `past` is of."""
         chosen = self.settings.collect
         seating = collection.Seating(
-            lessons=self.lessons,
+            lessons=self.taught,
             network=self.network,
+            view=self.view,
             num_envs=chosen.num_envs,
             expert_epsilon=chosen.expert_epsilon,
             student_epsilon=chosen.student_epsilon,
@@ -153,32 +172,40 @@ class Run:
     def log_info(self) -> dict[str, Any]:
         """What a dataset of these experts says of itself."""
         collect, dtype = self.settings.collect, self.suite.frame_dtype
+        action = self.suite.form.action_shape
         return {
-            "games": list(self.names),
+            "games": [lesson.name for lesson in self.taught],
             "num_envs": collect.num_envs,
-            "frame_shape": list(self.view.shape[1:]),
+            "frame_shape": list(self.shown.shape[1:]),
             **({} if dtype == "uint8" else {"frame_dtype": dtype}),
+            **({"action_shape": list(action)} if action else {}),
             "num_actions": int(self.masks.shape[1]),
-            "views": [lesson.view.to_dict() for lesson in self.lessons],
-            "experts": self.fingerprints(),
+            "views": [lesson.view.to_dict() for lesson in self.taught],
+            "experts": self.fingerprints()[: len(self.taught)],
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,
         }
 
 
-def _check_outputs(settings: Settings, experts: Sequence[Expert]) -> None:
+def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:
     """The experts' outputs must suit the run's loss."""
     learn = settings.learn
+    known = losses.of(experts[0].task.suite.form)
     logits = [expert.game for expert in experts if expert.outputs == "logits"]
     for name, loss in (("loss", learn.loss), ("first_loss", learn.first_loss)):
-        if loss and losses.LOSSES[loss].of_q and logits:
+        if loss and loss not in known:
+            raise ValueError(
+                f"learn.{name} is {loss!r}, which is not for outputs of {experts[0].game}; "
+                f"expected one of {', '.join(known)}"
+            )
+        if loss and known[loss].of_q and logits:
             raise ValueError(
                 f"learn.{name} is {loss!r}, but the expert of {logits[0]} holds logits, not "
                 f"Q-values: their absolute size means nothing; use 'kl', or 'log_prob_mse'"
             )
 
 
-def _fingerprint(expert: Expert) -> str:
+def _fingerprint(expert: Teacher) -> str:
     """SHA-256 of an expert's parameters: the same expert, whatever file it came from."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(expert.params):
@@ -260,7 +287,7 @@ def _read_baselines(
 
 
 def check_experts(
-    experts: Sequence[Expert],
+    experts: Sequence[Teacher],
     scores: Sequence[evaluation.Scores],
     random: Sequence[evaluation.Scores],
     lowest_share: float,
@@ -285,7 +312,7 @@ def check_experts(
             )
 
 
-def _likely(expert: Expert) -> str:
+def _likely(expert: Teacher) -> str:
     """What is often otherwise than in training, for who sees what the expert sees."""
     if isinstance(expert.view, View):
         return (

@@ -25,6 +25,7 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts import formats
+from jaxdistill.experts.expert import Team
 from jaxdistill.learn import checkpoints, dataset, divergence, learner
 from jaxdistill.play import clips, collection, evaluation, lessons
 from jaxdistill.report import page, tables
@@ -32,7 +33,6 @@ from jaxdistill.run import common as runs
 from jaxdistill.run import recipe, students
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks import actions
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
@@ -82,9 +82,12 @@ def collect(
 def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     collector = run.seat(log.past())
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
-    each = run.settings.collect.num_envs * len(run.lessons)
+    each = run.settings.collect.num_envs * len(run.taught)
     with metrics.progress(
-        f"collect {', '.join(run.names)}", per_env * each, "steps", done=log.length * each
+        f"collect {', '.join(lesson.name for lesson in run.taught)}",
+        per_env * each,
+        "steps",
+        done=log.length * each,
     ) as advance:
         while log.length < per_env:
             length = min(_CHUNK_STEPS, per_env - log.length)
@@ -159,7 +162,7 @@ def distill(
 def _claim(run: Run, workdir: pathlib.Path) -> None:
     ignored = ("evaluate.lowest_expert_share", "evaluate.baselines")
     divergence.claim(workdir, run.settings, _KNOBS, ignored)
-    students.claim_roles(workdir, run.experts)
+    students.claim_roles(workdir, run.settings, run.experts)
 
 
 def _stages(
@@ -211,13 +214,13 @@ def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Out
     stacks, labels = jax.device_get(dataset.gather(window, rows))
     forward = jax.jit(functools.partial(networks.forward, run.network))
     return {
-        name: page.Outputs(
+        lesson.name: page.Outputs(
             labels[index],
-            np.asarray(forward(params, stacks[index], index)),
-            np.asarray(run.masks[index]),
-            run.suite.action_names,
+            np.asarray(forward(params, run.view.see(stacks[index]), index)),
+            lesson.mask,
+            run.suite,
         )
-        for index, name in enumerate(run.names)
+        for index, lesson in enumerate(run.taught)
     }
 
 
@@ -295,7 +298,7 @@ def evaluate_student(
         seed=seed,
     )
     run = Run(settings, meshes.create())
-    students.check_roles(workdir, roles, run.experts)
+    students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [students.game_index(run.names, game, workdir)]
@@ -369,7 +372,7 @@ def _train(
                     _check_usable(run, buffer)
                 with timer.phase("learn"):
                     state, numbers = update(state, buffer.window, update_key)
-                    row = learner.host_metrics(numbers, run.names)
+                    row = _told(run, learner.host_metrics(numbers, run.names[: len(run.taught)]))
                     step = (index + 1) * lrn.updates_per_round
                     divergence.check(workdir, settings, _KNOBS, step=step, numbers=row, state=state)
                 advance(lrn.updates_per_round)
@@ -377,7 +380,11 @@ def _train(
                 row["steps_per_game"] = float(log.length * collect.num_envs)
                 advance.status(
                     f"loss {row['loss']:.4f} "
-                    + " ".join(f"{n} {row[f'agreement/{n}']:.1%}" for n in run.names)
+                    + " ".join(
+                        f"{n} {row[f'agreement/{n}']:.1%}"
+                        for n in run.names
+                        if f"agreement/{n}" in row
+                    )
                 )
                 writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
 
@@ -387,7 +394,10 @@ def _train(
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
                         value, played = _select(run, state, baselines, writer, step, advance)
-                    chosen_by = [scores.starts.tolist() for scores in played]
+                    chosen_by = [
+                        played[i].starts.tolist() if i in played else []
+                        for i in range(len(run.lessons))
+                    ]
                 stopping = stop_after == f"round:{index + 1}"
                 # When to save for resuming is a matter of time alone: it changes no result.
                 due = meshes.agree(time.monotonic() - last_saved > 60)
@@ -418,24 +428,34 @@ def _make_update(run: Run) -> learner.Update:
         run.network,
         recipe.optimiser(run.settings),
         run.mesh,
+        form=run.suite.form,
+        view=run.view,
         loss=lrn.loss,
         first_loss=lrn.first_loss,
         first_updates=[
-            0 if name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
-            for name in run.names
+            0 if lesson.name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
+            for lesson in run.taught
         ],
-        masks=run.masks,
+        masks=lessons.masks(run.taught),
         temperatures=jnp.asarray(
             [
-                lrn.q_temperature if expert.outputs == "q" else lrn.logits_temperature
-                for expert in run.experts
+                lrn.q_temperature if lesson.teacher.outputs == "q" else lrn.logits_temperature
+                for lesson in run.taught
             ]
         ),
+        seen=_seen(run) if lrn.resample_unseen else None,
         batch_per_game=lrn.batch_per_game,
         minibatches=lrn.updates_per_round,
         entropy_weight=lrn.entropy_weight,
         ema_decay=lrn.ema_decay,
     )
+
+
+def _seen(run: Run) -> jax.Array:
+    """`(G, D)` bool, which of the numbers that the student sees each expert can know of."""
+    everything = np.ones(run.view.shape[-1], bool)
+    seen = [lesson.task.seen for lesson in run.taught]
+    return jnp.asarray(np.stack([everything if x is None else x for x in seen]))
 
 
 def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics.NoWriter:
@@ -456,6 +476,11 @@ def _initial_params(run: Run) -> networks.Params:
             f"learn.warm_start {warm!r} is neither a game of this run "
             f"({', '.join(run.names)}) nor a file"
         )
+    if isinstance(expert, Team):
+        raise ValueError(
+            f"learn.warm_start: {warm} is played by several experts together; name one of the "
+            f"others, a file, or begin fresh"
+        )
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(run.network)
     same = same and expert.view.shape == run.view.shape
@@ -475,9 +500,15 @@ def _states(
     if collect.dataset:
         log = dataset.open_log(collect.dataset)
         for name, value in json.loads(json.dumps(run.log_info())).items():
-            if name in ("games", "frame_shape", "frame_dtype", "views", "experts", "num_envs") and (
-                log.info.get(name) != value
-            ):
+            if name in (
+                "games",
+                "frame_shape",
+                "frame_dtype",
+                "action_shape",
+                "views",
+                "experts",
+                "num_envs",
+            ) and (log.info.get(name) != value):
                 raise ValueError(
                     f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
                     f"than this run's ({value!r}); collect again, or use the same"
@@ -507,13 +538,13 @@ def _window(
         if not collect.steps_per_round:
             per_env = min(per_env, log.length)
     buffer = dataset.WindowBuffer(
-        len(run.lessons),
+        len(run.taught),
         collect.num_envs,
         per_env,
-        run.view.shape[1:],
+        run.shown.shape[1:],
         run.suite.num_actions,
         mesh or run.mesh,
-        depth=run.view.stack,
+        depth=run.shown.stack,
         frame_dtype=run.suite.frame_dtype,
     )
     buffer.skip(max(0, log.length - per_env))
@@ -523,9 +554,9 @@ def _window(
 
 
 def _check_usable(run: Run, buffer: dataset.WindowBuffer) -> None:
-    for name, count in zip(run.names, np.asarray(buffer.window.counts), strict=True):
+    for lesson, count in zip(run.taught, np.asarray(buffer.window.counts), strict=True):
         if not count:
-            raise ValueError(f"the window holds no usable step of {name}; collect more")
+            raise ValueError(f"the window holds no usable step of {lesson.name}; collect more")
 
 
 def _select(
@@ -535,30 +566,32 @@ def _select(
     writer: metrics.Writer | metrics.NoWriter,
     step: int,
     advance: metrics.Advance,
-) -> tuple[float, list[evaluation.Scores]]:
-    """What the best is chosen by, and the games it was measured in.
+) -> tuple[float, dict[int, evaluation.Scores]]:
+    """What the best is chosen by, and the games it was measured in, by their lesson's index.
 
     The value is the mean retention over games, of episodes that are never reported. What a game
     keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
     """
     episodes = run.settings.evaluate.select_episodes
-    scores = run.measure(run.student_policy(state.playing), lessons.SELECT, episodes)
+    only = run.chosen_by
+    names = [run.names[i] for i in only]
+    scores = run.measure(run.student_policy(state.playing), lessons.SELECT, episodes, only=only)
     kept = [
-        evaluation.retention(s.mean, e.mean, r.mean)
-        for s, e, r in zip(scores, baselines["expert"], baselines["random"], strict=True)
+        evaluation.retention(s.mean, baselines["expert"][i].mean, baselines["random"][i].mean)
+        for i, s in zip(only, scores, strict=True)
     ]
     known = np.nan_to_num(kept)
     value = float(np.minimum(known, 0.9 + 0.1 * known).mean())
-    row = {f"score/{name}": s.mean for name, s in zip(run.names, scores, strict=True)}
+    row = {f"score/{name}": s.mean for name, s in zip(names, scores, strict=True)}
     if run.settings.collect.follow:
         # What the experts of the beginning scored is no measure any more: the best student is.
-        value = evaluation.normalised_mean([x.task for x in run.lessons], scores)
-        experts = run.measure(run.expert_policy(), lessons.SELECT, episodes)
-        row |= {f"expert_score/{n}": s.mean for n, s in zip(run.names, experts, strict=True)}
-    row |= {f"retention/{name}": k for name, k in zip(run.names, kept, strict=True)}
+        value = evaluation.normalised_mean([run.lessons[i].task for i in only], scores)
+        experts = run.measure(run.expert_policy(), lessons.SELECT, episodes, only=only)
+        row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
+    row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
     writer.write(step, row | {"mean_retention": float(known.mean())})
-    advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(run.names, scores, strict=True)))
-    return value, scores
+    advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(names, scores, strict=True)))
+    return value, dict(zip(only, scores, strict=True))
 
 
 def _rows(
@@ -601,7 +634,9 @@ def _result(
     """Everything the closing table shows, as JSON."""
     kept = np.asarray([row["retention"] for row in rows])
     return {
-        "games": [row | _choices(outputs[row["game"]]) for row in rows],
+        "games": [
+            row | (_choices(outputs[row["game"]]) if row["game"] in outputs else {}) for row in rows
+        ],
         "mean_retention": float(kept.mean()),
         "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
         "worst_retention": float(kept.min()),
@@ -616,10 +651,19 @@ def _result(
 
 
 def _choices(outputs: page.Outputs) -> dict[str, float]:
-    """How often the student would choose as its expert, and what its other choices cost."""
+    """How alike student and expert choose, as far as it is said of this task."""
     student, expert, mask = map(jnp.asarray, (outputs.student, outputs.expert, outputs.mask))
-    agree = actions.greedy(student, mask) == actions.greedy(expert, mask)
-    return {
-        "agreement": float(agree.mean()),
-        "regret": float(actions.regret(student, expert, mask).mean()),
+    form = outputs.suite.form
+    compared = form.compare(student, expert, mask)
+    return {name: float(compared[name].mean()) for name in form.compared(outputs.mask)}
+
+
+def _told(run: Run, row: dict[str, float]) -> dict[str, float]:
+    """A round's numbers without those that say nothing of their task."""
+    form = run.suite.form
+    idle = {
+        f"{name}/{lesson.name}"
+        for lesson in run.taught
+        for name in {"agreement", "angle_error", "regret"} - {*form.compared(lesson.mask)}
     }
+    return {name: x for name, x in row.items() if name not in idle}

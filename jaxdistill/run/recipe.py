@@ -8,10 +8,10 @@ from typing import Annotated
 
 import optax
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill import settings as settings_lib
-from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.experts.expert import Teacher, Team
+from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import learner, losses
 from jaxdistill.settings import (
     Count,
@@ -24,6 +24,9 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
+from jaxdistill.tasks.views import AnyView
+
+_LOSSES = tuple(dict.fromkeys((*losses.LOSSES, *losses.FACTORED)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +76,8 @@ class Learn:
       rounds: how often steps are collected and learnt from.
       updates_per_round: minibatches in one round.
       batch_per_game: rows of each game in one minibatch.
-      loss: a key of `losses.LOSSES`, or "auto": `q_values` if all experts have Q-values, begun with
-        `q_kl` for a fifth of the rounds; `kl` if one has logits.
+      loss: one of `losses.of` the suite's outputs, or "auto": `q_values` if all experts have
+        Q-values, begun with `q_kl` for a fifth of the rounds; `kl` if one has logits.
       first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
         `loss`; None is that loss from the start. A game the student begins with (`warm_start`) has
         `loss` all along: there is nothing to lead it to.
@@ -87,13 +90,18 @@ class Learn:
         this decay per update (Polyak averaging); 0 plays with the parameters as they are.
       optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
         `learner.optimiser`; the schedule is a cosine.
+      resample_unseen: numbers that the student sees and an expert cannot know of, as a skill that
+        aims does not know how fast it walks, are taken from other tasks' states: the student shall
+        not take them for a sign of the task.
+      together: what is seen where all experts play together is learnt from too; see
+        `Settings.together`.
     """
 
     rounds: Count = 200
     updates_per_round: Count = 32
     batch_per_game: Count = 128
-    loss: Annotated[str, OneOf((*losses.LOSSES, "auto"))] = "auto"
-    first_loss: Annotated[str, OneOf(losses.LOSSES)] | None = None
+    loss: Annotated[str, OneOf((*_LOSSES, "auto"))] = "auto"
+    first_loss: Annotated[str, OneOf(_LOSSES)] | None = None
     first_rounds: Steps = 0
     q_temperature: Temperature = 0.01
     logits_temperature: Temperature = 1.0
@@ -105,6 +113,8 @@ class Learn:
     final_rate_fraction: Share = 0.1
     weight_decay: Weight = 1e-4
     clip_norm: Positive = 10.0
+    resample_unseen: bool = False
+    together: bool = True
 
     def __post_init__(self) -> None:
         settings_lib.check(self, "learn.")
@@ -152,13 +162,18 @@ class Settings:
 
     Attributes:
       experts: one per game; their order is the order of the games.
+      together: name of a task that all experts play together, each its own part of an action. It
+        is one more task of the run, which they teach together and the student is chosen by alone.
       network: a key of `networks.NETWORKS`, the student's.
+      view: name of what the student sees, among the suite's views; None is the first of them.
       compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
         parameters, outputs and losses are float32 all the same.
       seed: of everything random.
     """
 
     experts: tuple[ExpertSource, ...]
+    together: Text | None = None
+    view: Text | None = None
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling"
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
@@ -212,7 +227,47 @@ class Settings:
             )
 
 
-def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
+def teachers(settings: Settings) -> list[Teacher]:
+    """The experts of a run and, where they play together, their team.
+
+    Raises:
+      FileNotFoundError, ValueError: an expert cannot be read or played, or they cannot play
+        `settings.together`.
+    """
+    experts = load_experts(settings.experts)
+    if settings.together is None:
+        return [*experts]
+    task = tasks.get(settings.together)
+    suites = {expert.game: expert.task.suite.name for expert in experts} | {
+        task.name: task.suite.name
+    }
+    if len(set(suites.values())) > 1:
+        raise ValueError(
+            f"together is {task.name}, of {task.suite.name}, and the experts play "
+            f"{', '.join(str(e.game) for e in experts)}; expected a task of their suite"
+        )
+    return [*experts, Team(tuple(experts), task.name)]
+
+
+def student_view(settings: Settings, experts: Sequence[Teacher]) -> AnyView:
+    """What the student of a run sees of what pools show.
+
+    Raises:
+      ValueError: `settings.view` names none of the suite's.
+    """
+    suite = experts[0].task.suite
+    views = dict(suite.views)
+    if settings.view is None:
+        return next(iter(views.values()), experts[0].view.whole)
+    if settings.view not in views:
+        raise ValueError(
+            f"view is {settings.view!r}, expected "
+            + (f"one of {', '.join(views)}" if views else f"None: {suite.name} has one alone")
+        )
+    return views[settings.view]
+
+
+def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:
     """`settings` with what "auto" and None stand for in a run of these experts.
 
     Q-values are begun with choices alone, which the size of some games' values would drown.
@@ -247,7 +302,7 @@ def expert_share_at(settings: Settings, index: int) -> float:
     return early + (1.0 - early) * c.final_expert_share
 
 
-def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
+def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     """Refuses settings that were changed and cannot change anything in a run of these experts.
 
     For runs that begin: one that stands goes on as it was begun.
@@ -259,7 +314,8 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
     outputs = {expert.outputs for expert in experts}
     known = settled(settings, experts)
     learnt = known.learn
-    used = [losses.LOSSES[name] for name in (learnt.loss, learnt.first_loss) if name]
+    known_losses = losses.of(experts[0].task.suite.form)
+    used = [known_losses[name] for name in (learnt.loss, learnt.first_loss) if name]
     drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
     settings_lib.refuse_idle(
         settings,
@@ -283,6 +339,21 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
                 c.final_expert_share == 1,
                 "collect.final_expert_share is 1 and the student never drives",
                 drivers,
+            ),
+            (
+                settings.together is None,
+                "no task is played together",
+                ("learn.together",),
+            ),
+            (
+                all(expert.task.seen is None for expert in experts),
+                "experts can know of all that the student sees",
+                ("learn.resample_unseen",),
+            ),
+            (
+                len(experts) == 1,
+                "there is one expert",
+                ("learn.resample_unseen",),
             ),
             (
                 c.num_envs == 1,

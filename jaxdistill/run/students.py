@@ -19,9 +19,8 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill import settings as settings_lib
-from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.sources import load_experts
-from jaxdistill.learn import checkpoints, learner, losses
+from jaxdistill.experts.expert import Expert, Teacher
+from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.task import Suite, Task
@@ -48,35 +47,44 @@ class Role:
         return tasks.get(self.game)
 
 
-def roles_of(experts: Sequence[Expert]) -> tuple[Role, ...]:
-    """The roles of a student of these experts, as `load_experts` gives them."""
+def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
+    """The roles of the student of a run, whose experts `recipe.teachers` gives."""
+    own = recipe.student_view(settings, experts)
+    shared = bool(experts[0].task.suite.views)
     return tuple(
-        Role(str(e.game), e.view, tuple(np.flatnonzero(e.mask).tolist()), e.name) for e in experts
+        Role(
+            str(e.game),
+            own if shared else e.view,
+            tuple(np.flatnonzero(e.mask).tolist()),
+            e.name,
+        )
+        for e in experts
     )
 
 
-def claim_roles(workdir: str | os.PathLike[str], experts: Sequence[Expert]) -> None:
+def claim_roles(
+    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
+) -> None:
     """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
 
     Raises:
       ValueError: the run began with experts of other games, or ones that saw something else.
     """
-    path, roles = pathlib.Path(workdir, _FILE), roles_of(experts)
+    path, roles = pathlib.Path(workdir, _FILE), roles_of(settings, experts)
     if path.is_file():
-        check_roles(workdir, _read_roles(path), experts)
+        check_roles(workdir, _read_roles(path), roles)
     else:
         settings_lib.write_json(path, [dataclasses.asdict(role) for role in roles])
 
 
 def check_roles(
-    workdir: str | os.PathLike[str], standing: Sequence[Role], experts: Sequence[Expert]
+    workdir: str | os.PathLike[str], standing: Sequence[Role], new: Sequence[Role]
 ) -> None:
     """Refuses experts that play or see something else than those a student learnt from.
 
     Raises:
       ValueError: a game or a view differs.
     """
-    new = roles_of(experts)
     if [role.game for role in standing] != [role.game for role in new]:
         raise ValueError(
             f"{workdir} has a student of {_listed(standing)}, and its experts now play "
@@ -106,7 +114,7 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
     if path.is_file():
         return _read_roles(path)
     try:
-        return roles_of(load_experts(settings.experts))
+        return roles_of(settings, recipe.teachers(settings))
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{workdir} holds no {_FILE}, so its experts are asked: {error}"
@@ -223,6 +231,28 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
     )
 
 
+def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Student:
+    """The chosen student of the run in `workdir`, to be trained further in some of its games.
+
+    Raises:
+      FileNotFoundError, ValueError: the run is not there or has chosen no student, an expert of it
+        cannot be read, or a game is not one of its own.
+    """
+    settings, state, network = load_student(workdir)
+    roles = {role.game: role for role in load_roles(workdir, settings)}
+    for game in games:
+        game_index([*roles], game, workdir)
+    teachers = {str(expert.game): expert for expert in recipe.teachers(settings)}
+    return regime.Student(
+        name=f"student of {workdir}",
+        network=network,
+        params=jax.device_get(state.playing),
+        outputs=outputs_of(settings),
+        view=roles[games[0]].view,
+        teachers=teachers,
+    )
+
+
 def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role) -> networks.Params:
     """Parameters that never prefer a valid action which the expert had no output for.
 
@@ -260,7 +290,8 @@ def untaught(role: Role) -> list[str]:
 
 def outputs_of(settings: Settings) -> str:
     """What the outputs of a run's student are, "q" or "logits", by the loss that taught it."""
-    return "q" if losses.LOSSES[settings.learn.loss].gives_q else "logits"
+    loss = losses.LOSSES.get(settings.learn.loss)  # keys and angles have others, and no Q-values
+    return "q" if loss is not None and loss.gives_q else "logits"
 
 
 def game_index(

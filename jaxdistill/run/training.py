@@ -19,7 +19,8 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import qlearning, regime
+from jaxdistill.learn import regime
+from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, rollouts
 from jaxdistill.report import page, tables
@@ -35,7 +36,7 @@ def train(
     command: str = "",
     profile: str | None = None,
 ) -> dict[str, Any]:
-    """`qlearning.train`, and then the best network and random play are measured and shown.
+    """`learning.train`, and then the best network and random play are measured and shown.
 
     `settings.final_episodes` whole games of each task, with `eval_epsilon`, from starts of their
     own: other seeds than those of any game that helped to choose the network and, where there are
@@ -52,10 +53,11 @@ def train(
       what was learnt; empty where `stop_at` says so.
 
     Raises:
-      ValueError, OSError: something the user can mend, in one line; see `qlearning.train`.
+      ValueError, OSError: something the user can mend, in one line; see `learning.train`.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
-    qlearning.train(settings, workdir, mesh=mesh, stop_at=stop_at, profile=profile)
+    student = _student(settings)
+    learning.train(settings, workdir, mesh=mesh, stop_at=stop_at, profile=profile, student=student)
     if stop_at is not None:
         return {}
     path = workdir / "result.json"
@@ -85,8 +87,9 @@ class _Learnt(NamedTuple):
 
 def _report(settings: Settings, workdir: pathlib.Path, mesh: Mesh, command: str) -> None:
     """Measures and shows the best network of a finished training; the result is written last."""
-    parts = qlearning.parts(settings, workdir)
-    learnt = [_read_learnt(one, where, mesh) for one, where in parts]
+    parts = learning.parts(settings, workdir)
+    student = _student(settings)
+    learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
     timer = metrics.Timer()
     experts = load_experts(workdir)
     with timer.phase("report"):
@@ -132,8 +135,17 @@ def _report(settings: Settings, workdir: pathlib.Path, mesh: Mesh, command: str)
     settings_lib.write_json(workdir / "result.json", result)
 
 
-def _read_learnt(settings: Settings, workdir: pathlib.Path, mesh: Mesh) -> _Learnt:
-    with qlearning.Training(settings, workdir, mesh) as training:
+def _student(settings: Settings) -> regime.Student | None:
+    """What the training goes on from, if it does."""
+    if settings.student is None:
+        return None
+    return students.to_go_on_from(settings.student, [task.name for task in settings.tasks])
+
+
+def _read_learnt(
+    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: regime.Student | None
+) -> _Learnt:
+    with learning.Training(settings, workdir, mesh, student) as training:
         params = jax.device_get(training.best_params())
         vectors = networks.task_vectors(training.network, params)
         seconds = training.timer.seconds()
@@ -173,7 +185,7 @@ def _measure(
                 f"opening_steps is {opening_steps}, expected less than the {limit} steps of a game "
                 f"of {lesson.name}"
             )
-    random = rollouts.random_policy(lessons.masks(everything))
+    random = rollouts.random_policy(lessons.masks(everything), experts[0].task.suite.form)
     protocol = evaluation.Protocol(
         episodes,
         lessons.MEASURE,

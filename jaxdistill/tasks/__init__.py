@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 
-from jaxdistill.tasks import atari, lander
+from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.task import Task
 
 # What others call a task, beside its own name.
@@ -32,10 +32,13 @@ def get(name: str) -> Task:
     by_key = _by_key()
     text = name if isinstance(name, str) else ""
     space, _, last = text.rpartition("/")
-    spellings = [_key(text)] if _key(space) == "lander" else [_key(text), _key(last)]
+    own = _key(space) in ("lander", "combat")
+    spellings = [_key(text)] if own else [_key(text), _key(last)]
     for key in spellings:
         if key in by_key:
             return by_key[key]
+    if duel := combat.find(text):
+        return duel
     close = dict.fromkeys(
         by_key[key].name
         for spelling in spellings
@@ -49,13 +52,16 @@ def get(name: str) -> Task:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The names of all tasks: Atari's 104 games and the landers, sorted within each suite."""
-    return (*atari.games(), *sorted(lander.LANDERS))
+    """The names of all tasks: Atari's 104 games, landers and combat, sorted within each suite.
+
+    Duels of other health, such as "combat/duel_10hp", are found besides.
+    """
+    return (*atari.games(), *sorted(combat.COMBATS), *sorted(lander.LANDERS))
 
 
 @functools.cache
 def _by_key() -> dict[str, Task]:
-    tasks: dict[str, Task] = {**atari.games(), **lander.LANDERS}
+    tasks: dict[str, Task] = {**atari.games(), **lander.LANDERS, **combat.COMBATS}
     keys = {_key(name.rpartition("/")[2]): task for name, task in tasks.items()}
     keys |= {_key(name): task for name, task in tasks.items()}
     return keys | {alias: tasks[name] for alias, name in _ALIASES.items()}

@@ -1,14 +1,12 @@
 """What outputs mean: one action of several, or several keys and angles at once.
 
-*One of several*: outputs are Q-values or logits `(..., A)`, an action is an index. The functions of
-this module read them. A mask, `(A,)` or of any shape that broadcasts to the outputs, says which
-actions are valid; what stands at invalid ones never counts.
+A suite has one *form* of outputs. `Discrete` is one action of several: outputs are Q-values or
+logits `(..., A)`, an action is an index. `Factored`: every entry of an output is a choice of its
+own, and an action is all of them. Both choose, compare and describe in the same words, and nobody
+else asks which it is.
 
-*Factored*: every entry of an output is a choice of its own, and an action is all of them. The
-methods of a `Factored` read them. A mask says which entries count, such as those a skill owns.
-
-Whoever holds outputs is told which they are by a `Factored | None`: None is one of several. Nobody
-guesses it from shapes.
+A mask, `(A,)` or of any shape that broadcasts to the outputs, says which entries count: the valid
+actions of a game, the keys that a skill owns. What stands at others never counts.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 KINDS = ("key", "angle")
 
@@ -67,6 +66,100 @@ def regret(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
     return mask_outputs(expert, mask).max(axis=-1) - chosen
 
 
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Outputs that one action of several is chosen by; the functions above, as a form.
+
+    Attributes:
+      size: A, the number of actions.
+    """
+
+    size: int
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one action: none, it is an index."""
+        return ()
+
+    @property
+    def action_dtype(self) -> str:
+        """NumPy's name of how actions are stored."""
+        return "uint8"
+
+    def greedy(self, outputs: jax.Array, mask: jax.Array) -> jax.Array:
+        """See `actions.greedy`."""
+        return greedy(outputs, mask)
+
+    def choose(
+        self,
+        outputs: jax.Array,
+        mask: jax.Array,
+        key: jax.Array,
+        *,
+        epsilon: float | jax.Array,
+        sample: bool = False,
+        log_std: jax.Array | None = None,
+        seats: jax.Array | np.ndarray,
+    ) -> jax.Array:
+        """Actions `(N,)` from outputs `(N, A)`: greedy or drawn, and uniform with chance epsilon.
+
+        Both the choice and the uniform draw are over valid actions (`mask`) alone.
+
+        Args:
+          sample: draw from the softmax of the outputs, which then are logits.
+          log_std: of angles, which there are none of.
+          seats: `(N,)` integers. Row n draws with `fold_in(key, seats[n])`, whatever rows are
+            beside it.
+        """
+        del log_std
+        mask = jnp.broadcast_to(mask, outputs.shape)
+
+        def draw(seat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            choice, uniform, coin = jax.random.split(jax.random.fold_in(key, seat), 3)
+            shape = outputs.shape[1:]
+            return (
+                jax.random.gumbel(choice, shape),
+                jax.random.gumbel(uniform, shape),
+                jax.random.uniform(coin),
+            )
+
+        choice_noise, uniform_noise, coin = jax.vmap(draw)(jnp.asarray(seats))
+        # The largest of logits plus Gumbel noise is a draw from their softmax.
+        chosen = greedy(outputs + choice_noise if sample else outputs, mask)
+        return jnp.where(coin < epsilon, greedy(uniform_noise, mask), chosen)
+
+    def entropy(self, outputs: jax.Array, mask: jax.Array) -> jax.Array:
+        """See `actions.entropy`."""
+        return entropy(outputs, mask)
+
+    def compare(
+        self, student: jax.Array, expert: jax.Array, mask: jax.Array
+    ) -> dict[str, jax.Array]:
+        """How alike two policies choose, `(B,)` each.
+
+        `agreement`: 1 where both choose the same action. `regret`: see `actions.regret`.
+        """
+        same = greedy(student, mask) == greedy(expert, mask)
+        return {
+            "agreement": same.astype(jnp.float32),
+            "regret": regret(student, expert, mask),
+        }
+
+    def compared(self, mask: np.ndarray) -> tuple[str, ...]:
+        """What of `compare` says something of one task, of the mask `(A,)`."""
+        del mask
+        return ("agreement", "regret")
+
+    def problem(self, actions: np.ndarray, count: int, mask: np.ndarray) -> str | None:
+        """Why these are not `count` actions of a task of the mask `(A,)`; None if they are."""
+        if actions.shape != (count,) or actions.dtype.kind not in "iu":
+            return f"expected {count} integer actions, got {actions.dtype} of shape {actions.shape}"
+        inside = (actions >= 0) & (actions < len(mask))
+        if not (inside & mask[np.where(inside, actions, 0)]).all():
+            return f"actions {sorted(set(actions.tolist()))} are not all among its valid ones"
+        return None
+
+
 class Agreement(NamedTuple):
     """How alike two policies choose in each row, both `(B,)` float32.
 
@@ -96,9 +189,11 @@ class Factored:
 
     Attributes:
       kinds: "key" or "angle" for each of the A entries.
+      widest: the largest angle, in radians, of a random action.
     """
 
     kinds: tuple[str, ...]
+    widest: float = math.radians(36)
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -117,6 +212,82 @@ class Factored:
         outputs, keys, angles = self._read(outputs, mask)
         return jnp.where(keys, outputs > 0, jnp.where(angles, outputs, 0.0)).astype(jnp.float32)
 
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one action: a number for every entry."""
+        return (self.size,)
+
+    @property
+    def action_dtype(self) -> str:
+        """NumPy's name of how actions are stored."""
+        return "float32"
+
+    def choose(
+        self,
+        outputs: jax.Array,
+        mask: jax.Array,
+        key: jax.Array,
+        *,
+        epsilon: float | jax.Array,
+        sample: bool = False,
+        log_std: jax.Array | None = None,
+        seats: jax.Array | np.ndarray,
+    ) -> jax.Array:
+        """Actions `(N, A)` from outputs `(N, A)`: likeliest or drawn, and random with epsilon.
+
+        A random action has every key down or up alike often, and every angle anywhere from
+        -`widest` to `widest`.
+
+        Args:
+          sample: draw from the distribution.
+          log_std: of angles, `(A,)`; where it is not given angles are not drawn.
+          seats: as `Discrete.choose` takes them.
+        """
+        choice, coin = jax.random.split(key)
+        if sample:
+            deviation = jnp.full(self.size, -jnp.inf) if log_std is None else log_std
+            chosen = self.sample(outputs, mask, deviation, choice, seats=seats)
+        else:
+            chosen = self.greedy(outputs, mask)
+
+        def draw(seat: jax.Array) -> tuple[jax.Array, jax.Array]:
+            own = jax.random.split(jax.random.fold_in(coin, seat))
+            return jax.random.uniform(own[0]), jax.random.uniform(own[1], (self.size,), minval=-1.0)
+
+        toss, uniform = jax.vmap(draw)(jnp.asarray(seats))
+        _, keys, angles = self._read(outputs, mask)
+        random = jnp.where(keys, uniform > 0, jnp.where(angles, self.widest * uniform, 0.0))
+        return jnp.where((toss < epsilon)[:, None], random.astype(jnp.float32), chosen)
+
+    def compare(
+        self, student: jax.Array, expert: jax.Array, mask: jax.Array
+    ) -> dict[str, jax.Array]:
+        """How alike two policies choose, `(B,)` each.
+
+        `agreement`: the share of the keys that count which both press or both leave. `angle_error`:
+        the mean distance of the angles that count, in degrees.
+        """
+        alike = self.agreement(student, expert, mask)
+        return {"agreement": alike.keys, "angle_error": jnp.rad2deg(alike.angles)}
+
+    def compared(self, mask: np.ndarray) -> tuple[str, ...]:
+        """What of `compare` says something of one task, of the mask `(A,)`."""
+        kinds = {kind for kind, counts in zip(self.kinds, mask, strict=True) if counts}
+        names = {"key": "agreement", "angle": "angle_error"}
+        return tuple(name for kind, name in names.items() if kind in kinds)
+
+    def problem(self, actions: np.ndarray, count: int, mask: np.ndarray) -> str | None:
+        """Why these are not `count` actions of a task of the mask `(A,)`; None if they are."""
+        del mask  # what does not count may be anything
+        if actions.shape != (count, self.size) or actions.dtype.kind not in "fiub":
+            return (
+                f"expected {count} actions of {self.size} numbers, got {actions.dtype} of shape "
+                f"{actions.shape}"
+            )
+        if not np.isfinite(actions).all():
+            return f"actions {actions[~np.isfinite(actions)]} are not finite"
+        return None
+
     def sample(
         self,
         outputs: jax.Array,
@@ -124,7 +295,7 @@ class Factored:
         log_std: jax.Array,
         key: jax.Array,
         *,
-        seats: jax.Array,
+        seats: jax.Array | np.ndarray,
     ) -> jax.Array:
         """Actions `(B, A)` drawn from the distribution.
 
@@ -157,9 +328,14 @@ class Factored:
         turned = -0.5 * jnp.square(away) - log_std - 0.5 * math.log(2 * math.pi)
         return _summed(pressed, keys, turned, angles)
 
-    def entropy(self, outputs: jax.Array, mask: jax.Array, log_std: jax.Array) -> jax.Array:
-        """Entropy in nats, `(B,)`: of the keys, and the differential one of the angles."""
-        log_std = self._log_std(log_std, outputs, mask)
+    def entropy(
+        self, outputs: jax.Array, mask: jax.Array, log_std: jax.Array | None = None
+    ) -> jax.Array:
+        """Entropy in nats, `(B,)`: of the keys, and the differential one of the angles.
+
+        Angles whose deviation is not given count as if it were 1.
+        """
+        log_std = self._log_std(0.0 if log_std is None else log_std, outputs, mask)
         outputs, keys, angles = self._read(outputs, mask)
         pressed = jax.nn.softplus(outputs) - outputs * jax.nn.sigmoid(outputs)
         turned = log_std + 0.5 * math.log(2 * math.pi * math.e)
@@ -206,10 +382,15 @@ class Factored:
         read = jnp.where(counts, outputs.astype(jnp.float32), 0.0)
         return read, counts & keys, counts & ~keys
 
-    def _log_std(self, log_std: jax.Array, outputs: jax.Array, mask: jax.Array) -> jax.Array:
+    def _log_std(
+        self, log_std: jax.Array | float, outputs: jax.Array, mask: jax.Array
+    ) -> jax.Array:
         """`(B, A)` float32, 0 but at angles that count."""
         _, _, angles = self._read(outputs, mask)
         return jnp.where(angles, jnp.asarray(log_std, jnp.float32), 0.0)
+
+
+Form = Discrete | Factored
 
 
 def _summed(pressed: jax.Array, keys: jax.Array, turned: jax.Array, angles: jax.Array) -> jax.Array:

@@ -15,10 +15,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
+from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyView
 
 
@@ -28,14 +30,21 @@ class Suite:
 
     Attributes:
       name: such as "atari".
-      action_names: what each of the A actions is called; a network has an output for each.
-      view: what is seen where an expert does not say.
+      action_names: what each of the A actions is called, or each of the A keys and angles that one
+        action is made of; a network has an output for each.
+      view: what pools show where an expert does not say.
       frame_dtype: NumPy's name of the numbers in one frame; "uint8" means pixels.
       frames_per_second: steps in one second, at the tasks' own speed.
       opening_steps: random steps before a measured policy takes over a game, unless a run says
         otherwise: as many as it takes for starts to differ.
       epsilon: chance of a random action of a measured policy, unless it is said.
       facts: names of what pools say of games besides scores, see `Pool.facts`.
+      kinds: of each output "key" or "angle", where an action is several of them at once; None is
+        one action of several.
+      views: parts of what pools show, by name, for students to see; the first is what they see
+        where a run does not say. Empty is all that is shown.
+      pool_size: environments in one pool of an evaluation, at most. Few, where an environment that
+        has finished is stepped in vain; many, where stepping one costs as much as stepping all.
     """
 
     name: str
@@ -46,6 +55,19 @@ class Suite:
     opening_steps: int
     epsilon: float = 0.0
     facts: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
+    views: tuple[tuple[str, AnyView], ...] = ()
+    pool_size: int = 4
+
+    @property
+    def form(self) -> Form:
+        """What outputs mean."""
+        return self.factored or Discrete(self.num_actions)
+
+    @property
+    def factored(self) -> Factored | None:
+        """`form`, where actions are keys and angles."""
+        return None if self.kinds is None else Factored(self.kinds)
 
     @property
     def num_actions(self) -> int:
@@ -59,7 +81,7 @@ class Task(abc.ABC):
 
     Attributes:
       name: such as "pong" or "lander/windy".
-      actions: the valid ones among the suite's.
+      actions: the valid ones among the suite's; of keys and angles those that count.
       max_steps: step limit of one game.
       random_score: published score of uniformly random play, None where there is none.
       human_score: published score of a human tester, None where there is none.
@@ -72,6 +94,28 @@ class Task(abc.ABC):
     max_steps: int
     random_score: float | None = None
     human_score: float | None = None
+
+    @property
+    def view(self) -> AnyView:
+        """What one who learns this task alone sees of what pools show."""
+        return self.suite.view
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Those of the suite's that say something of this task."""
+        return self.suite.facts
+
+    @property
+    def seen(self) -> np.ndarray | None:
+        """`(D,)` bool, which of the numbers that a student sees an expert of this task can know of.
+
+        None is all of them. What an expert does, and so what it teaches, cannot depend on others.
+        """
+        return None
+
+    def limited(self, outputs: jax.Array) -> jax.Array:
+        """Outputs `(..., A)` of an expert of this task, cut to what the task allows."""
+        return outputs
 
     @property
     def mask(self) -> np.ndarray:
@@ -133,8 +177,8 @@ class Camera(Protocol):
 
     frame: np.ndarray
 
-    def step(self, action: int) -> np.ndarray:
-        """Plays one action; returns the new `frame`."""
+    def step(self, action: Any) -> np.ndarray:
+        """Plays one action, an index or all keys and angles; returns the new `frame`."""
         ...
 
 
@@ -209,7 +253,7 @@ class Pool(abc.ABC):
         for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
             if value < 1:
                 raise ValueError(f"{task.name}: {name} is {value}, expected at least 1")
-        view = view or task.suite.view
+        view = (view or task.suite.view).whole
         if type(view) is not type(task.suite.view):
             raise ValueError(f"{task.name} shows {task.suite.view}, expected no {view}")
         self.task, self.num_envs, self.view = task, num_envs, view
@@ -246,30 +290,20 @@ class Pool(abc.ABC):
         return {}
 
     def send(self, actions: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Starts one step; `actions` `(N,)` are the suite's. Then `receive`.
+        """Starts one step; `actions`, `(N,)` or `(N, A)`, are the suite's. Then `receive`.
 
         Args:
-          rows: `(K,)`, the environments that step, if not all do; `actions` are theirs, `(K,)`.
+          rows: `(K,)`, the environments that step, if not all do; `actions` are theirs.
 
         Raises:
           ValueError: a wrong shape, or an action this task does not have.
         """
         actions = np.asarray(actions)
         expected = self.num_envs if rows is None else len(rows)
-        if actions.shape != (expected,) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"{self.task.name}: expected {expected} integer actions, got "
-                f"{actions.dtype} of shape {actions.shape}"
-            )
-        known = self.task.mask
-        inside = (actions >= 0) & (actions < len(known))
-        if not (inside & known[np.where(inside, actions, 0)]).all():
+        if problem := self.task.suite.form.problem(actions, expected, self.task.mask):
             names = self.task.suite.action_names
             valid = ", ".join(f"{i} ({names[i]})" for i in self.task.actions)
-            raise ValueError(
-                f"{self.task.name}: actions {sorted(set(actions.tolist()))} are not all among its "
-                f"valid ones: {valid}"
-            )
+            raise ValueError(f"{self.task.name}: {problem}: {valid}")
         self._sent = None if rows is None else np.asarray(rows, np.int32)
         self._send(actions, self._sent)
 

@@ -67,6 +67,15 @@ class View:
         """Whether EnvPool makes this view itself."""
         return self.crop is None and self.gray == "luminance" and not self.steps
 
+    @property
+    def whole(self) -> View:
+        """What a pool must show where this is seen: the same."""
+        return self
+
+    def see(self, shown: Any) -> Any:
+        """What is seen of what the pool shows: all, since pools make these views themselves."""
+        return shown
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` turns them back."""
         return dataclasses.asdict(self)
@@ -91,13 +100,21 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """Numbers as the environment gives them.
+    """Numbers as the environment gives them: all of those that a pool shows, or a part.
 
     Attributes:
       size: how many.
+      start: the first of them, among those that the pool shows.
+      of: how many the pool shows; None is these alone.
     """
 
     size: int
+    start: int = 0
+    of: int | None = None
+
+    def __repr__(self) -> str:
+        part = "" if self.of is None else f", start={self.start}, of={self.of}"
+        return f"Vector(size={self.size}{part})"
 
     stack: ClassVar[int] = 1
     native: ClassVar[bool] = True
@@ -107,15 +124,32 @@ class Vector:
             raise ValueError(
                 f"view: size is {self.size!r}, expected a whole number of 1..{_MAX_SIZE}"
             )
+        whole = self.size if self.of is None else self.of
+        if not all(type(x) is int and 0 <= x <= _MAX_SIZE for x in (self.start, whole)) or (
+            self.start + self.size > whole
+        ):
+            raise ValueError(
+                f"view: numbers {self.start!r}.. of {whole!r}, expected a part of those shown"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of one observation, `(1, size)`."""
         return (1, self.size)
 
+    @property
+    def whole(self) -> Vector:
+        """All that a pool shows where this is seen."""
+        return self if self.of is None else Vector(self.of)
+
+    def see(self, shown: Any) -> Any:
+        """What is seen, `(..., size)`, of what the pool shows, `(..., of)`."""
+        return shown if self.of is None else shown[..., self.start : self.start + self.size]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` turns them back."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        return fields if self.of is not None else {"size": self.size}
 
 
 AnyView = View | Vector
@@ -123,7 +157,7 @@ AnyView = View | Vector
 
 def from_dict(fields: Mapping[str, Any]) -> AnyView:
     """A view or vector from what its `to_dict` gave; raises as `View.from_dict` does."""
-    if set(fields) == {"size"}:
+    if {"size"} <= set(fields) <= {"size", "start", "of"}:
         return Vector(**fields)
     return View.from_dict(fields)
 

@@ -11,7 +11,8 @@ import pytest
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import divergence, qlearning, regime
+from jaxdistill.learn import divergence, exploration, regime
+from jaxdistill.learn import training as learning
 
 pytest.importorskip("Box2D")
 
@@ -45,7 +46,7 @@ def one():
 
 def _learnt(settings, workdir, mesh, iterations=10):
     """What some iterations learn, without an evaluation."""
-    with qlearning.Training(settings, workdir, mesh) as training:
+    with learning.Training(settings, workdir, mesh) as training:
         for _ in range(iterations):
             training.iterate()
         return jax.device_get(training.arrays)
@@ -68,8 +69,8 @@ def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one):
     whole = []
     for name, stops in (("whole", ()), ("stopped", (3, 6))):
         for stop in (*stops, None):
-            qlearning.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
-        with qlearning.Training(SETTINGS, tmp_path / name, one) as training:
+            learning.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
+        with learning.Training(SETTINGS, tmp_path / name, one) as training:
             whole.append(jax.device_get(training.arrays))
     assert _same(*whole)
 
@@ -102,10 +103,10 @@ def test_a_setting_changes_what_is_learnt(plain, tmp_path, one, changed):
 
 def test_exploring_falls_with_every_game_that_ends():
     decaying = dataclasses.replace(SETTINGS, epsilon_start=1.0, epsilon_end=0.2)
-    assert qlearning.epsilon_at(decaying, 0, 3) == pytest.approx(0.729)
-    assert qlearning.epsilon_at(decaying, 0, 100) == 0.2
+    assert exploration.epsilon_at(decaying, 0, 3) == pytest.approx(0.729)
+    assert exploration.epsilon_at(decaying, 0, 100) == 0.2
     by_steps = dataclasses.replace(decaying, epsilon_decay=0.0)
-    assert qlearning.epsilon_at(by_steps, 0, 100) == 1.0
+    assert exploration.epsilon_at(by_steps, 0, 100) == 1.0
 
 
 def test_a_game_of_atari_is_learnt_from_frames_stored_once(tmp_path, one):
@@ -155,7 +156,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
         given, message = ({"path": str(tmp_path / "expert")},), "warm_start: other is not of the"
         settings = dataclasses.replace(settings, experts=given, warm_start=True, network="mlp")
     with pytest.raises(ValueError, match=message):
-        qlearning.train(settings, tmp_path / "run")
+        learning.train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -175,20 +176,20 @@ def test_one_of_several_networks_that_diverges_goes_on_at_another_rate(tmp_path,
 
     monkeypatch.setattr(divergence, "check", windy_diverges)
     with pytest.raises(ValueError, match=r"the loss is inf: .*change one of these and the same"):
-        qlearning.train(far, tmp_path, mesh=one)
+        learning.train(far, tmp_path, mesh=one)
     with pytest.raises(ValueError, match="would again with these settings"):
-        qlearning.train(far, tmp_path, mesh=one)
+        learning.train(far, tmp_path, mesh=one)
     slower = dataclasses.replace(far, learning_rate=1e-4)
-    best = qlearning.train(slower, tmp_path, mesh=one)
+    best = learning.train(slower, tmp_path, mesh=one)
     assert list(best["scores"]) == list(games)
     rates = [
         json.loads((tmp_path / where / "config.json").read_text())["learning_rate"]
         for where in (".", *(f"tasks/{game}" for game in games))
     ]
     assert rates == [1e-4, 5e-4, 1e-4, 1e-4]
-    assert qlearning.train(slower, tmp_path, mesh=one) == best
+    assert learning.train(slower, tmp_path, mesh=one) == best
     with pytest.raises(ValueError, match=r"learning_rate 0\.0001, this one has 0\.0005"):
-        qlearning.train(far, tmp_path, mesh=one)
+        learning.train(far, tmp_path, mesh=one)
 
 
 def test_experts_beside_a_memory_are_refused():

@@ -12,7 +12,7 @@ from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.networks import Network
 from jaxdistill.play import rollouts
 from jaxdistill.tasks import atari
-from jaxdistill.tasks.actions import greedy, softmax
+from jaxdistill.tasks.actions import Discrete, greedy, softmax
 from jaxdistill.tasks.views import View
 
 VIEW = View(height=3, width=2, stack=2)
@@ -40,7 +40,8 @@ def _seats(observations):
 
 @functools.partial(jax.jit, static_argnames="sample")
 def _choose(outputs, mask, key, **options):
-    return rollouts.choose(outputs, mask, key, seats=np.arange(len(outputs)), **options)
+    form = Discrete(outputs.shape[-1])
+    return form.choose(outputs, mask, key, seats=np.arange(len(outputs)), **options)
 
 
 def _frequencies(actions):
@@ -326,7 +327,7 @@ def test_rows_seated_among_others_draw_what_they_would_draw_there(sample):
     outputs, key = _outputs(8), jax.random.key(3)
     whole = _choose(outputs, MASK, key, epsilon=0.5, sample=sample)
     parts = [
-        rollouts.choose(
+        Discrete(outputs.shape[-1]).choose(
             outputs[i : i + 2], MASK, key, epsilon=0.5, sample=sample, seats=np.arange(i, i + 2)
         )
         for i in range(0, 8, 2)

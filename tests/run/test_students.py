@@ -15,7 +15,8 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import qlearning, regime
+from jaxdistill.learn import regime
+from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, lessons, rollouts
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks.views import View
@@ -231,7 +232,7 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
         max_steps=60,
         experts=(ExpertSource(str(tmp_path / "expert")),),
     )
-    qlearning.train(settings, tmp_path / "run")
+    learning.train(settings, tmp_path / "run")
     trained = Expert.load(tmp_path / "run" / "experts" / "pong")
     assert trained.view == SMALL
     assert np.isfinite(trained.suite_outputs(stacks(SMALL))).all()

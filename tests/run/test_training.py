@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.learn import qlearning
+from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.report import tables
 from jaxdistill.run import training
@@ -55,7 +55,7 @@ def test_a_training_ends_with_a_result_of_every_task(lander_training):
 def test_the_best_network_is_what_is_measured(lander_training):
     """As its experts, of which each is the whole network with one task's vector."""
     settings, workdir, result = lander_training
-    with qlearning.Training(settings, workdir) as finished:
+    with learning.Training(settings, workdir) as finished:
         params, best = finished.best_params(), finished.best["step"]
         network, mesh = finished.network, finished._mesh
     assert {row["best_step"] for row in result["games"]} == {best}
@@ -83,7 +83,7 @@ def test_the_best_network_is_what_is_measured(lander_training):
 
 def test_no_reported_game_helped_to_choose(lander_training, measured):
     settings, workdir, _ = lander_training
-    with qlearning.Training(settings, workdir) as finished:
+    with learning.Training(settings, workdir) as finished:
         finished.evaluate()
         finished.best = {**finished.best, "decided": False}
         finished.decide()

@@ -91,7 +91,7 @@ class Ticked(NamedTuple):
     Attributes:
       state: the states now; `state.over` where an episode has just ended.
       rewards: `(N,)` float32, 0 where an episode began instead of a tick.
-      observations: `(N, D)` float32, what the next actions answer.
+      observations: `(N, D)` float32, what the next actions answer: what `view` makes of the states.
       valid: `(N,)` bool, the action was played.
       truncated: `(N,)` bool, the episode was cut by its step limit and nobody is dead.
     """
@@ -138,29 +138,45 @@ def play(
     return after, environment.reward(state, action, after)
 
 
-def ended(environment: Environment, seeds: np.ndarray) -> State:
-    """N episodes that are over, whatever they were: the next `step` begins the first real ones.
+def ended(environment: Environment, seeds: np.ndarray, episodes: np.ndarray | None = None) -> State:
+    """N episodes that are over, whatever they were: the next `step` begins others.
 
     Args:
-      seeds: `(N,)` uint32, each episode's own.
+      seeds: `(N,)` uint32, each environment's own.
+      episodes: `(N,)` ints, how many episodes each has had; by default none, so that the first real
+        ones begin.
     """
     keys = jax.vmap(jax.random.PRNGKey)(seeds)
     shapes = jax.eval_shape(jax.vmap(functools.partial(reset, environment)), keys)
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    return blank.replace(key=keys, over=np.ones(len(seeds), bool))
+    past = np.zeros(len(seeds)) if episodes is None else episodes
+    return blank.replace(
+        seed=keys, episode=np.asarray(past - 1, np.int32), over=np.ones(len(seeds), bool)
+    )
 
 
-def step(environment: Environment, state: State, actions: jax.Array) -> Ticked:
+def step(
+    environment: Environment,
+    state: State,
+    actions: jax.Array,
+    view: Callable[[State], jax.Array] | None = None,
+) -> Ticked:
     """One tick of N episodes; those that are over ignore their action and begin the next one.
+
+    The k-th episode of an environment is the same whatever came before it.
 
     Args:
       state: leading axis N.
       actions: `(N, A)`.
+      view: `State -> (D,)`, by default what the environment's own policy sees.
     """
     begins = state.over
 
     def renew(after: State) -> State:
-        fresh = jax.vmap(lambda key: reset(environment, key))(state.key)
+        episode = state.episode + 1
+        keys = jax.vmap(jax.random.fold_in)(state.seed, episode)
+        fresh = jax.vmap(functools.partial(reset, environment))(keys)
+        fresh = fresh.replace(seed=state.seed, episode=episode)
         return jax.tree.map(
             lambda a, b: jnp.where(begins.reshape(-1, *[1] * (a.ndim - 1)), a, b), fresh, after
         )
@@ -172,7 +188,7 @@ def step(environment: Environment, state: State, actions: jax.Array) -> Ticked:
     return Ticked(
         state=after,
         rewards=jnp.where(begins, 0.0, rewards),
-        observations=jax.vmap(environment.view)(after),
+        observations=jax.vmap(view or environment.view)(after),
         valid=~begins,
         truncated=after.over & ~dead,
     )
@@ -491,16 +507,19 @@ def _hits_reward(before: State, action: jax.Array, after: State) -> jax.Array:
     return (dealt - taken).astype(jnp.float32)
 
 
-DUEL_REWARDS = {"level": _level_reward, "hits": _hits_reward}
+DUEL_REWARDS = {"hits": _hits_reward, "level": _level_reward}
 
 
-def duel(health: float = 100.0, reward: str = "level", max_steps: int = 400) -> Environment:
+def duel(health: float = 100.0, reward: str = "hits", max_steps: int = 400) -> Environment:
     """The whole task, against the bot.
 
     Args:
       health: of both. At most 40 hits are possible in 400 ticks, so with 100 (the reference's) an
         episode is scored by hits; with 10 a duel is won or lost.
-      reward: "level", the reference's, of the totals so far; or "hits", 1 and -1 when they happen.
+      reward: "hits", 1 and -1 when they happen; or "level", the reference's, of the totals so far.
+
+    Returns:
+      The environment; its name says what differs, such as "combat/duel_level_10hp".
 
     Raises:
       ValueError: a health or a limit below 1, or a reward there is not.
@@ -509,8 +528,9 @@ def duel(health: float = 100.0, reward: str = "level", max_steps: int = 400) -> 
         raise ValueError(
             f"combat/duel: no reward {reward!r}, expected one of {sorted(DUEL_REWARDS)}"
         )
+    rewarded = "" if reward == "hits" else f"_{reward}"
     return Environment(
-        name="combat/duel",
+        name=f"combat/duel{rewarded}" + ("" if health == 100 else f"_{health:g}hp"),
         entries=tuple(range(len(ENTRIES))),
         turn=math.radians(27),
         max_steps=max_steps,
@@ -524,4 +544,5 @@ def duel(health: float = 100.0, reward: str = "level", max_steps: int = 400) -> 
 
 
 DUEL = duel()
-ENVIRONMENTS = {env.name: env for env in (MOVEMENT, AIMING, CLICKING, DUEL)}
+DUEL_LEVEL = duel(reward="level")
+ENVIRONMENTS = {env.name: env for env in (MOVEMENT, AIMING, CLICKING, DUEL, DUEL_LEVEL)}

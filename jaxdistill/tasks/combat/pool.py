@@ -1,223 +1,157 @@
-"""Many episodes of one combat environment behind the interface of every pool."""
+"""Many episodes of one combat task behind the interface of every pool."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+import zlib
+from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.tasks.combat import environments
+from jaxdistill.tasks.combat import environments, views
 from jaxdistill.tasks.combat.environments import APPROACH, Environment
 from jaxdistill.tasks.combat.state import State
-from jaxdistill.tasks.task import Step
+from jaxdistill.tasks.task import Played, Pool
+from jaxdistill.tasks.views import AnyView
+
+if TYPE_CHECKING:
+    from jaxdistill.tasks.combat.tasks import Combat
+
+FACTS = (
+    "dealt",
+    "taken",
+    "won",
+    "drawn",
+    "lost",
+    "won_to_ten",
+    "lost_to_ten",
+    "near",
+    "yaw_error",
+    "on_body",
+    "hit_rate",
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """How episodes stand at a pool's last step, or ended with it; every array is `(N,)`.
+class CombatPool(Pool):
+    """N environments of one task, stepped by one compiled call.
 
-    Counts, so that a share over many episodes is one sum divided by another: clicks that hit are
-    `hits_dealt` of `clicks`, time in the band `near` of `near_of`, the look on the body `on_body`
-    of `ticks`.
-
-    Attributes:
-      ticks: so far.
-      hits_dealt: by the agent.
-      hits_taken: from the bot; only a duel has them.
-      clicks: by the agent.
-      near: ticks after the first hundred that ended 2 to 3.5 blocks from the target, horizontally.
-      near_of: ticks after the first hundred.
-      on_body: ticks after which the agent's look met the target's body, however far away.
-      yaw_error: mean over ticks of the angle between the agent's yaw and the target, radians.
-      result: 1 won, 0 drawn, -1 lost: who has dealt more hits. A death decides the same way.
-      first_to_ten: 1 if the agent was first to deal ten hits, -1 if the bot was, else 0.
-    """
-
-    ticks: np.ndarray
-    hits_dealt: np.ndarray
-    hits_taken: np.ndarray
-    clicks: np.ndarray
-    near: np.ndarray
-    near_of: np.ndarray
-    on_body: np.ndarray
-    yaw_error: np.ndarray
-    result: np.ndarray
-    first_to_ten: np.ndarray
-
-
-class PoolState(NamedTuple):
-    """Everything of a pool, in NumPy arrays: put back into one of its like, play goes on from here.
-
-    Attributes:
-      states: the episodes, leading axis N.
-      last: what the last step said.
-    """
-
-    states: State
-    last: Step
-
-
-class CombatPool:
-    """N environments of one kind, stepped by one compiled call.
-
-    As a `Pool` of Atari games: the step after an episode's end ignores its action and begins the
-    next one. Everything random comes from the pool's seed, so that the same environment, seed and
-    actions give the same steps. Unlike a game's, its state can be saved, and needs no replay.
+    The k-th episode of environment i has a key of its own, drawn from the pool's seed, i and k: all
+    its chance comes from it.
     """
 
     def __init__(
         self,
-        environment: Environment,
+        task: Combat,
         num_envs: int,
         *,
         seed: int,
+        view: AnyView | None = None,
         max_steps: int | None = None,
     ):
         """Builds the pool and begins N episodes; environment i draws from `seed + i`.
 
         Args:
-          max_steps: ticks of one episode; by default the environment's own.
+          max_steps: ticks of one episode; by default the task's own.
 
         Raises:
-          ValueError: a count below 1.
+          ValueError: a count below 1, or a view of something else than combat shows.
         """
-        if num_envs < 1:
-            raise ValueError(f"{environment.name}: num_envs is {num_envs}, expected at least 1")
-        if max_steps is not None:
-            environment = dataclasses.replace(environment, max_steps=max_steps)
-        self.environment, self.num_envs, self.seed = environment, num_envs, seed
-        self._fresh, self._sent = True, None
-        seeds = (seed + np.arange(num_envs)).astype(np.uint32)
-        begun = _step(
-            environment,
-            environments.ended(environment, seeds),
-            np.zeros((num_envs, len(environment.entries)), np.float32),
+        max_steps = task.max_steps if max_steps is None else max_steps
+        super().__init__(task, num_envs, view, max_steps)
+        if self.view != task.suite.view:
+            raise ValueError(f"{task.name} shows {task.suite.view}, expected no {self.view}")
+        self.environment = dataclasses.replace(task.environment, max_steps=max_steps)
+        self._seeds = (seed + np.arange(num_envs)).astype(np.uint32)
+        self._width = len(self.environment.entries)
+        self.skip(np.zeros(num_envs, int))
+
+    def skip(self, counts: np.ndarray) -> None:
+        """Begins the episode after the first `counts[i]` in environment i of this fresh pool."""
+        over = environments.ended(self.environment, self._seeds, counts)
+        nothing = np.zeros((self.num_envs, self._width), np.float32)
+        begun = _step(self.environment, over, nothing)
+        self.episodes = begun.state
+        self._begin(np.asarray(begun.observations)[:, None], np.zeros(self.num_envs))
+
+    def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
+        own = np.zeros((self.num_envs, self._width), np.float32)
+        own[slice(None) if rows is None else rows] = actions[:, self.environment.entries]
+        self._stepped = _step(self.environment, self.episodes, own)
+
+    def _receive(self) -> Played:
+        after, rows = self._stepped, self._sent
+        over, rewards, observations, truncated = jax.device_get(
+            (after.state.over, after.rewards, after.observations, after.truncated)
         )
-        self._states = begun.state
-        self.last = Step(
-            observations=jax.device_get(begun.observations),
-            rewards=np.zeros(num_envs, np.float32),
-            valid=np.zeros(num_envs, bool),
-            over=np.zeros(num_envs, bool),
-            truncated=np.zeros(num_envs, bool),
-            lives=np.zeros(num_envs, np.int32),
-            scores=np.zeros(num_envs),
-            ages=np.zeros(num_envs, np.int32),
+        steps = np.ones(self.num_envs, bool)
+        if rows is None:
+            self.episodes, rows = after.state, steps
+        else:
+            steps = np.isin(np.arange(self.num_envs), rows)
+            self.episodes = _merge(steps, after.state, self.episodes)
+        return Played(
+            observations[rows, None],
+            rewards[rows],
+            np.zeros(steps.sum()),
+            over[rows],
+            truncated[rows],
+            self._sent,
         )
-
-    def send(self, actions: np.ndarray) -> None:
-        """Starts one step; `receive` waits for it.
-
-        Args:
-          actions: `(N, A)` numbers, the environment's entries: keys and the click down above 0.5,
-            turns in radians.
-
-        Raises:
-          ValueError: a wrong shape, or what is not a number.
-        """
-        name, width = self.environment.name, len(self.environment.entries)
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs, width) or actions.dtype.kind not in "fiub":
-            raise ValueError(
-                f"{name}: expected numbers of shape {(self.num_envs, width)} as actions, got "
-                f"{actions.dtype} of shape {actions.shape}"
-            )
-        actions = actions.astype(np.float32)
-        if not np.isfinite(actions).all():
-            raise ValueError(f"{name}: actions {actions[~np.isfinite(actions)]} are not finite")
-        self._sent = _step(self.environment, self._states, actions)
-
-    def receive(self) -> Step:
-        """Waits for the step that `send` has begun.
-
-        Raises:
-          ValueError: nothing was sent.
-        """
-        if self._sent is None:
-            raise ValueError(f"{self.environment.name}: receive without send")
-        after, last, self._sent, self._fresh = self._sent, self.last, None, False
-        self._states = after.state
-        over, rewards, observations, valid, truncated, ages = jax.device_get(
-            (after.state.over, *after[1:], after.state.tick)
-        )
-        self.last = Step(
-            observations=observations,
-            rewards=rewards,
-            valid=valid,
-            over=over,
-            truncated=truncated,
-            lives=last.lives,
-            scores=np.where(valid, last.scores, 0) + rewards,
-            ages=ages,
-        )
-        return self.last
-
-    def step(self, actions: np.ndarray) -> Step:
-        """Plays one step in all N environments; see `send` and `task.Step`."""
-        self.send(actions)
-        return self.receive()
-
-    def replay(self, actions: Sequence[np.ndarray] | np.ndarray) -> Step:
-        """Plays recorded actions `(T, N, A)` from the start of this fresh pool.
-
-        Raises:
-          ValueError: this pool has already been stepped, or its state was put back.
-        """
-        if not self._fresh:
-            raise ValueError(
-                f"{self.environment.name}: replay needs a fresh pool, this one has stepped"
-            )
-        for row in actions:
-            self.step(row)
-        return self.last
 
     @property
-    def state(self) -> PoolState:
-        """All that is needed to go on; a step that was sent and not received is not in it."""
-        return PoolState(jax.device_get(self._states), self.last)
-
-    @state.setter
-    def state(self, saved: PoolState) -> None:
-        """Goes on from what another pool of this environment and size has saved.
-
-        Raises:
-          ValueError: it is of another size, or no such state.
-        """
-        if _kinds(saved) != _kinds(self.state):
-            raise ValueError(
-                f"{self.environment.name}: this is not the state of a pool of {self.num_envs} "
-                f"environments of this kind"
-            )
-        self._fresh, self._sent = False, None
-        self._states, self.last = jax.device_put(saved.states), saved.last
+    def states(self) -> np.ndarray:
+        """`(N,)` uint32, a checksum of all that an episode is."""
+        leaves = [
+            np.ascontiguousarray(x).reshape(self.num_envs, -1).view(np.uint8)
+            for x in jax.tree.leaves(jax.device_get(self.episodes))
+        ]
+        rows = np.concatenate(leaves, axis=1)
+        return np.asarray([zlib.crc32(row.tobytes()) for row in rows], np.uint32)
 
     @property
-    def facts(self) -> Facts:
-        """How the episodes stand now; asked for after a step that ended some, how they ended."""
-        state = jax.device_get(self._states)
-        return Facts(
-            ticks=state.tick,
-            hits_dealt=state.hits_dealt,
-            hits_taken=state.hits_taken,
-            clicks=state.clicks,
-            near=state.near,
-            near_of=np.maximum(state.tick - APPROACH, 0),
-            on_body=state.on_body,
-            yaw_error=state.yaw_error / np.maximum(state.tick, 1),
-            result=np.sign(state.hits_dealt - state.hits_taken),
-            first_to_ten=state.first_to_ten,
+    def facts(self) -> dict[str, np.ndarray]:
+        """How the episodes stand, or ended, `(N,)` each.
+
+        `dealt`, `taken`: hits by the agent and by the bot. `won`, `drawn`, `lost`: 1 for who has
+        dealt more; a death decides the same way. `won_to_ten`, `lost_to_ten`: 1 for who was first
+        to deal ten. `near`: share of the ticks after the first hundred that ended 2 to 3.5 blocks
+        from the target. `yaw_error`: mean angle between the agent's yaw and the target, in degrees.
+        `on_body`: share of the ticks after which the look met the target's body, however far away.
+        `hit_rate`: share of the clicks that hit, 0 without one.
+        """
+        state = jax.device_get(self.episodes)
+        ticks = np.maximum(state.tick, 1)
+        ahead = np.sign(state.hits_dealt - state.hits_taken)
+        facts = (
+            state.hits_dealt,
+            state.hits_taken,
+            ahead > 0,
+            ahead == 0,
+            ahead < 0,
+            state.first_to_ten > 0,
+            state.first_to_ten < 0,
+            state.near / np.maximum(state.tick - APPROACH, 1),
+            np.rad2deg(state.yaw_error / ticks),
+            state.on_body / ticks,
+            state.hits_dealt / np.maximum(state.clicks, 1),
         )
+        return {name: np.asarray(x, float) for name, x in zip(FACTS, facts, strict=True)}
 
 
-_step = jax.jit(environments.step, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _step(environment: Environment, state: State, actions: jax.Array) -> environments.Ticked:
+    shown = functools.partial(views.shown, environment.name)
+    return environments.step(environment, state, actions, shown)
 
 
-def _kinds(saved: PoolState) -> dict[str, tuple]:
-    """Every array's place, shape and type."""
-    return {
-        jax.tree_util.keystr(path): (np.shape(array), str(np.asarray(array).dtype))
-        for path, array in jax.tree_util.tree_leaves_with_path(saved)
-    }
+@jax.jit
+def _merge(steps: jax.Array, after: State, before: State) -> State:
+    """`after` where environments have stepped, `(N,)`, and `before` elsewhere."""
+
+    def merged(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(steps.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(merged, after, before)

@@ -20,7 +20,9 @@ class State(flax.struct.PyTreeNode):
       target: the other one; in a duel the bot.
       tick: int32, ticks since the reset.
       over: bool, the episode has ended; what comes next is a reset.
-      key: `(2,)` uint32, all that is random from here on.
+      key: `(2,)` uint32, all that is random from here on, in this episode.
+      seed: `(2,)` uint32, what the keys of all episodes of an environment are drawn from.
+      episode: int32, how many episodes there were before this one.
       agent_keys: `(6,)` bool, keys that were down in the last tick.
       target_keys: `(6,)` bool.
       target_turn: float32, radians a tick by which the target's yaw last turned (Movement).
@@ -40,6 +42,8 @@ class State(flax.struct.PyTreeNode):
     tick: jax.Array
     over: jax.Array
     key: jax.Array
+    seed: jax.Array
+    episode: jax.Array
     agent_keys: jax.Array
     target_keys: jax.Array
     target_turn: jax.Array
@@ -64,6 +68,8 @@ def begin(key: jax.Array, agent: Body, target: Body) -> State:
         tick=none,
         over=jnp.asarray(False),
         key=key,
+        seed=jnp.zeros(2, jnp.uint32),
+        episode=none,
         agent_keys=up,
         target_keys=up,
         target_turn=nothing,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxdistill.tasks.combat import fight, physics
 from jaxdistill.tasks.combat.physics import Body
 from jaxdistill.tasks.combat.state import State, aim_errors
+from jaxdistill.tasks.views import Vector
 
 
 def movement(state: State) -> jax.Array:
@@ -77,6 +78,29 @@ def duel(state: State) -> jax.Array:
         physics.to_local(physics.look(target.yaw, target.pitch), agent.yaw, agent.pitch),
         agent.invulnerable / fight.INVULNERABLE,
     )
+
+
+SIZES = {"duel": 20, "movement": 20, "aiming": 5, "clicking": 9}
+"""How many numbers each view has, in the order in which `shown` puts them one after another."""
+
+
+def shown(environment: str, state: State) -> jax.Array:
+    """`(54,)`, all that can be seen of a state: every view beside the others.
+
+    So every expert and every student looks at any state through its own view.
+
+    Args:
+      environment: the name of the one that is played.
+    """
+    del environment
+    return jnp.concatenate([duel(state), movement(state), aiming(state), clicking(state)])
+
+
+def part(name: str) -> Vector:
+    """Where the numbers of the view called `name` stand in what is shown."""
+    before = [*SIZES].index(name)
+    sizes = [*SIZES.values()]
+    return Vector(SIZES[name], start=sum(sizes[:before]), of=sum(sizes))
 
 
 def _where_they_are(state: State) -> tuple[jax.Array, ...]:

@@ -1,6 +1,7 @@
 """Trains experts from rewards: plays, learns, evaluates, keeps what plays best; resumable.
 
-What is learnt is parallel Q-learning's (`pqn`) or deep Q-learning's (`dqn`). With several tasks one
+How is learnt is one of three: parallel Q-learning (`pqn`), deep Q-learning (`dqn`), proximal policy
+optimisation (`ppo`). With several tasks one
 masked network learns them all: the multi-task baseline of Policy Distillation (Rusu et al. 2015).
 """
 
@@ -13,11 +14,10 @@ import os
 import pathlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -28,19 +28,20 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import (
     checkpoints,
     divergence,
     dqn,
+    exploration,
     learner,
+    ppo,
     pqn,
     regime,
 )
-from jaxdistill.learn.regime import Settings
+from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.play.lessons import Lesson
-from jaxdistill.tasks.actions import greedy
 
 # What a training that has diverged may change and go on.
 _KNOBS = (
@@ -53,61 +54,40 @@ _KNOBS = (
 )
 
 
-class _Explorer:
-    """Epsilon-greedy over valid actions, optionally holding each exploring action for a while."""
+class Actor(Protocol):
+    """Who plays while it learns."""
 
-    def __init__(self, settings: Settings, valid: list[tuple[int, ...]]):
-        self._settings, self._valid = settings, valid
-        shape = (len(valid), settings.num_envs)
-        self.remaining = np.zeros(shape, np.int64)
-        self.held = np.zeros(shape, np.int64)
+    def begin(self, iteration: int, episodes: int) -> dict[str, float]:
+        """Is told where the training stands, before an iteration; returns what to log."""
+        ...
 
-    def __call__(self, best: np.ndarray, turn: int, epsilon: float) -> np.ndarray:
-        """Actions `(G, N)`; draws depend on the seed and the turn alone."""
-        generator = np.random.default_rng((self._settings.seed, turn))
-        starts = (generator.random(best.shape) < epsilon) & (self.remaining == 0)
-        actions = np.stack([generator.choice(v, best.shape[1]) for v in self._valid])
-        self.held = np.where(starts, actions, self.held)
-        exponent = self._settings.hold_exponent
-        lengths = generator.zipf(exponent, best.shape) if exponent else np.int64(1)
-        self.remaining = np.where(starts, np.minimum(lengths, 10_000), self.remaining)
-        exploring = self.remaining > 0
-        self.remaining = np.maximum(self.remaining - 1, 0)
-        return np.where(exploring, self.held, best)
+    def act(self, observations: Any, turn: int) -> tuple[Any, dict[str, jax.Array]]:
+        """Actions `(G, N, ...)` of what is seen, one array per game; and what to remember of them.
 
+        Of that `values` `(G, N)` is what this is worth.
+        """
+        ...
 
-def epsilon_at(settings: Settings, iteration: int, episodes: int = 0) -> float:
-    """Chance of exploring in one iteration, before which so many games of all tasks have ended.
+    def judge(self, observations: Any) -> jax.Array:
+        """`values` alone."""
+        ...
 
-    An action held for several steps counts once: the chance per step is smaller by its mean
-    length's share, as in epsilon-z-greedy's epsilon / 3.
-    """
-    if settings.epsilon_decay:
-        start, end = settings.epsilon_start, settings.epsilon_end
-        epsilon = dqn.epsilon_per_episode(episodes, start, end, settings.epsilon_decay)
-    else:
-        done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
-        epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
-    return epsilon / 3 if settings.hold_exponent else epsilon
+    @property
+    def host(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds of it."""
+        ...
+
+    def restore(self, host: Mapping[str, np.ndarray]) -> None:
+        """Goes on as `host` was."""
+        ...
 
 
-def make_act(
-    settings: Settings, network: networks.Network, masks: jax.Array
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Jitted `act(params, average, observations)` -> greedy actions and their values, `(G, N)`."""
-
-    @jax.jit
-    def act(params: Any, average: Any, observations: tuple[jax.Array, ...]):
-        shape = (len(observations), observations[0].shape[0])
-        rows = np.repeat(np.arange(shape[0]), shape[1])
-        stacked = jnp.concatenate(observations)
-        outputs = networks.forward(network, params, stacked, rows)
-        actions = greedy(outputs, masks[rows])
-        judge = networks.forward(network, average, stacked, rows) if settings.double else outputs
-        values = jnp.take_along_axis(judge, actions[:, None], axis=1)
-        return actions.reshape(shape), values.reshape(shape)
-
-    return act
+Algorithm = pqn.Pqn | dqn.Dqn | ppo.Ppo
+_ALGORITHMS: dict[str, type[pqn.Pqn] | type[dqn.Dqn] | type[ppo.Ppo]] = {
+    "pqn": pqn.Pqn,
+    "dqn": dqn.Dqn,
+    "ppo": ppo.Ppo,
+}
 
 
 class _Collector:
@@ -136,33 +116,33 @@ class _Collector:
 
     @property
     def log(self) -> np.ndarray:
-        """Actions `(G, T, N)` uint8 since these pools were fresh, T an evaluation's distance."""
-        shape = (-1, len(self.pools), self._settings.num_envs)
-        return np.asarray(self._log, np.uint8).reshape(shape).swapaxes(0, 1)
+        """Actions `(G, T, N, ...)` since these pools were fresh, T an evaluation's distance."""
+        form = self.pools[0].task.suite.form
+        shape = (-1, len(self.pools), self._settings.num_envs, *form.action_shape)
+        return np.asarray(self._log, form.action_dtype).reshape(shape).swapaxes(0, 1)
 
     def rollout(
-        self,
-        act: Callable[[Any], tuple[jax.Array, jax.Array]],
-        explorer: _Explorer,
-        iteration: int,
-        epsilon: float,
-        mesh: Mesh,
-        timer: metrics.Timer,
+        self, actor: Actor, iteration: int, mesh: Mesh, timer: metrics.Timer
     ) -> tuple[dict[str, np.ndarray], list[list[float]]]:
-        """Plays one iteration: the arrays `make_learn` takes, and scores of games that ended."""
+        """Plays one iteration: the arrays that are learnt from, and scores of games that ended.
+
+        The arrays are `(G, T, N, ...)`: what `pqn.make_learn` takes, and whatever else the actor
+        remembers.
+        """
         settings = self._settings
         first = iteration * settings.rollout_steps
         turn = first
-        values: list[jax.Array] = []
+        remembered: list[dict[str, jax.Array]] = []
+        dtype = self.pools[0].task.suite.form.action_dtype
 
         def policy(
             observations: Any, _key: Any, _games: Any, _seats: Any
         ) -> tuple[tuple[np.ndarray, ...], None]:
             with timer.phase("inference"):
-                chosen, value = act(observations)
-                values.append(value)
-                best = np.asarray(chosen)
-            return tuple(explorer(best, turn, epsilon)), None
+                actions, more = actor.act(observations, turn)
+                remembered.append(more)
+                chosen = np.asarray(actions)
+            return tuple(chosen), None
 
         depth = self.pools[0].view.stack
         finished: list[list[float]] = [[] for _ in self.pools]
@@ -182,7 +162,7 @@ class _Collector:
                 ended.append((new.over & ~new.truncated) | lost)
                 rewards.append(regime.learnt_rewards(settings, new.rewards))
             columns["actions"].append(list(played.actions))
-            self._log.append(np.asarray(played.actions, np.uint8))
+            self._log.append(np.asarray(played.actions, dtype))
             columns["rewards"].append(rewards)
             columns["ended"].append(ended)
             columns["truncated"].append([step.truncated for step in played.steps])
@@ -195,11 +175,15 @@ class _Collector:
                 break
         with timer.phase("inference"):
             last = tuple(meshes.put_rows(mesh, step.observations) for step in before)
-            values.append(act(last)[1])
+            final = actor.judge(last)
         arrays = {name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()}
         arrays["frames"] = np.stack(frames).swapaxes(0, 1)
         arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth).astype(np.uint8)
-        arrays["next_values"] = np.stack([np.asarray(v) for v in values[1:]]).swapaxes(0, 1)
+        for name in remembered[0]:
+            rows = [np.asarray(row[name]) for row in remembered]
+            arrays[name] = np.stack(rows).swapaxes(0, 1)
+        following = [*arrays["values"].swapaxes(0, 1)[1:], np.asarray(final)]
+        arrays["next_values"] = np.stack(following).swapaxes(0, 1)
         return arrays, finished
 
 
@@ -214,28 +198,30 @@ class Training:
     """
 
     def __init__(
-        self, settings: Settings, workdir: str | os.PathLike[str], mesh: Mesh | None = None
+        self,
+        settings: Settings,
+        workdir: str | os.PathLike[str],
+        mesh: Mesh | None = None,
+        student: Student | None = None,
     ):
         self.settings, self.workdir = settings, pathlib.Path(workdir)
         self._mesh = mesh or meshes.create()
-        self._experts = regime.experts_of(settings)
-        views = [expert.view for expert in self._experts] or None
-        self.lessons = lessons.of_tasks(settings.tasks, settings.seed, views)
-        self.names = tuple(lesson.name for lesson in self.lessons)
         self._key = jax.random.key(settings.seed)
-        self.network = regime.network_of(settings)
-        masks = lessons.masks(self.lessons)
-        transform = regime.optimiser(settings)
-        params = self._initial_params()
-        self._learner = (dqn.Dqn if settings.algorithm == "dqn" else pqn.Pqn)(
-            settings, self.network, transform, self.lessons, self._experts, params, self._mesh
+        begin = self._beginning(student)
+        self.lessons, self.network, self._experts = begin.lessons, begin.network, begin.experts
+        self._view = begin.view
+        self.names = tuple(lesson.name for lesson in self.lessons)
+        masks, form = lessons.masks(self.lessons), self.lessons[0].task.suite.form
+        self._learner: Algorithm = _ALGORITHMS[settings.algorithm](begin)
+        self._actor: Actor = (
+            ppo.Actor(begin, self._learner)
+            if isinstance(self._learner, ppo.Ppo)
+            else exploration.Actor(settings, self.network, self.lessons, self._learner)
         )
-        self._act = make_act(settings, self.network, masks)
         self._evaluate_act = rollouts.network_actor(
-            self.network, masks, epsilon=settings.eval_epsilon
+            self.network, masks, epsilon=settings.eval_epsilon, form=form, view=self._view
         )
-        self._random_policy = rollouts.random_policy(masks)
-        self._explorer = _Explorer(settings, [lesson.task.actions for lesson in self.lessons])
+        self._random_policy = rollouts.random_policy(masks, form)
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
         self.best: dict[str, Any] = {}
@@ -244,12 +230,27 @@ class Training:
         began, log = self._restore()
         self._collector = _Collector(settings, self.lessons, began, log)
 
-    def _initial_params(self) -> networks.Params:
-        if self.settings.warm_start:
-            return _copied(self.settings, self.network, self._experts)
-        return networks.init(
-            self.network, jax.random.fold_in(self._key, 1), self.lessons[0].view.shape
-        )
+    def _beginning(self, student: Student | None) -> Beginning:
+        """What the training begins with: a student's network, an expert's, or a fresh one."""
+        settings, key = self.settings, jax.random.fold_in(self._key, 1)
+        experts: Sequence[Teacher] = regime.experts_of(settings)
+        view = settings.tasks[0].view
+        if student is not None:
+            network, params = ppo.with_critic(student, settings.q_temperature, key)
+            view = student.view
+            if settings.expert_weight:
+                experts = [student.teachers[task.name] for task in settings.tasks]
+        elif settings.warm_start:
+            network = regime.network_of(settings)
+            params = _copied(settings, network, experts)
+        else:
+            network = regime.network_of(settings)
+            params = networks.init(network, key, view.shape)
+        shown = [view.whole] * len(settings.tasks)
+        if experts:
+            shown = [expert.view.whole for expert in experts]
+        taught = lessons.of_tasks(settings.tasks, settings.seed, shown)
+        return Beginning(settings, taught, experts, network, params, view, self._mesh)
 
     def __enter__(self) -> Training:
         return self
@@ -281,21 +282,16 @@ class Training:
         self.iteration, self.best = latest, restored.progress["best"]
         self.timer.restore(restored.progress["timer"])
         self._recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
-        self._explorer.remaining = restored.host["remaining"]
-        self._explorer.held = restored.host["held"]
+        self._actor.restore(restored.host)
         self._episodes = restored.progress.get("episodes", 0)
         return restored.progress["pools_began"], restored.host.get("log")
 
     def iterate(self) -> dict[str, float]:
         """Plays and learns once; returns what to log."""
+        self._actor.begin(self.iteration, self._episodes)
         with self.timer.phase("collect"):
             rollout, finished = self._collector.rollout(
-                functools.partial(self._act, *self._learner.acting),
-                self._explorer,
-                self.iteration,
-                epsilon_at(self.settings, self.iteration, self._episodes),
-                self._mesh,
-                self.timer,
+                self._actor, self.iteration, self._mesh, self.timer
             )
         before = self._episodes
         for recent, ended in zip(self._recent, finished, strict=True):
@@ -313,8 +309,8 @@ class Training:
                 self.names,
             )
         self.iteration += 1
-        row["epsilon"] = epsilon_at(self.settings, self.iteration, self._episodes)
-        if self._experts and self.settings.algorithm == "pqn":
+        row |= self._actor.begin(self.iteration, self._episodes)
+        if self._experts and self.settings.algorithm != "dqn":
             row["expert_weight"] = regime.expert_weight_at(self.settings, self.iteration - 1)
         for name, recent in zip(self.names, self._recent, strict=True):
             if recent:
@@ -339,7 +335,7 @@ class Training:
         # New pools from the same seeds: every network is tried on the same starts.
         scores = evaluation.measure(
             self.lessons,
-            functools.partial(self._evaluate_act, params),
+            functools.partial(self._evaluate_act, self._learner.network_params(params)),
             evaluation.Protocol(
                 episodes,
                 purpose,
@@ -382,8 +378,7 @@ class Training:
             self.arrays,
             host={
                 "log": self._collector.log,
-                "remaining": self._explorer.remaining,
-                "held": self._explorer.held,
+                **self._actor.host,
             },
             progress={
                 "best": self.best,
@@ -415,16 +410,19 @@ class Training:
         experts = []
         for index, lesson in enumerate(self.lessons):
             name = lesson.name
-            network, alone, actions = networks.for_one_game(self.network, params, index)
+            own = self._learner.network_params(params)
+            network, alone, actions = networks.for_one_game(self.network, own, index)
+            log_std = self._learner.log_std(params)
             experts.append(
                 Expert(
                     name=f"{name} {self.settings.algorithm.upper()}",
                     network=network,
                     params=alone,
-                    outputs="q",
+                    outputs="logits" if self.settings.algorithm == "ppo" else "q",
                     actions=actions,
                     game=name,
-                    view=lesson.view,
+                    view=self._view if self._view.whole != self._view else lesson.view,
+                    log_std=None if log_std is None else tuple(map(float, log_std)),
                     advertised_score=self.best["scores"][name],
                     source=str(self.workdir),
                 )
@@ -433,10 +431,11 @@ class Training:
 
 
 def _copied(
-    settings: Settings, network: networks.Network, experts: Sequence[Expert]
+    settings: Settings, network: networks.Network, experts: Sequence[Teacher]
 ) -> networks.Params:
     """What a training with `warm_start` begins with; ValueError if that is of another shape."""
     (expert,) = experts
+    assert isinstance(expert, Expert)  # a training is given no teams
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(network)
     if not same or expert.actions != tuple(range(network.num_outputs)):
@@ -454,6 +453,7 @@ def train(
     mesh: Mesh | None = None,
     stop_at: int | None = None,
     profile: str | None = None,
+    student: Student | None = None,
 ) -> dict[str, Any]:
     """Trains one network on `settings.games`; resumes where a killed run stopped.
 
@@ -467,6 +467,7 @@ def train(
         evaluation is the best so far, `experts/GAME`, which every other program takes as an expert.
       stop_at: stop after this iteration as a kill would, after saving; for tests.
       profile: directory for a trace of a few iterations.
+      student: what `settings.student` is.
 
     Returns:
       The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
@@ -490,7 +491,7 @@ def train(
         divergence.claim(workdir, settings, _KNOBS, parts=inner)
         if settings.independent:
             return _train_each(settings, workdir, mesh, stop_at, profile)
-        with Training(settings, workdir, mesh) as training:
+        with Training(settings, workdir, mesh, student) as training:
             return _train(training, workdir, stop_at, profile)
 
 

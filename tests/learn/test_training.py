@@ -11,7 +11,8 @@ import pytest
 from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, learner, pqn, qlearning, regime
+from jaxdistill.learn import checkpoints, exploration, learner, pqn, regime
+from jaxdistill.learn import training as learning
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons
 from jaxdistill.tasks import atari
@@ -98,10 +99,10 @@ def test_epsilon_falls_linearly_and_then_stays():
         total_steps=32 * 100, epsilon_start=1.0, epsilon_end=0.2, epsilon_fraction=0.5
     )
     assert chosen.iterations == 100
-    values = [qlearning.epsilon_at(chosen, i) for i in (0, 25, 50, 51, 99)]
+    values = [exploration.epsilon_at(chosen, i) for i in (0, 25, 50, 51, 99)]
     np.testing.assert_allclose(values, [1.0, 0.6, 0.2, 0.2, 0.2])
     held = dataclasses.replace(chosen, hold_exponent=1.6)
-    values = [qlearning.epsilon_at(held, i) for i in (0, 25, 99)]
+    values = [exploration.epsilon_at(held, i) for i in (0, 25, 99)]
     np.testing.assert_allclose(values, [1 / 3, 0.2, 0.2 / 3])
 
 
@@ -110,7 +111,7 @@ VALID = [(0, 1, 3, 4, 11, 12), (0, 2, 5)]
 
 def _explorer(**changes):
     chosen = _settings(games=("pong", "freeway"), total_steps=10**6, **changes)
-    return qlearning._Explorer(chosen, VALID)
+    return exploration.Explorer(chosen, VALID)
 
 
 def test_an_explorer_without_epsilon_is_greedy():
@@ -195,7 +196,7 @@ def _rollout(games=1):
 
 
 @pytest.fixture(scope="module")
-def learning():
+def learn_once():
     """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
     devices = mesh.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100)
@@ -219,8 +220,8 @@ def _difference(a, b):
     )
 
 
-def test_what_was_not_played_is_not_learnt_from(learning):
-    before, clean, _ = learning(_rollout())
+def test_what_was_not_played_is_not_learnt_from(learn_once):
+    before, clean, _ = learn_once(_rollout())
     spoilt = _rollout()
     # Everything that belongs to the reset row alone: its action, what it is said to have earned,
     # the value after it, and the finished game's last frame.
@@ -228,18 +229,18 @@ def test_what_was_not_played_is_not_learnt_from(learning):
     spoilt["rewards"][:, 3, 0] = 1e6
     spoilt["next_values"][:, 3, 0] = -1e6
     spoilt["frames"][:, 3 + 3, 0] = 255
-    _, after, _ = learning(spoilt)
+    _, after, _ = learn_once(spoilt)
     assert _difference(clean, after) == 0
     assert _difference(clean, before) > 1e-3
 
 
-def test_what_was_played_is_learnt_from(learning):
-    _, clean, _ = learning(_rollout())
+def test_what_was_played_is_learnt_from(learn_once):
+    _, clean, _ = learn_once(_rollout())
     for name, junk in (("actions", 17), ("rewards", 50.0), ("next_values", 50.0), ("frames", 255)):
         other = _rollout()
         time = 3 + 5 if name == "frames" else 5
         other[name][:, time, 1] = junk
-        assert _difference(learning(other)[1], clean) > 1e-6, name
+        assert _difference(learn_once(other)[1], clean) > 1e-6, name
 
 
 def test_learning_brings_the_chosen_actions_towards_their_targets():
@@ -288,7 +289,7 @@ def test_acting_asks_each_games_own_controller():
     network = _controllers_alone()
     masks = jnp.asarray(np.stack([tasks.get(name).mask for name in ("pong", "breakout")]))
     params, average = (networks.init(network, jax.random.key(i), (4, 20, 20)) for i in (0, 1))
-    act = qlearning.make_act(_settings(double=True), network, masks)
+    act = exploration.make_act(_settings(double=True), network, masks)
     seen = np.random.default_rng(0).integers(0, 256, (2, 9, 4, 20, 20)).astype(np.uint8)
     actions, values = act(params, average, tuple(seen))
     for game in (0, 1):
@@ -351,15 +352,15 @@ def test_experts_of_other_games_are_refused(tmp_path):
     expert.save(tmp_path / "expert")
     chosen = _settings(games=("breakout",), experts=(ExpertSource(str(tmp_path / "expert")),))
     with pytest.raises(ValueError, match="experts play pong, the games are breakout"):
-        qlearning.Training(chosen, tmp_path / "run")
+        learning.Training(chosen, tmp_path / "run")
     mine = dataclasses.replace(chosen, games=("pong",), warm_start=True)
-    with qlearning.Training(mine, tmp_path / "mine") as training:
+    with learning.Training(mine, tmp_path / "mine") as training:
         assert _difference(training.state.params, params) == 0
     other = dataclasses.replace(mine, network="net2")
     with pytest.raises(ValueError, match="not of the shape of network 'net2'"):
-        qlearning.Training(other, tmp_path / "other")
+        learning.Training(other, tmp_path / "other")
     with pytest.raises(ValueError, match="copies one expert, there are 0"):
-        qlearning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
+        learning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
 
 
 # --- Collecting, from a scripted emulator.
@@ -389,8 +390,8 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     ]
     scripted_envpool(script)
     chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16, **changes)
-    collector = qlearning._Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
-    explorer = qlearning._Explorer(chosen, [(3,)])  # what it explores is what `act` says
+    collector = learning._Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
+    explorer = exploration.Explorer(chosen, [(3,)])  # what it explores is what `act` says
     seen = []
 
     def act(observations):
@@ -436,7 +437,7 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
         opening_steps=0,
     )
     asked, keys = [], []
-    explore = qlearning._Explorer.__call__
+    explore = exploration.Explorer.__call__
 
     def spy(self, greedy, turn, epsilon):
         asked.append((turn, epsilon))
@@ -444,8 +445,8 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
         assert epsilon or (actions == greedy).all()
         return actions
 
-    monkeypatch.setattr(qlearning._Explorer, "__call__", spy)
-    with qlearning.Training(chosen, tmp_path / "run") as training:
+    monkeypatch.setattr(exploration.Explorer, "__call__", spy)
+    with learning.Training(chosen, tmp_path / "run") as training:
         learn = training._learner._learn
 
         def learn_with(state, rollout, key):
@@ -482,7 +483,7 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
 
     monkeypatch.setattr(evaluation, "measure", look)
     params = watcher("carnival", 2).params
-    with qlearning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training(chosen, tmp_path / "run") as training:
         means, value = training._play(params, 5, 1)
         assert training._play(params, 5, 1) == (means, value), "always the same starts"
         other = dataclasses.replace(chosen, max_steps=20)
@@ -492,7 +493,7 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
         assert training._play(params, 5, 1)[0] != means
     assert openings == [(0, evaluation.CHOOSING)] * 3 + [(9, evaluation.CHOOSING)]
     exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
-    with qlearning.Training(exploring, tmp_path / "other") as training:
+    with learning.Training(exploring, tmp_path / "other") as training:
         tried = [training._play(params, 5, purpose)[0] for purpose in (1, 2)]
         assert tried[0] != means and tried[0] != tried[1]
     assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING] * 2
@@ -531,7 +532,7 @@ RUN = _settings(double=True, hold_exponent=1.6, learning_rate=0.05)
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    best = qlearning.train(RUN, workdir)
+    best = learning.train(RUN, workdir)
     return workdir, best, _final(RUN, workdir)
 
 
@@ -567,8 +568,8 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
         value = next(values[episodes])
         return {"pong": value}, value
 
-    monkeypatch.setattr(qlearning.Training, "_play", play)
-    best = qlearning.train(chosen, tmp_path)
+    monkeypatch.setattr(learning.Training, "_play", play)
+    best = learning.train(chosen, tmp_path)
     assert best["step"] == (32 if better == "best" else 64)
     assert best["scores"] == {"pong": 2.0}
     assert purposes == [(2, 1), (2, 1), (4, 4), (4, 4)], "on games that chose neither"
@@ -576,14 +577,14 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
     assert expert.advertised_score == 2.0
     last = _final(chosen, tmp_path).state["train"].params
     assert (_difference(expert.params, last) == 0) == (better == "last")
-    assert qlearning.train(chosen, tmp_path) == best  # decided once and for all
+    assert learning.train(chosen, tmp_path) == best  # decided once and for all
 
 
 def test_a_network_with_controllers_becomes_one_ordinary_expert_per_game(tmp_path, monkeypatch):
     network = Network(convs=(), controllers=True)
     monkeypatch.setitem(networks.NETWORKS, "mine", network)
     chosen = _settings(network="mine", compute_dtype="bfloat16", total_steps=32)
-    qlearning.train(chosen, tmp_path)
+    learning.train(chosen, tmp_path)
     params = _final(chosen, tmp_path).state["train"].params["params"]
     for i, name in enumerate(chosen.games, 1):
         expert = Expert.load(tmp_path / "experts" / name)
@@ -607,10 +608,10 @@ def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(whole_run
     _, best, final = whole_run
     # 1: in the middle of games. 2: after an evaluation, where new games begin.
     for stop_at in (1, 2):
-        qlearning.train(RUN, tmp_path, stop_at=stop_at)
+        learning.train(RUN, tmp_path, stop_at=stop_at)
         assert _final(RUN, tmp_path).step == stop_at
         assert (tmp_path / "experts" / "pong" / "expert.json").exists() == (stop_at == 2)
-    assert qlearning.train(RUN, tmp_path) == best
+    assert learning.train(RUN, tmp_path) == best
     _assert_same_run(_final(RUN, tmp_path), final)
 
 
@@ -619,18 +620,18 @@ def test_a_second_training_beside_one_is_refused(tmp_path):
         lock.one_writer(tmp_path, "config.json"),
         pytest.raises(ValueError, match=r"is being written to by process"),
     ):
-        qlearning.train(RUN, tmp_path)
+        learning.train(RUN, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {lock.NAME}
 
 
 def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
     far = dataclasses.replace(RUN, games=("pong",), learning_rate=1e30, clip_norm=1e30)
     with pytest.raises(ValueError, match=r"^update 4: .* is (nan|inf).*Likely learning_rate"):
-        qlearning.train(far, tmp_path)
+        learning.train(far, tmp_path)
     with pytest.raises(ValueError, match=r"would again with these settings: update 4"):
-        qlearning.train(far, tmp_path)
+        learning.train(far, tmp_path)
     slower = dataclasses.replace(far, learning_rate=1e-3)
-    assert qlearning.train(slower, tmp_path)["step"] in (64, 96)
+    assert learning.train(slower, tmp_path)["step"] in (64, 96)
     params = _final(slower, tmp_path).state["train"].params
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
@@ -638,7 +639,7 @@ def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
 def test_a_finished_training_is_not_trained_again(whole_run):
     workdir, best, final = whole_run
     before = (workdir / "metrics.jsonl").read_bytes()
-    assert qlearning.train(RUN, workdir) == best
+    assert learning.train(RUN, workdir) == best
     _assert_same_run(_final(RUN, workdir), final)
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -648,7 +649,7 @@ def test_a_finished_training_is_not_trained_again(whole_run):
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tmp_path):
     workdir, best, final = whole_run
     shutil.copytree(workdir, tmp_path / "killed", ignore=shutil.ignore_patterns("checkpoints"))
-    assert qlearning.train(RUN, tmp_path / "killed") == best
+    assert learning.train(RUN, tmp_path / "killed") == best
     _assert_same_run(_final(RUN, tmp_path / "killed"), final)
     steps = [row["step"] for row in metrics.read(tmp_path / "killed")]
     assert steps == [row["step"] for row in metrics.read(workdir)]
