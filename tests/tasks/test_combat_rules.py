@@ -297,6 +297,92 @@ def test_views_of_one_state():
     assert (np.abs(jax.jit(views.duel)(moved.replace(agent=agent))) <= 1).all()
 
 
+def test_what_the_published_recipe_shows_mirrors_depth_and_shows_the_wrong_one_invulnerable():
+    """The agent looks along +x; the target, 3 ahead and 4 to its left, is seen in 12 blocks too."""
+    agent = standing(yaw=math.pi / 2, velocity=[0.6, 0.0, 0.0], health=15.0, invulnerable=7)
+    target = standing(3.0, 4.0, yaw=math.atan2(-3, -4), invulnerable=4, on_ground=False)
+    state = begin(jnp.zeros(2, jnp.uint32), agent, target)
+    moving = [0, 0, 1, 0.3, 0, 0, 0, 0]
+    rest = [*moving, 0.75, 1, 1, -1, 0.8, 0, -0.6, 0.4]
+    # By the world's axes the target is along (0.6, 0, 0.8), which is told as (0.6, 0, -0.8): that
+    # is to the right of one who looks along +x.
+    standing_in_the_air = [*moving, 1, 1, -1, -1, 0.8, 0, -0.6, 0.4]
+    by_hand = {
+        views.document_movement: [-0.8, 0, 0.6, 0.5, *rest],
+        views.document_aiming: [-0.8, 0, -0.6, 0.5, *rest],
+        views.document_clicking: [0.8, 0, 0.6, 0.5, *standing_in_the_air],
+    }
+    for view, numbers in by_hand.items():
+        seen = jax.jit(view)(state)
+        assert seen.dtype == np.float32
+        np.testing.assert_allclose(seen, numbers, atol=1e-6, err_msg=view.__name__)
+
+
+def test_what_the_published_recipe_shows_of_a_target_straight_ahead():
+    """Of aiming it is straight behind; of clicking wherever the agent's own yaw puts it."""
+    for yaw, wanted in (
+        (0.0, [0, 0, -1]),
+        (math.pi / 4, [1, 0, 0]),
+        (math.pi / 2, [0, 0, 1]),
+        (math.pi / 3, [math.sqrt(3) / 2, 0, 0.5]),
+    ):
+        ahead = standing(2 * math.sin(yaw), 2 * math.cos(yaw))
+        state = begin(jnp.zeros(2, jnp.uint32), standing(yaw=yaw), ahead)
+        np.testing.assert_allclose(jax.jit(views.duel)(state)[:3], [0, 0, 1], atol=1e-6)
+        np.testing.assert_allclose(
+            jax.jit(views.document_aiming)(state)[:4], [0, 0, -1, 0.2], atol=1e-6
+        )
+        np.testing.assert_allclose(jax.jit(views.document_clicking)(state)[:3], wanted, atol=1e-6)
+    # Up by 30 degrees, where the agent looks, too: up and towards -z of the world is that far
+    # behind and above. And nothing is farther than 10 blocks.
+    above = standing(z=math.sqrt(3) * 6, y=6.0)
+    state = begin(jnp.zeros(2, jnp.uint32), standing(pitch=math.pi / 6), above)
+    np.testing.assert_allclose(
+        jax.jit(views.document_clicking)(state)[:4], [0, math.sqrt(3) / 2, -0.5, 1], atol=1e-6
+    )
+    np.testing.assert_allclose(jax.jit(views.document_aiming)(state)[:4], [0, 0, -1, 1], atol=1e-6)
+
+
+def test_entries_that_a_skill_cannot_tell_do_not_change_what_it_sees():
+    """A change of a state that shows in the duel's view shows in a skill's where it says so."""
+    agent = standing(yaw=0.3, velocity=[0.1, 0.0, 0.2])
+    target = standing(1.0, 4.0, yaw=2.0, velocity=[0.0, 0.3, -0.1])
+    state = begin(jnp.zeros(2, jnp.uint32), agent, target)
+    looked, pushed = {"yaw": -1.0, "pitch": 0.4}, {"velocity": [0.3, 0.2, 0.5]}
+    changes = [
+        (state.replace(target=target.replace(position=jnp.array([2.0, 1.0, 3.0]))), (0, 1, 2, 3)),
+        (state.replace(agent=standing(yaw=0.3, **pushed)), (4, 5, 6, 7)),
+        (state.replace(target=standing(1.0, 4.0, yaw=2.0, **pushed)), (8, 9, 10, 11)),
+        (state.replace(agent=agent.replace(health=jnp.asarray(5.0))), (12,)),
+        (state.replace(target=target.replace(health=jnp.asarray(5.0))), (13,)),
+        (state.replace(agent=agent.replace(on_ground=jnp.asarray(False))), (14,)),
+        (state.replace(target=target.replace(on_ground=jnp.asarray(False))), (15,)),
+        (
+            state.replace(
+                target=target.replace(**{name: jnp.asarray(x) for name, x in looked.items()})
+            ),
+            (16, 17, 18),
+        ),
+        (state.replace(agent=agent.replace(invulnerable=jnp.asarray(5))), (19,)),
+    ]
+    assert sorted(entry for _, entries in changes for entry in entries) == list(range(20))
+    assert views.SEEN.keys() == combat.ENVIRONMENTS.keys()
+    duel = jax.jit(views.duel)
+    for changed, entries in changes:
+        differs = np.flatnonzero(duel(changed) != duel(state))
+        assert tuple(differs) == entries
+        for name, seen in views.SEEN.items():
+            view = jax.jit(combat.ENVIRONMENTS[name].view)
+            told = bool((view(changed) != view(state)).any())
+            assert told == bool(set(entries) & set(seen)), (name, entries)
+            assert set(entries) <= set(seen) or not set(entries) & set(seen)
+    # The exception: that the target cannot be hit is no entry of the duel's, and clicking sees it.
+    hurt = state.replace(target=target.replace(invulnerable=jnp.asarray(5)))
+    assert (duel(hurt) == duel(state)).all()
+    clicking = jax.jit(views.clicking)
+    assert np.flatnonzero(clicking(hurt) != clicking(state)).tolist() == [4]
+
+
 # Recorded ticks
 
 

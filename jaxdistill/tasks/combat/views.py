@@ -2,6 +2,10 @@
 
 All are float32 in [-1, 1]. Directions are unit vectors in the agent's own frame (right, up,
 forward), zero where there is none.
+
+A student of several skills sees what the duel shows. `SEEN` says how much of it each skill's expert
+can tell. The views called `document_` are what the published recipe showed its student instead
+while it learnt a skill, mistakes and all: they are here so that the recipe can be measured.
 """
 
 from __future__ import annotations
@@ -80,6 +84,62 @@ def duel(state: State) -> jax.Array:
     )
 
 
+SEEN: dict[str, tuple[int, ...]] = {
+    # All but both healths and whether the agent can be hit.
+    "combat/movement": (*range(12), 14, 15, 16, 17, 18),
+    # Where the target is and how far. Clicking sees besides whether the target can be hit, and
+    # absolute angles, but no entry of the duel's says that.
+    "combat/aiming": (0, 1, 2, 3),
+    "combat/clicking": (0, 1, 2, 3),
+    "combat/duel": tuple(range(20)),
+}
+"""By environment, the entries of `duel` that its own view can tell.
+
+At states that differ in the others alone an expert says the same, so its labels do not depend on
+them. A student may learn that they do, where they vary with the skill.
+"""
+
+
+def document_movement(state: State) -> jax.Array:
+    """`(20,)`, what the published recipe shows its student of a state of Movement.
+
+    As `duel`, but 19 is the *target's* invulnerability / 10.
+    """
+    return _of_target(state)
+
+
+def document_aiming(state: State) -> jax.Array:
+    """`(20,)`, what the published recipe shows its student of a state of Aiming.
+
+    As `duel`, but 19 is the *target's* invulnerability / 10; 0-2, made from the errors e of yaw and
+    p of pitch, are (sin e cos p, sin p, -cos e cos p), so that ahead and behind are interchanged;
+    3 is made from the distance / 15.
+    """
+    sin_yaw, cos_yaw, sin_pitch, cos_pitch, far = aiming(state)
+    way = jnp.stack([sin_yaw * cos_pitch, sin_pitch, -cos_yaw * cos_pitch])
+    return _clip(way, far * (15 / 10), _of_target(state)[4:])
+
+
+def document_clicking(state: State) -> jax.Array:
+    """`(20,)`, what the published recipe shows its student of a state of Clicking.
+
+    As `duel`, but 19 is the *target's* invulnerability / 10; 0-2 are the direction along yaw y and
+    pitch p to the target in the world's axes, given as (sin y cos p, sin p, -cos y cos p), and then
+    turned into the agent's frame: (sin 2y, 0, -cos 2y) for a target straight ahead on the level; 12
+    is 1, and 14 is -1, since the original's agent, which never moves, never lands.
+    """
+    seen = clicking(state)
+    own_yaw, own_pitch = seen[7] * jnp.pi, seen[8] * (jnp.pi / 2)
+    yaw, pitch = own_yaw + seen[0] * jnp.pi, own_pitch + seen[1] * (jnp.pi / 2)
+    x, y, z = physics.look(yaw, pitch)
+    way = physics.to_local(jnp.stack([x, y, -z]), own_yaw, own_pitch)
+    rest = _of_target(state)
+    return _clip(way, rest[3:12], 1.0, rest[13], -1.0, rest[15:])
+
+
+def _of_target(state: State) -> jax.Array:
+    """As `duel`, with the target's invulnerability in place of the agent's."""
+    return _clip(duel(state)[:19], state.target.invulnerable / fight.INVULNERABLE)
 SIZES = {"duel": 20, "movement": 20, "aiming": 5, "clicking": 9}
 """How many numbers each view has, in the order in which `shown` puts them one after another."""
 
@@ -127,5 +187,5 @@ def _sign(flag: jax.Array) -> jax.Array:
     return jnp.where(flag, 1.0, -1.0)
 
 
-def _clip(*parts: jax.Array) -> jax.Array:
+def _clip(*parts: jax.Array | float) -> jax.Array:
     return jnp.clip(jnp.concatenate([jnp.atleast_1d(part) for part in parts]), -1.0, 1.0)
