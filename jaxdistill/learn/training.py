@@ -413,6 +413,10 @@ class Training:
             own = self._learner.network_params(params)
             network, alone, actions = networks.for_one_game(self.network, own, index)
             log_std = self._learner.log_std(params)
+            if log_std is not None:  # keys that are not its own go
+                actions = lesson.task.actions
+                network, alone = networks.with_outputs(network, alone, actions)
+                log_std = log_std[list(actions)]
             experts.append(
                 Expert(
                     name=f"{name} {self.settings.algorithm.upper()}",

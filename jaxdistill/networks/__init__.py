@@ -20,6 +20,7 @@ from jaxdistill.networks.network import (
     init,
     task_vectors,
     to_dict,
+    with_outputs,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "init",
     "task_vectors",
     "to_dict",
+    "with_outputs",
 ]

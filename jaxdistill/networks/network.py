@@ -581,6 +581,15 @@ def for_one_game(
     return alone, {"params": layers}, actions
 
 
+def with_outputs(
+    network: Network, params: Params, outputs: Sequence[int]
+) -> tuple[Network, Params]:
+    """The network of so many of the outputs of one that has one output layer; in their order."""
+    layers, kept = dict(params["params"]), np.asarray(outputs)
+    layers["action"] = {name: x[..., kept] for name, x in layers["action"].items()}
+    return network.clone(num_outputs=len(kept)), {"params": layers}
+
+
 def task_vectors(network: Network, params: Params) -> np.ndarray | None:
     """The vector `(G, task_embedding)` learnt for each task; None where there is none to learn."""
     if not network.task_embedding:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdistill.tasks.combat import physics
-from jaxdistill.tasks.combat.environments import Environment
 from jaxdistill.tasks.combat.fight import REACH
 from jaxdistill.tasks.combat.physics import Body
 from jaxdistill.tasks.combat.pool import CombatPool
 from jaxdistill.tasks.combat.state import State
+
+if TYPE_CHECKING:
+    from jaxdistill.tasks.combat.tasks import Combat
 
 SIZE, TOP = 200, 16  # pixels: the square of ground, and the line of text above it
 
@@ -43,14 +45,14 @@ class CombatCamera:
 
     frame: np.ndarray
 
-    def __init__(self, environment: Environment, *, seed: int, max_steps: int | None = None):
+    def __init__(self, task: Combat, *, seed: int, max_steps: int | None = None):
         """Begins the episode that a pool of one environment with this seed begins."""
-        self._pool = CombatPool(environment, 1, seed=seed, max_steps=max_steps)
+        self._pool = CombatPool(task, 1, seed=seed, max_steps=max_steps)
         self._clicks = 0
         self.frame = self._shown()
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        """Plays one action `(A,)`, the environment's entries; returns the new `frame`.
+        """Plays one action `(9,)`; returns the new `frame`.
 
         Raises:
           ValueError: another number of entries, or what is not a number.
@@ -60,7 +62,7 @@ class CombatCamera:
         return self.frame
 
     def _shown(self) -> np.ndarray:
-        state = jax.tree.map(lambda array: array[0], self._pool.state.states)
+        state = jax.tree.map(lambda array: array[0], self._pool.episodes)
         before, self._clicks = self._clicks, int(state.clicks)
         return draw(state, clicked=self._clicks > before)
 

@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdistill.tasks.combat import environments, views
+from jaxdistill.tasks.combat.camera import CombatCamera
 from jaxdistill.tasks.combat.environments import ENTRIES, Environment
 from jaxdistill.tasks.combat.pool import FACTS, CombatPool
-from jaxdistill.tasks.task import Camera, Suite, Task
+from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView
 
 COMBAT = Suite(
@@ -24,7 +26,7 @@ COMBAT = Suite(
     opening_steps=0,
     facts=FACTS,
     kinds=tuple("angle" if entry in ("yaw", "pitch") else "key" for entry in ENTRIES),
-    views=(("duel", views.part("duel")),),
+    views=(("duel", views.part("duel")), ("document", views.part("document"))),
     pool_size=1024,
 )
 
@@ -59,6 +61,13 @@ class Combat(Task):
         """What an expert of this task sees, where it does not say."""
         return views.part(_OWN[self.name][0] if self.name in _OWN else "duel")
 
+    @property
+    def seen(self) -> np.ndarray | None:
+        """`(20,)` bool, which numbers of the duel's view an expert of this skill can know of."""
+        if self.name not in _OWN:
+            return None
+        return np.isin(np.arange(views.SIZES["duel"]), views.SEEN[self.name])
+
     def limited(self, outputs: jax.Array) -> jax.Array:
         """Outputs `(..., 9)` with angles cut to the largest turn of a tick."""
         turn = self.environment.turn
@@ -78,8 +87,9 @@ class Combat(Task):
         del threads
         return CombatPool(self, num_envs, seed=seed, view=view, max_steps=max_steps)
 
-    def camera(self, *, seed: int, max_steps: int | None = None) -> Camera:
-        raise NotImplementedError
+    def camera(self, *, seed: int, max_steps: int | None = None) -> CombatCamera:
+        """See `CombatCamera`."""
+        return CombatCamera(self, seed=seed, max_steps=max_steps)
 
 
 def _task(environment: Environment) -> Combat:

@@ -140,20 +140,33 @@ def document_clicking(state: State) -> jax.Array:
 def _of_target(state: State) -> jax.Array:
     """As `duel`, with the target's invulnerability in place of the agent's."""
     return _clip(duel(state)[:19], state.target.invulnerable / fight.INVULNERABLE)
-SIZES = {"duel": 20, "movement": 20, "aiming": 5, "clicking": 9}
-"""How many numbers each view has, in the order in which `shown` puts them one after another."""
+
+
+SIZES = {"duel": 20, "movement": 20, "aiming": 5, "clicking": 9, "document": 20}
+"""How many numbers each view has, in the order in which `shown` puts them one after another.
+
+"document" is what the published recipe's student sees: a `document_` view in a skill's own
+environment, and `duel` in the duel.
+"""
+
+_DOCUMENT = {
+    "combat/movement": document_movement,
+    "combat/aiming": document_aiming,
+    "combat/clicking": document_clicking,
+}
 
 
 def shown(environment: str, state: State) -> jax.Array:
-    """`(54,)`, all that can be seen of a state: every view beside the others.
+    """`(74,)`, all that can be seen of a state: every view beside the others.
 
     So every expert and every student looks at any state through its own view.
 
     Args:
       environment: the name of the one that is played.
     """
-    del environment
-    return jnp.concatenate([duel(state), movement(state), aiming(state), clicking(state)])
+    document = _DOCUMENT.get(environment, duel)
+    views = (duel, movement, aiming, clicking, document)
+    return jnp.concatenate([view(state) for view in views])
 
 
 def part(name: str) -> Vector:
