@@ -3,14 +3,12 @@
 Two kinds of file are written, both readable by `torch.load(path, weights_only=True)` and by
 `formats.load`: one for a student of several games (`export`) and one for an expert of one game
 (`export_expert`). In Atari these are the reference tools' *merged* and *expert* files; for landers
-the checkpoints of the public multi-task lander's shared and single agents.
+the checkpoints of the public multi-task lander's shared and single agents. A student of combat is
+written as the public fighter's distilled policy; what PPO has taught goes to Stable-Baselines3, see
+`export_sb3`.
 
 What no convention has a field for, above all what the network sees, is carried beside: see
 `formats.carried`.
-
-A PyTorch file is a zip archive of stored (not packed) records: a pickle in which every tensor is a
-call of `torch._utils._rebuild_tensor_v2` on a storage that is named there, and one record per
-storage. The pickle is written opcode by opcode, so equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +16,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,14 +24,13 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
-from jaxdistill.experts.formats.conventions import LANDER_TASKS
+from jaxdistill.experts.formats.conventions import LANDER_TASKS, SKILLS_PLAN
+from jaxdistill.experts.torch_writer import save
 from jaxdistill.tasks.atari import NUM_ACTIONS
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, View
 
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-_STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date
 
 
 def export(
@@ -51,7 +45,10 @@ def export(
     created: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Writes a student of Atari as a reference *merged* file, one of landers as a shared agent.
+    """Writes a student in the convention of its suite.
+
+    Of Atari it is a reference *merged* file, of landers a shared agent, of combat a distilled
+    policy.
 
     Readers of merged files build the network by `architecture` alone. The `variant` is the one
     whose network it is, "ddqn_duel" of a dueling head and "ddqn" of a linear one, for the whole and
@@ -62,7 +59,8 @@ def export(
       network: in Atari a "dueling" network of three Nature-shaped convolutions and one dense layer
         per stream, or a "linear" one with one dense layer; any widths, 18 outputs, ReLU. For
         landers one of two dense layers and a linear head, any widths, ReLU, without a task
-        embedding, or with one and for the convention's three tasks in its order.
+        embedding, or with one and for the convention's three tasks in its order. For combat one
+        shaped like `networks.create("skills")`, of any width of the encoder; a critic is left out.
       path: the file to write; its folder is made if needed.
       views: the games it plays and what it sees of each, all of one shape.
       outputs: "q" or "logits", as `Expert.outputs`.
@@ -75,6 +73,7 @@ def export(
         exists.
     """
     named: dict[str | None, AnyView] = {tasks.get(g).name: view for g, view in views.items()}
+    suite = tasks.get(next(iter(views))).suite
     first = next(iter(named.values()))
     if any(view.shape != first.shape for view in named.values()):
         raise ValueError(f"views differ in shape: {sorted({v.shape for v in named.values()})}")
@@ -87,6 +86,13 @@ def export(
             "action_dim": network.num_outputs,
             "variant": variant,
             "actual_variants": dict.fromkeys(named, variant),
+        }
+    elif suite.name == "combat":
+        convention = {
+            "policy_state_dict": skills_state_dict(params, network),
+            "obs_dim": first.shape[-1],
+            "action_dim": network.num_outputs,
+            "hidden_dim": network.hidden[0],
         }
     else:
         weights = lander_state_dict(params, network, tuple(map(str, named)))
@@ -290,6 +296,28 @@ def lander_state_dict(
     return state_dict
 
 
+def skills_state_dict(params: networks.Params, network: networks.Network) -> dict[str, np.ndarray]:
+    """The policy under the names of the public fighter's distilled one, in PyTorch's layout.
+
+    Its readers put a sigmoid on keys and click, which are down above 0.5, and tanh on the angles.
+
+    Raises:
+      ValueError: the convention cannot express the network, or a weight is not finite.
+    """
+    _check_skills(network)
+    names = {f"fc{i}": layer.key for i, layer in enumerate(SKILLS_PLAN.hidden, 1)}
+    for i, stream in enumerate(network.streams, 1):
+        (planned,) = (known for known in SKILLS_PLAN.streams if known.outputs == stream.outputs)
+        names |= {f"stream{i}_fc1": planned.hidden.key, f"stream{i}": planned.last.key}
+    state_dict = {}
+    for ours, theirs in names.items():
+        weights = np.asarray(params["params"][ours]["kernel"]).T
+        state_dict[f"{theirs}.weight"] = _written(weights, f"{ours} weight", "float32")
+        bias = params["params"][ours]["bias"]
+        state_dict[f"{theirs}.bias"] = _written(bias, f"{ours} bias", "float32")
+    return state_dict
+
+
 def _written(array: Any, what: str, dtype: str) -> np.ndarray:
     """Numbers as they stand in a file; ValueError if they are not finite there."""
     with np.errstate(over="ignore"):  # refused below
@@ -329,6 +357,42 @@ def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
             f"the lander convention cannot express {problem}; it has ReLU networks of two dense "
             f"layers and a linear head of {LANDER.num_actions} outputs, with a learnt vector for "
             f"each of {', '.join(LANDER_TASKS)}, in this order, or without: {advice}"
+        )
+
+
+def _check_skills(network: networks.Network) -> None:
+    """Refuses networks that the public fighter has no names for, saying what to do."""
+    known = networks.create("skills")
+    streams = {stream.outputs: stream for stream in known.streams}
+    mine = {stream.outputs: stream for stream in network.streams}
+    width = network.hidden[0] if network.hidden else 0
+    distil, problem = "distil one of that kind, skills", None
+    if network.convs or network.residual:
+        problem = "convolutions"
+    elif network.knows_game:
+        problem = "layers of each task's own (a task embedding, a one-hot vector)"
+    elif network.layer_norm:
+        problem = "LayerNorm"
+    elif set(network.activations) != {"relu"}:
+        problem = f"activation {network.activation}"
+    elif network.head not in ("linear", "actor_critic"):
+        problem = f"a head of type {network.head}"
+    elif not network.streams:
+        problem = "one layer of all outputs"
+    elif network.hidden != (width, width, width // 2):
+        problem = f"shared layers of {', '.join(map(str, network.hidden)) or 'no'} units"
+    elif mine.keys() != streams.keys():
+        problem = f"streams of the outputs {', '.join(map(str, mine))}"
+    elif any(mine[outputs].width != stream.width for outputs, stream in streams.items()):
+        problem = f"streams of {', '.join(str(mine[outputs].width) for outputs in streams)} units"
+    elif any(mine[outputs].bounded != stream.bounded for outputs, stream in streams.items()):
+        problem = "angles without tanh, or keys with it"
+        distil = "what PPO has taught is written with --convention=sb3"
+    if problem:
+        raise ValueError(
+            f"the fighter's convention cannot express {problem}; it has ReLU networks of three "
+            f"shared layers (n, n, n/2) and streams of 64, 32 and 16 units for the keys, the "
+            f"angles (through tanh) and the click: {distil}"
         )
 
 
@@ -375,107 +439,3 @@ def _check(network: networks.Network) -> None:
             f"convolutions {wanted} with one dense layer per stream of a dueling head, or one "
             f"before a linear head, and {NUM_ACTIONS} outputs"
         )
-
-
-# --- the file format
-
-
-def save(tree: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Writes nested dicts, lists, tuples, scalars and float arrays as a PyTorch file.
-
-    The file appears whole or not at all. An array that occurs twice is stored once.
-
-    Raises:
-      ValueError: the file exists and `overwrite` is not set, or a value is of another kind.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(f"{path} already exists; choose another --out")
-    arrays: list[np.ndarray] = []
-    pickled = b"\x80\x02" + _opcodes(tree, arrays) + pickle.STOP
-    records = {
-        "data.pkl": pickled,
-        "byteorder": b"little",
-        **{f"data/{key}": array.tobytes() for key, array in enumerate(arrays)},
-        "version": b"3\n",
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in records.items():
-                    archive.writestr(zipfile.ZipInfo(f"archive/{name}", _EPOCH), data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _opcodes(value: Any, arrays: list[np.ndarray]) -> bytes:
-    """Pickle opcodes that push `value`; arrays go to `arrays`, whose places are their keys."""
-    if isinstance(value, np.ndarray) and value.dtype in _STORAGES:
-        return _tensor(value, arrays)
-    if value is None:
-        return pickle.NONE
-    if isinstance(value, (bool, np.bool_)):
-        return pickle.NEWTRUE if value else pickle.NEWFALSE
-    if isinstance(value, (int, np.integer)):
-        return _integer(int(value))
-    if isinstance(value, (float, np.floating)):
-        return pickle.BINFLOAT + struct.pack(">d", value)
-    if isinstance(value, str):
-        data = value.encode()
-        return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
-    if isinstance(value, Mapping):
-        items = b"".join(_opcodes(part, arrays) for pair in value.items() for part in pair)
-        return pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
-    if isinstance(value, (list, tuple)):
-        items = b"".join(_opcodes(item, arrays) for item in value)
-        if isinstance(value, tuple):
-            return pickle.MARK + items + pickle.TUPLE
-        return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
-    kind = getattr(value, "dtype", type(value).__name__)
-    raise ValueError(f"a {kind} cannot be written to a PyTorch file; expected plain values")
-
-
-def _integer(value: int) -> bytes:
-    if -(2**31) <= value < 2**31:
-        return pickle.BININT + struct.pack("<i", value)
-    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    if len(data) > 255:
-        raise ValueError("an integer of over 255 bytes cannot be written to a PyTorch file")
-    return pickle.LONG1 + bytes([len(data)]) + data
-
-
-def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
-    """`torch._utils._rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`."""
-    key = next((key for key, known in enumerate(arrays) if known is array), len(arrays))
-    if key == len(arrays):
-        arrays.append(array)
-    stride = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
-
-    def name(module: str, attribute: str) -> bytes:
-        return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
-
-    def plain(*values: Any) -> bytes:
-        return b"".join(_opcodes(value, []) for value in values)
-
-    storage = (
-        pickle.MARK
-        + plain("storage")
-        + name("torch", _STORAGES[array.dtype])
-        + plain(str(key), "cpu", int(array.size))
-        + pickle.TUPLE
-        + pickle.BINPERSID
-    )
-    hooks = name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
-    arguments = storage + plain(0, array.shape, stride, False) + hooks
-    return (
-        name("torch._utils", "_rebuild_tensor_v2")
-        + pickle.MARK
-        + arguments
-        + pickle.TUPLE
-        + pickle.REDUCE
-    )

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, brief, named
+from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, PlannedStream, brief, named
 from jaxdistill.tasks.atari import NUM_ACTIONS
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, described
@@ -63,6 +63,16 @@ _CLEANRL = _nature("network.0", "network.2", "network.4")
 # as `networks.Network` does too: the row of the embedding in this order.
 LANDER_TASKS = ("lander/standard", "lander/windy", "lander/heavy")
 LANDER_PLAN = Plan(hidden=(named("fc1"), named("fc2")), action=named("fc3"))
+
+# The public fighter's distilled policy. Its outputs are the six keys, the click, yaw and pitch.
+SKILLS_PLAN = Plan(
+    hidden=(named("encoder.0"), named("encoder.2"), named("encoder.4")),
+    streams=(
+        PlannedStream(named("movement_head.0"), named("movement_head.2"), (0, 1, 2, 3, 4, 5)),
+        PlannedStream(named("aiming_head.0"), named("aiming_head.2"), (7, 8), bounded=True),
+        PlannedStream(named("clicking_head.0"), named("clicking_head.2"), (6,)),
+    ),
+)
 
 CONVENTIONS = (
     Convention(
@@ -135,6 +145,13 @@ CONVENTIONS = (
         (ALL_ENGINES,),
         suite=LANDER.name,
         inside="q_network",
+    ),
+    Convention(
+        "fighter, distilled from skills",
+        SKILLS_PLAN,
+        "logits",
+        (tuple(range(9)),),
+        suite="combat",
     ),
 )
 

@@ -52,22 +52,40 @@ class Conv:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlannedStream:
+    """One stream of a `Plan`'s head: its dense layer, the layer of its outputs, and which they are.
+
+    The other fields are as in `networks.Stream`.
+    """
+
+    hidden: Weights
+    last: Weights
+    outputs: tuple[int, ...]
+    bounded: bool = False
+
+
+NO_LAYER = Weights("", None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """Which tensors form which layer of a `Network`; the fields are called as there.
 
     Attributes:
+      action: the layer of all outputs; none where there are streams.
       raw_pixels: the file's network takes pixels of 0..255 as they are, without dividing by 255.
       embedding: the tensor `(tasks, size)` of a learnt vector per task; the first dense layer takes
         a task's after the features, as `Network.task_embedding` does.
     """
 
-    action: Weights
+    action: Weights = NO_LAYER
     convs: tuple[Conv, ...] = ()
     hidden: tuple[Weights, ...] = ()
     head: str = "linear"
     action_hidden: tuple[Weights, ...] = ()
     value_hidden: tuple[Weights, ...] = ()
     value: Weights | None = None
+    streams: tuple[PlannedStream, ...] = ()
     activation: str | tuple[str, ...] = "relu"
     raw_pixels: bool = False
     embedding: str | None = None
@@ -76,11 +94,12 @@ class Plan:
         """Every layer, in the order of the layer table."""
         value = () if self.value is None else (self.value,)
         convs = tuple(conv.weights for conv in self.convs)
+        streams = tuple(part for stream in self.streams for part in (stream.hidden, stream.last))
         return (
             *convs,
             *self.hidden,
             *self.action_hidden,
-            self.action,
+            *(streams or (self.action,)),
             *self.value_hidden,
             *value,
         )
@@ -211,8 +230,21 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         return width
 
     shared = stream("fc", plan.hidden, flat)
-    width = stream("action_fc", plan.action_hidden, shared)
-    outputs = dense("action", plan.action, width, "none")
+    streams = []
+    for i, part in enumerate(plan.streams, 1):
+        width = dense(f"stream{i}_fc1", part.hidden, shared, next(activations))
+        count = dense(f"stream{i}", part.last, width, "tanh" if part.bounded else "none")
+        if count != len(part.outputs):
+            shape = arrays[part.last.weight].shape
+            raise ValueError(
+                f"{where}: {part.last.weight} has shape {shape}, expected "
+                f"({len(part.outputs)}, {width})"
+            )
+        streams.append(networks.Stream(width, part.outputs, part.bounded))
+    outputs = sum(len(part.outputs) for part in streams)
+    if not streams:
+        width = stream("action_fc", plan.action_hidden, shared)
+        outputs = dense("action", plan.action, width, "none")
     if plan.value is not None:
         width = stream("value_fc", plan.value_hidden, shared)
         if dense("value", plan.value, width, "none") != 1:
@@ -230,6 +262,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         head=plan.head,
         action_hidden=widths("action_fc", plan.action_hidden),
         value_hidden=widths("value_fc", plan.value_hidden),
+        streams=tuple(streams),
         num_outputs=outputs,
         activation=plan.activation,
     )
@@ -243,7 +276,8 @@ def _first_dense(plan: Plan) -> tuple[Weights, ...]:
     """The dense layers that see the flattened input of the dense part."""
     if plan.hidden:
         return plan.hidden[:1]
-    first = [(*plan.action_hidden, plan.action)[0]]
+    streams = [stream.hidden for stream in plan.streams]
+    first = streams or [(*plan.action_hidden, plan.action)[0]]
     if plan.value is not None:
         first.append((*plan.value_hidden, plan.value)[0])
     return tuple(first)

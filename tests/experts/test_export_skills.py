@@ -1,0 +1,161 @@
+"""A student of skills as the public fighter's distilled policy: written, computed, read back."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import networks
+from jaxdistill.experts import export, formats
+from jaxdistill.networks import Stream
+
+SKILLS = networks.create("skills")
+HEADS = {"movement_head": (64, 6), "aiming_head": (32, 2), "clicking_head": (16, 1)}
+
+
+def a_student(network=SKILLS, inputs=20):
+    """Parameters that are all different, and such that outputs are about 1."""
+    shapes = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), (1, inputs)))
+    generator = np.random.default_rng(0)
+
+    def draw(x):
+        scale = 0.2 if x.ndim == 1 else 1.4 / x.shape[0] ** 0.5
+        return (generator.normal(size=x.shape) * scale).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def a_fighter(torch, inputs=20, hidden=256):
+    """The layout's own module, as its readers build it."""
+    nn = torch.nn
+
+    class Fighter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes, layers = (inputs, hidden, hidden, hidden // 2), []
+            for before, after in itertools.pairwise(sizes):
+                layers += [nn.Linear(before, after), nn.ReLU()]
+            self.encoder = nn.Sequential(*layers)
+            for name, (width, outputs) in HEADS.items():
+                head = nn.Sequential(
+                    nn.Linear(hidden // 2, width), nn.ReLU(), nn.Linear(width, outputs)
+                )
+                self.add_module(name, head)
+
+        def forward(self, x):
+            x = self.encoder(x)
+            keys, click = torch.sigmoid(self.movement_head(x)), torch.sigmoid(self.clicking_head(x))
+            return torch.cat([keys, click, torch.tanh(self.aiming_head(x))], dim=-1)
+
+    return Fighter()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        SKILLS,
+        SKILLS.clone(streams=SKILLS.streams[::-1]),
+        networks.create("skills", head="actor_critic", value_hidden=(128, 64)),
+        SKILLS.clone(hidden=(64, 64, 32)),
+    ],
+    ids=["skills", "another order of streams", "with a critic", "narrower"],
+)
+def test_pytorch_computes_the_same(network, tmp_path):
+    torch = pytest.importorskip("torch")
+    params = a_student(network)
+    weights = export.skills_state_dict(params, network)
+    export.save({"policy_state_dict": weights}, tmp_path / "student.pth")
+    read = torch.load(tmp_path / "student.pth", weights_only=True)["policy_state_dict"]
+    assert {x.dtype for x in read.values()} == {torch.float32}
+    fighter = a_fighter(torch, hidden=network.hidden[0])
+    fighter.load_state_dict(read)  # every name, and no other
+    x = np.random.default_rng(1).uniform(-1, 1, (128, 20)).astype(np.float32)
+    with torch.no_grad():
+        theirs = fighter(torch.from_numpy(x)).numpy()
+    outputs = networks.forward(network, params, jnp.asarray(x)[:, None])
+    ours = jnp.where(jnp.arange(9) < 7, jax.nn.sigmoid(outputs), outputs)
+    assert theirs.std(0).min() > 0.05
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_what_is_written_is_read_back_as_it_was(tmp_path):
+    params = a_student()
+    weights = export.skills_state_dict(params, SKILLS)
+    export.save({"policy_state_dict": weights, "obs_dim": 20}, tmp_path / "student.pth")
+    conversion = formats.convert(tmp_path / "student.pth")
+    expert = conversion.expert
+    assert conversion.convention == "fighter, distilled from skills"
+    assert (expert.network, expert.actions, expert.outputs) == (SKILLS, tuple(range(9)), "logits")
+    assert expert.view.shape == (1, 20)
+    jax.tree.map(np.testing.assert_array_equal, expert.params, params)
+    rows = conversion.rows()
+    assert rows[3][:2] == ("stream1_fc1", "movement_head.0") and rows[3][5] == "relu"
+    assert [row[:6] for row in rows if row[0] == "stream2"] == [
+        ("stream2", "aiming_head.2", "dense", "32 -> 2", "", "tanh")
+    ]
+    assert sum(row[-1] for row in rows) == networks.count(params) == 118_985
+    # As a bare state_dict, and under another name.
+    for name, tree in (("bare", weights), ("other", {"model": weights})):
+        export.save(tree, tmp_path / f"{name}.pth")
+        again = formats.load(tmp_path / f"{name}.pth")
+        jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+def test_a_fighter_of_other_shapes_is_refused(tmp_path):
+    weights = export.skills_state_dict(a_student(), SKILLS)
+    for name, shape, words in (
+        ("aiming_head.2.weight", (3, 32), r"has shape \(3, 32\), expected \(2, 32\)"),
+        ("clicking_head.0.weight", (16, 64), r"has shape \(16, 64\), expected \(any, 128\)"),
+        ("movement_head.2.bias", (7,), r"has shape \(7,\), expected \(6,\)"),
+    ):
+        broken = {**weights, name: np.ones(shape, np.float32)}
+        if name == "aiming_head.2.weight":
+            broken["aiming_head.2.bias"] = np.ones(3, np.float32)
+        export.save(broken, tmp_path / "x.pth", overwrite=True)
+        with pytest.raises(ValueError, match=words) as caught:
+            formats.load(tmp_path / "x.pth")
+        assert "\n" not in str(caught.value) and "x.pth" in str(caught.value)
+    del weights["clicking_head.2.bias"]
+    export.save(weights, tmp_path / "x.pth", overwrite=True)
+    with pytest.raises(ValueError, match=r"fighter, distilled from skills, but lacks clicking_"):
+        formats.load(tmp_path / "x.pth")
+
+
+KEYS, LOOK, CLICK = SKILLS.streams
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"residual": (4,)}, "convolutions"),
+        ({"task_embedding": 4, "game_actions": ((0,),)}, "layers of each task's own"),
+        ({"layer_norm": True}, "LayerNorm"),
+        ({"activation": "tanh"}, "activation tanh"),
+        ({"streams": (), "head": "dueling"}, "a head of type dueling"),
+        ({"streams": ()}, "one layer of all outputs"),
+        ({"hidden": (256, 256)}, "shared layers of 256, 256 units"),
+        ({"hidden": ()}, "shared layers of no units"),
+        ({"hidden": (256, 256, 64)}, "shared layers of 256, 256, 64 units"),
+        (
+            {"streams": (KEYS, Stream(32, (6, 7), True), Stream(16, (8,)))},
+            r"streams of the outputs \(0, 1, 2, 3, 4, 5\), \(6, 7\), \(8,\)",
+        ),
+        ({"streams": (KEYS, LOOK, Stream(8, (6,)))}, "streams of 64, 32, 8 units"),
+        ({"streams": (KEYS, Stream(32, (7, 8)), CLICK)}, r"without tanh.*--convention=sb3"),
+    ],
+    ids=str,
+)
+def test_a_network_that_cannot_be_written_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        export.skills_state_dict({}, SKILLS.clone(**changes))
+    assert "the fighter's convention cannot express" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    params = a_student()
+    params["params"]["stream3"]["bias"][0] = np.nan
+    with pytest.raises(ValueError, match="stream3 bias is not finite as float32"):
+        export.skills_state_dict(params, SKILLS)
