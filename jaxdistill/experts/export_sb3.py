@@ -1,0 +1,281 @@
+"""Our policies -> zips that `PPO.load` of Stable-Baselines3 reads, written without it.
+
+Such a zip holds `data`, a JSON object with the algorithm's attributes, and PyTorch files of the
+policy and its optimiser. In `data`, what JSON cannot hold is a base64 pickle (":serialized:")
+beside some readable fields. The pickles here name classes of Stable-Baselines3, PyTorch and
+Gymnasium for the reader to import, and say how to call them: they depend on nobody's version.
+
+Its policies are two chains of dense layers, one to `action_net` and one to `value_net`, that share
+nothing. A network of ours whose layers are shared has them written into both. The layers of streams
+stand side by side in one layer, and `action_net` is 0 where an output is not of that stream.
+
+What actions are is told by their kinds:
+
+* several keys: MultiBinary, and an output is the logit of "down";
+* one key: Discrete of two, up and down, whose logits are 0 and ours;
+* angles: Box, and an output is the mean, which Stable-Baselines3 cuts to the range;
+* both: Box, in which a key is down above 0.5. Its mean is 0.5 plus our logit. A Gaussian cannot be
+  a Bernoulli variable; with a deviation of 1.702 it is above 0.5 as often as the logit's key is
+  down, within 1% (the logistic function's normal approximation).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill import networks
+from jaxdistill.experts import torch_writer
+from jaxdistill.experts.torch_writer import Call, Name
+
+# Of a key in a Box: the deviation with which a Gaussian of mean 0.5 + logit is above 0.5 with the
+# chance sigmoid(logit), within 0.0095 everywhere.
+KEY_DEVIATION = 1.702
+
+_ACTIVATIONS = {
+    "relu": "activation.ReLU",
+    "elu": "activation.ELU",
+    "tanh": "activation.Tanh",
+    "leaky_relu": "activation.LeakyReLU",
+    "silu": "activation.SiLU",
+    "gelu": "activation.GELU",
+    "selu": "activation.SELU",
+    "sigmoid": "activation.Sigmoid",
+    "none": "linear.Identity",
+}
+_POLICY = Name("stable_baselines3.common.policies", "ActorCriticPolicy")
+# What PPO has by default, and a reader that learns on begins with.
+_LEARNING_RATE = 3e-4
+_SETTINGS = {
+    "n_steps": 2048,
+    "batch_size": 64,
+    "n_epochs": 10,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "clip_range": 0.2,
+    "ent_coef": 0.0,
+    "vf_coef": 0.5,
+    "max_grad_norm": 0.5,
+}
+
+
+Layer = tuple[np.ndarray, np.ndarray]
+"""A dense layer as PyTorch has it: weight `(outputs, inputs)` and bias `(outputs,)`."""
+
+
+def export_sb3(
+    network: networks.Network,
+    params: networks.Params,
+    path: str | os.PathLike[str],
+    *,
+    kinds: Sequence[str],
+    turn: float,
+    log_std: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a policy over a vector in -1..1, and its value, as a zip for `PPO.load`.
+
+    The loaded policy predicts what our greedy one does, its actions in our order, and can go on
+    learning in an environment of these spaces.
+
+    Args:
+      network: with an actor-critic head, of dense layers of one activation; streams without bounds.
+      params: as `networks.init` gives them.
+      path: the zip to write; its folder is made if needed.
+      kinds: "key" or "angle" for each output.
+      turn: the largest angle, in radians.
+      log_std: `(A,)`, logarithms of the angles' deviations in radians, as a `Factored` takes them;
+        what stands at keys is not read. Needed where there is an angle.
+      overwrite: replace a file that is already there.
+
+    Raises:
+      ValueError: Stable-Baselines3 cannot express the network, `log_std` is missing or of another
+        size, a number is not finite, or the file exists.
+    """
+    torch_writer.check_free(path, overwrite=overwrite)
+    _check(network, kinds)
+    policy, value = _chains(network, params)
+    policy[-1] = _action_layer(policy[-1], kinds)
+    weights: dict[str, np.ndarray] = {}
+    if "angle" in kinds:
+        weights["log_std"] = _deviations(kinds, log_std)
+    for name, (*hidden, last) in (("policy", policy), ("value", value)):
+        keys = [f"mlp_extractor.{name}_net.{2 * i}" for i in range(len(hidden))]
+        keys.append("action_net" if name == "policy" else "value_net")
+        for key, layer in zip(keys, (*hidden, last), strict=True):
+            weights |= {f"{key}.weight": layer[0], f"{key}.bias": layer[1]}
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite as float32; nothing was written")
+    size = policy[0][0].shape[1]
+    data = {
+        "policy_class": _serialized(_POLICY, "<class 'abc.ABCMeta'>"),
+        "policy_kwargs": _policy_kwargs(network, policy, value),
+        "observation_space": _box([-1.0] * size, [1.0] * size),
+        "action_space": _action_space(kinds, turn),
+        "verbose": 0,
+        "n_envs": 1,
+        "num_timesteps": 0,
+        "learning_rate": _LEARNING_RATE,
+        **_SETTINGS,
+    }
+    members = {
+        "data": json.dumps(data, indent=4).encode(),
+        "policy.pth": torch_writer.dumps(weights),
+        "policy.optimizer.pth": torch_writer.dumps(_fresh_adam(len(weights))),
+        "system_info.txt": b"- written by jaxdistill\n",
+    }
+    torch_writer.write(torch_writer.archive(members), path)
+
+
+def _check(network: networks.Network, kinds: Sequence[str]) -> None:
+    """Refuses networks that an `ActorCriticPolicy` over a vector cannot be, saying what to do."""
+    problem, advice = None, "train or distil one such as skills_actor_critic or mlp_actor_critic"
+    if network.convs or network.residual:
+        problem = "convolutions"
+    elif network.knows_game:
+        problem = "layers of each task's own (controllers, a task embedding, a one-hot vector)"
+    elif network.layer_norm:
+        problem = "LayerNorm"
+    elif network.head != "actor_critic":
+        problem = f"a head of type {network.head}, without a value of its own"
+    elif len(set(network.activations)) > 1:
+        problem = f"activations {', '.join(network.activations)}"
+    elif any(stream.bounded for stream in network.streams):
+        problem = "outputs that go through tanh"
+    elif len(kinds) != network.num_outputs:
+        problem = f"{network.num_outputs} outputs for {len(kinds)} keys and angles"
+        advice = "is this the network of another suite?"
+    if problem:
+        raise ValueError(
+            f"Stable-Baselines3's PPO cannot express {problem}; it has dense layers of one "
+            f"activation to actions, and others to a value: {advice}"
+        )
+
+
+def _chains(network: networks.Network, params: networks.Params) -> tuple[list[Layer], list[Layer]]:
+    """The layers that lead to the actions, and those that lead to the value."""
+
+    def layer(name: str) -> Layer:
+        kernel, bias = (params["params"][name][part] for part in ("kernel", "bias"))
+        with np.errstate(over="ignore"):  # what is not finite is refused
+            return np.asarray(kernel, "<f4").T, np.asarray(bias, "<f4")
+
+    def layers(prefix: str, widths: Sequence[int]) -> list[Layer]:
+        return [layer(f"{prefix}{i}") for i in range(1, len(widths) + 1)]
+
+    shared = layers("fc", network.hidden)
+    if network.streams:
+        numbers = range(1, len(network.streams) + 1)
+        own = _side_by_side(
+            network,
+            [layer(f"stream{i}_fc1") for i in numbers],
+            [layer(f"stream{i}") for i in numbers],
+        )
+    else:
+        own = [*layers("action_fc", network.action_hidden), layer("action")]
+    value = [*layers("value_fc", network.value_hidden), layer("value")]
+    return [*shared, *own], [*shared, *value]
+
+
+def _side_by_side(
+    network: networks.Network, hidden: Sequence[Layer], last: Sequence[Layer]
+) -> list[Layer]:
+    """The streams' hidden layers as one, and the layer of all outputs: 0 across streams."""
+    joined = tuple(np.concatenate([layer[part] for layer in hidden]) for part in (0, 1))
+    weight = np.zeros((network.num_outputs, len(joined[1])), "<f4")
+    bias = np.zeros(network.num_outputs, "<f4")
+    start = 0
+    for stream, (own, shift) in zip(network.streams, last, strict=True):
+        outputs = list(stream.outputs)
+        weight[outputs, start : start + stream.width] = own
+        bias[outputs] = shift
+        start += stream.width
+    return [(joined[0], joined[1]), (weight, bias)]
+
+
+def _action_layer(layer: Layer, kinds: Sequence[str]) -> Layer:
+    """What `action_net` makes of the last features, by what actions are."""
+    weight, bias = layer
+    keys = np.array([kind == "key" for kind in kinds])
+    if not keys.all():
+        return weight, (bias + 0.5 * keys).astype("<f4")
+    if len(kinds) > 1:
+        return weight, bias
+    return np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+
+
+def _deviations(kinds: Sequence[str], log_std: np.ndarray | None) -> np.ndarray:
+    """`log_std` of the whole Gaussian `(A,)`, with what makes keys go down as often as ours."""
+    if log_std is None or np.shape(log_std) != (len(kinds),):
+        found = "not given" if log_std is None else f"of shape {np.shape(log_std)}"
+        raise ValueError(
+            f"log_std is {found}, expected ({len(kinds)},): the logarithms of the deviations that "
+            f"angles are drawn with"
+        )
+    keys = np.array([kind == "key" for kind in kinds])
+    return np.where(keys, math.log(KEY_DEVIATION), np.asarray(log_std)).astype("<f4")
+
+
+def _fresh_adam(parameters: int) -> dict[str, Any]:
+    """The state of a policy's optimiser that has not begun."""
+    group = {
+        "lr": _LEARNING_RATE,
+        "betas": (0.9, 0.999),
+        "eps": 1e-5,  # Stable-Baselines3's, for actor-critics
+        "weight_decay": 0.0,
+        "amsgrad": False,
+        "params": list(range(parameters)),
+    }
+    return {"state": {}, "param_groups": [group]}
+
+
+def _policy_kwargs(
+    network: networks.Network, policy: Sequence[Layer], value: Sequence[Layer]
+) -> dict[str, Any]:
+    """How the policy is made: the widths of both chains, and their activation."""
+    widths = {
+        name: [len(bias) for _, bias in chain[:-1]]
+        for name, chain in (("pi", policy), ("vf", value))
+    }
+    module, _, attribute = _ACTIVATIONS[(*network.activations, "tanh")[0]].rpartition(".")
+    activation = Name(f"torch.nn.modules.{module}", attribute)
+    return _serialized(
+        {"net_arch": widths, "activation_fn": activation},
+        "<class 'dict'>",
+        net_arch=widths,
+        activation_fn=f"<class '{activation.module}.{activation.attribute}'>",
+    )
+
+
+def _action_space(kinds: Sequence[str], turn: float) -> dict[str, Any]:
+    if "angle" in kinds:
+        low, high = {"key": 0.0, "angle": -turn}, {"key": 1.0, "angle": turn}
+        return _box([low[kind] for kind in kinds], [high[kind] for kind in kinds])
+    if len(kinds) > 1:
+        return _space("multi_binary", "MultiBinary", len(kinds), n=len(kinds), _shape=[len(kinds)])
+    return _space("discrete", "Discrete", 2, n="2", _shape=[])
+
+
+def _box(low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+    ends = [Call(Name("numpy", "array"), (list(end), "float32")) for end in (low, high)]
+    said = {name: str(np.asarray(end, "<f4")) for name, end in (("low", low), ("high", high))}
+    return _space("box", "Box", *ends, dtype="float32", _shape=[len(low)], **said)
+
+
+def _space(module: str, name: str, *arguments: Any, **said: Any) -> dict[str, Any]:
+    """A space of Gymnasium, with what its own archives say of it."""
+    kind = f"<class 'gymnasium.spaces.{module}.{name}'>"
+    return _serialized(Call(Name(f"gymnasium.spaces.{module}", name), arguments), kind, **said)
+
+
+def _serialized(value: Any, kind: str, **said: Any) -> dict[str, Any]:
+    """A value that JSON cannot hold, as `data` does: a pickle, and what may be read of it."""
+    pickled = base64.b64encode(torch_writer.pickled(value)).decode()
+    return {":type:": kind, ":serialized:": pickled, **said}
