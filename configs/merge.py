@@ -40,6 +40,8 @@ def get_config(experts: str = "") -> ConfigDict:
     config = ConfigDict(
         {
             "experts": sources(experts),
+            "together": config_dict.placeholder(str),
+            "view": config_dict.placeholder(str),
             "network": "dueling",
             "compute_dtype": "float32",
             "seed": 0,

@@ -181,7 +181,8 @@ class Expert:
             **({} if self.log_std is None else {"log_std": list(self.log_std)}),
         }
         flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
-        weights = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()})
+        # What is not contiguous would be written in the order that it has in memory.
+        weights = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
         directory.mkdir(parents=True, exist_ok=True)
         # The description last: a directory without it is not an expert, so a kill leaves none
         # half-written.

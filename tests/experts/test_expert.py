@@ -65,6 +65,14 @@ def _leaves(tree):
     ]
 
 
+def test_weights_are_saved_as_they_are_whatever_their_order_in_memory(saved, tmp_path):
+    expert = Expert.load(saved)
+    turned = jax.tree.map(np.asfortranarray, expert.params)
+    dataclasses.replace(expert, params=turned).save(tmp_path / "again")
+    again = Expert.load(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, again.params, expert.params)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite_are_refused(saved, bad):
     arrays = safetensors.numpy.load((saved / WEIGHTS).read_bytes())
