@@ -584,10 +584,33 @@ def for_one_game(
 def with_outputs(
     network: Network, params: Params, outputs: Sequence[int]
 ) -> tuple[Network, Params]:
-    """The network of so many of the outputs of one that has one output layer; in their order."""
-    layers, kept = dict(params["params"]), np.asarray(outputs)
-    layers["action"] = {name: x[..., kept] for name, x in layers["action"].items()}
-    return network.clone(num_outputs=len(kept)), {"params": layers}
+    """The network of so many of a network's outputs, in their order; for one without controllers.
+
+    Streams that none of them is of go.
+    """
+    layers, kept = dict(params["params"]), list(outputs)
+    if not network.streams:
+        layers["action"] = {name: x[..., kept] for name, x in layers["action"].items()}
+        return network.clone(num_outputs=len(kept)), {"params": layers}
+    streams: list[Stream] = []
+    activations = list(network.activations)
+    for i, stream in enumerate(network.streams, 1):
+        own = {x: layers.pop(f"stream{i}{x}", None) for x in ("", "_fc1", "_fc_norm1")}
+        places = [place for place, output in enumerate(stream.outputs) if output in kept]
+        if not places:
+            del activations[network._layers(3) + len(streams)]
+            continue
+        own[""] = {name: x[..., places] for name, x in own[""].items()}
+        taken = tuple(kept.index(stream.outputs[place]) for place in places)
+        streams.append(dataclasses.replace(stream, outputs=taken))
+        layers |= {f"stream{len(streams)}{x}": layer for x, layer in own.items() if layer}
+    uniform = isinstance(network.activation, str)
+    network = network.clone(
+        streams=tuple(streams),
+        num_outputs=len(kept),
+        activation=network.activation if uniform else tuple(activations),
+    )
+    return network, {"params": layers}
 
 
 def task_vectors(network: Network, params: Params) -> np.ndarray | None:

@@ -706,6 +706,34 @@ def test_a_network_that_does_not_know_its_game_is_the_same_for_all(tiny_params):
     assert (network, params, actions) == (TINY, tiny_params, (0, 1, 2, 3, 4))
 
 
+@pytest.mark.parametrize(
+    ("network", "outputs"),
+    [
+        (TINY, (3, 0)),
+        (STREAMS, (0, 1, 2, 3, 4)),
+        (STREAMS, (4, 1, 3)),
+        (STREAMS, (3, 2)),
+        (STREAMS.clone(layer_norm=True), (3, 1)),
+        (
+            STREAMS.clone(head="actor_critic", value_hidden=(7,)).clone(
+                activation=("relu", "relu", "relu", "tanh", "elu", "sigmoid")
+            ),
+            (1, 2),
+        ),
+    ],
+    ids=str,
+)
+def test_a_network_of_some_outputs_gives_those(network, outputs):
+    params, x = _random(network, TINY_INPUT), _pixels(4, *TINY_INPUT)
+    own, kept = networks.with_outputs(network, params, outputs)
+    assert jax.tree.map(jnp.shape, kept) == jax.tree.map(jnp.shape, dict(_shapes(own, TINY_INPUT)))
+    whole = np.asarray(_forward(network, params, x))
+    np.testing.assert_allclose(_forward(own, kept, x), whole[:, outputs], rtol=1e-5, atol=1e-6)
+    if network.head == "actor_critic":
+        values = [_apply(n, p, x, "value") for n, p in ((network, params), (own, kept))]
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
+
+
 def test_features_are_flattened_by_row_column_channel():
     network = Network(convs=(ConvLayer(2, 1),), num_outputs=1, activation="none")
     x = jnp.arange(8.0).reshape(1, 2, 2, 2)  # channel 0 holds 0..3, channel 1 holds 4..7
