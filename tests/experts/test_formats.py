@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export, formats
+from jaxdistill.experts import export, export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.views import Vector, View
 
@@ -758,7 +758,8 @@ def mlp_policy() -> dict[str, np.ndarray]:
 def test_sb3_policies_that_cannot_be_expressed(sb3, saved, tmp_path):
     policy = mlp_policy()
     kwargs = {"policy_kwargs": {}}
-    refused(sb3(policy | {"log_std": np.zeros(2, np.float32)}, **kwargs), "continuous actions")
+    noise = {"log_std": np.zeros(2, np.float32)}
+    refused(sb3(policy | noise, **kwargs), "a policy of Box(2) on 4 numbers; expected Discrete")
     refused(sb3(policy | state_dict(("lstm_actor.x", (2, 2))), **kwargs), "recurrent")
     refused(sb3(policy | state_dict(("extra", (2, 2))), **kwargs), "extra.weight")
     refused(sb3(state_dict(("quantile_net.quantile_net.0", (2, 2)))), "QR-DQN", "DQN, PPO or A2C")
@@ -773,6 +774,289 @@ def test_sb3_policies_that_cannot_be_expressed(sb3, saved, tmp_path):
     refused(sb3(policy, policy_kwargs=own), "CustomCNN", "spec")
     refused(saved(policy), "activation", ".zip")
     assert not (tmp_path / "canary").exists()
+
+
+# Skills: keys and angles
+
+
+def bits(n: int | list[int]) -> dict:
+    kind = "<class 'gymnasium.spaces.multi_binary.MultiBinary'>"
+    return {":type:": kind, ":serialized:": "gASVAA==", "n": n, "dtype": "int8"}
+
+
+def turns(*shape: int) -> dict:
+    """A Box of actions; bounds are text in an archive."""
+    return box(*shape, dtype="float32") | {"low": "[-0.62831855]", "high": "[0.62831855]"}
+
+
+SKILLS = {
+    "combat/movement": (20, 6, bits(6)),
+    "combat/aiming": (5, 2, turns(2)),
+    "combat/clicking": (9, 2, discrete(2)),
+    "combat/duel": (20, 9, turns(9)),
+}
+
+
+def skill_policy(game: str, *, hidden: int = 4, **extra) -> dict[str, np.ndarray]:
+    """Tensors as PPO names them for one of `SKILLS`."""
+    numbers, count, space = SKILLS[game]
+    tensors = state_dict(
+        ("mlp_extractor.policy_net.0", (hidden, numbers)),
+        ("mlp_extractor.value_net.0", (hidden, numbers)),
+        ("action_net", (count, hidden)),
+        ("value_net", (1, hidden)),
+    )
+    if "low" in space:
+        tensors["log_std"] = np.linspace(-1.5, -0.5, count, dtype=np.float32)
+    return tensors | extra
+
+
+def skill_data(game: str, **changes) -> dict:
+    """What PPO says of one of `SKILLS`."""
+    numbers, _, space = SKILLS[game]
+    said = {"observation_space": box(numbers, dtype="float32"), "action_space": space}
+    return {"policy_kwargs": {}, "n_steps": 1024, "n_epochs": 10, **said, **changes}
+
+
+@pytest.mark.parametrize("game", SKILLS)
+def test_parity_of_sb3_skills(game, torch, tmp_path):
+    """Keys are down where SB3's deterministic action presses them, angles are its mean's."""
+    numbers, count, _ = SKILLS[game]
+    pi, vf = mlp(torch, numbers, 16, 12), mlp(torch, numbers, 10)
+    net = actor_critic(torch, pi=pi, vf=vf, inputs=(12, 10), actions=count)
+    tensors = net.state_dict()
+    if game in ("combat/aiming", "combat/duel"):
+        # Parameters go before modules.
+        tensors = {"log_std": torch.linspace(-1.5, -0.5, count), **tensors}
+    path = archive(tmp_path / "ppo.zip", torch_bytes(torch, tensors), skill_data(game))
+    conversion = formats.convert(path)
+    expert = conversion.expert
+    assert conversion.convention == "Stable-Baselines3 PPO, MLP"
+    task = tasks.get(game)
+    assert (expert.game, expert.outputs, expert.actions) == (game, "logits", task.actions)
+    assert expert.view == task.view and expert.view.size == numbers
+    assert any("VecNormalize" in note for note in conversion.notes)
+    assert any(game in note for note in conversion.notes)
+
+    seen = np.random.default_rng(0).uniform(-1, 1, (64, numbers)).astype(np.float32)
+    theirs = torch_outputs(torch, net, seen)
+    theirs, value = theirs[:, :-1], theirs[:, -1]
+    if game == "combat/clicking":
+        theirs = theirs[:, 1:] - theirs[:, :1]
+    elif game == "combat/duel":
+        deviation = np.exp(np.linspace(-1.5, -0.5, 9))
+        theirs = np.where(np.arange(9) < 7, 1.702 * (theirs - 0.5) / deviation, theirs)
+    close(outputs(expert, seen), theirs)
+    np.testing.assert_allclose(values(expert, seen), value, rtol=1e-5, atol=1e-5)
+
+    # Among all that pools show it finds its own numbers, and its outputs their place.
+    shown = np.full((64, 1, task.suite.view.size), np.nan, np.float32)
+    shown[:, 0, expert.view.start : expert.view.start + numbers] = seen
+    judged = np.asarray(expert.judge(expert.params, jnp.asarray(shown)))
+    limit = task.environment.turn
+    angle = np.array([entry >= 7 for entry in task.actions])
+    wanted = np.where(angle, np.clip(theirs, -limit, limit), theirs)
+    np.testing.assert_allclose(judged[:, list(task.actions)], wanted, rtol=1e-5, atol=1e-5)
+    chosen = np.asarray(task.suite.form.greedy(jnp.asarray(judged), expert.mask))
+    pressed = chosen[:, [a for a in task.actions if a < 7]]
+    np.testing.assert_array_equal(pressed, theirs[:, ~angle] > 0)
+    assert not chosen[:, ~expert.mask].any()
+
+    if "log_std" in tensors:
+        np.testing.assert_allclose(expert.log_std, tensors["log_std"].numpy(), rtol=1e-6)
+    else:
+        assert expert.log_std is None
+    expert.save(tmp_path / "expert")
+    again = Expert.load(tmp_path / "expert")
+    assert (again.view, again.log_std, again.game) == (expert.view, expert.log_std, game)
+    np.testing.assert_array_equal(outputs(again, seen), outputs(expert, seen))
+
+
+def test_a_click_is_as_likely_as_the_second_of_its_two_actions(sb3):
+    """By hand: logits 0.3 and 1.0 of a network that sees nothing."""
+    blank = {name: np.zeros_like(x) for name, x in skill_policy("combat/clicking").items()}
+    blank["action_net.bias"] = np.array([0.3, 1.0], np.float32)
+    conversion = formats.convert(sb3(blank, **skill_data("combat/clicking")))
+    logit = outputs(conversion.expert, np.ones((1, 9), np.float32))
+    np.testing.assert_allclose(logit, [[0.7]], rtol=1e-6)
+    softmax = np.exp(1.0) / (np.exp(0.3) + np.exp(1.0))
+    np.testing.assert_allclose(1 / (1 + np.exp(-logit)), [[softmax]], rtol=1e-6)
+    # The table is of the file, which has two.
+    assert [row.shape for row in conversion.layers if row.name == "action"] == ["4 -> 2"]
+    assert any("two logits are one" in note for note in conversion.notes)
+
+
+def test_keys_of_a_box_are_down_above_one_half(sb3):
+    """Means of 0.6 and 0.4, and angles that one half has nothing to do with."""
+    blank = {name: np.zeros_like(x) for name, x in skill_policy("combat/duel").items()}
+    means = np.array([0.6, 0.4, 0.5, 2, -1, 0.6, 0.4, 0.3, -2], np.float32)
+    deviations = np.array([0.1, 0.5, 1, 1, 1.702, 1.702, 2, 0.1, 0.1])
+    blank["action_net.bias"] = means
+    blank["log_std"] = np.log(deviations).astype(np.float32)
+    expert = formats.load(sb3(blank, **skill_data("combat/duel")))
+    judged = expert.judge(expert.params, jnp.ones((1, *expert.view.whole.shape)))
+    by_hand = [1.702, -0.3404, 0, 2.553, -1.5, 0.1, -0.0851, 0.3, -np.radians(27)]
+    np.testing.assert_allclose(judged, [by_hand], atol=1e-5)
+    # As often as with SB3's noise.
+    noise = np.random.default_rng(0).normal(size=(100_000, 9))
+    often = (means + deviations * noise > 0.5).mean(axis=0)
+    pressed = 1 / (1 + np.exp(-np.asarray(judged[0])))
+    np.testing.assert_allclose(pressed[:7], often[:7], atol=0.015)
+    # No noise at all is no reason to divide by 0.
+    blank["log_std"] = np.full(9, -1e4, np.float32)
+    expert = formats.load(sb3(blank, **skill_data("combat/duel")))
+    judged = np.asarray(expert.judge(expert.params, jnp.ones((1, *expert.view.whole.shape))))
+    assert np.isfinite(judged).all() and judged[0, 0] > 20 and judged[0, 1] < -20
+
+
+NETWORKS = {
+    "combat/movement": "mlp_actor_critic",
+    "combat/aiming": "mlp_actor_critic_small",
+    "combat/clicking": "mlp_actor_critic_small",
+    "combat/duel": "skills_actor_critic",
+}
+
+
+@pytest.mark.parametrize("game", NETWORKS)
+def test_what_is_written_for_sb3_is_read_back(game, tmp_path):
+    """Its own exporter writes zips that SB3 loads: here they come back."""
+    task = tasks.get(game)
+    numbers = task.view.size
+    network = networks.create(NETWORKS[game], num_outputs=len(task.actions))
+    params = networks.init(network, jax.random.key(0), (1, numbers))
+    kinds = [task.suite.kinds[entry] for entry in task.actions]
+    log_std = np.linspace(-3, -2, len(kinds))
+    path = tmp_path / "policy.zip"
+    export_sb3.export_sb3(
+        network, params, path, kinds=kinds, turn=task.environment.turn, log_std=log_std
+    )
+    expert = formats.load(path)
+    assert (expert.game, expert.actions, expert.view) == (game, task.actions, task.view)
+    seen = np.random.default_rng(0).uniform(-1, 1, (32, 1, numbers)).astype(np.float32)
+    theirs, value = networks.forward_with_values(network, params, jnp.asarray(seen))
+    np.testing.assert_allclose(outputs(expert, seen), theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values(expert, seen), value, rtol=1e-5, atol=1e-6)
+    for kind, said, read in zip(kinds, log_std, expert.log_std or (), strict=False):
+        assert kind == "key" or read == pytest.approx(said)
+    assert (expert.log_std is None) == ("angle" not in kinds)
+
+
+def test_the_fighters_student_plays_the_duel_it_was_made_for(saved):
+    student = networks.create("skills")
+    params = networks.init(student, jax.random.key(0), (1, 20))
+    path = saved(export.skills_state_dict(params, student))
+    assert formats.load(path).game is None
+    expert = formats.load(path, game="combat/duel")
+    assert expert.view == tasks.get("combat/duel").view
+    refused(path, "9 actions does not play combat/aiming", game="combat/aiming")
+
+
+def test_a_game_that_is_said_goes_before_what_spaces_say(sb3):
+    path = sb3(skill_policy("combat/duel"), **skill_data("combat/duel"))
+    assert formats.load(path).game == "combat/duel"
+    assert formats.load(path, game="combat/duel_10hp").game == "combat/duel_10hp"
+    refused(
+        path,
+        "a policy of Box(9) on 20 numbers does not play combat/movement; expected MultiBinary(6) "
+        "on 20 numbers",
+        game="combat/movement",
+    )
+    refused(path, "Box(9) on 20 numbers does not play pong; expected Discrete", game="pong")
+    clicks = sb3(skill_policy("combat/clicking"), **skill_data("combat/clicking"))
+    refused(clicks, "sees a vector of 9 numbers", "does not play lander/windy", game="windy")
+    named = clicks.rename(clicks.with_name("combat_duel.zip"))
+    refused(named, "Discrete(2) on 9 numbers does not play combat/duel; expected Box(9)")
+    assert formats.load(named, game="combat/clicking").game == "combat/clicking"
+
+
+@pytest.mark.parametrize(
+    ("game", "space", "count", "found"),
+    [
+        ("combat/aiming", turns(3), 3, "Box(3) on 5 numbers"),
+        ("combat/aiming", turns(9), 9, "Box(9) on 5 numbers"),
+        ("combat/movement", bits(4), 4, "MultiBinary(4) on 20 numbers"),
+        ("combat/clicking", bits(2), 2, "MultiBinary(2) on 9 numbers"),
+    ],
+)
+def test_spaces_that_are_no_skills_are_refused(game, space, count, found, sb3):
+    tensors = skill_policy(game) | state_dict(("action_net", (count, 4)))
+    if "low" in space:
+        tensors["log_std"] = np.zeros(count, np.float32)
+    path = sb3(tensors, **skill_data(game, action_space=space))
+    message = refused(path, f"a policy of {found}; expected Discrete actions of one game, or one")
+    for name in SKILLS:
+        assert f"({name})" in message
+    refused(path, f"a policy of {found} does not play {game}; expected ", game=game)
+
+
+def test_archives_that_say_one_thing_and_hold_another(sb3):
+    def path(game, extra=(), **changes):
+        return sb3(skill_policy(game, **dict(extra)), **skill_data(game, **changes))
+
+    aiming, walking = "combat/aiming", "combat/movement"
+    refused(path(walking, action_space=bits(5)), "says 5 actions, but has 6 outputs")
+    refused(path(walking, action_space=bits([2, 3])), "says [2, 3] actions, but has 6")
+    refused(path(aiming, action_space=turns(2, 1)), "says [2, 1] actions, but has 2 outputs")
+    refused(path(walking, action_space=turns(6)), "acts in Box, but lacks log_std")
+    noise = {"log_std": np.zeros(6, np.float32)}
+    refused(path(walking, noise), "acts in MultiBinary, but has log_std, the noise of a Box")
+    refused(path(walking, noise, action_space=turns(6)), "a policy of Box(6) on 20 numbers;")
+    several = {":type:": "<class 'gymnasium.spaces.multi_discrete.MultiDiscrete'>"}
+    refused(path(aiming, action_space=several), "MultiDiscrete, expected Discrete, MultiBinary")
+    screen = box(1, 4, 5)
+    refused(path(walking, observation_space=screen), "MultiBinary(6) on screens; expected")
+    # A Dict of 4 and 5 numbers has the tensors of a vector of 9.
+    kinds = ("dict.Dict", "discrete.Discrete", "multi_binary.MultiBinary")
+    for kind in kinds:
+        seen = {":type:": f"<class 'gymnasium.spaces.{kind}'>", "_shape": None}
+        name = kind.split(".")[1]
+        for game in ("combat/clicking", walking):
+            refused(
+                path(game, observation_space=seen), f"sees a space of kind {name}, expected Box"
+            )
+    wide = {"log_std": np.zeros((4, 2), np.float32)}
+    refused(path(aiming, wide), "log_std has shape (4, 2)", "use_sde", "expected (2,)")
+    refused(path(aiming, {"log_std": np.zeros(3, np.float32)}), "log_std", "(3,)", "expected (2,)")
+    refused(path(aiming, {"log_std": np.full(2, np.nan, np.float32)}), "log_std", "NaN")
+
+
+def test_two_actions_on_other_numbers_are_no_click(sb3):
+    """They are some other environment's, as ever; and Q-values of a DQN are no logits."""
+    assert formats.load(sb3(mlp_policy(), policy_kwargs={})).game is None
+    refused(
+        sb3(mlp_policy(), policy_kwargs={}),
+        "a policy of Discrete(2) on 4 numbers does not play combat/clicking; expected Discrete(2) "
+        "on 9 numbers",
+        game="combat/clicking",
+    )
+    tensors = state_dict(("q_net.q_net.0", (4, 9)), ("q_net.q_net.2", (2, 4)))
+    dqn = sb3(tensors, policy_kwargs={})
+    assert formats.load(dqn).game is None
+    refused(
+        dqn,
+        "Stable-Baselines3 DQN, MLP does not play combat/clicking; expected PPO or A2C",
+        game="combat/clicking",
+    )
+
+
+def test_a_spec_of_a_skill_sees_its_part(saved, spec):
+    """Any other PyTorch file of dense layers is read by a spec, as for all tasks."""
+    text = """
+    game = "combat/aiming"
+    outputs = "logits"
+    actions = "minimal"
+    activation = "tanh"
+    [[layers]]
+    type = "dense"
+    key = "a"
+    [head]
+    type = "linear"
+    action = "b"
+    """
+    expert = formats.load(saved(state_dict(("a", (3, 5)), ("b", (2, 3)))), spec=spec(text))
+    assert expert.actions == (7, 8) and expert.view == tasks.get("combat/aiming").view
+    wide = saved(state_dict(("a", (3, 6)), ("b", (2, 3))))
+    refused(wide, "sees a vector of 6 numbers", "combat/aiming", spec=spec(text))
 
 
 def test_broken_archives(sb3, tmp_path):

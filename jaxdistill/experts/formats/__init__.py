@@ -17,7 +17,7 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.formats import carried, conventions, layers, stable_baselines3
+from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
 from jaxdistill.tasks.lander import LANDER
@@ -157,7 +157,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         params=built.params,
         outputs=spec.outputs,
         actions=specs.actions_of(spec, built.network.num_outputs, game),
-        view=view or _vector(built),
+        view=view or skills.view_of(game, _vector(built).size),
         game=game,
         advertised_score=spec.advertised_score,
         source=path,
@@ -192,6 +192,7 @@ def _by_names(
 ) -> Conversion:
     view: AnyView | None
     notes: tuple[str, ...]
+    log_std: tuple[float, ...] | None = None
     if named := _matches(found, conventions.matching):
         place = _only(path, {place: arrays for place, (_, arrays) in named.items()})
         convention, arrays = named[place]
@@ -204,7 +205,8 @@ def _by_names(
             built = _one_lander(built, convention, game, where)
         count = built.network.num_outputs
         if game is not None:
-            conventions.check_plays(view or _vector(built), count, game, where)
+            view = view or skills.view_of(game, _vector(built).size)
+            conventions.check_plays(view, count, game, where)
         actions = conventions.actions_of(name, count, convention.actions, game, where)
         outputs = said.outputs if said else convention.outputs
     elif policies := _matches(found, lambda arrays, _: stable_baselines3.is_policy(arrays)):
@@ -213,14 +215,17 @@ def _by_names(
         where = _where(path, place)
         policy = stable_baselines3.policy(arrays, data, game, where)
         built = layers.build(arrays, policy.plan, policy.view, where)
-        name, notes = policy.name, policy.notes
+        if policy.game is not None and policy.space is not None:
+            built = skills.of_keys_and_angles(built, policy.game, policy.space, policy.log_std)
+        name, notes, game = policy.name, policy.notes, policy.game
         actions, outputs, view = policy.actions, policy.outputs, policy.view
+        log_std = policy.log_std
     elif data is not None:
         arrays = max(found.values(), key=len)
         kind = stable_baselines3.unsupported(arrays) or brief(arrays)
         raise ValueError(
             f"{path}: a Stable-Baselines3 archive with {kind}, expected the policy of a DQN, "
-            "PPO or A2C with discrete actions"
+            "PPO or A2C"
         )
     else:
         raise ValueError(_unknown(path, found))
@@ -233,6 +238,7 @@ def _by_names(
         view=view or _vector(built),
         game=game,
         source=path,
+        log_std=log_std,
     )
     notes = (*built.notes, *notes, *_elsewhere(found, place))
     return Conversion(expert, name, built.layers, notes=notes)

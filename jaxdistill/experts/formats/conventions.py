@@ -241,7 +241,7 @@ def check_plays(view: AnyView, count: int, game: str, where: str) -> None:
     shown = task.suite.view
     other = type(view) is not type(shown)
     if isinstance(view, Vector):
-        other |= view != shown or count != len(task.actions)
+        other |= view.whole != shown or count != len(task.actions)
     if other:
         raise ValueError(
             f"{where}: an expert that sees {described(view)} and has {count} actions does not "

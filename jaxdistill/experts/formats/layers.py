@@ -174,7 +174,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     rows: list[Layer] = []
     vectors = None
     if plan.embedding is not None:
-        vectors = _tensor(arrays, plan.embedding, (None, None), where)
+        vectors = tensor(arrays, plan.embedding, (None, None), where)
         params["task_embedding"] = {"embedding": vectors}
         key = brief([plan.embedding.removesuffix(".weight")])
         sizes = f"{vectors.shape[0]} x {vectors.shape[1]}"
@@ -184,7 +184,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         kernel = np.ascontiguousarray(kernel)
         bias = np.zeros(kernel.shape[-1], np.float32)
         if layer.bias is not None:
-            bias = _tensor(arrays, layer.bias, (kernel.shape[-1],), where)
+            bias = tensor(arrays, layer.bias, (kernel.shape[-1],), where)
         params[name] = {"kernel": kernel, "bias": bias}
         shape = f"{kernel.shape[-2]} -> {kernel.shape[-1]}"
         count = kernel.size + (0 if layer.bias is None else bias.size)
@@ -215,7 +215,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
 
     def dense(name: str, layer: Weights, inputs: int, act: str) -> int:
         """Adds a dense layer; the width of its output."""
-        weight = _tensor(arrays, layer.weight, (None, inputs), where)
+        weight = tensor(arrays, layer.weight, (None, inputs), where)
         if layer in first and grid is not None:
             # PyTorch flattens (C, H, W), our networks (H, W, C).
             weight = weight.reshape(-1, *grid).transpose(0, 2, 3, 1).reshape(len(weight), -1)
@@ -285,13 +285,13 @@ def _first_dense(plan: Plan) -> tuple[Weights, ...]:
 
 def inputs(arrays: Arrays, plan: Plan, where: str) -> int:
     """How many numbers the first dense layer takes; ValueError if it is no dense layer."""
-    return _tensor(arrays, _first_dense(plan)[0].weight, (None, None), where).shape[1]
+    return tensor(arrays, _first_dense(plan)[0].weight, (None, None), where).shape[1]
 
 
 def _conv_kernel(arrays: Arrays, conv: Conv, channels: int | None, where: str) -> np.ndarray:
     """`(k, k, I, O)` from PyTorch's `(O, I, k, k)`."""
     name, size = conv.weights.weight, conv.kernel
-    weight = _tensor(arrays, name, (None, channels, size, size), where)
+    weight = tensor(arrays, name, (None, channels, size, size), where)
     if (conv.padding or 0) >= weight.shape[2]:
         raise ValueError(
             f"{where}: {brief([name])} has kernels of {weight.shape[2]}x{weight.shape[3]}, but "
@@ -304,7 +304,7 @@ def _conv_kernel(arrays: Arrays, conv: Conv, channels: int | None, where: str) -
     return weight.transpose(2, 3, 1, 0)
 
 
-def _tensor(arrays: Arrays, name: str, shape: tuple[int | None, ...], where: str) -> np.ndarray:
+def tensor(arrays: Arrays, name: str, shape: tuple[int | None, ...], where: str) -> np.ndarray:
     """A tensor as float32, of this shape (None fits any size)."""
     array = arrays[name]
     fits = len(array.shape) == len(shape) and all(
@@ -342,7 +342,7 @@ def _geometry(
         raise ValueError(f"{where}: has convolutions; expected a view of the screen")
     first = _first_dense(plan)[0].weight
     channels = kernels[-1].shape[3]
-    width = _tensor(arrays, first, (None, None), where).shape[1]
+    width = tensor(arrays, first, (None, None), where).shape[1]
     sizes = [kernel.shape[0] for kernel in kernels]
 
     def end(paddings: tuple[int, ...]) -> tuple[int, int]:

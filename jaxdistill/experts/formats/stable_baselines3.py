@@ -1,4 +1,4 @@
-"""Stable-Baselines3 archives: DQN, PPO and A2C, on screens and on vectors.
+"""Stable-Baselines3 archives: DQN, PPO and A2C, on screens and on vectors; PPO's skills.
 
 An archive is a zip that holds `data`, a JSON object, and `policy.pth`, a PyTorch file. In `data`,
 what JSON cannot hold is a base64 pickle (":serialized:") beside the strings and numbers found in
@@ -17,11 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import torch_file
+from jaxdistill.experts.formats import skills
 from jaxdistill.experts.formats.conventions import actions_of, check_plays
-from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, Weights, brief, inputs, named
-from jaxdistill.tasks.views import Vector, View
+from jaxdistill.experts.formats.layers import (
+    Arrays,
+    Conv,
+    Plan,
+    Weights,
+    brief,
+    inputs,
+    named,
+    tensor,
+)
+from jaxdistill.experts.formats.skills import Space
+from jaxdistill.tasks.views import AnyView, Vector, View
 
 _WEIGHTS, _DATA = "policy.pth", "data"
 
@@ -36,8 +47,8 @@ _ACTIVATIONS = {
     "Sigmoid": "sigmoid",
     "Identity": "none",
 }
+_VECTORS = "vectors go in as they are; VecNormalize statistics are not in this file"
 _UNSUPPORTED = {
-    "log_std": "continuous actions (log_std)",
     "lstm_actor": "a recurrent cell",
     "quantile_net": "quantiles (QR-DQN)",
     "actor.mu": "continuous actions",
@@ -50,16 +61,20 @@ class Policy:
     """What a policy's tensors and its archive's data say.
 
     Attributes:
-      ignored: names of tensors that playing does not need.
+      game: its task, as it was given or as its spaces say.
+      space: what it was trained in, if it plays a skill: see `skills.of_keys_and_angles`.
+      log_std: of such a policy's outputs, where it has any.
     """
 
     name: str
     plan: Plan
     outputs: str
     actions: tuple[int, ...]
-    view: View | None
-    ignored: frozenset[str]
+    view: AnyView | None
     notes: tuple[str, ...]
+    game: str | None = None
+    space: Space | None = None
+    log_std: tuple[float, ...] | None = None
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
@@ -126,7 +141,7 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
 
     Args:
       data: the archive's JSON; None for tensors that came without it.
-      game: whose minimal actions the outputs are.
+      game: its task, where somebody has said it.
 
     Raises:
       ValueError: the policy is of a kind that no `Network` can express, or the file does not say
@@ -161,12 +176,25 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
         extractor_layers = len(plan.convs) + bool(plan.convs)
         activation = ("relu",) * extractor_layers + (chosen,) * len(mlp)
         activation = chosen if chosen == "relu" or not plan.convs else activation
-    view = _view(arrays, plan, _mapping(data, "observation_space"), where)
+    seen = _mapping(data, "observation_space")
+    if (kind := _class_name(seen.get(":type:", "Box"))) != "Box":
+        raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box")
+    view = _view(arrays, plan, seen, where)
     raw = kwargs.get("normalize_images") is False and view is not None
     plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
 
-    count = arrays[plan.action.weight].shape[0]
-    _check_actions(_mapping(data, "action_space"), count, where)
+    count = tensor(arrays, plan.action.weight, (None, None), where).shape[0]
+    space = _mapping(data, "action_space")
+    kind = _class_name(space.get(":type:", "Box" if "log_std" in arrays else "Discrete"))
+    _check_actions(space, kind, count, where)
+    if ("log_std" in arrays) != (kind == "Box"):
+        has = "has" if "log_std" in arrays else "lacks"
+        raise ValueError(f"{where}: acts in {kind}, but {has} log_std, the noise of a Box")
+    trained = Space(kind, count, 0 if view else inputs(arrays, plan, where))
+    # Two actions on nine numbers are a click, if the policy has logits.
+    click = game is None and trained == skills.SPACES["combat/clicking"] and not is_q
+    if kind != "Discrete" or skills.is_skill(game) or click:
+        return _skill(arrays, Policy(name, plan, "logits", (), view, (), game), trained, where)
     if game is not None:
         check_plays(view or Vector(inputs(arrays, plan, where)), count, game, where)
     if view is None and game is None:
@@ -175,9 +203,36 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     else:
         actions = actions_of(name, count, (), game, where)
     if view is None:
-        notes.append("vectors go in as they are; VecNormalize statistics are not in this file")
-    return Policy(
-        name, plan, "q" if is_q else "logits", actions, view, frozenset(ignored), tuple(notes)
+        notes.append(_VECTORS)
+    return Policy(name, plan, "q" if is_q else "logits", actions, view, tuple(notes), game)
+
+
+def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy:
+    """The policy as one of a task of combat, that was trained in this space."""
+    log_std = arrays.get("log_std")
+    if log_std is not None and log_std.ndim != 1:
+        raise ValueError(
+            f"{where}: log_std has shape {log_std.shape}, that of noise which depends on the state "
+            f"(use_sde); expected ({trained.size},)"
+        )
+    game = skills.task_of(trained, policy.game, where)
+    if policy.plan.head != "actor_critic":
+        raise ValueError(f"{where}: {policy.name} does not play {game}; expected PPO or A2C")
+    task = tasks.get(game)
+    notes = [_VECTORS]
+    if policy.game is None:
+        notes.append(f"its task, {game}, is the one that is played in {trained}")
+    if log_std is not None:
+        notes.append("its angles are read as radians to turn by in a tick")
+        log_std = tensor(arrays, "log_std", (trained.size,), where)
+    return dataclasses.replace(
+        policy,
+        actions=task.actions,
+        view=skills.view_of(game, trained.numbers),
+        notes=tuple(notes),
+        game=game,
+        space=trained,
+        log_std=None if log_std is None else tuple(log_std.tolist()),
     )
 
 
@@ -207,8 +262,10 @@ def _actor_critic_plan(arrays: Arrays) -> tuple[Plan, set[str], list[str]]:
         value_hidden=tuple(_sequence(arrays, "mlp_extractor.value_net.")),
         value=named("value_net"),
     )
-    # The same module is listed under each name it goes by.
-    ignored = {name for p in prefixes if p != prefix for name in arrays if name.startswith(p)}
+    # The same module is listed under each name it goes by. The noise of angles is no layer.
+    ignored = {"log_std"} | {
+        name for p in prefixes if p != prefix for name in arrays if name.startswith(p)
+    }
     if not _same(critic, actor or base) and critic:
         ignored |= {n for n in arrays if n.startswith(("value_net.", "mlp_extractor.value_net."))}
         plan = dataclasses.replace(plan, head="linear", value_hidden=(), value=None)
@@ -294,10 +351,14 @@ def _view(arrays: Arrays, plan: Plan, space: Mapping[str, Any], where: str) -> V
     return View(stack=shape[0], height=shape[1], width=shape[2])
 
 
-def _check_actions(space: Mapping[str, Any], count: int, where: str) -> None:
-    kind = _class_name(space.get(":type:", "Discrete"))
-    if kind != "Discrete":
-        raise ValueError(f"{where}: acts in a space of kind {kind}, expected Discrete")
-    number = str(space.get("n", count))[:100]
+def _check_actions(space: Mapping[str, Any], kind: str, count: int, where: str) -> None:
+    """Refuses actions of another number than the outputs, or of a kind that has no outputs each."""
+    if kind not in ("Discrete", "MultiBinary", "Box"):
+        expected = "Discrete, MultiBinary or Box"
+        raise ValueError(f"{where}: acts in a space of kind {brief([kind])}, expected {expected}")
+    said = space.get("_shape", [count]) if kind == "Box" else space.get("n", count)
+    if kind == "Box" and isinstance(said, list) and len(said) == 1:
+        (said,) = said
+    number = str(said)[:100]
     if number != str(count):
         raise ValueError(f"{where}: says {brief([number])} actions, but has {count} outputs")
