@@ -1,6 +1,5 @@
 """Tests for fights seen from above: the picture is of the episode that was played."""
 
-import dataclasses
 import io
 import math
 
@@ -27,6 +26,13 @@ def facing_each_other(distance, **changes):
     return begin(jnp.zeros(2, jnp.uint32), standing(10.0, 20.0), target).replace(**changes)
 
 
+def whole(task, own):
+    """Numbers for all nine entries of an action, from those of the task."""
+    action = np.zeros(9, np.float32)
+    action[list(task.actions)] = own
+    return action
+
+
 def box(frame, colour):
     """First and last row and column of a colour; None where there is none of it."""
     rows, columns = np.nonzero((frame == colour).all(axis=-1))
@@ -44,21 +50,19 @@ def blocks_apart(frame, state):
     return (middles[1] - middles[0]) / scale, 1 / scale
 
 
-@pytest.mark.parametrize("environment", [combat.DUEL, combat.MOVEMENT], ids=["duel", "movement"])
-def test_it_shows_the_very_episode_the_pool_plays(environment):
-    short = dataclasses.replace(environment, max_steps=25)
-    pool = combat.CombatPool(short, 1, seed=11)
-    shown = camera.CombatCamera(environment, seed=11, max_steps=25)
-    other = camera.CombatCamera(environment, seed=12, max_steps=25)
-    script = jax.jit(scripts.SCRIPTS[environment.name])
+@pytest.mark.parametrize("task", [combat.DUEL, combat.MOVEMENT], ids=["duel", "movement"])
+def test_it_shows_the_very_episode_the_pool_plays(task):
+    pool = task.pool(1, seed=11, max_steps=25)
+    shown, other = (task.camera(seed=seed, max_steps=25) for seed in (11, 12))
+    script = jax.jit(scripts.SCRIPTS[task.name])
     ages = []
     for step in range(40):
-        state = jax.tree.map(lambda array: array[0], pool.state.states)
+        state = jax.tree.map(lambda array: array[0], pool.episodes)
         apart, pixel = blocks_apart(shown.frame, state)
-        way = state.target.position - state.agent.position
+        way = np.asarray(state.target.position - state.agent.position)
         np.testing.assert_allclose(apart, way[[0, 2]], atol=1.01 * pixel)
-        noise = scripts.at_random(environment, jax.random.PRNGKey(step), 1)[0]
-        action = np.asarray(script(state) if step % 3 else noise)
+        noise = scripts.at_random(task.environment, jax.random.PRNGKey(step), 1)[0]
+        action = whole(task, script(state) if step % 3 else noise)
         ages.append(int(pool.step(action[None]).ages[0]))
         frame = shown.step(action)
         assert frame is shown.frame and frame.shape == (216, 200, 3) and frame.dtype == np.uint8
@@ -147,7 +151,7 @@ def test_a_click_is_shown_by_the_camera_in_its_tick_alone():
     clicks = [bool(box(shown.frame, camera.CLICK))]
     # The sixth begins the next episode; its action is ignored.
     for action in (0, 1, 1, 0, 1, 1):
-        clicks.append(bool(box(shown.step(np.asarray([action])), camera.CLICK)))
+        clicks.append(bool(box(shown.step(whole(combat.CLICKING, action)), camera.CLICK)))
     assert clicks == [False, False, True, True, False, False, True]
 
 

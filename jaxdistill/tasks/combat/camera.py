@@ -62,7 +62,7 @@ class CombatCamera:
         return self.frame
 
     def _shown(self) -> np.ndarray:
-        state = jax.tree.map(lambda array: array[0], self._pool.episodes)
+        state = jax.tree.map(lambda array: array[0], jax.device_get(self._pool.episodes))
         before, self._clicks = self._clicks, int(state.clicks)
         return draw(state, clicked=self._clicks > before)
 
