@@ -78,8 +78,14 @@ def _ppo(game: str) -> regime.Settings:
 
 def _expert(skill: str) -> regime.Settings:
     settings = _ppo(f"combat/{skill}")
-    if skill == "clicking":
-        return settings
+    if skill == "movement":
+        return dataclasses.replace(
+            settings,
+            network="mlp_actor_critic",
+            entropy_weight=0.005,
+            total_steps=1_499_136,
+            eval_every=250_000,
+        )
     return settings
 
 
@@ -103,10 +109,13 @@ def _merge(kind: str, experts: str) -> ConfigDict:
     config.network = "skills"
     config.collect.num_envs = 128
     config.collect.initial_steps = 76_800
-    config.collect.steps_per_round = 0 if kind != "merge" else 4096
     config.collect.window_steps = 153_600
-    config.collect.expert_share_rounds = 5
-    config.collect.final_expert_share = 0.0
+    if kind == "merge":
+        config.collect.steps_per_round = 4096
+        config.collect.expert_share_rounds = 5
+        config.collect.final_expert_share = 0.0
+    else:
+        config.collect.steps_per_round = 0
     config.learn.rounds = 60
     config.learn.updates_per_round = 128
     config.learn.batch_per_game = 256

@@ -196,7 +196,7 @@ def _measure(
     played = []
     for what, policy in (
         ("random", random),
-        ("network", rollouts.expert_actor(experts, epsilon=epsilon)),
+        ("network", rollouts.expert_actor(experts, epsilon=epsilon, sample_logits=False)),
     ):
         with metrics.progress(what, episodes * len(chosen), "games") as advance:
             played.append(evaluation.measure(chosen, policy, protocol, mesh, advance=advance))
@@ -214,7 +214,7 @@ def _measure(
 
 def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Clip]:
     """A game of each task, from a start that nothing else is measured at."""
-    policy = rollouts.expert_actor(experts, epsilon=settings.eval_epsilon)
+    policy = rollouts.expert_actor(experts, epsilon=settings.eval_epsilon, sample_logits=False)
     return {
         lesson.name: clips.record(
             lesson,
