@@ -29,15 +29,15 @@ def main(_: list[str]) -> None:
     print(f"largest difference between both duels: {_difference():.1e}")
     count, ticks = _ENVS.value, _TICKS.value
     rows = []
-    for environment in combat.ENVIRONMENTS.values():
-        duel = environment is combat.DUEL
-        compiled, pooled = _compiled(environment), _pooled(environment)
+    for task in combat.COMBATS.values():
+        duel = task is combat.DUEL_LEVEL  # whose reward is that of the one in plain Python
+        compiled, pooled = _compiled(task.environment), _pooled(task)
         sides = (compiled, pooled, _one_by_one) if duel else (compiled, pooled)
         seconds = alternate(*sides, repeats=_REPEATS.value)
         steps = (count * ticks, count * ticks, ticks)
         rates = [n / s for n, s in zip(steps, seconds, strict=False)]
         compared = (f"{rates[2]:,.0f}", f"{rates[0] / rates[2]:.0f}x") if duel else (None, None)
-        rows.append((environment.name, *(f"{rate:,.0f}" for rate in rates[:2]), *compared))
+        rows.append((task.name, *(f"{rate:,.0f}" for rate in rates[:2]), *compared))
     metrics.table(
         f"{count} environments, {ticks} ticks: steps/s, medians of {_REPEATS.value}",
         ("", "one compiled call", "pool, actions from the host", "plain Python", "compiled / it"),
@@ -72,11 +72,13 @@ def _compiled(environment):
     return run
 
 
-def _pooled(environment):
-    """The same through the pool, with actions drawn before."""
-    pool = combat.CombatPool(environment, _ENVS.value, seed=1)
-    keys = jax.random.split(jax.random.PRNGKey(0), 32)
-    actions = [np.asarray(scripts.at_random(environment, key, _ENVS.value)) for key in keys]
+def _pooled(task):
+    """The same through the pool, with actions drawn before; it shows every view of each state."""
+    pool = task.pool(_ENVS.value, seed=1)
+    own = list(task.actions)
+    actions = np.zeros((32, _ENVS.value, task.suite.num_actions), np.float32)
+    for row, key in zip(actions, jax.random.split(jax.random.PRNGKey(0), 32), strict=True):
+        row[:, own] = scripts.at_random(task.environment, key, _ENVS.value)
     drawn = itertools.cycle(actions)
 
     def run():
@@ -104,22 +106,24 @@ def _difference():
     Not longer: what rounding begins, fights enlarge.
     """
     count = 64
-    pool = combat.CombatPool(combat.DUEL, count, seed=0)
+    task = combat.DUEL_LEVEL
+    pool = task.pool(count, seed=0)
     script = jax.jit(jax.vmap(scripts.duel))
     worst = 0.0
     for _ in range(40):
-        state = pool.state.states
+        state = jax.device_get(pool.episodes)
         duels = [_copy(jax.tree.map(lambda x, i=i: x[i], state)) for i in range(count)]
         for _ in range(10):
-            actions = np.asarray(script(pool.state.states))
+            actions = np.asarray(script(pool.episodes))
             step = pool.step(actions)
+            shown = task.view.see(step.observations[:, 0])
             for i, (duel, action) in enumerate(zip(duels, actions.tolist(), strict=True)):
                 seen, reward, over = duel.step(action)
                 if over != step.over[i]:
                     return math.inf
                 worst = max(
                     worst,
-                    float(np.abs(step.observations[i] - seen).max()),
+                    float(np.abs(shown[i] - seen).max()),
                     abs(float(step.rewards[i]) - reward),
                 )
     return worst

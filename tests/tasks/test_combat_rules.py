@@ -16,20 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import bot, environments, fight, physics, views
 from jaxdistill.tasks.combat.physics import Body
 from jaxdistill.tasks.combat.state import begin
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "combat.npz"
 BLOCKS = {
-    "movement": combat.MOVEMENT,
-    "aiming": combat.AIMING,
-    "clicking": combat.CLICKING,
+    "movement": environments.MOVEMENT,
+    "aiming": environments.AIMING,
+    "clicking": environments.CLICKING,
     # The bot's duel three times over: what the health began with is in the rows themselves.
-    "combined": combat.DUEL,
-    "short": combat.DUEL,
-    "placed": combat.DUEL,
+    "combined": environments.DUEL_LEVEL,
+    "short": environments.DUEL_LEVEL,
+    "placed": environments.DUEL_LEVEL,
 }
 
 move = jax.jit(physics.move)
@@ -227,7 +226,7 @@ def test_the_bot_runs_looks_and_clicks_on_every_third_tick():
 )
 def test_scripts_press_keys_as_often_as_said(name, every, agent, target):
     count = 4096
-    draw = jax.jit(jax.vmap(combat.ENVIRONMENTS[f"combat/{name}"].draw))
+    draw = jax.jit(jax.vmap(environments.ENVIRONMENTS[f"combat/{name}"].draw))
     state = begin(jnp.zeros(2, jnp.uint32), standing(), standing(z=3.0))
     held = keys("w", "s", "space")
     state = state.replace(agent_keys=held, target_keys=held)
@@ -366,13 +365,13 @@ def test_entries_that_a_skill_cannot_tell_do_not_change_what_it_sees():
         (state.replace(agent=agent.replace(invulnerable=jnp.asarray(5))), (19,)),
     ]
     assert sorted(entry for _, entries in changes for entry in entries) == list(range(20))
-    assert views.SEEN.keys() == combat.ENVIRONMENTS.keys()
+    assert views.SEEN.keys() == environments.ENVIRONMENTS.keys() - {"combat/duel_level"}
     duel = jax.jit(views.duel)
     for changed, entries in changes:
         differs = np.flatnonzero(duel(changed) != duel(state))
         assert tuple(differs) == entries
         for name, seen in views.SEEN.items():
-            view = jax.jit(combat.ENVIRONMENTS[name].view)
+            view = jax.jit(environments.ENVIRONMENTS[name].view)
             told = bool((view(changed) != view(state)).any())
             assert told == bool(set(entries) & set(seen)), (name, entries)
             assert set(entries) <= set(seen) or not set(entries) & set(seen)
@@ -474,10 +473,10 @@ def test_ticks_agree_with_the_original(golden, block):
         way = before.target.position - before.agent.position
         assert (np.linalg.norm(way, axis=1)[knocked] <= 4).all()
         assert (rows["tick"] - rows["before_last_knock_tick"])[knocked].min() >= 10
-    if BLOCKS[block] is not combat.AIMING:
+    if BLOCKS[block] is not environments.AIMING:
         dealt = np.asarray(after.hits_dealt - before.hits_dealt)
         same(dealt, rows.get("agent_hit", np.zeros(len(dealt), bool)))
-    if BLOCKS[block] is combat.DUEL:
+    if BLOCKS[block] is environments.DUEL_LEVEL:
         same(after.hits_taken - before.hits_taken, rows["target_hit"])
         same(choice.keys, rows["target_keys"])
         same(choice.click, rows["target_click"])

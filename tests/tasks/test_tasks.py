@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import tasks
-from jaxdistill.tasks import atari, lander
+from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.task import seed_for
 
 
@@ -56,6 +56,19 @@ def test_get_round_trips(name):
         ("lander windy air", "lander/windy_air"),
         ("lander/heavy", "lander/heavy"),
         ("Heavy-v0", "lander/heavy"),
+        ("combat/movement", "combat/movement"),
+        ("Combat/Aiming", "combat/aiming"),
+        ("combat_clicking", "combat/clicking"),
+        ("clicking", "combat/clicking"),
+        ("combat/duel", "combat/duel"),
+        ("duel", "combat/duel"),
+        ("combat duel-level", "combat/duel_level"),
+        ("combat/duel_10hp", "combat/duel_10hp"),
+        ("Combat/Duel_10HP", "combat/duel_10hp"),
+        ("duel_10hp", "combat/duel_10hp"),
+        ("duel_level_10hp", "combat/duel_level_10hp"),
+        ("combat/duel_level_2.5hp", "combat/duel_level_2.5hp"),
+        ("combat/duel_100hp", "combat/duel"),  # as long as all of them
     ],
 )
 def test_aliases(spelling, name):
@@ -71,6 +84,8 @@ def test_aliases(spelling, name):
         ("lander/wimdy", "did you mean lander/windy"),
         ("lander/haevy", "did you mean lander/heavy"),
         ("LunarLandr-v3", "did you mean lander/standard"),
+        ("combat/clickign", "did you mean combat/clicking"),
+        ("combat/dule", "did you mean combat/duel"),
     ],
 )
 def test_an_unknown_task_names_the_closest(spelling, suggestion):
@@ -81,7 +96,12 @@ def test_an_unknown_task_names_the_closest(spelling, suggestion):
 
 
 @pytest.mark.parametrize(
-    "spelling", ["", "-v5", "ALE/", "lander/", "lander/pong", "qqqqqqqq", "two\nlines", None, 3]
+    "spelling",
+    [
+        *("", "-v5", "ALE/", "lander/", "lander/pong", "combat/", "combat/pong", "combat/windy"),
+        *("combat/duel_hp", "combat/duel_tenhp", "combat/aiming_10hp", "lander/duel_10hp"),
+        *("qqqqqqqq", "two\nlines", None, 3),
+    ],
 )
 def test_nonsense_is_a_value_error_in_one_line(spelling):
     with pytest.raises(ValueError, match="unknown task") as error:
@@ -95,10 +115,11 @@ def test_the_message_for_an_unknown_task_says_where_all_are_listed():
 
 
 def test_names_are_those_of_all_suites_and_each_finds_its_task():
-    assert tasks.names() == (*sorted(atari.games()), *sorted(lander.LANDERS))
-    assert len(set(tasks.names())) == len(tasks.names()) == 104 + 4
+    suites = (atari.games(), combat.COMBATS, lander.LANDERS)
+    assert tasks.names() == tuple(name for suite in suites for name in sorted(suite))
+    assert len(set(tasks.names())) == len(tasks.names()) == 104 + 5 + 4
     assert [tasks.get(name).name for name in tasks.names()] == list(tasks.names())
-    assert {tasks.get(name).suite.name for name in tasks.names()} == {"atari", "lander"}
+    assert {tasks.get(name).suite.name for name in tasks.names()} == {"atari", "combat", "lander"}
 
 
 @pytest.mark.parametrize("variant", lander.LANDERS.values(), ids=lambda task: task.name)
@@ -108,6 +129,42 @@ def test_landers_have_four_actions_and_no_reference_scores(variant):
     assert variant.human_normalised(200.0) is None
     variant.mask[:] = False
     assert variant.mask.all(), "the mask is the caller's own"
+
+
+def test_skills_have_the_keys_and_angles_that_they_press():
+    names = ("w", "a", "s", "d", "space", "sprint", "click", "yaw", "pitch")
+    assert combat.COMBAT.action_names == names
+    assert combat.COMBAT.kinds == ("key",) * 7 + ("angle",) * 2
+    own = {"movement": names[:6], "aiming": names[7:], "clicking": ("click",), "duel": names}
+    for name, wanted in own.items():
+        task = tasks.get(f"combat/{name}")
+        assert tuple(np.array(names)[task.mask]) == wanted
+        assert tuple(names[i] for i in task.actions) == wanted
+        assert task.human_normalised(1.0) is None
+        assert task.suite.form is not None and task.suite.form == task.suite.factored
+    assert tasks.get("combat/duel_10hp").actions == tasks.get("combat/duel").actions
+    assert tasks.get("pong").suite.factored is None is tasks.get("windy").suite.factored
+
+
+def test_a_duel_of_another_health_is_a_task_as_any_other():
+    short, level = tasks.get("combat/duel_10hp"), tasks.get("duel_level_10hp")
+    assert (short.environment.health, level.environment.health) == (10, 10)
+    assert short.environment.reward is combat.DUEL.environment.reward
+    assert level.environment.reward is combat.DUEL_LEVEL.environment.reward
+    assert short.suite is combat.COMBAT and short.name not in tasks.names()
+    assert tasks.get(short.name) == short and hash(tasks.get(short.name)) == hash(short)
+
+
+@pytest.mark.parametrize(
+    ("name", "health"),
+    [("combat/duel_0hp", "0"), ("duel_level_0hp", "0"), ("combat/duel_-5hp", "-5")],
+)
+def test_a_duel_without_health_is_refused_in_one_line(name, health):
+    with pytest.raises(ValueError) as error:
+        tasks.get(name)
+    message = str(error.value)
+    assert f"health is {health}, expected at least 1" in message and "\n" not in message
+    assert message.startswith("combat/duel")
 
 
 def test_seeds_are_reproducible_and_far_apart():
