@@ -50,7 +50,6 @@ def get_config(variant: str = "merge") -> ConfigDict:
     config = ConfigDict(fields | {"games": ",".join(fields["games"])})
     config.max_steps = config_dict.placeholder(int)  # the task's own
     config.opening_steps = config_dict.placeholder(int)
-    config.student = config_dict.placeholder(str)
     return config
 
 
@@ -96,6 +95,8 @@ def _scratch(_: str) -> regime.Settings:
 def _finetune(_: str) -> regime.Settings:
     return dataclasses.replace(
         _ppo("combat/duel"),
+        student="of --workdir",
+        network=regime.Settings.network,  # the student's is meant
         learning_rate=1e-4,
         policy_clip=0.1,
         critic_iterations=10,

@@ -1,0 +1,50 @@
+"""Trains a distilled student further, by what it scores: `--workdir=RUN --config=...`
+
+It goes on from the student that the run has chosen, with all its heads, by proximal policy
+optimisation: in the games that the config names or, where it names none, in all games of the run at
+once. `--config.expert_weight` above 0 keeps it near the run's experts, by a weight that falls to 0
+over `--config.expert_fraction` of the training. See `configs/skills.py:finetune` and
+`configs/finetune.py`. Called again with the same settings it resumes.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from _main import run
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdistill import metrics, settings
+from jaxdistill.learn import regime
+from jaxdistill.report import tables
+from jaxdistill.run import students, training
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/finetune.py")
+_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation, whose student goes on")
+_OUT = flags.DEFINE_string(
+    "out", None, "directory of the training; by default `finetuned` in --workdir"
+)
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "directory for a jax.profiler trace of 3 iterations"
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    fields = _CONFIG.value.to_dict()
+    fields["student"] = _WORKDIR.value
+    if not fields.get("games"):
+        roles = students.load_roles(_WORKDIR.value, students.load_settings(_WORKDIR.value))
+        fields["games"] = tuple(role.game for role in roles)
+    chosen = settings.build(regime.Settings, fields)
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")
+    command = shlex.join(["python", *sys.argv])
+    result = training.train(chosen, out, command=command, profile=_PROFILE.value)
+    tables.print_training(result)
+    metrics.say(f"report in {out}/report.html")
+    metrics.say(f"experts saved in {out}/experts")
+
+
+if __name__ == "__main__":
+    run(main, resumes=True)
