@@ -28,7 +28,6 @@ from ml_collections import ConfigDict, config_dict
 
 from configs import merge
 from jaxdistill.learn import regime
-from jaxdistill.run import recipe
 
 SKILLS = ("movement", "aiming", "clicking")
 EXPERTS = ",".join(f"{name}=runs/skills/{name}/experts/combat/{name}" for name in SKILLS)
@@ -39,7 +38,7 @@ def get_config(variant: str = "merge") -> ConfigDict:
     kind, _, experts = variant.partition(",")
     if kind in MERGES:
         return _merge(kind, experts or EXPERTS)
-    known = {name: _expert for name in SKILLS} | {"finetune": _finetune, "scratch": _scratch}
+    known = dict.fromkeys(SKILLS, _expert) | {"finetune": _finetune, "scratch": _scratch}
     if kind not in known or experts:
         raise ValueError(
             f"--config=configs/skills.py:{variant}: expected one of "

@@ -132,10 +132,10 @@ def _write(
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         text
     )
-    endings = tables.ending_cells(result["games"])
+    endings = tables.ending_tables(result["games"])
     html = template.render(
         **shown,
-        noun=endings[0][0],
+        noun=tables.noun(result["games"]),
         endings=endings,
         time=tables.wall_time(result),
         command=metrics.shown(command),

@@ -17,6 +17,7 @@ from jaxdistill.play import evaluation
 from jaxdistill.tasks import atari
 
 ENDINGS = "how games ended"
+_MOST_COLUMNS = 4  # facts that are told side by side
 _PLAYERS = ("random", "expert", "student", "network")
 
 Cells = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -35,7 +36,7 @@ def print_experts(
     ]
     metrics.table(
         "experts, measured here",
-        (_noun(rows), "expert", "games", "score", "95% interval", "advertised", "random", "starts"),
+        (noun(rows), "expert", "games", "score", "95% interval", "advertised", "random", "starts"),
         [
             (
                 expert.game,
@@ -58,7 +59,7 @@ def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -
     rows = [{"game": expert.game, "expert": scores.summary()}]
     metrics.table(
         f"{expert.name}, epsilon {epsilon:g}",
-        (_noun(rows), "score", "95% interval", "advertised", "games", "starts", "steps each"),
+        (noun(rows), "score", "95% interval", "advertised", "games", "starts", "steps each"),
         [
             (
                 expert.game,
@@ -87,9 +88,8 @@ def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
 
 
 def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
-    columns, cells = ending_cells(rows)
-    if cells:
-        metrics.table(f"{ENDINGS}, with 95% bootstrap intervals", columns, cells)
+    for title, (columns, cells) in ending_tables(rows):
+        metrics.table(f"{title}, with 95% bootstrap intervals", columns, cells)
 
 
 def protocol(measured: Mapping[str, Any]) -> str:
@@ -110,7 +110,7 @@ def student_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
     """The table of a distillation's scores, one row per task."""
     return _without_unknown(
         [
-            (_noun(rows), lambda row: row["game"]),
+            (noun(rows), lambda row: row["game"]),
             ("random", lambda row: _score(row["random"]["mean"])),
             ("expert", lambda row: _score(row["expert"]["mean"])),
             ("", lambda row: _interval(row["expert"]["interval"])),
@@ -120,6 +120,7 @@ def student_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
             ("", lambda row: "[" + ", ".join(map(_share, row["retention_interval"])) + "]"),
             ("agreement", lambda row: _known(row.get("agreement"), _share)),
             ("regret", lambda row: _known(row.get("regret"), lambda x: f"{x:.4f}")),
+            ("angles", lambda row: _known(row.get("angle_error"), lambda x: f"{x:.2f}°")),
             ("human", lambda row: _known(row["human_normalised"], _share)),
             ("starts", lambda row: row["student"]["distinct_starts"]),
         ],
@@ -131,7 +132,7 @@ def network_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
     """The table of a training's scores, one row per task."""
     return _without_unknown(
         [
-            (_noun(rows), lambda row: row["game"]),
+            (noun(rows), lambda row: row["game"]),
             ("random", lambda row: _score(row["random"]["mean"])),
             ("", lambda row: _interval(row["random"]["interval"])),
             ("network", lambda row: _score(row["network"]["mean"])),
@@ -149,13 +150,50 @@ def _without_unknown(
 ) -> Cells:
     """Cells of the columns that are known of some row: those with a name, and what belongs there.
 
-    "human" is left out where no task has human scores.
+    "human" is left out where no task has human scores, "angles" where there are none.
     """
     cells = [[cell(row) for row in rows] for _, cell in columns]
-    kept = [i for i, (name, _) in enumerate(columns) if name != "human" or any(cells[i])]
+    kept = [i for i in range(len(columns)) if any(cell is not None for cell in cells[i])]
     # A cell that is not known stays empty on a page, and is a dash on the terminal.
     turned = zip(*(cells[i] for i in kept), strict=True)
     return tuple(columns[i][0] for i in kept), list(turned)
+
+
+def ending_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Cells]]:
+    """How games ended, with titles; none where suites have no facts.
+
+    Tasks of which the same is told share a table. One of which much is told has a table of its own,
+    with a line for everything and a column for every player.
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        told = (name for player in _PLAYERS for name in row.get(player, {}).get("facts", ()))
+        groups.setdefault(tuple(dict.fromkeys(told)), []).append(row)
+    shown: list[tuple[str, Cells]] = []
+    for names, group in groups.items():
+        if len(names) > _MOST_COLUMNS:
+            shown += [(f"{row['game']}: {ENDINGS}", _turned(row, names)) for row in group]
+        elif names:
+            shown.append((ENDINGS, ending_cells(group)))
+    return shown
+
+
+def _turned(row: Mapping[str, Any], names: Sequence[str]) -> Cells:
+    """How games of one task ended, one line per fact."""
+    players = [player for player in _PLAYERS if row.get(player, {}).get("facts")]
+    cells: list[tuple[Any, ...]] = []
+    for name in names:
+        facts = [row[player]["facts"][name] for player in players]
+        told = _share if all(0 <= x <= 1 for f in facts for x in f["interval"]) else _score
+        values = (x for f in facts for x in (told(f["mean"]), _interval(f["interval"], told)))
+        cells.append((name.replace("_", " "), *values))
+    steps = (
+        x
+        for player in players
+        for x in (_score(row[player]["mean_steps"]), _interval(row[player]["steps_interval"]))
+    )
+    cells.append(("steps", *steps))
+    return ("", *(x for player in players for x in (player, ""))), cells
 
 
 def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
@@ -183,7 +221,8 @@ def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
         for name in names
     }
     limited = any(row.get("max_steps") for row, _, _ in played)
-    columns = [_noun(rows), "player", *(x for name in names for x in (name, "")), "steps", ""]
+    told = [x for name in names for x in (name.replace("_", " "), "")]
+    columns = [noun(rows), "player", *told, "steps", ""]
     cells = []
     for row, player, scores in played:
         line: list[Any] = [row["game"], player]
@@ -225,7 +264,7 @@ def summary(result: Mapping[str, Any]) -> str:
     """One sentence on the whole result."""
     return (
         f"mean retention {_share(result['mean_retention'])}, geometric mean "
-        f"{_share(result['geometric_retention'])}, worst {_noun(result['games'])} "
+        f"{_share(result['geometric_retention'])}, worst {noun(result['games'])} "
         f"{_share(result['worst_retention'])}; "
         f"student chosen after round {result['best_round']} of {result['rounds']}"
     )
@@ -248,7 +287,7 @@ def training_summary(result: Mapping[str, Any]) -> str:
     chosen = " / ".join(f"{step:,}" for step in (steps[:1] if len(set(steps)) == 1 else steps))
     return (
         f"{mean}{networks}, {result['parameters']:,} parameters; the best, after {chosen} of "
-        f"{result['steps']:,} steps per {_noun(rows)}"
+        f"{result['steps']:,} steps per {noun(rows)}"
     )
 
 
@@ -263,7 +302,7 @@ def embedding_cells(embeddings: Mapping[str, Sequence[float]]) -> Cells:
     """The vector that a network has learnt for each task, one row per task."""
     rows = [{"game": name} for name in embeddings]
     size = max((len(vector) for vector in embeddings.values()), default=0)
-    columns = (_noun(rows), *(str(i + 1) for i in range(size)))
+    columns = (noun(rows), *(str(i + 1) for i in range(size)))
     return columns, [(n, *(f"{x:.3f}" for x in vector)) for n, vector in embeddings.items()]
 
 
@@ -276,7 +315,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     """
 
     def draw(result: Mapping[str, Any]) -> None:
-        student_cells(result["games"]), ending_cells(result["games"])
+        student_cells(result["games"]), ending_tables(result["games"])
         protocol(result), summary(result), wall_time(result), starts(result)
 
     return _read(path, draw, "remove it, and the run measures its student again")
@@ -286,7 +325,7 @@ def read_training(path: pathlib.Path) -> dict[str, Any]:
     """A training's `result.json`, which `print_training` can print; raises as `read_result`."""
 
     def draw(result: Mapping[str, Any]) -> None:
-        network_cells(result["games"]), ending_cells(result["games"])
+        network_cells(result["games"]), ending_tables(result["games"])
         protocol(result), training_summary(result), wall_time(result)
         embedding_cells(result["embeddings"])
 
@@ -320,7 +359,7 @@ def print_training(result: Mapping[str, Any]) -> None:
     metrics.say(wall_time(result))
 
 
-def _noun(rows: Sequence[Mapping[str, Any]]) -> str:
+def noun(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the rows are of: Atari has games."""
     suites = {tasks.get(row["game"]).suite.name for row in rows}
     return "game" if suites <= {atari.ATARI.name} else "task"

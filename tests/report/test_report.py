@@ -15,6 +15,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.play import clips
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.report import page, tables
+from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import Vector
 
 
@@ -123,6 +124,20 @@ def test_facts_of_another_suite_are_numbers_where_they_are_no_shares():
     assert columns[:6] == ("task", "player", "hits", "", "won", "") and "limit" not in columns
     assert cells[0][2:6] == ("0.5", "[0.0, 1.0]", "0.0%", "[0.0%, 0.0%]"), "as its column is"
     assert cells[1][2] == "3.0" and cells[1][4] == "50.0%"
+
+
+def test_a_task_of_which_much_is_told_has_a_line_for_each_fact():
+    said = {"dealt": [0, 4], "taken": [1, 1], "won": [0, 1], "drawn": [0, 0], "lost": [1, 0]}
+    few = _scores(facts=said, scores=(0, 1), lengths=(100, 300)).summary()
+    landed = _lander_row()
+    fought = {"game": "combat/duel", "random": few, "student": few}
+    (title, own), (_, (columns, cells)) = tables.ending_tables([fought, landed])
+    assert title == "combat/duel: how games ended" and own[0] == ("", "random", "", "student", "")
+    assert [line[0] for line in own[1]] == ["dealt", "taken", "won", "drawn", "lost", "steps"]
+    assert own[1][0][1:3] == own[1][0][3:] == ("2.0", "[0.0, 4.0]")
+    assert own[1][2][1:3] == ("50.0%", "[0.0%, 100.0%]") and own[1][5][1] == "200.0"
+    assert (columns, cells) == tables.ending_cells([landed])
+    assert tables.ending_tables([{"game": "pong", "student": _scores(facts={}).summary()}]) == []
 
 
 def test_a_task_without_facts_has_no_row_of_how_its_games_ended(result):
@@ -259,7 +274,7 @@ def written(tmp_path):
             )
         )
         said = np.eye(4)
-        outputs = page.Outputs(said, said, np.ones(4, bool), ("NOOP", "LEFT", "MAIN", "RIGHT"))
+        outputs = page.Outputs(said, said, np.ones(4, bool), LANDER)
         page.write(
             tmp_path,
             result,
