@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint mutants clean
+.PHONY: quickstart skills test lint mutants clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,15 @@ $(VENV)/.installed: pyproject.toml
 # Three experts in PyTorch files in, one student out, and a table of how well it plays.
 quickstart: $(VENV)/.installed
 	$(BIN)/python launch/distill.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+# Three experts of skills trained, merged into one fighter, and the fighter trained further.
+skills: $(VENV)/.installed
+	for skill in movement aiming clicking; do \
+	  $(BIN)/python launch/train_expert.py --config=configs/skills.py:$$skill \
+	    --workdir=runs/skills/$$skill || exit; \
+	done
+	$(BIN)/python launch/distill.py --config=configs/skills.py --workdir=runs/skills/merge
+	$(BIN)/python launch/finetune.py --config=configs/skills.py:finetune --workdir=runs/skills/merge
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile

@@ -99,6 +99,7 @@ def _finetune(_: str) -> regime.Settings:
         learning_rate=1e-4,
         policy_clip=0.1,
         critic_iterations=10,
+        expert_weight=0.0,
         angle_deviation=3.0,
     )
 

@@ -135,6 +135,14 @@ def network_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
             (noun(rows), lambda row: row["game"]),
             ("random", lambda row: _score(row["random"]["mean"])),
             ("", lambda row: _interval(row["random"]["interval"])),
+            *(
+                column
+                for who in ("expert", "student")  # where the network went on from a student
+                for column in (
+                    (who, lambda row, who=who: _of(row, who, lambda x: _score(x["mean"]))),
+                    ("", lambda row, who=who: _of(row, who, lambda x: _interval(x["interval"]))),
+                )
+            ),
             ("network", lambda row: _score(row["network"]["mean"])),
             ("", lambda row: _interval(row["network"]["interval"])),
             ("human", lambda row: _known(row["human_normalised"], _share)),
@@ -376,6 +384,11 @@ def _share(value: float | None) -> str:
 
 def _known(value: float | None, shown: Callable[[float], str]) -> str | None:
     return None if value is None else shown(value)
+
+
+def _of(row: Mapping[str, Any], who: str, shown: Callable[[Mapping[str, Any]], str]) -> str | None:
+    """What is shown of a player; None of one who has not played."""
+    return shown(row[who]) if who in row else None
 
 
 def _interval(interval: Sequence[float], shown: Callable[[float], str] = _score) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -101,6 +102,7 @@ def _report(settings: Settings, workdir: pathlib.Path, mesh: Mesh, command: str)
             opening_steps=settings.opening,
             max_steps=settings.max_steps,
             mesh=mesh,
+            student=student,
         )
         plays = _record(experts, settings)
     best_steps = [x.best_step for (one, _), x in zip(parts, learnt, strict=True) for _ in one.games]
@@ -168,11 +170,13 @@ def _measure(
     opening_steps: int,
     max_steps: int | None,
     mesh: Mesh,
+    student: regime.Student | None = None,
     only: int | None = None,
 ) -> list[dict[str, Any]]:
     """A row of each task: random play, and the network that the experts are of.
 
     Args:
+      student: what the network was trained further from; it and who taught it play too.
       only: the index of the one task to play; its row is as it would be among the others.
     """
     everything = lessons.of_experts(experts, seed)
@@ -185,7 +189,17 @@ def _measure(
                 f"opening_steps is {opening_steps}, expected less than the {limit} steps of a game "
                 f"of {lesson.name}"
             )
-    random = rollouts.random_policy(lessons.masks(everything), experts[0].task.suite.form)
+    masks, form = lessons.masks(everything), experts[0].task.suite.form
+    random = rollouts.random_policy(masks, form)
+    players: dict[str, rollouts.Policy] = {"random": random}
+    if student is not None:
+        teachers = [student.teachers[lesson.name] for lesson in everything]
+        players["expert"] = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
+        act = rollouts.network_actor(
+            student.network, masks, epsilon=epsilon, form=form, view=student.view
+        )
+        players["student"] = functools.partial(act, student.params)
+    players["network"] = rollouts.expert_actor(experts, epsilon=epsilon, sample_logits=False)
     protocol = evaluation.Protocol(
         episodes,
         lessons.MEASURE,
@@ -193,22 +207,18 @@ def _measure(
         evaluation.Opening(random, opening_steps, random, evaluation.REPORTING),
         max_steps,
     )
-    played = []
-    for what, policy in (
-        ("random", random),
-        ("network", rollouts.expert_actor(experts, epsilon=epsilon, sample_logits=False)),
-    ):
-        with metrics.progress(what, episodes * len(chosen), "games") as advance:
-            played.append(evaluation.measure(chosen, policy, protocol, mesh, advance=advance))
+    played = {}
+    for who, policy in players.items():
+        with metrics.progress(who, episodes * len(chosen), "games") as advance:
+            played[who] = evaluation.measure(chosen, policy, protocol, mesh, advance=advance)
     return [
         {
             "game": lesson.name,
-            "random": by_chance.summary(),
-            "network": scores.summary(),
-            "human_normalised": lesson.task.human_normalised(scores.mean),
-            **({"max_steps": max_steps or lesson.task.max_steps} if scores.facts else {}),
+            **{who: scores[index].summary() for who, scores in played.items()},
+            "human_normalised": lesson.task.human_normalised(played["network"][index].mean),
+            **({"max_steps": max_steps or lesson.task.max_steps} if lesson.task.facts else {}),
         }
-        for lesson, by_chance, scores in zip(chosen, *played, strict=True)
+        for index, lesson in enumerate(chosen)
     ]
 
 
@@ -323,5 +333,6 @@ def evaluate(
         opening_steps=suite.opening_steps if opening_steps is None else opening_steps,
         max_steps=settings.max_steps if max_steps is None else max_steps,
         mesh=meshes.create(),
+        student=_student(settings),
         only=None if game is None else students.game_index(names, game, workdir, "learnt"),
     )

@@ -1,0 +1,42 @@
+"""Train a distilled student further by what it scores, in all games of its run at once.
+
+    python launch/finetune.py --config=configs/finetune.py --workdir=runs/quickstart
+
+The games are balanced as in a merge: each has equally many environments and rows. Name some of them
+alone by `--config.games=pong,breakout`.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict, config_dict
+
+from jaxdistill.learn import regime
+
+
+def get_config() -> ConfigDict:
+    settings = regime.Settings(
+        games=("pong",),
+        algorithm="ppo",
+        student="of --workdir",
+        num_envs=16,
+        rollout_steps=128,
+        total_steps=204_800,
+        epochs=3,
+        batch_per_game=256,
+        optimiser="adamw",
+        learning_rate=1e-4,
+        clip_norm=0.5,
+        policy_clip=0.1,
+        trace=0.95,
+        entropy_weight=0.001,
+        critic_iterations=5,
+        expert_weight=0.0,
+        eval_every=51_200,
+        eval_episodes=32,
+        eval_epsilon=0.05,
+        final_episodes=100,
+    )
+    config = ConfigDict(dataclasses.asdict(settings) | {"games": ""})  # the run's
+    config.max_steps = config_dict.placeholder(int)  # the task's own
+    config.opening_steps = config_dict.placeholder(int)
+    return config
