@@ -4,7 +4,10 @@ The file loads with `torch.load(weights_only=True)`. A student of Atari is writt
 *merged* convention; as the expert of one of its games (`--convention=expert --game=pong`), or an
 expert (`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention, with the
 `training_config.json` that its programs look for beside it. A student of landers is written as the
-public multi-task lander's shared agent, and an expert of one as its single agents.
+public multi-task lander's shared agent, and an expert of one as its single agents; a student of
+combat as the public fighter's distilled policy. What PPO has taught in combat (`--expert=DIR`, such
+as RUN/experts/combat/duel) is written as a zip for Stable-Baselines3's `PPO.load` with
+`--convention=sb3`.
 """
 
 import datetime
@@ -15,16 +18,22 @@ from _main import only_with, run
 from absl import flags
 
 from jaxdistill import metrics
-from jaxdistill.experts import export, formats
+from jaxdistill.experts import export, export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.report import tables
 from jaxdistill.run import students
+from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.views import AnyView, View
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
 _OUT = flags.DEFINE_string("out", None, "the PyTorch file to write; must not exist")
-_CONVENTION = flags.DEFINE_enum("convention", "merged", ["merged", "expert"], "of a student")
+_CONVENTION = flags.DEFINE_enum(
+    "convention",
+    "merged",
+    ["merged", "expert", "sb3"],
+    "of a student's file; sb3, for PPO of Stable-Baselines3, of an expert's too",
+)
 _GAME = flags.DEFINE_string("game", None, "of a student of several, to be the expert of")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of an expert's weights")
 flags.mark_flag_as_required("out")
@@ -34,7 +43,19 @@ def main() -> None:
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
-        only_with("--workdir", "convention", "game")
+        only_with("--workdir", "game")
+    if _CONVENTION.value == "sb3":
+        only_with("another convention", "dtype")
+        expert = (
+            formats.load(_EXPERT.value)
+            if _EXPERT.value
+            else students.student_as_expert(_WORKDIR.value, _GAME.value)
+        )
+        export_sb3.export_expert(expert, _OUT.value)
+        if expert.view != expert.task.view:
+            metrics.say(f"note: other readers will not know what it sees: {expert.view}")
+    elif _EXPERT.value:
+        only_with("--workdir, or is sb3", "convention")
         _write_expert(formats.load(_EXPERT.value))
     elif _CONVENTION.value == "expert":
         _write_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
@@ -66,7 +87,8 @@ def main() -> None:
             final_scores={row["game"]: row["student"]["mean"] for row in rows},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        _notes(students.outputs_of(chosen), [role.view for role in roles])
+        if roles[0].task.suite != COMBAT:  # whose convention has logits
+            _notes(students.outputs_of(chosen), [role.view for role in roles])
         for role in roles:
             if names := students.untaught(role):
                 metrics.say(

@@ -5,7 +5,7 @@ Two kinds of file are written, both readable by `torch.load(path, weights_only=T
 (`export_expert`). In Atari these are the reference tools' *merged* and *expert* files; for landers
 the checkpoints of the public multi-task lander's shared and single agents. A student of combat is
 written as the public fighter's distilled policy; what PPO has taught goes to Stable-Baselines3, see
-`export_sb3`.
+`export_sb3.py`.
 
 What no convention has a field for, above all what the network sees, is carried beside: see
 `formats.carried`.
@@ -27,6 +27,7 @@ from jaxdistill.experts.formats import carried
 from jaxdistill.experts.formats.conventions import LANDER_TASKS, SKILLS_PLAN
 from jaxdistill.experts.torch_writer import save
 from jaxdistill.tasks.atari import NUM_ACTIONS
+from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, View
 
@@ -87,7 +88,7 @@ def export(
             "variant": variant,
             "actual_variants": dict.fromkeys(named, variant),
         }
-    elif suite.name == "combat":
+    elif suite == COMBAT:
         convention = {
             "policy_state_dict": skills_state_dict(params, network),
             "obs_dim": first.shape[-1],
@@ -138,6 +139,11 @@ def export_expert(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     screen = isinstance(expert.view, View)
+    if expert.game is not None and expert.task.suite == COMBAT:
+        raise ValueError(
+            f"{expert.name}: plays {expert.game}; experts of combat are written for "
+            f"Stable-Baselines3: --convention=sb3"
+        )
     if not screen and (expert.game is None or expert.task.suite != LANDER):
         raise ValueError(
             f"{expert.name}: sees no screen and plays no lander (it plays {expert.game}); no "

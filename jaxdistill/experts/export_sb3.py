@@ -32,7 +32,9 @@ import numpy as np
 
 from jaxdistill import networks
 from jaxdistill.experts import torch_writer
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.torch_writer import Call, Name
+from jaxdistill.tasks.combat import Combat
 
 # Of a key in a Box: the deviation with which a Gaussian of mean 0.5 + logit is above 0.5 with the
 # chance sigmoid(logit), within 0.0095 everywhere.
@@ -69,7 +71,37 @@ Layer = tuple[np.ndarray, np.ndarray]
 """A dense layer as PyTorch has it: weight `(outputs, inputs)` and bias `(outputs,)`."""
 
 
-def export_sb3(
+def export_expert(expert: Expert, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes an expert of keys and angles as a zip for `PPO.load`; see `export_policy`.
+
+    Its spaces are those of the expert's task: what it sees, and its own keys and angles.
+
+    Raises:
+      ValueError: the expert plays something else, or as `export_policy` does.
+    """
+    task = expert.task
+    if not isinstance(task, Combat):
+        raise ValueError(
+            f"{expert.name}: plays {task.name}; zips for Stable-Baselines3 are written of experts "
+            f"of combat alone"
+        )
+    if expert.actions != task.actions:
+        raise ValueError(
+            f"{expert.name}: has outputs for actions {list(expert.actions)}; an environment of "
+            f"{task.name} expects {list(task.actions)}, in this order"
+        )
+    export_policy(
+        expert.network,
+        expert.params,
+        path,
+        kinds=[(task.suite.kinds or ())[action] for action in expert.actions],
+        turn=task.environment.turn,
+        log_std=None if expert.log_std is None else np.array(expert.log_std),
+        overwrite=overwrite,
+    )
+
+
+def export_policy(
     network: networks.Network,
     params: networks.Params,
     path: str | os.PathLike[str],
@@ -145,6 +177,7 @@ def _check(network: networks.Network, kinds: Sequence[str]) -> None:
         problem = "LayerNorm"
     elif network.head != "actor_critic":
         problem = f"a head of type {network.head}, without a value of its own"
+        advice = "a student of combat gets one where it learns on (launch/finetune.py)"
     elif len(set(network.activations)) > 1:
         problem = f"activations {', '.join(network.activations)}"
     elif any(stream.bounded for stream in network.streams):

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
+from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.actions import Factored
+from jaxdistill.tasks.views import Vector
 
 KEYS, LOOK, CLICK = ("key",) * 6, ("angle",) * 2, ("key",)
 TURN, LOG_STD = math.radians(27), np.linspace(-5.0, -3.0, 9)
@@ -53,7 +55,7 @@ class Case:
     def write(self, path, **changes):
         fields = {"kinds": self.kinds, "turn": TURN, "log_std": LOG_STD[: self.size]}
         params = self.params()
-        export_sb3.export_sb3(self.network, params, path, **{**fields, **changes})
+        export_sb3.export_policy(self.network, params, path, **{**fields, **changes})
         return params
 
 
@@ -121,6 +123,23 @@ def members(path):
 
 def unpickled(entry):
     return pickle.loads(base64.b64decode(entry[":serialized:"]))
+
+
+def an_expert(name, case, **changes):
+    fields = {
+        "name": name,
+        "network": case.network,
+        "params": case.params(),
+        "outputs": "logits",
+        "actions": tasks.get(f"combat/{name}").actions,
+        "view": tasks.get(f"combat/{name}").view,
+        "game": f"combat/{name}",
+        "log_std": tuple(LOG_STD[: case.size]) if "angle" in case.kinds else None,
+    }
+    return Expert(**{**fields, **changes})
+
+
+SKILLS = pytest.mark.parametrize("name", ["movement", "aiming", "clicking", "duel"])
 
 
 @ALL
@@ -281,6 +300,58 @@ def test_stable_baselines3_learns_on(case, ppo, tmp_path):
     assert ppo.load(tmp_path / "again.zip", device="cpu").num_timesteps == 128
 
 
+@SKILLS
+def test_an_expert_is_written_with_what_its_task_says(name, tmp_path):
+    case, path = CASES[name], tmp_path / "expert.zip"
+    export_sb3.export_expert(an_expert(name, case), path)
+    turn = math.radians({"aiming": 36, "duel": 27}.get(name, 0))
+    case.write(tmp_path / "same.zip", turn=turn)
+    assert path.read_bytes() == (tmp_path / "same.zip").read_bytes()
+    with pytest.raises(ValueError, match="already exists"):
+        export_sb3.export_expert(an_expert(name, case), path)
+    export_sb3.export_expert(an_expert(name, case), path, overwrite=True)
+
+
+@SKILLS
+def test_stable_baselines3_plays_what_the_expert_plays(name, ppo, tmp_path):
+    case = CASES[name]
+    expert = an_expert(name, case)
+    export_sb3.export_expert(expert, tmp_path / "expert.zip")
+    x = seen(case)
+    theirs, _ = ppo.load(tmp_path / "expert.zip", device="cpu").predict(x, deterministic=True)
+    ours = np.asarray(expert.task.limited(expert.greedy(x[:, None])))[:, list(expert.actions)]
+    keys = np.array([kind == "key" for kind in case.kinds])
+    theirs = theirs.reshape(ours.shape)
+    np.testing.assert_array_equal(theirs[:, keys] > 0.5, ours[:, keys] == 1)
+    np.testing.assert_allclose(theirs[:, ~keys], ours[:, ~keys], rtol=0, atol=1e-5)
+    widest = {"aiming": 36, "duel": 27}.get(name)
+    assert widest is None or np.rad2deg(ours[:, ~keys]).max() == pytest.approx(widest, rel=1e-6)
+
+
+def test_experts_that_cannot_be_written_are_refused(tmp_path):
+    movement, path = CASES["movement"], tmp_path / "x.zip"
+    lander = {"actions": (0, 1, 2, 3), "view": Vector(8), "game": "lander/heavy"}
+    four = Case(movement.network.clone(num_outputs=4), 8, KEYS[:4], (), ())
+    for expert, words in (
+        (an_expert("movement", four, **lander), "plays lander/heavy; zips .* of combat alone"),
+        (an_expert("movement", movement, game=None), "give --game"),
+        (
+            an_expert("movement", movement, actions=(5, 4, 3, 2, 1, 0)),
+            r"\[5, 4, 3, 2, 1, 0\]; .* combat/movement expects \[0, 1, 2, 3, 4, 5\], in this order",
+        ),
+        (an_expert("aiming", CASES["aiming"], log_std=None), "log_std is not given"),
+        (
+            an_expert(
+                "duel", dataclasses.replace(CASES["duel"], network=networks.create("skills"))
+            ),
+            r"a head of type linear, without a value.* \(launch/finetune.py\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            export_sb3.export_expert(expert, path)
+        assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
+
+
 def test_a_key_of_a_box_goes_down_as_often_as_ours():
     logits = np.linspace(-12, 12, 4801)
     above = [0.5 * (1 + math.erf(x / export_sb3.KEY_DEVIATION / math.sqrt(2))) for x in logits]
@@ -336,7 +407,7 @@ CRITIC = CASES["movement"].network
 def test_a_network_that_cannot_be_written_is_refused(network, changes, words, tmp_path):
     fields = {"kinds": ("key",) * 6, "turn": TURN, **changes}
     with pytest.raises(ValueError, match=words) as caught:
-        export_sb3.export_sb3(network, {}, tmp_path / "x.zip", **fields)
+        export_sb3.export_policy(network, {}, tmp_path / "x.zip", **fields)
     assert "Stable-Baselines3's PPO cannot express" in str(caught.value)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
 
@@ -353,7 +424,7 @@ def test_numbers_that_cannot_be_written_are_refused(tmp_path):
     broken = case.params()
     broken["params"]["stream2"]["kernel"][0, 0] = np.inf
     with pytest.raises(ValueError, match=r"action_net\.weight is not finite"):
-        export_sb3.export_sb3(
+        export_sb3.export_policy(
             case.network, broken, path, kinds=case.kinds, turn=TURN, log_std=LOG_STD
         )
     assert os.listdir(tmp_path) == []

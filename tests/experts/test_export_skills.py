@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import networks
-from jaxdistill.experts import export, formats
+from jaxdistill import networks, tasks
+from jaxdistill.experts import export, formats, torch_file
+from jaxdistill.experts.expert import Expert
 from jaxdistill.networks import Stream
+from jaxdistill.tasks.combat import COMBAT
 
 SKILLS = networks.create("skills")
 HEADS = {"movement_head": (64, 6), "aiming_head": (32, 2), "clicking_head": (16, 1)}
@@ -101,6 +103,73 @@ def test_what_is_written_is_read_back_as_it_was(tmp_path):
         export.save(tree, tmp_path / f"{name}.pth")
         again = formats.load(tmp_path / f"{name}.pth")
         jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+DUEL = dict(COMBAT.views)["duel"]
+VIEWS = dict.fromkeys(("combat/movement", "combat/duel_10hp"), DUEL)
+
+
+def test_a_student_is_written_with_what_it_plays_and_sees(tmp_path):
+    params, path = a_student(), tmp_path / "student.pth"
+    scores = {"duel_10hp": 3, "combat/movement": -10}
+    export.export(
+        params, SKILLS, path, views=VIEWS, outputs="logits", final_scores=scores, created="now"
+    )
+    tree = torch_file.read(path).tree
+    weights = tree.pop("policy_state_dict")
+    assert weights.keys() == export.skills_state_dict(params, SKILLS).keys()
+    assert {key: tree[key] for key in ("obs_dim", "action_dim", "hidden_dim", "games")} == {
+        "obs_dim": 20,
+        "action_dim": 9,
+        "hidden_dim": 256,
+        "games": ["combat/movement", "combat/duel_10hp"],
+    }
+    assert tree["final_scores"] == {"combat/duel_10hp": 3.0, "combat/movement": -10.0}
+    shown = np.random.default_rng(2).uniform(-1, 1, (5, 1, COMBAT.view.shape[-1])).astype("f4")
+    for game in (None, "combat/duel_10hp", "combat/movement", "combat/duel"):
+        expert = formats.load(path, game=game)
+        assert (expert.view, expert.outputs, expert.game) == (DUEL, "logits", game)
+        jax.tree.map(np.testing.assert_array_equal, expert.params, params)
+        if game:
+            outputs = expert.suite_outputs(expert.view.see(shown))
+            np.testing.assert_array_equal(expert.judge(params, shown)[:, :7], outputs[:, :7])
+            assert list(np.flatnonzero(expert.mask)) == list(tasks.get(game).actions)
+
+
+def test_a_file_of_others_is_played_in_combat_alone(tmp_path):
+    path = tmp_path / "fighter.pth"
+    export.save({"policy_state_dict": export.skills_state_dict(a_student(), SKILLS)}, path)
+    expert = formats.load(path, game="combat/duel")
+    assert (expert.game, expert.view) == ("combat/duel", DUEL)
+    for game, words in (
+        ("lander/heavy", "does not play lander/heavy"),
+        ("pong", "does not play pong"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            formats.load(path, game=game)
+    other = a_student(SKILLS, inputs=24)
+    weights = export.skills_state_dict(other, SKILLS)
+    export.save({"policy_state_dict": weights}, path, overwrite=True)
+    with pytest.raises(ValueError, match=r"encoder.0.weight has shape \(256, 24\), expected"):
+        formats.load(path, game="combat/duel")
+
+
+@pytest.mark.parametrize("game", ["combat/duel_0hp", "combat/duel_010hp", "duel_10hp", "combat/x"])
+def test_a_game_that_there_is_not_is_no_game_of_a_file(game, tmp_path):
+    fields = {"outputs": "logits", "plays": [{"game": game, "view": DUEL.to_dict()}]}
+    weights = export.skills_state_dict(a_student(), SKILLS)
+    export.save({"policy_state_dict": weights, "jaxdistill": fields}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="'jaxdistill' is damaged") as caught:
+        formats.load(tmp_path / "x.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_expert_of_combat_is_sent_to_the_convention_it_has(tmp_path):
+    expert = Expert(
+        "fighter", SKILLS, a_student(), "logits", tuple(range(9)), view=DUEL, game="combat/duel"
+    )
+    with pytest.raises(ValueError, match=r"fighter: plays combat/duel; .*--convention=sb3"):
+        export.export_expert(expert, tmp_path / "x.pth")
 
 
 def test_a_fighter_of_other_shapes_is_refused(tmp_path):

@@ -1,17 +1,20 @@
 """Every flag of the programs that measure and write has a row that shows what it changes."""
 
+import dataclasses
 import importlib.util
 import io
 import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
+from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks import lander as lander_tasks
@@ -185,6 +188,14 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("export", ("--workdir=x", "--out=x", "--dtype=float16"), "--dtype goes with"),
         ("export", ("--workdir=T", "--out=x"), "holds a training and no distillation"),
         ("export", ("--expert=Q", "--out=x", "--convention=expert"), "--convention goes with"),
+        (
+            "export",
+            ("--expert=Q", "--out=x", "--convention=sb3", "--dtype=float32"),
+            "--dtype goes",
+        ),
+        ("export", ("--expert=Q", "--out=x", "--convention=sb3", "--game=x"), "--game goes with"),
+        ("export", ("--expert=Q", "--out=x", "--convention=sb3"), "plays asterix; zips for"),
+        ("export", ("--workdir=T", "--out=x", "--convention=sb3"), "holds a training and no"),
     ],
 )
 def test_a_flag_that_means_nothing_is_refused(
@@ -232,6 +243,28 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
     rows = {"source", "out", "episodes", "epsilon", "seed", "game"}
     assert program.own("convert") == rows | {"spec"}
     assert program.own("export") == {"workdir", "expert", "out", "convention", "game", "dtype"}
+
+
+def test_an_expert_of_combat_is_written_for_stable_baselines3(program, tmp_path):
+    game = tasks.get("combat/clicking")
+    network = networks.create("mlp_actor_critic_small", num_outputs=1)
+    params = networks.init(network, jax.random.key(0), game.view.shape)
+    fields = {"actions": game.actions, "game": game.name, "outputs": "logits"}
+    own = Expert("clicker", network, params, view=game.view, **fields)
+    own.save(tmp_path / "own")
+    other = next(tasks.get(f"combat/{name}").view for name in ("movement", "duel"))
+    wide = networks.init(network, jax.random.key(0), other.shape)
+    dataclasses.replace(own, view=other, params=wide).save(tmp_path / "other")
+    for name, noted in (("own", False), ("other", True)):
+        out = tmp_path / f"{name}.zip"
+        given = (f"--expert={tmp_path / name}", "--convention=sb3", f"--out={out}")
+        code, printed, err = program("export", *given)
+        assert code == 0, err
+        export_sb3.export_expert(Expert.load(tmp_path / name), tmp_path / "again", overwrite=True)
+        assert out.read_bytes() == (tmp_path / "again").read_bytes()
+        assert ("will not know what it sees" in printed) == noted
+    code, _, err = program("export", *given)
+    assert code == 2 and "already exists" in err
 
 
 @pytest.fixture(scope="module")

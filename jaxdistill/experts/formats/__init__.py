@@ -20,6 +20,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
+from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, View
 
@@ -198,6 +199,8 @@ def _by_names(
         convention, arrays = named[place]
         where = _where(path, place)
         view = View(stack=_channels(arrays, convention.plan)) if convention.plan.convs else None
+        if convention.suite == COMBAT.name and game is not None:
+            view = COMBAT.views[0][1]  # what students see
         view = said.view(game, where) if said else view
         built = layers.build(arrays, convention.plan, view, where)
         name, notes = _beside(convention, tree, game)

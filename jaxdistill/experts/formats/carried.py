@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdistill import tasks
+from jaxdistill.tasks import combat
 from jaxdistill.tasks.views import AnyView, from_dict
 
 KEY = "jaxdistill"
@@ -80,6 +81,9 @@ def read(tree: Any, where: str) -> Carried | None:
 
 def _game(name: Any) -> str | None:
     # `tasks.get` would look for the closest one, however long the name is.
-    if name is not None and name not in tasks.names():
+    if name is None or name in tasks.names():
+        return name
+    duel = combat.find(name[:80]) if isinstance(name, str) else None
+    if duel is None or duel.name != name:
         raise ValueError("names a game that there is not")
     return name

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jaxdistill import networks, tasks
 from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, PlannedStream, brief, named
 from jaxdistill.tasks.atari import NUM_ACTIONS
+from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, described
 
@@ -150,8 +151,8 @@ CONVENTIONS = (
         "fighter, distilled from skills",
         SKILLS_PLAN,
         "logits",
-        (tuple(range(9)),),
-        suite="combat",
+        (tuple(range(COMBAT.num_actions)),),
+        suite=COMBAT.name,
     ),
 )
 
@@ -235,13 +236,15 @@ def check_plays(view: AnyView, count: int, game: str, where: str) -> None:
 
     Raises:
       ValueError: it sees a screen and the game shows numbers, or numbers and it shows a screen or
-        others. Of two networks on numbers, one with other actions too: no mask mends that.
+        others. Of two networks on numbers, one with other actions too: no mask mends that, but
+        where actions are keys and angles it may have those of its whole suite.
     """
     task = tasks.get(game)
     shown = task.suite.view
     other = type(view) is not type(shown)
     if isinstance(view, Vector):
-        other |= view.whole != shown or count != len(task.actions)
+        counts = {len(task.actions)} | ({task.suite.num_actions} if task.suite.kinds else set())
+        other |= view.whole != shown or count not in counts
     if other:
         raise ValueError(
             f"{where}: an expert that sees {described(view)} and has {count} actions does not "
