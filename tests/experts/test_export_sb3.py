@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export_sb3
+from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.actions import Factored
 from jaxdistill.tasks.views import Vector
@@ -326,6 +326,26 @@ def test_stable_baselines3_plays_what_the_expert_plays(name, ppo, tmp_path):
     np.testing.assert_allclose(theirs[:, ~keys], ours[:, ~keys], rtol=0, atol=1e-5)
     widest = {"aiming": 36, "duel": 27}.get(name)
     assert widest is None or np.rad2deg(ours[:, ~keys]).max() == pytest.approx(widest, rel=1e-6)
+
+
+@SKILLS
+def test_an_expert_that_is_written_is_read_back_and_does_the_same(name, tmp_path):
+    case = CASES[name]
+    expert = an_expert(name, case)
+    export_sb3.export_expert(expert, tmp_path / "expert.zip")
+    again = formats.load(tmp_path / "expert.zip")
+    assert (again.game, again.view, again.actions) == (expert.game, expert.view, expert.actions)
+    x = seen(case)[:, None]
+    first, second = (np.asarray(one.suite_outputs(x)) for one in (expert, again))
+    assert np.abs(first).max() > 0.3
+    np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-5)
+    values = [networks.forward_with_values(e.network, e.params, x)[1] for e in (expert, again)]
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+    if "angle" in case.kinds:
+        angles = np.array([kind == "angle" for kind in case.kinds])
+        np.testing.assert_allclose(
+            np.array(again.log_std)[angles], np.array(expert.log_std)[angles], rtol=1e-6
+        )
 
 
 def test_experts_that_cannot_be_written_are_refused(tmp_path):
