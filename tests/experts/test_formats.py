@@ -927,7 +927,7 @@ def test_what_is_written_for_sb3_is_read_back(game, tmp_path):
     kinds = [task.suite.kinds[entry] for entry in task.actions]
     log_std = np.linspace(-3, -2, len(kinds))
     path = tmp_path / "policy.zip"
-    export_sb3.export_sb3(
+    export_sb3.export_policy(
         network, params, path, kinds=kinds, turn=task.environment.turn, log_std=log_std
     )
     expert = formats.load(path)
@@ -941,14 +941,16 @@ def test_what_is_written_for_sb3_is_read_back(game, tmp_path):
     assert (expert.log_std is None) == ("angle" not in kinds)
 
 
-def test_the_fighters_student_plays_the_duel_it_was_made_for(saved):
+def test_the_fighters_student_plays_the_duel_and_its_skills(saved):
     student = networks.create("skills")
     params = networks.init(student, jax.random.key(0), (1, 20))
     path = saved(export.skills_state_dict(params, student))
     assert formats.load(path).game is None
-    expert = formats.load(path, game="combat/duel")
-    assert expert.view == tasks.get("combat/duel").view
-    refused(path, "9 actions does not play combat/aiming", game="combat/aiming")
+    for game in ("combat/duel", "combat/aiming"):  # it sees what the duel shows, in both
+        expert = formats.load(path, game=game)
+        assert expert.view == tasks.get("combat/duel").view
+        assert list(np.flatnonzero(expert.mask)) == list(tasks.get(game).actions)
+    refused(path, "9 actions does not play lander/windy", game="windy")
 
 
 def test_a_game_that_is_said_goes_before_what_spaces_say(sb3):
