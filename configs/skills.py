@@ -96,8 +96,7 @@ def _finetune(_: str) -> regime.Settings:
         _ppo("combat/duel"),
         student="of --workdir",
         network=regime.Settings.network,  # the student's is meant
-        learning_rate=1e-4,
-        policy_clip=0.1,
+        total_steps=401_408,
         critic_iterations=10,
         expert_weight=0.0,
         angle_deviation=3.0,
