@@ -391,16 +391,22 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     scripted_envpool(script)
     chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16, **changes)
     collector = learning._Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
-    explorer = exploration.Explorer(chosen, [(3,)])  # what it explores is what `act` says
-    seen = []
+    seen, turns = [], []
 
-    def act(observations):
-        (shown,) = observations
-        seen.append(np.asarray(shown)[:, 0, 0, 0])
-        # The value of what is seen is a hundred times the number the emulator painted there.
-        return np.full((1, 2), 3), 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
+    class Actor:
+        """Says how often it was asked; values what is seen at a hundred times its number."""
 
-    rollout, finished = collector.rollout(act, explorer, 0, 1.0, mesh.create(), metrics.Timer())
+        def act(self, observations, turn):
+            turns.append(turn)
+            more = {"values": self.judge(observations), "asked": np.full((1, 2), len(turns))}
+            return np.full((1, 2), 3), more
+
+        def judge(self, observations):
+            (shown,) = observations
+            seen.append(np.asarray(shown)[:, 0, 0, 0])
+            return 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
+
+    rollout, finished = collector.rollout(Actor(), 2, mesh.create(), metrics.Timer())
 
     def column(name, slot=0):
         return rollout[name][0, :, slot].tolist()
@@ -413,6 +419,10 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     # What follows each step, the last included: painted 1 after the first step and so on.
     assert column("next_values") == [100.0 * n for n in range(1, 9)]
     assert [row.tolist() for row in seen] == [[n, n] for n in range(9)]
+    # What is remembered of each step stands beside it; turns are counted through iterations.
+    assert column("values") == [100.0 * n for n in range(8)] and column("asked") == [*range(1, 9)]
+    assert turns == [*range(2 * 8, 3 * 8)]
+    assert collector.log.shape == (1, 8, 2) and (collector.log == 3).all()
     # The three frames before the first step, then what each step was decided on.
     assert rollout["frames"].shape == (1, 3 + 8, 2, 84, 84)
     assert rollout["frames"][0, :, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
