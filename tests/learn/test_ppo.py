@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import mesh, networks
-from jaxdistill.learn import learner, ppo
+from jaxdistill import mesh, networks, tasks
+from jaxdistill.learn import learner, ppo, regime
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.tasks.actions import Factored
+from jaxdistill.tasks.views import Vector
 
 FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
 
@@ -527,16 +528,116 @@ def test_a_bandit_with_a_key_and_an_angle_is_solved():
     assert judged.log_std[1] == -0.5  # no key has one
 
 
+def test_a_policy_sees_its_part_of_what_is_shown():
+    """Acting and learning: as if the other numbers, which are junk, were not there."""
+    part = Vector(SEEN, start=2, of=7)
+    for name in POLICIES:
+        whole, cut = POLICIES[name], dataclasses.replace(POLICIES[name], view=part)
+        rollout, params = _rollout(whole, guided=True), _params(whole)
+        shown = np.full((*rollout.frames.shape[:-1], 7), 1e3, np.float32)
+        shown[..., 2 : 2 + SEEN] = rollout.frames
+        seen, key = jnp.asarray(rollout.frames[0, 0, :, None]), jax.random.key(0)
+        seats = jnp.arange(ENVS)
+        acted = ppo.act(whole, params, seen, MASKS[0], key, seats=seats)
+        same = ppo.act(cut, params, jnp.asarray(shown[0, 0, :, None]), MASKS[0], key, seats=seats)
+        assert _difference(acted, same) == 0
+        clean, _ = _learn(whole, rollout)
+        other, _ = _learn(cut, dataclasses.replace(rollout, frames=shown))
+        assert _difference(clean.params, other.params) == 0
+
+
+# --- Going on from a student.
+
+
+def _student(network, outputs, shape=(1, SEEN), **fields):
+    params = networks.init(network, jax.random.key(3), shape)
+    params = jax.tree.map(lambda x: 3 * x, params)  # with preferences
+    view = Vector(shape[-1])
+    return regime.Student("it", network, params, outputs, view, {}, **fields)
+
+
+def _said(network, params, games=None):
+    seen = jax.random.normal(jax.random.key(9), (6, 1, SEEN))
+    return networks.forward_with_values(network, params, seen, games)
+
+
+TUNED = Network(convs=(), hidden=(8, 6), num_outputs=4)
+
+
+@pytest.mark.parametrize("head", ["linear", "dueling", "actor_critic"])
+def test_a_students_q_values_become_the_logits_of_their_softmax(head):
+    student = _student(TUNED.clone(head=head), "q")
+    network, params = ppo.with_critic(student, 0.1, jax.random.key(1))
+    assert network.head == ("actor_critic" if head == "linear" else head)
+    outputs, values = _said(network, params)
+    seen = jax.random.normal(jax.random.key(9), (6, 1, SEEN))
+    q = networks.forward(student.network, student.params, seen)
+    np.testing.assert_allclose(
+        jax.nn.softmax(outputs), jax.nn.softmax(10 * q), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_array_equal(outputs.argmax(axis=1), q.argmax(axis=1))
+    if head == "linear":  # logits are not shifted, and the critic is a new one
+        np.testing.assert_allclose(outputs, 10 * q, rtol=1e-5)
+        assert "value" not in student.params["params"] and np.isfinite(values).all()
+    else:  # a critic that there is stays
+        own = student.network.apply(student.params, seen, method="value")
+        np.testing.assert_allclose(values, own, rtol=1e-5)
+    # Another temperature is another policy, and the student's own parameters are left alone.
+    other = ppo.with_critic(student, 0.5, jax.random.key(1))[1]
+    assert _difference(_said(network, other)[0], outputs) > 0.1
+    np.testing.assert_array_equal(networks.forward(student.network, student.params, seen), q)
+
+
+def test_a_students_logits_stay_what_they_are_at_every_temperature():
+    student = _student(TUNED.clone(activation=("tanh", "relu")), "logits")
+    seen = jax.random.normal(jax.random.key(9), (6, 1, SEEN))
+    logits = networks.forward(student.network, student.params, seen)
+    made = [ppo.with_critic(student, t, jax.random.key(k)) for t, k in ((0.1, 1), (9, 1), (9, 2))]
+    for network, params in made:
+        np.testing.assert_array_equal(_said(network, params)[0], logits)
+        # The critic's two layers, of 128 and 64, come after those that are shared.
+        assert network.activation == ("tanh", "relu", "relu", "relu")
+        assert params["params"]["value_fc1"]["kernel"].shape == (6, 128)
+        assert params["params"]["value_fc2"]["kernel"].shape == (128, 64)
+    values = [_said(*each)[1] for each in made]
+    assert _difference(values[0], values[1]) == 0
+    assert _difference(values[1], values[2]) > 1e-4  # another key, another critic
+
+
+def test_a_student_of_skills_keeps_its_hands_and_angles_lose_their_bounds():
+    student = _student(networks.create("skills"), "logits")
+    network, params = ppo.with_critic(student, 0.1, jax.random.key(1))
+    outputs, _ = _said(network, params)
+    seen = jax.random.normal(jax.random.key(9), (6, 1, SEEN))
+    before = networks.forward(student.network, student.params, seen)
+    np.testing.assert_array_equal(outputs[:, :7], before[:, :7])
+    np.testing.assert_allclose(jnp.tanh(outputs[:, 7:]), before[:, 7:], rtol=1e-5)
+    assert np.abs(before[:, 7:]).max() <= 1 < np.abs(outputs[:, 7:]).max()
+    assert not any(stream.bounded for stream in network.streams)
+    assert network == networks.create("skills_actor_critic").clone(value_hidden=(128, 64))
+
+
+def test_a_student_that_knows_its_game_goes_on_knowing_it():
+    chosen = [tasks.get(name) for name in ("lander/heavy", "lander/windy")]
+    for name in ("mlp_task_embedding", "mlp_one_hot"):
+        network = networks.for_tasks(networks.create(name), chosen)
+        student = _student(network, "q", (1, 8))
+        more, params = ppo.with_critic(student, 0.5, jax.random.key(1))
+        seen, games = jnp.ones((2, 1, 8)), np.arange(2)
+        q = networks.forward(network, student.params, seen, games)
+        outputs, values = networks.forward_with_values(more, params, seen, games)
+        np.testing.assert_allclose(outputs, 2 * q, rtol=1e-5)
+        assert values.shape == (2,) and _difference(q[0], q[1]) > 0.1
+
+
+def test_a_student_with_output_layers_for_each_game_cannot_go_on():
+    network = Network(convs=(), controllers=True, num_outputs=4, game_actions=((0, 1), (2, 3)))
+    student = _student(network, "q")
+    with pytest.raises(ValueError, match=r"^it has output layers of each game's own; expected a"):
+        ppo.with_critic(student, 0.1, jax.random.key(1))
+
+
 # --- What is refused.
-
-
-def test_a_dueling_students_q_values_are_logits_over_a_temperature():
-    network = MLP.clone(head="dueling")
-    params = networks.init(network, jax.random.key(0), (1, SEEN))
-    seen = jnp.ones((2, 1, SEEN))
-    judged = ppo.judge(ppo.Policy(network, temperature=0.1), params, seen)
-    np.testing.assert_allclose(judged.outputs, 10 * network.apply(params, seen), rtol=1e-6)
-    np.testing.assert_allclose(judged.values, network.apply(params, seen, method="value"))
 
 
 @pytest.mark.parametrize(
@@ -573,8 +674,6 @@ def test_rollouts_that_do_not_fit_are_refused():
     ("make", "message"),
     [
         (lambda: ppo.Policy(MLP.clone(head="linear")), "linear head has no state value"),
-        (lambda: ppo.Policy(MLP, temperature=0.0), "temperature is 0.0, expected"),
-        (lambda: ppo.Policy(MLP, KEYS_AND_ANGLES, temperature=2.0), "have no temperature"),
         (lambda: ppo.Policy(MLP, Factored(("key",))), "1 kinds for 4 outputs"),
         (lambda: ppo.create_params(ppo.Policy(MLP), {}, 0.0), "log_std belongs to keys and angles"),
         (lambda: ppo.create_params(POLICIES["factored"], {}), "log_std belongs to keys and angles"),
