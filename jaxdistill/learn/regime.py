@@ -199,13 +199,13 @@ class Settings:
                 f"algorithm is {self.algorithm!r}, and {suite.name} is played with keys and "
                 f"angles, which have no Q-values; expected 'ppo'"
             )
-        if len({task.view for task in chosen}) > 1:
+        if self.student:
+            return  # whose network it is, and who sees all in one way
+        if len({task.view for task in chosen}) > 1 and not self.independent:
             raise ValueError(
                 f"games {', '.join(task.name for task in chosen)} are seen in different ways; set "
                 f"independent to True, or name one"
             )
-        if self.student:
-            return  # whose network it is
         network = networks.for_tasks(networks.create(self.network), chosen)
         if self.algorithm == "ppo" and network.head == "linear":
             known = [n for n, x in networks.NETWORKS.items() if x.head != "linear"]
@@ -345,16 +345,25 @@ def expert_weight_at(settings: Settings, iteration: int) -> float:
     return settings.expert_weight * max(0.0, left) if taught else 0.0
 
 
-def refuse_idle(settings: Settings) -> None:
+def refuse_idle(settings: Settings, student: Student | None = None) -> None:
     """Refuses settings that were changed and cannot change anything.
 
     For trainings that begin: one that stands goes on as it was begun.
+
+    Args:
+      student: what `settings.student` is; where it is not at hand, its outputs and its experts'
+        may be anything.
 
     Raises:
       FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
         it at, in one line.
     """
-    outputs = [expert.outputs for expert in experts_of(settings)]
+    outputs, own = {expert.outputs for expert in experts_of(settings)}, set[str]()
+    if student is not None:
+        outputs = {student.teachers[task.name].outputs for task in settings.tasks}
+        own = {student.outputs}
+    elif settings.student is not None:
+        outputs = own = {"q", "logits"}
     matching = ("q_temperature", "logits_temperature")
     if settings.experts and not settings.expert_weight and not settings.warm_start:
         raise ValueError("experts without expert_weight or warm_start: nothing is learnt from them")
@@ -362,17 +371,32 @@ def refuse_idle(settings: Settings) -> None:
         settings,
         [
             (
-                not outputs and settings.student is None,
+                not outputs,
                 "there are no experts",
                 ("expert_weight", "expert_fraction", *matching),
             ),
-            (not settings.expert_weight, "expert_weight is 0", ("expert_fraction", *matching)),
             (
-                "logits" not in outputs and settings.student is None,
-                "no expert holds logits",
-                ("logits_temperature",),
+                not settings.expert_weight,
+                "expert_weight is 0",
+                ("expert_fraction", "logits_temperature"),
             ),
-            (settings.student is not None, "student is given", ("network", "warm_start")),
+            # Of a student's Q-values the logits that it begins with are made.
+            (
+                not settings.expert_weight and "q" not in own,
+                "expert_weight is 0",
+                ("q_temperature",),
+            ),
+            ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
+            (
+                settings.algorithm == "ppo" and "q" not in outputs | own,
+                "nobody holds Q-values",
+                ("q_temperature",),
+            ),
+            (
+                settings.student is not None,
+                "student is given",
+                ("network", "compute_dtype", "warm_start"),
+            ),
             (
                 settings.algorithm != "ppo",
                 f"algorithm is {settings.algorithm!r}",
@@ -399,9 +423,8 @@ def refuse_idle(settings: Settings) -> None:
             (
                 not settings.discount,
                 "discount is 0",
-                ("double", "average_rate", "target_episodes"),
+                ("double", "average_rate", "target_episodes", "trace"),
             ),
-            (not settings.discount and settings.algorithm == "pqn", "discount is 0", ("trace",)),
             (not settings.double, "double is False", ("average_rate",)),
             (
                 settings.algorithm == "dqn",

@@ -235,11 +235,12 @@ class Training:
         settings, key = self.settings, jax.random.fold_in(self._key, 1)
         experts: Sequence[Teacher] = regime.experts_of(settings)
         view = settings.tasks[0].view
+        teachers = experts
         if student is not None:
             network, params = ppo.with_critic(student, settings.q_temperature, key)
             view = student.view
-            if settings.expert_weight:
-                experts = [student.teachers[task.name] for task in settings.tasks]
+            teachers = [student.teachers[task.name] for task in settings.tasks]
+            experts = teachers if settings.expert_weight else []
         elif settings.warm_start:
             network = regime.network_of(settings)
             params = _copied(settings, network, experts)
@@ -247,8 +248,8 @@ class Training:
             network = regime.network_of(settings)
             params = networks.init(network, key, view.shape)
         shown = [view.whole] * len(settings.tasks)
-        if experts:
-            shown = [expert.view.whole for expert in experts]
+        if teachers:  # a student has learnt to see what they see
+            shown = [teacher.view.whole for teacher in teachers]
         taught = lessons.of_tasks(settings.tasks, settings.seed, shown)
         return Beginning(settings, taught, experts, network, params, view, self._mesh)
 
@@ -484,7 +485,7 @@ def train(
     # What can be refused is, before anything is written.
     meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
     if not (workdir / "config.json").exists():
-        regime.refuse_idle(settings)
+        regime.refuse_idle(settings, student)
     settings = regime.settled(settings)
     for task in settings.tasks:
         task.require()
