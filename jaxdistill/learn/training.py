@@ -234,7 +234,7 @@ class Training:
         """What the training begins with: a student's network, an expert's, or a fresh one."""
         settings, key = self.settings, jax.random.fold_in(self._key, 1)
         experts: Sequence[Teacher] = regime.experts_of(settings)
-        view = settings.tasks[0].view
+        view = experts[0].view if experts else settings.tasks[0].view
         teachers = experts
         if student is not None:
             network, params = ppo.with_critic(student, settings.q_temperature, key)

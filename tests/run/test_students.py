@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
 VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
+SETTINGS = recipe.Settings(experts=(ExpertSource("x"),))
 
 
 def an_expert(game, view, seed=0, network="net3"):
@@ -94,7 +95,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     taught = dataclasses.replace(an_expert("breakout", SMALL), actions=tuple(range(18)))
     lacking = taught.network.clone(num_outputs=3)
     expert = Expert("x", lacking, {}, "q", (1, 0, 4), view=SMALL, game="breakout")
-    (role,) = students.roles_of([expert])
+    (role,) = students.roles_of(SETTINGS, [expert])
     assert role.actions == (0, 1, 4)
     assert students.untaught(role) == ["RIGHT"]
 
@@ -123,17 +124,17 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
 def test_experts_that_have_become_others_are_refused(run):
     settings, _, _ = students.load_student(run / "student")
     one, two = (an_expert(game, view) for game, view in VIEWS.items())
-    students.claim_roles(run / "student", [one, two])
+    students.claim_roles(run / "student", settings, [one, two])
     with pytest.raises(ValueError, match="student of pong, breakout, and its experts now play"):
-        students.claim_roles(run / "student", [one])
+        students.claim_roles(run / "student", settings, [one])
     for changed in (dataclasses.replace(two, view=SMALL), an_expert("breakout", View())):
         with pytest.raises(ValueError, match=r"resize='linear'.* in breakout, .* now stands"):
-            students.claim_roles(run / "student", [one, changed])
+            students.claim_roles(run / "student", settings, [one, changed])
     fewer = Expert(
         "tiny", two.network.clone(num_outputs=3), {}, "q", (0, 1, 4), view=two.view, game="breakout"
     )
     with pytest.raises(ValueError, match=r"learns actions \(0, 1, 3, 4\) in breakout, .*tiny now"):
-        students.claim_roles(run / "student", [one, fewer])
+        students.claim_roles(run / "student", settings, [one, fewer])
     # The programs ask: a finished run called again, and a student measured again.
     expert = run / "breakout" / "expert.json"
     standing = expert.read_text()
