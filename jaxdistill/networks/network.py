@@ -581,6 +581,34 @@ def for_one_game(
     return alone, {"params": layers}, actions
 
 
+def for_some_games(
+    network: Network, params: Params, games: Sequence[int]
+) -> tuple[Network, Params]:
+    """What plays some of the games of a network that knows its game, `games` in this order.
+
+    One that does not know its game is the same whatever it plays.
+    """
+    if not network.knows_game:
+        return network, params
+    layers, kept = dict(params["params"]), np.asarray(games)
+    if network.controllers:
+        own = {name: layers.pop(name) for name in [*layers] if name.startswith("controller")}
+        for new, old in enumerate(games, 1):
+            prefix = f"controller{old + 1}"
+            for name in [name for name in own if name.split("_")[0] == prefix]:
+                layers[name.replace(prefix, f"controller{new}")] = own[name]
+    if network.task_embedding:
+        vectors = layers["task_embedding"]["embedding"]
+        layers["task_embedding"] = {"embedding": vectors[kept]}
+    for name in first_dense(network) if network.one_hot else ():
+        kernel = layers[name]["kernel"]
+        rest = kernel.shape[0] - len(network.game_actions)
+        places = np.concatenate([np.arange(rest), rest + kept])
+        layers[name] = {**layers[name], "kernel": kernel[places]}
+    actions = tuple(network.game_actions[game] for game in games)
+    return network.clone(game_actions=actions), {"params": layers}
+
+
 def with_outputs(
     network: Network, params: Params, outputs: Sequence[int]
 ) -> tuple[Network, Params]:

@@ -240,13 +240,13 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
     """
     settings, state, network = load_student(workdir)
     roles = {role.game: role for role in load_roles(workdir, settings)}
-    for game in games:
-        game_index([*roles], game, workdir)
+    indices = [game_index([*roles], game, workdir) for game in games]
+    network, params = networks.for_some_games(network, jax.device_get(state.playing), indices)
     teachers = {str(expert.game): expert for expert in recipe.teachers(settings)}
     return regime.Student(
         name=f"student of {workdir}",
         network=network,
-        params=jax.device_get(state.playing),
+        params=params,
         outputs=outputs_of(settings),
         view=roles[games[0]].view,
         teachers=teachers,

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -237,6 +238,98 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     trained = Expert.load(tmp_path / "run" / "experts" / "pong")
     assert trained.view == SMALL
     assert np.isfinite(trained.suite_outputs(stacks(SMALL))).all()
+
+
+# --- Going on from a student.
+
+
+def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
+    """What it saw in each game stays what it sees there; its experts are its run's."""
+    _, state, network = students.load_student(run / "student")
+    student = students.to_go_on_from(run / "student", ["breakout"])
+    assert student.network == network and student.outputs == "q"
+    jax.tree.map(np.testing.assert_array_equal, student.params, dict(state.playing))
+    assert student.view == VIEWS["breakout"]
+    assert {name: expert.view for name, expert in student.teachers.items()} == VIEWS
+    assert [student.teachers[game].name for game in VIEWS] == ["tiny pong", "tiny breakout"]
+    with pytest.raises(ValueError, match=r"distilled pong, breakout, not freeway"):
+        students.to_go_on_from(run / "student", ["pong", "freeway"])
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        students.to_go_on_from(run, ["pong"])
+
+
+def test_a_student_that_goes_on_is_shown_each_game_as_it_learnt_it(run, tmp_path):
+    """Whether its experts still teach or not."""
+    settings = regime.Settings(
+        games=("breakout", "pong"),
+        algorithm="ppo",
+        student=str(run / "student"),
+        num_envs=2,
+        rollout_steps=4,
+        total_steps=8,
+        batch_per_game=4,
+        max_steps=20,
+        expert_weight=0.0,
+    )
+    student = students.to_go_on_from(run / "student", settings.games)
+    seen = []
+    for weight in (0.0, 1.0):
+        chosen = dataclasses.replace(settings, expert_weight=weight)
+        with learning.Training(chosen, tmp_path / str(weight), student=student) as training:
+            pools = training._collector.pools
+            assert [pool.view for pool in pools] == [VIEWS[game] for game in settings.games]
+            assert bool(training._experts) == bool(weight)
+            seen.append([pool.last.observations for pool in pools])
+            assert np.isfinite(training.iterate()["loss"])
+    jax.tree.map(np.testing.assert_array_equal, *seen)
+
+
+KNOWING = {
+    "embedding": networks.Network(convs=(), task_embedding=3, hidden=(6,)),
+    "one hot": networks.Network(convs=(), one_hot=True, hidden=(6,)),
+    "controllers": networks.Network(convs=(), controllers=True, action_hidden=(6,)),
+}
+
+
+def knowing(network, games):
+    """A network that knows its games, and parameters that make them differ."""
+    network = networks.for_tasks(network.clone(convs=()), [tasks.get(game) for game in games])
+    params = networks.init(network, jax.random.key(0), (1, 8))
+    generator = np.random.default_rng(1)
+    return network, jax.tree.map(lambda x: generator.normal(size=x.shape).astype("f4"), params)
+
+
+@pytest.mark.parametrize("network", KNOWING.values(), ids=KNOWING)
+def test_a_network_of_some_games_knows_them_in_their_new_order(network):
+    games = ["pong", "breakout", "freeway"]
+    whole, params = knowing(network, games)
+    shown = np.random.default_rng(0).normal(size=(5, 1, 8)).astype(np.float32)
+    some, own = networks.for_some_games(whole, params, (2, 0))
+    assert some == networks.for_tasks(network, [tasks.get(game) for game in ("freeway", "pong")])
+    before, after = (
+        [np.asarray(networks.forward(net, weights, shown, game)) for game in order]
+        for net, weights, order in ((whole, params, (2, 0)), (some, own, (0, 1)))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+    assert np.abs(before[0] - before[1]).max() > 0.1
+    fresh = networks.init(some, jax.random.key(0), (1, 8))
+    assert jax.tree.map(np.shape, own) == jax.tree.map(np.shape, dict(fresh))
+    plain = networks.create("mlp")
+    assert networks.for_some_games(plain, params, (2, 0)) == (plain, params)
+
+
+def test_a_student_that_knows_its_game_goes_on_in_another_order(run, monkeypatch):
+    settings, _, _ = students.load_student(run / "student")
+    network, params = knowing(KNOWING["embedding"], VIEWS)
+    standing = settings, types.SimpleNamespace(playing=params), network
+    monkeypatch.setattr(students, "load_student", lambda workdir: standing)
+    student = students.to_go_on_from(run / "student", ["breakout", "pong"])
+    actions = tuple(tasks.get(game).actions for game in ("breakout", "pong"))
+    assert student.network.game_actions == actions
+    np.testing.assert_array_equal(
+        student.params["params"]["task_embedding"]["embedding"],
+        params["params"]["task_embedding"]["embedding"][::-1],
+    )
 
 
 def test_a_run_of_an_earlier_version_says_what_its_config_does_not(alone):
