@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     settings = regime.Settings(
         games=("pong",),
         algorithm="ppo",
-        student="of --workdir",
+        student="the run in --workdir of launch/finetune.py",
         num_envs=16,
         rollout_steps=128,
         total_steps=204_800,

@@ -94,7 +94,7 @@ def _scratch(_: str) -> regime.Settings:
 def _finetune(_: str) -> regime.Settings:
     return dataclasses.replace(
         _ppo("combat/duel"),
-        student="of --workdir",
+        student="the run in --workdir of launch/finetune.py",
         network=regime.Settings.network,  # the student's is meant
         total_steps=401_408,
         critic_iterations=10,

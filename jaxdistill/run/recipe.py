@@ -246,6 +246,11 @@ def teachers(settings: Settings) -> list[Teacher]:
             f"together is {task.name}, of {task.suite.name}, and the experts play "
             f"{', '.join(str(e.game) for e in experts)}; expected a task of their suite"
         )
+    if task.name in suites and len(suites) == len(experts):
+        raise ValueError(
+            f"together is {task.name}, which one expert plays alone; expected a task that takes "
+            f"them all"
+        )
     return [*experts, Team(tuple(experts), task.name)]
 
 

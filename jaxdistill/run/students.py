@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill import settings as settings_lib
-from jaxdistill.experts.expert import Expert, Teacher
+from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
@@ -234,21 +234,35 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
 def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Student:
     """The chosen student of the run in `workdir`, to be trained further in some of its games.
 
+    One whose experts play a task together goes on in others of that kind too, such as a duel of
+    other health.
+
     Raises:
       FileNotFoundError, ValueError: the run is not there or has chosen no student, an expert of it
         cannot be read, or a game is not one of its own.
     """
     settings, state, network = load_student(workdir)
     roles = {role.game: role for role in load_roles(workdir, settings)}
-    indices = [game_index([*roles], game, workdir) for game in games]
-    network, params = networks.for_some_games(network, jax.device_get(state.playing), indices)
+    params = jax.device_get(state.playing)
     teachers = {str(expert.game): expert for expert in recipe.teachers(settings)}
+    if settings.together and not network.knows_game:
+        alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
+        suite = alone[0].task.suite
+        for game in games:
+            if game not in teachers and tasks.get(game).suite == suite:
+                teachers[game] = Team(alone, game)
+    for game in games:
+        if game not in teachers:
+            game_index([*roles], game, workdir)  # which refuses it
+    if network.knows_game:
+        indices = [[*roles].index(game) for game in games]
+        network, params = networks.for_some_games(network, params, indices)
     return regime.Student(
         name=f"student of {workdir}",
         network=network,
         params=params,
         outputs=outputs_of(settings),
-        view=roles[games[0]].view,
+        view=next(iter(roles.values())).view,
         teachers=teachers,
     )
 
