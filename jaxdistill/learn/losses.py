@@ -94,7 +94,7 @@ def kl(
     The temperature is the *expert's* alone: the student learns logits of the sharpened policy.
     """
     student, expert, mask = _checked(student, expert, mask)
-    return _divergence(expert / temperature, student, mask)
+    return actions.kl(expert / temperature, student, mask)
 
 
 def hinton_kl(
@@ -110,7 +110,7 @@ def reverse_kl(
 ) -> jax.Array:
     """KL(softmax(student) || softmax(expert / temperature)): seeks one of the expert's modes."""
     student, expert, mask = _checked(student, expert, mask)
-    return _divergence(student, expert / temperature, mask)
+    return actions.kl(student, expert / temperature, mask)
 
 
 def q_kl(
@@ -121,7 +121,7 @@ def q_kl(
     Its gradient is a difference of probabilities, whatever the scale of the outputs.
     """
     student, expert, mask = _checked(student, expert, mask)
-    divergence = _divergence(expert / temperature, student / temperature, mask)
+    divergence = actions.kl(expert / temperature, student / temperature, mask)
     return divergence * jnp.reshape(jnp.asarray(temperature), (-1,))
 
 
@@ -252,11 +252,3 @@ def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 def _centred(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, values - _mean(values, mask)[:, None], 0.0)
-
-
-def _divergence(p: jax.Array, q: jax.Array, mask: jax.Array) -> jax.Array:
-    """KL(softmax(p) || softmax(q)) over valid actions."""
-    return jnp.sum(
-        actions.softmax(p, mask) * (actions.log_softmax(p, mask) - actions.log_softmax(q, mask)),
-        axis=-1,
-    )

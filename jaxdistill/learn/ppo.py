@@ -37,8 +37,7 @@ from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.learn.regime import Beginning, Student, expert_weight_at, optimiser
 from jaxdistill.play import lessons
-from jaxdistill.tasks import actions
-from jaxdistill.tasks.actions import Discrete, Factored
+from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyView
 
 
@@ -49,12 +48,12 @@ class Policy:
     Attributes:
       network: one with a state value: "actor_critic", or "dueling", whose value no choice between
         actions depends on.
-      form: what outputs mean, keys and angles; None is one action of several.
+      form: what outputs mean; None is one action of several.
       view: what it sees of what pools show; None is all.
     """
 
     network: networks.Network
-    form: Factored | None = None
+    form: Form | None = None
     view: AnyView | None = None
 
     def __post_init__(self) -> None:
@@ -65,23 +64,33 @@ class Policy:
                 f"{self.form.size} kinds for {self.network.num_outputs} outputs of the network"
             )
 
+    @property
+    def acts(self) -> Form:
+        """`form`, whichever it is."""
+        return self.form or Discrete(self.network.num_outputs)
+
+    @property
+    def turns(self) -> bool:
+        """Whether there are angles, whose deviations are learnt too."""
+        return isinstance(self.form, Factored)
+
 
 def create_params(
     policy: Policy, network_params: networks.Params, log_std: jax.Array | float | None = None
 ) -> Any:
-    """What is learnt: the network's parameters, with a form `{"network": ..., "log_std": (A,)}`.
+    """What is learnt: the network's parameters, with angles `{"network": ..., "log_std": (A,)}`.
 
     Args:
-      log_std: logarithm of the deviation of the angles, a number or `(A,)`; for a form alone.
+      log_std: logarithm of the deviation of the angles, a number or `(A,)`; for those alone.
 
     Raises:
-      ValueError: it is missing with a form, or given without.
+      ValueError: it is missing with angles, or given without.
     """
-    if (policy.form is None) != (log_std is None):
+    if policy.turns != (log_std is not None):
         raise ValueError("log_std belongs to keys and angles: give it with a form, and only then")
-    if policy.form is None:
+    if log_std is None:
         return network_params
-    log_std = jnp.broadcast_to(jnp.asarray(log_std, jnp.float32), (policy.form.size,))
+    log_std = jnp.broadcast_to(jnp.asarray(log_std, jnp.float32), (policy.acts.size,))
     return {"network": network_params, "log_std": log_std}
 
 
@@ -90,19 +99,19 @@ class Judged(NamedTuple):
 
     Attributes:
       outputs: `(B, A)` float32.
-      log_std: `(A,)` of angles; empty without a form.
+      log_std: `(A,)` of angles; None where there are none.
       values: `(B,)` float32, the critic's.
     """
 
     outputs: jax.Array
-    log_std: jax.Array
+    log_std: jax.Array | None
     values: jax.Array
 
 
 def judge(policy: Policy, params: Any, observations: jax.Array, games: Any = None) -> Judged:
     """Outputs and values of observations `(B, stack, *frame)`; `games` as `networks.forward`."""
-    log_std = jnp.zeros(0)
-    if policy.form is not None:
+    log_std = None
+    if policy.turns:
         params, log_std = params["network"], params["log_std"]
     if policy.view is not None:
         observations = policy.view.see(observations)
@@ -142,26 +151,17 @@ def act(
       seats: `(B,)` integers; row b draws with `fold_in(key, seats[b])`.
     """
     judged = judge(policy, params, observations, games)
-    if policy.form is None:
-        one = Discrete(judged.outputs.shape[-1])
-        chosen = one.choose(judged.outputs, mask, key, epsilon=0.0, sample=True, seats=seats)
-    else:
-        chosen = policy.form.sample(judged.outputs, mask, judged.log_std, key, seats=seats)
-    return Acted(chosen, _log_probability(policy, judged, chosen, mask), judged.values)
-
-
-def _log_probability(
-    policy: Policy, judged: Judged, chosen: jax.Array, mask: jax.Array
-) -> jax.Array:
-    if policy.form is None:
-        return actions.log_probability(judged.outputs, chosen, mask)
-    return policy.form.log_probability(judged.outputs, chosen, mask, judged.log_std)
-
-
-def _entropy(policy: Policy, judged: Judged, mask: jax.Array) -> jax.Array:
-    if policy.form is None:
-        return actions.entropy(judged.outputs, mask)
-    return policy.form.entropy(judged.outputs, mask, judged.log_std)
+    chosen = policy.acts.choose(
+        judged.outputs,
+        mask,
+        key,
+        epsilon=0.0,
+        sample=True,
+        log_std=judged.log_std,
+        seats=seats,
+    )
+    probability = policy.acts.log_probability(judged.outputs, chosen, mask, judged.log_std)
+    return Acted(chosen, probability, judged.values)
 
 
 @flax.struct.dataclass
@@ -376,7 +376,8 @@ def make_update(
 
         seen = _where_valid(valid, seen.reshape(-1, *seen.shape[2:]))
         judged, mask = judge(policy, params, seen, at[0]), masks[at[0]]
-        now = _log_probability(policy, judged, played(rollout.actions), mask)
+        form = policy.acts
+        now = form.log_probability(judged.outputs, played(rollout.actions), mask, judged.log_std)
         old = played(rollout.log_probabilities)
         ratio = jnp.exp(now - old)
         rows = {
@@ -384,7 +385,7 @@ def make_update(
             "value_loss": value_loss(
                 judged.values, played(rollout.values), played(returns), value_clip
             ),
-            "entropy": _entropy(policy, judged, mask),
+            "entropy": form.entropy(judged.outputs, mask, judged.log_std),
             "kl": ratio - 1 - (now - old),
             "clip_fraction": (jnp.abs(ratio - 1) > clip).astype(jnp.float32),
         }
@@ -500,11 +501,10 @@ def _expert_kl(
     mask: jax.Array,
 ) -> jax.Array:
     """KL(expert || policy) of each row."""
-    if policy.form is None:
-        return losses.kl(judged.outputs, expert, mask)
-    if expert_log_std is None:
+    if policy.turns and expert_log_std is None:
         raise ValueError("the guide of keys and angles has no log_std; give the experts' (G, A)")
-    return policy.form.kl(judged.outputs, expert, mask, judged.log_std, expert_log_std[tasks])
+    theirs = None if expert_log_std is None else expert_log_std[tasks]
+    return policy.acts.kl(judged.outputs, expert, mask, judged.log_std, theirs)
 
 
 def _critic_alone(
@@ -609,11 +609,11 @@ class Ppo:
 
     def network_params(self, params: Any) -> networks.Params:
         """The network's, among what is learnt."""
-        return params if self.policy.form is None else params["network"]
+        return params["network"] if self.policy.turns else params
 
     def log_std(self, params: Any) -> np.ndarray | None:
         """`(A,)` of angles; None where there are none."""
-        return None if self.policy.form is None else np.asarray(params["log_std"])
+        return np.asarray(params["log_std"]) if self.policy.turns else None
 
     def learn(
         self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool

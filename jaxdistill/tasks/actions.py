@@ -55,6 +55,12 @@ def log_probability(outputs: jax.Array, chosen: jax.Array, mask: jax.Array) -> j
     return jnp.take_along_axis(log_softmax(outputs, mask), chosen[..., None], axis=-1)[..., 0]
 
 
+def kl(expert: jax.Array, student: jax.Array, mask: jax.Array) -> jax.Array:
+    """KL(softmax(expert) || softmax(student)) over valid actions in nats, `(B,)`."""
+    apart = log_softmax(expert, mask) - log_softmax(student, mask)
+    return jnp.sum(softmax(expert, mask) * apart, axis=-1)
+
+
 def regret(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
     """What the student's greedy action costs by the expert's outputs, `(B,)`: 0 where they agree.
 
@@ -128,9 +134,35 @@ class Discrete:
         chosen = greedy(outputs + choice_noise if sample else outputs, mask)
         return jnp.where(coin < epsilon, greedy(uniform_noise, mask), chosen)
 
-    def entropy(self, outputs: jax.Array, mask: jax.Array) -> jax.Array:
+    def log_probability(
+        self,
+        outputs: jax.Array,
+        chosen: jax.Array,
+        mask: jax.Array,
+        log_std: jax.Array | None = None,
+    ) -> jax.Array:
+        """See `actions.log_probability`."""
+        del log_std
+        return log_probability(outputs, chosen, mask)
+
+    def entropy(
+        self, outputs: jax.Array, mask: jax.Array, log_std: jax.Array | None = None
+    ) -> jax.Array:
         """See `actions.entropy`."""
+        del log_std
         return entropy(outputs, mask)
+
+    def kl(
+        self,
+        student: jax.Array,
+        expert: jax.Array,
+        mask: jax.Array,
+        log_std: jax.Array | None = None,
+        expert_log_std: jax.Array | None = None,
+    ) -> jax.Array:
+        """KL(expert || student) of two rows of logits; see `actions.kl`."""
+        del log_std, expert_log_std
+        return kl(expert, student, mask)
 
     def compare(
         self, student: jax.Array, expert: jax.Array, mask: jax.Array
@@ -317,7 +349,11 @@ class Factored:
         return self.greedy(noisy, mask)
 
     def log_probability(
-        self, outputs: jax.Array, chosen: jax.Array, mask: jax.Array, log_std: jax.Array
+        self,
+        outputs: jax.Array,
+        chosen: jax.Array,
+        mask: jax.Array,
+        log_std: jax.Array | None = None,
     ) -> jax.Array:
         """Log-probability (for angles log-density) in nats of the actions `chosen`, `(B,)`."""
         log_std = self._log_std(log_std, outputs, mask)
@@ -331,11 +367,8 @@ class Factored:
     def entropy(
         self, outputs: jax.Array, mask: jax.Array, log_std: jax.Array | None = None
     ) -> jax.Array:
-        """Entropy in nats, `(B,)`: of the keys, and the differential one of the angles.
-
-        Angles whose deviation is not given count as if it were 1.
-        """
-        log_std = self._log_std(0.0 if log_std is None else log_std, outputs, mask)
+        """Entropy in nats, `(B,)`: of the keys, and the differential one of the angles."""
+        log_std = self._log_std(log_std, outputs, mask)
         outputs, keys, angles = self._read(outputs, mask)
         pressed = jax.nn.softplus(outputs) - outputs * jax.nn.sigmoid(outputs)
         turned = log_std + 0.5 * math.log(2 * math.pi * math.e)
@@ -346,8 +379,8 @@ class Factored:
         student: jax.Array,
         expert: jax.Array,
         mask: jax.Array,
-        log_std: jax.Array,
-        expert_log_std: jax.Array,
+        log_std: jax.Array | None = None,
+        expert_log_std: jax.Array | None = None,
     ) -> jax.Array:
         """KL(expert || student) in nats, the sum over the entries that count, `(B,)`."""
         log_std = self._log_std(log_std, student, mask)
@@ -382,10 +415,9 @@ class Factored:
         read = jnp.where(counts, outputs.astype(jnp.float32), 0.0)
         return read, counts & keys, counts & ~keys
 
-    def _log_std(
-        self, log_std: jax.Array | float, outputs: jax.Array, mask: jax.Array
-    ) -> jax.Array:
-        """`(B, A)` float32, 0 but at angles that count."""
+    def _log_std(self, log_std: jax.Array | None, outputs: jax.Array, mask: jax.Array) -> jax.Array:
+        """`(B, A)` float32, 0 but at angles that count; a deviation that is not given is 1."""
+        log_std = jnp.zeros(self.size) if log_std is None else log_std
         _, _, angles = self._read(outputs, mask)
         return jnp.where(angles, jnp.asarray(log_std, jnp.float32), 0.0)
 
