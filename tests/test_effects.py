@@ -19,6 +19,7 @@ from jaxdistill.learn import dataset, exploration, learner, pqn, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import common, distill, recipe, students
+from jaxdistill.run import training as training_runs
 
 
 def changed(whole, changes):
@@ -36,8 +37,7 @@ def changed(whole, changes):
     )
 
 
-def judges(*outputs, score=None):
-    names = ("pong", "breakout", "freeway")
+def judges(*outputs, score=None, names=("pong", "breakout", "freeway")):
     return [
         types.SimpleNamespace(outputs=o, game=game, task=tasks.get(game), advertised_score=score)
         for o, game in zip(outputs, names, strict=False)
@@ -46,6 +46,8 @@ def judges(*outputs, score=None):
 
 PLAIN = recipe.Settings(experts=(ExpertSource("x"),))
 Q, LOGITS, BOTH = judges("q"), judges("logits"), judges("q", "logits")
+SKILLS = ("combat/movement", "combat/aiming", "combat/clicking", "combat/duel")
+SKILLED = judges(*["logits"] * 4, names=SKILLS)
 DATASET = {"collect.dataset": "d", "collect.steps_per_round": 0}
 
 
@@ -75,6 +77,11 @@ DATASET = {"collect.dataset": "d", "collect.steps_per_round": 0}
         (Q, {}, {"evaluate.sample_logits": True}),
         (Q, {"evaluate.opening_steps": 0}, {"evaluate.opening_by": "expert"}),
         (Q, {}, {"evaluate.lowest_expert_share": 0.5}),
+        (BOTH, {}, {"learn.together": False}),
+        (SKILLED, {}, {"learn.together": False}),
+        (BOTH, {}, {"learn.resample_unseen": True}),
+        (SKILLED[:1], {}, {"learn.resample_unseen": True}),
+        (SKILLED[3:], {}, {"learn.resample_unseen": True}),
     ],
 )
 def test_a_setting_that_changes_nothing_in_a_run_is_refused(experts, beside, idle):
@@ -110,6 +117,11 @@ def test_the_same_settings_are_taken_where_they_mean_something():
         "evaluate.lowest_expert_share": 0.5,
     }
     recipe.refuse_idle(changed(PLAIN, chosen), judges("q", "logits", score=20.0))
+    chosen = {"together": "combat/duel", "learn.together": False, "learn.resample_unseen": True}
+    recipe.refuse_idle(changed(PLAIN, chosen), SKILLED)
+
+
+PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
 
 
 @pytest.mark.parametrize(
@@ -132,10 +144,34 @@ def test_the_same_settings_are_taken_where_they_mean_something():
         ({"rollout_steps": 1, "batch_per_game": 64}, {"trace": 0.5}),
         ({"epsilon_start": 0.1, "epsilon_end": 0.1}, {"epsilon_fraction": 0.5}),
         ({"epsilon_start": 0.0, "epsilon_end": 0.0}, {"hold_exponent": 2.0}),
+        ({}, {"policy_clip": 0.1}),
+        ({}, {"value_weight": 1.0}),
+        ({}, {"entropy_weight": 0.1}),
+        ({}, {"critic_iterations": 1}),
+        ({"algorithm": "dqn"}, {"policy_clip": 0.1}),
+        ({"algorithm": "dqn"}, {"angle_deviation": 3.0}),
+        (PPO, {"angle_deviation": 3.0}),
+        (PPO, {"double": True}),
+        (PPO, {"average_rate": 0.5}),
+        (PPO, {"epsilon_start": 0.5}),
+        (PPO, {"epsilon_end": 0.5}),
+        (PPO, {"epsilon_fraction": 0.5}),
+        (PPO, {"epsilon_decay": 0.9}),
+        (PPO, {"hold_exponent": 2.0}),
+        (PPO, {"updates_per_step": 0.5}),
+        (PPO, {"replay_size": 5000}),
+        (PPO, {"first_update": 100}),
+        (PPO, {"target_episodes": 5}),
+        (PPO | {"discount": 0.0}, {"trace": 0.5}),
+        (PPO | {"rollout_steps": 1, "batch_per_game": 64}, {"trace": 0.5}),
+        (PPO | {"experts": LOGITS}, {"q_temperature": 0.1}),
+        (PPO | {"experts": True}, {"logits_temperature": 0.1}),
+        (PPO, {"expert_weight": 0.5}),
     ],
 )
 def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, monkeypatch):
-    monkeypatch.setattr(regime, "experts_of", lambda s: Q if s.experts else [])
+    taught = beside.get("experts", [])
+    monkeypatch.setattr(regime, "experts_of", lambda _: Q if taught is True else taught)
     if "experts" in beside:
         beside = beside | {"experts": (ExpertSource("x"),)}
     plain = regime.Settings(games=("pong",), **beside)
@@ -145,6 +181,61 @@ def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, m
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
     with pytest.raises(ValueError, match=expected):
         regime.refuse_idle(dataclasses.replace(plain, **idle))
+
+
+@pytest.mark.parametrize(
+    ("student", "taught", "beside", "idle"),
+    [
+        ("q", "q", {}, {"network": "nature_actor_critic"}),
+        ("q", "q", {}, {"compute_dtype": "bfloat16"}),
+        ("q", "q", {}, {"logits_temperature": 0.5}),
+        ("logits", "q", {"expert_weight": 0.0}, {"q_temperature": 0.5}),
+        ("logits", "logits", {}, {"q_temperature": 0.5}),
+        ("q", "logits", {"expert_weight": 0.0}, {"logits_temperature": 0.5}),
+        ("q", "logits", {"expert_weight": 0.0}, {"expert_fraction": 0.25}),
+    ],
+)
+def test_a_setting_that_changes_nothing_for_a_student_is_refused(student, taught, beside, idle):
+    given = types.SimpleNamespace(
+        outputs=student, teachers={"pong": types.SimpleNamespace(outputs=taught)}
+    )
+    plain = regime.Settings(games=("pong",), algorithm="ppo", student="run", **beside)
+    regime.refuse_idle(plain, given)
+    ((name, value),) = idle.items()
+    with pytest.raises(ValueError, match=rf"^{name} {value!r}: no effect where .*; leave at "):
+        regime.refuse_idle(dataclasses.replace(plain, **idle), given)
+
+
+def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
+    """A student's Q-values become logits, whether its experts still teach or not."""
+    teachers = {"pong": types.SimpleNamespace(outputs="logits")}
+    given = types.SimpleNamespace(outputs="q", teachers=teachers)
+    chosen = regime.Settings(
+        games=("pong",),
+        algorithm="ppo",
+        student="run",
+        policy_clip=0.1,
+        value_weight=1.0,
+        entropy_weight=0.1,
+        critic_iterations=2,
+        logits_temperature=0.5,
+        expert_fraction=0.25,
+        q_temperature=0.1,
+    )
+    regime.refuse_idle(chosen, given)
+    regime.refuse_idle(chosen)  # what is not known may be anything
+    alone = dataclasses.replace(
+        chosen, expert_weight=0.0, expert_fraction=0.5, logits_temperature=1.0
+    )
+    regime.refuse_idle(alone, given)
+    angles = regime.Settings(
+        games=("combat/aiming",),
+        algorithm="ppo",
+        network="mlp_actor_critic",
+        angle_deviation=3.0,
+        trace=0.95,
+    )
+    regime.refuse_idle(angles)
 
 
 def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
@@ -166,6 +257,7 @@ def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
         ("lander_merge", "standard=runs/landers/experts/lander/standard"),
         *(("experiments.single", game) for game in ("pong", "breakout", "freeway")),
         *(("experiments.states", who) for who in ("fixed", "expert", "student", "half", "falling")),
+        *(("skills", variant) for variant in (None, "merge", "offline", "document")),
     ],
 )
 def test_no_config_that_is_shipped_says_anything_idle(config, argument):
@@ -173,7 +265,26 @@ def test_no_config_that_is_shipped_says_anything_idle(config, argument):
     chosen = settings_lib.build(recipe.Settings, made.to_dict())
     third = config == "breakout_pong_thirdparty"
     experts = judges("q", "logits", score=20.0) if third else judges(*"q" * len(chosen.experts))
-    recipe.refuse_idle(chosen, experts)
+    recipe.refuse_idle(chosen, SKILLED if config == "skills" else experts)
+
+
+@pytest.mark.parametrize(
+    ("config", "argument"),
+    [
+        *(("skills", name) for name in ("movement", "aiming", "clicking", "scratch", "finetune")),
+        ("finetune", None),
+        ("train_expert", None),
+        ("lander", None),
+    ],
+)
+def test_no_training_that_is_shipped_says_anything_idle(config, argument):
+    made = importlib.import_module(f"configs.{config}").get_config(*filter(None, [argument]))
+    fields = made.to_dict()
+    fields["games"] = fields["games"] or "pong,breakout"  # the run's
+    chosen = settings_lib.build(regime.Settings, fields)
+    teachers = dict.fromkeys(chosen.games, types.SimpleNamespace(outputs="logits"))
+    student = types.SimpleNamespace(outputs="logits", teachers=teachers)
+    regime.refuse_idle(chosen, student if chosen.student else None)
 
 
 # --- Every field of every settings dataclass has a row; the row shows two behaviours that differ.
@@ -196,13 +307,26 @@ def world(watcher, tmp_path_factory):
         watcher("asterix", 1, "q"), network=LINEAR, params=networks.init(LINEAR, KEY, SHAPE)
     )
     twin.save(root / "twin")
+    for name in SKILLS[:3]:
+        skilled(name).save(root / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.NETWORKS, "linear", LINEAR)
         patch.setitem(networks.NETWORKS, "wide", networks.Network(convs=(), action_hidden=(4,)))
+        patch.setitem(networks.NETWORKS, "critic", CRITIC)
         yield World(root)
 
 
 KEY, SHAPE = jax.random.key(0), (4, 84, 84)
+CRITIC = networks.Network(convs=(), head="actor_critic")
+
+
+def skilled(name):
+    """An untaught expert of a skill, with the preferences that chance gave it."""
+    task = tasks.get(name)
+    network = networks.Network(convs=(), num_outputs=len(task.actions))
+    params = networks.init(network, jax.random.key(len(name)), task.view.shape)
+    params = jax.tree.map(lambda x: 30 * x, params)
+    return Expert(name, network, params, "logits", task.actions, task.view, name)
 
 
 class World:
@@ -241,6 +365,14 @@ class World:
             final_episodes=2,
             max_steps=12,
         )
+
+    @functools.cached_property
+    def student(self):
+        """A run with a student of Q-values and logits."""
+        workdir = self.fresh()
+        once = changed(self.settings, {"learn.rounds": 1})
+        distill.distill(once, workdir, mesh=ONE, stop_after="train")
+        return workdir
 
     @functools.cached_property
     def data(self):
@@ -283,6 +415,13 @@ class World:
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
         return made.names, [e.suite_outputs(stacks) for e in made.experts], np.asarray(made.masks)
 
+    def gathered(self, settings):
+        """What is played, labelled, learnt from and chosen by, and labels of one shown state."""
+        made = common.Run(settings, ONE)
+        shown = np.random.default_rng(0).uniform(-1, 1, (3, *made.shown.shape)).astype(np.float32)
+        said = [lesson.teacher.judge(lesson.teacher.params, shown) for lesson in made.lessons]
+        return said, np.asarray(made.masks), made.chosen_by, len(made.taught)
+
     def begun(self, settings):
         """The student's first parameters."""
         return distill._initial_params(common.Run(settings, ONE))
@@ -306,18 +445,20 @@ class World:
     def window(self, settings):
         """The states that are learnt from, after 2 x `STEPS` steps."""
         made = common.Run(settings, ONE)
-        log = types.SimpleNamespace(
-            length=2 * STEPS, read=lambda a, b: self._chunk(settings, b - a)
-        )
+        log = types.SimpleNamespace(length=2 * STEPS, read=lambda a, b: self._chunk(made, b - a))
         return distill._window(made, log).window
 
-    def _chunk(self, settings, steps):
+    def _chunk(self, made, steps):
+        """Made-up states of every task that is learnt from."""
         rng = np.random.default_rng(0)
-        shape = (len(settings.experts), steps, settings.collect.num_envs)
+        shape = (len(made.taught), steps, made.settings.collect.num_envs)
+        frames = rng.uniform(-1, 1, (*shape, *made.shown.shape[1:])).astype(np.float32)
+        if made.suite.frame_dtype == "uint8":
+            frames = (127.5 * (1 + frames)).astype(np.uint8)
         return collection.Chunk(
-            frames=rng.integers(0, 256, (*shape, 84, 84)).astype(np.uint8),
-            labels=rng.normal(size=(*shape, 18)).astype(np.float32),
-            actions=np.zeros(shape, np.uint8),
+            frames=frames,
+            labels=rng.normal(size=(*shape, made.suite.num_actions)).astype(np.float32),
+            actions=np.zeros((*shape, *made.suite.form.action_shape), np.uint8),
             ages=np.full(shape, 9, np.uint8),
             usable=np.ones(shape, bool),
         )
@@ -326,8 +467,17 @@ class World:
         """The student that plays after one round of updates."""
         made = common.Run(settings, ONE)
         state = students.create_state(made.settings, distill._initial_params(made), ONE)
-        buffer = dataset.WindowBuffer(2, ENVS, STEPS, SHAPE[1:], 18, ONE)
-        buffer.append(self._chunk(settings, STEPS))
+        buffer = dataset.WindowBuffer(
+            len(made.taught),
+            ENVS,
+            STEPS,
+            made.shown.shape[1:],
+            made.suite.num_actions,
+            ONE,
+            depth=made.shown.stack,
+            frame_dtype=made.suite.frame_dtype,
+        )
+        buffer.append(self._chunk(made, STEPS))
         state, numbers = distill._make_update(made)(state, buffer.window, KEY)
         return state.playing, numbers["loss"], state.step
 
@@ -430,7 +580,8 @@ class World:
 
     def opened(self, settings):
         """A training before its first step: parameters, what they say, and its emulators."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        student = training_runs._student(settings)
+        with learning.Training(settings, self.fresh(), ONE, student) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
             params = training.state.params
             pools = training._collector.pools
@@ -534,6 +685,8 @@ def differ(one, other):
 # What looks at the field, what it is changed to, and what must stand beside it to have an effect.
 RUN = {
     "experts": ("loaded", lambda world: (world.source("other"), world.source("carnival"))),
+    "together": ("gathered", "combat/duel"),
+    "view": ("learnt", "document"),
     "network": ("begun", "wide"),
     "compute_dtype": ("said", "bfloat16"),
     "seed": ("played", 1),
@@ -564,6 +717,8 @@ RUN = {
     "learn.final_rate_fraction": ("learnt", 1.0),
     "learn.weight_decay": ("learnt", 0.5),
     "learn.clip_norm": ("learnt", 1e-8),
+    "learn.resample_unseen": ("learnt", True),
+    "learn.together": ("learnt", False),
     "evaluate.every_rounds": ("trained", 3),
     "evaluate.select_episodes": ("trained", 2),
     "evaluate.report_episodes": ("trained", 1),
@@ -575,7 +730,22 @@ RUN = {
     "evaluate.lowest_expert_share": ("accepted", 0.0),
     "evaluate.baselines": ("reported", lambda world: str(world.baselines)),
 }
+
+
+def _skills(**beside):
+    """A run of three skills."""
+    return lambda world: {
+        "experts": tuple(map(world.source, SKILLS[:3])),
+        "network": "skills",
+        **beside,
+    }
+
+
 RUN_BESIDE = {
+    "together": _skills(),
+    "view": _skills(),
+    "learn.resample_unseen": _skills(),
+    "learn.together": _skills(together="combat/duel"),
     "collect.dataset": {"collect.steps_per_round": 0},
     "learn.first_loss": {"learn.first_loss": "nll", "learn.first_rounds": 2},
     "learn.first_rounds": {"learn.first_loss": "nll", "learn.first_rounds": 2},
@@ -587,6 +757,7 @@ TRAINING = {
     "games": ("opened", ("carnival",)),
     "independent": ("apart", True),
     "algorithm": ("playing", "dqn"),
+    "student": ("opened", lambda world: str(world.student)),
     "network": ("opened", "wide"),
     "compute_dtype": ("opened", "bfloat16"),
     "seed": ("explored", 1),
@@ -608,6 +779,11 @@ TRAINING = {
     "reward_scale": ("rewarded", 0.5),
     "discount": ("improved", 0.5),
     "trace": ("improved", 0.1),
+    "policy_clip": ("playing", 0.01),
+    "value_weight": ("playing", 2.0),
+    "entropy_weight": ("playing", 0.5),
+    "critic_iterations": ("playing", 1),
+    "angle_deviation": ("playing", 3.0),
     "epsilon_start": ("exploring", 0.5),
     "epsilon_end": ("exploring", 0.5),
     "epsilon_fraction": ("exploring", 0.5),
@@ -642,9 +818,17 @@ SCORING = {
     "max_steps": 60,
 }
 DQN = {"algorithm": "dqn", "first_update": ENVS}
+AIMING = {"games": ("combat/aiming",), "algorithm": "ppo", "network": "critic", "max_steps": 12}
 TRAINING_BESIDE = {
     "independent": {"games": ("asterix", "carnival")},
     "algorithm": {"first_update": ENVS},
+    "student": {"algorithm": "ppo", "network": "critic"},
+    # At a rate at which a policy leaves what it was within an iteration.
+    "policy_clip": AIMING | {"learning_rate": 0.05},
+    "value_weight": AIMING,
+    "entropy_weight": AIMING,
+    "critic_iterations": AIMING,
+    "angle_deviation": AIMING,
     "updates_per_step": DQN,
     "replay_size": DQN,
     "first_update": DQN,
