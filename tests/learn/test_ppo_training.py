@@ -1,0 +1,398 @@
+"""Trainings by PPO in combat: what settings change, what a kill does not; students that go on."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import mesh as meshes
+from jaxdistill import metrics, networks, tasks
+from jaxdistill.experts.expert import Expert, Team
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import losses, ppo, regime
+from jaxdistill.learn import training as learning
+from jaxdistill.play import lessons
+from jaxdistill.tasks import combat
+from jaxdistill.tasks.combat import views
+
+ONE, FOUR = meshes.create(jax.devices()[:1]), meshes.create()
+SETTINGS = regime.Settings(
+    games=("combat/clicking",),
+    algorithm="ppo",
+    network="mlp_actor_critic_small",
+    num_envs=8,
+    rollout_steps=8,
+    total_steps=64 * 6,
+    epochs=2,
+    batch_per_game=32,
+    optimiser="adamw",
+    learning_rate=3e-3,
+    clip_norm=0.5,
+    reward_limit=0.0,
+    trace=0.95,
+    entropy_weight=0.01,
+    eval_every=64 * 3,
+    eval_episodes=4,
+    eval_epsilon=0.0,
+    final_episodes=4,
+    max_steps=20,
+)
+AIMING = dataclasses.replace(SETTINGS, games=("combat/aiming",))
+
+
+def _learnt(settings, workdir, mesh=ONE, iterations=2, student=None):
+    """What some iterations learn, without an evaluation, and what they said."""
+    with learning.Training(settings, workdir, mesh, student) as training:
+        rows = [training.iterate() for _ in range(iterations)]
+        return jax.device_get(training.arrays), rows
+
+
+def _same(left, right):
+    left, right = jax.tree.leaves(left), jax.tree.leaves(right)
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _difference(left, right):
+    left, right = jax.tree.leaves(left), jax.tree.leaves(right)
+    return max(np.abs(a - b).max() for a, b in zip(left, right, strict=True))
+
+
+def expert_of(skill, seed=0, log_std=None):
+    """An untaught expert of a skill, with the preferences that chance gave it."""
+    task = tasks.get(f"combat/{skill}")
+    network = networks.create("mlp_actor_critic_small", num_outputs=len(task.actions))
+    params = networks.init(network, jax.random.key(seed), task.view.shape)
+    params = jax.tree.map(lambda x: 3 * x, params)
+    log_std = None if log_std is None else (log_std,) * len(task.actions)
+    return Expert(
+        skill, network, params, "logits", task.actions, task.view, task.name, log_std=log_std
+    )
+
+
+# --- Kills and devices.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    best = learning.train(SETTINGS, workdir, mesh=ONE)
+    with learning.Training(SETTINGS, workdir, ONE) as training:
+        return workdir, best, jax.device_get(training.arrays)
+
+
+def test_a_training_killed_three_times_is_the_uninterrupted_one(whole, tmp_path):
+    """In the middle of episodes, before an evaluation and after one."""
+    workdir, best, arrays = whole
+    for stop in (1, 2, 4):
+        learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=stop)
+    assert learning.train(SETTINGS, tmp_path, mesh=ONE) == best
+    with learning.Training(SETTINGS, tmp_path, ONE) as training:
+        assert training.iteration == 6
+        assert _same(jax.device_get(training.arrays), arrays)
+    for name in ("expert.json", "weights.safetensors"):
+        files = [path / "experts" / "combat" / "clicking" / name for path in (workdir, tmp_path)]
+        contents = [file.read_bytes().replace(bytes(tmp_path), bytes(workdir)) for file in files]
+        assert contents[0] == contents[1]
+    rows = [
+        [{k: v for k, v in row.items() if "seconds" not in k and k != "time"} for row in read]
+        for read in (metrics.read(workdir), metrics.read(tmp_path))
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) >= 2
+
+
+def test_its_updates_are_those_of_every_minibatch_and_epoch(whole):
+    _, _, arrays = whole
+    assert int(arrays["train"].step) == 6 * 2 * 2  # iterations, epochs, minibatches
+    assert sorted(arrays["train"].params) == ["log_std", "network"]
+    # What the keys' deviations began with they have still: no key has one.
+    np.testing.assert_allclose(arrays["train"].params["log_std"], math.log(math.radians(20)))
+
+
+def test_four_devices_train_what_one_trains(tmp_path):
+    one, rows = _learnt(SETTINGS, tmp_path / "one", ONE)
+    four, same = _learnt(SETTINGS, tmp_path / "four", FOUR)
+    assert _difference(one["train"].params, four["train"].params) < 1e-5
+    assert rows[0].keys() == same[0].keys()
+    for ours, theirs in zip(rows, same, strict=True):
+        for name, number in ours.items():
+            assert theirs[name] == pytest.approx(number, rel=1e-3, abs=1e-5), name
+    with learning.Training(SETTINGS, tmp_path / "fresh", ONE) as fresh:
+        assert _difference(one["train"].params, jax.device_get(fresh.state.params)) > 1e-2
+
+
+# --- Settings.
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return _learnt(SETTINGS, tmp_path_factory.mktemp("plain"))[0]["train"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"discount": 0.5},
+        {"trace": 0.5},
+        {"epochs": 3},
+        {"batch_per_game": 16},
+        {"ema_decay": 0.9},
+        {"reward_scale": 0.1},
+        {"reward_limit": 0.1},
+        {"optimiser": "radam"},
+        {"final_rate_fraction": 1.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_setting_changes_the_network_that_plays(plain, tmp_path, changes):
+    learnt = _learnt(dataclasses.replace(SETTINGS, **changes), tmp_path)[0]["train"]
+    assert not _same(learnt.playing["network"], plain.playing["network"])
+
+
+def test_at_first_the_critic_learns_alone(tmp_path):
+    """For so many iterations; then all of it."""
+    chosen = dataclasses.replace(AIMING, critic_iterations=1)
+    with learning.Training(chosen, tmp_path, ONE) as training:
+        before = [jax.device_get(training.state.params)]
+        for _ in range(2):
+            training.iterate()
+            before.append(jax.device_get(training.state.params))
+    fresh, first, second = before
+
+    def moved(old, new):
+        layers = {
+            name: _difference(old["network"]["params"][name], layer) > 0
+            for name, layer in new["network"]["params"].items()
+        }
+        return layers | {"log_std": bool((old["log_std"] != new["log_std"]).any())}
+
+    assert {name for name, has in moved(fresh, first).items() if has} == {
+        "value_fc1",
+        "value_fc2",
+        "value",
+    }
+    assert all(moved(first, second).values())
+
+
+def test_angles_begin_with_the_deviation_that_is_said(tmp_path):
+    """In degrees; what is played at first spreads as far."""
+    for degrees in (20.0, 2.0):
+        chosen = dataclasses.replace(AIMING, angle_deviation=degrees, num_envs=64, total_steps=512)
+        with learning.Training(chosen, tmp_path / str(degrees), ONE) as training:
+            params = jax.device_get(training.state.params)
+            shown = tuple(pool.last.observations for pool in training._collector.pools)
+            acted, _ = training._actor.act(shown, 0)
+            means = ppo.judge(training._learner.policy, params, jnp.asarray(shown[0])).outputs
+        assert params["log_std"].shape == (9,)
+        np.testing.assert_allclose(np.exp(params["log_std"]), np.radians(degrees), rtol=1e-6)
+        turned = np.degrees(np.asarray(acted)[0, :, 7:] - means[:, 7:])
+        assert turned.std() == pytest.approx(degrees, rel=0.2)
+        assert not np.asarray(acted)[0, :, :7].any()
+
+
+# --- Who plays while it learns.
+
+
+def test_the_actor_draws_by_turn_and_remembers_what_it_did(tmp_path):
+    with learning.Training(AIMING, tmp_path, ONE) as training:
+        (pool,) = training._collector.pools
+        shown = (pool.last.observations,)
+        actor, params = training._actor, training.state.params
+        actions, remembered = actor.act(shown, 3)
+        again, other = actor.act(shown, 3)[0], actor.act(shown, 4)[0]
+        policy = training._learner.policy
+    assert actions.shape == (1, 8, 9) and remembered.keys() == {"log_probabilities", "values"}
+    np.testing.assert_array_equal(actions, again)
+    assert (np.asarray(actions)[..., 7:] != np.asarray(other)[..., 7:]).all()
+    judged = ppo.judge(policy, params, jnp.asarray(pool.last.observations))
+    likely = combat.COMBAT.factored.log_probability(
+        judged.outputs, actions[0], combat.AIMING.mask, judged.log_std
+    )
+    np.testing.assert_allclose(remembered["log_probabilities"][0], likely, rtol=1e-5)
+    np.testing.assert_allclose(remembered["values"][0], judged.values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actor.judge(shown)[0], judged.values, rtol=1e-5, atol=1e-6)
+    assert actor.begin(0, 0) == {} == actor.host
+
+
+def _taught(settings, directory, expert):
+    expert.save(directory / "expert")
+    return dataclasses.replace(settings, experts=(ExpertSource(str(directory / "expert")),))
+
+
+def test_an_expert_beside_the_rewards_is_come_nearer(tmp_path):
+    """Its weight falls with the iterations; without any, nothing of it is learnt."""
+    chosen = _taught(SETTINGS, tmp_path, expert_of("clicking"))
+    chosen = dataclasses.replace(chosen, expert_weight=100.0, expert_fraction=1.0)
+    _, rows = _learnt(chosen, tmp_path / "guided", iterations=6)
+    assert [row["expert_weight"] for row in rows] == pytest.approx(
+        [100 * (1 - i / 6) for i in range(6)]
+    )
+    name = "expert_kl/combat/clicking"
+    assert rows[-1][name] < 0.5 * rows[0][name]
+    _, rows = _learnt(SETTINGS, tmp_path / "alone", iterations=1)
+    assert name not in rows[0] and "expert_weight" not in rows[0]
+
+
+def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_are(tmp_path):
+    for settings, skill in ((SETTINGS, "clicking"), (AIMING, "aiming")):
+        expert = expert_of(skill)
+        said = []
+        for temperature in (1.0, 0.25):
+            directory = tmp_path / f"{skill} {temperature}"
+            chosen = _taught(settings, directory, expert)
+            chosen = dataclasses.replace(chosen, logits_temperature=temperature)
+            with learning.Training(chosen, directory / "run", ONE) as training:
+                (pool,) = training._collector.pools
+                said.append(
+                    np.asarray(training._actor.act((pool.last.observations,), 0)[1]["labels"])
+                )
+        own = np.asarray(expert.judge(expert.params, pool.last.observations))
+        np.testing.assert_allclose(said[0][0], own, rtol=1e-5)
+        factor = 4.0 if skill == "clicking" else 1.0
+        np.testing.assert_allclose(said[1][0], factor * own, rtol=1e-5)
+        assert np.abs(own).max() > 0.05
+
+
+def test_an_experts_own_deviation_is_met_where_it_is_known(tmp_path):
+    usual = math.log(losses.ANGLE_DEVIATION)
+    for log_std, wanted in ((None, usual), (-1.5, -1.5)):
+        directory = tmp_path / str(log_std)
+        chosen = _taught(AIMING, directory, expert_of("aiming", log_std=log_std))
+        with learning.Training(chosen, directory / "run", ONE) as training:
+            met = np.asarray(training._learner._log_std)
+        assert met.shape == (1, 9)
+        np.testing.assert_allclose(met[0, 7:], wanted, rtol=1e-6)
+
+
+# --- What is saved.
+
+
+def test_what_has_been_learnt_is_an_expert_of_its_own_outputs(tmp_path):
+    """Of two angles and their deviations, looking at what an aiming expert sees."""
+    learning.train(AIMING, tmp_path, mesh=ONE)
+    expert = Expert.load(tmp_path / "experts" / "combat" / "aiming")
+    assert expert.actions == (7, 8) and expert.network.num_outputs == 2
+    assert expert.outputs == "logits" and expert.view == views.part("aiming")
+    with learning.Training(AIMING, tmp_path, ONE) as training:
+        params = jax.device_get(training.best_params())
+        network = training.network
+        shown = training._collector.pools[0].last.observations
+    np.testing.assert_allclose(expert.log_std, params["log_std"][7:], rtol=1e-6)
+    assert (params["log_std"][7:] != math.log(math.radians(20))).any()
+    whole = networks.forward(network, params["network"], expert.view.see(shown))
+    turn = math.radians(36)
+    said = expert.judge(expert.params, jnp.asarray(shown))
+    np.testing.assert_allclose(said[:, 7:], np.clip(whole[:, 7:], -turn, turn), rtol=1e-5)
+    assert not said[:, :7].any()
+    description = json.loads(
+        (tmp_path / "experts" / "combat" / "aiming" / "expert.json").read_text()
+    )
+    assert description["log_std"] == list(expert.log_std)
+
+
+# --- Students that go on.
+
+
+def _student():
+    network = networks.create("skills")
+    view = views.part("duel")
+    params = networks.init(network, jax.random.key(5), view.shape)
+    experts = [expert_of(skill, log_std=-2.0) for skill in ("movement", "aiming", "clicking")]
+    teachers = {expert.game: expert for expert in experts}
+    teachers["combat/duel"] = Team(tuple(experts), "combat/duel")
+    return regime.Student("it", network, params, "logits", view, teachers)
+
+
+def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path):
+    """It sees the duel's view everywhere; each task plays the entries that are its own."""
+    student = _student()
+    chosen = dataclasses.replace(
+        SETTINGS,
+        games=("combat/duel", "combat/clicking"),
+        student="a run",
+        network=regime.Settings.network,
+        expert_weight=0.5,
+    )
+    with learning.Training(chosen, tmp_path, ONE, student) as training:
+        assert training.network.streams and training.network.head == "actor_critic"
+        start = jax.device_get(training.state.params["network"]["params"])
+        for name, layer in student.params["params"].items():
+            assert _same(layer, start[name])
+        shown = tuple(pool.last.observations for pool in training._collector.pools)
+        actions, remembered = training._actor.act(shown, 0)
+        row = training.iterate()
+        after = jax.device_get(training.state.params["network"]["params"])
+    np.testing.assert_array_equal(
+        lessons.masks(training.lessons), [combat.DUEL.mask, combat.CLICKING.mask]
+    )
+    assert not np.asarray(actions)[1, :, [0, 1, 2, 3, 4, 5, 7, 8]].any()
+    assert np.asarray(actions)[0, :, 7:].all()
+    # The experts label what they see, each with its own outputs.
+    team = student.teachers["combat/duel"]
+    own = team.judge(team.params, jnp.asarray(shown[0]))
+    np.testing.assert_allclose(remembered["labels"][0], own, rtol=1e-5, atol=1e-6)
+    for name in chosen.games:
+        assert np.isfinite(row[f"expert_kl/{name}"]) and np.isfinite(row[f"policy_loss/{name}"])
+    assert all(not _same(after[name], start[name]) for name in start)
+
+
+def test_a_student_goes_on_killed_or_not(tmp_path):
+    student = _student()
+    chosen = dataclasses.replace(
+        SETTINGS,
+        games=("combat/duel",),
+        student="a run",
+        network=regime.Settings.network,
+        expert_weight=0.5,
+        total_steps=64 * 2,
+    )
+    learnt = []
+    for name, stops in (("whole", ()), ("killed", (1,))):
+        for stop in (*stops, None):
+            learning.train(chosen, tmp_path / name, mesh=ONE, stop_at=stop, student=student)
+        with learning.Training(chosen, tmp_path / name, ONE, student) as training:
+            learnt.append(jax.device_get(training.arrays))
+    assert _same(*learnt)
+    expert = Expert.load(tmp_path / "whole" / "experts" / "combat" / "duel")
+    assert expert.view == views.part("duel") and expert.actions == tuple(range(9))
+    assert expert.network.streams and len(expert.log_std) == 9
+
+
+def test_skills_are_learnt_by_networks_of_their_own_that_see_what_each_sees(tmp_path):
+    chosen = dataclasses.replace(
+        SETTINGS, games=("combat/aiming", "combat/clicking"), independent=True, total_steps=64
+    )
+    learning.train(chosen, tmp_path, mesh=ONE)
+    for skill in ("aiming", "clicking"):
+        expert = Expert.load(tmp_path / "experts" / "combat" / skill)
+        assert expert.view == views.part(skill) == tasks.get(f"combat/{skill}").view
+    with pytest.raises(ValueError, match="are seen in different ways; set independent to True"):
+        dataclasses.replace(chosen, independent=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "pqn"}, "algorithm is 'pqn', and combat is played with keys and angles"),
+        ({"algorithm": "dqn"}, "algorithm is 'dqn', and combat is .* expected 'ppo'"),
+        ({"network": "mlp"}, "network 'mlp' has no critic, which ppo needs; choose one of .*mlp_a"),
+        ({"network": "nature_actor_critic"}, "looks at screens, and combat/clicking shows Vector"),
+        ({"games": ("combat/clicking", "pong")}, r"of several suites \(combat, atari\)"),
+        ({"games": ("combat/duel_0hp",)}, "health is 0, expected at least 1"),
+        ({"student": "run", "experts": (ExpertSource("x"),)}, "leave experts and independent out"),
+        ({"student": "run", "independent": True}, "student goes on by ppo, as one network"),
+        (
+            {"student": "run", "algorithm": "pqn", "games": ("pong",)},
+            "student goes on by ppo, as one network",
+        ),
+        ({"batch_per_game": 24}, "batch_per_game 24 does not divide the 64 steps"),
+    ],
+)
+def test_what_ppo_cannot_train_is_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        dataclasses.replace(SETTINGS, **changes)
+    assert "\n" not in str(error.value)
