@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.tasks import actions
-from jaxdistill.tasks.actions import Factored
+from jaxdistill.tasks.actions import Discrete, Factored
 from jaxdistill.tasks.combat.environments import ENTRIES
 
 FORM = Factored(("key", "key", "angle"))
@@ -30,6 +30,74 @@ def test_the_log_probability_of_one_of_several_by_hand():
     mask = jnp.array([True, True, False])
     actual = actions.log_probability(outputs, jnp.array([1, 1]), mask)
     np.testing.assert_allclose(actual, [math.log(3 / 4), math.log(1 / 4)], rtol=1e-6)
+
+
+def test_the_forms_say_how_actions_are_stored():
+    assert (Discrete(6).action_shape, Discrete(6).action_dtype) == ((), "uint8")
+    assert (FORM.action_shape, FORM.action_dtype) == ((3,), "float32")
+    assert (Discrete(6).size, FORM.size) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "sample", "drawn"),
+    [
+        (0.0, False, "001303340340013140141141"),
+        (0.0, True, "303343340340011144341011"),
+        (0.5, False, "113303404344013130441140"),
+        (1.0, True, "113010404304103031433030"),
+    ],
+)
+def test_one_of_several_is_drawn_as_it_always_was(epsilon, sample, drawn):
+    """Written down before there were forms; runs of then go on with the same draws."""
+    outputs = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    mask = jnp.array([True, True, False, True, True, False])
+    seats, key = np.arange(24)[::-1], jax.random.key(7)
+    options = {"epsilon": epsilon, "sample": sample, "seats": seats}
+    chosen = Discrete(6).choose(outputs, mask, key, **options)
+    assert "".join(map(str, np.asarray(chosen))) == drawn
+    same = Discrete(6).choose(outputs, mask, key, log_std=jnp.zeros(6), **options)
+    np.testing.assert_array_equal(chosen, same)  # there are no angles
+
+
+def test_two_choices_of_one_of_several_are_compared_by_hand():
+    student = _rows([3, 1, 0, 9], [0, 5, 4, 9], [1, 0, 0, 9])
+    expert = _rows([2, 1, 0, 9], [7, 3, 1, 9], [4, 4.5, math.nan, math.nan])
+    mask = jnp.array([[True, True, True, False]] * 2 + [[True, True, False, False]])
+    compared = Discrete(4).compare(student, expert, mask)
+    np.testing.assert_array_equal(compared["agreement"], [1, 0, 0])
+    np.testing.assert_allclose(compared["regret"], [0, 7 - 3, 0.5])
+    assert Discrete(4).compared(np.ones(4, bool)) == tuple(compared)
+    entropy = Discrete(4).entropy(_rows([0, LOG3, 5, 9]), jnp.array([True, True, False, False]))
+    by_hand = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
+    np.testing.assert_allclose(entropy, [by_hand], rtol=1e-6)
+
+
+VALID = np.array([True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("form", "actions", "problem"),
+    [
+        (Discrete(3), np.array([0, 2]), None),
+        (Discrete(3), np.array([0, 1]), "actions [0, 1] are not all among its valid ones"),
+        (Discrete(3), np.array([0, 3]), "actions [0, 3] are not all among"),
+        (Discrete(3), np.array([-1, 2]), "actions [-1, 2] are not all among"),
+        (Discrete(3), np.array([0.0, 2.0]), "expected 2 integer actions, got float64 of shape (2,"),
+        (Discrete(3), np.array([0]), "expected 2 integer actions, got int64 of shape (1,)"),
+        (FORM, np.array([[0, 7, 0.1], [1, 0, -9]]), None),  # what has no effect may be anything
+        (FORM, np.ones((2, 3), bool), None),
+        (FORM, np.ones((2, 3), int), None),
+        (FORM, np.zeros((2, 2)), "expected 2 actions of 3 numbers, got float64 of shape (2, 2)"),
+        (FORM, np.zeros(2, int), "expected 2 actions of 3 numbers, got int64 of shape (2,)"),
+        (FORM, np.full((2, 3), "w"), "expected 2 actions of 3 numbers, got <U1"),
+        (FORM, np.full((2, 3), 1j), "expected 2 actions of 3 numbers, got complex128"),
+        (FORM, np.array([[0, 0, math.inf], [0, 0, 0]]), "actions [inf] are not finite"),
+        (FORM, np.array([[0, math.nan, 0], [0, 0, 0]]), "actions [nan] are not finite"),
+    ],
+)
+def test_what_is_no_action_is_said_in_one_line(form, actions, problem):
+    said = form.problem(actions, 2, VALID)
+    assert said == problem or (said.startswith(problem) and "\n" not in said)
 
 
 # --- Keys and angles, by hand.
@@ -82,6 +150,17 @@ def test_agreement_by_hand():
     np.testing.assert_allclose(angle.angles, [0.75, 1.0])
 
 
+def test_two_choices_of_keys_and_angles_are_compared_by_hand():
+    student, expert = _rows([1, -1, 0.5], [1, 1, 0.0]), _rows([2, 3, -0.25], [9, 1, 1.0])
+    compared = FORM.compare(student, expert, ALL)
+    np.testing.assert_allclose(compared["agreement"], [0.5, 1.0])
+    np.testing.assert_allclose(compared["angle_error"], np.degrees([0.75, 1.0]), rtol=1e-6)
+    # Of a task of keys alone nothing is said of angles, and the other way round.
+    assert FORM.compared(np.array([True, True, True])) == ("agreement", "angle_error")
+    assert FORM.compared(np.array([False, True, False])) == ("agreement",)
+    assert FORM.compared(np.array([False, False, True])) == ("angle_error",)
+
+
 # --- Draws.
 
 
@@ -110,6 +189,82 @@ def test_a_row_draws_by_its_seat_whatever_is_beside_it():
     assert len(np.unique(together[:, 2])) == 4
     other = FORM.sample(outputs, ALL, STD, jax.random.key(4), seats=seats)
     assert (together[:, 2] != other[:, 2]).all()
+
+
+ROWS = 4000
+CHOICES = jnp.broadcast_to(_rows([LOG3, -LOG3, 0.25]), (ROWS, 3))
+
+
+def _choose(mask=ALL, key=0, outputs=CHOICES, seats=None, **options):
+    seats = jnp.arange(len(outputs)) if seats is None else seats
+    return np.asarray(FORM.choose(outputs, mask, jax.random.key(key), seats=seats, **options))
+
+
+def test_without_chance_the_likeliest_action_is_chosen():
+    np.testing.assert_array_equal(_choose(epsilon=0.0), FORM.greedy(CHOICES, ALL))
+    # A deviation alone draws nothing.
+    np.testing.assert_array_equal(_choose(epsilon=0.0, log_std=STD), FORM.greedy(CHOICES, ALL))
+
+
+def test_a_policy_that_is_sampled_draws_its_keys_and_its_angles_where_they_have_a_deviation():
+    drawn = _choose(epsilon=0.0, sample=True, log_std=STD)
+    np.testing.assert_allclose(drawn.mean(axis=0), [0.75, 0.25, 0.25], atol=0.04)
+    np.testing.assert_allclose(drawn[:, 2].std(), 0.5, atol=0.03)
+    known = _choose(epsilon=0.0, sample=True)
+    np.testing.assert_array_equal(known[:, :2], drawn[:, :2])
+    np.testing.assert_array_equal(known[:, 2], np.float32(0.25))
+
+
+def test_random_actions_press_half_of_the_keys_and_turn_anywhere():
+    """Whatever the outputs say; up to 36 degrees either way."""
+    drawn = _choose(epsilon=1.0)
+    widest = math.radians(36)
+    assert FORM.widest == pytest.approx(widest)
+    assert set(np.unique(drawn[:, :2])) == {0.0, 1.0}
+    np.testing.assert_allclose(drawn[:, :2].mean(axis=0), 0.5, atol=0.04)
+    assert -widest <= drawn[:, 2].min() < -0.99 * widest
+    assert 0.99 * widest < drawn[:, 2].max() <= widest
+    # A uniform one: its mean is 0, and its deviation the range over the square root of 12.
+    np.testing.assert_allclose(drawn[:, 2].mean(), 0, atol=0.03)
+    np.testing.assert_allclose(drawn[:, 2].std(), 2 * widest / math.sqrt(12), rtol=0.04)
+    np.testing.assert_allclose(np.corrcoef(drawn, rowvar=False), np.eye(3), atol=0.08)
+    np.testing.assert_array_equal(drawn, _choose(epsilon=1.0, sample=True, log_std=STD))
+    np.testing.assert_array_equal(drawn, _choose(epsilon=1.0, outputs=-CHOICES))
+    narrow = Factored(FORM.kinds, widest=0.1)
+    turned = narrow.choose(CHOICES, ALL, jax.random.key(0), epsilon=1.0, seats=np.arange(ROWS))
+    np.testing.assert_allclose(turned[:, 2], drawn[:, 2] * (0.1 / widest), rtol=1e-5)
+
+
+def test_so_many_actions_are_random_as_epsilon_says_and_then_all_of_one():
+    """A row is random in all its entries or in none."""
+    drawn, greedy, random = (_choose(epsilon=epsilon) for epsilon in (0.25, 0.0, 1.0))
+    is_random = drawn[:, 2] != greedy[:, 2]
+    assert is_random.mean() == pytest.approx(0.25, abs=0.04)
+    np.testing.assert_array_equal(drawn, np.where(is_random[:, None], random, greedy))
+
+
+def test_what_does_not_count_is_never_chosen():
+    for mask in ([True, False, True], [False, True, False]):
+        left = ~np.array(mask)
+        for options in ({"epsilon": 1.0}, {"epsilon": 0.0, "sample": True, "log_std": STD}):
+            drawn = _choose(jnp.array(mask), **options)
+            assert not drawn[:, left].any() and drawn[:, ~left].any(axis=0).all()
+            junk = jnp.where(jnp.array(mask), CHOICES, jnp.nan)
+            np.testing.assert_array_equal(_choose(jnp.array(mask), outputs=junk, **options), drawn)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"epsilon": 1.0}, {"epsilon": 0.5}, {"epsilon": 0.0, "sample": True, "log_std": STD}],
+    ids=["random", "both", "sampled"],
+)
+def test_a_row_is_chosen_by_its_seat_whatever_is_beside_it(options):
+    whole = _choose(outputs=CHOICES[:64], **options)
+    seats = jnp.array([9, 40, 3])
+    np.testing.assert_array_equal(
+        _choose(outputs=CHOICES[:3], seats=seats, **options), whole[np.asarray(seats)]
+    )
+    assert (_choose(outputs=CHOICES[:64], key=1, **options) != whole).any()
 
 
 # --- Entries that do not count.
