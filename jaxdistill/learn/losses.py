@@ -195,6 +195,7 @@ def factored(form: Factored) -> dict[str, Loss]:
 
     def errors(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
         keys = jnp.asarray([kind == "key" for kind in form.kinds])
+        student = student.astype(jnp.float32)
         does = jnp.where(keys, jax.nn.sigmoid(student), student)
         return jnp.square(does - form.greedy(expert, mask))
 
