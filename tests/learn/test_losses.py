@@ -1,12 +1,22 @@
 """Tests for the losses: numbers by hand, invalid actions, temperature, balance."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdistill.learn import losses
-from jaxdistill.tasks.actions import entropy, greedy, log_softmax, regret, softmax
+from jaxdistill.tasks.actions import (
+    Discrete,
+    Factored,
+    entropy,
+    greedy,
+    log_softmax,
+    regret,
+    softmax,
+)
 
 LN2, LN3 = np.log(2.0), np.log(3.0)
 
@@ -279,3 +289,126 @@ def test_a_loss_says_whether_it_reads_a_temperature(name):
     loss, every = losses.LOSSES[name], jnp.ones(3, bool)
     values = [float(loss.function(student, expert, every, t)[0]) for t in (1.0, 0.5)]
     assert (abs(values[0] - values[1]) > 1e-3) == loss.tempered
+
+
+# --- Keys and angles.
+
+HANDS = Factored(("key", "key", "angle"))
+KEYED = losses.factored(HANDS)
+KEY = 3 / 4 * math.log(3 / 2) + 1 / 4 * math.log(1 / 2)  # KL of 3/4 and 1/2
+ANGLE = 0.1**2 / (2 * math.radians(3) ** 2)  # of means 0.1 apart, both deviations 3 degrees
+
+
+def test_losses_are_those_of_the_form():
+    assert losses.of(Discrete(3)) is losses.LOSSES
+    assert tuple(losses.of(HANDS)) == losses.FACTORED == ("kl", "squared", "squared_all")
+    assert not any(loss.of_q or loss.gives_q for loss in losses.of(HANDS).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        # The entry between does not count, and the mean is over two.
+        ("kl", [(KEY + ANGLE) / 2, ANGLE / 2]),
+        # The expert would press: half of it is missing. Then three quarters, pressed in vain.
+        ("squared", [(0.25 + 0.01) / 2, (0.0625 + 0.01) / 2]),
+        # The second key, down with 3/4 and 1/2, should be nothing.
+        ("squared_all", [(0.25 + 0.5625 + 0.01) / 3, (0.0625 + 0.25 + 0.01) / 3]),
+    ],
+)
+def test_losses_of_keys_and_angles_by_hand(maybe_jit, name, wanted):
+    student = jnp.array([[0.0, LN3, 0.2], [LN3, 0.0, -0.1]])
+    expert = jnp.array([[LN3, -9.0, 0.1], [LN3, 9.0, 0.0]])
+    actual = maybe_jit(KEYED[name].function)(student, expert, TWO)
+    np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-7)
+    assert actual.dtype == jnp.float32
+
+
+def test_a_temperature_sharpens_keys_and_leaves_angles_alone(maybe_jit):
+    """One for all rows, or each its own; the student's are as they are."""
+    student, expert = jnp.array([[0.0, 5.0, 0.2]]), jnp.array([[2 * LN3, 5.0, 0.1]])
+    function = maybe_jit(KEYED["kl"].function)
+    np.testing.assert_allclose(function(student, expert, TWO, 2.0), [(KEY + ANGLE) / 2], rtol=1e-5)
+    rows = function(
+        jnp.tile(student, (2, 1)), jnp.tile(expert, (2, 1)), TWO, jnp.array([[2.0], [1.0]])
+    )
+    # At 1 the expert presses with 9/10.
+    sharper = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
+    np.testing.assert_allclose(rows, [(KEY + ANGLE) / 2, (sharper + ANGLE) / 2], rtol=1e-5)
+    for name, loss in KEYED.items():
+        values = [float(loss.function(student, expert, TWO, t)[0]) for t in (1.0, 0.5)]
+        assert (abs(values[0] - values[1]) > 1e-3) == loss.tempered == (name == "kl")
+
+
+def test_each_row_has_the_entries_of_its_own_skill():
+    masks = jnp.array([[True, True, False], [False, False, True]])
+    student = jnp.array([[0.0, 0.0, 9.0], [9.0, 9.0, 0.1]])
+    expert = jnp.array([[LN3, 0.0, -9.0], [-9.0, -9.0, 0.0]])
+    np.testing.assert_allclose(
+        KEYED["kl"].function(student, expert, masks), [KEY / 2, ANGLE], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        KEYED["squared"].function(student, expert, masks), [(0.25 + 0.25) / 2, 0.01], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", losses.FACTORED)
+@pytest.mark.parametrize("junk", [math.nan, math.inf, 1e30], ids=str)
+def test_what_does_not_count_reaches_neither_value_nor_gradient(name, junk):
+    """But for the last loss, which wants the student's entries to be 0 there."""
+    rng = np.random.default_rng(0)
+    student, expert = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    mask = np.array([[True, False, True]] * 2 + [[False, True, False]] * 2)
+    function = KEYED[name].function
+    total = jax.value_and_grad(lambda x, y, t: function(x, y, mask, t).sum(), argnums=(0, 1))
+    clean = total(student, expert, 0.5)
+    spoilt_expert = np.where(mask, expert, np.float32(junk))
+    everything = name == "squared_all"
+    spoilt_student = student if everything else np.where(mask, student, np.float32(junk))
+    spoilt = total(spoilt_student, spoilt_expert, 0.5)
+    for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(spoilt), strict=True):
+        np.testing.assert_array_equal(a, b)
+    gradient = np.asarray(clean[1][0])
+    assert gradient[mask].all() and gradient[~mask].any() == everything
+    assert np.isfinite(gradient).all()
+
+
+def test_parity_with_torch_of_keys_and_angles():
+    torch = pytest.importorskip("torch")
+    form = Factored(("key",) * 7 + ("angle",) * 2)
+    rng = np.random.default_rng(1)
+    student, expert = rng.normal(size=(2, 5, 9)).astype(np.float32)
+    ours, theirs = (torch.from_numpy(x) for x in (student, expert))
+    keys = torch.distributions.kl_divergence(
+        torch.distributions.Bernoulli(logits=theirs[:, :7] / 0.5),
+        torch.distributions.Bernoulli(logits=ours[:, :7]),
+    )
+    spread = math.radians(3)
+    angles = torch.distributions.kl_divergence(
+        torch.distributions.Normal(theirs[:, 7:], spread),
+        torch.distributions.Normal(ours[:, 7:], spread),
+    )
+    every = jnp.ones(9, bool)
+    np.testing.assert_allclose(
+        losses.factored(form)["kl"].function(student, expert, every, 0.5),
+        torch.cat([keys, angles], dim=1).mean(dim=1),
+        rtol=1e-5,
+    )
+    # As a student trained the published way learns its nine numbers.
+    wanted = torch.cat([(theirs[:, :7] > 0).float(), theirs[:, 7:]], dim=1)
+    said = torch.cat([torch.sigmoid(ours[:, :7]), ours[:, 7:]], dim=1)
+    squared = torch.nn.functional.mse_loss(said, wanted, reduction="none").mean(dim=1)
+    for name in ("squared", "squared_all"):
+        actual = losses.factored(form)[name].function(student, expert, every)
+        np.testing.assert_allclose(actual, squared, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.FACTORED)
+def test_losses_of_keys_and_angles_are_float32_whatever_the_network_computes_in(name):
+    student = jnp.array([[0.3, -2.0, 0.125]], jnp.bfloat16)
+    expert = jnp.array([[1.0, 2.125, 0.25]], jnp.float32)
+    function = KEYED[name].function
+    actual = function(student, expert, jnp.ones(3, bool))
+    assert actual.dtype == jnp.float32
+    wanted = function(student.astype(jnp.float32), expert, jnp.ones(3, bool))
+    np.testing.assert_array_equal(actual, wanted)
