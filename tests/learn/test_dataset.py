@@ -232,6 +232,39 @@ def test_gather_pairs_each_games_frames_with_its_own_labels():
     np.testing.assert_array_equal(3 * newest[..., 2] + newest[..., 3], rows)
 
 
+def test_a_row_of_another_game_is_never_of_its_own():
+    """Every usable row of every other game is drawn, each game alike often, each row of it too."""
+    chunk = _made_up(60, num_games=3)
+    chunk.usable[1, 5:] = False  # one game has far fewer rows than the others
+    buffer = WindowBuffer(3, 3, 40, (1, 4), 2, MESH)
+    buffer.append(collection.Chunk(*(x[:, :30] for x in chunk)))
+    games, rows = map(np.asarray, dataset.sample_others(buffer.window, jax.random.key(0), 20_000))
+    assert games.shape == rows.shape == (3, 20_000)
+    usable = _rows(buffer.window)
+    for own in range(3):
+        assert set(np.unique(games[own])) == {0, 1, 2} - {own}
+        for other in {0, 1, 2} - {own}:
+            drawn = rows[own, games[own] == other]
+            assert len(drawn) == pytest.approx(10_000, abs=5 * np.sqrt(20_000) / 2)
+            values, counts = np.unique(drawn, return_counts=True)
+            np.testing.assert_array_equal(values, np.sort(usable[other]))
+            mean = len(drawn) / len(values)
+            assert abs(counts - mean).max() < 5 * np.sqrt(mean)
+    again = dataset.sample_others(buffer.window, jax.random.key(0), 20_000)
+    assert all((a == b).all() for a, b in zip(again, (games, rows), strict=True))
+    other_rows = dataset.sample_others(buffer.window, jax.random.key(1), 20_000)[1]
+    assert (np.asarray(other_rows) != rows).any()
+
+
+def test_of_two_games_the_other_is_meant():
+    buffer = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
+    buffer.append(_made_up(40))
+    games, rows = dataset.sample_others(buffer.window, jax.random.key(0), 64)
+    np.testing.assert_array_equal(games, [[1] * 64, [0] * 64])
+    stacks = dataset.stacks(buffer.window.frames, buffer.window.ages, games, rows, 4)
+    np.testing.assert_array_equal(stacks[:, :, -1, 0, 0], games)
+
+
 # --- The log.
 
 
@@ -587,6 +620,55 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_log(tmp_path):
     assert log.length == 64
 
 
+KEYED = INFO | {"frame_shape": [8], "frame_dtype": "float32", "action_shape": [6]}
+
+
+def _keyed_chunk(steps, seed=0):
+    """Actions are six numbers of any size."""
+    rng = np.random.default_rng(seed)
+    chunk = _log_chunk(steps, seed)
+    return chunk._replace(
+        frames=rng.normal(size=(2, steps, 3, 8)).astype(np.float32),
+        actions=rng.normal(0, 1e3, (2, steps, 3, 6)).astype(np.float32),
+    )
+
+
+def test_actions_of_several_numbers_are_stored_as_they_are(directory):
+    log = Log(directory, KEYED)
+    parts = [_keyed_chunk(steps, seed=steps) for steps in (50, 80)]
+    for part in parts:
+        log.append(part, np.full((2, 3), 7, np.uint32))
+    whole = _joined(*parts)
+    _assert_same(log.read(0, 130), whole)
+    np.testing.assert_array_equal(log.actions(60), whole.actions[:, :60])
+    past = log.past()
+    assert past.actions.shape == (2, 130, 3, 6) and past.actions.dtype == np.float32
+    np.testing.assert_array_equal(past.actions, whole.actions)
+    np.testing.assert_array_equal(past.states, np.full((2, 3), 7))
+    if directory is not None:
+        again = dataset.open_log(directory)
+        assert again.info == KEYED
+        _assert_same(again.read(0, 130), whole)
+        more = Log(directory, KEYED)
+        more.append(_keyed_chunk(5, seed=1))
+        _assert_same(more.read(130, 135), _keyed_chunk(5, seed=1))
+
+
+def test_actions_of_another_shape_are_refused(tmp_path):
+    log = Log(tmp_path, KEYED)
+    log.append(_keyed_chunk(5))
+    indices = _keyed_chunk(5)._replace(actions=np.zeros((2, 5, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"actions of shape \(2, 5, 3\), expected \(2, 5, 3, 6\)"):
+        log.append(indices)
+    with pytest.raises(ValueError, match=r"actions of shape .*, expected \(2, 5, 3\)"):
+        Log(None, INFO).append(_log_chunk(5)._replace(actions=_keyed_chunk(5).actions))
+    with pytest.raises(
+        ValueError, match=r"holds a dataset with action_shape \[6\], expected \[7\]"
+    ):
+        Log(tmp_path, KEYED | {"action_shape": [7]})
+    assert log.length == dataset.open_log(tmp_path).length == 5
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -599,6 +681,12 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_log(tmp_path):
         ("frame_shape", []),
         ("frame_shape", [0]),
         ("frame_shape", [4, 5, 6]),
+        ("action_shape", 6),
+        ("action_shape", [0]),
+        ("action_shape", [6, 6]),
+        ("action_shape", ["6"]),
+        ("action_shape", [10**9]),
+        ("action_shape", None),
         ("frame_dtype", "int64"),
         ("frame_dtype", None),
         ("frame_shape", [4, -5]),

@@ -12,7 +12,8 @@ from jaxdistill import mesh, networks
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import collection
-from jaxdistill.tasks.actions import entropy, greedy, regret
+from jaxdistill.tasks.actions import Factored, entropy, greedy, regret
+from jaxdistill.tasks.views import Vector
 
 NETWORK = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=6)
 FRAME = (20, 20)
@@ -275,6 +276,114 @@ def test_the_loss_turns_from_the_first_into_the_last():
     turned = np.stack([[0, 0.25, 0.5, 0.75, 1, 1], np.ones(6)], axis=1)
     wanted = (1 - turned) * played["nll", "nll"] + turned * played["mse", "mse"]
     np.testing.assert_allclose(played["nll", "mse"], wanted, rtol=1e-4)
+
+
+# --- What an expert cannot know of.
+
+ANGLE = Factored(("angle",))
+SEEN = jnp.array([[True, False, False], [True, False, True]])
+
+
+@functools.cache
+def _vectors(devices):
+    """Two tasks, 1 and 2; numbers are 10 times the task, and the row's own, twice.
+
+    Around them stands what is not to be seen; labels are the task.
+    """
+    shape = (2, 30, 4)
+    task = np.broadcast_to(np.array([1, 2])[:, None, None], shape)
+    own = np.arange(240).reshape(shape)
+    frames = np.stack([own, 10 * task, own, own, own], axis=-1) + 0.0
+    frames[..., [0, 4]] = 1e6
+    chunk = collection.Chunk(
+        frames=frames.astype(np.float32),
+        labels=task[..., None].astype(np.float32),
+        actions=np.zeros((*shape, 1), np.float32),
+        ages=np.zeros(shape, np.uint8),
+        usable=np.ones(shape, bool),
+    )
+    buffer = dataset.WindowBuffer(2, 4, 30, (5,), 1, devices, depth=1, frame_dtype="float32")
+    buffer.append(chunk)
+    return buffer.window
+
+
+def _tell(weights, seen, devices=FOUR, calls=1, rate=0.0, **fields):
+    """State and metrics of updates of a network that adds what it sees by these weights."""
+    network = Network(convs=(), num_outputs=1)
+    kernel = np.array(weights, np.float32)[:, None]
+    params = {"params": {"action": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}}
+    update = learner.make_update(
+        network,
+        _transform(rate),
+        devices,
+        loss="squared",
+        masks=jnp.ones((2, 1), bool),
+        temperatures=jnp.ones(2),
+        batch_per_game=16,
+        minibatches=2,
+        form=ANGLE,
+        view=Vector(3, start=1, of=5),
+        seen=seen,
+        **fields,
+    )
+    state = learner.create_state(params, _transform(rate), devices)
+    for _ in range(calls):
+        state, metrics = update(state, _vectors(devices), _key(devices))
+    return state, metrics
+
+
+def test_what_an_expert_cannot_know_of_is_another_tasks():
+    """A tenth of the first number is the task: its squared distance from the label tells whose."""
+    own, foreign = [0, 0], [(2 - 1) ** 2, (1 - 2) ** 2]
+    told = {"known": SEEN.at[:, 0].set(True), "none": SEEN.at[:, 0].set(False)}
+    for seen, wanted in (
+        (None, own),
+        (told["known"], own),
+        (told["none"], foreign),
+        (jnp.array([[True] * 3, [False] * 3]), [own[0], foreign[1]]),
+    ):
+        _, metrics = _tell([0.1, 0, 0], seen)
+        np.testing.assert_allclose(metrics["game_loss"], wanted, rtol=1e-5, atol=1e-10)
+        error = np.degrees(np.sqrt(wanted))
+        np.testing.assert_allclose(metrics["angle_error"], error, rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_foreign_is_of_one_state():
+    """Two numbers of it are of the same row, and one that is known is of the own."""
+    weights = [0, 1, -1]  # the difference of two numbers that are equal in every row
+    _, metrics = _tell(weights, jnp.zeros((2, 3), bool))
+    np.testing.assert_allclose(metrics["game_loss"], [1, 4])  # 0 against the labels
+    _, metrics = _tell(weights, SEEN)
+    assert metrics["game_loss"][0] == 1
+    assert metrics["game_loss"][1] > 1000, "rows of two tasks are at least 1 and mostly 100 apart"
+    _, metrics = _tell(weights, None)
+    np.testing.assert_allclose(metrics["game_loss"], [1, 4])
+
+
+def test_every_minibatch_takes_other_foreign_rows():
+    """By the step: a resumed run draws what the whole one would have."""
+    weights, seen = [0, 1e-3, 0], jnp.zeros((2, 3), bool)
+    once, first = _tell(weights, seen)
+    _, same = _tell(weights, seen)
+    _, second = _tell(weights, seen, calls=2)
+    assert float(first["loss"]) == float(same["loss"]) != float(second["loss"])
+    assert int(once.step) == 2
+
+
+def test_four_devices_take_the_foreign_rows_that_one_takes():
+    learnt = [_tell([0.01, 0.003, -0.002], SEEN, devices, 2, 1e-2) for devices in (FOUR, ONE)]
+    (four, metrics), (one, same) = learnt
+    assert _difference(four.params, one.params) < 1e-5
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, same[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_network_sees_its_part_of_a_windows_frames():
+    """What stands around it would show as a million."""
+    _, metrics = _tell([0.1, 0, 0], None)
+    np.testing.assert_allclose(metrics["loss"], 0, atol=1e-10)
+    _, metrics = _tell([0, 1, 0], None)
+    assert 1 < metrics["loss"] < 240**2
 
 
 def test_entropy_is_taken_off_the_loss():
