@@ -13,7 +13,8 @@ import pytest
 from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset
+from jaxdistill.learn import dataset, regime
+from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe, students
@@ -522,3 +523,32 @@ def test_measured_experts_are_taken_over_from_a_run_of_the_same_evaluation(setti
     standing.unlink()
     with pytest.raises(FileNotFoundError, match="expected a run's baselines"):
         distill.distill(with_evaluate(), tmp_path / "four")
+
+
+def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_path):
+    """While the critic learns alone it stays what it was; all its games are learnt from at once."""
+    workdir, _ = whole_run
+    settings = regime.Settings(
+        games=GAMES,
+        algorithm="ppo",
+        student=str(workdir),
+        num_envs=4,
+        rollout_steps=8,
+        total_steps=64,
+        epochs=1,
+        batch_per_game=16,
+        critic_iterations=1,
+        entropy_weight=0.1,
+        expert_weight=0.0,
+    )
+    student = students.to_go_on_from(workdir, GAMES)
+    with learning.Training(settings, tmp_path, mesh.create(), student) as training:
+        for changed in (False, True):
+            row = training.iterate()
+            assert all(np.isfinite(row[f"policy_loss/{game}"]) for game in GAMES)
+            layers = jax.device_get(training.state.params)["params"]
+            for name, layer in student.params["params"].items():
+                same = jax.tree.map(np.array_equal, layer, layers[name])
+                assert all(jax.tree.leaves(same)) is not changed, name
+    with pytest.raises(ValueError, match="distilled pong, breakout, not qbert"):
+        students.to_go_on_from(workdir, ["qbert"])
