@@ -1,8 +1,11 @@
 """Tests for measuring play: which games count, retention, and intervals, by hand."""
 
+import dataclasses
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.play.evaluation import Scores
-from jaxdistill.tasks import atari
+from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
@@ -302,6 +305,75 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     assert [len(r.scores) for r in results] == [5, 5]
     assert [r.unfinished for r in results] == [5, 5]
     assert [set(r.lengths) for r in results] == [{3}, {3}]
+
+
+class _FourEach(combat.Combat):
+    """Combat in pools of four."""
+
+    suite = dataclasses.replace(combat.COMBAT, pool_size=4)
+
+
+@functools.cache
+def _fought(kind, episodes=10, max_steps=150):
+    """Two tasks of combat, played at random by keys and angles with openings of 30 steps."""
+    fields = [dataclasses.fields(combat.Combat), (combat.CLICKING, combat.duel(10))]
+    played = [kind(**{f.name: getattr(task, f.name) for f in fields[0]}) for task in fields[1]]
+    chosen = lessons.of_tasks(played, 3)
+    policy = rollouts.random_policy(lessons.masks(chosen), combat.COMBAT.form)
+    opening = evaluation.Opening(policy, 30, policy, evaluation.REPORTING)
+    protocol = evaluation.Protocol(episodes, lessons.REPORT, KEY, opening, max_steps)
+    pools = evaluation.split_pools(chosen, protocol)[0]
+    sizes = [(pool.task.name, pool.num_envs) for pool in pools]
+    return sizes, evaluation.measure(chosen, policy, protocol, mesh.create())
+
+
+def test_one_pool_of_all_episodes_plays_what_small_pools_play():
+    (large, whole), (small, split) = _fought(combat.Combat), _fought(_FourEach)
+    names = ["combat/clicking", "combat/duel_10hp"]
+    assert large == [(name, 10) for name in names]
+    assert small == [(name, size) for name in names for size in (4, 4, 2)]
+    for one, other in zip(whole, split, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.lengths, other.lengths)
+        np.testing.assert_array_equal(one.starts, other.starts)
+        assert one.unfinished == other.unfinished == 10
+        for name, numbers in one.facts.items():
+            np.testing.assert_array_equal(numbers, other.facts[name], err_msg=name)
+        assert one.distinct_starts == 10
+
+
+def test_each_task_is_told_of_what_says_something_of_it():
+    clicking, duel = _fought(combat.Combat)[1]
+    assert tuple(clicking.facts) == combat.CLICKING.facts == ("dealt", "hit_rate")
+    assert tuple(duel.facts) == combat.DUEL.facts and "near" not in duel.facts
+    assert clicking.facts["dealt"].sum() > 0 and (duel.facts["taken"] >= 0).all()
+    # A duel is won, drawn or lost.
+    ends = sum(duel.facts[name] for name in ("won", "drawn", "lost"))
+    np.testing.assert_array_equal(ends, np.ones(10))
+    summary = clicking.summary()["facts"]
+    assert list(summary) == ["dealt", "hit_rate"]
+    assert summary["dealt"]["mean"] == pytest.approx(clicking.facts["dealt"].mean())
+
+
+def test_an_experts_keys_and_angles_are_sampled_if_that_is_said():
+    """Greedily it always does the same; its deviation makes its angles differ."""
+    task = combat.AIMING
+    network = networks.Network(convs=(), num_outputs=2)
+    params = jax.tree.map(jnp.zeros_like, networks.init(network, KEY, task.view.shape))
+    expert = Expert("still", network, params, "logits", (7, 8), task.view, task.name)
+    fields = {"episodes": 3, "epsilon": 0.0, "seed": 0, "max_steps": 20}
+    still = evaluation.measure_expert(expert, **fields)
+    # Without a deviation that is known an angle is its mean.
+    unknown = evaluation.measure_expert(expert, sample_logits=True, **fields)
+    np.testing.assert_array_equal(still.scores, unknown.scores)
+    expert = dataclasses.replace(expert, log_std=(-1.0, -1.0))
+    again = evaluation.measure_expert(expert, **fields)
+    np.testing.assert_array_equal(still.scores, again.scores)
+    sampled = evaluation.measure_expert(expert, sample_logits=True, **fields)
+    assert (sampled.scores != still.scores).all()
+    assert tuple(still.facts) == task.facts == ("yaw_error", "on_body")
+    explored = evaluation.measure_expert(expert, **(fields | {"epsilon": 1.0}))
+    assert (explored.scores < still.scores).all()  # a turn costs its half
 
 
 @pytest.mark.parametrize(
