@@ -256,6 +256,32 @@ def watcher():
 
 
 @pytest.fixture(scope="session")
+def skilled():
+    """`skilled("aiming", seed)`: an untaught expert of a skill of combat.
+
+    It has the preferences that chance gave it, and a critic; other fields as they are given.
+    """
+
+    def make(skill: str, seed: int = 0, **fields: Any) -> Expert:
+        task = tasks.get(f"combat/{skill}")
+        count, view = len(fields.get("actions", task.actions)), fields.get("view", task.view)
+        network = networks.create("mlp_actor_critic_small", num_outputs=count)
+        params = networks.init(network, jax.random.key(seed), view.shape)
+        made = {
+            "name": skill,
+            "network": network,
+            "params": jax.tree.map(lambda x: np.asarray(3 * x), params),
+            "outputs": "logits",
+            "actions": task.actions,
+            "view": view,
+            "game": task.name,
+        }
+        return Expert(**(made | fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def lander_training(tmp_path_factory):
     """A tiny training of two landers by one network: its settings, directory and result."""
     pytest.importorskip("Box2D")  # here: its import warns

@@ -295,7 +295,7 @@ ENVS, STEPS = 4, 12
 
 
 @pytest.fixture(scope="module")
-def world(watcher, tmp_path_factory):
+def world(watcher, skilled, tmp_path_factory):
     """Experts of fixed numbers, settings of a small run on them, and what they leave behind."""
     root = tmp_path_factory.mktemp("world")
     watcher("asterix", 1, "q").save(root / "asterix")
@@ -308,7 +308,7 @@ def world(watcher, tmp_path_factory):
     )
     twin.save(root / "twin")
     for name in SKILLS[:3]:
-        skilled(name).save(root / name)
+        skilled(name.partition("/")[2]).save(root / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.NETWORKS, "linear", LINEAR)
         patch.setitem(networks.NETWORKS, "wide", networks.Network(convs=(), action_hidden=(4,)))
@@ -318,15 +318,6 @@ def world(watcher, tmp_path_factory):
 
 KEY, SHAPE = jax.random.key(0), (4, 84, 84)
 CRITIC = networks.Network(convs=(), head="actor_critic")
-
-
-def skilled(name):
-    """An untaught expert of a skill, with the preferences that chance gave it."""
-    task = tasks.get(name)
-    network = networks.Network(convs=(), num_outputs=len(task.actions))
-    params = networks.init(network, jax.random.key(len(name)), task.view.shape)
-    params = jax.tree.map(lambda x: 30 * x, params)
-    return Expert(name, network, params, "logits", task.actions, task.view, name)
 
 
 class World:

@@ -189,6 +189,19 @@ def test_teams_are_asked_beside_others(shown):
     np.testing.assert_array_equal(said[1], alone.judge(alone.params, shown))
 
 
+def test_experts_of_one_shape_stacked_as_on_an_accelerator_look_for_themselves(shown, monkeypatch):
+    """Two networks of one shape that see different parts are still one product."""
+    click = {"view": Vector(9, start=0, of=74)}
+    experts = [expert_of("clicking"), expert_of("clicking", 3.0, **click), together(*SKILLS)]
+    params = [expert.params for expert in experts]
+    wanted = [expert.judge(own, shown) for expert, own in zip(experts, params, strict=True)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    stacked = jax.jit(lambda params, shown: expert_outputs(experts, params, [shown] * 3, range(3)))
+    for said, own in zip(stacked(params, shown), wanted, strict=True):
+        np.testing.assert_allclose(said, own, rtol=1e-5, atol=1e-6)
+    assert np.abs(wanted[0] - wanted[1]).max() > 1
+
+
 def test_a_teams_deviations_are_its_experts_own():
     known = {"aiming": {"log_std": (-1.5, 0.25)}}
     np.testing.assert_array_equal(together(*SKILLS, **known).suite_log_std[7:], [-1.5, 0.25])

@@ -61,18 +61,6 @@ def _difference(left, right):
     return max(np.abs(a - b).max() for a, b in zip(left, right, strict=True))
 
 
-def expert_of(skill, seed=0, log_std=None):
-    """An untaught expert of a skill, with the preferences that chance gave it."""
-    task = tasks.get(f"combat/{skill}")
-    network = networks.create("mlp_actor_critic_small", num_outputs=len(task.actions))
-    params = networks.init(network, jax.random.key(seed), task.view.shape)
-    params = jax.tree.map(lambda x: 3 * x, params)
-    log_std = None if log_std is None else (log_std,) * len(task.actions)
-    return Expert(
-        skill, network, params, "logits", task.actions, task.view, task.name, log_std=log_std
-    )
-
-
 # --- Kills and devices.
 
 
@@ -223,9 +211,9 @@ def _taught(settings, directory, expert):
     return dataclasses.replace(settings, experts=(ExpertSource(str(directory / "expert")),))
 
 
-def test_an_expert_beside_the_rewards_is_come_nearer(tmp_path):
+def test_an_expert_beside_the_rewards_is_come_nearer(tmp_path, skilled):
     """Its weight falls with the iterations; without any, nothing of it is learnt."""
-    chosen = _taught(SETTINGS, tmp_path, expert_of("clicking"))
+    chosen = _taught(SETTINGS, tmp_path, skilled("clicking"))
     chosen = dataclasses.replace(chosen, expert_weight=100.0, expert_fraction=1.0)
     _, rows = _learnt(chosen, tmp_path / "guided", iterations=6)
     assert [row["expert_weight"] for row in rows] == pytest.approx(
@@ -237,9 +225,11 @@ def test_an_expert_beside_the_rewards_is_come_nearer(tmp_path):
     assert name not in rows[0] and "expert_weight" not in rows[0]
 
 
-def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_are(tmp_path):
+def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_are(
+    tmp_path, skilled
+):
     for settings, skill in ((SETTINGS, "clicking"), (AIMING, "aiming")):
-        expert = expert_of(skill)
+        expert = skilled(skill)
         said = []
         for temperature in (1.0, 0.25):
             directory = tmp_path / f"{skill} {temperature}"
@@ -257,11 +247,11 @@ def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_a
         assert np.abs(own).max() > 0.05
 
 
-def test_an_experts_own_deviation_is_met_where_it_is_known(tmp_path):
+def test_an_experts_own_deviation_is_met_where_it_is_known(tmp_path, skilled):
     usual = math.log(losses.ANGLE_DEVIATION)
-    for log_std, wanted in ((None, usual), (-1.5, -1.5)):
-        directory = tmp_path / str(log_std)
-        chosen = _taught(AIMING, directory, expert_of("aiming", log_std=log_std))
+    for log_std, wanted in ((None, usual), ((-1.5, -1.5), -1.5)):
+        directory = tmp_path / str(wanted)
+        chosen = _taught(AIMING, directory, skilled("aiming", log_std=log_std))
         with learning.Training(chosen, directory / "run", ONE) as training:
             met = np.asarray(training._learner._log_std)
         assert met.shape == (1, 9)
@@ -297,19 +287,23 @@ def test_what_has_been_learnt_is_an_expert_of_its_own_outputs(tmp_path):
 # --- Students that go on.
 
 
-def _student():
+@pytest.fixture(scope="module")
+def student(skilled):
     network = networks.create("skills")
     view = views.part("duel")
     params = networks.init(network, jax.random.key(5), view.shape)
-    experts = [expert_of(skill, log_std=-2.0) for skill in ("movement", "aiming", "clicking")]
+    experts = [
+        skilled("movement"),
+        skilled("aiming", log_std=(-2.0, -2.0)),
+        skilled("clicking"),
+    ]
     teachers = {expert.game: expert for expert in experts}
     teachers["combat/duel"] = Team(tuple(experts), "combat/duel")
     return regime.Student("it", network, params, "logits", view, teachers)
 
 
-def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path):
+def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student):
     """It sees the duel's view everywhere; each task plays the entries that are its own."""
-    student = _student()
     chosen = dataclasses.replace(
         SETTINGS,
         games=("combat/duel", "combat/clicking"),
@@ -340,8 +334,7 @@ def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path):
     assert all(not _same(after[name], start[name]) for name in start)
 
 
-def test_a_student_goes_on_killed_or_not(tmp_path):
-    student = _student()
+def test_a_student_goes_on_killed_or_not(tmp_path, student):
     chosen = dataclasses.replace(
         SETTINGS,
         games=("combat/duel",),

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jaxdistill import mesh, networks, tasks
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection, lessons
 from jaxdistill.play.lessons import Lesson
-from jaxdistill.tasks import atari
+from jaxdistill.tasks import atari, combat
+from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
@@ -51,6 +52,7 @@ def _collector(experts, log=None, seeds=(3, 103, 203), **changes):
             for index, (expert, seed) in enumerate(zip(experts, seeds, strict=False))
         ],
         "network": NETWORK,
+        "view": View(),
         "num_envs": ENVS,
         "expert_epsilon": 0.0,
         "student_epsilon": 0.0,
@@ -247,3 +249,108 @@ def test_a_log_that_does_not_play_again_is_refused(stepped):
     _, log = _played("breakout")
     with pytest.raises(ValueError, match="breakout: what the dataset holds cannot be played again"):
         _random("breakout", log, seeds=[4])
+
+
+# --- Keys and angles, and experts that play together.
+
+SEEN = views.part("duel")
+STUDENT = networks.Network(convs=(), num_outputs=9)
+FOUGHT = {
+    "games": ["combat/movement", "combat/aiming", "combat/clicking", "combat/duel"],
+    "num_envs": ENVS,
+    "frame_shape": [74],
+    "frame_dtype": "float32",
+    "action_shape": [9],
+    "num_actions": 9,
+}
+
+
+@pytest.fixture(scope="module")
+def fighters(skilled):
+    """Three experts, and the team that they are."""
+    experts = [skilled(name, seed) for seed, name in enumerate(("movement", "aiming", "clicking"))]
+    return [*experts, Team(tuple(experts), "combat/duel")]
+
+
+def _fight(fighters, log=None, **changes):
+    """A collector of skills and of the duel, whose episodes are cut now and then."""
+    fields = {"network": STUDENT, "view": SEEN, "lessons": lessons.of_experts(fighters, 3)}
+    return _collector([], log, **(fields | changes))
+
+
+def test_every_expert_labels_what_it_sees_and_the_team_plays_by_all(fighters):
+    chunk = _fight(fighters).collect(5)
+    assert chunk.frames.shape == (4, 5, ENVS, 74) and chunk.frames.dtype == np.float32
+    assert chunk.actions.shape == chunk.labels.shape == (4, 5, ENVS, 9)
+    assert chunk.actions.dtype == np.float32
+    for index, expert in enumerate(fighters):
+        shown = chunk.frames[index].reshape(-1, 1, 74)
+        said = np.asarray(expert.judge(expert.params, shown))
+        np.testing.assert_allclose(chunk.labels[index].reshape(-1, 9), said, rtol=1e-4, atol=1e-5)
+        played = chunk.actions[index][..., ~expert.mask]
+        assert not played.any(), "keys that are not the task's are not pressed"
+        # Angles are their means: nobody has said how far they spread.
+        angles = chunk.labels[index][..., 7:] * expert.mask[7:]
+        np.testing.assert_array_equal(chunk.actions[index][..., 7:], angles)
+    team = chunk.labels[3].reshape(-1, 9)
+    for index, expert in enumerate(fighters[:3]):
+        own = np.asarray(expert.judge(expert.params, chunk.frames[3].reshape(-1, 1, 74)))
+        if index != 1:  # whose angles the duel cuts
+            np.testing.assert_allclose(team[:, expert.mask], own[:, expert.mask], rtol=1e-4)
+
+
+def test_an_experts_angles_are_drawn_where_it_says_how_far_they_spread(skilled):
+    still, spread = (skilled("aiming", log_std=x) for x in (None, (-2.0, -2.0)))
+    chunks = [_fight([expert], num_envs=64).collect(1) for expert in (still, spread)]
+    errors = [(chunk.actions - chunk.labels)[..., 7:] for chunk in chunks]
+    assert not errors[0].any()
+    assert errors[1].std() == pytest.approx(np.exp(-2), rel=0.2)
+
+
+def test_a_student_of_skills_drives_by_what_it_sees_of_them(fighters):
+    """Its first key is the distance to the target: it walks where that is above a half."""
+    kernel = np.zeros((20, 9), np.float32)
+    kernel[3, 0] = 1.0
+    bias = np.array([-0.8, 0, 0, 0, 0, 0, 0, 0.125, 0], np.float32)
+    student = {"params": {"action": {"kernel": kernel, "bias": bias}}}
+    collector = _fight(fighters, num_envs=8)
+    chunk = collector.collect(3, student, 0.0)
+    distance = SEEN.see(chunk.frames)[..., 3]
+    walks = (distance > 0.8) & np.array([True, False, False, True])[:, None, None]
+    np.testing.assert_array_equal(chunk.actions[..., 0], walks)
+    assert walks.any() and not walks[0].all()
+    assert (chunk.actions[[1, 3], ..., 7] == 0.125).all() and not chunk.actions[
+        [0, 2], ..., 7
+    ].any()
+    # Half of the environments are the experts'.
+    both = _fight(fighters, num_envs=8).collect(3, student, 0.5)
+    turned = both.actions[1, :, :, 7] == 0.125
+    np.testing.assert_array_equal(turned, np.broadcast_to(np.arange(8) >= 4, (3, 8)))
+
+
+def test_collecting_fights_goes_on_as_if_it_had_not_been_killed(fighters, monkeypatch):
+    """Duels end at different times; those in progress are fought again."""
+    duel = combat.duel(10)
+    team = Team(fighters[3].experts, duel.name)
+    taught = lessons.of_experts([team], 3)
+    options = {"lessons": taught, "expert_epsilon": 0.2, "change_drivers": True}
+    student = networks.init(STUDENT, jax.random.key(8), (1, 20))
+    killed, log = _fight([], **options), dataset.Log(None, FOUGHT | {"games": [duel.name]})
+    for share in (1.0, 0.5, 0.5):
+        log.append(killed.collect(150, student, share), killed.states())
+    over = log.over()[0]
+    assert over.sum(axis=0).min() >= 1 and len(set(over.sum(axis=0))) >= 1
+    stepped, send = [], combat.CombatPool.send
+
+    def counting(self, actions, rows=None):
+        stepped.append(len(actions))
+        send(self, actions, rows)
+
+    monkeypatch.setattr(combat.CombatPool, "send", counting)
+    resumed = _fight([], log, **options)
+    assert sum(stepped) == np.argmax(over[::-1], axis=0).sum() < ENVS * log.length
+    np.testing.assert_array_equal(resumed.states(), killed.states())
+    for one, other in zip(
+        killed.collect(40, student, 0.5), resumed.collect(40, student, 0.5), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
