@@ -81,7 +81,7 @@ def _expert(skill: str) -> regime.Settings:
             settings,
             network="mlp_actor_critic",
             entropy_weight=0.005,
-            total_steps=2_498_560,
+            total_steps=1_499_136,
             eval_every=250_000,
         )
     return settings
