@@ -238,6 +238,12 @@ def teachers(settings: Settings) -> list[Teacher]:
     if settings.together is None:
         return [*experts]
     task = tasks.get(settings.together)
+    for expert in experts:
+        if expert.game == task.name:
+            raise ValueError(
+                f"together is {task.name}, which {expert.name} plays by itself; name a task that "
+                f"takes several of the experts, or leave it out"
+            )
     suites = {expert.game: expert.task.suite.name for expert in experts} | {
         task.name: task.suite.name
     }
