@@ -249,7 +249,7 @@ def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
     student = students.to_go_on_from(run / "student", ["breakout"])
     assert student.network == network and student.outputs == "q"
     jax.tree.map(np.testing.assert_array_equal, student.params, dict(state.playing))
-    assert student.view == VIEWS["breakout"]
+    assert student.view.shape == SMALL.shape
     assert {name: expert.view for name, expert in student.teachers.items()} == VIEWS
     assert [student.teachers[game].name for game in VIEWS] == ["tiny pong", "tiny breakout"]
     with pytest.raises(ValueError, match=r"distilled pong, breakout, not freeway"):
