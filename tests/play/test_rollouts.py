@@ -12,8 +12,8 @@ from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.networks import Network
 from jaxdistill.play import rollouts
 from jaxdistill.tasks import atari
-from jaxdistill.tasks.actions import Discrete, greedy, softmax
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.actions import Discrete, Factored, greedy, softmax
+from jaxdistill.tasks.views import Vector, View
 
 VIEW = View(height=3, width=2, stack=2)
 KEY = jax.random.key(0)
@@ -242,6 +242,51 @@ def test_experts_of_one_shape_stacked_as_on_an_accelerator_are_each_expert_alone
     )([e.params for e in experts], observations)
     for a, b in zip(actual, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+# --- Keys and angles, and a part of what is shown.
+
+HANDS = Factored(("key", "angle"))
+
+
+def test_a_network_actor_sees_its_part_and_answers_with_keys_and_angles():
+    """Two outputs: the sums of the two numbers it sees, of the four that are shown."""
+    params = {"params": {"action": {"kernel": np.ones((2, 2), "f4"), "bias": np.zeros(2, "f4")}}}
+    masks = jnp.array([[True, True], [False, True]])
+    part = Vector(2, start=1, of=4)
+    act = rollouts.network_actor(
+        Network(convs=(), num_outputs=2), masks, epsilon=0.0, form=HANDS, view=part
+    )
+    rows = [[9, 0.25, 0.5, 9], [9, -1, 0.5, -9], [-9, 0.125, 0.125, 9]]
+    shown = (jnp.array(rows)[:, None], jnp.array(rows[:2])[:, None])
+    (both, angle), extra = act(params, shown, jax.random.key(0), (0, 1), _seats(shown))
+    assert extra is None
+    np.testing.assert_allclose(both, [[1, 0.75], [0, -0.5], [1, 0.25]])
+    np.testing.assert_allclose(angle, [[0, 0.75], [0, -0.5]])
+    random = rollouts.network_actor(
+        Network(convs=(), num_outputs=2), masks, epsilon=1.0, form=HANDS, view=part
+    )
+    chosen, _ = random(params, shown, jax.random.key(0), (0, 1), _seats(shown))
+    wanted, _ = rollouts.random_policy(masks, HANDS)(
+        shown, jax.random.key(0), (0, 1), _seats(shown)
+    )
+    for one, other in zip(chosen, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_random_play_presses_half_of_a_games_keys_and_turns_anywhere():
+    masks = jnp.array([[True, True], [True, False]])
+    shown = (jnp.zeros((4000, 1)), jnp.zeros((4000, 1)))
+    policy = rollouts.random_policy(masks, HANDS)
+    (both, keys), _ = policy(shown, jax.random.key(0), (0, 1), _seats(shown))
+    for chosen in (both, keys):
+        assert chosen.shape == (4000, 2) and set(np.unique(chosen[:, 0])) == {0, 1}
+        assert float(chosen[:, 0].mean()) == pytest.approx(0.5, abs=0.04)
+    assert not np.asarray(keys)[:, 1].any()
+    turned = np.asarray(both)[:, 1]
+    widest = np.radians(36)
+    assert turned.min() == pytest.approx(-widest, rel=0.01) and turned.max() <= widest
+    assert (np.asarray(both)[:, 0] != np.asarray(keys)[:, 0]).any(), "games draw for themselves"
 
 
 def test_random_play_is_uniform_over_each_games_valid_actions():
