@@ -1,5 +1,6 @@
 """Several processes on one run: the same student as one process, and it may change on the way."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import metrics, networks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import collection
@@ -59,6 +61,8 @@ def _flags(settings):
     experts = ",".join(f"{source.game}={source.path}" for source in settings.experts)
     yield f"--config={ROOT}/configs/merge.py:{experts}"
     yield f"--config.network={settings.network}"
+    if settings.together:
+        yield f"--config.together={settings.together}"
     for group in ("collect", "learn", "evaluate"):
         for name, value in vars(getattr(settings, group)).items():
             if value is not None:
@@ -106,8 +110,12 @@ def _rows(workdir):
     ]
 
 
-@pytest.mark.slow
-def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
+def _assert_two_make_what_one_makes(settings, tmp_path, rtol=0.0):
+    """In `one` and `two`: the rows that were logged, the games, the round that was best.
+
+    Args:
+      rtol: how near what was played must be; 0 where actions are one of several.
+    """
     whole = distill.distill(settings, tmp_path / "one")
     out = _run_two(settings, tmp_path / "two")
     assert "retention" in out[0] and "retention" not in out[1], "one of them talks"
@@ -122,10 +130,16 @@ def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
         assert row["student"]["episodes"] == row["expert"]["episodes"] == 8
         assert row["game"] == expected["game"]
         # Every episode draws by its seat, and the seats are put in order again.
-        assert row["random"] == expected["random"]
-        assert row["expert"] == expected["expert"]
-        assert row["student"] == expected["student"]
+        for who in ("random", "expert", "student"):
+            ours, theirs = (settings_lib.flatten(x[who]) for x in (row, expected))
+            assert ours == pytest.approx(theirs, rel=rtol, abs=0)
     assert result["best_round"] == whole["best_round"]
+    return [row["student"] for row in result["games"]]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
+    _assert_two_make_what_one_makes(settings, tmp_path)
 
     # Begun by one process, killed, and ended by two.
     distill.distill(settings, tmp_path / "both", stop_after="round:3")
@@ -136,6 +150,24 @@ def test_two_processes_make_the_student_that_one_makes(settings, tmp_path):
     ]
     for other in merged[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), merged[0], other)
+
+
+@pytest.mark.slow
+def test_two_processes_merge_skills_as_one_does(settings, skilled, tmp_path):
+    """All fights of a purpose are one pool, which one of them plays; both know how they ended."""
+    skills = ("movement", "aiming", "clicking")
+    for seed, skill in enumerate(skills):
+        skilled(skill, seed).save(tmp_path / skill)
+    fights = dataclasses.replace(
+        settings,
+        experts=tuple(ExpertSource(str(tmp_path / x), game=f"combat/{x}") for x in skills),
+        together="combat/duel",
+        network="skills",
+        learn=dataclasses.replace(settings.learn, resample_unseen=True),
+    )
+    played = _assert_two_make_what_one_makes(fights, tmp_path, rtol=1e-4)
+    assert list(played[2]["facts"]) == ["dealt", "hit_rate"]
+    assert played[2]["facts"]["dealt"]["mean"] > 0
 
 
 def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monkeypatch):

@@ -225,6 +225,19 @@ def test_an_expert_beside_the_rewards_is_come_nearer(tmp_path, skilled):
     assert name not in rows[0] and "expert_weight" not in rows[0]
 
 
+def test_an_experts_weight_falls_in_what_is_learnt(tmp_path, skilled):
+    """Both begin with the same; in the second iteration one counts a fifth of the other."""
+    chosen = _taught(SETTINGS, tmp_path, skilled("clicking"))
+    states = []
+    for fraction in (1.0, 0.2):
+        falling = dataclasses.replace(chosen, expert_fraction=fraction)
+        with learning.Training(falling, tmp_path / str(fraction), ONE) as training:
+            for _ in range(2):
+                training.iterate()
+                states.append(jax.device_get(training.state.params))
+    assert _same(states[0], states[2]) and not _same(states[1], states[3])
+
+
 def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_are(
     tmp_path, skilled
 ):

@@ -308,24 +308,28 @@ def test_an_experts_angles_are_drawn_where_it_says_how_far_they_spread(skilled):
 
 
 def test_a_student_of_skills_drives_by_what_it_sees_of_them(fighters):
-    """Its first key is the distance to the target: it walks where that is above a half."""
+    """It walks where the target is far, and turns by how far ahead its view says that it is."""
     kernel = np.zeros((20, 9), np.float32)
-    kernel[3, 0] = 1.0
+    kernel[3, 0], kernel[2, 7] = 1.0, 0.1
     bias = np.array([-0.8, 0, 0, 0, 0, 0, 0, 0.125, 0], np.float32)
     student = {"params": {"action": {"kernel": kernel, "bias": bias}}}
-    collector = _fight(fighters, num_envs=8)
-    chunk = collector.collect(3, student, 0.0)
-    distance = SEEN.see(chunk.frames)[..., 3]
-    walks = (distance > 0.8) & np.array([True, False, False, True])[:, None, None]
+    part = views.part("document")
+    chunk = _fight(fighters, view=part, num_envs=8).collect(3, student, 0.0)
+    seen = part.see(chunk.frames)
+    walks = (seen[..., 3] > 0.8) & np.array([True, False, False, True])[:, None, None]
     np.testing.assert_array_equal(chunk.actions[..., 0], walks)
     assert walks.any() and not walks[0].all()
-    assert (chunk.actions[[1, 3], ..., 7] == 0.125).all() and not chunk.actions[
-        [0, 2], ..., 7
-    ].any()
+    turns = 0.125 + 0.1 * seen[..., 2]
+    np.testing.assert_allclose(chunk.actions[[1, 3], ..., 7], turns[[1, 3]], rtol=1e-5)
+    assert not chunk.actions[[0, 2], ..., 7].any()
+    # Of aiming the published recipe's view is another than the duel's: ahead is behind.
+    np.testing.assert_allclose(SEEN.see(chunk.frames)[1, ..., 2], -seen[1, ..., 2], atol=0.05)
+    assert np.abs(seen[1, ..., 2]).max() > 0.1
     # Half of the environments are the experts'.
-    both = _fight(fighters, num_envs=8).collect(3, student, 0.5)
-    turned = both.actions[1, :, :, 7] == 0.125
-    np.testing.assert_array_equal(turned, np.broadcast_to(np.arange(8) >= 4, (3, 8)))
+    both = _fight(fighters, view=part, num_envs=8).collect(3, student, 0.5)
+    turns = 0.125 + 0.1 * part.see(both.frames)[1, ..., 2]
+    own = np.isclose(both.actions[1, ..., 7], turns, rtol=1e-5)
+    np.testing.assert_array_equal(own, np.broadcast_to(np.arange(8) >= 4, (3, 8)))
 
 
 def test_collecting_fights_goes_on_as_if_it_had_not_been_killed(fighters, monkeypatch):
