@@ -529,9 +529,10 @@ def with_critic(
 ) -> tuple[networks.Network, networks.Params]:
     """A student's network and parameters as an actor with a critic.
 
-    It does what the student does: all its heads are kept. Q-values become the logits of their
-    softmax at `temperature`. What bounds its angles is taken away: a Gaussian has no bounds. A
-    critic is added where the student has none, `key` `(2,)` is of its parameters.
+    All its heads are kept, and its choices. Q-values become the logits of their softmax at
+    `temperature`. What bounds its angles (tanh) is taken away, since a Gaussian has no bounds:
+    small turns stay as they are, and one of 27 degrees becomes 29. A critic is added where the
+    student has none; `key` `(2,)` is of its parameters.
 
     Raises:
       ValueError: it has an output layer for each game, beside which a critic has no place.

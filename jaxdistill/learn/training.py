@@ -1,8 +1,8 @@
 """Trains experts from rewards: plays, learns, evaluates, keeps what plays best; resumable.
 
 How is learnt is one of three: parallel Q-learning (`pqn`), deep Q-learning (`dqn`), proximal policy
-optimisation (`ppo`). With several tasks one
-masked network learns them all: the multi-task baseline of Policy Distillation (Rusu et al. 2015).
+optimisation (`ppo`). With several tasks one masked network learns them all: the multi-task baseline
+of Policy Distillation (Rusu et al. 2015).
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _curves(
 def _training_curves(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], rows: Sequence[Mapping[str, Any]]
 ) -> str:
-    """A panel of each task's scores, and one of the loss and of epsilon of each network."""
+    """A panel of each task's scores, and two of how each network learns."""
     count = len(rows) + 2
     lines = (count + 1) // 2
     figure = matplotlib.figure.Figure(figsize=(11, 2.8 * lines), layout="constrained")
@@ -264,14 +264,18 @@ def _training_curves(
         )
         axis.set_title(f"{name}: score", fontsize=10)
     axes[0].legend(fontsize=8)
-    for axis, key in zip(axes[len(rows) :], ("loss", "epsilon"), strict=False):
+    logged = {key for history in histories.values() for row in history for key in row}
+    second = "epsilon" if "epsilon" in logged else "gradient_norm"  # a policy explores by itself
+    for axis, key in zip(axes[len(rows) :], ("loss", second), strict=False):
         for name, history in histories.items():
             if points := _points(history, key):
                 axis.plot(*zip(*points, strict=True), label=name, marker=".")
         axis.set_title(key, fontsize=10)
         if len(histories) > 1:
             axis.legend(fontsize=8)
-    axes[len(rows)].set_yscale("log")
+    losses = [y for history in histories.values() for _, y in _points(history, "loss")]
+    if all(loss > 0 for loss in losses):  # a policy's may be below 0
+        axes[len(rows)].set_yscale("log")
     for axis in axes[:count]:
         axis.grid(alpha=0.3)
         axis.set_xlabel("steps")

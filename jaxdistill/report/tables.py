@@ -192,7 +192,7 @@ def _turned(row: Mapping[str, Any], names: Sequence[str]) -> Cells:
     cells: list[tuple[Any, ...]] = []
     for name in names:
         facts = [row[player]["facts"][name] for player in players]
-        told = _share if all(0 <= x <= 1 for f in facts for x in f["interval"]) else _score
+        told = _told(row, name)
         values = (x for f in facts for x in (told(f["mean"]), _interval(f["interval"], told)))
         cells.append((name.replace("_", " "), *values))
     steps = (
@@ -207,8 +207,7 @@ def _turned(row: Mapping[str, Any], names: Sequence[str]) -> Cells:
 def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
     """How games ended: one row per task and player, and none where suites have no facts.
 
-    A fact that lies between 0 and 1 in all rows is shown as a share of the games, any other as a
-    number per game.
+    A fact is shown as a share, or as a number per game where its suite says so.
     """
     played = [
         (row, player, row[player])
@@ -217,17 +216,6 @@ def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
         if player in row and row[player].get("facts")
     ]
     names = list(dict.fromkeys(name for _, _, scores in played for name in scores["facts"]))
-    shown = {
-        name: _share
-        if all(
-            0 <= x <= 1
-            for _, _, scores in played
-            if name in scores["facts"]
-            for x in scores["facts"][name]["interval"]
-        )
-        else _score
-        for name in names
-    }
     limited = any(row.get("max_steps") for row, _, _ in played)
     told = [x for name in names for x in (name.replace("_", " "), "")]
     columns = [noun(rows), "player", *told, "steps", ""]
@@ -237,13 +225,18 @@ def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
         for name in names:
             fact = scores["facts"].get(name)
             line += (
-                [shown[name](fact["mean"]), _interval(fact["interval"], shown[name])]
+                [_told(row, name)(fact["mean"]), _interval(fact["interval"], _told(row, name))]
                 if fact
                 else ["-", "-"]
             )
         line += [_score(scores["mean_steps"]), _interval(scores["steps_interval"])]
         cells.append((*line, row.get("max_steps")) if limited else tuple(line))
     return (*columns, "limit") if limited else tuple(columns), cells
+
+
+def _told(row: Mapping[str, Any], name: str) -> Callable[[float], str]:
+    """How a fact of a task is shown."""
+    return _score if name in tasks.get(row["game"]).suite.counts else _share
 
 
 def starts(result: Mapping[str, Any]) -> str:

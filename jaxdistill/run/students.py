@@ -218,7 +218,11 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
     index = game_index([role.game for role in roles], game, workdir) if game else 0
     role = roles[index]
     network, params, actions = networks.for_one_game(network, jax.device_get(state.playing), index)
-    params = _never_untaught(params, actions, role)
+    if role.task.suite.kinds:  # an expert of keys has outputs for those it presses alone
+        actions = tuple(a for a in actions if a in role.actions or a not in role.task.actions)
+        network, params = networks.with_outputs(network, params, actions)
+    else:
+        params = _never_untaught(params, actions, role)
     return Expert(
         name=f"student of {role.expert}",
         network=network,

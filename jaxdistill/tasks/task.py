@@ -38,7 +38,9 @@ class Suite:
       opening_steps: random steps before a measured policy takes over a game, unless a run says
         otherwise: as many as it takes for starts to differ.
       epsilon: chance of a random action of a measured policy, unless it is said.
-      facts: names of what pools say of games besides scores, see `Pool.facts`.
+      facts: names of what pools say of games besides scores, see `Pool.facts`. Their means are
+        shares of games, steps or tries.
+      counts: those of the facts that are numbers per game instead.
       kinds: of each output "key" or "angle", where an action is several of them at once; None is
         one action of several.
       views: parts of what pools show, by name, for students to see; the first is what they see
@@ -55,6 +57,7 @@ class Suite:
     opening_steps: int
     epsilon: float = 0.0
     facts: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
     kinds: tuple[str, ...] | None = None
     views: tuple[tuple[str, AnyView], ...] = ()
     pool_size: int = 4

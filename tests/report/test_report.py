@@ -115,15 +115,15 @@ def test_how_games_ended_is_a_row_for_each_task_and_player():
     assert cells[5][-1] == 800
 
 
-def test_facts_of_another_suite_are_numbers_where_they_are_no_shares():
-    duel = _scores(facts={"hits": [0, 1, 5, 6], "won": [0, 1, 1, 0]}).summary()
-    less = _scores(facts={"hits": [0, 0, 1, 1], "won": [0, 0, 0, 0]}).summary()
-    columns, cells = tables.ending_cells(
-        [{"game": "lander/windy", "random": less, "network": duel}]
-    )
-    assert columns[:6] == ("task", "player", "hits", "", "won", "") and "limit" not in columns
-    assert cells[0][2:6] == ("0.5", "[0.0, 1.0]", "0.0%", "[0.0%, 0.0%]"), "as its column is"
+def test_facts_are_numbers_where_their_suite_says_so_however_small():
+    duel = _scores(facts={"dealt": [0, 1, 5, 6], "won": [0, 1, 1, 0]}).summary()
+    less = _scores(facts={"dealt": [0, 0, 1, 1], "won": [0, 0, 0, 0]}).summary()
+    columns, cells = tables.ending_cells([{"game": "combat/duel", "random": less, "network": duel}])
+    assert columns[:6] == ("task", "player", "dealt", "", "won", "") and "limit" not in columns
+    assert cells[0][2:6] == ("0.5", "[0.0, 1.0]", "0.0%", "[0.0%, 0.0%]")
     assert cells[1][2] == "3.0" and cells[1][4] == "50.0%"
+    ((_, (_, alone)),) = tables.ending_tables([{"game": "combat/duel", "random": less}])
+    assert alone[0][2:4] == ("0.5", "[0.0, 1.0]")
 
 
 def test_a_task_of_which_much_is_told_has_a_line_for_each_fact():
@@ -135,6 +135,7 @@ def test_a_task_of_which_much_is_told_has_a_line_for_each_fact():
     assert title == "combat/duel: how games ended" and own[0] == ("", "random", "", "student", "")
     assert [line[0] for line in own[1]] == ["dealt", "taken", "won", "drawn", "lost", "steps"]
     assert own[1][0][1:3] == own[1][0][3:] == ("2.0", "[0.0, 4.0]")
+    assert own[1][1][1:3] == ("1.0", "[1.0, 1.0]"), "one hit, and not all of them"
     assert own[1][2][1:3] == ("50.0%", "[0.0%, 100.0%]") and own[1][5][1] == "200.0"
     assert (columns, cells) == tables.ending_cells([landed])
     assert tables.ending_tables([{"game": "pong", "student": _scores(facts={}).summary()}]) == []

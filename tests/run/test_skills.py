@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,25 @@ def test_four_devices_distil_what_one_distils(settings, whole, tmp_path):
         networks.create("skills"), jax.random.fold_in(jax.random.key(0), 100), (1, 20)
     )
     assert difference(params_of(workdir), fresh) > 1e-3
+
+
+def test_a_key_that_no_expert_had_is_never_pressed(whole, tmp_path):
+    """As an expert the student has no output for it."""
+    workdir, _ = whole
+    shutil.copytree(workdir, tmp_path / "run")
+    path = tmp_path / "run" / "student.json"
+    roles = json.loads(path.read_text())
+    assert roles[0]["game"] == "combat/movement" and roles[0]["actions"] == [0, 1, 2, 3, 4, 5]
+    roles[0]["actions"] = [0, 1, 3, 4, 5]
+    path.write_text(json.dumps(roles))
+    whole_one = students.student_as_expert(workdir, "combat/movement")
+    expert = students.student_as_expert(tmp_path / "run", "combat/movement")
+    assert np.flatnonzero(whole_one.mask).tolist() == [0, 1, 2, 3, 4, 5]
+    assert np.flatnonzero(expert.mask).tolist() == [0, 1, 3, 4, 5]
+    seen = jax.random.normal(jax.random.key(0), (64, 1, 20))
+    pressed, others = (np.asarray(e.greedy(seen)) for e in (expert, whole_one))
+    assert not pressed[:, 2].any()
+    np.testing.assert_array_equal(np.delete(pressed, 2, 1), np.delete(others, 2, 1))
 
 
 # --- What is taught, and what the student is chosen by.

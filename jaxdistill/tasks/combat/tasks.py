@@ -25,6 +25,7 @@ COMBAT = Suite(
     frames_per_second=20,
     opening_steps=0,
     facts=FACTS,
+    counts=("dealt", "taken", "yaw_error"),
     kinds=tuple("angle" if entry in ("yaw", "pitch") else "key" for entry in ENTRIES),
     views=(("duel", views.part("duel")), ("document", views.part("document"))),
     pool_size=1024,
