@@ -39,7 +39,7 @@ def _actions(pool, key):
 @functools.cache
 def _played(task, steps=None):
     """A pool, its actions and its steps; by default one episode of every slot."""
-    pool = combat.CombatPool(task, NUM_ENVS, seed=3)
+    pool = task.pool(NUM_ENVS, seed=3)
     actions, played = [], [pool.last]
     for step in range(steps or task.max_steps):
         actions.append(_actions(pool, jax.random.PRNGKey(step)))
@@ -78,7 +78,7 @@ def test_walking():
 
 def test_time_in_the_band_counts_after_the_first_hundred_ticks():
     _, actions, _ = _played(combat.MOVEMENT)
-    pool, near = combat.CombatPool(combat.MOVEMENT, NUM_ENVS, seed=3), np.zeros(NUM_ENVS)
+    pool, near = combat.MOVEMENT.pool(NUM_ENVS, seed=3), np.zeros(NUM_ENVS)
     for tick, row in enumerate(actions[:130], start=1):
         pool.step(row)
         state = jax.device_get(pool.episodes)
@@ -104,7 +104,7 @@ def test_aiming():
 
 def test_the_mean_yaw_error_is_of_every_tick():
     """In degrees, from what is seen after each: the sine and cosine of the error."""
-    pool = combat.CombatPool(combat.AIMING, NUM_ENVS, seed=3)
+    pool = combat.AIMING.pool(NUM_ENVS, seed=3)
     errors = []
     for row in _played(combat.AIMING)[1][:20]:
         sine, cosine, *_ = _seen(combat.AIMING, pool.step(row).observations).T
@@ -123,7 +123,7 @@ def test_clicking():
     assert hits[RANDOM].sum() < 0.12 * clicks[RANDOM].sum()
     assert clicks[RANDOM].mean() == pytest.approx(300, abs=15)
     np.testing.assert_allclose(facts["hit_rate"], hits / clicks)
-    fresh = combat.CombatPool(combat.CLICKING, 2, seed=3)
+    fresh = combat.CLICKING.pool(2, seed=3)
     np.testing.assert_array_equal(fresh.facts["hit_rate"], [0, 0])
 
 
@@ -154,7 +154,7 @@ def test_the_level_of_hits_is_another_reward_of_the_same_duel():
 
 
 def test_who_was_first_to_ten_stays_first():
-    pool = combat.CombatPool(combat.DUEL, NUM_ENVS, seed=3)
+    pool = combat.DUEL.pool(NUM_ENVS, seed=3)
     start = pool.episodes
     for dealt, taken, before, after in (
         (9, 3, 0, 0),
@@ -203,7 +203,7 @@ def test_a_duel_of_health_ten_ends_by_death_and_the_next_begins():
 
 
 def test_facts_of_a_duel_that_has_ended():
-    pool = combat.CombatPool(MORTAL, NUM_ENVS, seed=3)
+    pool = MORTAL.pool(NUM_ENVS, seed=3)
     ended = {}
     for row in _played(MORTAL, 450)[1]:
         step = pool.step(row)
@@ -237,7 +237,7 @@ def test_facts_are_those_of_the_suite_and_each_task_tells_some():
 @pytest.mark.parametrize("task", combat.COMBATS.values(), ids=lambda task: task.name)
 def test_seed_and_actions_say_everything(task):
     pool, actions, steps = _played(task)
-    again = combat.CombatPool(task, NUM_ENVS, seed=3)
+    again = task.pool(NUM_ENVS, seed=3)
     assert _same(again.last, steps[0])
     # What is no part of a task's actions changes nothing.
     own = actions[..., task.actions]
@@ -246,7 +246,7 @@ def test_seed_and_actions_say_everything(task):
     assert _same(again.last, steps[-1]) and _same(again.episodes, pool.episodes)
     np.testing.assert_array_equal(again.states, pool.states)
     # Environment i begins from the seed plus i.
-    other = combat.CombatPool(task, NUM_ENVS, seed=4)
+    other = task.pool(NUM_ENVS, seed=4)
     np.testing.assert_array_equal(other.last.observations[:-1], steps[0].observations[1:])
     assert (other.last.observations != steps[0].observations).any(axis=(1, 2)).all()
     assert len(np.unique(steps[0].observations, axis=0)) == NUM_ENVS
@@ -261,7 +261,7 @@ def test_skipping_games_and_playing_on_is_as_if_all_had_been_played(task):
     length = task.max_steps + 50
     pool, actions, steps = _played(task, length)
     over = _column(steps, "over")[:-1]
-    again = combat.CombatPool(task, NUM_ENVS, seed=3)
+    again = task.pool(NUM_ENVS, seed=3)
     again.skip(over.sum(axis=0))
     begun = np.where(over.any(axis=0), length - np.argmax(over[::-1], axis=0), 0)
     assert over.any(axis=0).all() and (task is combat.MOVEMENT or len(set(begun)) > 8)
@@ -281,7 +281,7 @@ def test_skipping_games_and_playing_on_is_as_if_all_had_been_played(task):
 
 
 def test_some_may_step_alone_and_in_any_order():
-    both, one = (combat.CombatPool(MORTAL, NUM_ENVS, seed=3) for _ in range(2))
+    both, one = (MORTAL.pool(NUM_ENVS, seed=3) for _ in range(2))
     actions = _played(MORTAL, 450)[1]
     for row in actions[:5]:
         both.step(row)
@@ -300,7 +300,7 @@ def test_some_may_step_alone_and_in_any_order():
 
 
 def test_a_checksum_is_of_all_that_an_episode_is():
-    pool = combat.CombatPool(combat.DUEL, NUM_ENVS, seed=3)
+    pool = combat.DUEL.pool(NUM_ENVS, seed=3)
     for row in _played(combat.DUEL)[1][:30]:
         pool.step(row)
     before, whole = pool.states, jax.device_get(pool.episodes)
@@ -318,7 +318,7 @@ def test_an_episode_is_what_seed_environment_and_its_number_say():
     """Nothing of any earlier one is left, and none need have been."""
     _, _, steps = _played(combat.MOVEMENT, 450)
     assert _column(steps, "over").sum(axis=0).tolist() == [1] * NUM_ENVS
-    ended = combat.CombatPool(combat.MOVEMENT, NUM_ENVS, seed=3)
+    ended = combat.MOVEMENT.pool(NUM_ENVS, seed=3)
     for row in _played(combat.MOVEMENT)[1]:
         ended.step(row)
     before = jax.device_get(ended.episodes)
@@ -340,7 +340,7 @@ def test_an_episode_is_what_seed_environment_and_its_number_say():
     assert not (begun.tick.any() or begun.target_turn.any() or begun.target.yaw.any())
     assert not (begun.target.sprinting.any() or begun.target.velocity.any())
     assert (begun.agent.yaw != before.agent.yaw).all()
-    skipped = combat.CombatPool(combat.MOVEMENT, NUM_ENVS, seed=3)
+    skipped = combat.MOVEMENT.pool(NUM_ENVS, seed=3)
     skipped.skip(np.arange(NUM_ENVS) % 3)
     for episode in range(3):
         rows = np.arange(NUM_ENVS) % 3 == episode
@@ -352,7 +352,7 @@ def test_an_episode_is_what_seed_environment_and_its_number_say():
 
 def test_what_is_shown_is_every_view_of_the_state():
     for task in (combat.CLICKING, combat.DUEL):
-        pool = combat.CombatPool(task, NUM_ENVS, seed=3)
+        pool = task.pool(NUM_ENVS, seed=3)
         for row in _played(task)[1][:25]:
             shown = pool.step(row).observations
         assert shown.shape == (NUM_ENVS, 1, 74) and shown.dtype == np.float32
@@ -385,7 +385,7 @@ def test_episodes_begin_where_they_should():
         (combat.CLICKING, 2, 3.5),
         (combat.DUEL, 6, 12),
     ):
-        state = jax.device_get(combat.CombatPool(task, NUM_ENVS, seed=0).episodes)
+        state = jax.device_get(task.pool(NUM_ENVS, seed=0).episodes)
         way = state.target.position - state.agent.position
         distance = np.linalg.norm(way, axis=1)
         assert low <= distance.min() < low + 0.2 * (high - low)
@@ -405,7 +405,7 @@ def test_episodes_begin_where_they_should():
 
 
 def test_turns_are_cut_to_what_one_can_turn_and_no_look_goes_past_upright():
-    pool = combat.CombatPool(combat.DUEL, NUM_ENVS, seed=3)
+    pool = combat.DUEL.pool(NUM_ENVS, seed=3)
     action = np.zeros((NUM_ENVS, 9))
     action[:, 7], action[:, 8] = 0.2, 9.0
     for turns in range(1, 6):
@@ -428,7 +428,7 @@ def test_an_experts_turns_are_cut_to_what_its_task_allows():
 
 
 def test_keys_are_down_above_one_half():
-    pools = [combat.CombatPool(combat.MOVEMENT, NUM_ENVS, seed=3) for _ in range(3)]
+    pools = [combat.MOVEMENT.pool(NUM_ENVS, seed=3) for _ in range(3)]
     for pool, value in zip(pools, (0.5, 0.51, True), strict=True):
         pool.step(np.full((NUM_ENVS, 9), value) * (np.arange(9) == 0))
     idle, walking, pressed = (np.asarray(pool.episodes.agent.velocity) for pool in pools)
@@ -449,7 +449,7 @@ def test_a_duels_name_says_its_health_and_reward():
     assert names == ["combat/duel_10hp", "combat/duel_level_2.5hp"]
     assert [combat.find(name) for name in names] == [combat.duel(10), combat.duel(2.5, "level")]
     assert combat.find("combat/duel") is None and combat.find("combat/dual_10hp") is None
-    assert np.asarray(combat.CombatPool(MORTAL, 1, seed=0).episodes.target.health).tolist() == [10]
+    assert np.asarray(MORTAL.pool(1, seed=0).episodes.target.health).tolist() == [10]
 
 
 def test_the_threads_of_a_pool_are_xlas():
@@ -469,17 +469,17 @@ def test_the_threads_of_a_pool_are_xlas():
             lambda: combat.duel(reward="kills"),
             "no reward 'kills', expected one of ['hits', ",
         ),
-        (lambda: combat.CombatPool(combat.AIMING, 0, seed=0), "combat/aiming: num_envs is 0"),
+        (lambda: combat.AIMING.pool(0, seed=0), "combat/aiming: num_envs is 0"),
         (
-            lambda: combat.CombatPool(combat.AIMING, 1, seed=0, max_steps=0),
+            lambda: combat.AIMING.pool(1, seed=0, max_steps=0),
             "combat/aiming: max_steps is 0, expected at least 1",
         ),
         (
-            lambda: combat.CombatPool(combat.AIMING, 1, seed=0, view=Vector(8)),
+            lambda: combat.AIMING.pool(1, seed=0, view=Vector(8)),
             "combat/aiming shows Vector(size=74), expected no Vector(size=8)",
         ),
         (
-            lambda: combat.CombatPool(combat.AIMING, 1, seed=0, view=View()),
+            lambda: combat.AIMING.pool(1, seed=0, view=View()),
             "combat/aiming shows Vector(size=74), expected no View(",
         ),
     ],
@@ -501,7 +501,7 @@ def test_settings_there_are_not_are_refused(make, message):
     ],
 )
 def test_actions_there_are_not_are_refused(actions, message):
-    pool = combat.CombatPool(combat.DUEL, NUM_ENVS, seed=0)
+    pool = combat.DUEL.pool(NUM_ENVS, seed=0)
     before = pool.states
     with pytest.raises(ValueError) as caught:
         pool.send(actions)

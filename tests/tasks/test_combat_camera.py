@@ -147,7 +147,7 @@ def test_the_line_of_text_is_of_the_state():
 
 
 def test_a_click_is_shown_by_the_camera_in_its_tick_alone():
-    shown = camera.CombatCamera(combat.CLICKING, seed=3, max_steps=4)
+    shown = combat.CLICKING.camera(seed=3, max_steps=4)
     clicks = [bool(box(shown.frame, camera.CLICK))]
     # The sixth begins the next episode; its action is ignored.
     for action in (0, 1, 1, 0, 1, 1):
@@ -156,7 +156,7 @@ def test_a_click_is_shown_by_the_camera_in_its_tick_alone():
 
 
 def test_a_gif_of_it_is_small():
-    shown = camera.CombatCamera(combat.DUEL, seed=5)
+    shown = combat.DUEL.camera(seed=5)
     rush = np.array([1, 0, 0, 0, 0, 1, 1, 0.05, 0])
     frames = np.stack([shown.frame, *(shown.step(rush) for _ in range(39))])
     assert len(np.unique(frames.reshape(-1, 3), axis=0)) <= 12
@@ -169,6 +169,6 @@ def test_a_gif_of_it_is_small():
 
 @pytest.mark.parametrize("action", [np.zeros(8), np.zeros((1, 9)), np.full(9, np.nan)])
 def test_an_action_there_is_not_is_refused(action):
-    shown = camera.CombatCamera(combat.DUEL, seed=0)
+    shown = combat.DUEL.camera(seed=0)
     with pytest.raises(ValueError, match="combat/duel: "):
         shown.step(action)

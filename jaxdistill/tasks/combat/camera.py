@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,9 +20,6 @@ from jaxdistill.tasks.combat.fight import REACH
 from jaxdistill.tasks.combat.physics import Body
 from jaxdistill.tasks.combat.pool import CombatPool
 from jaxdistill.tasks.combat.state import State
-
-if TYPE_CHECKING:
-    from jaxdistill.tasks.combat.tasks import Combat
 
 SIZE, TOP = 200, 16  # pixels: the square of ground, and the line of text above it
 
@@ -45,9 +42,9 @@ class CombatCamera:
 
     frame: np.ndarray
 
-    def __init__(self, task: Combat, *, seed: int, max_steps: int | None = None):
-        """Begins the episode that a pool of one environment with this seed begins."""
-        self._pool = CombatPool(task, 1, seed=seed, max_steps=max_steps)
+    def __init__(self, pool: CombatPool):
+        """Shows the first environment of a pool, which is stepped by the camera from now on."""
+        self._pool = pool
         self._clicks = 0
         self.frame = self._shown()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,8 @@ import numpy as np
 from jaxdistill.tasks.combat import environments, views
 from jaxdistill.tasks.combat.environments import APPROACH, Environment
 from jaxdistill.tasks.combat.state import State
-from jaxdistill.tasks.task import Played, Pool
+from jaxdistill.tasks.task import Played, Pool, Task
 from jaxdistill.tasks.views import AnyView
-
-if TYPE_CHECKING:
-    from jaxdistill.tasks.combat.tasks import Combat
 
 FACTS = (
     "dealt",
@@ -44,7 +40,8 @@ class CombatPool(Pool):
 
     def __init__(
         self,
-        task: Combat,
+        task: Task,
+        environment: Environment,
         num_envs: int,
         *,
         seed: int,
@@ -54,6 +51,7 @@ class CombatPool(Pool):
         """Builds the pool and begins N episodes; environment i draws from `seed + i`.
 
         Args:
+          environment: the task's rules.
           max_steps: ticks of one episode; by default the task's own.
 
         Raises:
@@ -63,7 +61,7 @@ class CombatPool(Pool):
         super().__init__(task, num_envs, view, max_steps)
         if self.view != task.suite.view:
             raise ValueError(f"{task.name} shows {task.suite.view}, expected no {self.view}")
-        self.environment = dataclasses.replace(task.environment, max_steps=max_steps)
+        self.environment = dataclasses.replace(environment, max_steps=max_steps)
         self._seeds = (seed + np.arange(num_envs)).astype(np.uint32)
         self._width = len(self.environment.entries)
         self.skip(np.zeros(num_envs, int))

@@ -86,11 +86,13 @@ class Combat(Task):
     ) -> CombatPool:
         """See `CombatPool`; threads are XLA's."""
         del threads
-        return CombatPool(self, num_envs, seed=seed, view=view, max_steps=max_steps)
+        return CombatPool(
+            self, self.environment, num_envs, seed=seed, view=view, max_steps=max_steps
+        )
 
     def camera(self, *, seed: int, max_steps: int | None = None) -> CombatCamera:
         """See `CombatCamera`."""
-        return CombatCamera(self, seed=seed, max_steps=max_steps)
+        return CombatCamera(self.pool(1, seed=seed, max_steps=max_steps))
 
 
 def _task(environment: Environment) -> Combat:
