@@ -16,7 +16,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -81,11 +80,11 @@ def _usual(
             played,
             functools.partial(act, expert.params),
             evaluation.Protocol(
-                _EPISODES.value,
                 lessons.REPORT,
-                jax.random.key(7),
+                7,
                 evaluation.Opening(random, 0, random, evaluation.REPORTING),  # none
             ),
+            _EPISODES.value,
             mesh.create(),
         )
         kept = [

@@ -9,7 +9,6 @@ observation at a time) plays few games, and its time for as many as ours is thei
 
 import time
 
-import jax
 import numpy as np
 from _reference import load, play
 from absl import app, flags, logging
@@ -32,10 +31,10 @@ def main(_: list[str]) -> None:
     taught = lessons.of_experts(experts, 1)
     random = rollouts.random_policy(lessons.masks(taught))
     opening = evaluation.Opening(random, 0, random, evaluation.REPORTING)  # none
-    protocol = evaluation.Protocol(_EPISODES.value, lessons.REPORT, jax.random.key(1), opening)
+    protocol = evaluation.Protocol(lessons.REPORT, 1, opening)
 
     def ours() -> tuple[list[float], int]:
-        scores = evaluation.measure(taught, policy, protocol, mesh.create())
+        scores = evaluation.measure(taught, policy, protocol, _EPISODES.value, mesh.create())
         return [s.mean for s in scores], sum(int(s.lengths.sum()) for s in scores)
 
     def usual() -> tuple[list[float], int]:

@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 import traceback
-import types
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -342,12 +341,12 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     import jax
     import numpy as np
 
-    from jaxdistill import metrics, settings
+    from jaxdistill import settings
     from jaxdistill.experts import formats, torch_file
     from jaxdistill.learn import checkpoints, dataset
-    from jaxdistill.play import collection, evaluation
+    from jaxdistill.play import collection, evaluation, records
     from jaxdistill.report import tables
-    from jaxdistill.run import common, recipe
+    from jaxdistill.run import recipe
 
     witness = str(base / "witness")
     texts = {path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.is_file()}
@@ -457,7 +456,6 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     expert.save(base / "expert")
 
     chosen = recipe.Settings(experts=(recipe.ExpertSource(path="pong.pth", game="pong"),))
-    run = types.SimpleNamespace(names=["pong"], settings=chosen, fingerprints=lambda: ["a" * 64])
     played = {"mean": 3.0, "interval": [3.0, 3.0], "distinct": 1, "distinct_starts": 1}
     row = {
         "game": "pong",
@@ -476,12 +474,12 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         "opening_by": "random",
         "seconds": {"learn": 6.0},
     }
-    scores = evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), 0)
-    measured = {who: [scores.to_dict()] for who in ("expert", "random")}
-    measured |= {"timer": metrics.Timer().state(), **common._protocol(run)}  # type: ignore[arg-type]
+    cut = np.array([False, True])
+    scores = evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), cut)
+    of = {"player": "someone", "task": "pong"}
     written = {
         "config.json": recipe.dataclasses.asdict(chosen),
-        "baselines.json": measured,
+        "games.json": {"of": of, "games": scores.to_dict()},
         "result.json": result,
     }
     for name, fields in written.items():
@@ -495,8 +493,8 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     def read_json(path: pathlib.Path) -> None:
         if path.name == "config.json":
             settings.build(recipe.Settings, settings.read_json(path, "begin again"), str(path))
-        elif path.name == "baselines.json":
-            common._read_baselines(run, path)  # type: ignore[arg-type]
+        elif path.name == "games.json":
+            records._read(path, of)
         else:
             tables.read_result(path)
 

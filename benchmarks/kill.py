@@ -191,8 +191,10 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     logs = [dataset.open_log(x / "dataset") for x in (one, other)]
     compare("dataset", *(tuple(log.read(0, log.length)) for log in logs))
     compare("metrics", *(without_seconds(metrics.read(x)) for x in (one, other)))
-    for name in ("result.json", "baselines.json"):
-        compare(name, *(without_seconds(json.loads((x / name).read_text())) for x in (one, other)))
+    name = "result.json"
+    compare(name, *(without_seconds(json.loads((x / name).read_text())) for x in (one, other)))
+    played = [{y.name: y.read_text() for y in (x / "played").iterdir()} for x in (one, other)]
+    compare("games played", *played)
     if not (other / "report.html").is_file():
         found.append("report.html")
     remains = [

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from jaxdistill import metrics
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation
+from jaxdistill.play import records
 
 _HERE = pathlib.Path(__file__).parent
 _CONFIG = flags.DEFINE_string(
@@ -66,7 +66,7 @@ def _usual(directory: pathlib.Path) -> tuple[list[tuple[float, float]], float]:
         means = []
         for task in _TASKS:
             expert = formats.load(directory / f"{episode}.pth", game=task)
-            played = evaluation.measure_expert(
+            played = records.measure_expert(
                 expert, episodes=_PLAYED.value, epsilon=0.0, seed=7, opening_steps=0
             )
             means.append(played.mean)

@@ -17,7 +17,7 @@ from jaxdistill import metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
-from jaxdistill.play import evaluation
+from jaxdistill.play import records
 from jaxdistill.tasks.views import View
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to learn")
@@ -44,7 +44,7 @@ def main(_: list[str]) -> None:
     before = Expert("untrained", after.network, fresh, "q", after.actions, game=after.game)
     measured = []
     for expert in (before, after):
-        scores = evaluation.measure_expert(expert, episodes=_EPISODES.value, epsilon=0.05, seed=1)
+        scores = records.measure_expert(expert, episodes=_EPISODES.value, epsilon=0.05, seed=1)
         measured.append((scores.mean, *scores.interval()))
     metrics.table(
         f"{after.game}, {settings.iterations * settings.steps_per_iteration} steps in "

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import app
 
 from jaxdistill import metrics, networks
@@ -166,27 +165,26 @@ TABLES = (
 class Trained(NamedTuple):
     """A table of trainings: the run, game and label of each row.
 
-    Shares are of the expert's score above random play, both from `baselines`, the measured scores
-    of experts in the order of the games here; but the expert's from the run `expert`, if given.
+    Shares are of the expert's score above random play, both as the distillation `measured` reports
+    them; but the expert's from the run `expert`, if given.
     """
 
     title: str
     columns: tuple[str, ...]
     runs: tuple[tuple[str, str, str], ...]
-    baselines: str
+    measured: str
     expert: str | None = None
 
     def rows(self, directory: pathlib.Path) -> Iterator[tuple[str, ...]]:
         """The cells of every row whose run is in `directory`."""
         for run, game, label in self.runs:
             path = directory / run / f"{game}.json"
-            baselines = directory / f"{self.baselines}.json"
-            if not path.is_file() or not baselines.is_file():
+            result = directory / self.measured / "result.json"
+            if not path.is_file() or not result.is_file():
                 continue
             played = _played(path)
-            index = [name for _, name, _ in self.runs].index(game)
-            measured = json.loads(baselines.read_text())
-            means = {who: np.mean(measured[who][index]["scores"]) for who in ("expert", "random")}
+            (row,) = (x for x in json.loads(result.read_text())["games"] if x["game"] == game)
+            means = {who: row[who]["mean"] for who in ("expert", "random")}
             if self.expert:
                 means["expert"] = _played(directory / self.expert / f"{game}.json")["mean"]
             share = evaluation.retention(played["mean"], means["expert"], means["random"])
@@ -203,14 +201,14 @@ TRAINED = (
             ("reward_beside_it", "breakout", "beside it"),
             ("reward_from_it", "breakout", "from it"),
         ),
-        baselines="breakout",
+        measured="states_expert",
         expert="reward_half",
     ),
     Trained(
         "Without experts",
         ("game", "one network, no experts", "of the expert, above random", "minutes"),
         tuple(("multitask", game, game.title()) for game in ("breakout", "pong", "freeway")),
-        baselines="three",
+        measured="three_quickstart",
     ),
 )
 

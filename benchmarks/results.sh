@@ -9,12 +9,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/results}
 
-row() { # EXPERTS NAME CONFIG [flags]; rows of the same experts share their measured scores
-    local shared=$out/$1.json run=$out/$2 config=$3
-    shift 3
-    [[ ! -f $shared ]] || set -- "$@" --config.evaluate.baselines="$shared"
-    python launch/distill.py --workdir="$run" --config="configs/$config" "$@"
-    cp "$run/baselines.json" "$shared"
+row() { # NAME CONFIG [flags]; rows of the same experts share their measured scores
+    local run=$out/$1 config=$2
+    shift 2
+    python launch/distill.py --workdir="$run" --config="configs/$config" \
+        --cache_dir="$out/played" "$@"
 }
 
 measure() { # NAME TABLE [flags]; a run's student again, in other games
@@ -37,16 +36,16 @@ train() { # NAME GAMES CONFIG [flags]; then 100 games of each
 # One expert, 3,200 updates: losses, temperatures, a second seed, whose states. 5 to 10 minutes each.
 one=experiments/single.py
 for loss in kl mse nll q_values; do
-    row pong "loss_$loss" $one:pong --config.learn.loss="$loss"
+    row "loss_$loss" $one:pong --config.learn.loss="$loss"
 done
 for temperature in 0.001 0.1 1.0; do # the default, 0.01, is loss_kl
-    row pong "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
+    row "temperature_$temperature" $one:pong --config.learn.q_temperature="$temperature"
 done
 for loss in kl nll; do # is their order more than chance?
-    row pong_1 "loss_${loss}_seed_1" $one:pong --config.learn.loss="$loss" --config.seed=1
+    row "loss_${loss}_seed_1" $one:pong --config.learn.loss="$loss" --config.seed=1
 done
 for who in fixed expert student half; do
-    row breakout "states_$who" "experiments/states.py:$who"
+    row "states_$who" "experiments/states.py:$who"
 done
 
 # Students smaller than their expert. 5 to 15 minutes each.
@@ -54,7 +53,7 @@ for game in pong freeway breakout; do
     rounds=200
     [[ $game != breakout ]] || rounds=600 # the hardest to copy: 74% with net1 after 200
     for network in net1 net3; do
-        row $game "size_${network}_$game" $one:$game --config.network="$network" \
+        row "size_${network}_$game" $one:$game --config.network="$network" \
             --config.learn.rounds=$rounds --config.learn.batch_per_game=128 \
             --config.collect.final_expert_share=0.5 --config.collect.expert_share_rounds=$rounds \
             --config.learn.loss=q_values --config.learn.first_loss=q_kl --config.learn.first_rounds=40
@@ -74,15 +73,15 @@ train multitask "breakout pong freeway" train_expert.py --config.games=breakout,
     --config.total_steps=300000 --config.hold_exponent=1.6 --config.epsilon_fraction=0.33
 
 # Three experts, one student: `make quickstart`, and nothing set but the experts. An hour each.
-row three three_quickstart quickstart.py
+row three_quickstart quickstart.py
 measure three_quickstart again --episodes=100 --seed=1
 measure three_quickstart breakout_400 --game=breakout --episodes=400 --seed=2
-row three three_defaults \
+row three_defaults \
     merge.py:breakout=experts/breakout.pth,pong=experts/pong.pth,freeway=experts/freeway.pth
 
 # Two experts found on the web. An hour and a half.
 if [[ -n ${JAXDISTILL_EXPERTS:-} ]]; then
-    row web web "breakout_pong_thirdparty.py:$JAXDISTILL_EXPERTS"
+    row web "breakout_pong_thirdparty.py:$JAXDISTILL_EXPERTS"
 fi
 
 python benchmarks/results.py "$out"

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from jaxdistill import metrics, settings
 from jaxdistill.experts.expert import Expert
-from jaxdistill.play import evaluation
+from jaxdistill.play import records
 from jaxdistill.run import students
 
 _OUT = flags.DEFINE_string("out", "runs/results_lander", "directory of all runs")
@@ -70,7 +70,7 @@ def _measure(experts: list[Expert], path: pathlib.Path) -> dict[str, dict]:
         by_task = {expert.game: expert for expert in experts}
         measured = {}
         for name, (task, owner, limit) in _PLAYED.items():
-            scores = evaluation.measure_expert(
+            scores = records.measure_expert(
                 dataclasses.replace(by_task[owner], game=task),
                 episodes=_EPISODES.value,
                 epsilon=0.0,

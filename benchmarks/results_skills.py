@@ -22,10 +22,10 @@ from absl import app, flags, logging
 
 from jaxdistill import mesh, metrics, settings, tasks
 from jaxdistill.experts.expert import Expert, Team
-from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.run import students
 from jaxdistill.tasks.combat import scripts
-from jaxdistill.tasks.task import seed_for
+from jaxdistill.tasks.task import Task
 
 _OUT = flags.DEFINE_string("out", "runs/results_skills", "directory of all runs")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "of each kind", lower_bound=1)
@@ -92,7 +92,7 @@ def _measure(kind: str, root: pathlib.Path, seed: int) -> dict[str, dict]:
             elif kind == "random":
                 scores = _random(name)
             elif (player := _player(kind, root, seed, name)) is not None:
-                scores = evaluation.measure_expert(
+                scores = records.measure_expert(
                     player, episodes=_EPISODES.value, epsilon=0.0, seed=_SEED
                 )
             else:
@@ -105,23 +105,30 @@ def _measure(kind: str, root: pathlib.Path, seed: int) -> dict[str, dict]:
 def _scripted(name: str) -> evaluation.Scores:
     """The same episodes, by a script that sees the whole state."""
     task = tasks.get(name)
-    pool = task.pool(_EPISODES.value, seed=seed_for(_SEED))
+    (lesson,) = lessons.of_tasks([task], _SEED)
+    pool = _protocol(task).pool(lesson, range(_EPISODES.value))
     play = jax.jit(jax.vmap(scripts.SCRIPTS[name]))
     actions = np.zeros((_EPISODES.value, task.suite.num_actions), np.float32)
     while not pool.last.over.all():
         actions[:, task.actions] = play(pool.episodes)
         step = pool.step(actions)
     facts = {fact: pool.facts[fact] for fact in task.facts}
-    return evaluation.Scores(step.scores, step.ages, np.arange(len(step.ages)), 0, facts)
+    starts = np.arange(len(step.ages))
+    return evaluation.Scores(step.scores, step.ages, starts, step.truncated, facts)
 
 
 def _random(name: str) -> evaluation.Scores:
     task = tasks.get(name)
-    policy = rollouts.random_policy(jnp.asarray(task.mask)[None], task.suite.form)
+    protocol, (lesson,) = _protocol(task), lessons.of_tasks([task], _SEED)
+    policy = protocol.opening.random
+    return evaluation.measure([lesson], policy, protocol, _EPISODES.value, mesh.create())[0]
+
+
+def _protocol(task: Task) -> evaluation.Protocol:
+    """As experts are measured."""
+    policy = rollouts.random_policy(jnp.asarray(task.mask)[None], task.suite.form, [task.number])
     opening = evaluation.Opening(policy, 0, policy, evaluation.REPORTING)
-    protocol = evaluation.Protocol(_EPISODES.value, 0, jax.random.key(_SEED), opening)
-    (lesson,) = lessons.of_tasks([task], _SEED)
-    return evaluation.measure([lesson], policy, protocol, mesh.create())[0]
+    return evaluation.Protocol(lessons.REPORT, _SEED, opening)
 
 
 def main(_: list[str]) -> None:

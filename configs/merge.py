@@ -54,7 +54,7 @@ def get_config(experts: str = "") -> ConfigDict:
     config.collect.dataset = config_dict.placeholder(str)
     config.learn.warm_start = config_dict.placeholder(str)
     config.learn.first_loss = config_dict.placeholder(str)
-    config.evaluate.baselines = config_dict.placeholder(str)
+    config.learn.target_retention = config_dict.placeholder(float)
     config.evaluate.max_steps = config_dict.placeholder(int)
     config.evaluate.opening_steps = config_dict.placeholder(int)
     return config

@@ -320,14 +320,14 @@ def read_json(path: pathlib.Path, advice: str) -> Any:
 _MAX_JSON_BYTES = 16 * 2**20
 
 
-def write_json(path: pathlib.Path, values: Any) -> None:
+def write_json(path: pathlib.Path, values: Any, indent: int | None = 2) -> None:
     """Writes JSON so that a kill leaves either the old file or the new one.
 
     JSON knows no NaN and no infinity: they are written as null.
     """
     with writing(path):
         temporary = path.with_name(f"{path.name}.partial")
-        temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_finite(values), indent=indent, allow_nan=False) + "\n")
         os.replace(temporary, path)
 
 

@@ -11,7 +11,7 @@ from absl import flags
 from jaxdistill import metrics, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import check_new
-from jaxdistill.play import evaluation
+from jaxdistill.play import records
 from jaxdistill.report import tables
 
 _SOURCE = flags.DEFINE_string("source", None, "PyTorch file, or the directory of an expert")
@@ -52,14 +52,9 @@ def main() -> None:
         )
     elif _EPISODES.value:
         epsilon = expert.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
-        with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
-            scores = evaluation.measure_expert(
-                expert,
-                episodes=_EPISODES.value,
-                epsilon=epsilon,
-                seed=_SEED.value,
-                advance=advance,
-            )
+        scores = records.measure_expert(
+            expert, episodes=_EPISODES.value, epsilon=epsilon, seed=_SEED.value
+        )
         tables.print_expert(expert, scores, epsilon=epsilon)
     expert.save(_OUT.value)
     metrics.say(f"saved in {_OUT.value}")

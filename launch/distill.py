@@ -8,6 +8,7 @@ Called again with the same settings it resumes; called on a finished run it prin
 import shlex
 import sys
 
+from _cache import cache_dir
 from _main import run
 from _processes import join_processes
 from absl import flags
@@ -27,7 +28,13 @@ def main() -> None:
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
-    result = distill.distill(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
+    result = distill.distill(
+        chosen,
+        _WORKDIR.value,
+        cache_dir=cache_dir(),
+        command=command,
+        profile=_PROFILE.value,
+    )
     tables.print_result(result)
     metrics.say(f"report in {_WORKDIR.value}/report.html")
 

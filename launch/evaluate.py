@@ -8,12 +8,13 @@ experts and random play beside it; or the best network of a training, with rando
 import pathlib
 from typing import Any
 
+from _cache import cache_dir
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import metrics, settings
+from jaxdistill import settings
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation
+from jaxdistill.play import records
 from jaxdistill.report import tables
 from jaxdistill.run import distill, students, training
 from jaxdistill.tasks.task import Suite
@@ -92,7 +93,9 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         only_with("a distillation", "opening_by")
         chosen = training.load_settings(where)
         measured = _measured(chosen.tasks[0].suite, chosen.max_steps)
-        rows = training.evaluate(where, seed=_SEED.value, game=_GAME.value, **measured)
+        rows = training.evaluate(
+            where, seed=_SEED.value, game=_GAME.value, cache_dir=cache_dir(), **measured
+        )
         measured["opening_by"] = "random"
         tables.print_networks(rows, measured)
         return rows, measured
@@ -101,7 +104,9 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if not measured["opening_steps"]:
         only_with("--opening_steps above 0", "opening_by")
     measured["opening_by"] = _OPENING_BY.value
-    rows = distill.evaluate_student(where, seed=_SEED.value, game=_GAME.value, **measured)
+    rows = distill.evaluate_student(
+        where, seed=_SEED.value, game=_GAME.value, cache_dir=cache_dir(), **measured
+    )
     tables.print_students(rows, measured)
     return rows, measured
 
@@ -112,14 +117,14 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         only_with("an expert that holds logits", "sample_logits")
     expert.task.require()
     measured = _measured(expert.task.suite)
-    with metrics.progress(f"play {expert.game}", _EPISODES.value, "games") as advance:
-        scores = evaluation.measure_expert(
-            expert,
-            seed=_SEED.value,
-            sample_logits=_SAMPLE.value,
-            advance=advance,
-            **measured,
-        )
+    cache = cache_dir()
+    scores = records.measure_expert(
+        expert,
+        seed=_SEED.value,
+        sample_logits=_SAMPLE.value,
+        records=records.Records(() if cache is None else (cache,)),
+        **measured,
+    )
     tables.print_expert(expert, scores, epsilon=measured["epsilon"])
     return [{"game": expert.game, "expert": scores.summary()}], measured
 

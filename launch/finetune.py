@@ -11,6 +11,7 @@ import pathlib
 import shlex
 import sys
 
+from _cache import cache_dir
 from _main import run
 from absl import flags
 from ml_collections import config_flags
@@ -40,7 +41,9 @@ def main() -> None:
     chosen = settings.build(regime.Settings, fields)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")
     command = shlex.join(["python", *sys.argv])
-    result = training.train(chosen, out, command=command, profile=_PROFILE.value)
+    result = training.train(
+        chosen, out, cache_dir=cache_dir(), command=command, profile=_PROFILE.value
+    )
     tables.print_training(result)
     metrics.say(f"report in {out}/report.html")
     metrics.say(f"experts saved in {out}/experts")

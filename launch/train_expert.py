@@ -6,6 +6,7 @@ Called again with the same settings it resumes; called on a finished training it
 import shlex
 import sys
 
+from _cache import cache_dir
 from _main import run
 from absl import flags
 from ml_collections import config_flags
@@ -26,7 +27,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main() -> None:
     chosen = settings.build(regime.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
-    result = training.train(chosen, _WORKDIR.value, command=command, profile=_PROFILE.value)
+    result = training.train(
+        chosen, _WORKDIR.value, cache_dir=cache_dir(), command=command, profile=_PROFILE.value
+    )
     tables.print_training(result)
     metrics.say(f"report in {_WORKDIR.value}/report.html")
     metrics.say(f"experts saved in {_WORKDIR.value}/experts")

@@ -32,7 +32,7 @@ PYTHON = """#!/usr/bin/env bash
 echo "$*" >> "$LOG"
 for argument in "$@"; do
     case $argument in
-        --workdir=*) mkdir -p "${argument#*=}" && touch "${argument#*=}/baselines.json" ;;
+        --workdir=*) mkdir -p "${argument#*=}" ;;
         --out=*) touch "${argument#*=}" ;;
     esac
 done
@@ -58,7 +58,7 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
         return [line.split() for line in log.read_text().splitlines()]
 
     lines = run()
-    made, trained, seen = set(), set(), set()
+    made, trained, caches = set(), set(), set()
     for program, *flags in lines:
         values = dict(flag.removeprefix("--").split("=", 1) for flag in flags if "=" in flag)
         if "config" in values:
@@ -70,10 +70,7 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
         workdir = pathlib.Path(values.get("workdir", "")).name
         if program == "launch/distill.py":
             made.add(workdir)
-            experts = str(config["experts"]), config["seed"]
-            measured = "config.evaluate.baselines" in values
-            assert measured == (experts in seen), "experts are measured once"
-            seen.add(experts)
+            caches.add(values["cache_dir"])
         elif program == "launch/evaluate.py" and workdir:
             made.add(str(pathlib.Path(values["out"]).relative_to(out)))
         elif program == "launch/evaluate.py":
@@ -81,6 +78,7 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
             trained.add((path.parent.name, path.stem))
     assert made == {run for table in results.TABLES for run in table.runs}
     assert trained == {row[:2] for table in results.TRAINED for row in table.runs}
+    assert len(caches) == 1, "experts are measured once"
     assert lines[-1] == ["benchmarks/results.py", str(out)]
     assert not any("evaluate.py" in program for program, *_ in run()), "nothing is made twice"
 
@@ -164,8 +162,12 @@ def test_results_prints_the_runs_it_finds(tmp_path):
 
 
 def test_results_prints_the_trainings_it_finds(tmp_path):
-    scores = {"random": [{"scores": [1, 2]}], "expert": [{"scores": [100, 200]}]}
-    (tmp_path / "breakout.json").write_text(json.dumps(scores))
+    row = {"game": "breakout", "random": played(1.5), "expert": played(150.0)}
+    row |= {"student": played(9.0), "retention": 0.5, "retention_interval": [0.4, 0.6]}
+    row |= {"agreement": 0.5, "regret": 0.01}
+    (tmp_path / "states_expert").mkdir()
+    text = json.dumps({"games": [row], "seconds": {}})
+    (tmp_path / "states_expert" / "result.json").write_text(text)
     for run, mean in (("reward_half", 8.5), ("reward_from_it", 12.0)):
         (tmp_path / run).mkdir()
         row = {"games": [{"game": "breakout", "expert": played(mean)}]}

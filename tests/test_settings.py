@@ -166,6 +166,7 @@ NONSENSE = {
         **dict.fromkeys(("entropy_weight", "weight_decay"), (-1e-4, NAN, 1e39)),
         "warm_start": ("",),
         "ema_decay": (-0.1, 1.0, NAN),
+        "target_retention": RATE,
         "optimiser": ("sgd",),
         **dict.fromkeys(("learning_rate", "clip_norm"), RATE),
         "final_rate_fraction": CHANCE,
@@ -175,7 +176,7 @@ NONSENSE = {
         **dict.fromkeys(("epsilon", "lowest_expert_share"), CHANCE),
         "opening_steps": STEPS,
         "opening_by": ("a human",),
-        "baselines": ("",),
+        "report_width": (-0.1, NAN),
     },
     "": {
         "network": ("alexnet",),

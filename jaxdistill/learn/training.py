@@ -219,9 +219,16 @@ class Training:
             else exploration.Actor(settings, self.network, self.lessons, self._learner)
         )
         self._evaluate_act = rollouts.network_actor(
-            self.network, masks, epsilon=settings.eval_epsilon, form=form, view=self._view
+            self.network,
+            masks,
+            epsilon=settings.eval_epsilon,
+            form=form,
+            view=self._view,
+            numbers=[lesson.task.number for lesson in self.lessons],
         )
-        self._random_policy = rollouts.random_policy(masks, form)
+        self._random_policy = rollouts.random_policy(
+            masks, form, [lesson.task.number for lesson in self.lessons]
+        )
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
         self.best: dict[str, Any] = {}
@@ -338,9 +345,8 @@ class Training:
             self.lessons,
             functools.partial(self._evaluate_act, self._learner.network_params(params)),
             evaluation.Protocol(
-                episodes,
                 purpose,
-                jax.random.fold_in(jax.random.key(settings.seed), purpose),
+                settings.seed,
                 evaluation.Opening(
                     self._random_policy,
                     settings.opening,
@@ -349,10 +355,11 @@ class Training:
                 ),
                 settings.max_steps,
             ),
+            episodes,
             self._mesh,
         )
         means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
-        return means, evaluation.normalised_mean(settings.tasks, scores)
+        return means, evaluation.normalised_mean(settings.tasks, [*means.values()])
 
     def decide(self) -> None:
         """Lets the best and the last network play `final_episodes`; the better is the best."""

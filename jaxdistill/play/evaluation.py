@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from scipy import special
 
 from jaxdistill import mesh as mesh_lib
-from jaxdistill.experts.expert import Teacher
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.task import Pool, Task, seed_for
@@ -44,12 +44,15 @@ class Opening:
       steps: how many, at least.
       random: uniformly random play, see `rollouts.random_policy`.
       side: `CHOOSING` or `REPORTING`.
+      marks: what `policy` is known by in each lesson of a run, see `records.Player`; none for
+        `random`.
     """
 
     policy: rollouts.Policy
     steps: int
     random: rollouts.Policy
     side: int
+    marks: tuple[str, ...] = ()
 
     def begins(self, seat: int, start: int) -> bool:
         """Whether a state with this hash is one for the seat to start from."""
@@ -69,20 +72,45 @@ class Scores:
       scores: `(E,)` undiscounted, unclipped returns.
       lengths: `(E,)` steps that the policy played in each episode.
       starts: `(E,)` hash of what it saw first in each.
-      unfinished: episodes cut by the step limit.
+      cut: `(E,)` bool, the step limit ended the episode.
       facts: `(E,)` each, how the episodes ended; see `Pool.facts`.
     """
 
     scores: np.ndarray
     lengths: np.ndarray
     starts: np.ndarray
-    unfinished: int = 0
+    cut: np.ndarray
     facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def mean(self) -> float:
         """Mean score."""
         return float(self.scores.mean())
+
+    @property
+    def unfinished(self) -> int:
+        """How many episodes the step limit has cut."""
+        return int(self.cut.sum())
+
+    def first(self, episodes: int) -> Scores:
+        """Those of the first seats, at most `episodes`."""
+        return Scores(
+            self.scores[:episodes],
+            self.lengths[:episodes],
+            self.starts[:episodes],
+            self.cut[:episodes],
+            {name: x[:episodes] for name, x in self.facts.items()},
+        )
+
+    def joined(self, others: Scores) -> Scores:
+        """With the episodes of `others`, of the seats that follow."""
+        return Scores(
+            np.concatenate([self.scores, others.scores]),
+            np.concatenate([self.lengths, others.lengths]),
+            np.concatenate([self.starts, others.starts]),
+            np.concatenate([self.cut, others.cut]),
+            {name: np.concatenate([x, others.facts[name]]) for name, x in self.facts.items()},
+        )
 
     @property
     def distinct(self) -> int:
@@ -117,12 +145,7 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Every episode, as plain JSON values; `from_dict` turns them back."""
-        fields = {
-            "scores": self.scores.tolist(),
-            "lengths": self.lengths.tolist(),
-            "starts": self.starts.tolist(),
-            "unfinished": self.unfinished,
-        }
+        fields = {name: getattr(self, name).tolist() for name in _COLUMNS}
         facts = {name: x.tolist() for name, x in self.facts.items()}
         return fields | ({"facts": facts} if facts else {})
 
@@ -133,26 +156,30 @@ class Scores:
         Raises:
           ValueError: there is no episode, its lists differ in length, or a score is not finite.
         """
-        arrays = (np.asarray(fields[name]) for name in ("scores", "lengths", "starts"))
-        scores, lengths, starts = arrays
-        if not len(scores) or not scores.shape == lengths.shape == starts.shape == (len(scores),):
-            raise ValueError("expected one score, length and start of every episode")
+        scores, lengths, starts, cut = (np.asarray(fields[name]) for name in _COLUMNS)
+        if not len(scores) or {x.shape for x in (scores, lengths, starts, cut)} != {(len(scores),)}:
+            raise ValueError("expected one score, length, start and end of every episode")
         if not np.isfinite(scores).all():
             raise ValueError("a score is not a finite number")
+        if cut.dtype != bool or {lengths.dtype.kind, starts.dtype.kind} != {"i"}:
+            raise ValueError("expected whole lengths and starts, and true or false for cut")
         facts = {name: np.asarray(x) for name, x in fields.get("facts", {}).items()}
         if not all(x.shape == scores.shape and np.isfinite(x).all() for x in facts.values()):
             raise ValueError("expected one finite number of each fact for every episode")
-        return cls(scores, lengths, starts, fields["unfinished"], facts)
+        return cls(scores, lengths, starts, cut, facts)
 
     def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
-        """Percentile bootstrap interval of the mean."""
+        """Bootstrap interval of the mean; see `_percentiles`."""
         return _interval(self.scores, level, resamples)
+
+
+_COLUMNS = ("scores", "lengths", "starts", "cut")
 
 
 def _interval(
     values: np.ndarray, level: float = 0.95, resamples: int = 10_000
 ) -> tuple[float, float]:
-    return _percentiles(_bootstrap_means(values, resamples, seed=0), level)
+    return _percentiles(_bootstrap_means(values, resamples, seed=0), level, len(values))
 
 
 class _Episode(NamedTuple):
@@ -353,7 +380,7 @@ def _scores(episodes: Sequence[_Episode]) -> Scores:
         np.asarray(scores),
         np.asarray(lengths),
         np.asarray(starts),
-        sum(cut),
+        np.asarray(cut),
         {name: np.asarray([episode[name] for episode in facts]) for name in facts[0]},
     )
 
@@ -362,57 +389,65 @@ def _scores(episodes: Sequence[_Episode]) -> Scores:
 class Protocol:
     """How play is measured, whoever plays: always the same games for the same protocol.
 
+    Every game has a seat, its number among all games of its task. Nothing else decides how it
+    begins and what is drawn in it: neither the run it is played in, nor what is played beside it.
+
     Attributes:
-      episodes: whole games of each task.
-      purpose: whose seeds; see `lessons`.
-      key: of the draws of policies and openings.
+      purpose: see `lessons`.
+      seed: of games and draws.
       opening: who plays the first steps of a game, and where the measured policy may take over.
       max_steps: step limit of one game; None is each task's own.
     """
 
-    episodes: int
     purpose: int
-    key: jax.Array
+    seed: int
     opening: Opening
     max_steps: int | None = None
 
+    @property
+    def key(self) -> jax.Array:
+        """Of the draws of policies and openings."""
+        return jax.random.fold_in(jax.random.key(self.seed), self.purpose)
+
+    def pool(self, lesson: Lesson, seats: range) -> Pool:
+        """Fresh games of a lesson, in consecutive seats."""
+        task = lesson.task
+        return task.pool(
+            len(seats),
+            seed=seed_for(self.seed, self.purpose, task.number) + seats.start,
+            view=lesson.view,
+            max_steps=self.max_steps,
+            threads=1,  # there are more pools than cores
+        )
+
 
 def split_pools(
-    lessons: Sequence[Lesson], protocol: Protocol, *, share: tuple[int, int] = (0, 1)
+    lessons: Sequence[Lesson],
+    protocol: Protocol,
+    seats: Sequence[range],
+    *,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Pool], list[int], list[np.ndarray]]:
-    """Fresh pools with one environment slot per episode; the index and the seats of each pool.
-
-    Every episode has a seat, its number, and begins from a seed of its own, so none is played
-    twice for want of slots.
+    """Fresh pools with one environment per game; the index and the seats of each pool.
 
     Args:
+      seats: which games of each lesson.
       share: `(k, n)` makes only every n-th pool, from the k-th on.
     """
-    pools, indices, seats = [], [], []
     plan = [
-        (lesson, first)
-        for lesson in lessons
-        for first in range(0, protocol.episodes, lesson.task.suite.pool_size)
-    ]
-    for lesson, first in plan[share[0] :: share[1]]:
-        pools.append(
-            lesson.pool(
-                min(lesson.task.suite.pool_size, protocol.episodes - first),
-                protocol.purpose,
-                first=first,
-                max_steps=protocol.max_steps,
-                threads=1,  # there are more pools than cores
-            )
-        )
-        indices.append(lesson.index)
-        seats.append(np.arange(first, first + pools[-1].num_envs))
-    return pools, indices, seats
+        (lesson, games[first : first + lesson.task.suite.pool_size])
+        for lesson, games in zip(lessons, seats, strict=True)
+        for first in range(0, len(games), lesson.task.suite.pool_size)
+    ][share[0] :: share[1]]
+    pools = [protocol.pool(lesson, games) for lesson, games in plan]
+    return pools, [lesson.index for lesson, _ in plan], [np.asarray(games) for _, games in plan]
 
 
 def measure(
     lessons: Sequence[Lesson],
     policy: rollouts.Policy,
     protocol: Protocol,
+    episodes: int | Sequence[range],
     mesh: Mesh,
     *,
     advance: Callable[[int], object] | None = None,
@@ -421,10 +456,14 @@ def measure(
 
     Args:
       policy: of this process, for observations on its own devices.
+      episodes: how many whole games of each lesson, or in which seats of each.
       mesh: of all processes.
     """
     processes = jax.process_count()
-    pools, indices, seats = split_pools(lessons, protocol, share=(jax.process_index(), processes))
+    wanted = [range(episodes)] * len(lessons) if isinstance(episodes, int) else [*episodes]
+    pools, indices, seats = split_pools(
+        lessons, protocol, wanted, share=(jax.process_index(), processes)
+    )
     own = mesh_lib.local(mesh)
 
     def all_advance(finished: int) -> None:
@@ -450,17 +489,15 @@ def measure(
     # Every process fills the rows of its own seats, the rest of them with NaN.
     place = {lesson.index: i for i, lesson in enumerate(lessons)}
     names = lessons[0].task.suite.facts
-    table = np.full((1, len(lessons), protocol.episodes, 4 + len(names)), np.nan)
+    table = np.full((1, len(lessons), max(map(len, wanted)), 4 + len(names)), np.nan)
     order: dict[int, list[int]] = {index: [] for index in indices}
     for index, own_seats in zip(indices, seats, strict=True):
         order[index].extend(own_seats.tolist())
     for (index, mine), scores in zip(order.items(), played, strict=True):
-        # Of which episodes were cut only the number is known, and only that is asked for.
-        cut = np.arange(len(mine)) < scores.unfinished
-        none = np.zeros(len(mine))
+        none, row = np.zeros(len(mine)), place[index]
         told = [scores.facts.get(name, none) for name in names]
-        columns = [scores.scores, scores.lengths, scores.starts, cut, *told]
-        table[0, place[index], mine] = np.stack(columns, 1)
+        columns = [scores.scores, scores.lengths, scores.starts, scores.cut, *told]
+        table[0, row, np.asarray(mine) - wanted[row].start] = np.stack(columns, 1)
     # As bytes: JAX would make float32 of it.
     tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
     whole = np.nanmax(tables, axis=0)
@@ -469,70 +506,12 @@ def measure(
             scores,
             lengths.astype(np.int64),
             starts.astype(np.int64),
-            int(cut.sum()),
+            cut.astype(bool),
             {name: facts[names.index(name)] for name in lesson.task.facts},
         )
-        for lesson, (scores, lengths, starts, cut, *facts) in zip(
-            lessons, whole.swapaxes(1, 2), strict=True
-        )
+        for lesson, games, rows in zip(lessons, wanted, whole, strict=True)
+        for scores, lengths, starts, cut, *facts in (rows[: len(games)].T,)
     ]
-
-
-def measure_expert(
-    expert: Teacher,
-    *,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    sample_logits: bool = False,
-    opening_steps: int | None = None,
-    max_steps: int | None = None,
-    advance: Callable[[int], object] | None = None,
-) -> Scores:
-    """Whole-game scores of one expert in pools of its own view, from starts that are `REPORTING`.
-
-    Args:
-      opening_steps: random steps, at least, before the expert takes over, see `Opening`; by default
-        as many as its suite says.
-      max_steps: step limit of one game; by default its task's.
-
-    Raises:
-      ValueError: its task is unknown, no pool can make what it sees, or openings are as long as
-        games.
-    """
-    task = expert.task
-    steps = task.suite.opening_steps if opening_steps is None else opening_steps
-    limit = task.max_steps if max_steps is None else max_steps
-    if steps >= limit:
-        raise ValueError(
-            f"opening_steps is {steps}, expected less than the {limit} steps of a game"
-        )
-    if not expert.view.native:
-        raise ValueError(
-            f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
-            f"{expert.view}"
-        )
-    random = rollouts.random_policy(jnp.asarray(expert.mask)[None], task.suite.form)
-    return measure(
-        [_Alone(0, task, expert.view.whole, seed, expert)],
-        rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
-        Protocol(
-            episodes,
-            purpose=0,
-            key=jax.random.key(seed),
-            opening=Opening(random, steps, random, REPORTING),
-            max_steps=limit,
-        ),
-        mesh_lib.create(),
-        advance=advance,
-    )[0]
-
-
-class _Alone(Lesson):
-    """An expert that is no run's: its pools have the seed that was asked for."""
-
-    def pool_seed(self, *words: int) -> int:
-        return seed_for(self.seed)
 
 
 def retention(student: float, expert: float, random: float) -> float:
@@ -540,12 +519,10 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
-def normalised_mean(chosen: Sequence[Task], scores: Sequence[Scores]) -> float:
+def normalised_mean(chosen: Sequence[Task], means: Sequence[float]) -> float:
     """The mean human-normalised score, with the plain score of tasks where that is not known."""
-    normalised = [task.human_normalised(s.mean) for task, s in zip(chosen, scores, strict=True)]
-    return float(
-        np.mean([s.mean if n is None else n for n, s in zip(normalised, scores, strict=True)])
-    )
+    normalised = [task.human_normalised(mean) for task, mean in zip(chosen, means, strict=True)]
+    return float(np.mean([m if n is None else n for n, m in zip(normalised, means, strict=True)]))
 
 
 def retention_interval(
@@ -556,7 +533,7 @@ def retention_interval(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the retention; all three are resampled."""
+    """Bootstrap interval of the retention, see `_percentiles`; all three are resampled."""
     student_means, expert_means, random_means = (
         _bootstrap_means(x.scores, resamples, seed)
         for seed, x in enumerate((student, expert, random))
@@ -565,7 +542,7 @@ def retention_interval(
     ratios = np.divide(
         student_means - random_means, span, out=np.full_like(span, np.nan), where=span != 0
     )
-    return _percentiles(ratios, level)
+    return _percentiles(ratios, level, min(len(student.scores), len(expert.scores)))
 
 
 def _bootstrap_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -573,9 +550,16 @@ def _bootstrap_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarra
     return scores[generator.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
 
 
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+def _percentiles(values: np.ndarray, level: float, games: int) -> tuple[float, float]:
+    """An interval of bootstrapped means, by the expanded percentiles of Hesterberg, 2015.
+
+    ("What teachers should know about the bootstrap".) Plain percentiles of few games make too
+    narrow an interval: it is widened as Student's t and the factor sqrt(n / (n - 1)) ask for.
+    """
     if np.isnan(values).all():
         return (float("nan"), float("nan"))
-    tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    tail = (1 - level) / 2
+    if games > 1:
+        tail = special.ndtr(math.sqrt(games / (games - 1)) * special.stdtrit(games - 1, tail))
+    low, high = np.nanpercentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)

@@ -13,10 +13,9 @@ from jaxdistill.experts.expert import Teacher
 from jaxdistill.tasks.task import Pool, Task, seed_for
 from jaxdistill.tasks.views import AnyView
 
-COLLECT, SELECT, REPORT, SHOW, DECIDE, MEASURE = 0, 1, 2, 3, 4, 5
-"""Purposes of pools: states to learn from, games to choose by, to report, to look at; more games to
-choose by, between the few that those of `SELECT` have left; and those that a training is reported
-by, which has chosen by `REPORT`'s if it is of an earlier version."""
+COLLECT, SELECT, REPORT, SHOW, DECIDE = 0, 1, 2, 3, 4
+"""Purposes of pools: states to learn from, games to choose by, to report, to look at; and more to
+choose by, between the few that those of `SELECT` have left."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

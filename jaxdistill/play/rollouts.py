@@ -60,6 +60,7 @@ def network_actor(
     epsilon: float,
     form: Form | None = None,
     view: AnyView | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
     """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
 
@@ -68,8 +69,10 @@ def network_actor(
       epsilon: chance of a uniformly random valid action.
       form: what its outputs mean; None is one action of several.
       view: what it sees of what pools show; None is all.
+      numbers: what the draws of each game begin from, such as its `Task.number`; None is 0, 1, ...
     """
     form = form or Discrete(masks.shape[1])
+    numbers = range(len(masks)) if numbers is None else numbers
 
     @functools.partial(jax.jit, static_argnums=3)
     def act(
@@ -87,7 +90,11 @@ def network_actor(
         per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
             form.choose(
-                output, masks[game], jax.random.fold_in(key, game), epsilon=epsilon, seats=seat
+                output,
+                masks[game],
+                jax.random.fold_in(key, numbers[game]),
+                epsilon=epsilon,
+                seats=seat,
             )
             for game, output, seat in zip(games, per_game, seats, strict=True)
         ), None
@@ -98,7 +105,7 @@ def network_actor(
 def expert_actor(
     experts: Sequence[Teacher], *, epsilon: float, sample_logits: bool = True
 ) -> Policy:
-    """All experts playing their own games, in one jitted call.
+    """All experts playing their own games, in one jitted call; draws are by the tasks' numbers.
 
     Args:
       epsilon: chance of a uniformly random valid action.
@@ -122,7 +129,7 @@ def expert_actor(
             form.choose(
                 output,
                 masks[index],
-                jax.random.fold_in(key, index),
+                jax.random.fold_in(key, experts[index].task.number),
                 epsilon=epsilon,
                 sample=sample_logits and experts[index].outputs == "logits",
                 log_std=experts[index].suite_log_std,
@@ -134,14 +141,18 @@ def expert_actor(
     return functools.partial(act, params)
 
 
-def random_policy(masks: jax.Array, form: Form | None = None) -> Policy:
+def random_policy(
+    masks: jax.Array, form: Form | None = None, numbers: Sequence[int] | None = None
+) -> Policy:
     """Uniformly random valid actions.
 
     Args:
       masks: `(G, A)` bool.
       form: what actions are; None is one of several.
+      numbers: as `network_actor`'s.
     """
     form = form or Discrete(masks.shape[1])
+    numbers = range(len(masks)) if numbers is None else numbers
 
     @functools.partial(jax.jit, static_argnums=2)
     def act(observations: Observations, key: jax.Array, games: tuple[int, ...], seats: Seats):
@@ -150,7 +161,7 @@ def random_policy(masks: jax.Array, form: Form | None = None) -> Policy:
             form.choose(
                 jnp.zeros((len(seat), masks.shape[1])),
                 masks[game],
-                jax.random.fold_in(key, game),
+                jax.random.fold_in(key, numbers[game]),
                 epsilon=1.0,
                 seats=seat,
             )

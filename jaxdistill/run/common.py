@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
+import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import (
     mesh as meshes,
 )
-from jaxdistill import metrics, networks
-from jaxdistill import settings as settings_lib
+from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher
 from jaxdistill.learn import losses
-from jaxdistill.play import collection, evaluation, lessons, rollouts
+from jaxdistill.play import collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.views import AnyView, View
 
+_PLAYED = "played"
+
 
 class Run:
     """What every stage of a run needs, made once from the settings."""
 
-    def __init__(self, settings: Settings, mesh: Mesh):
-        self.mesh = mesh
+    def __init__(
+        self,
+        settings: Settings,
+        mesh: Mesh,
+        *,
+        known: records.Records | None = None,
+        report_seed: int = records.REPORT_SEED,
+    ):
+        """Reads the experts.
+
+        Args:
+          known: games that need not be played again; by default none.
+          report_seed: of the games that are reported.
+        """
+        self.mesh, self.report_seed = mesh, report_seed
+        self.known = known or records.Records()
         experts = recipe.teachers(settings)
         self.settings = recipe.settled(settings, experts)
         _check_outputs(self.settings, experts)
@@ -52,6 +64,7 @@ class Run:
             epsilon=settings.evaluate.epsilon,
             form=self.suite.form,
             view=self.view,
+            numbers=[lesson.task.number for lesson in self.lessons],
         )
 
     @property
@@ -81,13 +94,14 @@ class Run:
         """What tells these experts from others: their parameters, or where they are in training."""
         if self.settings.collect.follow:
             return [source.path for source in self.settings.experts]
-        return [_fingerprint(expert) for expert in self.experts]
+        return [records.fingerprint(expert.params) for expert in self.experts]
 
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
         new = recipe.teachers(self.settings)
         _check_outputs(self.settings, new)
-        changed = list(map(_fingerprint, new)) != list(map(_fingerprint, self.experts))
+        now, before = ([records.fingerprint(x.params) for x in y] for y in (new, self.experts))
+        changed = now != before
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
         self.lessons = lessons.of_experts(new, self.settings.seed)
@@ -96,26 +110,53 @@ class Run:
     @functools.cached_property
     def random_policy(self) -> rollouts.Policy:
         """Uniformly random play."""
-        return rollouts.random_policy(self.masks, self.suite.form)
+        numbers = [lesson.task.number for lesson in self.lessons]
+        return rollouts.random_policy(self.masks, self.suite.form, numbers)
 
     def opening(self, purpose: int) -> evaluation.Opening:
         """Who plays the first steps of episodes of one purpose, and where they may start."""
         chosen = self.settings.evaluate
         side = evaluation.CHOOSING if purpose == lessons.SELECT else evaluation.REPORTING
-        policy = self.expert_policy() if chosen.opening_by == "expert" else self.random_policy
+        by = self.player("expert" if chosen.opening_by == "expert" else "random")
         steps = chosen.opening_steps
         assert steps is not None  # settled
-        return evaluation.Opening(policy, steps, self.random_policy, side)
+        return evaluation.Opening(by.policy, steps, self.random_policy, side, by.marks)
 
-    def protocol(self, purpose: int, episodes: int) -> evaluation.Protocol:
-        """How play is measured for one purpose: always from the same starts."""
+    def protocol(self, purpose: int) -> evaluation.Protocol:
+        """How play is measured for one purpose: always from the same starts.
+
+        What is reported begins alike in every run, so that experts are measured once.
+        """
+        seed = self.report_seed if purpose == lessons.REPORT else self.settings.seed
         return evaluation.Protocol(
-            episodes,
-            purpose,
-            jax.random.fold_in(self.key, purpose),
-            self.opening(purpose),
-            self.settings.evaluate.max_steps,
+            purpose, seed, self.opening(purpose), self.settings.evaluate.max_steps
         )
+
+    def player(self, who: str, params: Any = None) -> records.Player:
+        """ "random", "expert", or the "student" that `params` are of."""
+        chosen = self.settings.evaluate
+        if who == "random":
+            marks = (records.RANDOM,) * len(self.lessons)
+            return records.Player(who, self.random_policy, marks)
+        if who == "expert":
+            marks = tuple(
+                records.expert_mark(
+                    expert, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
+                )
+                for expert in self.experts
+            )
+            return records.Player("experts", self.expert_policy(), marks)
+        marks = tuple(
+            records.mark(
+                jax.device_get(meshes.take_local(self.mesh, params)),
+                student=networks.to_dict(self.network),
+                view=self.view.to_dict(),
+                index=lesson.index,
+                epsilon=chosen.epsilon,
+            )
+            for lesson in self.lessons
+        )
+        return records.Player(who, self.student_policy(params), marks)
 
     def seat(self, past: collection.Past | None = None) -> collection.Collector:
         """Pools to collect in, brought to where those ended that `past` is of."""
@@ -137,8 +178,7 @@ class Run:
         self,
         policy: rollouts.Policy,
         purpose: int,
-        episodes: int,
-        advance: Callable[[int], object] | None = None,
+        episodes: int | Sequence[range],
         only: Sequence[int] | None = None,
     ) -> list[evaluation.Scores]:
         """Plays whole games with `policy`, by the `protocol` of a purpose.
@@ -146,17 +186,32 @@ class Run:
         `only` are the indices of the lessons to play, by default all.
         """
         chosen = self.lessons if only is None else [self.lessons[i] for i in only]
-        protocol = self.protocol(purpose, episodes)
-        return evaluation.measure(chosen, policy, protocol, self.mesh, advance=advance)
+        return evaluation.measure(chosen, policy, self.protocol(purpose), episodes, self.mesh)
+
+    def play_first(self, player: records.Player) -> list[evaluation.Scores]:
+        """The first of the games that are reported, as many as a student is chosen by."""
+        chosen = self.settings.evaluate
+        episodes = min(chosen.select_episodes, chosen.report_episodes)
+        protocol = self.protocol(lessons.REPORT)
+        return records.measure(self.lessons, player, protocol, episodes, self.mesh, self.known)
 
     def play_reported(
-        self, policy: rollouts.Policy, what: str, only: Sequence[int] | None = None
-    ) -> list[evaluation.Scores]:
-        """The episodes that are reported, with a progress bar; for `only` see `measure`."""
-        episodes = self.settings.evaluate.report_episodes
-        total = episodes * len(self.lessons if only is None else only)
-        with metrics.progress(what, total, "games") as advance:
-            return self.measure(policy, lessons.REPORT, episodes, advance, only)
+        self, params: Any, only: Sequence[int] | None = None
+    ) -> dict[str, dict[int, evaluation.Scores]]:
+        """The games that are reported, of random play, experts and the student of `params`.
+
+        As many as `records.until_known` asks for; by player and the lessons' indices.
+        """
+        chosen = self.settings.evaluate
+        return records.until_known(
+            self.lessons if only is None else [self.lessons[i] for i in only],
+            {who: self.player(who, params) for who in ("random", "expert", "student")},
+            self.protocol(lessons.REPORT),
+            self.mesh,
+            self.known,
+            episodes=chosen.report_episodes,
+            width=chosen.report_width,
+        )
 
     def student_policy(self, params: Any) -> rollouts.Policy:
         """The student as it is evaluated, in this process."""
@@ -205,85 +260,22 @@ def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:
             )
 
 
-def _fingerprint(expert: Teacher) -> str:
-    """SHA-256 of an expert's parameters: the same expert, whatever file it came from."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(expert.params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+def records_of(
+    settings: Settings, workdir: pathlib.Path, cache_dir: str | os.PathLike[str] | None
+) -> records.Records:
+    """As `records_in`, and games of its experts are looked for beside their files too."""
+    beside = (pathlib.Path(source.path).parent / _PLAYED for source in settings.experts)
+    return records_in(workdir, cache_dir, tuple(dict.fromkeys(beside)))
 
 
-def measure_baselines(
-    run: Run, workdir: pathlib.Path, timer: metrics.Timer
-) -> dict[str, list[evaluation.Scores]]:
-    """Scores of "expert" and "random" play, one of each per game.
-
-    Read back where this run has measured them, or another whose `evaluate.baselines` is given.
-    """
-    path, given = workdir / "baselines.json", run.settings.evaluate.baselines
-    if path.is_file():
-        scores, seconds = _read_baselines(run, path)
-        timer.restore(seconds)
-        return scores
-    with timer.phase("baselines"):
-        if given:
-            scores, _ = _read_baselines(run, pathlib.Path(given))
-        else:
-            scores = {
-                "random": run.play_reported(run.random_policy, "random"),
-                "expert": run.play_reported(run.expert_policy(), "experts"),
-            }
-    if meshes.leads():  # which played with the others: none of them still looks for the file
-        settings_lib.write_json(
-            path,
-            {who: [x.to_dict() for x in rows] for who, rows in scores.items()}
-            | {"timer": timer.state(), **_protocol(run)},
-        )
-    return scores
-
-
-def _protocol(run: Run) -> dict[str, Any]:
-    """What experts' scores depend on."""
-    chosen = dataclasses.asdict(run.settings.evaluate)
-    for name in ("every_rounds", "select_episodes", "lowest_expert_share", "baselines"):
-        del chosen[name]
-    return {"experts": run.fingerprints(), "seed": run.settings.seed, "evaluate": chosen}
-
-
-def _read_baselines(
-    run: Run, path: pathlib.Path
-) -> tuple[dict[str, list[evaluation.Scores]], dict[str, dict[str, float]]]:
-    """The scores in `path`, and the seconds of the run that measured them."""
-    advice = "delete it to measure again"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; expected a run's baselines.json")
-    standing = settings_lib.read_json(path, advice)
-    try:
-        old = [x for who in ("expert", "random") for x in standing[who] if "starts" not in x]
-        scores = {
-            who: [] if old else [evaluation.Scores.from_dict(x) for x in standing[who]]
-            for who in ("expert", "random")
-        }
-        measured, seconds = {k: standing[k] for k in _protocol(run)}, standing["timer"]
-        metrics.Timer().restore(seconds)
-        if not old and any(len(rows) != len(run.names) for rows in scores.values()):
-            raise ValueError(f"expected scores of {len(run.names)} games")
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
-        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
-    if old:
-        raise ValueError(
-            f"{path} was measured by an earlier version, whose games had few different starts; "
-            f"delete it to measure again, in another --workdir if a student was chosen by it"
-        )
-    for name, value in json.loads(json.dumps(_protocol(run))).items():
-        if measured[name] != value:
-            raise ValueError(
-                f"{path} was measured with other {name} than this run's; measure again, in another "
-                f"--workdir and without evaluate.baselines"
-            )
-    return scores, seconds
+def records_in(
+    workdir: pathlib.Path,
+    cache_dir: str | os.PathLike[str] | None,
+    given: Sequence[pathlib.Path] = (),
+) -> records.Records:
+    """Where games are kept that are played in `workdir`: there and, for all runs, in a cache."""
+    cache = () if cache_dir is None else (cache_dir,)
+    return records.Records((workdir / _PLAYED, *cache), given)
 
 
 def check_experts(

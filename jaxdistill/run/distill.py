@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from jaxdistill import (
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Team
 from jaxdistill.learn import checkpoints, dataset, divergence, learner
-from jaxdistill.play import clips, collection, evaluation, lessons
+from jaxdistill.play import clips, collection, evaluation, lessons, racing
 from jaxdistill.report import page, tables
 from jaxdistill.run import common as runs
 from jaxdistill.run import recipe, students
@@ -47,6 +47,8 @@ _KNOBS = (
     "learn.entropy_weight",
     "learn.final_rate_fraction",
 )
+# What a run that stands may change at any time.
+_FREE = ("evaluate.lowest_expert_share", "learn.rounds")
 _COMPARED_STATES = 2048  # per game, of the last four times as many collected
 _CHUNK_STEPS = 64
 
@@ -100,6 +102,7 @@ def distill(
     workdir: str | os.PathLike[str],
     *,
     mesh: Mesh | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     stop_after: str | None = None,
     command: str = "",
     profile: str | None = None,
@@ -110,21 +113,28 @@ def distill(
     with the same student:
 
     1. no run there: everything begins;
-    2. experts measured, no checkpoint: collection goes on after its last whole chunk;
+    2. no checkpoint: games that were played count, and collection goes on after its last whole
+       chunk;
     3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
        brought to the same emulator states: the games in progress there are played again, those
        before them are skipped (a few games' emulators do not forget one when the next begins;
        there everything is played again);
-    4. a result: it is returned as it stands, and nothing is written;
+    4. a result: it is returned as it stands, and nothing is written, unless `learn.rounds` is
+       another: see 7;
     5. another process is writing there: this call is refused, see `lock.one_writer`;
     6. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
        gradients or parameters, before anything of that round is written: the same settings are
        refused at once. With another `learn.learning_rate`, `clip_norm`, `q_temperature`,
        `logits_temperature`, `loss`, `first_loss`, `first_rounds`, `entropy_weight` or
        `final_rate_fraction` the run goes on from its latest checkpoint, or from its first update
-       if it has none, and is one with those settings from then on.
+       if it has none, and is one with those settings from then on;
+    7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
+       rate follows the schedule of that many from then on. The old result is kept as
+       `result-ROUNDS.json`.
 
     Args:
+      cache_dir: where games of experts and random play are looked for, and kept for other runs;
+        None is nowhere but in `workdir`.
       stop_after: "baselines", "collect", "round:K" (after round K, saved) or "train" ends the call
         there, as a kill at that point would; for tests.
       command: what the report says began the run.
@@ -143,15 +153,15 @@ def distill(
         raise ValueError(
             "collect.follow is for one process: several could follow different experts"
         )
-    run = Run(settings, mesh)
+    run = Run(settings, mesh, known=runs.records_of(settings, workdir, cache_dir))
     for lesson in run.lessons:
         lesson.task.require()
     if not (workdir / "config.json").exists():
         recipe.refuse_idle(settings, run.experts)
     _initial_params(run)  # a warm start that cannot be is refused before anything is played
     result_path = workdir / "result.json"
-    if result_path.is_file():  # nothing is left to write: this asks for no lock
-        _claim(run, workdir)
+    if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
+        _claim(run, workdir)  # nothing is left to write: this asks for no lock
         return tables.read_result(result_path)
     with lock.one_writer(workdir, "config.json"):
         with meshes.leader_first("claim"):
@@ -160,9 +170,22 @@ def distill(
 
 
 def _claim(run: Run, workdir: pathlib.Path) -> None:
-    ignored = ("evaluate.lowest_expert_share", "evaluate.baselines")
-    divergence.claim(workdir, run.settings, _KNOBS, ignored)
+    before = _rounds(workdir)
+    divergence.claim(workdir, run.settings, _KNOBS, _FREE)
     students.claim_roles(workdir, run.settings, run.experts)
+    if before is None or before == run.settings.learn.rounds or not meshes.leads():
+        return
+    result = workdir / "result.json"
+    if result.is_file():
+        result.rename(workdir / f"result-{before}.json")
+    settings_lib.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
+
+
+def _rounds(workdir: pathlib.Path) -> int | None:
+    """How many rounds the run in `workdir` was to have; None where there is none."""
+    if not (workdir / "config.json").is_file():
+        return None
+    return students.load_settings(workdir).learn.rounds
 
 
 def _stages(
@@ -171,7 +194,9 @@ def _stages(
     """The stages that are still to do, by the directory's one writer."""
     settings, timer = run.settings, metrics.Timer()
 
-    baselines = runs.measure_baselines(run, workdir, timer)
+    with timer.phase("baselines"):
+        # Experts first: random play says nothing about experts that cannot be loaded or played.
+        baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
     tables.print_experts(run.experts, baselines["expert"], baselines["random"])
     runs.check_experts(
         run.experts,
@@ -186,16 +211,15 @@ def _stages(
         return {}
 
     with timer.phase("report"):
-        if settings.collect.follow:
-            baselines["expert"] = run.play_reported(run.expert_policy(), "experts")
-        scores = run.play_reported(run.student_policy(state.playing), "student")
+        scores = run.play_reported(state.playing)
     result_path = workdir / "result.json"
     with meshes.leader_first("result"):
         if meshes.leads():
             outputs = _outputs(run, workdir, state.playing)
-            rows = _rows(run, baselines, scores)
-            for row, seen, played in zip(rows, chosen_by, scores, strict=True):
-                row["shared_starts"] = len(set(seen) & set(played.starts.tolist()))
+            rows = _rows(run, scores)
+            for index, (row, seen) in enumerate(zip(rows, chosen_by, strict=True)):
+                starts = scores["student"][index].starts.tolist()
+                row["shared_starts"] = len(set(seen) & set(starts))
             result = _result(run, rows, outputs, best_step, timer)
             _write_page(run, workdir, state.playing, result, outputs, command)
             settings_lib.write_json(result_path, result)
@@ -269,10 +293,12 @@ def evaluate_student(
     opening_by: str = "random",
     max_steps: int | None = None,
     game: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measures a run's chosen student again, with its experts and random play beside it.
 
     Args:
+      cache_dir: see `distill`.
       max_steps: step limit of one game; by default the run's.
       game: the only one to play; by default all of the run's. For the others see `Evaluate`.
 
@@ -290,27 +316,20 @@ def evaluate_student(
         evaluate=dataclasses.replace(
             settings.evaluate,
             report_episodes=episodes,
+            report_width=0.0,
             epsilon=epsilon,
             opening_steps=opening_steps,
             opening_by=opening_by,
             max_steps=settings.evaluate.max_steps if max_steps is None else max_steps,
         ),
-        seed=seed,
     )
-    run = Run(settings, meshes.create())
+    known = runs.records_of(settings, pathlib.Path(workdir), cache_dir)
+    run = Run(settings, meshes.create(), known=known, report_seed=seed)
     students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [students.game_index(run.names, game, workdir)]
-    return _rows(
-        run,
-        {
-            "random": run.play_reported(run.random_policy, "random", only),
-            "expert": run.play_reported(run.expert_policy(), "experts", only),
-        },
-        run.play_reported(run.student_policy(student.playing), "student", only),
-        only,
-    )
+    return _rows(run, run.play_reported(student.playing, only))
 
 
 def _train(
@@ -332,11 +351,12 @@ def _train(
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         begun = saved.latest_step()
-        done, chosen_by = 0, list[list[int]]()
+        done, ended, best = 0, False, None
         if begun is not None:
             restored = saved.restore(begun, state)
             state, done = restored.state, begun
-            chosen_by = restored.progress["chosen_by"]
+            ended = restored.progress.get("ended", False) and lrn.target_retention is not None
+            best = _Chosen.from_dict(restored.progress.get("best"))
             timer.restore(restored.progress["timer"])
         log, collector = _states(run, workdir, begun, timer)
         if stop_after == "collect":
@@ -355,6 +375,8 @@ def _train(
             trace = metrics.Profile(profile)
             stack.callback(trace.close)
             for index in range(done, lrn.rounds):
+                if ended:
+                    break
                 trace.step()
                 share = 1.0
                 if collector is not None:
@@ -393,11 +415,11 @@ def _train(
                     with timer.phase("evaluate"):
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
-                        value, played = _select(run, state, baselines, writer, step, advance)
-                    chosen_by = [
-                        played[i].starts.tolist() if i in played else []
-                        for i in range(len(run.lessons))
-                    ]
+                        chosen = _select(run, state, baselines, writer, step, advance, best)
+                    if chosen is not None:
+                        value = chosen.value
+                        best = chosen if best is None or value >= best.value else best
+                        ended = chosen.reaches(lrn.target_retention)
                 stopping = stop_after == f"round:{index + 1}"
                 # When to save for resuming is a matter of time alone: it changes no result.
                 due = meshes.agree(time.monotonic() - last_saved > 60)
@@ -409,7 +431,8 @@ def _train(
                             progress={
                                 "timer": timer.state(),
                                 "length": log.length,
-                                "chosen_by": chosen_by,
+                                "ended": ended,
+                                "best": None if best is None else best.to_dict(),
                             },
                             value=value,
                         )
@@ -417,7 +440,15 @@ def _train(
                 if stopping:
                     return state, 0, []
         best_step = saved.best_step()
-        assert best_step is not None  # the last round always evaluates
+        if best_step is None or best is None:
+            raise ValueError(
+                f"learn.rounds is {lrn.rounds}, but the run is at round {done} and has measured no "
+                f"student yet; expected at least {done + 1}"
+            )
+        chosen_by = [
+            best.played[i].starts.tolist() if i in best.played else []
+            for i in range(len(run.lessons))
+        ]
         return saved.restore(best_step, state).state, best_step, chosen_by
 
 
@@ -559,6 +590,39 @@ def _check_usable(run: Run, buffer: dataset.WindowBuffer) -> None:
             raise ValueError(f"the window holds no usable step of {lesson.name}; collect more")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """A student that may be the best.
+
+    Attributes:
+      value: what it is chosen by, see `_value`.
+      kept: its retention in each game that it is chosen by.
+      played: the games it is chosen by, by their lessons' indices.
+    """
+
+    value: float
+    kept: tuple[float, ...]
+    played: dict[int, evaluation.Scores]
+
+    def reaches(self, target: float | None) -> bool:
+        """Whether every game is where the run may end."""
+        return target is not None and min(self.kept) >= target
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        played = {str(i): scores.to_dict() for i, scores in self.played.items()}
+        return {"value": self.value, "kept": list(self.kept), "played": played}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any] | None) -> _Chosen | None:
+        """The inverse of `to_dict`; None of None, where no student has been measured."""
+        if fields is None:
+            return None
+        played = fields["played"].items()
+        played = {int(i): evaluation.Scores.from_dict(scores) for i, scores in played}
+        return cls(fields["value"], tuple(fields["kept"]), played)
+
+
 def _select(
     run: Run,
     state: learner.TrainState,
@@ -566,46 +630,72 @@ def _select(
     writer: metrics.Writer | metrics.NoWriter,
     step: int,
     advance: metrics.Advance,
-) -> tuple[float, dict[int, evaluation.Scores]]:
-    """What the best is chosen by, and the games it was measured in, by their lesson's index.
+    best: _Chosen | None,
+) -> _Chosen | None:
+    """Plays games that are never reported; None once they show that the best so far is better.
 
-    The value is the mean retention over games, of episodes that are never reported. What a game
-    keeps beyond 100 % counts a tenth: it shall not pay for another game's loss.
+    Every student plays the same games, some of them first: one that is clearly worse there than
+    the best has been in the very same plays no more.
     """
     episodes = run.settings.evaluate.select_episodes
     only = run.chosen_by
     names = [run.names[i] for i in only]
-    scores = run.measure(run.student_policy(state.playing), lessons.SELECT, episodes, only=only)
-    kept = [
-        evaluation.retention(s.mean, baselines["expert"][i].mean, baselines["random"][i].mean)
-        for i, s in zip(only, scores, strict=True)
-    ]
-    known = np.nan_to_num(kept)
-    value = float(np.minimum(known, 0.9 + 0.1 * known).mean())
-    row = {f"score/{name}": s.mean for name, s in zip(names, scores, strict=True)}
+    policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
+    value = functools.partial(_value, run, baselines)
+    dropped = False
+    while games < episodes and not dropped:
+        seats = range(games, min(episodes, max(4, 2 * games, episodes // 4)))
+        new = run.measure(policy, lessons.SELECT, [seats] * len(only), only)
+        for index, scores in zip(only, new, strict=True):
+            played[index] = played[index].joined(scores) if index in played else scores
+        games = seats.stop
+        dropped = (
+            best is not None and games < episodes and racing.is_worse(played, best.played, value)
+        )
+    means = {index: scores.mean for index, scores in played.items()}
+    kept = _kept(baselines, means)
+    row = {f"score/{name}": means[i] for i, name in zip(only, names, strict=True)}
     if run.settings.collect.follow:
         # What the experts of the beginning scored is no measure any more: the best student is.
-        value = evaluation.normalised_mean([run.lessons[i].task for i in only], scores)
-        experts = run.measure(run.expert_policy(), lessons.SELECT, episodes, only=only)
+        experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
-    writer.write(step, row | {"mean_retention": float(known.mean())})
-    advance.status(" ".join(f"{n} {s.mean:.1f}" for n, s in zip(names, scores, strict=True)))
-    return value, dict(zip(only, scores, strict=True))
+    row |= {"mean_retention": float(np.nan_to_num(kept).mean()), "select_games": float(games)}
+    writer.write(step, row)
+    advance.status(" ".join(f"{n} {means[i]:.1f}" for i, n in zip(only, names, strict=True)))
+    return None if dropped else _Chosen(value(means), tuple(kept), played)
 
 
-def _rows(
-    run: Run,
-    baselines: dict[str, list[evaluation.Scores]],
-    played: list[evaluation.Scores],
-    only: Sequence[int] | None = None,
-) -> list[dict[str, Any]]:
+def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:
+    """The retention of each lesson, by mean scores by their indices."""
+    return [
+        evaluation.retention(mean, baselines["expert"][i].mean, baselines["random"][i].mean)
+        for i, mean in means.items()
+    ]
+
+
+def _value(
+    run: Run, baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]
+) -> float:
+    """What the best student is chosen by: the mean retention over games.
+
+    What a game keeps beyond 100% counts a tenth at first, and never more than ten points in all: it
+    shall not pay for another game's loss. A run whose experts still learn has no such measure, and
+    takes normalised scores.
+    """
+    if run.settings.collect.follow:
+        chosen = [run.lessons[i].task for i in means]
+        return evaluation.normalised_mean(chosen, [*means.values()])
+    known = np.nan_to_num(_kept(baselines, means))
+    beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
+    return float(np.where(known > 1, beyond, known).mean())
+
+
+def _rows(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dict[str, Any]]:
     """One row per game: random, expert and student scores, and what the student kept."""
     rows = []
-    indices = range(len(run.lessons)) if only is None else only
-    for i, student, expert, random in zip(
-        indices, played, baselines["expert"], baselines["random"], strict=True
-    ):
+    for i, student in scores["student"].items():
+        expert, random = scores["expert"][i], scores["random"][i]
         task = run.lessons[i].task
         limit = run.settings.evaluate.max_steps or task.max_steps
         rows.append(
@@ -640,7 +730,7 @@ def _result(
         "mean_retention": float(kept.mean()),
         "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
         "worst_retention": float(kept.min()),
-        "episodes": run.settings.evaluate.report_episodes,
+        "episodes": max(row["student"]["episodes"] for row in rows),
         "epsilon": run.settings.evaluate.epsilon,
         "opening_steps": run.settings.evaluate.opening_steps,
         "opening_by": run.settings.evaluate.opening_by,

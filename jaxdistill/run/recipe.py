@@ -86,6 +86,8 @@ class Learn:
         trying what its expert would not, which matters where the student drives.
       warm_start: name of the game whose expert the student begins as a copy of, or a file of any
         expert of its shape; None begins fresh.
+      target_retention: learning ends once the student keeps this much of every game in the games
+        it is chosen by, 1 being all; None learns all rounds.
       ema_decay: the student that plays is the exponential moving average of the parameters with
         this decay per update (Polyak averaging); 0 plays with the parameters as they are.
       optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
@@ -107,6 +109,7 @@ class Learn:
     logits_temperature: Temperature = 1.0
     entropy_weight: Weight = 0.0
     warm_start: Text | None = None
+    target_retention: Positive | None = None
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.998
     optimiser: Annotated[str, OneOf(learner.OPTIMISERS)] = "adamw"
     learning_rate: Positive = 1e-3
@@ -127,7 +130,9 @@ class Evaluate:
     Attributes:
       every_rounds: rounds between two evaluations of the student that the best is chosen by.
       select_episodes: episodes per game in each of those.
-      report_episodes: episodes per game in the closing table, from seeds of their own.
+      report_episodes: episodes per game in the closing table, at most; the same ones in every run.
+      report_width: fewer are played of a game once half of its retention's 95% interval is at most
+        this, see `records.until_known`: 0.05 is within 5 points. 0 plays all.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       sample_logits: experts with logits sample their policy here too; False takes the likeliest.
       max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
@@ -137,20 +142,18 @@ class Evaluate:
         `evaluation.Opening`. With 0 games start as they begin by themselves.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
-      baselines: `baselines.json` of another run of the same experts, seed and evaluation, whose
-        measured experts and random play this run takes over.
     """
 
     every_rounds: Count = 50
     select_episodes: Count = 32
-    report_episodes: Count = 100
+    report_episodes: Count = 256
+    report_width: Weight = 0.05
     epsilon: Share = 0.05
     sample_logits: bool = False
     max_steps: Count | None = None
     opening_steps: Steps | None = None
     opening_by: Annotated[str, OneOf(("random", "expert"))] = "random"
     lowest_expert_share: Share = 0.25
-    baselines: Text | None = None
 
     def __post_init__(self) -> None:
         settings_lib.check(self, "evaluate.")

@@ -19,13 +19,13 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
-from jaxdistill.play import clips, evaluation, lessons, rollouts
+from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
-from jaxdistill.run import students
+from jaxdistill.run import common, students
 
 
 def train(
@@ -33,18 +33,21 @@ def train(
     workdir: str | os.PathLike[str],
     *,
     mesh: Mesh | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     stop_at: int | None = None,
     command: str = "",
     profile: str | None = None,
 ) -> dict[str, Any]:
     """`learning.train`, and then the best network and random play are measured and shown.
 
-    `settings.final_episodes` whole games of each task, with `eval_epsilon`, from starts of their
-    own: other seeds than those of any game that helped to choose the network and, where there are
-    openings, states of the other side (see `evaluation.Opening`). A training that was measured is
-    not played again.
+    `settings.final_episodes` whole games of each task, with `eval_epsilon`, the same ones in every
+    training: of other seeds than any game that helped to choose the network and, where there are
+    openings, from states of the other side (see `evaluation.Opening`). A training that was measured
+    is not played again.
 
     Args:
+      cache_dir: where games of random play and of those it goes on from are looked for, and kept
+        for other runs; None is nowhere but in `workdir`.
       stop_at: stop after this iteration as a kill would, after saving; for tests.
       command: what the report says began the training.
       profile: directory for a trace of a few iterations.
@@ -64,7 +67,7 @@ def train(
     path = workdir / "result.json"
     if not path.is_file():
         with lock.one_writer(workdir, "config.json"):
-            _report(regime.settled(settings), workdir, mesh, command)
+            _report(regime.settled(settings), workdir, mesh, command, cache_dir)
     return tables.read_training(path)
 
 
@@ -86,7 +89,13 @@ class _Learnt(NamedTuple):
     history: list[dict[str, Any]]
 
 
-def _report(settings: Settings, workdir: pathlib.Path, mesh: Mesh, command: str) -> None:
+def _report(
+    settings: Settings,
+    workdir: pathlib.Path,
+    mesh: Mesh,
+    command: str,
+    cache_dir: str | os.PathLike[str] | None,
+) -> None:
     """Measures and shows the best network of a finished training; the result is written last."""
     parts = learning.parts(settings, workdir)
     student = _student(settings)
@@ -96,12 +105,13 @@ def _report(settings: Settings, workdir: pathlib.Path, mesh: Mesh, command: str)
     with timer.phase("report"):
         rows = _measure(
             experts,
-            seed=settings.seed,
+            seed=records.REPORT_SEED,
             episodes=settings.final_episodes,
             epsilon=settings.eval_epsilon,
             opening_steps=settings.opening,
             max_steps=settings.max_steps,
             mesh=mesh,
+            known=common.records_in(workdir, cache_dir),
             student=student,
         )
         plays = _record(experts, settings)
@@ -170,12 +180,14 @@ def _measure(
     opening_steps: int,
     max_steps: int | None,
     mesh: Mesh,
+    known: records.Records,
     student: regime.Student | None = None,
     only: int | None = None,
 ) -> list[dict[str, Any]]:
     """A row of each task: random play, and the network that the experts are of.
 
     Args:
+      known: games that are not played again.
       student: what the network was trained further from; it and who taught it play too.
       only: the index of the one task to play; its row is as it would be among the others.
     """
@@ -189,28 +201,47 @@ def _measure(
                 f"opening_steps is {opening_steps}, expected less than the {limit} steps of a game "
                 f"of {lesson.name}"
             )
+    numbers = [lesson.task.number for lesson in everything]
     masks, form = lessons.masks(everything), experts[0].task.suite.form
-    random = rollouts.random_policy(masks, form)
-    players: dict[str, rollouts.Policy] = {"random": random}
+    random = rollouts.random_policy(masks, form, numbers)
+
+    def player(name: str, teachers: Sequence[Teacher]) -> records.Player:
+        policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
+        marks = (records.expert_mark(x, epsilon=epsilon, sample_logits=False) for x in teachers)
+        return records.Player(name, policy, tuple(marks))
+
+    players = {"random": records.Player("random", random, (records.RANDOM,) * len(everything))}
     if student is not None:
-        teachers = [student.teachers[lesson.name] for lesson in everything]
-        players["expert"] = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
-        act = rollouts.network_actor(
-            student.network, masks, epsilon=epsilon, form=form, view=student.view
+        players["expert"] = player(
+            "experts", [student.teachers[lesson.name] for lesson in everything]
         )
-        players["student"] = functools.partial(act, student.params)
-    players["network"] = rollouts.expert_actor(experts, epsilon=epsilon, sample_logits=False)
-    protocol = evaluation.Protocol(
-        episodes,
-        lessons.MEASURE,
-        jax.random.fold_in(jax.random.key(seed), lessons.MEASURE),
-        evaluation.Opening(random, opening_steps, random, evaluation.REPORTING),
-        max_steps,
-    )
-    played = {}
-    for who, policy in players.items():
-        with metrics.progress(who, episodes * len(chosen), "games") as advance:
-            played[who] = evaluation.measure(chosen, policy, protocol, mesh, advance=advance)
+        act = rollouts.network_actor(
+            student.network,
+            masks,
+            epsilon=epsilon,
+            form=form,
+            view=student.view,
+            numbers=numbers,
+        )
+        marks = tuple(
+            records.mark(
+                student.params,
+                student=networks.to_dict(student.network),
+                view=student.view.to_dict(),
+                index=lesson.index,
+                epsilon=epsilon,
+            )
+            for lesson in everything
+        )
+        policy = functools.partial(act, student.params)
+        players["student"] = records.Player("student", policy, marks)
+    players["network"] = player("network", experts)
+    opening = evaluation.Opening(random, opening_steps, random, evaluation.REPORTING)
+    protocol = evaluation.Protocol(lessons.REPORT, seed, opening, max_steps)
+    played = {
+        who: records.measure(chosen, one, protocol, episodes, mesh, known)
+        for who, one in players.items()
+    }
     return [
         {
             "game": lesson.name,
@@ -306,6 +337,7 @@ def evaluate(
     opening_steps: int | None = None,
     max_steps: int | None = None,
     game: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measures the best network of a training again, with random play beside it.
 
@@ -314,6 +346,7 @@ def evaluate(
         the suite says.
       max_steps: step limit of one game; by default the training's.
       game: the only one to play; by default all.
+      cache_dir: see `train`.
 
     Returns:
       One row per task that was played, as in `result.json`.
@@ -333,6 +366,7 @@ def evaluate(
         opening_steps=suite.opening_steps if opening_steps is None else opening_steps,
         max_steps=settings.max_steps if max_steps is None else max_steps,
         mesh=meshes.create(),
+        known=common.records_in(pathlib.Path(workdir), cache_dir),
         student=_student(settings),
         only=None if game is None else students.game_index(names, game, workdir, "learnt"),
     )

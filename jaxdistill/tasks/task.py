@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -97,6 +98,11 @@ class Task(abc.ABC):
     max_steps: int
     random_score: float | None = None
     human_score: float | None = None
+
+    @property
+    def number(self) -> int:
+        """A number of its own, by its name: what is random in it begins from there in every run."""
+        return zlib.crc32(self.name.encode())
 
     @property
     def view(self) -> AnyView:

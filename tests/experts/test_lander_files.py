@@ -21,7 +21,7 @@ from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset
-from jaxdistill.play import evaluation
+from jaxdistill.play import records
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks.views import Vector, View
 
@@ -147,7 +147,7 @@ def test_a_converted_lander_plays(saved, box2d, tmp_path):
     weights = a_net(16, rows=3)
     formats.load(saved({"q_network": weights}), game="windy").save(tmp_path / "expert")
     expert = Expert.load(tmp_path / "expert")
-    scores = evaluation.measure_expert(expert, episodes=2, epsilon=0.0, seed=3, max_steps=40)
+    scores = records.measure_expert(expert, episodes=2, epsilon=0.0, seed=3, max_steps=40)
     pool = tasks.get("lander/windy").pool(1, seed=3, max_steps=40)
     state = pool.last.observations[0]
     chosen = int(expert.greedy(state[None])[0])
@@ -442,7 +442,7 @@ def test_a_policy_of_lunar_lander_plays(algorithm, box2d, tmp_path):
         x = x if key.endswith(("4", "action_net")) else act(x)
     np.testing.assert_allclose(expert.suite_outputs(seen()[:, None]), x, rtol=1e-4, atol=1e-4)
     measured = [
-        evaluation.measure_expert(e, episodes=2, epsilon=0.0, seed=3, max_steps=60)
+        records.measure_expert(e, episodes=2, epsilon=0.0, seed=3, max_steps=60)
         for e in (expert, dataclasses.replace(expert, game="lander/heavy"))
     ]
     assert measured[0].scores.tolist() != measured[1].scores.tolist()
@@ -531,10 +531,9 @@ def test_a_merge_of_foreign_landers_learns_from_all(merged):
 def test_a_merge_of_landers_that_was_killed_ends_as_the_whole_one(merged, tmp_path):
     """Its pools are brought back to the episodes in progress, wind and all."""
     settings = settings_lib.build(recipe.Settings, json.loads((merged / "config.json").read_text()))
-    taken = dataclasses.replace(settings.evaluate, baselines=str(merged / "baselines.json"))
-    again = dataclasses.replace(settings, evaluate=taken)
     for stop in ("round:1", "train"):
-        distill.distill(again, tmp_path / "run", stop_after=stop)
+        cache = merged / "played"
+        distill.distill(settings, tmp_path / "run", cache_dir=cache, stop_after=stop)
     logs = [dataset.open_log(where / "dataset") for where in (merged, tmp_path / "run")]
     for one, other in zip(*(log.read(0, log.length) for log in logs), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -11,7 +11,7 @@ import pytest
 
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.task import seed_for
@@ -37,7 +37,8 @@ def _play(pools, games_per_env, policy=_still, **options):
 def _scores(*scores, lengths=None, unfinished=0, **facts):
     lengths = np.array(lengths or [1] * len(scores))
     facts = {name: np.array(numbers, float) for name, numbers in facts.items()}
-    return Scores(np.array(scores, float), lengths, np.arange(len(scores)), unfinished, facts)
+    cut = np.arange(len(scores)) < unfinished
+    return Scores(np.array(scores, float), lengths, np.arange(len(scores)), cut, facts)
 
 
 def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
@@ -156,14 +157,10 @@ def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
     chosen = [tasks.get(name) for name in NAMES]
     played = lessons.of_tasks(chosen, 0, [View(height=42, width=42)] * len(NAMES))
     random = rollouts.random_policy(lessons.masks(played))
-    protocol = evaluation.Protocol(
-        episodes,
-        purpose=side,
-        key=jax.random.fold_in(KEY, side),
-        opening=evaluation.Opening(random, steps, random, side),
-        max_steps=100,
-    )
-    pools, indices, seats = evaluation.split_pools(played, protocol, share=share)
+    opening = evaluation.Opening(random, steps, random, side)
+    protocol = evaluation.Protocol(purpose=side, seed=0, opening=opening, max_steps=100)
+    seats = [range(episodes)] * len(played)
+    pools, indices, seats = evaluation.split_pools(played, protocol, seats, share=share)
     return evaluation.play_games(
         pools,
         policy or random,
@@ -289,15 +286,15 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     chosen = [tasks.get("pong"), tasks.get("breakout")]
     views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
     played = lessons.of_tasks(chosen, 7, views)
-    protocol = evaluation.Protocol(5, lessons.REPORT, KEY, NO_OPENING, max_steps=3)
-    pools, indices, seats = evaluation.split_pools(played, protocol)
+    protocol = evaluation.Protocol(lessons.REPORT, 7, NO_OPENING, max_steps=3)
+    pools, indices, seats = evaluation.split_pools(played, protocol, [range(5)] * 2)
     assert [s.tolist() for s in seats] == [[0, 1, 2, 3], [4]] * 2
     assert sum(pool.num_envs for pool in pools) == 2 * 5
     assert [pool.task for pool in pools] == [chosen[i] for i in indices]
     assert indices == sorted(indices) and set(indices) == {0, 1}
     for index in (0, 1):
         mine = [pool for pool, i in zip(pools, indices, strict=True) if i == index]
-        seed = seed_for(7, lessons.REPORT, index)
+        seed = seed_for(7, lessons.REPORT, chosen[index].number)
         whole = atari.AtariPool(chosen[index], 5, seed=seed, view=views[index])
         together = np.concatenate([pool.last.observations for pool in mine])
         np.testing.assert_array_equal(together, whole.last.observations)
@@ -305,6 +302,36 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     assert [len(r.scores) for r in results] == [5, 5]
     assert [r.unfinished for r in results] == [5, 5]
     assert [set(r.lengths) for r in results] == [{3}, {3}]
+    # Some seats alone, of each lesson its own.
+    some = [range(2, 5), range(3, 4)]
+    pools, indices, seats = evaluation.split_pools(played, protocol, some)
+    assert [s.tolist() for s in seats] == [[2, 3, 4], [3]] and indices == [0, 1]
+    whole = evaluation.measure(played, _by_seat, protocol, 5, mesh.create())
+    parts = evaluation.measure(played, _by_seat, protocol, some, mesh.create())
+    for every, part, games in zip(whole, parts, some, strict=True):
+        assert part.starts.tolist() == every.starts[games].tolist()
+        assert part.scores.tolist() == every.scores[games].tolist()
+
+
+def _by_seat(observations, key, indices, seats):
+    """Seat 3 walks to the right, the others stand still."""
+    return tuple(np.where(seat == 3, 3, 0) for seat in seats), None
+
+
+def test_episodes_are_cut_and_joined_as_they_were_played():
+    whole = _scores(1.0, 2.0, 3.0, lengths=[4, 5, 6], unfinished=1, rest=[0, 1, 0])
+    first = whole.first(2)
+    assert first.to_dict() == {
+        "scores": [1.0, 2.0],
+        "lengths": [4, 5],
+        "starts": [0, 1],
+        "cut": [True, False],
+        "facts": {"rest": [0.0, 1.0]},
+    }
+    last = _scores(3.0, lengths=[6], rest=[0])
+    joined = first.joined(dataclasses.replace(last, starts=np.array([2])))
+    assert joined.to_dict() == whole.to_dict() and joined.unfinished == 1
+    assert whole.first(9).to_dict() == whole.to_dict()
 
 
 class _FourEach(combat.Combat):
@@ -321,10 +348,10 @@ def _fought(kind, episodes=10, max_steps=150):
     chosen = lessons.of_tasks(played, 3)
     policy = rollouts.random_policy(lessons.masks(chosen), combat.COMBAT.form)
     opening = evaluation.Opening(policy, 30, policy, evaluation.REPORTING)
-    protocol = evaluation.Protocol(episodes, lessons.REPORT, KEY, opening, max_steps)
-    pools = evaluation.split_pools(chosen, protocol)[0]
+    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, max_steps)
+    pools = evaluation.split_pools(chosen, protocol, [range(episodes)] * 2)[0]
     sizes = [(pool.task.name, pool.num_envs) for pool in pools]
-    return sizes, evaluation.measure(chosen, policy, protocol, mesh.create())
+    return sizes, evaluation.measure(chosen, policy, protocol, episodes, mesh.create())
 
 
 def test_one_pool_of_all_episodes_plays_what_small_pools_play():
@@ -362,17 +389,17 @@ def test_an_experts_keys_and_angles_are_sampled_if_that_is_said():
     params = jax.tree.map(jnp.zeros_like, networks.init(network, KEY, task.view.shape))
     expert = Expert("still", network, params, "logits", (7, 8), task.view, task.name)
     fields = {"episodes": 3, "epsilon": 0.0, "seed": 0, "max_steps": 20}
-    still = evaluation.measure_expert(expert, **fields)
+    still = records.measure_expert(expert, **fields)
     # Without a deviation that is known an angle is its mean.
-    unknown = evaluation.measure_expert(expert, sample_logits=True, **fields)
+    unknown = records.measure_expert(expert, sample_logits=True, **fields)
     np.testing.assert_array_equal(still.scores, unknown.scores)
     expert = dataclasses.replace(expert, log_std=(-1.0, -1.0))
-    again = evaluation.measure_expert(expert, **fields)
+    again = records.measure_expert(expert, **fields)
     np.testing.assert_array_equal(still.scores, again.scores)
-    sampled = evaluation.measure_expert(expert, sample_logits=True, **fields)
+    sampled = records.measure_expert(expert, sample_logits=True, **fields)
     assert (sampled.scores != still.scores).all()
     assert tuple(still.facts) == task.facts == ("yaw_error", "on_body")
-    explored = evaluation.measure_expert(expert, **(fields | {"epsilon": 1.0}))
+    explored = records.measure_expert(expert, **(fields | {"epsilon": 1.0}))
     assert (explored.scores < still.scores).all()  # a turn costs its half
 
 
@@ -389,7 +416,7 @@ def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
     fields = {"view": View(), "game": "pong"} | changes
     expert = Expert("mine", network, {}, "q", tuple(range(18)), **fields)
     with pytest.raises(ValueError, match=message):
-        evaluation.measure_expert(expert, episodes=1, epsilon=0.0, seed=0)
+        records.measure_expert(expert, episodes=1, epsilon=0.0, seed=0)
 
 
 def test_progress_counts_every_game_that_counts_once(scripted_pool):
@@ -406,7 +433,8 @@ def test_progress_is_told_of_real_games_too():
     evaluation.measure(
         lessons.of_tasks(chosen, 1),
         _still,
-        evaluation.Protocol(5, lessons.SELECT, KEY, NO_OPENING, max_steps=3),
+        evaluation.Protocol(lessons.SELECT, 1, NO_OPENING, max_steps=3),
+        5,
         mesh.create(),
         advance=ended.append,
     )
@@ -418,9 +446,11 @@ def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watch
 
     def measured(**changes):
         fields = {"episodes": 5, "epsilon": 0.0, "seed": 9, "opening_steps": 0, "max_steps": 40}
-        return evaluation.measure_expert(expert, **(fields | changes)).scores.tolist()
+        return records.measure_expert(expert, **(fields | changes)).scores.tolist()
 
-    pool = atari.AtariPool(tasks.get("carnival"), 5, seed=seed_for(9), max_steps=40)
+    carnival = tasks.get("carnival")
+    seed = seed_for(9, lessons.REPORT, carnival.number)
+    pool = atari.AtariPool(carnival, 5, seed=seed, max_steps=40)
     while not pool.last.over.all():
         pool.step(expert.greedy(pool.last.observations))
     greedy = measured()
@@ -441,22 +471,24 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
 def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is_known():
     # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of Carnival nothing is known.
     chosen = [tasks.get("pong"), tasks.get("carnival")]
-    scores = [_scores(-4.05, -2.05), _scores(30.0, 50.0)]
-    assert evaluation.normalised_mean(chosen, scores) == pytest.approx((0.5 + 40) / 2)
-    assert evaluation.normalised_mean(chosen[:1], scores[:1]) == pytest.approx(0.5)
+    assert evaluation.normalised_mean(chosen, [-3.05, 40.0]) == pytest.approx((0.5 + 40) / 2)
+    assert evaluation.normalised_mean(chosen[:1], [-3.05]) == pytest.approx(0.5)
 
 
 def test_the_bootstrap_interval_by_hand():
     # Two games, 0 and 10: a resample's mean is 0, 5 or 10 with chances 1/4, 1/2, 1/4.
     scores = _scores(0.0, 10.0)
     assert scores.interval() == (0.0, 10.0)
-    assert scores.interval(level=0.4) == (5.0, 5.0)  # from the 30th to the 70th percentile
+    # Student's t of one degree of freedom is 0.158 at 55%; times sqrt(2), the normal distribution
+    # has 41% below it: from the 41st to the 59th percentile.
+    assert scores.interval(level=0.1) == (5.0, 5.0)
+    assert scores.interval(level=0.4) == (0.0, 10.0)  # 0.727: from the 15th to the 85th
     assert _scores(7.0, 7.0, 7.0).interval() == (7.0, 7.0)
 
 
 def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
     values = np.random.default_rng(0).normal(100, 15, 400)
-    low, high = Scores(values, np.ones(400), np.ones(400)).interval()
+    low, high = _scores(*values).interval()
     half = 1.96 * values.std() / 20
     np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.15)
 
@@ -555,6 +587,9 @@ def test_scores_survive_json():
         {"starts": [[1], [2]]},
         {"scores": [1.5, float("nan")]},
         {"scores": [1.5, None]},
+        {"cut": [True]},
+        {"cut": [0.5, 1.0]},
+        {"lengths": [1.5, 2.0]},
         {"facts": {"rest": [1.0]}},
         {"facts": {"rest": [1.0, float("inf")]}},
     ],
@@ -569,6 +604,6 @@ def test_an_opening_as_long_as_a_game_is_refused_before_anything_is_played():
     network = networks.Network(convs=())
     expert = Expert("mine", network, {}, "q", tuple(range(18)), View(), "pong")
     with pytest.raises(ValueError, match="opening_steps is 30, expected less than the 30 steps"):
-        evaluation.measure_expert(
+        records.measure_expert(
             expert, episodes=1, epsilon=0.0, seed=0, opening_steps=30, max_steps=30
         )

@@ -102,8 +102,8 @@ def _draws(observations, key, games, seats):
 
 def _measured(chosen, purpose=REPORT, episodes=6, steps=0, max_steps=90):
     opening = evaluation.Opening(_draws, steps, _draws, evaluation.REPORTING)
-    protocol = evaluation.Protocol(episodes, purpose, jax.random.key(3), opening, max_steps)
-    return evaluation.measure(chosen, _draws, protocol, mesh.create())
+    protocol = evaluation.Protocol(purpose, 3, opening, max_steps)
+    return evaluation.measure(chosen, _draws, protocol, episodes, mesh.create())
 
 
 def test_landers_are_measured_with_how_their_episodes_ended():

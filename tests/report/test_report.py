@@ -60,7 +60,8 @@ def test_what_is_not_known_is_a_dash(result, which, capsys):
 
 def _scores(*, facts, scores=(0.0, 100.0, 200.0, 300.0), lengths=(100, 200, 300, 400)):
     every = {name: np.asarray(x, float) for name, x in facts.items()}
-    return Scores(np.asarray(scores), np.asarray(lengths), np.arange(len(scores)), 0, every)
+    starts = np.arange(len(scores))
+    return Scores(np.asarray(scores), np.asarray(lengths), starts, starts < 0, every)
 
 
 LANDED = {"rest": [1, 1, 1, 1], "pad": [1, 0, 0, 0], "crash": [0, 0, 0, 0]}
@@ -88,7 +89,7 @@ def test_facts_and_lengths_have_their_intervals():
         "crash": 0.0,
     }
     assert summary["facts"]["rest"]["interval"] == [1.0, 1.0]
-    assert summary["facts"]["pad"]["interval"] == [0.0, 0.75]
+    assert summary["facts"]["pad"]["interval"] == [0.0, 1.0]
     assert summary["mean_steps"] == 250.0
     # Lengths are a hundred more than the scores, so is their interval; both are resampled alike.
     assert np.subtract(summary["steps_interval"], summary["interval"]).tolist() == [100, 100]
@@ -109,7 +110,7 @@ def test_how_games_ended_is_a_row_for_each_task_and_player():
     ]
     low, high = row["student"]["steps_interval"]
     assert cells[2] == (
-        *("lander/windy", "student", "100.0%", "[100.0%, 100.0%]", "25.0%", "[0.0%, 75.0%]"),
+        *("lander/windy", "student", "100.0%", "[100.0%, 100.0%]", "25.0%", "[0.0%, 100.0%]"),
         *("0.0%", "[0.0%, 0.0%]", "250.0", f"[{low:.1f}, {high:.1f}]", 400),
     )
     assert cells[5][-1] == 800

@@ -108,7 +108,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
         "tensorboard",
         "dataset",
         "checkpoints",
-        "baselines.json",
+        "played",
     }
     for row in result["games"]:
         assert row["student"]["episodes"] == row["expert"]["episodes"] == 4
@@ -265,7 +265,7 @@ def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_
     student = students.load_student(workdir)[1]
     assert int(student.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(student))
     with monkeypatch.context() as nothing_is_played:
-        nothing_is_played.setattr(common, "measure_baselines", None)
+        nothing_is_played.setattr(common.Run, "play_first", None)
         with pytest.raises(ValueError, match="would again with these settings: update 4: a param"):
             distill.distill(settings, workdir)
 
@@ -493,36 +493,50 @@ def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_pat
     (tmp_path / "pong").rename(tmp_path / "before")
     other = jax.tree.map(lambda x: x + 1, expert.params)
     dataclasses.replace(expert, params=other).save(tmp_path / "pong")
-    with pytest.raises(ValueError, match="measured with other experts"):
-        distill.distill(run, tmp_path / "run")
+    before = played_by(tmp_path / "run")
+    distill.distill(run, tmp_path / "run", stop_after="baselines")
+    new = {name: row for name, row in played_by(tmp_path / "run").items() if name not in before}
+    assert [row["of"]["task"] for row in new.values()] == ["pong"], "it alone is played again"
+    distill.distill(run, tmp_path / "other", stop_after="collect")
+    (tmp_path / "pong").rename(tmp_path / "other_pong")
+    expert.save(tmp_path / "pong")
+    with pytest.raises(ValueError, match="holds a dataset with other experts"):
+        distill.distill(run, tmp_path / "other")
 
 
-def test_damaged_baselines_are_one_clear_error(settings, tmp_path):
-    distill.distill(settings, tmp_path / "run", stop_after="baselines")
-    (tmp_path / "run/baselines.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"baselines.json is damaged .* delete it"):
-        distill.distill(settings, tmp_path / "run")
+def played_by(workdir):
+    """What is written down of games, by file."""
+    return {path.name: json.loads(path.read_text()) for path in (workdir / "played").iterdir()}
 
 
-def test_measured_experts_are_taken_over_from_a_run_of_the_same_evaluation(settings, tmp_path):
-    distill.distill(settings, tmp_path / "one", stop_after="baselines")
-    standing = tmp_path / "one/baselines.json"
-    scores = json.loads(standing.read_text())
-    scores["expert"][0]["scores"][0] += 1000.0  # which nothing that played would give
-    standing.write_text(json.dumps(scores))
+def test_games_that_were_played_once_are_not_played_again(settings, tmp_path):
+    """What is kept for all runs is taken as it stands; another protocol plays its own."""
+    cache = tmp_path / "cache"
+    distill.distill(settings, tmp_path / "one", cache_dir=cache, stop_after="baselines")
+    kept = {path.name: path.read_text() for path in cache.iterdir()}
+    assert kept == {p.name: p.read_text() for p in (tmp_path / "one/played").iterdir()}
+    assert len(kept) == 4, "two experts, and random play in both games"
+    (name,) = (
+        name
+        for name, text in kept.items()
+        if json.loads(text)["of"]["player"] != "random" and '"pong"' in text
+    )
+    row = json.loads(kept[name])
+    row["games"]["scores"][0] += 1000.0  # which nothing that played would give
+    (cache / name).write_text(json.dumps(row))
 
-    def with_evaluate(**changes):
-        evaluate = dataclasses.replace(settings.evaluate, baselines=str(standing), **changes)
-        return dataclasses.replace(settings, evaluate=evaluate)
+    def first(where, **changes):
+        evaluate = dataclasses.replace(settings.evaluate, **changes)
+        chosen = dataclasses.replace(settings, evaluate=evaluate, seed=3)
+        known = common.records_of(chosen, tmp_path / where, cache)
+        made = common.Run(chosen, mesh.create(), known=known)
+        return made.play_first(made.player("expert"))[0].scores[0]
 
-    distill.distill(with_evaluate(select_episodes=1), tmp_path / "two", stop_after="baselines")
-    taken = json.loads((tmp_path / "two/baselines.json").read_text())
-    assert taken["expert"] == scores["expert"] and taken["random"] == scores["random"]
-    with pytest.raises(ValueError, match="measured with other evaluate than this run's"):
-        distill.distill(with_evaluate(epsilon=0.5), tmp_path / "three")
-    standing.unlink()
-    with pytest.raises(FileNotFoundError, match="expected a run's baselines"):
-        distill.distill(with_evaluate(), tmp_path / "four")
+    assert first("two") == row["games"]["scores"][0]
+    assert first("three", epsilon=0.5) < 1000
+    (cache / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"{name} is damaged .* delete it"):
+        distill.distill(settings, tmp_path / "four", cache_dir=cache)
 
 
 def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_path):

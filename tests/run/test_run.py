@@ -7,7 +7,6 @@ had happened. Two games that score within a few steps, experts of fixed numbers,
 import dataclasses
 import functools
 import itertools
-import json
 import shutil
 
 import jax
@@ -19,7 +18,7 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
-from jaxdistill.play import clips, collection, evaluation, lessons, rollouts
+from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe
@@ -32,6 +31,7 @@ LINEAR = networks.Network(convs=())
 ENVS, INITIAL, ROUND, WINDOW, ROUNDS = 4, 24, 8, 28, 4
 SHARES = [1.0, 0.75, 0.5, 0.5]
 MASKS = np.stack([tasks.get(name).mask for name in GAMES])
+NUMBERS = [tasks.get(name).number for name in GAMES]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,9 +247,7 @@ def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path)
     warm = dataclasses.replace(
         settings,
         learn=dataclasses.replace(settings.learn, warm_start="asterix"),
-        evaluate=dataclasses.replace(
-            settings.evaluate, every_rounds=9, baselines=str(done.workdir / "baselines.json")
-        ),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=9),
     )
     distill.distill(warm, tmp_path / "warm", stop_after="round:1")
     assert not any("mean_retention" in row for row in metrics.read(tmp_path / "warm")), "not yet"
@@ -283,11 +281,13 @@ def test_choices_are_compared_where_the_run_was_last(done):
         assert row["regret"] == pytest.approx(cost.mean(), abs=1e-4)
 
 
-def _measured(settings, params, purpose, *, episodes):
+def _measured(settings, params, purpose, *, episodes, **options):
     """The student of `params` in whole games of a purpose's own starts."""
-    act = rollouts.network_actor(LINEAR, jnp.asarray(MASKS), epsilon=settings.evaluate.epsilon)
+    act = rollouts.network_actor(
+        LINEAR, jnp.asarray(MASKS), epsilon=settings.evaluate.epsilon, numbers=NUMBERS
+    )
     policy = functools.partial(act, params)
-    return common.Run(settings, mesh.create()).measure(policy, purpose, episodes)
+    return common.Run(settings, mesh.create(), **options).measure(policy, purpose, episodes)
 
 
 def _means(scores):
@@ -295,18 +295,19 @@ def _means(scores):
 
 
 def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done):
-    """By mean retention, of which what is above 1 counts a tenth."""
-    standing = json.loads((done.workdir / "baselines.json").read_text())
+    """By mean retention, of which what is above 1 counts a tenth, and never more than a tenth."""
+    base = common.Run(settings, mesh.create())
     expert, random = (
-        np.array([np.mean(row["scores"]) for row in standing[who]]) for who in ("expert", "random")
+        np.array(_means(base.play_first(base.player(who)))) for who in ("expert", "random")
     )
     rows = [row for row in metrics.read(done.workdir) if "mean_retention" in row]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert {row["select_games"] for row in rows} == {2.0}
     kept = np.array([[row[f"retention/{name}"] for name in GAMES] for row in rows])
     scores = np.array([[row[f"score/{name}"] for name in GAMES] for row in rows])
     np.testing.assert_allclose(kept, (scores - random) / (expert - random))
     np.testing.assert_allclose([row["mean_retention"] for row in rows], kept.mean(axis=1))
-    values = np.where(kept > 1, 1 + (kept - 1) / 10, kept).mean(axis=1)
+    values = np.where(kept > 1, 1.1 - 0.1 / np.maximum(kept, 1), kept).mean(axis=1)
     np.testing.assert_allclose(list(done.values.values()), values)
     assert (kept > 1).any(), "or a tenth of nothing was counted"
     for number in (1, ROUNDS):
@@ -344,11 +345,11 @@ def test_the_closing_table_by_hand(done):
 def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
     base = common.Run(settings, mesh.create())
     sampling = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
-    chance = rollouts.random_policy(jnp.asarray(MASKS))
-    standing = json.loads((done.workdir / "baselines.json").read_text())
+    chance = rollouts.random_policy(jnp.asarray(MASKS), numbers=NUMBERS)
     for who, policy in (("expert", sampling), ("random", chance)):
         played = base.measure(policy, lessons.REPORT, 4)
-        assert [s.to_dict() for s in played] == standing[who]
+        first = base.play_first(base.player(who))
+        assert [s.to_dict() for s in first] == [s.first(2).to_dict() for s in played]
         assert [row[who]["mean"] for row in done.result["games"]] == _means(played)
 
 
@@ -361,7 +362,7 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
     assert {lessons.SELECT: 1, lessons.REPORT: 2}[purpose] == purpose, (
         "seeds that runs were made with"
     )
-    chance = rollouts.random_policy(jnp.asarray(MASKS))
+    chance = rollouts.random_policy(jnp.asarray(MASKS), numbers=NUMBERS)
     expert = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
     played = base.measure(expert, purpose, 2)
     by_hand = evaluation.measure(
@@ -371,12 +372,12 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
         ],
         expert,
         evaluation.Protocol(
-            2,
             purpose,
-            jax.random.fold_in(jax.random.key(5), purpose),
+            0 if purpose == lessons.REPORT else 5,  # what is reported is alike in every run
             evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
             max_steps=40,
         ),
+        2,
         mesh.create(),
     )
     assert [s.to_dict() for s in played] == [s.to_dict() for s in by_hand]
@@ -407,11 +408,7 @@ def test_clips_show_games_that_were_neither_learnt_nor_chosen_nor_reported_in(do
 
 
 def test_the_seconds_of_all_three_sittings_are_told(done):
-    standing = json.loads((done.workdir / "baselines.json").read_text())
     seconds = done.result["seconds"]
-    measured = metrics.Timer()
-    measured.restore(standing["timer"])
-    assert seconds["baselines"] == pytest.approx(measured.seconds()["baselines"])
     # Four rounds were learnt; a sitting that forgot the first would tell of two.
     rows = [row for row in metrics.read(done.workdir) if "loss" in row]
     learnt = [row["seconds/learn"] for row in rows]
@@ -424,23 +421,18 @@ def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
     )
     other = dataclasses.replace(
         settings,
-        seed=11,
         evaluate=dataclasses.replace(
             settings.evaluate, epsilon=0.75, opening_steps=9, opening_by="expert"
         ),
     )
     best = done.states[done.result["best_round"]].playing
-    played = _measured(other, best, lessons.REPORT, episodes=3)
+    played = _measured(other, best, lessons.REPORT, episodes=3, report_seed=11)
     assert [row["student"] for row in rows] == [s.summary() for s in played]
 
 
 def test_a_finished_run_is_told_by_its_settings(settings, done):
     """Those that say nothing of what it did may differ."""
-    evaluate = dataclasses.replace(
-        settings.evaluate,
-        lowest_expert_share=0.1,
-        baselines=str(done.workdir / "baselines.json"),
-    )
+    evaluate = dataclasses.replace(settings.evaluate, lowest_expert_share=0.1)
     same = dataclasses.replace(settings, evaluate=evaluate)
     assert distill.distill(same, done.workdir) == done.result
     for change in (
@@ -454,44 +446,41 @@ def test_a_finished_run_is_told_by_its_settings(settings, done):
 
 
 @pytest.mark.parametrize(
-    ("changes", "differs"),
+    ("changes", "again"),
     [
-        ({"every_rounds": 2}, None),
-        ({"select_episodes": 7}, None),
-        ({"lowest_expert_share": 0.1}, None),
-        ({"epsilon": 0.2}, "evaluate"),
-        ({"sample_logits": False}, "evaluate"),
-        ({"max_steps": 41}, "evaluate"),
-        ({"report_episodes": 3}, "evaluate"),
-        ({"opening_steps": 3}, "evaluate"),
-        ({"seed": 6}, "seed"),
-        ({"experts": "another"}, "experts"),
+        ({"every_rounds": 2, "lowest_expert_share": 0.1, "report_episodes": 3, "seed": 6}, ""),
+        ({"select_episodes": 1}, ""),
+        ({"epsilon": 0.2}, "expert"),
+        ({"sample_logits": False}, "expert"),
+        ({"max_steps": 41}, "expert, random"),
+        ({"opening_steps": 3}, "expert, random"),
+        ({"opening_by": "expert"}, "expert, random"),
+        ({"experts": "another"}, "expert"),
     ],
     ids=str,
 )
 def test_only_what_was_measured_alike_is_taken_over(
-    settings, done, watcher, tmp_path, changes, differs
+    settings, done, watcher, tmp_path, changes, again
 ):
-    given = done.workdir / "baselines.json"
     fields = {k: v for k, v in changes.items() if k not in ("seed", "experts")}
     other = dataclasses.replace(
         settings,
         seed=changes.get("seed", 5),
-        evaluate=dataclasses.replace(settings.evaluate, baselines=str(given), **fields),
+        evaluate=dataclasses.replace(settings.evaluate, **fields),
     )
     if "experts" in changes:
         watcher("carnival", 9, "logits").save(tmp_path / "other")
         sources = (settings.experts[0], ExpertSource(str(tmp_path / "other")))
         other = dataclasses.replace(other, experts=sources)
     base = common.Run(other, mesh.create())
-    if differs:
-        with pytest.raises(ValueError, match=f"was measured with other {differs} than"):
-            common.measure_baselines(base, tmp_path, metrics.Timer())
-        assert not (tmp_path / "baselines.json").exists()
-    else:
-        scores = common.measure_baselines(base, tmp_path, metrics.Timer())
-        standing = json.loads(given.read_text())
-        assert [s.to_dict() for s in scores["expert"]] == standing["expert"]
+    known = records.Records(given=[done.workdir / "played"])
+    missing = [
+        who
+        for who in ("expert", "random")
+        for lesson in base.lessons[1:]
+        if known.find(lesson, base.protocol(lessons.REPORT), base.player(who)) is None
+    ]
+    assert ", ".join(missing) == again
 
 
 @pytest.mark.parametrize(
@@ -520,9 +509,6 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
             steps_per_round=0,
             dataset=str(tmp_path / "data"),
         ),
-        evaluate=dataclasses.replace(
-            settings.evaluate, baselines=str(done.workdir / "baselines.json")
-        ),
     )
     message = f"collected with other {differs} " if differs else "no usable step of asterix"
     with pytest.raises(ValueError, match=message):
@@ -530,7 +516,8 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
 
 
 def _scored(mean):
-    return evaluation.Scores(np.array([mean - 1.0, mean + 1.0]), np.ones(2, int), np.arange(2))
+    scores, ones = np.array([mean - 1.0, mean + 1.0]), np.ones(2, int)
+    return evaluation.Scores(scores, ones, np.arange(2), ones == 0)
 
 
 @pytest.mark.parametrize(("lowest", "refused"), [(0.45, False), (0.55, True), (0.0, False)])
@@ -601,11 +588,13 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     for time, expert in ((0, first), (replaced - 1, first), (replaced, later), (length - 1, later)):
         said = expert.suite_outputs(_stacks(chunk, 0, time))
         np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
-    begun = json.loads((tmp_path / "run/baselines.json").read_text())["expert"][0]
     base = common.Run(following, mesh.create())
     (played,) = base.measure(base.expert_policy(), lessons.REPORT, 4)
     assert row["expert"] == played.summary() and row["expert"]["episodes"] == 4
-    assert row["expert"]["mean"] != np.mean(begun["scores"])
+    first.save(tmp_path / "first")
+    sources = (ExpertSource(str(tmp_path / "first")),)
+    begun = common.Run(dataclasses.replace(following, experts=sources), mesh.create())
+    assert played.summary() != begun.measure(begun.expert_policy(), 2, 4)[0].summary()
     assert row["shared_starts"] == 2, "the two games it was chosen by are among the four reported"
     rows = [r for r in metrics.read(tmp_path / "run") if "mean_retention" in r]
     assert [r["step"] for r in rows] == [4, 8, 10], "every second round, and the last"

@@ -12,7 +12,7 @@ import pytest
 from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, regime
-from jaxdistill.play import evaluation, lessons
+from jaxdistill.play import lessons, records
 from jaxdistill.run import common, distill, recipe, students, training
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
@@ -227,7 +227,7 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
         angles = np.arange(9) > 6
         wanted = np.where(angles, np.clip(said, -turn, turn), said)
         np.testing.assert_allclose(own[:, mask], wanted[:, mask], rtol=1e-5, atol=1e-6)
-    scores = evaluation.measure_expert(
+    scores = records.measure_expert(
         students.student_as_expert(workdir, "combat/duel"),
         episodes=3,
         epsilon=0.0,

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,19 +63,15 @@ def test_the_best_network_is_what_is_measured(lander_training):
     np.testing.assert_allclose(list(result["embeddings"].values()), vectors, rtol=1e-6)
     chosen = lessons.of_tasks(settings.tasks, settings.seed)
     masks = lessons.masks(chosen)
-    random = rollouts.random_policy(masks)
-    protocol = evaluation.Protocol(
-        4,
-        lessons.MEASURE,
-        jax.random.fold_in(jax.random.key(settings.seed), lessons.MEASURE),
-        evaluation.Opening(random, 0, random, evaluation.REPORTING),
-        90,
-    )
+    random = rollouts.random_policy(masks, numbers=[task.number for task in settings.tasks])
+    opening = evaluation.Opening(random, 0, random, evaluation.REPORTING)
+    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 90)
     act = rollouts.network_actor(network, masks, epsilon=0.0)
-    direct = evaluation.measure(chosen, functools.partial(act, params), protocol, mesh)
-    for row, scores, by_chance in zip(
-        result["games"], direct, evaluation.measure(chosen, random, protocol, mesh), strict=True
-    ):
+    direct, chance = (
+        evaluation.measure(chosen, policy, protocol, 4, mesh)
+        for policy in (functools.partial(act, params), random)
+    )
+    for row, scores, by_chance in zip(result["games"], direct, chance, strict=True):
         assert row["network"]["mean"] == pytest.approx(scores.mean, rel=1e-4)
         assert row["random"] == by_chance.summary()
 

@@ -1,0 +1,42 @@
+"""Which of two players is better, asked before all games are played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jaxdistill.play.evaluation import Scores
+
+_LEVEL = 0.01  # how likely it may be that the one who is dropped is no worse
+_RESAMPLES = 1000
+
+
+def is_worse(
+    played: Mapping[int, Scores],
+    best: Mapping[int, Scores],
+    value: Callable[[Mapping[int, float]], float],
+) -> bool:
+    """Whether one player is clearly worse than another in the games that both have played.
+
+    By a paired bootstrap: the same seats are drawn for both, of each lesson by itself, and the one
+    is worse if its value is as high as the other's in fewer than one draw of a hundred.
+
+    Args:
+      played: by lesson, its first games.
+      best: the other's, at least as many; the same seats begin alike.
+      value: what both are compared by, of the mean score of each lesson.
+    """
+    generator = np.random.default_rng(0)
+    ours, others = dict[int, np.ndarray](), dict[int, np.ndarray]()
+    for lesson, scores in played.items():
+        games = len(scores.scores)
+        drawn = generator.integers(0, games, (_RESAMPLES, games))
+        ours[lesson] = scores.scores[drawn].mean(axis=1)
+        others[lesson] = best[lesson].scores[drawn].mean(axis=1)
+
+    def values(means: Mapping[int, np.ndarray]) -> np.ndarray:
+        rows = range(_RESAMPLES)
+        return np.asarray([value({i: float(x[row]) for i, x in means.items()}) for row in rows])
+
+    return bool((values(ours) >= values(others)).mean() < _LEVEL)

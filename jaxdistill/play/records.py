@@ -1,0 +1,340 @@
+"""Whole games that were played before: read back, and only those that are missing are played.
+
+A game of a protocol is decided by who plays it, the task and its seat. So it is kept, in a file for
+each player, task and protocol, and counts wherever the same is asked again: in a run that was
+stopped, in the next run of the same experts, for another who has the same experts' files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import mesh as meshes
+from jaxdistill import metrics, networks, settings
+from jaxdistill.experts.expert import Expert, Teacher, Team
+from jaxdistill.play import evaluation, rollouts
+from jaxdistill.play.evaluation import Protocol, Scores
+from jaxdistill.play.lessons import REPORT, Lesson, of_experts
+
+RANDOM = "random"
+"""The mark of uniformly random play."""
+
+RANDOM_GAMES = 64
+"""Random play is measured in so many games at most: its scores differ little."""
+
+REPORT_SEED = 0
+"""Of the games that runs report: all the same ones, so that experts are measured once."""
+
+PACKAGED = "random_play.json"
+"""Random play in every task, as `benchmarks/random_play.py` has measured it."""
+
+_VERSION = 1  # of what decides a game; another number begins all records anew
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """Who is measured.
+
+    Attributes:
+      name: what a progress bar calls it.
+      policy: how it plays.
+      marks: what it is known by in each lesson of the run, by the lessons' indices: `RANDOM`, or a
+        digest of all that decides its actions.
+    """
+
+    name: str
+    policy: rollouts.Policy
+    marks: tuple[str, ...]
+
+    @property
+    def most_games(self) -> int | None:
+        """How many games of one task say enough; None where more say more."""
+        return RANDOM_GAMES if set(self.marks) == {RANDOM} else None
+
+
+def fingerprint(params: Any) -> str:
+    """SHA-256 of parameters: the same network, whatever file it came from."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def mark(params: Any, **others: Any) -> str:
+    """A digest of parameters, and of whatever else decides what is played."""
+    return _digest({"params": fingerprint(params), **others})
+
+
+def expert_mark(expert: Teacher, *, epsilon: float, sample_logits: bool) -> str:
+    """What an expert is known by that plays in this way."""
+    alone = expert.experts if isinstance(expert, Team) else (expert,)
+    return mark(
+        [one.params for one in alone],
+        experts=[_described(one) for one in alone],
+        epsilon=epsilon,
+        sampled=sample_logits and expert.outputs == "logits",
+    )
+
+
+def _described(expert: Expert) -> dict[str, Any]:
+    return {
+        "network": networks.to_dict(expert.network),
+        "actions": list(expert.actions),
+        "view": expert.view.to_dict(),
+        "game": expert.game,
+        "log_std": None if expert.log_std is None else list(expert.log_std),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Records:
+    """Where games are kept.
+
+    Attributes:
+      kept: directories where what is played is written, and where it is looked for first.
+      given: others where it is only looked for.
+    """
+
+    def __init__(
+        self,
+        kept: Sequence[str | pathlib.Path] = (),
+        given: Sequence[str | pathlib.Path] = (),
+    ):
+        self.kept = tuple(map(pathlib.Path, kept))
+        self.given = tuple(map(pathlib.Path, given))
+
+    def find(self, lesson: Lesson, protocol: Protocol, player: Player) -> Scores | None:
+        """The most games that are known, from the first seat on.
+
+        Raises:
+          ValueError: a file is damaged.
+        """
+        of = described(lesson, protocol, player)
+        known = [_read(directory / _name(of), of) for directory in (*self.kept, *self.given)]
+        if of["player"] == RANDOM:
+            known.append(_packaged().get(_digest(of)))
+        return max((x for x in known if x), key=lambda x: len(x.scores), default=None)
+
+    def keep(self, lesson: Lesson, protocol: Protocol, player: Player, scores: Scores) -> None:
+        """Writes games from the first seat on, where no more are known.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        of = described(lesson, protocol, player)
+        for directory in self.kept:
+            path = directory / _name(of)
+            with settings.writing(path):
+                directory.mkdir(parents=True, exist_ok=True)
+            known = _read(path, of)
+            if known is None or len(known.scores) < len(scores.scores):
+                settings.write_json(path, {"of": of, "games": scores.to_dict()}, indent=None)
+
+
+def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, Any]:
+    """All that decides a game but its seat."""
+    opening, task = protocol.opening, lesson.task
+    by = opening.marks[lesson.index] if opening.marks else RANDOM
+    return {
+        "version": _VERSION,
+        "player": player.marks[lesson.index],
+        "task": task.name,
+        "max_steps": protocol.max_steps or task.max_steps,
+        "view": lesson.view.to_dict(),
+        "valid": np.flatnonzero(lesson.mask).tolist(),
+        "purpose": protocol.purpose,
+        "seed": protocol.seed,
+        "opening": [opening.steps, by if opening.steps else RANDOM, opening.side],
+    }
+
+
+def _name(of: Mapping[str, Any]) -> str:
+    return f"{of['task'].replace('/', '_')}-{_digest(of)[:16]}.json"
+
+
+def _read(path: pathlib.Path, of: Mapping[str, Any]) -> Scores | None:
+    """The games in a file; None where there is none, or those of others."""
+    if not path.is_file():
+        return None
+    advice = "delete it to play its games again"
+    standing = settings.read_json(path, advice)
+    try:
+        return Scores.from_dict(standing["games"]) if standing["of"] == of else None
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+
+
+@functools.cache
+def _packaged() -> dict[str, Scores]:
+    """Games of random play that come with the package, by the digest of what decides them."""
+    file = importlib.resources.files(__package__).joinpath(PACKAGED)
+    if not file.is_file():
+        return {}
+    rows = json.loads(file.read_text("utf-8"))
+    return {_digest(row["of"]): Scores.from_dict(row["games"]) for row in rows}
+
+
+def measure(
+    lessons: Sequence[Lesson],
+    player: Player,
+    protocol: Protocol,
+    episodes: int,
+    mesh: Mesh,
+    records: Records,
+) -> list[Scores]:
+    """As `evaluation.measure`, but only what is not known is played, and then kept.
+
+    Args:
+      episodes: of each lesson, from the first seat on; see `Player.most_games`.
+      mesh: of all processes; the leading one reads and writes.
+    """
+    episodes = min(episodes, player.most_games or episodes)
+    known = _find(lessons, player, protocol, records)
+    seats = [range(0 if x is None else len(x.scores), episodes) for x in known]
+    missing = [i for i, games in enumerate(seats) if games]
+    played: list[Scores] = []
+    if missing:
+        total = sum(len(seats[i]) for i in missing)
+        with metrics.progress(player.name, total, "games") as advance:
+            played = evaluation.measure(
+                [lessons[i] for i in missing],
+                player.policy,
+                protocol,
+                [seats[i] for i in missing],
+                mesh,
+                advance=advance,
+            )
+    for i, scores in zip(missing, played, strict=True):
+        old = known[i]
+        known[i] = whole = scores if old is None else old.joined(scores)
+        if meshes.leads():
+            records.keep(lessons[i], protocol, player, whole)
+    return [x.first(episodes) for x in known if x is not None]
+
+
+def _find(
+    lessons: Sequence[Lesson], player: Player, protocol: Protocol, records: Records
+) -> list[Scores | None]:
+    """What the leading process knows, in all of them."""
+    found: list[Any] = []
+    if meshes.leads():
+        known = (records.find(lesson, protocol, player) for lesson in lessons)
+        found = [None if x is None else x.to_dict() for x in known]
+    return [None if x is None else Scores.from_dict(x) for x in meshes.told(found)]
+
+
+def until_known(
+    lessons: Sequence[Lesson],
+    players: Mapping[str, Player],
+    protocol: Protocol,
+    mesh: Mesh,
+    records: Records,
+    *,
+    episodes: int,
+    width: float,
+) -> dict[str, dict[int, Scores]]:
+    """Games of "random", "expert" and "student" until each lesson's retention is known.
+
+    A lesson is played until half of its retention's 95% interval is at most `width`, asked after
+    16, 32, 64, ... games alone: with so few questions and `evaluation.Scores.interval` as it is,
+    the interval that ends the games holds what it says (`tests/play/test_records.py` plays that
+    through).
+
+    Args:
+      episodes: so many at most.
+      width: 0 plays them all.
+
+    Returns:
+      By player and the lessons' indices.
+    """
+    scores: dict[str, dict[int, Scores]] = {who: {} for who in players}
+    for games in rounds(episodes) if width else (episodes,):
+        for who, player in players.items():
+            measured = measure(lessons, player, protocol, games, mesh, records)
+            scores[who] |= {lesson.index: x for lesson, x in zip(lessons, measured, strict=True)}
+        lessons = [lesson for lesson in lessons if not _known(scores, lesson.index, width)]
+        if not lessons:
+            break
+    return scores
+
+
+def rounds(episodes: int) -> Iterator[int]:
+    """16, 32, 64, ... and at last `episodes`: after so many it is asked whether more are due."""
+    games = 16
+    while games < episodes:
+        yield games
+        games *= 2
+    yield episodes
+
+
+def _known(scores: Mapping[str, Mapping[int, Scores]], index: int, width: float) -> bool:
+    """Whether half of the retention's interval is at most `width`."""
+    student, expert, random = (scores[who][index] for who in ("student", "expert", "random"))
+    low, high = evaluation.retention_interval(student, expert, random)
+    return high - low <= 2 * width
+
+
+def measure_expert(
+    expert: Teacher,
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    sample_logits: bool = False,
+    opening_steps: int | None = None,
+    max_steps: int | None = None,
+    records: Records | None = None,
+) -> Scores:
+    """Whole-game scores of one expert in pools of its own view, from starts that are `REPORTING`.
+
+    They are those of a run that has this expert and reports games of this seed.
+
+    Args:
+      opening_steps: random steps, at least, before the expert takes over, see
+        `evaluation.Opening`; by default as many as its suite says.
+      max_steps: step limit of one game; by default its task's.
+      records: what need not be played again; by default nothing.
+
+    Raises:
+      ValueError: its task is unknown, no pool can make what it sees, or openings are as long as
+        games.
+    """
+    task = expert.task
+    steps = task.suite.opening_steps if opening_steps is None else opening_steps
+    limit = task.max_steps if max_steps is None else max_steps
+    if steps >= limit:
+        raise ValueError(
+            f"opening_steps is {steps}, expected less than the {limit} steps of a game"
+        )
+    if not expert.view.native:
+        raise ValueError(
+            f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
+            f"{expert.view}"
+        )
+    random = rollouts.random_policy(jnp.asarray(expert.mask)[None], task.suite.form, [task.number])
+    player = Player(
+        f"play {expert.game}",
+        rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
+        (expert_mark(expert, epsilon=epsilon, sample_logits=sample_logits),),
+    )
+    opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
+    protocol = Protocol(REPORT, seed, opening, limit)
+    alone, known = of_experts([expert], seed), records or Records()
+    return measure(alone, player, protocol, episodes, meshes.create(), known)[0]

@@ -1,0 +1,246 @@
+"""Tests for games that were played before: whose they are, and how many are enough."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, networks, tasks
+from jaxdistill.play import evaluation, lessons, records, rollouts
+from jaxdistill.play.evaluation import Scores
+
+LANDERS = [tasks.get(name) for name in ("lander/standard", "lander/windy")]
+LESSONS = lessons.of_tasks(LANDERS, 5)
+RANDOM = rollouts.random_policy(lessons.masks(LESSONS), numbers=[t.number for t in LANDERS])
+OPENING = evaluation.Opening(RANDOM, 0, RANDOM, evaluation.REPORTING)
+PLAYERS = ("random", "expert", "student")
+PROTOCOL = evaluation.Protocol(lessons.REPORT, 0, OPENING, max_steps=30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def box2d():
+    pytest.importorskip("Box2D")  # here: its import warns
+
+
+def player(mark="someone"):
+    return records.Player("someone", RANDOM, (mark, mark))
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Seats of every lesson that are played."""
+    played, measure = [], evaluation.measure
+
+    def spy(chosen, policy, protocol, seats, *rest, **more):
+        played.append({x.name: (s.start, s.stop) for x, s in zip(chosen, seats, strict=True)})
+        return measure(chosen, policy, protocol, seats, *rest, **more)
+
+    monkeypatch.setattr(evaluation, "measure", spy)
+    return played
+
+
+def measured(known, episodes, chosen=LESSONS, who=None):
+    return records.measure(chosen, who or player(), PROTOCOL, episodes, mesh.create(), known)
+
+
+def test_only_missing_games_are_played(played, tmp_path):
+    known = records.Records([tmp_path / "a"])
+    whole = measured(records.Records(), 5)
+    measured(known, 2, LESSONS[:1])
+    again = measured(known, 5)
+    assert played[1:] == [
+        {"lander/standard": (0, 2)},
+        {"lander/standard": (2, 5), "lander/windy": (0, 5)},
+    ]
+    assert [s.to_dict() for s in again] == [s.to_dict() for s in whole]
+    # Fewer are the first of them, and nothing is played or forgotten for that.
+    few = measured(known, 3)
+    assert [s.to_dict() for s in few] == [s.first(3).to_dict() for s in whole]
+    assert [len(x.scores) for x in measured(known, 5)] == [5, 5]
+    assert not played[3:]
+
+
+def test_games_are_kept_everywhere_and_found_anywhere(tmp_path):
+    everywhere = records.Records([tmp_path / "a", tmp_path / "b"])
+    (scores,) = measured(everywhere, 2, LESSONS[:1])
+    names = [{path.name for path in (tmp_path / x).iterdir()} for x in "ab"]
+    assert names[0] == names[1] and len(names[0]) == 1
+    given = records.Records([tmp_path / "c"], given=[tmp_path / "b"])
+    found = given.find(LESSONS[0], PROTOCOL, player())
+    assert found.to_dict() == scores.to_dict()
+    assert not (tmp_path / "c").exists(), "nothing is written by looking"
+
+
+def test_whatever_decides_a_game_tells_it_from_others(tmp_path):
+    known = records.Records([tmp_path])
+    measured(known, 2, LESSONS[:1])
+
+    def find(lesson=LESSONS[0], who=None, **changes):
+        return known.find(lesson, dataclasses.replace(PROTOCOL, **changes), who or player())
+
+    assert find() is not None
+    # Neither the run's own seed nor its other tasks matter.
+    other_run = lessons.of_tasks([LANDERS[1], LANDERS[0]], 99)
+    assert find(other_run[1]) is not None
+    longer = dataclasses.replace(OPENING, steps=3)
+    for missing in (
+        find(LESSONS[1]),
+        find(who=player("another")),
+        find(seed=1),
+        find(purpose=lessons.SELECT),
+        find(max_steps=31),
+        find(opening=longer),
+        find(opening=dataclasses.replace(OPENING, side=evaluation.CHOOSING)),
+    ):
+        assert missing is None
+    measured_opened = dataclasses.replace(PROTOCOL, opening=longer)
+    known.keep(LESSONS[0], measured_opened, player(), find())
+    assert find(opening=longer) is not None
+    assert find(opening=dataclasses.replace(longer, marks=("an expert", "another"))) is None
+
+
+def test_an_experts_mark_is_of_all_that_decides_its_actions(watcher):
+    expert = watcher("carnival", 2, "logits")
+
+    def mark(expert=expert, epsilon=0.05, sample_logits=False):
+        return records.expert_mark(expert, epsilon=epsilon, sample_logits=sample_logits)
+
+    named = dataclasses.replace(expert, name="another", source="elsewhere", advertised_score=1.0)
+    assert mark(named) == mark()
+    narrow = dataclasses.replace(expert.network, activation="elu")
+    others = [
+        mark(watcher("carnival", 3, "logits")),
+        mark(epsilon=0.1),
+        mark(sample_logits=True),
+        mark(dataclasses.replace(expert, network=narrow)),
+        mark(dataclasses.replace(expert, actions=expert.actions[::-1])),
+        mark(dataclasses.replace(expert, view=dataclasses.replace(expert.view, resize="linear"))),
+    ]
+    assert len({mark(), *others}) == 1 + len(others)
+    values = dataclasses.replace(expert, outputs="q")
+    assert mark(values, sample_logits=True) == mark(values), "Q-values are not sampled"
+
+
+def test_a_damaged_file_is_one_clear_line(tmp_path):
+    known = records.Records([tmp_path])
+    measured(known, 2, LESSONS[:1])
+    (path,) = tmp_path.iterdir()
+    good = json.loads(path.read_text())
+    for text in ("{", "[]", json.dumps(good | {"games": {}})):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"{path.name} is damaged \(.*\); delete it to play"):
+            known.find(LESSONS[0], PROTOCOL, player())
+    # Another's games under this name, as a digest cut short could have it, are not taken for ours.
+    path.write_text(json.dumps(good | {"of": good["of"] | {"player": "another"}}))
+    assert known.find(LESSONS[0], PROTOCOL, player()) is None
+
+
+def test_random_play_is_measured_in_64_games_at_most(played):
+    who = records.Player("random", RANDOM, (records.RANDOM,) * 2)
+    scores = measured(records.Records(), 70, LESSONS[:1], who)
+    assert len(scores[0].scores) == 64 and played == [{"lander/standard": (0, 64)}]
+
+
+def test_random_play_that_comes_with_the_package_is_not_played(played):
+    """For every task, under the protocol that nobody has changed; and it is what is played."""
+    chosen = [tasks.get(name) for name in ("freeway", "lander/windy", "combat/duel")]
+    for task in chosen:
+        (lesson,) = lessons.of_tasks([task], 3)
+        random = rollouts.random_policy(lessons.masks([lesson]), task.suite.form, [task.number])
+        steps = task.suite.opening_steps
+        opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
+        protocol = evaluation.Protocol(lessons.REPORT, 0, opening)
+        who = records.Player("random", random, (records.RANDOM,))
+        (scores,) = records.measure([lesson], who, protocol, 64, mesh.create(), records.Records())
+        assert len(scores.scores) == 64
+        assert not played
+        again = evaluation.measure([lesson], random, protocol, [range(2)], mesh.create())[0]
+        assert scores.first(2).to_dict() == again.to_dict()
+        played.clear()
+
+
+def _drawn(values, generator, episodes):
+    scores = values[generator.integers(0, len(values), episodes)]
+    starts = np.arange(episodes)
+    return Scores(scores, np.ones_like(starts), starts, starts < 0)
+
+
+# Whole games of three experts, epsilon 0.05: bricks that come in bursts, a near tie, a narrow peak.
+POPULATIONS = {
+    "skewed": np.array([17, 22, 31, 38, 40, 44, 51, 60, 62, 75, 88, 96, 120, 155, 210, 330.0]),
+    "near tie": np.array([9, 11, 12, 13, 14, 15, 15, 16, 16, 17, 17, 18, 18, 19, 19, 20.0]),
+    "narrow": np.array([20, 21, 21, 22, 22, 22, 23, 23, 23, 24, 24, 25.0]),
+}
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_intervals_that_end_the_games_hold_what_they_say(name, monkeypatch):
+    """Of 200 measurements that stop by themselves, about 95% know the true retention."""
+    values = POPULATIONS[name]
+    generator = np.random.default_rng(1)
+    interval = evaluation.retention_interval
+    monkeypatch.setattr(
+        evaluation,
+        "retention_interval",
+        lambda *scores: interval(*scores, resamples=400),
+    )
+    held, games = 0, []
+    for _ in range(200):
+        drawn = {
+            "student": _drawn(0.9 * values, generator, 128),
+            "expert": _drawn(values, generator, 128),
+            "random": _drawn(np.zeros(1), generator, 2),
+        }
+
+        def known(chosen, who, protocol, episodes, *_, drawn=drawn):
+            return [drawn[who.name].first(episodes)]
+
+        monkeypatch.setattr(records, "measure", known)
+        scores = records.until_known(
+            LESSONS[:1],
+            {who: records.Player(who, RANDOM, ("a",)) for who in drawn},
+            PROTOCOL,
+            None,
+            records.Records(),
+            episodes=128,
+            width=0.05,
+        )
+        student, expert, random = (scores[who][0] for who in ("student", "expert", "random"))
+        low, high = interval(student, expert, random)
+        held += low <= 0.9 <= high
+        games.append(len(student.scores))
+    assert held >= 0.92 * 200
+    assert set(games) <= {16, 32, 64, 128}
+    fewest, most = {"skewed": (128, 128), "near tie": (100, 127), "narrow": (16, 40)}[name]
+    assert fewest <= np.mean(games) <= most
+
+
+def test_games_are_played_until_each_task_is_known(played, tmp_path):
+    """One is known after 16, the other never; width 0 asks for all."""
+
+    def asked(width):
+        played.clear()
+        scores = records.until_known(
+            LESSONS,
+            {who: player(who) for who in PLAYERS},
+            PROTOCOL,
+            mesh.create(),
+            records.Records([tmp_path / str(width)]),
+            episodes=40,
+            width=width,
+        )
+        return {name: {i: len(x.scores) for i, x in rows.items()} for name, rows in scores.items()}
+
+    assert asked(0.0) == {who: {0: 40, 1: 40} for who in PLAYERS}
+    assert [*records.rounds(40)] == [16, 32, 40] and [*records.rounds(16)] == [16]
+    assert [*records.rounds(3)] == [3]
+    assert asked(1e9) == {who: {0: 16, 1: 16} for who in PLAYERS}
+    assert len(played) == 3
+
+
+def test_a_student_of_several_tasks_has_a_mark_in_each():
+    network = networks.Network(convs=())
+    params = {"a": np.zeros(3)}
+    marks = {records.mark(params, student=networks.to_dict(network), index=i) for i in range(2)}
+    assert len(marks) == 2
