@@ -4,8 +4,8 @@
 
 The student begins as a copy of the Breakout expert, the hardest to copy, and learns the others'
 games beside it, while the experts go on driving at least half of the environments. Collecting
-and learning take 15 minutes on 2 cores, and the games that measure somewhat longer:
-`--config.evaluate.report_episodes=24` is the quicker table, of wide intervals.
+and learning take 15 minutes on 2 cores. `--config.evaluate.report_episodes=32` is the quicker
+table, of wider intervals.
 """
 
 from ml_collections import ConfigDict

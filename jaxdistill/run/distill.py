@@ -178,6 +178,11 @@ def _claim(run: Run, workdir: pathlib.Path) -> None:
     result = workdir / "result.json"
     if result.is_file():
         result.rename(workdir / f"result-{before}.json")
+    now = run.settings.learn.rounds
+    metrics.say(
+        f"learn.rounds {before} -> {now}: what was learnt stays, and the rate follows the schedule "
+        f"of {now} from here on"
+    )
     settings_lib.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
 
 

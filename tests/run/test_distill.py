@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, regime
+from jaxdistill.learn import checkpoints, dataset, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 from jaxdistill.report import page
@@ -566,3 +567,90 @@ def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_
                 assert all(jax.tree.leaves(same)) is not changed, name
     with pytest.raises(ValueError, match="distilled pong, breakout, not qbert"):
         students.to_go_on_from(workdir, ["qbert"])
+
+
+def _with(settings, **learn):
+    return dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, **learn))
+
+
+def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
+    """From where it stood, along the longer schedule; what it had come to is kept."""
+    workdir, before = whole_run
+    shutil.copytree(workdir, tmp_path / "run")
+    longer = _with(settings, rounds=6)
+    state = students.create_state(longer, params_of(workdir), mesh.create())
+    per = settings.learn.updates_per_round
+    result = distill.distill(longer, tmp_path / "run")
+    assert result["rounds"] == 6
+    assert _steps(tmp_path / "run") == [*_steps(workdir), 5 * per, 6 * per]
+    assert json.loads((tmp_path / "run/result-4.json").read_text()) == before
+    assert json.loads((tmp_path / "run/config.json").read_text())["learn"]["rounds"] == 6
+    assert distill.distill(longer, tmp_path / "run") == result
+    # What was learnt before is not learnt again, and the last rounds are those of six.
+    rows = [[row for row in metrics.read(x) if "loss" in row] for x in (workdir, tmp_path / "run")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1][:4]]
+    with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
+        assert int(saved.restore(6, state).state.step) == 6 * per
+
+
+def test_a_run_may_end_before_its_rounds(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="round:3")
+    with pytest.raises(ValueError, match=r"collect\.num_envs"):  # decides what is learnt
+        other = dataclasses.replace(settings.collect, num_envs=8)
+        distill.distill(
+            dataclasses.replace(_with(settings, rounds=2), collect=other), tmp_path / "run"
+        )
+    result = distill.distill(_with(settings, rounds=2), tmp_path / "run")
+    assert (result["best_round"], result["rounds"]) == (2, 2)
+    distill.distill(settings, tmp_path / "early", stop_after="round:1")
+    with pytest.raises(ValueError, match=r"rounds is 1, but the run is at round 1 .* at least 2"):
+        distill.distill(_with(settings, rounds=1), tmp_path / "early")
+
+
+def test_learning_ends_where_every_game_is_at_its_target(settings, tmp_path, monkeypatch):
+    kept = iter([[0.9, 0.99], [0.97, 0.95], [1.0, 1.0]])
+    monkeypatch.setattr(distill, "_kept", lambda *_: next(kept))
+    monkeypatch.setattr(distill, "_value", lambda *_: 1.0)
+    chosen = _with(settings, rounds=8, target_retention=0.95)
+    distill.distill(chosen, tmp_path / "run", stop_after="train")
+    assert len(_steps(tmp_path / "run")) == 4, "at the second of four evaluations"
+    # Called again it has nothing left to learn.
+    result = distill.distill(chosen, tmp_path / "run")
+    assert (result["best_round"], result["rounds"]) == (4, 8)
+    assert len(_steps(tmp_path / "run")) == 4
+
+
+def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_path):
+    evaluate = dataclasses.replace(settings.evaluate, select_episodes=16, max_steps=24)
+    run = common.Run(dataclasses.replace(settings, evaluate=evaluate), mesh.create())
+    state = students.create_state(settings, distill._initial_params(run), run.mesh)
+    baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
+    # Retention is of what separates an expert from random play, and these tiny ones hardly differ.
+    baselines = {
+        who: [dataclasses.replace(x, scores=np.full_like(x.scores, mean)) for x in rows]
+        for (who, rows), mean in zip(baselines.items(), (10.0, 0.0), strict=True)
+    }
+    seats, measure = [], run.measure
+
+    def spy(policy, purpose, episodes, only=None):
+        seats.append([(x.start, x.stop) for x in episodes])
+        return measure(policy, purpose, episodes, only)
+
+    run.measure = spy
+
+    def select(best):
+        seats.clear()
+        with metrics.progress("learn", 1, "updates") as advance:
+            chosen = distill._select(run, state, baselines, metrics.NoWriter(), 1, advance, best)
+        return chosen, list(seats)
+
+    first, played = select(None)
+    assert played == [[(0, 4)] * 2, [(4, 8)] * 2, [(8, 16)] * 2], "the first knows of no better"
+    again, played = select(first)
+    assert again.to_dict() == first.to_dict() and len(played) == 3, "its like is no worse"
+    better = {
+        i: dataclasses.replace(x, scores=x.scores + 3.0 + np.arange(16) % 2)
+        for i, x in first.played.items()
+    }
+    dropped, played = select(dataclasses.replace(first, played=better))
+    assert dropped is None and played == [[(0, 4)] * 2]
