@@ -469,7 +469,7 @@ class World:
     def measured(self, settings):
         """Whole games of the experts."""
         made = common.Run(settings, ONE)
-        scores = made.measure(made.expert_policy(), lessons.REPORT, 2)
+        scores = made.measure(made.expert_policy(), lessons.REPORT, 6)
         return [(s.scores, s.lengths) for s in scores]
 
     def reported(self, settings):
@@ -497,23 +497,15 @@ class World:
 
     def trained(self, settings):
         """Counts of a whole run, without its report."""
-        workdir, episodes = self.fresh(), []
-        measure = common.Run.measure
-
-        def spy(made, policy, purpose, count, *rest, **more):
-            episodes.append((purpose, count))
-            return measure(made, policy, purpose, count, *rest, **more)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(common.Run, "measure", spy)
-            distill.distill(settings, workdir, mesh=ONE, stop_after="train")
+        workdir = self.fresh()
+        distill.distill(settings, workdir, mesh=ONE, stop_after="train")
         rows = metrics.read(workdir)
         return {
             "rounds": sum("loss" in row for row in rows),
             "evaluations": sum("score/asterix" in row for row in rows),
             "followed": sum("expert_score/asterix" in row for row in rows),
             "steps": dataset.open_log(workdir / "dataset").length,
-            "select": dict(episodes)[lessons.SELECT][0].stop,
+            "select": max(row.get("select_games", 0) for row in rows),
         }
 
     # A training.
@@ -643,9 +635,9 @@ class World:
         workdir, episodes = self.fresh(), []
         play = evaluation.measure
 
-        def spy(chosen, policy, protocol, *rest, **more):
-            episodes.append(protocol.episodes)
-            return play(chosen, policy, protocol, *rest, **more)
+        def spy(chosen, policy, protocol, count, *rest, **more):
+            episodes.append(count)
+            return play(chosen, policy, protocol, count, *rest, **more)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluation, "measure", spy)
@@ -740,6 +732,7 @@ RUN_BESIDE = {
     "learn.first_rounds": {"learn.first_loss": "nll", "learn.first_rounds": 2},
     "learn.warm_start": lambda world: {"experts": (world.source("twin"),)},
     "evaluate.opening_by": {"evaluate.opening_steps": 20},
+    "evaluate.report_width": {"evaluate.report_episodes": 17},
     "evaluate.lowest_expert_share": lambda world: {"experts": (world.source("loud"),)},
 }
 TRAINING = {

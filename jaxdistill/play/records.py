@@ -151,7 +151,7 @@ def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, A
     """All that decides a game but its seat."""
     opening, task = protocol.opening, lesson.task
     by = opening.marks[lesson.index] if opening.marks else RANDOM
-    return {
+    of = {
         "version": _VERSION,
         "player": player.marks[lesson.index],
         "task": task.name,
@@ -162,6 +162,7 @@ def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, A
         "seed": protocol.seed,
         "opening": [opening.steps, by if opening.steps else RANDOM, opening.side],
     }
+    return json.loads(json.dumps(of))  # as it is read back: no tuples
 
 
 def _name(of: Mapping[str, Any]) -> str:

@@ -501,7 +501,7 @@ def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_pat
     distill.distill(run, tmp_path / "other", stop_after="collect")
     (tmp_path / "pong").rename(tmp_path / "other_pong")
     expert.save(tmp_path / "pong")
-    with pytest.raises(ValueError, match="holds a dataset with other experts"):
+    with pytest.raises(ValueError, match="holds a dataset with experts"):
         distill.distill(run, tmp_path / "other")
 
 
