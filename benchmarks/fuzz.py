@@ -456,7 +456,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     expert.save(base / "expert")
 
     chosen = recipe.Settings(experts=(recipe.ExpertSource(path="pong.pth", game="pong"),))
-    played = {"mean": 3.0, "interval": [3.0, 3.0], "distinct": 1, "distinct_starts": 1}
+    played = {"mean": 3.0, "interval": [3.0, 3.0], "episodes": 2, "distinct_starts": 1}
     row = {
         "game": "pong",
         **dict.fromkeys(("random", "expert", "student"), played),

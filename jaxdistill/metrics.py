@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -284,6 +285,12 @@ def say(text: str) -> None:
     print(shown(text))
 
 
+def tell(text: str, width: int | None = None) -> None:
+    """Prints text on stdout, as `shown`, in lines of at most `width` columns."""
+    for line in textwrap.wrap(shown(text), width, break_on_hyphens=False) if width else [text]:
+        say(line)
+
+
 class Advance(Protocol):
     """What `progress` yields."""
 
@@ -445,16 +452,29 @@ class Profile:
             )
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    width: int | None = None,
+    spare: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> None:
     """Prints a table on stdout.
 
-    On a terminal long cells are folded; elsewhere lines are as long as they need to be.
+    On a terminal long cells are folded; elsewhere lines are as long as they need to be, unless
+    `width` says otherwise.
 
     Args:
       title: printed above the table.
       columns: the column headings.
       rows: cells per row, one for each column. Strings are printed as `shown`, None and NaN as "-",
         numbers rounded to what is readable. Columns without strings are set to the right.
+      width: the most columns of a terminal that title and table may take.
+      spare: headings of columns that are left out where that is too little, the first of them
+        first.
+      names: headings of columns whose cells then are cut, and end in an ellipsis.
 
     Raises:
       ValueError: if a row has another number of cells than there are columns.
@@ -464,25 +484,50 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
             raise ValueError(
                 f"table {title!r}: row {number} has {len(row)} cells, expected {len(columns)}"
             )
-    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for i, column in enumerate(columns):
-        words = any(isinstance(row[i], str) for row in rows)
-        drawn.add_column(
-            rich.text.Text(shown(column)), justify="left" if words else "right", overflow="fold"
-        )
-    for row in rows:
-        drawn.add_row(*(rich.text.Text(_cell(value)) for value in row))
     console = rich.console.Console()
-    if not sys.stdout.isatty():
-        # As wide as the longest line; rich would otherwise assume 80 columns and fold.
-        console.width = 100_000
-        console.width = console.measure(drawn).maximum
+    on_terminal, terminal = sys.stdout.isatty(), console.width
+    console.width = 100_000  # rich would otherwise assume 80 columns and fold
+    kept, left_out = [*range(len(columns))], [columns.index(name) for name in spare]
+    drawn = _drawn(columns, rows, kept, names)
+    while width and left_out and console.measure(drawn).maximum > width:
+        kept.remove(left_out.pop(0))
+        drawn = _drawn(columns, rows, kept, names)
+    limits = (console.measure(drawn).maximum, width, terminal if on_terminal else None)
+    console.width = min(limit for limit in limits if limit)
     # Not printed by the console itself, which would write across a progress bar.
     with console.capture() as captured:
         console.print(drawn)
-    say(title)  # outside the table, which would fold a title wider than its rows
+    tell(title, width)  # outside the table, which would fold a title wider than its rows
+    print()
     for line in captured.get().splitlines():
         print(line.rstrip())
+    print()
+
+
+def _drawn(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    kept: Sequence[int],
+    names: Sequence[str],
+) -> rich.table.Table:
+    """The columns of the indices `kept`."""
+    drawn = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for i in kept:
+        words = any(isinstance(row[i], str) for row in rows)
+        drawn.add_column(
+            rich.text.Text(shown(columns[i])),
+            justify="left" if words else "right",
+            overflow="fold",
+            no_wrap=bool(names) and columns[i] not in names,
+        )
+    cut: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
+    for row in rows:
+        drawn.add_row(
+            *(rich.text.Text(_cell(row[i]), **(cut if columns[i] in names else {})) for i in kept)
+        )
+    return drawn
 
 
 def _cell(value: object) -> str:

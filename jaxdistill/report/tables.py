@@ -16,6 +16,7 @@ from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.play import evaluation
 from jaxdistill.tasks import atari
 
+WIDTH = 80  # columns of a terminal, at most, that tables and what is said of them take
 ENDINGS = "how games ended"
 _MOST_COLUMNS = 4  # facts that are told side by side
 _PLAYERS = ("random", "expert", "student", "network")
@@ -30,66 +31,99 @@ def print_experts(
     random: Sequence[evaluation.Scores],
 ) -> None:
     """Scores of experts as measured here, beside what they advertise, and how their games ended."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"game": expert.game, "random": r.summary(), "expert": s.summary()}
         for expert, s, r in zip(experts, scores, random, strict=True)
     ]
-    metrics.table(
-        "experts, measured here",
-        (noun(rows), "expert", "games", "score", "95% interval", "advertised", "random", "starts"),
+    _print(
+        "experts, measured here, with 95% bootstrap intervals",
+        (noun(rows), "expert", "score", "advertised", "random"),
         [
             (
-                expert.game,
+                row["game"],
                 expert.name,
-                len(s.scores),
-                _score(s.mean),
-                _interval(s.interval()),
-                expert.advertised_score,
-                _score(r.mean),
-                s.distinct_starts,
+                _measured(row["expert"]),
+                _known(expert.advertised_score, _digits),
+                _digits(row["random"]["mean"]),
             )
-            for expert, s, r in zip(experts, scores, random, strict=True)
+            for expert, row in zip(experts, rows, strict=True)
         ],
+        names=("expert", noun(rows)),
     )
     _print_endings(rows)
+    metrics.tell(_starts(rows, "expert"), WIDTH)
 
 
 def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -> None:
     """One expert's score, and how its games ended."""
-    rows = [{"game": expert.game, "expert": scores.summary()}]
-    metrics.table(
-        f"{expert.name}, epsilon {epsilon:g}",
-        (noun(rows), "score", "95% interval", "advertised", "games", "starts", "steps each"),
+    rows: list[dict[str, Any]] = [{"game": expert.game, "expert": scores.summary()}]
+    _print(
+        f"{expert.name}, epsilon {epsilon:g}, 95% bootstrap interval",
+        (noun(rows), "score", "advertised", "games", "starts", "steps each"),
         [
             (
                 expert.game,
-                _score(scores.mean),
-                _interval(scores.interval()),
-                expert.advertised_score,
+                _measured(rows[0]["expert"]),
+                _known(expert.advertised_score, _digits),
                 len(scores.scores),
                 scores.distinct_starts,
-                _score(float(scores.lengths.mean())),
+                _digits(float(scores.lengths.mean())),
             )
         ],
+        names=(noun(rows),),
     )
     _print_endings(rows)
 
 
 def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
     """The closing tables of a distillation: one row per task; for `measured` see `protocol`."""
-    metrics.table(protocol(measured), *student_cells(rows))
+    _print_students(rows, measured)
+    metrics.tell(_starts(rows, "student"), WIDTH)
+
+
+def _print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
+    _print(
+        protocol(measured),
+        *student_lines(rows),
+        spare=("human", "regret", "angles", "agrees"),
+        names=(noun(rows),),
+    )
     _print_endings(rows)
 
 
 def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
     """The closing tables of a training: one row per task; for `measured` see `protocol`."""
-    metrics.table(protocol(measured), *network_cells(rows))
+    _print(protocol(measured), *network_lines(rows), spare=("human", "random"), names=(noun(rows),))
     _print_endings(rows)
+    metrics.tell(_starts(rows, "network"), WIDTH)
 
 
 def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
-    for title, (columns, cells) in ending_tables(rows):
-        metrics.table(f"{title}, with 95% bootstrap intervals", columns, cells)
+    columns, cells = ending_lines(rows)
+    if cells:
+        title = f"{ENDINGS}; 95% intervals, left out where they round to the mean"
+        _print(title, columns, cells, names=("",))
+
+
+def _print(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    spare: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> None:
+    """A table in which numbers stand below each other, no wider than `WIDTH`."""
+    lines = [list(row) for row in rows]
+    for i, column in enumerate(columns):
+        if column in names:
+            continue
+        ends = [str(row[i]).find(" [") % (len(str(row[i])) + 1) for row in lines]
+        for row, end in zip(lines, ends, strict=True):
+            if isinstance(row[i], str):
+                row[i] = " " * (max(ends) - end) + row[i]
+    known = [name for name in spare if name in columns]
+    metrics.table(title, columns, lines, width=WIDTH, spare=known, names=names)
 
 
 def protocol(measured: Mapping[str, Any]) -> str:
@@ -103,6 +137,39 @@ def protocol(measured: Mapping[str, Any]) -> str:
     return (
         f"{measured['episodes']} whole games per score, {within}{after}"
         f"epsilon {measured['epsilon']:g}, 95% bootstrap intervals"
+    )
+
+
+def student_lines(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """`student_cells` for a terminal: fewer digits, and what belongs together in one cell."""
+    return _without_unknown(
+        [
+            (noun(rows), lambda row: row["game"]),
+            ("random", lambda row: _digits(row["random"]["mean"])),
+            ("expert", lambda row: _measured(row["expert"])),
+            ("student", lambda row: _measured(row["student"])),
+            ("retention", _kept),
+            ("agrees", lambda row: _known(row.get("agreement"), _share)),
+            ("angles", lambda row: _known(row.get("angle_error"), lambda x: f"{x:.2f}°")),
+            ("regret", lambda row: _known(row.get("regret"), lambda x: f"{x:.4f}")),
+            ("human", lambda row: _known(row["human_normalised"], _whole_share)),
+        ],
+        rows,
+    )
+
+
+def network_lines(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """`network_cells` for a terminal: fewer digits, and what belongs together in one cell."""
+    return _without_unknown(
+        [
+            (noun(rows), lambda row: row["game"]),
+            ("random", lambda row: _digits(row["random"]["mean"])),
+            ("expert", lambda row: _of(row, "expert", _measured)),
+            ("student", lambda row: _of(row, "student", _measured)),
+            ("network", lambda row: _measured(row["network"])),
+            ("human", lambda row: _known(row["human_normalised"], _whole_share)),
+        ],
+        rows,
     )
 
 
@@ -234,19 +301,64 @@ def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
     return (*columns, "limit") if limited else tuple(columns), cells
 
 
+def ending_lines(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """How games ended: below each task's name a line per fact, and a column for every player."""
+    players = [who for who in _PLAYERS if any(row.get(who, {}).get("facts") for row in rows)]
+    cells: list[tuple[Any, ...]] = []
+    for row in rows:
+        played = {who: row[who] for who in players if row.get(who, {}).get("facts")}
+        names = dict.fromkeys(name for scores in played.values() for name in scores["facts"])
+        if not names:
+            continue
+        cells.append((row["game"], *("" for _ in players)))
+        for name in names:
+            shown = _whole_share if _told(row, name) is _share else _digits
+            facts = {who: x["facts"][name] for who, x in played.items() if name in x["facts"]}
+            cells.append(
+                (
+                    f"  {name.replace('_', ' ')}",
+                    *(_measured(facts[who], shown) if who in facts else None for who in players),
+                )
+            )
+        limit = f" of {row['max_steps']}" if row.get("max_steps") else ""
+        steps = {
+            who: {"mean": x["mean_steps"], "interval": x["steps_interval"]}
+            for who, x in played.items()
+        }
+        cells.append(
+            (
+                f"  steps{limit}",
+                *(
+                    _measured(steps[who], "{:.0f}".format) if who in steps else None
+                    for who in players
+                ),
+            )
+        )
+    return ("", *players), cells
+
+
 def _told(row: Mapping[str, Any], name: str) -> Callable[[float], str]:
     """How a fact of a task is shown."""
     return _score if name in tasks.get(row["game"]).suite.counts else _share
 
 
 def starts(result: Mapping[str, Any]) -> str:
-    """What the table's "starts" are, and whether the student was chosen by some of them."""
+    """In how many states games began, and whether the student was chosen by some of them."""
     shared = {row["game"]: row["shared_starts"] for row in result["games"] if row["shared_starts"]}
     some = ", ".join(f"{count} of {game}'s" for game, count in shared.items())
-    return (
-        f"starts: how many of the {result['episodes']} games began in different states; "
-        f"{some or 'none of these'} were among those the student was chosen by"
-    )
+    by = f"{some} helped to choose the student" if some else "none helped to choose the student"
+    return f"{_starts(result['games'], 'student')}; {by}"
+
+
+def _starts(rows: Sequence[Mapping[str, Any]], who: str) -> str:
+    """Such as "93 / 99 / 100 of 100 starts differ"; for one number where they are the same."""
+    counts = [(row[who]["distinct_starts"], row[who]["episodes"]) for row in rows]
+    if len(set(counts)) == 1:
+        counts = counts[:1]
+    if len({games for _, games in counts}) == 1:
+        different = " / ".join(str(count) for count, _ in counts)
+        return f"{different} of {counts[0][1]} starts differ"
+    return f"{' / '.join(f'{count} of {games}' for count, games in counts)} starts differ"
 
 
 def fresh(result: Mapping[str, Any]) -> str:
@@ -317,6 +429,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
 
     def draw(result: Mapping[str, Any]) -> None:
         student_cells(result["games"]), ending_tables(result["games"])
+        student_lines(result["games"]), ending_lines(result["games"])
         protocol(result), summary(result), wall_time(result), starts(result)
 
     return _read(path, draw, "remove it, and the run measures its student again")
@@ -327,7 +440,9 @@ def read_training(path: pathlib.Path) -> dict[str, Any]:
 
     def draw(result: Mapping[str, Any]) -> None:
         network_cells(result["games"]), ending_tables(result["games"])
+        network_lines(result["games"]), ending_lines(result["games"])
         protocol(result), training_summary(result), wall_time(result)
+        _starts(result["games"], "network")
         embedding_cells(result["embeddings"])
 
     return _read(path, draw, "remove it, and the same command measures the network again")
@@ -347,17 +462,16 @@ def _read(
 
 def print_result(result: Mapping[str, Any]) -> None:
     """Everything `distill` returns, for people."""
-    print_students(result["games"], result)
-    metrics.say(starts(result))
-    metrics.say(summary(result))
-    metrics.say(wall_time(result))
+    _print_students(result["games"], result)
+    for line in (starts(result), summary(result), wall_time(result)):
+        metrics.tell(line, WIDTH)
 
 
 def print_training(result: Mapping[str, Any]) -> None:
     """Everything `run.training.train` returns, for people."""
     print_networks(result["games"], result)
-    metrics.say(training_summary(result))
-    metrics.say(wall_time(result))
+    for line in (training_summary(result), wall_time(result)):
+        metrics.tell(line, WIDTH)
 
 
 def noun(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -368,6 +482,37 @@ def noun(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _score(value: float) -> str:
     return f"{value:.1f}"
+
+
+def _digits(value: float) -> str:
+    """As many digits as a terminal has room for."""
+    size = abs(value)
+    if size >= 99_950:
+        return f"{value / 1000:.0f}k"
+    return f"{value:.0f}" if size >= 999.5 else _score(value)
+
+
+def _measured(known: Mapping[str, Any], shown: Callable[[float], str] = _digits) -> str:
+    """A mean and its interval: with few digits, and without one that rounds to the mean."""
+    mean, (low, high) = shown(known["mean"]), known["interval"]
+    if shown(low) == shown(high) == mean:
+        return mean
+    wide = shown is _digits and (high - low >= 5 or max(abs(low), abs(high)) >= 100)
+    ends = [f"{x:.0f}" if wide and abs(x) < 999.5 else shown(x) for x in (low, high)]
+    return f"{mean} [{', '.join(end.removesuffix('%') for end in ends)}]"
+
+
+def _kept(row: Mapping[str, Any]) -> str:
+    """Retention with its interval, in percent."""
+    if any(x is None or math.isnan(x) for x in row["retention_interval"]):
+        return _whole_share(row["retention"])
+    return _measured(
+        {"mean": row["retention"], "interval": row["retention_interval"]}, _whole_share
+    )
+
+
+def _whole_share(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.0%}"
 
 
 def _share(value: float | None) -> str:

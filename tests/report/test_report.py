@@ -1,6 +1,7 @@
 """Tests for what a person reads at the end."""
 
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -22,7 +23,7 @@ from jaxdistill.tasks.views import Vector
 @pytest.fixture
 def result(tmp_path):
     """A run whose expert plays like random, as it is read back: nothing can be kept of it."""
-    played = {"mean": 3.0, "interval": [3.0, 3.0], "distinct": 1, "distinct_starts": 1}
+    played = {"mean": 3.0, "interval": [3.0, 3.0], "episodes": 2, "distinct_starts": 1}
     row = {
         "game": "pong",
         **dict.fromkeys(("random", "expert", "student"), played),
@@ -54,8 +55,7 @@ def test_what_is_not_known_is_a_dash(result, which, capsys):
     assert "nan" not in out and "None" not in out
     assert "mean retention -, geometric mean -, worst game -;" in out
     line = next(line for line in out.splitlines() if line.split()[:1] == ["pong"])
-    cells = "pong 3.0 3.0 [3.0, 3.0] 3.0 [3.0, 3.0] - [-,"
-    assert line.split()[:10] == cells.split()
+    assert line.split() == ["pong", "3.0", "3.0", "3.0", "-"]
 
 
 def _scores(*, facts, scores=(0.0, 100.0, 200.0, 300.0), lengths=(100, 200, 300, 400)):
@@ -194,8 +194,149 @@ def test_experts_are_printed_with_how_their_games_ended(capsys):
     for printed, players in ((one, ["expert"]), (several, ["random", "expert"])):
         assert "how games ended" in printed and "None" not in printed
         lines = [line.split() for line in printed.splitlines()]
-        ended = [line for line in lines if "100.0%" in line]
-        assert [line[:2] for line in ended] == [["lander/heavy", who] for who in players]
+        assert players in lines, "a column each"
+        assert ["lander/heavy"] in lines and ["rest", *["100%"] * len(players)] in lines
+
+
+# Means and intervals of runs as they were: random play, expert, student, network.
+PLAYED = {
+    "breakout": [(1.3, 1.0, 1.6), (92.2, 81.0, 104.9), (88.1, 76.8, 100.8), (96.4, 83.9, 109.0)],
+    "pong": [(-20.1, -20.3, -19.9), (14.9, 14.3, 15.6), (15.5, 15.0, 15.9), (14.9, 14.3, 15.6)],
+    "freeway": [(0.0, 0.0, 0.0), (22.0, 21.7, 22.3), (21.8, 21.5, 22.1), (22.0, 21.7, 22.3)],
+    "space_invaders": [
+        *((146.2, 130.1, 161.3), (1523.4, 1401.2, 1650.6)),
+        *((1498.8, 1377.0, 1621.9), (1512.0, 1390.4, 1640.7)),
+    ],
+    "montezuma_revenge": [
+        *((0.0, 0.0, 0.0), (123456.0, 113456.0, 133456.0)),
+        *((12345.6, 11345.6, 13345.6), (99960.0, 98888.0, 111111.0)),
+    ],
+    "qbert": [
+        *((163.9, 140.0, 187.2), (15234.5, 14210.3, 16100.8)),
+        *((14876.2, 13888.8, 15777.7), (15000.4, 14000.2, 16000.1)),
+    ],
+    "lander/standard": [
+        *((-182.9, -190.1, -175.3), (277.5, 275.1, 280.0)),
+        *((279.9, 277.6, 282.2), (272.0, 268.1, 276.6)),
+    ],
+    "lander/windy": [
+        *((-206.3, -214.0, -199.1), (165.1, 153.3, 177.0)),
+        *((163.9, 152.4, 175.1), (177.3, 166.6, 188.8)),
+    ],
+    "lander/heavy": [
+        *((-133.3, -140.1, -127.7), (267.2, 260.0, 274.4)),
+        *((269.4, 262.9, 276.2), (273.5, 268.8, 278.1)),
+    ],
+    "combat/duel": [
+        *((-12.7, -12.7, -12.6), (12.7, 12.4, 13.1)),
+        *((12.0, 11.6, 12.4), (26.6, 26.4, 26.7)),
+    ],
+}
+ATARI = (("breakout", "pong", "freeway"), ("space_invaders", "montezuma_revenge", "qbert"))
+LANDERS = ("lander/standard", "lander/windy", "lander/heavy")
+FOUGHT = ("dealt", "taken", "won", "drawn", "lost", "won_to_ten", "lost_to_ten", "hit_rate")
+
+
+def _row(game):
+    """One of all players, with everything that is ever told of a task."""
+    row = {
+        "game": game,
+        "retention": 0.955,
+        "retention_interval": [0.79, 1.154],
+        "human_normalised": None if "/" in game else 3.001,
+        "agreement": 0.912,
+        "regret": 0.0004,
+        "shared_starts": 0,
+        "best_step": 499_712,
+    }
+    facts = FOUGHT if game.startswith("combat") else LANDED if "/" in game else ()
+    share = {"mean": 0.988, "interval": [0.971, 0.998]}
+    for who, (mean, low, high) in zip(
+        ("random", "expert", "student", "network"), PLAYED[game], strict=True
+    ):
+        row[who] = {"mean": mean, "interval": [low, high], "distinct_starts": 93, "episodes": 100}
+        if facts:
+            row[who] |= {"facts": dict.fromkeys(facts, share), "mean_steps": 321.5}
+            row[who] |= {"steps_interval": [310.5, 333.3]}
+            row["max_steps"] = 1000
+    return row
+
+
+MEASURED = {
+    "episodes": 100,
+    "epsilon": 0.05,
+    "opening_steps": 10,
+    "opening_by": "random",
+    "seconds": dict.fromkeys(("baselines", "collect", "store", "learn", "save", "report"), 1234.0),
+}
+
+
+@pytest.mark.parametrize("games", [*ATARI, LANDERS, ("combat/duel",)], ids=" ".join)
+def test_what_is_printed_fits_80_columns(games, capsys):
+    rows = [_row(game) for game in games]
+    shares = dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 0.9)
+    merged = MEASURED | shares | {"games": rows, "best_round": 200, "rounds": 200}
+    trained = MEASURED | {"games": rows, "networks": 1, "parameters": 37788, "steps": 499_712}
+    alone = [{k: v for k, v in row.items() if k not in ("expert", "student")} for row in rows]
+    tables.print_result(merged)
+    tables.print_students(rows, MEASURED)
+    tables.print_training(trained)
+    tables.print_training(trained | {"games": alone})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    for game in games:
+        named = [line for line in lines if line.startswith(game[:8])]
+        assert len(named) == 4 * (1 + ("/" in game)), "one line, of a table of scores or endings"
+
+
+def test_a_score_and_its_interval_share_a_cell(capsys):
+    tables.print_students([_row(game) for game in ATARI[0]], MEASURED)
+    text = capsys.readouterr().out
+    assert text.splitlines()[3:] == [
+        "game      random  expert             student            retention      agrees",
+        "─" * 77,
+        "breakout    1.3   92.2 [81, 105]     88.1 [77, 101]     96% [79, 115]  91.2%",
+        "pong      -20.1   14.9 [14.3, 15.6]  15.5 [15.0, 15.9]  96% [79, 115]  91.2%",
+        "freeway     0.0   22.0 [21.7, 22.3]  21.8 [21.5, 22.1]  96% [79, 115]  91.2%",
+        "",
+        "93 of 100 starts differ",
+    ]
+    few = [_row("pong") | {"regret": 0.5}]
+    tables.print_students(few, MEASURED)
+    assert "regret" not in capsys.readouterr().out, "which no longer fits"
+    tables.print_students([{k: v for k, v in few[0].items() if k != "agreement"}], MEASURED)
+    assert "0.5000" in capsys.readouterr().out, "where there is room for it"
+
+
+def test_a_page_has_every_digit_and_column_that_a_terminal_has_no_room_for(written):
+    text = written([_row(game) for game in ATARI[0]])
+    for cell in ("[81.0, 104.9]", "95.5%", "[79.0%, 115.4%]", "0.0004", "300.1%", "93"):
+        assert f"<td>{cell}</td>" in text
+
+
+def test_experts_names_are_cut_and_not_wrapped(capsys):
+    expert = dataclasses.replace(_expert("lander/heavy"), name="a_network_of_my_own_" * 5)
+    expert = dataclasses.replace(expert, advertised_score=277.5)
+    scores = _scores(facts={}, scores=(-81.0, -81.0, 105.0, 105.0))
+    tables.print_experts([expert], [scores], [scores])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = (line for line in lines if line.startswith("lander/heavy"))
+    assert "  a_network_of_my_own_" in line and "…  12.0 [-81, 105]  277.5" in line
+
+
+def test_starts_are_told_in_one_line():
+    rows = [_row("breakout"), _row("pong")]
+    assert tables.starts({"games": rows}) == (
+        "93 of 100 starts differ; none helped to choose the student"
+    )
+    rows[1]["student"]["distinct_starts"] = 99
+    rows[1]["shared_starts"] = 3
+    assert tables.starts({"games": rows}) == (
+        "93 / 99 of 100 starts differ; 3 of pong's helped to choose the student"
+    )
+    rows[1]["student"]["episodes"] = 400  # each may have its own number
+    assert tables.starts({"games": rows}).startswith("93 of 100 / 99 of 400 starts differ; 3 of")
 
 
 @pytest.mark.parametrize(

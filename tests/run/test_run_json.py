@@ -11,8 +11,8 @@ from jaxdistill.report import tables
 ROW = {
     "game": "pong",
     "random": {"mean": -20.0, "interval": [-21.0, -19.0]},
-    "expert": {"mean": 15.0, "interval": [14.0, 16.0], "distinct": 5, "distinct_starts": 5},
-    "student": {"mean": 14.0, "interval": [13.0, 15.0], "distinct": 5, "distinct_starts": 5},
+    "expert": {"mean": 15.0, "interval": [14.0, 16.0], "episodes": 5, "distinct_starts": 5},
+    "student": {"mean": 14.0, "interval": [13.0, 15.0], "episodes": 5, "distinct_starts": 5},
     "retention": 0.97,
     "retention_interval": [0.9, 1.0],
     "human_normalised": None,
