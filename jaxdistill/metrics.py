@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,14 @@ import rich.console
 import rich.progress
 import rich.table
 import rich.text
+from jax import monitoring
 
 from jaxdistill import settings as settings_lib
 
 _FILE = "metrics.jsonl"
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
+_LONG_COMPILE = 1.0  # seconds that JAX compiles until that is said
+_COMPILING = "compiling, which no rate counts"
 _FLUSH_INTERVAL = 10  # seconds until TensorBoard sees a row at the latest
 
 
@@ -208,18 +212,65 @@ def _drop_rows_after(path: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
+class _Compiling:
+    """The seconds that JAX spends on making programs: tracing, lowering and compiling them.
+
+    JAX says when it begins and ends each of these; what is done within another is counted once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spent, self._depth, self._since = 0.0, 0, 0.0
+        monitoring.register_scalar_listener(self._begin)
+        monitoring.register_event_duration_secs_listener(self._end)
+
+    def _begin(self, event: str, value: float, **kwargs: str | int) -> None:
+        if event.startswith(_COMPILE_EVENTS):
+            with self._lock:
+                if not self._depth:
+                    self._since = time.perf_counter()
+                self._depth += 1
+
+    def _end(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.startswith(_COMPILE_EVENTS) and self._depth:
+            with self._lock:
+                self._depth -= 1
+                if not self._depth:
+                    self._spent += time.perf_counter() - self._since
+
+    def underway(self) -> float:
+        """Seconds since what is being compiled now was begun; 0 where nothing is."""
+        with self._lock:
+            return time.perf_counter() - self._since if self._depth else 0.0
+
+    def seconds(self) -> float:
+        """Seconds so far, in this process."""
+        return self._spent + self.underway()
+
+
+_COMPILE_EVENTS = "/jax/core/compile/"
+_compiling = _Compiling()
+
+
+def _clock() -> float:
+    """Seconds by a clock that stands while JAX compiles."""
+    return time.perf_counter() - _compiling.seconds()
+
+
 class Timer:
     """Adds up the wall seconds spent in named phases of a run.
 
     Phases may be nested; the outer one's seconds include the inner one's. A phase inside itself
-    is counted once. For one thread. JAX returns before the device is done: a phase that should
-    cover the device's work has to wait for it.
+    is counted once. What JAX spends on compiling belongs to no phase but to its own, "compile". For
+    one thread. JAX returns before the device is done: a phase that should cover the device's work
+    has to wait for it.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._started: dict[str, float] = {}  # the phases open now, and since when
+        self._compiled = _compiling.seconds()  # before what is counted here
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -227,20 +278,21 @@ class Timer:
         if name in self._started:
             yield
             return
-        self._started[name] = time.perf_counter()
+        self._started[name] = _clock()
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - self._started.pop(name)
+            elapsed = _clock() - self._started.pop(name)
             self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def seconds(self) -> dict[str, float]:
         """Wall seconds per phase so far, those still open included."""
-        now = time.perf_counter()
-        totals = dict(self._seconds)
+        now, totals = _clock(), dict(self._seconds)
         for name, start in self._started.items():
             totals[name] = totals.get(name, 0.0) + now - start
+        if compiled := _compiling.seconds() - self._compiled:
+            totals[_COMPILE] = totals.get(_COMPILE, 0.0) + compiled
         return totals
 
     def counts(self) -> dict[str, int]:
@@ -259,6 +311,8 @@ class Timer:
     def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Replaces the totals by those of `state()`; phases open now count from now.
 
+        What was compiled since this timer was made is added to what they say of compiling.
+
         Raises:
           ValueError: if `state` did not come from `state()`.
         """
@@ -268,7 +322,10 @@ class Timer:
             )
         self._seconds = {name: float(x) for name, x in state["seconds"].items()}
         self._counts = {name: int(x) for name, x in state["counts"].items()}
-        self._started = dict.fromkeys(self._started, time.perf_counter())
+        self._started = dict.fromkeys(self._started, _clock())
+
+
+_COMPILE = "compile"
 
 
 def shown(text: object) -> str:
@@ -311,7 +368,8 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
                 advance.status(f"score {score:.1f}")
 
     On a terminal it is a bar; elsewhere a plain line at most every 15 seconds and one at the
-    end, also when the body raises. Bars cannot be nested.
+    end, also when the body raises. While JAX compiles, and for long, that is said instead, and
+    neither the rate nor the time that remains counts it. Bars cannot be nested.
 
     Args:
       description: what is being done, in a word or two.
@@ -335,9 +393,10 @@ class _Bar:
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
             _TallyColumn(unit),
-            rich.progress.TimeElapsedColumn(),
+            _ElapsedColumn(),
             rich.progress.TimeRemainingColumn(),
-            rich.progress.TextColumn("{task.fields[status]}", markup=False),
+            _StatusColumn(),
+            get_time=_clock,
             console=rich.console.Console(stderr=True),
             # Output meant for a file or a pipe must not be drawn into the bar's terminal.
             redirect_stdout=sys.stdout.isatty(),
@@ -368,6 +427,25 @@ class _TallyColumn(rich.progress.ProgressColumn):
         return rich.text.Text(_tally(task.completed, task.total, self._unit, rate))
 
 
+class _ElapsedColumn(rich.progress.ProgressColumn):
+    """Wall time since the bar began, that of compiling included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start = time.monotonic()
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return rich.text.Text(_duration(time.monotonic() - self._start))
+
+
+class _StatusColumn(rich.progress.ProgressColumn):
+    """What was said last, or that JAX compiles."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        compiling = _compiling.underway() > _LONG_COMPILE
+        return rich.text.Text(_COMPILING if compiling else task.fields["status"])
+
+
 class _Lines:
     """Progress where there is no terminal."""
 
@@ -376,6 +454,10 @@ class _Lines:
         self._done = self._first = done
         self._status = ""
         self._start = self._printed = time.monotonic()
+        self._clock = _clock()
+        self._closed = threading.Event()
+        self._watch = threading.Thread(target=self._announce, daemon=True)
+        self._watch.start()
 
     def __call__(self, n: int = 1) -> None:
         self._done += n
@@ -386,15 +468,29 @@ class _Lines:
         self._status = shown(text)
 
     def close(self) -> None:
+        self._closed.set()
+        self._watch.join()
         self._print("in all")
+
+    def _announce(self) -> None:
+        """Says that JAX compiles, once when it has for long, and as often as else of progress."""
+        said = 0.0  # how long it had when that was said
+        while not self._closed.wait(_LONG_COMPILE):
+            long = _compiling.underway()
+            if long < said:
+                said = 0.0
+            if long >= (said + _PLAIN_INTERVAL if said else _LONG_COMPILE):
+                said, self._printed = long, time.monotonic()
+                so_far = f", {_duration(long)} so far" if long >= _PLAIN_INTERVAL else ""
+                print(f"{self._description}: {_COMPILING}{so_far}", file=sys.stderr, flush=True)
 
     def _print(self, which: str) -> None:
         self._printed = time.monotonic()
-        elapsed = self._printed - self._start
-        rate = (self._done - self._first) / elapsed if elapsed > 0 else None
+        worked = _clock() - self._clock
+        rate = (self._done - self._first) / worked if worked > 0 else None
         parts = [_tally(self._done, self._total, self._unit, rate)]
         if which == "in all":
-            parts.append(f"{_duration(elapsed)} in all")
+            parts.append(f"{_duration(self._printed - self._start)} in all")
         elif self._total is not None and rate:
             parts.append(f"{_duration(max(0.0, self._total - self._done) / rate)} left")
         if self._status:

@@ -9,11 +9,15 @@ import struct
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+from jax import monitoring
 from tensorboardX.proto import event_pb2
 
 from jaxdistill import metrics
+
+real_time = time.monotonic
 
 
 def _events(directory):
@@ -231,6 +235,117 @@ def test_a_resumed_timer_continues(clock):
     assert second.counts() == {"run": 1, "collect": 2}
     with pytest.raises(ValueError, match=r"expected 'counts' and 'seconds'"):
         second.restore({"seconds": {}})
+
+
+COMPILE = "/jax/core/compile/backend_compile_duration"
+TRACE = "/jax/core/compile/jaxpr_trace_duration"
+
+
+@contextlib.contextmanager
+def _compiles(clock, seconds, event=COMPILE):
+    """What JAX says while it compiles for so long."""
+    monitoring.record_scalar(event, 0.0, fun_name="f")
+    clock.now += seconds / 2
+    yield
+    clock.now += seconds / 2
+    monitoring.record_event_duration_secs(event, seconds, fun_name="f")
+
+
+def test_compiling_is_a_phase_of_its_own(clock):
+    with _compiles(clock, 100):
+        timer = metrics.Timer()
+    before = timer.seconds()
+    assert before == {"compile": 50.0}, "since the timer was made"
+    with timer.phase("outer"):
+        clock.now += 1
+        with timer.phase("learn"):
+            clock.now += 2
+            with _compiles(clock, 30, TRACE), _compiles(clock, 10):
+                assert timer.seconds() == {"outer": 3.0, "learn": 2.0, "compile": 70.0}
+            clock.now += 3
+    assert timer.seconds() == {"outer": 6.0, "learn": 5.0, "compile": 90.0}
+    assert timer.rate("learn", 10) == 2.0
+    resumed, state = metrics.Timer(), json.loads(json.dumps(timer.state()))
+    with _compiles(clock, 4):
+        pass
+    resumed.restore(state)
+    assert resumed.seconds() == {"outer": 6.0, "learn": 5.0, "compile": 94.0}
+
+
+def test_jax_tells_what_it_compiles():
+    """Once for a new function, and not again where it is called again."""
+    add = jax.jit(lambda x: x + 17)
+    timer = metrics.Timer()
+    with timer.phase("learn"):
+        begun = time.perf_counter()
+        jax.block_until_ready(add(1.0))
+        elapsed = time.perf_counter() - begun
+    seconds = timer.seconds()
+    assert 0.2 * elapsed < seconds["compile"] < elapsed
+    assert seconds["learn"] + seconds["compile"] == pytest.approx(elapsed, abs=0.05)
+    jax.block_until_ready(add(2.0))
+    assert timer.seconds() == seconds
+
+
+def test_rates_and_the_time_that_remains_count_no_compiling(clock, capsys, monkeypatch):
+    with metrics.progress("learn", 100, "updates") as advance:
+        with _compiles(clock, 40):
+            pass
+        advance(10)  # in no time but what was compiled
+        for _ in range(2):
+            clock.now += 10
+            advance(20)
+    assert capsys.readouterr().err.splitlines() == [
+        "learn: 10/100 updates (10%)",
+        "learn: 50/100 updates (50%), 2.5 updates/s, 0:20 left",
+        "learn: 50/100 updates (50%), 2.5 updates/s, 1:00 in all",
+    ]
+
+
+def test_compiling_is_announced_where_it_takes_long(clock, monkeypatch):
+    monkeypatch.setattr(metrics, "_LONG_COMPILE", 0.01)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+
+    def wait_for(count):
+        limit = real_time() + 5
+        while sys.stderr.getvalue().count("\n") < count and real_time() < limit:
+            time.sleep(0.005)
+
+    with metrics.progress("learn", 100, "updates"):
+        with _compiles(clock, 0.0):
+            pass
+        with _compiles(clock, 10.0):
+            wait_for(1)
+            clock.now += 20
+            wait_for(2)
+        with _compiles(clock, 2.0):
+            wait_for(3)
+    assert sys.stderr.getvalue().splitlines()[:-1] == [
+        "learn: compiling, which no rate counts",
+        "learn: compiling, which no rate counts, 0:25 so far",
+        "learn: compiling, which no rate counts",
+    ]
+
+
+def test_a_bar_says_that_jax_compiles_and_counts_none_of_it(monkeypatch):
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    monkeypatch.setattr(metrics, "_LONG_COMPILE", 0.0)
+    with metrics.progress("learn", 4, "updates") as advance:
+        advance.status("a score")
+        monitoring.record_scalar(COMPILE, 0.0, fun_name="f")
+        started = metrics._clock()
+        time.sleep(0.6)  # the bar is drawn four times a second
+        assert "compiling" in terminal.getvalue()
+        assert metrics._clock() == pytest.approx(started, abs=1e-3)
+        monitoring.record_event_duration_secs(COMPILE, 0.0, fun_name="f")
+        advance(4)
+    text = terminal.getvalue()
+    assert text.rindex("compiling") < text.rindex("a score")
 
 
 def test_progress_without_a_terminal_prints_lines_now_and_then(clock, capsys):
