@@ -35,7 +35,7 @@ _EVERY = flags.DEFINE_integer("every", 20, "its epochs between two measurements"
 _EPISODES = flags.DEFINE_integer("episodes", 20, "games of a measurement", lower_bound=2)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/end_to_end", "directory of both sides")
 _OUT = flags.DEFINE_string("out", None, "write what was measured as JSON")
-_LEARNING = ("collect", "store", "learn", "save")
+_LEARNING = ("collect", "store", "learn", "compile", "save")
 
 
 def _ours(workdir: pathlib.Path) -> tuple[dict, list[tuple[float, float]]]:

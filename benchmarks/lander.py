@@ -34,7 +34,7 @@ _GOAL = flags.DEFINE_float("goal", 205.6, "the mean of the three that is to be r
 _WORKDIR = flags.DEFINE_string("workdir", "runs/lander_benchmark", "directory of both sides")
 _OUT = flags.DEFINE_string("out", None, "write what was measured as JSON")
 _TASKS = ("lander/standard", "lander/windy", "lander/heavy")
-_LEARNING = ("collect", "learn")
+_LEARNING = ("collect", "learn", "compile")
 
 
 def _ours(workdir: pathlib.Path, seed: int) -> tuple[list[tuple[float, float]], float]:

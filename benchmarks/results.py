@@ -55,7 +55,8 @@ def _count(name: str) -> int:
 def _made(row: Row) -> float:
     """Seconds of collecting and learning."""
     seconds = row.result["seconds"]
-    return sum(seconds.get(phase, 0.0) for phase in ("collect", "store", "learn", "save"))
+    made = ("collect", "store", "learn", "compile", "save")
+    return sum(seconds.get(phase, 0.0) for phase in made)
 
 
 _CELLS: dict[str, Callable[[Row], str]] = {
@@ -221,7 +222,8 @@ def _played(path: pathlib.Path) -> dict[str, Any]:
 def _minutes(workdir: pathlib.Path) -> str:
     """Of playing and learning, in a run of `launch/train_expert.py`."""
     seconds = [row for row in metrics.read(workdir) if "seconds/learn" in row][-1]
-    return f"{(seconds['seconds/collect'] + seconds['seconds/learn']) / 60:.1f}"
+    made = ("collect", "learn", "compile")
+    return f"{sum(seconds.get(f'seconds/{phase}', 0.0) for phase in made) / 60:.1f}"
 
 
 def markdown(directory: pathlib.Path) -> str:

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -27,6 +27,8 @@ from jax import monitoring
 from jaxdistill import settings as settings_lib
 
 _FILE = "metrics.jsonl"
+_WALL_FILE = "wall.json"
+_WALL_INTERVAL = 10.0  # seconds between two times that it is written
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
 _LONG_COMPILE = 1.0  # seconds that JAX compiles until that is said
 _COMPILING = "compiling, which no rate counts"
@@ -326,6 +328,73 @@ class Timer:
 
 
 _COMPILE = "compile"
+
+
+def add_up(phases: Iterable[Mapping[str, float]], wall: float) -> dict[str, float]:
+    """Seconds by phase of several timers together, and as "other" what is left of `wall` seconds.
+
+    So they add up to the wall's, unless the phases alone are more.
+    """
+    totals: dict[str, float] = {}
+    for seconds in phases:
+        for name, value in seconds.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals | {"other": max(0.0, wall - sum(totals.values()))}
+
+
+@contextlib.contextmanager
+def wall_clock(
+    directory: str | os.PathLike[str], *, began: float | None = None, keeps: bool = True
+) -> Iterator[Callable[[], float]]:
+    """Yields what tells the wall seconds that a run has taken so far, in all its sessions.
+
+    They are kept in `DIRECTORY/wall.json`, which is written at the end of the body, however it
+    ends, and every ten seconds: of a session that is killed no more is lost.
+
+    Args:
+      began: when this session did, by `time.monotonic`; by default now.
+      keeps: whether this process is the one that writes the file.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path, start = Path(directory) / _WALL_FILE, time.monotonic() if began is None else began
+    earlier = _read_wall(path) if path.is_file() else 0.0
+
+    def seconds() -> float:
+        return earlier + time.monotonic() - start
+
+    def keep() -> None:
+        # Whoever writes what matters says that a disk is full.
+        with contextlib.suppress(OSError):
+            settings_lib.write_json(path, {"seconds": seconds()})
+
+    def keep_on() -> None:
+        while not ended.wait(_WALL_INTERVAL):
+            keep()
+
+    if not keeps:
+        yield seconds
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=keep_on, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        thread.join()
+        keep()
+
+
+def _read_wall(path: Path) -> float:
+    advice = "delete it, and the time of earlier sessions is not counted"
+    standing = settings_lib.read_json(path, advice)
+    seconds = standing.get("seconds") if isinstance(standing, dict) else None
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        found = settings_lib.one_line(repr(standing), 100)
+        raise ValueError(f"{path} is damaged (found {found}); {advice}")
+    return float(seconds)
 
 
 def shown(text: object) -> str:

@@ -512,3 +512,53 @@ def test_a_loop_too_short_to_be_traced_says_so(tmp_path, capsys):
     assert not (tmp_path / "trace").exists()
     metrics.Profile(None).close()
     assert not capsys.readouterr().out
+
+
+def test_the_wall_s_seconds_are_those_of_all_sessions(clock, tmp_path, monkeypatch):
+    began = clock.now
+    clock.now += 30  # imports
+    with metrics.wall_clock(tmp_path, began=began) as wall:
+        clock.now += 10
+        assert wall() == 40.0
+    clock.now += 1000
+    with pytest.raises(KeyboardInterrupt), metrics.wall_clock(tmp_path) as wall:
+        clock.now += 5
+        raise KeyboardInterrupt
+    with metrics.wall_clock(tmp_path, keeps=False) as wall:
+        clock.now += 3
+        assert wall() == 48.0
+    # A session that is killed never ends its body; what it had written stays.
+    monkeypatch.setattr(metrics, "_WALL_INTERVAL", 0.01)
+    killed = metrics.wall_clock(tmp_path)
+    killed.__enter__()
+    clock.now += 7
+    limit = real_time() + 5
+    with metrics.wall_clock(tmp_path, keeps=False) as wall:
+        first = wall()
+    while first < 52.0 and real_time() < limit:
+        with metrics.wall_clock(tmp_path, keeps=False) as wall:
+            first = wall()
+    assert first == 52.0
+    killed.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"seconds": "x"}', '{"seconds": -1}', "{}"])
+def test_a_damaged_wall_is_one_line(tmp_path, text):
+    (tmp_path / "wall.json").write_text(text)
+    with (
+        pytest.raises(ValueError, match=r"wall.json is damaged \(.*\); delete it, and") as caught,
+        metrics.wall_clock(tmp_path),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_phases_add_up_to_the_wall():
+    parts = [{"learn": 2.0, "compile": 1.0}, {"learn": 3.0, "report": 4.0}]
+    assert metrics.add_up(parts, 12.5) == {
+        "learn": 5.0,
+        "compile": 1.0,
+        "report": 4.0,
+        "other": 2.5,
+    }
+    assert metrics.add_up(parts, 9.0)["other"] == 0.0

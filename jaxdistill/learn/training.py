@@ -466,6 +466,7 @@ def train(
     stop_at: int | None = None,
     profile: str | None = None,
     student: Student | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Trains one network on `settings.games`; resumes where a killed run stopped.
 
@@ -480,6 +481,8 @@ def train(
       stop_at: stop after this iteration as a kill would, after saving; for tests.
       profile: directory for a trace of a few iterations.
       student: what `settings.student` is.
+      began: since when wall time counts, by `time.monotonic`, such as when the program started; by
+        default since it is known that this may be trained here.
 
     Returns:
       The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
@@ -501,10 +504,11 @@ def train(
     with lock.one_writer(workdir, "config.json"):
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
         divergence.claim(workdir, settings, _KNOBS, parts=inner)
-        if settings.independent:
-            return _train_each(settings, workdir, mesh, stop_at, profile)
-        with Training(settings, workdir, mesh, student) as training:
-            return _train(training, workdir, stop_at, profile)
+        with metrics.wall_clock(workdir, began=began):
+            if settings.independent:
+                return _train_each(settings, workdir, mesh, stop_at, profile)
+            with Training(settings, workdir, mesh, student) as training:
+                return _train(training, workdir, stop_at, profile)
 
 
 def parts(

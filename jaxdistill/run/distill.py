@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -106,6 +106,7 @@ def distill(
     stop_after: str | None = None,
     command: str = "",
     profile: str | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Distils the experts into one student, and measures it.
 
@@ -139,6 +140,8 @@ def distill(
         there, as a kill at that point would; for tests.
       command: what the report says began the run.
       profile: directory for a trace of a few rounds.
+      began: since when wall time counts, by `time.monotonic`, such as when the program started; by
+        default since the first stage.
 
     Returns:
       What is written to `result.json`: see `_result`.
@@ -166,7 +169,8 @@ def distill(
     with lock.one_writer(workdir, "config.json"):
         with meshes.leader_first("claim"):
             _claim(run, workdir)
-        return _stages(run, workdir, stop_after, command, profile)
+        with metrics.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
+            return _stages(run, workdir, stop_after, command, profile, wall)
 
 
 def _claim(run: Run, workdir: pathlib.Path) -> None:
@@ -194,7 +198,12 @@ def _rounds(workdir: pathlib.Path) -> int | None:
 
 
 def _stages(
-    run: Run, workdir: pathlib.Path, stop_after: str | None, command: str, profile: str | None
+    run: Run,
+    workdir: pathlib.Path,
+    stop_after: str | None,
+    command: str,
+    profile: str | None,
+    wall: Callable[[], float],
 ) -> dict[str, Any]:
     """The stages that are still to do, by the directory's one writer."""
     settings, timer = run.settings, metrics.Timer()
@@ -218,15 +227,17 @@ def _stages(
     with timer.phase("report"):
         scores = run.play_reported(state.playing)
     result_path = workdir / "result.json"
-    with meshes.leader_first("result"):
+    with meshes.leader_first("result"), timer.phase("report"):
         if meshes.leads():
             outputs = _outputs(run, workdir, state.playing)
             rows = _rows(run, scores)
             for index, (row, seen) in enumerate(zip(rows, chosen_by, strict=True)):
                 starts = scores["student"][index].starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
-            result = _result(run, rows, outputs, best_step, timer)
+            result = _result(run, rows, outputs, best_step)
+            result["seconds"] = metrics.add_up([timer.seconds()], wall())
             _write_page(run, workdir, state.playing, result, outputs, command)
+            result["seconds"] = metrics.add_up([timer.seconds()], wall())
             settings_lib.write_json(result_path, result)
     return tables.read_result(result_path)
 
@@ -724,9 +735,8 @@ def _result(
     rows: list[dict[str, Any]],
     outputs: dict[str, page.Outputs],
     best_round: int,
-    timer: metrics.Timer,
 ) -> dict[str, Any]:
-    """Everything the closing table shows, as JSON."""
+    """Everything the closing table shows but the time, as JSON."""
     kept = np.asarray([row["retention"] for row in rows])
     return {
         "games": [
@@ -741,7 +751,6 @@ def _result(
         "opening_by": run.settings.evaluate.opening_by,
         "best_round": best_round,
         "rounds": run.settings.learn.rounds,
-        "seconds": timer.seconds(),
     }
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ def train(
     stop_at: int | None = None,
     command: str = "",
     profile: str | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """`learning.train`, and then the best network and random play are measured and shown.
 
@@ -51,6 +52,7 @@ def train(
       stop_at: stop after this iteration as a kill would, after saving; for tests.
       command: what the report says began the training.
       profile: directory for a trace of a few iterations.
+      began: since when wall time counts, see `learning.train`.
 
     Returns:
       What is written to `result.json`: a row of each task in `games`, how they were measured, and
@@ -61,13 +63,21 @@ def train(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     student = _student(settings)
-    learning.train(settings, workdir, mesh=mesh, stop_at=stop_at, profile=profile, student=student)
+    learning.train(
+        settings,
+        workdir,
+        mesh=mesh,
+        stop_at=stop_at,
+        profile=profile,
+        student=student,
+        began=began,
+    )
     if stop_at is not None:
         return {}
     path = workdir / "result.json"
     if not path.is_file():
-        with lock.one_writer(workdir, "config.json"):
-            _report(regime.settled(settings), workdir, mesh, command, cache_dir)
+        with lock.one_writer(workdir, "config.json"), metrics.wall_clock(workdir) as wall:
+            _report(regime.settled(settings), workdir, mesh, command, cache_dir, wall)
     return tables.read_training(path)
 
 
@@ -95,6 +105,7 @@ def _report(
     mesh: Mesh,
     command: str,
     cache_dir: str | os.PathLike[str] | None,
+    wall: Callable[[], float],
 ) -> None:
     """Measures and shows the best network of a finished training; the result is written last."""
     parts = learning.parts(settings, workdir)
@@ -116,7 +127,10 @@ def _report(
         )
         plays = _record(experts, settings)
     best_steps = [x.best_step for (one, _), x in zip(parts, learnt, strict=True) for _ in one.games]
-    seconds = [x.seconds for x in learnt]
+
+    def seconds() -> dict[str, float]:
+        return metrics.add_up([*(x.seconds for x in learnt), timer.seconds()], wall())
+
     result = {
         "games": [row | {"best_step": step} for row, step in zip(rows, best_steps, strict=True)],
         "episodes": settings.final_episodes,
@@ -128,11 +142,7 @@ def _report(
         "networks": len(learnt),
         "parameters": sum(x.parameters for x in learnt),
         "embeddings": learnt[0].vectors if len(learnt) == 1 else {},
-        "seconds": {
-            phase: sum(x.get(phase, 0.0) for x in seconds)
-            for phase in dict.fromkeys(name for x in seconds for name in x)
-        }
-        | timer.seconds(),
+        "seconds": seconds(),
     }
     page.write_training(
         workdir,
@@ -144,6 +154,7 @@ def _report(
         plays=plays,
         command=command,
     )
+    result["seconds"] = seconds()
     settings_lib.write_json(workdir / "result.json", result)
 
 

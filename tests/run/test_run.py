@@ -413,6 +413,10 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
     rows = [row for row in metrics.read(done.workdir) if "loss" in row]
     learnt = [row["seconds/learn"] for row in rows]
     assert learnt == sorted(learnt) and seconds["learn"] >= learnt[-1]
+    # And all phases together of the whole, which is on disk too, with what came after the result.
+    wall = json.loads((done.workdir / "wall.json").read_text())["seconds"]
+    assert seconds["other"] > 0 < seconds["compile"]
+    assert wall - 1 < sum(seconds.values()) <= wall
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
