@@ -25,6 +25,7 @@ import rich.text
 from jax import monitoring
 
 from jaxdistill import settings as settings_lib
+from jaxdistill.text import shown
 
 _FILE = "metrics.jsonl"
 _WALL_FILE = "wall.json"
@@ -395,15 +396,6 @@ def _read_wall(path: Path) -> float:
         found = settings_lib.one_line(repr(standing), 100)
         raise ValueError(f"{path} is damaged (found {found}); {advice}")
     return float(seconds)
-
-
-def shown(text: object) -> str:
-    r"""As text in which whatever is not printable is written out, an escape character as "\x1b".
-
-    Names come out of files, and terminals obey such characters: they could hide what follows, or
-    pretend to be the program.
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def say(text: str) -> None:

@@ -1,18 +1,22 @@
 """What every launch program does around its `main`: flags in, one clear line out on bad input.
 
 Importing this starts the program anew once, with large pages for large buffers: see `_allocate`.
+Programs import what is heavy in their functions: flags are read, and what is begun said, before.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+BEGAN = time.monotonic()  # since when the wall time of a run counts
 # Config files build on each other; a program's own folder is all Python adds by itself.
 sys.path.insert(1, str(pathlib.Path(__file__).parents[1]))
 
@@ -33,6 +37,8 @@ def _allocate() -> None:
 
 
 _allocate()
+
+from jaxdistill import text  # noqa: E402 (found by the path above, and light)
 
 LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
 
@@ -63,6 +69,8 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             sys.exit(130)
 
     def parse(arguments: list[str]) -> list[str]:
+        if "jax" not in sys.modules and _in_order(arguments):
+            _announce(arguments)
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:
@@ -78,6 +86,30 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def _in_order(arguments: Sequence[str]) -> bool:
+    """Whether flags can be read, as far as that is known before a config file is, which is slow."""
+    given = [x for x in arguments if x.lstrip("-").startswith("config")]
+    try:
+        copy.deepcopy(flags.FLAGS)([x for x in arguments if x not in given])
+    except flags.Error as error:
+        return bool(given) and all("--config" in line for line in str(error).splitlines())
+    return True
+
+
+def _announce(arguments: Sequence[str]) -> None:
+    """The first line: what is begun. Importing JAX and all that stands on it takes seconds."""
+    told = []
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in _TOLD:
+            told.append(f"{name} {value if equals else ''.join(arguments[i + 1 : i + 2])}")
+    begun = f"{pathlib.Path(arguments[0]).stem}: {', '.join(told)}; loading JAX"
+    print(text.shown(begun), file=sys.stderr, flush=True)
+
+
+_TOLD = ("config", "expert", "source", "workdir", "out")
+
+
 def only_with(what: str, *names: str) -> None:
     """Refuses the flags `names`, which mean nothing without `what`, instead of ignoring them."""
     for name in names:
@@ -86,7 +118,5 @@ def only_with(what: str, *names: str) -> None:
 
 
 def _fail(message: str) -> None:
-    from jaxdistill import metrics  # which every program has imported by now
-
-    print("error: " + metrics.shown(" ".join(message.split())), file=sys.stderr)
+    print("error: " + text.shown(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)

@@ -9,15 +9,15 @@ from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdistill import metrics, settings
-from jaxdistill.run import distill, recipe
-
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experts and collection; see configs/")
 _OUT = flags.DEFINE_string("out", None, "directory of the dataset; made if it is missing")
 flags.mark_flags_as_required(["config", "out"])
 
 
 def main() -> None:
+    from jaxdistill import metrics, settings
+    from jaxdistill.run import distill, recipe
+
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     info = distill.collect(chosen, _OUT.value)

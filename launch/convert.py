@@ -8,12 +8,6 @@ The shared agent of the public multi-task lander holds three experts: `--game=la
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import metrics, networks
-from jaxdistill.experts import formats
-from jaxdistill.experts.expert import check_new
-from jaxdistill.play import records
-from jaxdistill.report import tables
-
 _SOURCE = flags.DEFINE_string("source", None, "PyTorch file, or the directory of an expert")
 _OUT = flags.DEFINE_string("out", None, "new directory for the expert")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file that says what the source does not")
@@ -27,6 +21,12 @@ flags.mark_flags_as_required(["source", "out"])
 
 
 def main() -> None:
+    from jaxdistill import metrics, networks
+    from jaxdistill.experts import formats
+    from jaxdistill.experts.expert import check_new
+    from jaxdistill.play import records
+    from jaxdistill.report import tables
+
     if not _EPISODES.value:
         only_with("--episodes", "epsilon", "seed")
     found = formats.convert(_SOURCE.value, spec=_SPEC.value, game=_GAME.value)

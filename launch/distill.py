@@ -9,14 +9,10 @@ import shlex
 import sys
 
 from _cache import cache_dir
-from _main import run
+from _main import BEGAN, run
 from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
-
-from jaxdistill import metrics, settings
-from jaxdistill.report import tables
-from jaxdistill.run import distill, recipe
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -25,6 +21,10 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
+    from jaxdistill import metrics, settings
+    from jaxdistill.report import tables
+    from jaxdistill.run import distill, recipe
+
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
@@ -34,6 +34,7 @@ def main() -> None:
         cache_dir=cache_dir(),
         command=command,
         profile=_PROFILE.value,
+        began=BEGAN,
     )
     tables.print_result(result)
     metrics.say(f"report in {_WORKDIR.value}/report.html")

@@ -5,19 +5,17 @@ measures again, in all games of a run or in one, the chosen student of a distill
 experts and random play beside it; or the best network of a training, with random play beside it.
 """
 
+from __future__ import annotations
+
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _cache import cache_dir
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import settings
-from jaxdistill.experts import formats
-from jaxdistill.play import records
-from jaxdistill.report import tables
-from jaxdistill.run import distill, students, training
-from jaxdistill.tasks.task import Suite
+if TYPE_CHECKING:
+    from jaxdistill.tasks.task import Suite
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
@@ -57,6 +55,8 @@ _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new f
 
 
 def main() -> None:
+    from jaxdistill import settings
+
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if _OUT.value and pathlib.Path(_OUT.value).exists():
@@ -88,6 +88,9 @@ def _measured(suite: Suite, max_steps: int | None = None) -> dict[str, Any]:
 
 
 def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    from jaxdistill.report import tables
+    from jaxdistill.run import distill, students, training
+
     where = _WORKDIR.value
     if training.stands_in(where):
         only_with("a distillation", "opening_by")
@@ -112,6 +115,10 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    from jaxdistill.experts import formats
+    from jaxdistill.play import records
+    from jaxdistill.report import tables
+
     expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
     if expert.outputs != "logits":
         only_with("an expert that holds logits", "sample_logits")

@@ -10,20 +10,19 @@ as RUN/experts/combat/duel) is written as a zip for Stable-Baselines3's `PPO.loa
 `--convention=sb3`.
 """
 
+from __future__ import annotations
+
 import datetime
 import pathlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from _main import only_with, run
 from absl import flags
 
-from jaxdistill import metrics
-from jaxdistill.experts import export, export_sb3, formats
-from jaxdistill.experts.expert import Expert
-from jaxdistill.report import tables
-from jaxdistill.run import students
-from jaxdistill.tasks.combat import COMBAT
-from jaxdistill.tasks.views import AnyView, View
+if TYPE_CHECKING:
+    from jaxdistill.experts.expert import Expert
+    from jaxdistill.tasks.views import AnyView
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
@@ -40,6 +39,13 @@ flags.mark_flag_as_required("out")
 
 
 def main() -> None:
+    from jaxdistill import metrics
+    from jaxdistill.experts import export, export_sb3, formats
+    from jaxdistill.report import tables
+    from jaxdistill.run import students
+    from jaxdistill.tasks.combat import COMBAT
+    from jaxdistill.tasks.views import View
+
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
@@ -99,6 +105,10 @@ def main() -> None:
 
 
 def _write_expert(expert: Expert) -> None:
+    from jaxdistill import metrics
+    from jaxdistill.experts import export
+    from jaxdistill.tasks.views import View
+
     export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
     problem = None
     if isinstance(expert.view, View):
@@ -110,6 +120,9 @@ def _write_expert(expert: Expert) -> None:
 
 def _notes(outputs: str, views: Iterable[AnyView]) -> None:
     """What readers of the convention cannot know, as only our own reads it from the file."""
+    from jaxdistill import metrics
+    from jaxdistill.tasks.views import View
+
     if outputs == "logits":
         metrics.say(
             "note: these are logits where other readers expect Q-values; greedy play is the same"

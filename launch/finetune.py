@@ -12,14 +12,9 @@ import shlex
 import sys
 
 from _cache import cache_dir
-from _main import run
+from _main import BEGAN, run
 from absl import flags
 from ml_collections import config_flags
-
-from jaxdistill import metrics, settings
-from jaxdistill.learn import regime
-from jaxdistill.report import tables
-from jaxdistill.run import students, training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/finetune.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation, whose student goes on")
@@ -33,6 +28,11 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
+    from jaxdistill import metrics, settings
+    from jaxdistill.learn import regime
+    from jaxdistill.report import tables
+    from jaxdistill.run import students, training
+
     fields = _CONFIG.value.to_dict()
     fields["student"] = _WORKDIR.value
     if not fields.get("games"):
@@ -42,7 +42,12 @@ def main() -> None:
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")
     command = shlex.join(["python", *sys.argv])
     result = training.train(
-        chosen, out, cache_dir=cache_dir(), command=command, profile=_PROFILE.value
+        chosen,
+        out,
+        cache_dir=cache_dir(),
+        command=command,
+        profile=_PROFILE.value,
+        began=BEGAN,
     )
     tables.print_training(result)
     metrics.say(f"report in {out}/report.html")

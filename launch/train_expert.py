@@ -7,14 +7,9 @@ import shlex
 import sys
 
 from _cache import cache_dir
-from _main import run
+from _main import BEGAN, run
 from absl import flags
 from ml_collections import config_flags
-
-from jaxdistill import metrics, settings
-from jaxdistill.learn import regime
-from jaxdistill.report import tables
-from jaxdistill.run import training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/train_expert.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
@@ -25,10 +20,20 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
+    from jaxdistill import metrics, settings
+    from jaxdistill.learn import regime
+    from jaxdistill.report import tables
+    from jaxdistill.run import training
+
     chosen = settings.build(regime.Settings, _CONFIG.value.to_dict())
     command = shlex.join(["python", *sys.argv])
     result = training.train(
-        chosen, _WORKDIR.value, cache_dir=cache_dir(), command=command, profile=_PROFILE.value
+        chosen,
+        _WORKDIR.value,
+        cache_dir=cache_dir(),
+        command=command,
+        profile=_PROFILE.value,
+        began=BEGAN,
     )
     tables.print_training(result)
     metrics.say(f"report in {_WORKDIR.value}/report.html")

@@ -9,11 +9,6 @@ import pathlib
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-from jaxdistill import metrics
-from jaxdistill.experts import formats
-from jaxdistill.play import clips, lessons, rollouts
-from jaxdistill.run import students, training
-
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
 _WORKDIR = flags.DEFINE_string(
@@ -35,6 +30,11 @@ flags.mark_flag_as_required("out")
 
 
 def main() -> None:
+    from jaxdistill import metrics
+    from jaxdistill.experts import formats
+    from jaxdistill.play import clips, lessons, rollouts
+    from jaxdistill.run import students, training
+
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if pathlib.Path(_OUT.value).exists():

@@ -15,7 +15,7 @@ import pytest
 from jax import monitoring
 from tensorboardX.proto import event_pb2
 
-from jaxdistill import metrics
+from jaxdistill import metrics, text
 
 real_time = time.monotonic
 
@@ -470,8 +470,8 @@ HARMLESS = r"pong\x1b[2J\u202e\x07\x9b1m\udcff\n"
 
 
 def test_what_a_terminal_would_obey_is_written_out(capsys):
-    assert metrics.shown(EVIL) == HARMLESS
-    assert metrics.shown("Größe 3 µ, 猫 [bold]") == "Größe 3 µ, 猫 [bold]"
+    assert text.shown(EVIL) == HARMLESS
+    assert text.shown("Größe 3 µ, 猫 [bold]") == "Größe 3 µ, 猫 [bold]"
     metrics.say(EVIL)
     metrics.table(EVIL, (EVIL, "score"), [(EVIL, 3.0), (pathlib.PurePath(EVIL), math.nan)])
     with metrics.progress(EVIL, 1, "games") as advance:

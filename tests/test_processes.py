@@ -198,5 +198,5 @@ def test_half_of_the_flags_is_one_clear_line(settings, tmp_path, flags):
         capture_output=True, text=True, timeout=120, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "--processes=N" in done.stderr
+    assert done.stderr.count("\n") == 2 and "--processes=N" in done.stderr
     assert not (tmp_path / "run").exists()

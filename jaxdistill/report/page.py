@@ -22,6 +22,7 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.play import clips
 from jaxdistill.report import tables
 from jaxdistill.tasks.task import Suite
+from jaxdistill.text import shown
 
 CLIP_SECONDS = 30  # of play in one clip, at most
 CLIP_BYTES = 2_000_000  # of one clip; where it would take more, it has fewer pictures a second
@@ -126,7 +127,7 @@ def _write(
     *,
     settings: Mapping[str, Any],
     command: str,
-    **shown: Any,
+    **parts: Any,
 ) -> pathlib.Path:
     text = (importlib.resources.files(__package__) / "page.html.j2").read_text()
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
@@ -134,11 +135,11 @@ def _write(
     )
     endings = tables.ending_tables(result["games"])
     html = template.render(
-        **shown,
+        **parts,
         noun=tables.noun(result["games"]),
         endings=endings,
         time=tables.wall_time(result),
-        command=metrics.shown(command),
+        command=shown(command),
         settings=json.dumps(settings, indent=2),
     )
     path = pathlib.Path(workdir) / "report.html"

@@ -30,11 +30,12 @@ def convert(*flags: str) -> subprocess.CompletedProcess:
 
 
 def refused(*flags: str, expected: str) -> None:
-    """Exit code 2 and one line on stderr that says this."""
+    """Exit code 2 and one line on stderr that says this, perhaps after what is begun."""
     done = convert(*flags)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    *begun, line = done.stderr.splitlines()
+    assert all(x.startswith("convert: source ") for x in begun) and len(begun) <= 1
     assert line.startswith("error: ") and expected in line
 
 

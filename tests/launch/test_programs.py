@@ -103,7 +103,7 @@ def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
     assert datetime.datetime.fromisoformat(merged["created"]).tzinfo
     refused = launch("export.py", f"--workdir={whole}", f"--out={out}")
     assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1
+    assert refused.stderr.splitlines()[1].startswith("error: ")
 
     assert any(trace.rglob("*.xplane.pb"))
     report = (whole / "report.html").read_text()
@@ -124,7 +124,9 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
         *(f"--config.collect.dataset={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"),
     )
     idle = launch("distill.py", *flags, *more)
-    assert idle.stderr.startswith("error: collect.initial_steps 128: no effect where collect.data")
+    assert idle.stderr.splitlines()[1].startswith(
+        "error: collect.initial_steps 128: no effect where collect.data"
+    )
     kept = [flag for flag in flags if "initial_steps" not in flag]
     learnt = launch("distill.py", *kept, *more)
     assert learnt.returncode == 0, learnt.stderr
@@ -184,6 +186,50 @@ def test_bad_input_is_one_line_and_exit_code_2(program, arguments, expected, tmp
     arguments = [a.replace("--workdir=x", f"--workdir={tmp_path / 'x'}") for a in arguments]
     done = launch(program, *arguments)
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    *begun, line = done.stderr.splitlines()  # nothing is where flags themselves are wrong
+    assert all(x.startswith(program.removesuffix("py")[:-1] + ": ") for x in begun)
+    assert len(begun) <= 1
     assert line.startswith("error: ") and expected in line
     assert not (tmp_path / "x").exists()
+
+
+CONFIG = f"--config={ROOT}/configs/train_expert.py"
+BEGUN = [
+    ("distill", [CONFIG, "--workdir=runs/a"], f"config {CONFIG[9:]}, workdir runs/a"),
+    ("collect", ["--out", "data", CONFIG], f"out data, config {CONFIG[9:]}"),
+    ("train_expert", [CONFIG, "--workdir=a\x1b[2J"], f"config {CONFIG[9:]}, workdir a\\x1b[2J"),
+    ("finetune", [CONFIG, "--config.seed=1", "--workdir=a"], f"config {CONFIG[9:]}, workdir a"),
+    ("evaluate", ["--expert=pong.pth"], "expert pong.pth"),
+    ("convert", ["--source=x.pth", "--out=y"], "source x.pth, out y"),
+    ("export", ["--workdir=a", "--out=y"], "workdir a, out y"),
+    ("watch", ["--expert=x.pth", "--out=y.gif"], "expert x.pth, out y.gif"),
+]
+
+
+@pytest.mark.parametrize(("program", "arguments", "told"), BEGUN, ids=[x[0] for x in BEGUN])
+def test_what_is_begun_is_said_before_jax_is_imported(program, arguments, told, tmp_path):
+    """With a JAX that ends the program; what is wrong with flags is known without it."""
+    (tmp_path / "jax.py").write_text("import sys; print('JAX', file=sys.stderr); sys.exit(3)")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment.pop("GLIBC_TUNABLES", None)  # so that the program starts itself anew
+
+    def run(*more):
+        return subprocess.run(
+            [sys.executable, ROOT / "launch" / f"{program}.py", *arguments, *more],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+        )
+
+    done = run()
+    assert done.stderr.splitlines() == [f"{program}: {told}; loading JAX", "JAX"]
+    assert (done.returncode, done.stdout) == (3, "")
+    if not any("config" in argument for argument in arguments):
+        wrong = run("--bogus=1")
+        assert wrong.stderr.splitlines() == [
+            "error: Unknown command line flag 'bogus' (--help lists the flags)"
+        ]
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+    else:
+        assert run("--bogus=1").stderr.splitlines() == ["JAX"], "nothing is begun"
