@@ -361,6 +361,28 @@ def _starts(rows: Sequence[Mapping[str, Any]], who: str) -> str:
     return f"{' / '.join(f'{count} of {games}' for count, games in counts)} starts differ"
 
 
+def learning_status(row: Mapping[str, float], names: Sequence[str]) -> str:
+    """What a round of learning came to, such as "loss 0.0123, agreement: pong 99.1%".
+
+    Args:
+      row: of `metrics.jsonl`.
+      names: the tasks', in their order.
+    """
+    parts = [f"loss {row['loss']:.4f}"]
+    for key, shown in (("agreement", "{:.1%}"), ("angle_error", "{:.2f}°")):
+        told = [f"{n} {shown.format(row[f'{key}/{n}'])}" for n in names if f"{key}/{n}" in row]
+        if told:
+            parts.append(f"{key.replace('_', ' ')}: {' '.join(told)}")
+    return ", ".join(parts)
+
+
+def playing_status(scores: Mapping[str, evaluation.Scores]) -> str:
+    """What games came to, such as "mean score of 24 games: pong 20.1"."""
+    counts = {len(played.scores) for played in scores.values()}
+    of = f" of {counts.pop()} games" if len(counts) == 1 else ""
+    return f"mean score{of}: " + " ".join(f"{n} {s.mean:.1f}" for n, s in scores.items())
+
+
 def fresh(result: Mapping[str, Any]) -> str:
     """Whether the games of a training's result are other games than those it chose by.
 

@@ -416,14 +416,7 @@ def _train(
                 advance(lrn.updates_per_round)
                 row["expert_share"] = share
                 row["steps_per_game"] = float(log.length * collect.num_envs)
-                advance.status(
-                    f"loss {row['loss']:.4f} "
-                    + " ".join(
-                        f"{n} {row[f'agreement/{n}']:.1%}"
-                        for n in run.names
-                        if f"agreement/{n}" in row
-                    )
-                )
+                advance.status(tables.learning_status(row, run.names))
                 writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
 
                 value = None
@@ -678,7 +671,7 @@ def _select(
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
     row |= {"mean_retention": float(np.nan_to_num(kept).mean()), "select_games": float(games)}
     writer.write(step, row)
-    advance.status(" ".join(f"{n} {means[i]:.1f}" for i, n in zip(only, names, strict=True)))
+    advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
     return None if dropped else _Chosen(value(means), tuple(kept), played)
 
 

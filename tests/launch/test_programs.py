@@ -77,6 +77,10 @@ def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
     done = launch("distill.py", *flags, f"--workdir={whole}", f"--profile={trace}")
     assert done.returncode == 0, done.stderr
     assert "retention" in done.stdout and "wall time" in done.stdout
+    begun = done.stderr.splitlines()[0]
+    assert begun == f"distill: {flags[0][2:].replace('=', ' ', 1)}, workdir {whole}; loading JAX"
+    learnt = next(line for line in done.stderr.splitlines() if line.startswith("learn: 12/12"))
+    assert "mean score of 2 games: pong " in learnt
 
     student = students.load_student(whole)[1]
     measured = launch("evaluate.py", f"--workdir={whole}", "--episodes=1", "--epsilon=1")

@@ -479,3 +479,20 @@ def test_a_clip_that_would_be_too_large_has_fewer_pictures():
     assert clips.to_gif(frames, 50, max_bytes=1), "two pictures are the least"
     with Image.open(io.BytesIO(clips.to_gif(frames, 50, max_bytes=1))) as least:
         assert least.n_frames == 2
+
+
+def test_a_status_says_what_its_numbers_are():
+    row = {"loss": 0.01234, "agreement/pong": 0.991, "regret/pong": 0.5, "agreement/breakout": 0.9}
+    assert tables.learning_status(row, ["breakout", "pong", "freeway"]) == (
+        "loss 0.0123, agreement: breakout 90.0% pong 99.1%"
+    )
+    row = {"loss": 1.0, "agreement/combat/duel": 1.0, "angle_error/combat/duel": 0.268}
+    assert tables.learning_status(row, ["combat/duel"]) == (
+        "loss 1.0000, agreement: combat/duel 100.0%, angle error: combat/duel 0.27°"
+    )
+    assert tables.learning_status({"loss": 1.0}, ["combat/duel"]) == "loss 1.0000"
+    four, two = _scores(facts={}), _scores(facts={}, scores=(1.0, 2.0), lengths=(3, 4))
+    assert tables.playing_status({"pong": four, "qbert": four}) == (
+        "mean score of 4 games: pong 150.0 qbert 150.0"
+    )
+    assert tables.playing_status({"pong": four, "qbert": two}) == "mean score: pong 150.0 qbert 1.5"
