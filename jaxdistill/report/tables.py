@@ -485,7 +485,8 @@ def _read(
 def print_result(result: Mapping[str, Any]) -> None:
     """Everything `distill` returns, for people."""
     _print_students(result["games"], result)
-    for line in (starts(result), summary(result), wall_time(result)):
+    lines = (starts(result), summary(result), wall_time(result), result.get("hint"))
+    for line in filter(None, lines):
         metrics.tell(line, WIDTH)
 
 

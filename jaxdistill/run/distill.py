@@ -28,7 +28,7 @@ from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Team
 from jaxdistill.learn import checkpoints, dataset, divergence, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, racing
-from jaxdistill.report import page, tables
+from jaxdistill.report import hints, page, tables
 from jaxdistill.run import common as runs
 from jaxdistill.run import recipe, students
 from jaxdistill.run.common import Run
@@ -235,6 +235,7 @@ def _stages(
                 starts = scores["student"][index].starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
             result = _result(run, rows, outputs, best_step)
+            result |= _hint(run, workdir, result)
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
             _write_page(run, workdir, state.playing, result, outputs, command)
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
@@ -745,6 +746,17 @@ def _result(
         "best_round": best_round,
         "rounds": run.settings.learn.rounds,
     }
+
+
+def _hint(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str, str]:
+    """What the log suggests, as `hint`; empty where it suggests nothing."""
+    said = hints.closing_hint(
+        result,
+        metrics.read(workdir),
+        loss=run.settings.learn.loss,
+        values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
+    )
+    return {} if said is None else {"hint": said}
 
 
 def _choices(outputs: page.Outputs) -> dict[str, float]:

@@ -276,6 +276,7 @@ def test_what_is_printed_fits_80_columns(games, capsys):
     rows = [_row(game) for game in games]
     shares = dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 0.9)
     merged = MEASURED | shares | {"games": rows, "best_round": 200, "rounds": 200}
+    merged["hint"] = "hint: a sentence " + "with many words in it " * 9
     trained = MEASURED | {"games": rows, "networks": 1, "parameters": 37788, "steps": 499_712}
     alone = [{k: v for k, v in row.items() if k not in ("expert", "student")} for row in rows]
     tables.print_result(merged)
@@ -287,6 +288,13 @@ def test_what_is_printed_fits_80_columns(games, capsys):
     for game in games:
         named = [line for line in lines if line.startswith(game[:8])]
         assert len(named) == 4 * (1 + ("/" in game)), "one line, of a table of scores or endings"
+
+
+def test_a_hint_is_the_last_that_is_said(result, capsys):
+    tables.print_result(result["measured"])
+    without = capsys.readouterr().out
+    tables.print_result(result["measured"] | {"hint": "hint: more rounds"})
+    assert capsys.readouterr().out == without + "hint: more rounds\n"
 
 
 def test_a_score_and_its_interval_share_a_cell(capsys):

@@ -20,7 +20,7 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
-from jaxdistill.report import page
+from jaxdistill.report import hints, page
 from jaxdistill.run import common, distill, recipe
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import seed_for
@@ -417,6 +417,12 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
     wall = json.loads((done.workdir / "wall.json").read_text())["seconds"]
     assert seconds["other"] > 0 < seconds["compile"]
     assert wall - 1 < sum(seconds.values()) <= wall
+
+
+def test_a_result_holds_what_its_log_suggests(done):
+    history = metrics.read(done.workdir)
+    said = hints.closing_hint(done.result, history, loss="kl", values=False)
+    assert done.result.get("hint") == said
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):

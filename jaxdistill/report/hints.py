@@ -1,0 +1,102 @@
+"""What a run's log suggests where a student plays far below an expert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_LOW, _REACHED = 0.9, 0.95  # retention, and what its interval does not reach
+_ALIKE = 0.97  # agreement from which choices in the states learnt from are no longer the trouble
+_FALL, _GAIN, _RISE = 0.05, 0.005, 0.05  # of a loss, of agreement, of retention
+_CHEAP = 0.2  # of the regret at the beginning
+_OF_CHOICES = ("kl", "hinton_kl", "reverse_kl", "nll")
+
+
+def closing_hint(
+    result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], *, loss: str, values: bool
+) -> str | None:
+    """One sentence on a task that is far below its expert, or None where nothing is suggested.
+
+    Of several it is the one that keeps least.
+
+    Far below is a retention under 90% whose interval does not reach 95%.
+
+    Args:
+      result: `games`, one row each, and `rounds`, as in `result.json`.
+      history: the rows of `metrics.jsonl`.
+      loss: what was learnt by.
+      values: whether all experts hold Q-values.
+    """
+    low = [row for row in result["games"] if _far_below(row)]
+    for row in sorted(low, key=lambda row: row["retention"]):
+        if advice := _advice(row, history, int(result["rounds"]), loss, values):
+            return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
+    return None
+
+
+def _far_below(row: Mapping[str, Any]) -> bool:
+    known = [row["retention"], row["retention_interval"][1]]
+    return None not in known and known[0] < _LOW and known[1] < _REACHED
+
+
+def _advice(
+    row: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    rounds: int,
+    loss: str,
+    values: bool,
+) -> str | None:
+    name = row["game"]
+    longer = f"try more rounds (--config.learn.rounds={2 * rounds})"
+    agreement, regret = (_series(history, f"{key}/{name}") for key in ("agreement", "regret"))
+    agreed, shares = row.get("agreement"), _series(history, "expert_share")
+    drive = "(--config.collect.final_expert_share, --config.collect.steps_per_round)"
+    if agreed is not None and agreed >= _ALIKE:
+        drove = f"the experts drove {shares[-1]:.0%} of them; " if len(shares) else ""
+        return (
+            f"it agrees with its expert in {agreed:.1%} of the states it learns from, but plays in "
+            f"others: {drove}try more that the student drives {drive}"
+        )
+    falls = _improves(-_series(history, f"game_loss/{name}"), _FALL, relative=True)
+    if falls or _improves(agreement, _GAIN):
+        what = "its loss still fell" if falls else "its agreement still rose"
+        return f"{what} in the last fifth of the rounds: {longer}"
+    if len(shares) and shares.min() == 1:
+        return f"it has learnt in states of its expert's own play alone: let it drive too {drive}"
+    kept = _series(history, f"retention/{name}")
+    if len(kept) > 1 and kept[-1] >= kept[:-1].max() + _RISE:
+        return f"its score still rose at the last evaluation: {longer}"
+    cheap = len(regret) > 1 and _fifths(regret)[1].mean() <= _CHEAP * regret[0]
+    if loss in _OF_CHOICES and agreed is not None and cheap:
+        other = "q_values" if values else "log_prob_mse"
+        return (
+            f"it agrees in {agreed:.1%} only, at little regret, and {loss} tells it of choices "
+            f"alone: try --config.learn.loss={other}"
+        )
+    return None
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """`(N,)`, what was logged by that name."""
+    return np.asarray([row[key] for row in history if row.get(key) is not None], float)
+
+
+def _fifths(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The last fifth but one, and the last."""
+    count = max(1, len(values) // 5)
+    return values[-2 * count : -count], values[-count:]
+
+
+def _improves(values: np.ndarray, least: float, *, relative: bool = False) -> bool:
+    """Whether the last fifth is higher than the one before, by more than `least` and than chance.
+
+    Beyond chance is two standard errors of the difference.
+    """
+    if len(values) < 5:
+        return False
+    before, after = _fifths(values)
+    gain = after.mean() - before.mean()
+    error = np.sqrt(before.var() / len(before) + after.var() / len(after))
+    return bool(gain > 2 * error and gain >= least * (abs(before.mean()) if relative else 1.0))

@@ -1,0 +1,118 @@
+"""Tests for what a closed run suggests."""
+
+import pytest
+
+from jaxdistill.report import hints
+
+
+def _result(kept=0.7, high=0.8, agreement=0.9, **row):
+    game = {
+        "game": "pong",
+        "retention": kept,
+        "retention_interval": [kept - 0.1, high],
+        "agreement": agreement,
+    }
+    fine = {"game": "breakout", "retention": 0.99, "retention_interval": [0.9, 1.1]}
+    return {"games": [fine, game | row], "rounds": 20}
+
+
+def _history(losses=None, agreement=None, regret=None, kept=(0.7, 0.7), share=0.5):
+    """Twenty rounds, and an evaluation after every tenth."""
+    rows = []
+    for i in range(20):
+        rows.append(
+            {
+                "step": i,
+                "loss": 1.0,
+                "game_loss/pong": losses[i] if losses else 1.0,
+                "agreement/pong": agreement[i] if agreement else 0.9,
+                "regret/pong": regret[i] if regret else 0.5,
+                "expert_share": share,
+            }
+        )
+    rows[9:9] = [{"step": 9, "retention/pong": kept[0]}]
+    return [*rows, {"step": 20, "retention/pong": kept[1]}]
+
+
+def hint(result=None, history=None, loss="q_values", values=True):
+    return hints.closing_hint(result or _result(), history or _history(), loss=loss, values=values)
+
+
+def test_nothing_is_said_where_nothing_is_known():
+    assert hint() is None, "all is flat"
+
+
+FALLING = [1.0] * 12 + [0.8] * 4 + [0.6] * 4
+RISING = [0.8] * 16 + [0.9] * 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "high", "said"),
+    [(0.89, 0.94, True), (0.91, 0.94, False), (0.89, 0.96, False), (None, None, False)],
+)
+def test_only_a_game_that_is_far_below_has_a_hint(kept, high, said):
+    row = {"retention": kept, "retention_interval": [0.1, high]}
+    assert (hint(_result(**row), _history(FALLING)) is not None) == said
+
+
+def test_a_loss_that_still_falls_suggests_more_rounds():
+    assert hint(history=_history(FALLING)) == (
+        "hint: pong keeps 70%; its loss still fell in the last fifth of the rounds: try more "
+        "rounds (--config.learn.rounds=40)"
+    )
+    assert hint(history=_history(FALLING[::-1])) is None, "it rises"
+    assert hint(history=_history([1.0] * 16 + [0.96] * 4)) is None, "by 4%"
+    noisy = [1.0, 2.0] * 8 + [0.8, 1.9] * 2
+    assert hint(history=_history(noisy)) is None, "by 10%, which its noise does as well"
+
+
+def test_agreement_that_still_rises_suggests_more_rounds():
+    assert "its agreement still rose in the last fifth" in hint(history=_history(None, RISING))
+    small = [0.9] * 16 + [0.904] * 4
+    assert hint(history=_history(None, small)) is None
+
+
+def test_scores_that_still_rise_suggest_more_rounds():
+    rising = _history(kept=(0.6, 0.7))
+    assert "its score still rose at the last evaluation: try more rounds" in hint(history=rising)
+    assert hint(history=_history(kept=(0.7, 0.74))) is None
+    assert hint(history=_history(kept=(0.7, 0.6))) is None
+
+
+def test_agreement_that_is_high_suggests_the_student_s_own_states():
+    alike = _result(agreement=0.98)
+    said = hint(alike, _history(FALLING))
+    assert "agrees with its expert in 98.0% of the states" in said and "drove 50% of them" in said
+    assert "--config.collect.final_expert_share" in said and "rounds=" not in said
+    assert "more rounds" in hint(_result(agreement=0.96), _history(FALLING))
+
+
+def test_a_loss_of_choices_suggests_another():
+    cheap = _history(regret=[1.0] + [0.1] * 19)
+    assert hint(history=cheap, loss="kl").endswith("try --config.learn.loss=q_values")
+    logits = hint(history=cheap, loss="nll", values=False)
+    assert logits.endswith("try --config.learn.loss=log_prob_mse") and "agrees in 90.0%" in logits
+    assert hint(history=cheap, loss="mse") is None
+    assert hint(history=_history(regret=[1.0] + [0.3] * 19), loss="kl") is None, "dear choices"
+
+
+def test_the_hint_is_of_the_game_that_keeps_least():
+    both = _result()
+    both["games"][0] |= {"retention": 0.5, "retention_interval": [0.4, 0.6]}
+    history = [row | {"agreement/breakout": 0.8 + row["step"] / 100} for row in _history()]
+    assert hint(both, history).startswith("hint: breakout keeps 50%; its agreement still rose")
+    told = hint(both, _history(FALLING))
+    assert told.startswith("hint: pong keeps 70%"), "nothing is known of the other"
+
+
+def test_experts_that_drive_all_along_suggest_the_student_s_own_states():
+    said = hint(history=_history(share=1.0))
+    assert "alone: let it drive too (--config.collect.final_expert_share" in said
+    assert "more rounds" in hint(history=_history(FALLING, share=1.0))
+
+
+def test_what_is_not_logged_of_a_task_says_nothing():
+    """As of a task in which only angles are pressed, or that nothing is learnt from."""
+    del (bare := _result())["games"][1]["agreement"]
+    assert hint(bare, [{"step": 1, "loss": 1.0}], loss="kl") is None
+    assert hint(bare, _history(FALLING)) is not None
