@@ -14,6 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import jinja2
+import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
@@ -220,18 +221,27 @@ def _curves(
     for line, name, row in zip(axes, names, rows, strict=True):
         for axis, panel in zip(line, panels, strict=True):
             points = _points(history, f"{panel}/{name}")
-            axis.plot(*zip(*points, strict=True), color=_COLOURS["student"])
+            _plot(axis, points, "student")
             axis.set_title(f"{name}: {panel.replace('game_', '')}", fontsize=10)
             axis.grid(alpha=0.3)
         line[0].set_yscale("log")
         line[1].set_ylim(0, 1)
         if followed := _points(history, f"expert_score/{name}"):
-            line[2].plot(*zip(*followed, strict=True), color=_COLOURS["expert"])
+            _plot(line[2], followed, "expert")
         line[2].axhline(row["expert"]["mean"], color=_COLOURS["expert"], linestyle="--")
         line[2].axhline(row["random"]["mean"], color=_COLOURS["expert"], linestyle=":")
     for axis in axes[-1]:
         axis.set_xlabel("updates")
     return _svg(figure)
+
+
+def _plot(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float]], who: str) -> None:
+    """A line, in which few points are marked: of a single one nothing else can be seen."""
+    marker = "o" if len(points) <= _FEW_POINTS else None
+    axis.plot(*zip(*points, strict=True), color=_COLOURS[who], marker=marker)
+
+
+_FEW_POINTS = 20
 
 
 def _training_curves(

@@ -404,7 +404,7 @@ def _clip(count, size=(40, 60), score=1.0, over=True):
 def written(tmp_path):
     """`written(rows, embeddings)`: a merge's page."""
 
-    def write(rows, embeddings=None, plays=None):
+    def write(rows, embeddings=None, plays=None, scores=2):
         result = {
             "games": rows,
             **dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 1.0),
@@ -420,8 +420,8 @@ def written(tmp_path):
         (tmp_path / "metrics.jsonl").write_text(
             "".join(
                 json.dumps({"step": i} | {f"{k}/{n}": 0.5 for n in names for k in keys}) + "\n"
-                for i in (1, 2)
-                for keys in [("game_loss", "agreement", "score")]
+                for i in range(100)
+                for keys in [("game_loss", "agreement", *("score",) * (i < scores))]
             )
         )
         said = np.eye(4)
@@ -469,6 +469,18 @@ def test_a_page_of_games_shows_neither(written):
     assert "How games ended" not in text and "The vector learnt" not in text
     assert text.count("<table>") == 1 and text.count("<svg") == 2 and ">None<" not in text
     assert "states of each game" in text
+
+
+def test_few_points_are_marked(written):
+    """Of one evaluation there is no line to be seen."""
+
+    def marks(text):
+        curves = text[text.index("<h2>Learning") : text.index("<h2>Outputs")]
+        return curves.count('style="fill: #c0392b; stroke: #c0392b')
+
+    row = _lander_row("pong")
+    assert marks(written([row], scores=100)) == 0
+    assert [marks(written([row], scores=count)) for count in (1, 2, 20)] == [1, 2, 20]
 
 
 def test_a_clip_that_would_be_too_large_has_fewer_pictures():
