@@ -7,6 +7,7 @@ had happened. Two games that score within a few steps, experts of fixed numbers,
 import dataclasses
 import functools
 import itertools
+import json
 import shutil
 
 import jax
