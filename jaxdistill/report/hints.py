@@ -49,7 +49,7 @@ def _advice(
     values: bool,
 ) -> str | None:
     name = row["game"]
-    longer = f"try more rounds (--config.learn.rounds={2 * rounds})"
+    longer = f"try more rounds, by the same command and --config.learn.rounds={2 * rounds}"
     agreement, regret = (_series(history, f"{key}/{name}") for key in ("agreement", "regret"))
     agreed, shares = row.get("agreement"), _series(history, "expert_share")
     drive = "(--config.collect.final_expert_share, --config.collect.steps_per_round)"

@@ -129,13 +129,23 @@ def _print(
 def protocol(measured: Mapping[str, Any]) -> str:
     """How scores were measured: `episodes`, `epsilon`, `opening_steps`, `opening_by`, `max_steps`.
 
-    The last may be missing, or None for each task's own limit.
+    The last may be missing, or None for each task's own limit. Where `games` are there, the rows of
+    tasks, and tasks were played in different numbers of games, the fewest are told too.
     """
     steps, limit = measured["opening_steps"], measured.get("max_steps")
     after = f"after {steps} or more steps of {measured['opening_by']} play, " if steps else ""
     within = f"of at most {limit} steps, " if limit else ""
+    played = [
+        row[who].get("episodes", measured["episodes"])
+        for row in measured.get("games", ())
+        for who in _PLAYERS[1:]  # of random play fewer are enough
+        if who in row
+    ]
+    games = f"{measured['episodes']}"
+    if played and min(played) < max(played):
+        games = f"{min(played)} to {max(played)}"
     return (
-        f"{measured['episodes']} whole games per score, {within}{after}"
+        f"{games} whole games per score, {within}{after}"
         f"epsilon {measured['epsilon']:g}, 95% bootstrap intervals"
     )
 

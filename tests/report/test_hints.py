@@ -58,7 +58,7 @@ def test_only_a_game_that_is_far_below_has_a_hint(kept, high, said):
 def test_a_loss_that_still_falls_suggests_more_rounds():
     assert hint(history=_history(FALLING)) == (
         "hint: pong keeps 70%; its loss still fell in the last fifth of the rounds: try more "
-        "rounds (--config.learn.rounds=40)"
+        "rounds, by the same command and --config.learn.rounds=40"
     )
     assert hint(history=_history(FALLING[::-1])) is None, "it rises"
     assert hint(history=_history([1.0] * 16 + [0.96] * 4)) is None, "by 4%"

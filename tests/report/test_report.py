@@ -385,6 +385,14 @@ def test_the_protocol_says_the_step_limit_where_there_is_one():
     assert "score, of at most 400 steps, eps" in tables.protocol(measured | {"max_steps": 400})
 
 
+def test_the_protocol_says_how_many_games_tasks_were_played():
+    rows = [_row("pong"), _row("breakout")]
+    rows[0]["random"]["episodes"] = 64
+    assert tables.protocol(MEASURED | {"games": rows}).startswith("100 whole games per score, ")
+    rows[0]["expert"]["episodes"] = rows[0]["student"]["episodes"] = 16
+    assert tables.protocol(MEASURED | {"games": rows}).startswith("16 to 100 whole games per")
+
+
 def test_cosines_of_vectors_by_hand():
     vectors = np.asarray([[2.0, 0.0], [1.0, 1.0], [-3.0, 0.0], [0.0, 0.0]])
     half = 0.5**0.5
