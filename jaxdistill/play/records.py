@@ -27,6 +27,7 @@ from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
 from jaxdistill.play.lessons import REPORT, Lesson, of_experts
+from jaxdistill.tasks.views import AnyView
 
 RANDOM = "random"
 """The mark of uniformly random play."""
@@ -73,25 +74,41 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def mark(params: Any, **others: Any) -> str:
-    """A digest of parameters, and of whatever else decides what is played."""
-    return _digest({"params": fingerprint(params), **others})
-
-
 def expert_mark(expert: Teacher, *, epsilon: float, sample_logits: bool) -> str:
     """What an expert is known by that plays in this way."""
     alone = expert.experts if isinstance(expert, Team) else (expert,)
-    return mark(
-        [one.params for one in alone],
-        experts=[_described(one) for one in alone],
-        epsilon=epsilon,
-        sampled=sample_logits and expert.outputs == "logits",
+    return _digest(
+        {
+            "experts": [_described(one) for one in alone],
+            "epsilon": epsilon,
+            "sampled": sample_logits and expert.outputs == "logits",
+        }
+    )
+
+
+def student_mark(
+    network: networks.Network, params: Any, view: AnyView, *, index: int, epsilon: float
+) -> str:
+    """What one network of several tasks is known by in one of them.
+
+    Args:
+      index: the task's, which a network that knows its task is told.
+    """
+    return _digest(
+        {
+            "student": networks.to_dict(network),
+            "params": fingerprint(params),
+            "view": view.to_dict(),
+            "index": index,
+            "epsilon": epsilon,
+        }
     )
 
 
 def _described(expert: Expert) -> dict[str, Any]:
     return {
         "network": networks.to_dict(expert.network),
+        "params": fingerprint(expert.params),
         "actions": list(expert.actions),
         "view": expert.view.to_dict(),
         "game": expert.game,

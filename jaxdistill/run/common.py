@@ -146,13 +146,10 @@ class Run:
                 for expert in self.experts
             )
             return records.Player("experts", self.expert_policy(), marks)
+        own = jax.device_get(meshes.take_local(self.mesh, params))
         marks = tuple(
-            records.mark(
-                jax.device_get(meshes.take_local(self.mesh, params)),
-                student=networks.to_dict(self.network),
-                view=self.view.to_dict(),
-                index=lesson.index,
-                epsilon=chosen.epsilon,
+            records.student_mark(
+                self.network, own, self.view, index=lesson.index, epsilon=chosen.epsilon
             )
             for lesson in self.lessons
         )

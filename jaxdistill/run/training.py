@@ -235,12 +235,8 @@ def _measure(
             numbers=numbers,
         )
         marks = tuple(
-            records.mark(
-                student.params,
-                student=networks.to_dict(student.network),
-                view=student.view.to_dict(),
-                index=lesson.index,
-                epsilon=epsilon,
+            records.student_mark(
+                student.network, student.params, student.view, index=lesson.index, epsilon=epsilon
             )
             for lesson in everything
         )

@@ -9,6 +9,7 @@ import pytest
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
+from jaxdistill.tasks.views import View
 
 LANDERS = [tasks.get(name) for name in ("lander/standard", "lander/windy")]
 LESSONS = lessons.of_tasks(LANDERS, 5)
@@ -239,8 +240,22 @@ def test_games_are_played_until_each_task_is_known(played, tmp_path):
     assert len(played) == 3
 
 
-def test_a_student_of_several_tasks_has_a_mark_in_each():
-    network = networks.Network(convs=())
-    params = {"a": np.zeros(3)}
-    marks = {records.mark(params, student=networks.to_dict(network), index=i) for i in range(2)}
-    assert len(marks) == 2
+def test_a_student_has_a_mark_in_each_of_its_tasks():
+    def mark(scale=1.0, index=0, epsilon=0.0, resize="area", **network):
+        params = {"a": np.full(3, scale, np.float32)}
+        return records.student_mark(
+            networks.Network(convs=(), **network),
+            params,
+            View(resize=resize),
+            index=index,
+            epsilon=epsilon,
+        )
+
+    others = [
+        mark(scale=2.0),
+        mark(index=1),
+        mark(epsilon=0.1),
+        mark(resize="linear"),
+        mark(activation="elu"),
+    ]
+    assert mark() == mark() and len({mark(), *others}) == 1 + len(others)
