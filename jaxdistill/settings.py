@@ -99,6 +99,9 @@ Text = Annotated[str, _Filled()]
 def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     """A frozen dataclass from nested plain values.
 
+    What its `gone` names are fields of earlier versions: where a file still says them, they are
+    read over.
+
     Raises:
       ValueError: a field is unknown, missing, of the wrong type or outside its range; names it as
         `where.field`.
@@ -108,7 +111,7 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     hints = _hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
-        if name not in known:
+        if name not in known and name not in getattr(cls, "gone", ()):
             shown = one_line(str(name), 60)
             raise ValueError(f"{where}.{shown} is unknown; known fields: {', '.join(known)}")
     values = {}
@@ -140,7 +143,8 @@ def check(settings: Any, where: str = "") -> None:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -219,7 +219,7 @@ NONSENSE = {
 def test_every_field_of_a_run_refuses_nonsense(cls, where):
     given = {"experts": (ExpertSource("x"),)} if cls is recipe.Settings else {}
     given |= {"games": ("pong",)} if cls is regime.Settings else {}
-    hints = typing.get_type_hints(cls)
+    hints = {x.name: typing.get_type_hints(cls)[x.name] for x in dataclasses.fields(cls)}
     parts = (bool, tuple[ExpertSource, ...], recipe.Collect, recipe.Learn, recipe.Evaluate)
     assert set(NONSENSE[where]) == {name for name, hint in hints.items() if hint not in parts}
     for name, values in NONSENSE[where].items():
@@ -346,3 +346,13 @@ def test_json_has_null_for_what_is_no_number_and_reads_back(tmp_path):
 
     back = json.loads(path.read_text(), parse_constant=refuse)
     assert back == {"a": None, "b": [1.5, [None, 2]], "c": {"d": None}, "e": "NaN"}
+
+
+def test_a_field_that_is_gone_is_read_over_in_the_files_of_earlier_runs(tmp_path):
+    fields = {"experts": [{"path": "a"}], "evaluate": {"baselines": "b.json", "epsilon": 0.2}}
+    chosen = settings.build(recipe.Settings, fields)
+    assert chosen.evaluate.epsilon == 0.2
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert settings.claim(tmp_path, chosen)
+    with pytest.raises(ValueError, match=r"config\.learn\.baselines is unknown"):
+        settings.build(recipe.Settings, fields | {"learn": {"baselines": None}})

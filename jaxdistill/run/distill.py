@@ -450,15 +450,13 @@ def _train(
                 if stopping:
                     return state, 0, []
         best_step = saved.best_step()
-        if best_step is None or best is None:
+        if best_step is None:
             raise ValueError(
                 f"learn.rounds is {lrn.rounds}, but the run is at round {done} and has measured no "
                 f"student yet; expected at least {done + 1}"
             )
-        chosen_by = [
-            best.played[i].starts.tolist() if i in best.played else []
-            for i in range(len(run.lessons))
-        ]
+        seen = {} if best is None else best.played  # None in a run of an earlier version
+        chosen_by = [seen[i].starts.tolist() if i in seen else [] for i in range(len(run.lessons))]
         return saved.restore(best_step, state).state, best_step, chosen_by
 
 

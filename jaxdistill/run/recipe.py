@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import optax
 
@@ -143,6 +143,8 @@ class Evaluate:
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
     """
+
+    gone: ClassVar[tuple[str, ...]] = ("baselines",)
 
     every_rounds: Count = 50
     select_episodes: Count = 32
