@@ -44,7 +44,7 @@ def program(monkeypatch, capsys):
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
-        for name in ("_main", "_processes"):
+        for name in ("_main", "_processes", "_cache"):
             sys.modules.pop(name, None)
 
     def load(name):
@@ -142,7 +142,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         assert code == 0, err
         return out.splitlines()[3:]
 
-    quick = ["--episodes=1", "--epsilon=0.5", "--seed=1"]
+    quick = ["--episodes=1", "--epsilon=0.5", "--seed=2"]
     base = measured(*quick)
     assert measured(*quick) == base
     for name, value in EVALUATE.items():
