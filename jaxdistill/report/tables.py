@@ -545,7 +545,8 @@ def _kept(row: Mapping[str, Any]) -> str:
 
 
 def _whole_share(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.0%}"
+    shown = "-" if value is None or math.isnan(value) else f"{value:.0%}"
+    return "0%" if shown == "-0%" else shown
 
 
 def _share(value: float | None) -> str:

@@ -316,6 +316,12 @@ def test_a_score_and_its_interval_share_a_cell(capsys):
     assert "0.5000" in capsys.readouterr().out, "where there is room for it"
 
 
+def test_a_retention_that_rounds_to_nothing_has_no_sign():
+    row = _row("pong") | {"retention": -0.004, "retention_interval": [-0.04, 0.03]}
+    columns, (cells,) = tables.student_lines([row])
+    assert cells[columns.index("retention")] == "0% [-4, 3]"
+
+
 def test_a_page_has_every_digit_and_column_that_a_terminal_has_no_room_for(written):
     text = written([_row(game) for game in ATARI[0]])
     for cell in ("[81.0, 104.9]", "95.5%", "[79.0%, 115.4%]", "0.0004", "300.1%", "93"):
