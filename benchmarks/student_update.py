@@ -5,7 +5,8 @@
 
 Both sides hold the same dueling network, AdamW and gradient clipping, and learn the same masked KL
 from a batch that already lies on the device. PyTorch gets its best setting here: channels-last, all
-cores.
+cores. The last column is our share of the arithmetic bound: what the multiplications alone would
+take at the rate of one large float32 matrix product, timed in the same turns.
 """
 
 import functools
@@ -24,8 +25,22 @@ from jaxdistill import mesh, metrics, networks
 from jaxdistill.learn import learner, losses
 
 _NETWORK = flags.DEFINE_string("network", "dueling", "a dueling network of networks.NETWORKS")
+_SIDE = 2048  # of the square matrices of the bound
 _BATCH = flags.DEFINE_integer("batch", 256, "rows in one batch", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 15, "timed runs of each", lower_bound=3)
+
+
+def _multiplications(network: networks.Network, params: networks.Params) -> dict[str, int]:
+    """Multiply-adds of one row's forward pass and update, in convolutions and dense layers."""
+    side, channels, convolved = 84, 4, []
+    for layer in network.convs:
+        side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
+        convolved.append(side**2 * layer.kernel**2 * channels * layer.features)
+        channels = layer.features
+    dense = sum(x["kernel"].size for x in params["params"].values() if x["kernel"].ndim == 2)
+    forward = sum(convolved) + dense
+    # Again as many for the gradients of the weights and of the inputs; of pixels there is none.
+    return {"inference": forward, "update": 3 * forward - convolved[0]}
 
 
 def main(_: list[str]) -> None:
@@ -73,16 +88,25 @@ def main(_: list[str]) -> None:
     def our_forward() -> None:
         jax.block_until_ready(forward(ours["state"].params, x))
 
+    square = jnp.asarray(generator.standard_normal((_SIDE, _SIDE)), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+
+    def bound() -> None:
+        jax.block_until_ready(multiply(square, square))
+
     rows = []
+    counts = _multiplications(network, params)
     for name, sides in (
         ("inference", (our_forward, their_forward)),
         ("update", (our_update, their_update)),
     ):
-        mine, other = alternate(*sides, repeats=repeats)
-        rows.append((name, round(batch / mine), round(batch / other), f"{other / mine:.2f}x"))
+        mine, other, large = alternate(*sides, bound, repeats=repeats)
+        least = batch * counts[name] / _SIDE**3 * large
+        numbers = (round(batch / seconds) for seconds in (mine, other, least))
+        rows.append((name, *numbers, f"{other / mine:.2f}x", f"{least / mine:.0%}"))
     metrics.table(
         f"{_NETWORK.value}, batch {batch}, {jax.default_backend()}: rows/s, medians of {repeats}",
-        ("", "jaxdistill", "PyTorch eager", "ratio"),
+        ("", "jaxdistill", "PyTorch eager", "bound", "ratio", "share of the bound"),
         rows,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,8 @@ class Conv(nn.Module):
             raise ValueError(f"a {k}x{k} convolution does not fit an input of {height}x{width}")
         convolve = _matmul_convolve if jax.default_backend() == "cpu" else _convolve
         y = convolve(x, kernel, self.layer)
-        return checkpoint_name(y, CONVOLVED) + bias.astype(self.dtype)
+        # The bias is in what is kept: adding it to every patch again would cost as much as copying.
+        return checkpoint_name(y + bias.astype(self.dtype), CONVOLVED)
 
 
 class Section(nn.Module):
@@ -125,82 +127,113 @@ def _convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.Array:
 
 
 def _matmul_convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.Array:
-    """The same convolution as one matrix product, which XLA's CPU backend does far faster.
+    """The same convolution as matrix products, which XLA's CPU backend does far faster."""
+    k, s, pad = layer.kernel, layer.stride, layer.padding
+    if x.dtype == jnp.uint8:  # the kernel is smaller than the pixels it scales
+        kernel = kernel / 255
+    else:
+        x = x.astype(kernel.dtype)
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = ((size - k) // s * s + k for size in x.shape[1:3])
+    return _products(x[:, :height, :width], kernel, s)  # the last places reach the edge
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _products(x: jax.Array, kernel: jax.Array, s: int) -> jax.Array:
+    """The convolution of stride `s`, without padding and with nothing left over at the edge.
 
     A strided kernel becomes, after space-to-depth by the stride, an m x m kernel of stride 1 with
     m = kernel / stride. Each input pixel is multiplied with all m^2 taps at once and the products
     are added where they belong: nothing is copied m^2 times. Unstrided kernels have too many taps
     for that, and gather patches instead.
-    """
-    k, s, pad = layer.kernel, layer.stride, layer.padding
-    if x.dtype == jnp.uint8:  # the kernel is smaller than the pixels it scales
-        kernel = kernel / 255
-    if pad:
-        x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    batch, height, width, channels = x.shape
-    rows, columns = (height - k) // s + 1, (width - k) // s + 1
-    if s == 1 or k % s:
-        patches = jnp.concatenate(
-            [
-                x[:, i : i + s * (rows - 1) + 1 : s, j : j + s * (columns - 1) + 1 : s]
-                for i in range(k)
-                for j in range(k)
-            ],
-            axis=-1,
-        )
-        flat = patches.astype(kernel.dtype).reshape(batch * rows * columns, -1)
-        return (flat @ kernel.reshape(flat.shape[-1], -1)).reshape(batch, rows, columns, -1)
 
+    The gradient gathers patches for every kernel: its products are then as small as can be.
+    """
+    k = kernel.shape[0]
+    if s == 1 or k % s:
+        return _patches(x, k, s).astype(kernel.dtype) @ _for_patches(kernel, s, x.dtype)
     m = k // s
-    used_rows, used_columns = rows + m - 1, columns + m - 1
-    x = _space_to_depth(x[:, : used_rows * s, : used_columns * s], s)
-    x = x.astype(kernel.dtype).reshape(-1, channels * s * s)
-    taps = kernel.reshape(m, s, m, s, channels, -1).transpose(4, 1, 3, 0, 2, 5)
-    products = x @ taps.reshape(x.shape[-1], -1)
-    return _add_shifted(products.reshape(batch, used_rows, used_columns, -1), m)
+    blocks = _space_to_depth(x, s).astype(kernel.dtype)
+    taps = _for_blocks(kernel, s, x.dtype).transpose(2, 0, 1, 3)
+    products = blocks @ taps.reshape(blocks.shape[-1], -1)
+    products = products.reshape(*blocks.shape[:3], m, m, -1)
+    rows, columns = (size - m + 1 for size in blocks.shape[1:3])
+    shifted = [products[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
+    return functools.reduce(jnp.add, shifted)
+
+
+def _products_forward(x: jax.Array, kernel: jax.Array, s: int) -> tuple[jax.Array, Any]:
+    return _products(x, kernel, s), (x, kernel)
+
+
+def _products_backward(
+    s: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array | None, jax.Array]:
+    x, kernel = saved
+    k = kernel.shape[0]
+    flat, of_kernel = jax.vjp(lambda kernel: _for_patches(kernel, s, x.dtype), kernel)
+    if x.dtype == jnp.uint8:
+        patches, of_x = _patches(x, k, s), None
+    else:
+        patches, of_patches = jax.vjp(lambda x: _patches(x, k, s), x)
+        (of_x,) = of_patches(gradient @ flat.T)
+    # The side turned round is copied: the gradient, the narrower of the two. The other way this
+    # product takes two to three times as long, and without the barrier XLA makes it that way.
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    patches = patches.astype(rows.dtype).reshape(rows.shape[0], -1)
+    return of_x, *of_kernel(lax.optimization_barrier(rows.T @ patches).T)
+
+
+_products.defvjp(_products_forward, _products_backward)
+
+
+def _patches(x: jax.Array, k: int, s: int) -> jax.Array:
+    """What each output sees: `(B, H, W, C)` -> `(B, H', W', k * k * C)`."""
+    rows, columns = ((size - k) // s + 1 for size in x.shape[1:3])
+    m = k // s
+    if k % s:
+        down, across = s * (rows - 1) + 1, s * (columns - 1) + 1
+        parts = [x[:, i : i + down : s, j : j + across : s] for i in range(k) for j in range(k)]
+    elif x.dtype == jnp.uint8:
+        x = _space_to_depth(x, s)
+        parts = [x[:, i : i + rows, j : j + columns] for i in range(m) for j in range(m)]
+    else:  # neighbours lie side by side, as many as the stride, and are copied together
+        x = x.reshape(x.shape[0], rows + m - 1, s, columns + m - 1, -1)
+        taps = itertools.product(range(m), range(s), range(m))
+        parts = [x[:, i : i + rows, r, j : j + columns] for i, r, j in taps]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _for_patches(kernel: jax.Array, s: int, dtype: Any) -> jax.Array:
+    """The kernel for `_patches` of this dtype: `(k, k, C, F)` -> `(k * k * C, F)`."""
+    if dtype == jnp.uint8 and kernel.shape[0] % s == 0:
+        kernel = _for_blocks(kernel, s, dtype)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def _for_blocks(kernel: jax.Array, s: int, dtype: Any) -> jax.Array:
+    """The kernel for `_space_to_depth` of this dtype: `(k, k, C, F)` -> `(m, m, s * s * C, F)`."""
+    m = kernel.shape[0] // s
+    kernel = kernel.reshape(m, s, m, s, *kernel.shape[2:])
+    kernel = kernel.transpose((0, 2, 4, 1, 3, 5) if dtype == jnp.uint8 else (0, 2, 1, 3, 4, 5))
+    return kernel.reshape(m, m, -1, kernel.shape[-1])
 
 
 def _space_to_depth(x: jax.Array, s: int) -> jax.Array:
-    """`(B, H, W, C)` -> `(B, H / s, W / s, C * s * s)`, channels as (channel, row, column)."""
+    """`(B, H, W, C)` -> `(B, H / s, W / s, s * s * C)`, channels as (row, column, channel).
+
+    Bytes as (channel, row, column): emulators hand them over with each channel by itself.
+    """
     batch, height, width, channels = x.shape
-    blocks = x.transpose(0, 3, 1, 2).reshape(batch, channels, height // s, s, width // s, s)
-    if x.dtype == jnp.uint8 and s == 4:
+    height, width = height // s, width // s
+    if x.dtype != jnp.uint8:
+        x = x.reshape(batch, height, s, width, s * channels)
+        return x.transpose(0, 1, 3, 2, 4).reshape(batch, height, width, -1)
+    blocks = x.transpose(0, 3, 1, 2).reshape(batch, channels, height, s, width, s)
+    if s == 4:
         # Four neighbouring pixels move as one word: a quarter of the scattered reads.
         words = lax.bitcast_convert_type(blocks, jnp.uint32).transpose(0, 2, 4, 1, 3)
         blocks = lax.bitcast_convert_type(words, jnp.uint8)
     else:
         blocks = blocks.transpose(0, 2, 4, 1, 3, 5)
-    return blocks.reshape(batch, height // s, width // s, -1)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _add_shifted(products: jax.Array, m: int) -> jax.Array:
-    """`y[p, q] = sum over i, j < m of products[p + i, q + j, tap (i, j)]`, taps outermost last.
-
-    `(B, H, W, m * m * F)` -> `(B, H - m + 1, W - m + 1, F)`. Its gradient gathers shifted copies;
-    the one JAX would derive adds m^2 padded arrays, which is slow.
-    """
-    batch, height, width, _ = products.shape
-    rows, columns = height - m + 1, width - m + 1
-    taps = products.reshape(batch, height, width, m, m, -1)
-    shifted = [taps[:, i : i + rows, j : j + columns, i, j] for i in range(m) for j in range(m)]
-    return functools.reduce(jnp.add, shifted)
-
-
-def _add_shifted_forward(products: jax.Array, m: int) -> tuple[jax.Array, None]:
-    return _add_shifted(products, m), None
-
-
-def _add_shifted_backward(m: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    edge = m - 1
-    padded = jnp.pad(gradient, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
-    height, width = gradient.shape[1] + edge, gradient.shape[2] + edge
-    copies = [
-        padded[:, edge - i : edge - i + height, edge - j : edge - j + width]
-        for i in range(m)
-        for j in range(m)
-    ]
-    return (jnp.concatenate(copies, axis=-1),)
-
-
-_add_shifted.defvjp(_add_shifted_forward, _add_shifted_backward)
+    return blocks.reshape(batch, height, width, -1)

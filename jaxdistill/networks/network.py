@@ -48,7 +48,7 @@ HEADS = ("linear", "dueling", "actor_critic")
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # Examples of one cache-sized piece of the batch on CPU; see `forward`.
-CPU_CHUNK = 32
+CPU_CHUNK = 16
 
 
 NATURE_CONVS = (ConvLayer(32, 8, 4), ConvLayer(64, 4, 2), ConvLayer(64, 3, 1))
@@ -379,7 +379,7 @@ def _features(network: Network, params: Params, observations: jax.Array) -> jax.
 
     batch = observations.shape[0]
     # The pictures inside a residual section are larger: fewer of them fit.
-    size = CPU_CHUNK // 4 if network.residual else CPU_CHUNK
+    size = CPU_CHUNK // 2 if network.residual else CPU_CHUNK
     pictures = network.convs or network.residual
     if jax.default_backend() != "cpu" or not pictures or batch <= size:
         return features(observations)

@@ -13,6 +13,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import to_suite
 from jaxdistill.networks import ConvLayer, Network, Stream, convolutions
+from jaxdistill.networks.network import CPU_CHUNK
 from jaxdistill.tasks import atari
 
 TINY = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=5)
@@ -288,10 +289,26 @@ def test_the_cpu_convolution_is_the_convolution(layer, size, pixels):
     assert mine[0].shape[1:3] == tuple(
         (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in size
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), mine, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, theirs)
 
 
-@pytest.mark.parametrize("batch", [1, 31, 32, 33, 70])
+def test_the_cpu_convolution_takes_floats_of_another_width_than_its_kernel():
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, 5, (2, 8, 6, 3)).astype(np.float32)  # exact in bfloat16
+    kernel = rng.integers(-4, 5, (4, 4, 3, 2)).astype(jnp.bfloat16)
+
+    def gradients(convolve):
+        def last(kernel, x):
+            return convolve(x, kernel, ConvLayer(2, 4, 2))[:, -1, -1].astype(jnp.float32).sum()
+
+        return jax.jit(jax.grad(last, (0, 1)))(kernel, x)
+
+    mine = gradients(convolutions._matmul_convolve)
+    assert [g.dtype for g in mine] == [jnp.bfloat16, jnp.float32]
+    jax.tree.map(np.testing.assert_array_equal, mine, gradients(convolutions._convolve))
+
+
+@pytest.mark.parametrize("batch", [1, CPU_CHUNK - 1, CPU_CHUNK, CPU_CHUNK + 1, 70])
 def test_forward_is_the_network_and_has_its_gradient(tiny_params, batch):
     x = _pixels(batch, *TINY_INPUT)
     weights = np.random.default_rng(2).normal(size=(batch, 5)).astype(np.float32)
