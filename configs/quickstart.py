@@ -3,9 +3,9 @@
     python launch/distill.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 The student begins as a copy of the Breakout expert, the hardest to copy, and learns the others'
-games beside it, while the experts go on driving at least half of the environments. Collecting
-and learning take 15 minutes on 2 cores. `--config.evaluate.report_episodes=32` is the quicker
-table, of wider intervals.
+games beside it, while the experts go on driving at least half of the environments. All takes 15
+minutes on 2 busy cores. `--config.evaluate.report_episodes=32` is the quicker table, of wider
+intervals, and `--config.learn.rounds=200` the longer run.
 """
 
 from ml_collections import ConfigDict
