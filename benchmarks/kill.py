@@ -106,6 +106,7 @@ def make_flags(directory: pathlib.Path) -> list[str]:
     experts = ",".join(f"{game}={directory / game}" for game in GAMES)
     return [
         f"--config={ROOT}/configs/merge.py:{experts}",
+        "--cache_dir=",  # every run plays for itself
         *(f"--config.{name}={value}" for name, value in SETTINGS.items()),
     ]
 

@@ -129,7 +129,7 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         expert,
         seed=_SEED.value,
         sample_logits=_SAMPLE.value,
-        records=records.Records(() if cache is None else (cache,)),
+        records=records.Records(shared=cache),
         **measured,
     )
     tables.print_expert(expert, scores, epsilon=measured["epsilon"])

@@ -25,6 +25,9 @@ _compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+# Nor do programs find or leave games in anybody's home.
+os.environ["XDG_CACHE_HOME"] = _compiled.name
+
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
 
 

@@ -53,11 +53,13 @@ class Player:
       policy: how it plays.
       marks: what it is known by in each lesson of the run, by the lessons' indices: `RANDOM`, or a
         digest of all that decides its actions.
+      passing: it is of one run, and others will not ask for it.
     """
 
     name: str
     policy: rollouts.Policy
     marks: tuple[str, ...]
+    passing: bool = False
 
     @property
     def most_games(self) -> int | None:
@@ -124,17 +126,18 @@ class Records:
     """Where games are kept.
 
     Attributes:
-      kept: directories where what is played is written, and where it is looked for first.
-      given: others where it is only looked for.
+      own: a run's directory, which holds all games that the run was measured in.
+      shared: one for all runs, of players that others may ask for.
+      given: others where games are only looked for.
     """
 
     def __init__(
         self,
-        kept: Sequence[str | pathlib.Path] = (),
-        given: Sequence[str | pathlib.Path] = (),
+        own: pathlib.Path | None = None,
+        shared: pathlib.Path | None = None,
+        given: Sequence[pathlib.Path] = (),
     ):
-        self.kept = tuple(map(pathlib.Path, kept))
-        self.given = tuple(map(pathlib.Path, given))
+        self.own, self.shared, self.given = own, shared, tuple(given)
 
     def find(self, lesson: Lesson, protocol: Protocol, player: Player) -> Scores | None:
         """The most games that are known, from the first seat on.
@@ -143,7 +146,8 @@ class Records:
           ValueError: a file is damaged.
         """
         of = described(lesson, protocol, player)
-        known = [_read(directory / _name(of), of) for directory in (*self.kept, *self.given)]
+        places = (self.own, self.shared, *self.given)
+        known = [_read(place / _name(of), of) for place in places if place]
         if of["player"] == RANDOM:
             known.append(_packaged().get(_digest(of)))
         return max((x for x in known if x), key=lambda x: len(x.scores), default=None)
@@ -155,7 +159,9 @@ class Records:
           OSError: they cannot be written.
         """
         of = described(lesson, protocol, player)
-        for directory in self.kept:
+        for directory in (self.own, None if player.passing else self.shared):
+            if directory is None:
+                continue
             path = directory / _name(of)
             with settings.writing(path):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -241,10 +247,12 @@ def measure(
             )
     for i, scores in zip(missing, played, strict=True):
         old = known[i]
-        known[i] = whole = scores if old is None else old.joined(scores)
+        known[i] = scores if old is None else old.joined(scores)
+    asked = [x.first(episodes) for x in known if x is not None]
+    for lesson, scores in zip(lessons, asked, strict=True):
         if meshes.leads():
-            records.keep(lessons[i], protocol, player, whole)
-    return [x.first(episodes) for x in known if x is not None]
+            records.keep(lesson, protocol, player, scores)
+    return asked
 
 
 def _find(

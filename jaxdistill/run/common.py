@@ -153,7 +153,7 @@ class Run:
             )
             for lesson in self.lessons
         )
-        return records.Player(who, self.student_policy(params), marks)
+        return records.Player(who, self.student_policy(params), marks, passing=True)
 
     def seat(self, past: collection.Past | None = None) -> collection.Collector:
         """Pools to collect in, brought to where those ended that `past` is of."""
@@ -271,8 +271,8 @@ def records_in(
     given: Sequence[pathlib.Path] = (),
 ) -> records.Records:
     """Where games are kept that are played in `workdir`: there and, for all runs, in a cache."""
-    cache = () if cache_dir is None else (cache_dir,)
-    return records.Records((workdir / _PLAYED, *cache), given)
+    shared = None if cache_dir is None else pathlib.Path(cache_dir)
+    return records.Records(workdir / _PLAYED, shared, given)
 
 
 def check_experts(

@@ -216,15 +216,15 @@ def _measure(
     masks, form = lessons.masks(everything), experts[0].task.suite.form
     random = rollouts.random_policy(masks, form, numbers)
 
-    def player(name: str, teachers: Sequence[Teacher]) -> records.Player:
+    def player(name: str, teachers: Sequence[Teacher], passing: bool) -> records.Player:
         policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
         marks = (records.expert_mark(x, epsilon=epsilon, sample_logits=False) for x in teachers)
-        return records.Player(name, policy, tuple(marks))
+        return records.Player(name, policy, tuple(marks), passing)
 
     players = {"random": records.Player("random", random, (records.RANDOM,) * len(everything))}
     if student is not None:
         players["expert"] = player(
-            "experts", [student.teachers[lesson.name] for lesson in everything]
+            "experts", [student.teachers[lesson.name] for lesson in everything], passing=False
         )
         act = rollouts.network_actor(
             student.network,
@@ -242,7 +242,7 @@ def _measure(
         )
         policy = functools.partial(act, student.params)
         players["student"] = records.Player("student", policy, marks)
-    players["network"] = player("network", experts)
+    players["network"] = player("network", experts, passing=True)
     opening = evaluation.Opening(random, opening_steps, random, evaluation.REPORTING)
     protocol = evaluation.Protocol(lessons.REPORT, seed, opening, max_steps)
     played = {

@@ -425,7 +425,7 @@ def test_the_state_is_donated_and_the_parameters_it_was_made_of_are_not():
     assert _difference(given, _fresh_params()) == 0
 
 
-def test_an_update_transfers_nothing_and_is_compiled_once():
+def test_an_update_transfers_nothing_and_is_compiled_once(monkeypatch):
     update = learner.make_update(
         NETWORK,
         _transform(),
@@ -438,10 +438,10 @@ def test_an_update_transfers_nothing_and_is_compiled_once():
     )
     state, windows, keys = _state(FOUR), [_window(FOUR), _window(FOUR)], [_key(FOUR), _key(FOUR, 1)]
     state, _ = update(state, windows[0], keys[0])
+    monkeypatch.setattr(networks, "forward", None)  # who traces again, fails
     with jax.transfer_guard("disallow"):
         for window, key in zip(windows * 2, keys * 2, strict=True):
             state, metrics = update(state, window, key)
-    assert update._cache_size() == 1
     assert int(state.step) == 5
     assert np.isfinite(metrics["loss"])
 

@@ -46,7 +46,7 @@ def measured(known, episodes, chosen=LESSONS, who=None):
 
 
 def test_only_missing_games_are_played(played, tmp_path):
-    known = records.Records([tmp_path / "a"])
+    known = records.Records(tmp_path / "a")
     whole = measured(records.Records(), 5)
     measured(known, 2, LESSONS[:1])
     again = measured(known, 5)
@@ -63,18 +63,25 @@ def test_only_missing_games_are_played(played, tmp_path):
 
 
 def test_games_are_kept_everywhere_and_found_anywhere(tmp_path):
-    everywhere = records.Records([tmp_path / "a", tmp_path / "b"])
+    everywhere = records.Records(tmp_path / "a", tmp_path / "b")
     (scores,) = measured(everywhere, 2, LESSONS[:1])
     names = [{path.name for path in (tmp_path / x).iterdir()} for x in "ab"]
     assert names[0] == names[1] and len(names[0]) == 1
-    given = records.Records([tmp_path / "c"], given=[tmp_path / "b"])
+    given = records.Records(tmp_path / "c", given=[tmp_path / "b"])
     found = given.find(LESSONS[0], PROTOCOL, player())
     assert found.to_dict() == scores.to_dict()
     assert not (tmp_path / "c").exists(), "nothing is written by looking"
+    # A run holds all that it was measured in, also what it found elsewhere, and no more than that.
+    measured(given, 1, LESSONS[:1])
+    (copy,) = (tmp_path / "c").iterdir()
+    assert json.loads(copy.read_text())["games"] == scores.first(1).to_dict()
+    # What only this run asks for is not kept for others.
+    measured(everywhere, 2, LESSONS[:1], dataclasses.replace(player("student"), passing=True))
+    assert [len([*(tmp_path / x).iterdir()]) for x in "ab"] == [2, 1]
 
 
 def test_whatever_decides_a_game_tells_it_from_others(tmp_path):
-    known = records.Records([tmp_path])
+    known = records.Records(tmp_path)
     measured(known, 2, LESSONS[:1])
 
     def find(lesson=LESSONS[0], who=None, **changes):
@@ -124,7 +131,7 @@ def test_an_experts_mark_is_of_all_that_decides_its_actions(watcher):
 
 
 def test_a_damaged_file_is_one_clear_line(tmp_path):
-    known = records.Records([tmp_path])
+    known = records.Records(tmp_path)
     measured(known, 2, LESSONS[:1])
     (path,) = tmp_path.iterdir()
     good = json.loads(path.read_text())
@@ -227,7 +234,7 @@ def test_games_are_played_until_each_task_is_known(played, tmp_path):
             {who: player(who) for who in PLAYERS},
             PROTOCOL,
             mesh.create(),
-            records.Records([tmp_path / str(width)]),
+            records.Records(tmp_path / str(width)),
             episodes=40,
             width=width,
         )
