@@ -26,7 +26,8 @@ skills: $(VENV)/.installed
 	$(BIN)/python launch/finetune.py --config=configs/skills.py:finetune --workdir=runs/skills/merge
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	  --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -40,6 +40,15 @@ def pytest_configure() -> None:
         )
 
 
+# Files of few tests that take minutes: begun last, one worker would wait for the other.
+LONGEST = ("test_processes.py", "test_kill.py", "test_programs.py", "test_skills.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; workers are given files in this order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture
 def contents():
     """`contents(directory)`: everything in it, with its size and when it was last changed."""
