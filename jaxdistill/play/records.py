@@ -7,6 +7,7 @@ stopped, in the next run of the same experts, for another who has the same exper
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -39,7 +40,7 @@ REPORT_SEED = 0
 """Of the games that runs report: all the same ones, so that experts are measured once."""
 
 PACKAGED = "random_play.json"
-"""Random play in every task, as `benchmarks/random_play.py` has measured it."""
+"""Random play, in the tasks where `benchmarks/random_play.py` has measured it."""
 
 _VERSION = 1  # of what decides a game; another number begins all records anew
 
@@ -155,19 +156,17 @@ class Records:
     def keep(self, lesson: Lesson, protocol: Protocol, player: Player, scores: Scores) -> None:
         """Writes games from the first seat on, where no more are known.
 
+        A shared directory that cannot be written is not used: it would only have saved time.
+
         Raises:
-          OSError: they cannot be written.
+          OSError: the run's own cannot be written.
         """
         of = described(lesson, protocol, player)
-        for directory in (self.own, None if player.passing else self.shared):
-            if directory is None:
-                continue
-            path = directory / _name(of)
-            with settings.writing(path):
-                directory.mkdir(parents=True, exist_ok=True)
-            known = _read(path, of)
-            if known is None or len(known.scores) < len(scores.scores):
-                settings.write_json(path, {"of": of, "games": scores.to_dict()}, indent=None)
+        if self.own:
+            _write(self.own, of, scores)
+        if self.shared and not player.passing:
+            with contextlib.suppress(OSError):
+                _write(self.shared, of, scores)
 
 
 def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, Any]:
@@ -203,6 +202,15 @@ def _read(path: pathlib.Path, of: Mapping[str, Any]) -> Scores | None:
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+
+
+def _write(directory: pathlib.Path, of: Mapping[str, Any], scores: Scores) -> None:
+    path = directory / _name(of)
+    with settings.writing(path):
+        directory.mkdir(parents=True, exist_ok=True)
+    known = _read(path, of)
+    if known is None or len(known.scores) < len(scores.scores):
+        settings.write_json(path, {"of": of, "games": scores.to_dict()}, indent=None)
 
 
 @functools.cache

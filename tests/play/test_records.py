@@ -80,6 +80,14 @@ def test_games_are_kept_everywhere_and_found_anywhere(tmp_path):
     assert [len([*(tmp_path / x).iterdir()]) for x in "ab"] == [2, 1]
 
 
+def test_a_shared_directory_that_cannot_be_written_stops_nobody(tmp_path):
+    (tmp_path / "file").write_text("")
+    (scores,) = measured(records.Records(tmp_path / "own", tmp_path / "file/cache"), 2, LESSONS[:1])
+    assert len(scores.scores) == 2 and len([*(tmp_path / "own").iterdir()]) == 1
+    with pytest.raises(OSError, match="cannot be written"):
+        measured(records.Records(tmp_path / "file/own"), 2, LESSONS[:1])
+
+
 def test_whatever_decides_a_game_tells_it_from_others(tmp_path):
     known = records.Records(tmp_path)
     measured(known, 2, LESSONS[:1])
