@@ -26,7 +26,7 @@ _NETWORK = flags.DEFINE_string("network", "dueling_small_layer_norm", "see netwo
 def raw_seconds(pool: atari.AtariPool, steps: int) -> float:
     """Seconds of `steps` random steps in every environment, EnvPool and nothing else."""
     generator = np.random.default_rng(0)
-    actions = generator.choice(pool.game.actions, (steps, pool.num_envs))
+    actions = generator.choice(pool.task.actions, (steps, pool.num_envs))
     start = time.perf_counter()
     for row in actions:
         pool.step(row)

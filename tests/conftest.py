@@ -24,6 +24,9 @@ from jaxdistill.tasks.views import View
 _compiled = tempfile.TemporaryDirectory(prefix="jaxdistill-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# JAX, imported above, has read its environment already.
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Nor do programs find or leave games in anybody's home.
 os.environ["XDG_CACHE_HOME"] = _compiled.name

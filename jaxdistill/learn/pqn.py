@@ -160,7 +160,8 @@ class Pqn:
         transform, averaged = optimiser(settings), settings.ema_decay > 0
         self.train = learner.create_state(begin.params, transform, mesh, averaged=averaged)
         self._average = jax.tree.map(jnp.array, self.train.params)
-        self._learn = make_learn(settings, begin.network, transform, mesh, begin.experts)
+        make = functools.partial(make_learn, settings, begin.network, transform, mesh)
+        self._learn, self._learn_taught = make(), make(begin.experts)
         self._expert_params = jax.device_put(
             [expert.params for expert in begin.experts], meshes.replicated(mesh)
         )
@@ -200,11 +201,16 @@ class Pqn:
         """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
         del copies
         on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
-        on_device["expert_params"] = self._expert_params
         weight = expert_weight_at(self._settings, iteration)
-        on_device["expert_weight"] = jnp.float32(weight)
+        learn = self._learn
+        if weight and self._expert_params:  # what counts for nothing is not asked
+            on_device |= {
+                "expert_params": self._expert_params,
+                "expert_weight": jnp.float32(weight),
+            }
+            learn = self._learn_taught
         key = jax.random.fold_in(key, iteration + 2)
-        self.train, numbers = self._learn(self.train, on_device, key)
+        self.train, numbers = learn(self.train, on_device, key)
         if self._settings.double:
             self._average = self._follow(self._average, self.train.params)
         return numbers

@@ -345,6 +345,27 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
     assert _difference(run(learn, 0.0)[0], run(alone, 0.0)[0]) < 1e-6
 
 
+def test_an_expert_is_asked_only_while_it_counts():
+    devices = mesh.create()
+    params = jax.jit(lambda: networks.init(NETWORK, jax.random.key(0), (4, 20, 20)))()
+    expert = Expert("any", NETWORK, params, "q", tuple(range(18)), game="pong")
+    chosen = _settings(
+        games=("pong",),
+        total_steps=32 * 4,
+        expert_fraction=0.5,
+        q_temperature=0.1,
+        experts=(ExpertSource("any"),),
+    )
+    task = tasks.get("pong")
+    begin = regime.Beginning(chosen, [], [expert], NETWORK, params, task.view, devices)
+    algorithm = pqn.Pqn(begin)
+    taught = []
+    for iteration in range(4):
+        numbers = algorithm.learn(_rollout(), iteration, jax.random.key(0), copies=False)
+        taught.append("expert_kl" in numbers)
+    assert taught == [True, True, False, False]
+
+
 def test_experts_of_other_games_are_refused(tmp_path):
     network = networks.create("net3")
     params = networks.init(network, jax.random.key(0), (4, 84, 84))
