@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart skills test lint mutants clean
+.PHONY: quickstart skills test installed lint mutants clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ skills: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 	  --no-loadscope-reorder
+
+# What a wheel holds, installed into an empty environment and used outside of this checkout.
+installed: $(VENV)/.installed
+	$(BIN)/python tests/installed.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

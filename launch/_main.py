@@ -10,6 +10,7 @@ import copy
 import math
 import os
 import pathlib
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ def _allocate() -> None:
 
 _allocate()
 
-from jaxdistill import text  # noqa: E402 (found by the path above, and light)
+from jaxdistill import shipped, text  # noqa: E402 (found by the path above, and light)
 
 LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
 
@@ -69,6 +70,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             sys.exit(130)
 
     def parse(arguments: list[str]) -> list[str]:
+        arguments = _with_config_found(arguments)
         if "jax" not in sys.modules and _in_order(arguments):
             _announce(arguments)
         try:
@@ -84,6 +86,27 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         return rest
 
     app.run(guarded, flags_parser=parse)
+
+
+def command() -> str:
+    """How this program was begun, as one would type it again."""
+    program, *rest = sys.argv
+    began = program if program.startswith("jaxdistill ") else f"python {shlex.quote(program)}"
+    return " ".join([began, shlex.join(rest)]).rstrip()
+
+
+def _with_config_found(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the file of `--config` where it is; see `shipped.config`."""
+    found, before = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name.lstrip("-") == "config" and name.startswith("-"):
+            argument = f"{name}={shipped.config(value)}"
+        elif before in ("-config", "--config"):
+            argument = shipped.config(argument)
+        found.append(argument)
+        before = argument
+    return found
 
 
 def _in_order(arguments: Sequence[str]) -> bool:
@@ -103,8 +126,9 @@ def _announce(arguments: Sequence[str]) -> None:
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name in _TOLD:
             told.append(f"{name} {value if equals else ''.join(arguments[i + 1 : i + 2])}")
-    begun = f"{pathlib.Path(arguments[0]).stem}: {', '.join(told)}; loading JAX"
-    print(text.shown(begun), file=sys.stderr, flush=True)
+    begun = f"{', '.join(told)}; loading JAX" if told else "loading JAX"
+    program = pathlib.Path(arguments[0]).stem
+    print(text.shown(f"{program}: {begun}"), file=sys.stderr, flush=True)
 
 
 _TOLD = ("config", "expert", "source", "workdir", "out")

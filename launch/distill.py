@@ -5,11 +5,8 @@ Any field of the config can be set by flag, as `--config.learn.rounds=200`.
 Called again with the same settings it resumes; called on a finished run it prints its table.
 """
 
-import shlex
-import sys
-
 from _cache import cache_dir
-from _main import BEGAN, run
+from _main import BEGAN, command, run
 from _processes import join_processes
 from absl import flags
 from ml_collections import config_flags
@@ -27,12 +24,11 @@ def main() -> None:
 
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
-    command = shlex.join(["python", *sys.argv])
     result = distill.distill(
         chosen,
         _WORKDIR.value,
         cache_dir=cache_dir(),
-        command=command,
+        command=command(),
         profile=_PROFILE.value,
         began=BEGAN,
     )

@@ -8,11 +8,9 @@ over `--config.expert_fraction` of the training. See `configs/skills.py:finetune
 """
 
 import pathlib
-import shlex
-import sys
 
 from _cache import cache_dir
-from _main import BEGAN, run
+from _main import BEGAN, command, run
 from absl import flags
 from ml_collections import config_flags
 
@@ -40,12 +38,11 @@ def main() -> None:
         fields["games"] = tuple(role.game for role in roles)
     chosen = settings.build(regime.Settings, fields)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")
-    command = shlex.join(["python", *sys.argv])
     result = training.train(
         chosen,
         out,
         cache_dir=cache_dir(),
-        command=command,
+        command=command(),
         profile=_PROFILE.value,
         began=BEGAN,
     )

@@ -3,11 +3,8 @@
 Called again with the same settings it resumes; called on a finished training it prints its table.
 """
 
-import shlex
-import sys
-
 from _cache import cache_dir
-from _main import BEGAN, run
+from _main import BEGAN, command, run
 from absl import flags
 from ml_collections import config_flags
 
@@ -26,12 +23,11 @@ def main() -> None:
     from jaxdistill.run import training
 
     chosen = settings.build(regime.Settings, _CONFIG.value.to_dict())
-    command = shlex.join(["python", *sys.argv])
     result = training.train(
         chosen,
         _WORKDIR.value,
         cache_dir=cache_dir(),
-        command=command,
+        command=command(),
         profile=_PROFILE.value,
         began=BEGAN,
     )

@@ -12,13 +12,15 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdistill"
 # From the ground up; a room may import itself and those before it.
 FLOORS = (
-    {"settings", "metrics", "mesh", "lock", "text"},
+    {"settings", "metrics", "mesh", "lock", "text", "shipped"},
     {"tasks"},
     {"networks"},
     {"experts"},
     {"play"},
     {"learn", "report"},
     {"run"},
+    {"cli"},
+    {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

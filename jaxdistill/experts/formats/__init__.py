@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxdistill import networks, tasks
+from jaxdistill import networks, shipped, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
@@ -92,8 +92,9 @@ def convert(
         follows no known convention, or has tensors missing or of wrong shape.
     """
     game = None if game is None else tasks.get(game).name
-    described = None if spec is None else specs.read(spec)
-    if pathlib.Path(path).is_dir():
+    described = None if spec is None else specs.read(shipped.found(spec))
+    path = shipped.found(path)
+    if path.is_dir():
         if described:
             raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
         expert = Expert.load(path)

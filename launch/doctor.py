@@ -1,0 +1,23 @@
+"""Says what is installed and whether it works here: what a report of a bug should hold.
+
+It steps a pool, updates a network and writes a checkpoint; it exits 1 if one of them fails.
+"""
+
+import sys
+
+from _main import run
+
+
+def main() -> None:
+    from jaxdistill import metrics
+    from jaxdistill.run import doctor
+
+    findings = list(doctor.examine())
+    marks = {None: "", True: "works", False: "fails"}
+    metrics.table("", ("what", "found", ""), [(x.what, x.found, marks[x.works]) for x in findings])
+    if any(x.works is False for x in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

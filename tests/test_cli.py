@@ -1,0 +1,69 @@
+"""The one command, and where it finds what comes with the package."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxdistill import cli, shipped
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_every_program_has_a_name():
+    programs = {path.stem for path in (ROOT / "launch").glob("[!_]*.py")}
+    assert programs == set(cli.PROGRAMS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("distil", "did you mean distill?"),
+        ("\x1b[2J", f"expected one of {', '.join(cli.PROGRAMS)}"),
+    ],
+)
+def test_a_program_that_is_not_there_is_refused_in_one_line(name, hint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jaxdistill", name])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.endswith(hint) and "\x1b" not in line
+
+
+def test_a_program_gets_its_flags_and_is_called_by_the_one_name(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdistill", "convert", "--source=x", "--out=y", "--nonsense"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Unknown command line flag 'nonsense'" in done.stderr
+    helped = subprocess.run(
+        [sys.executable, "-m", "jaxdistill", "convert", "--help"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert "jaxdistill convert:" in helped.stdout and "--source" in helped.stdout
+
+
+def test_what_is_there_goes_before_what_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped_pong = ROOT / "experts" / "pong.pth"
+    assert shipped.found("experts/pong.pth") == shipped_pong
+    assert shipped.config("configs/quickstart.py") == str(ROOT / "configs" / "quickstart.py")
+    merge = ROOT / "configs" / "merge.py"
+    assert shipped.config("merge:pong=a:b.pth") == f"{merge}:pong=a:b.pth"
+    for unknown in ("experts/none.pth", "elsewhere/pong.pth", "../experts/pong.pth"):
+        assert shipped.found(unknown) == pathlib.Path(unknown)
+    assert shipped.config("none.py:x") == "none.py:x" and shipped.config("none") == "none"
+    for own in ("experts/pong.pth", "configs/quickstart.py", "merge"):
+        path = tmp_path / own
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert shipped.found(own) == pathlib.Path(own) and shipped.config(own) == own
