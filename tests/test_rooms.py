@@ -19,7 +19,7 @@ FLOORS = (
     {"play"},
     {"learn", "report"},
     {"run"},
-    {"cli"},
+    {"api", "cli"},
     {"__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

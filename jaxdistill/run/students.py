@@ -216,8 +216,30 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
             f"{_listed(roles)}"
         )
     index = game_index([role.game for role in roles], game, workdir) if game else 0
-    role = roles[index]
-    network, params, actions = networks.for_one_game(network, jax.device_get(state.playing), index)
+    params = jax.device_get(state.playing)
+    return _as_expert(workdir, network, params, roles[index], index, outputs_of(settings))
+
+
+def as_experts(workdir: str | os.PathLike[str]) -> list[Expert]:
+    """The chosen student of a run, as an expert for each of its games; see `student_as_expert`."""
+    settings, state, network = load_student(workdir)
+    params, outputs = jax.device_get(state.playing), outputs_of(settings)
+    return [
+        _as_expert(workdir, network, params, role, index, outputs)
+        for index, role in enumerate(load_roles(workdir, settings))
+    ]
+
+
+def _as_expert(
+    workdir: str | os.PathLike[str],
+    network: networks.Network,
+    params: networks.Params,
+    role: Role,
+    index: int,
+    outputs: str,
+) -> Expert:
+    """What `network` does in one of its games, the one at `index`."""
+    network, params, actions = networks.for_one_game(network, params, index)
     if role.task.suite.kinds:  # an expert of keys has outputs for those it presses alone
         actions = tuple(a for a in actions if a in role.actions or a not in role.task.actions)
         network, params = networks.with_outputs(network, params, actions)
@@ -227,7 +249,7 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
         name=f"student of {role.expert}",
         network=network,
         params=params,
-        outputs=outputs_of(settings),
+        outputs=outputs,
         actions=actions,
         view=role.view,
         game=role.game,

@@ -1,0 +1,110 @@
+"""The public Python interface."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdistill
+from jaxdistill.experts import formats
+from jaxdistill.run import distill
+
+ROOT = pathlib.Path(__file__).parents[1]
+PONG = ROOT / "experts" / "pong.pth"
+TINY = {
+    "network": "net3",
+    "collect.num_envs": 4,
+    "collect.initial_steps": 64,
+    "collect.steps_per_round": 0,
+    "collect.window_steps": 64,
+    "learn.rounds": 1,
+    "learn.updates_per_round": 1,
+    "learn.batch_per_game": 8,
+    "evaluate.every_rounds": 1,
+    "evaluate.select_episodes": 1,
+    "evaluate.report_episodes": 1,
+    "evaluate.max_steps": 30,
+}
+
+
+@pytest.fixture(scope="module")
+def pong():
+    return jaxdistill.load(PONG)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Where a student of two games is, and what its distillation returned."""
+    workdir = tmp_path_factory.mktemp("run")
+    experts = {"pong": PONG, "breakout": ROOT / "experts" / "breakout.pth"}
+    return workdir, jaxdistill.distill(experts, workdir, settings=TINY)
+
+
+def _shown(count):
+    return np.random.default_rng(0).integers(0, 255, (count, 4, 84, 84), np.uint8)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, jaxdistill; sys.exit(any(x in sys.modules for x in ('jax', 'numpy')))"
+    assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode
+    assert set(jaxdistill.__all__) <= set(dir(jaxdistill))
+    assert jaxdistill.tasks.get("pong").name == "pong"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jaxdistill.nothing  # noqa: B018
+
+
+def test_an_expert_acts_as_its_outputs_say(pong):
+    assert pong.tasks == ("pong",) and pong.view().shape == (4, 84, 84)
+    shown, task = _shown(6), jaxdistill.tasks.get("pong")
+    outputs = pong.outputs(shown)
+    assert outputs.shape == (6, 18)
+    valid = list(task.actions)
+    best = np.asarray(valid)[outputs[:, valid].argmax(axis=1)]
+    np.testing.assert_array_equal(pong.act(shown), best)
+    np.testing.assert_array_equal(pong.act(shown, "Pong"), best)
+    np.testing.assert_array_equal(formats.load(PONG).greedy(shown), best)
+
+
+def test_chance_is_drawn_from_the_key(pong):
+    shown = _shown(64)
+    one, other = (pong.act(shown, key=jax.random.key(k), epsilon=1.0) for k in (0, 1))
+    assert set(one) == set(jaxdistill.tasks.get("pong").actions) and (one != other).any()
+    np.testing.assert_array_equal(pong.act(shown, key=jax.random.key(0), epsilon=1.0), one)
+    with pytest.raises(ValueError, match="give key"):
+        pong.act(shown, epsilon=0.5)
+    with pytest.raises(ValueError, match="holds Q-values, which are not sampled"):
+        pong.act(shown, key=jax.random.key(0), sample=True)
+
+
+def test_what_cannot_be_asked_is_refused(pong, tmp_path):
+    with pytest.raises(ValueError, match=r"shape \(2, 84, 84\).* sees \(B, 4, 84, 84\)"):
+        pong.act(np.zeros((2, 84, 84), np.uint8))
+    with pytest.raises(ValueError, match="plays pong, not breakout"):
+        pong.outputs(_shown(1), "breakout")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
+        jaxdistill.load(tmp_path / "nothing.pth")
+    with pytest.raises(ValueError, match=r"settings\.learn\.round is unknown"):
+        jaxdistill.distill([PONG], tmp_path / "run", settings={"learn.round": 3})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_is_distilled_loaded_and_measured(run):
+    workdir, result = run
+    assert [row["game"] for row in result["games"]] == ["pong", "breakout"]
+    student = jaxdistill.load(workdir)
+    assert student.tasks == ("pong", "breakout")
+    with pytest.raises(ValueError, match="plays pong, breakout; give task, one of them"):
+        student.act(_shown(1))
+    alone = jaxdistill.load(workdir, task="breakout")
+    assert alone.tasks == ("breakout",)
+    shown = _shown(4)
+    np.testing.assert_array_equal(alone.outputs(shown), student.outputs(shown, "breakout"))
+    how = {"episodes": 2, "epsilon": 0.5, "seed": 3}
+    measured = jaxdistill.evaluate(student, task="breakout", **how)
+    assert list(measured) == ["breakout"] and measured["breakout"]["episodes"] == 2
+    (row,) = distill.evaluate_student(workdir, game="breakout", max_steps=27_000, **how)
+    for name in ("mean", "mean_steps"):
+        assert measured["breakout"][name] == row["student"][name]
