@@ -131,7 +131,7 @@ def _announce(arguments: Sequence[str]) -> None:
     print(text.shown(f"{program}: {begun}"), file=sys.stderr, flush=True)
 
 
-_TOLD = ("config", "expert", "source", "workdir", "out")
+_TOLD = ("config", "method", "expert", "source", "workdir", "out")
 
 
 def only_with(what: str, *names: str) -> None:

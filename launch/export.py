@@ -76,20 +76,13 @@ def main() -> None:
             )
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = tables.read_result(result)["games"] if result.is_file() else []
-        learn = chosen.learn
         export.export(
             student.playing,
             network,
             _OUT.value,
             views={role.game: role.view for role in roles},
             outputs=students.outputs_of(chosen),
-            merge_config={
-                "method": "distillation",
-                "loss": learn.loss,
-                "updates": learn.rounds * learn.updates_per_round,
-                "batch_per_game": learn.batch_per_game,
-                "learning_rate": learn.learning_rate,
-            },
+            merge_config=students.how_made(_WORKDIR.value),
             final_scores={row["game"]: row["student"]["mean"] for row in rows},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

@@ -14,10 +14,10 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.learn import dataset, exploration, learner, pqn, regime
+from jaxdistill.learn import dataset, exploration, learner, pqn, regime, weight_merging
 from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
-from jaxdistill.run import common, distill, recipe, students
+from jaxdistill.run import common, distill, merging, recipe, students, weights
 from jaxdistill.run import training as training_runs
 
 
@@ -246,10 +246,71 @@ def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
         regime.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
 
 
+MERGED = merging.Settings((ExpertSource("x"), ExpertSource("y")), "htcl")
+ITERATED = {"method": "taylor_iterative"}
+
+
+@pytest.mark.parametrize(
+    ("beside", "idle"),
+    [
+        ({"method": "mean"}, {"merge.base": "pong"}),
+        ({"method": "fisher"}, {"merge.base": "pong"}),
+        ({}, {"merge.scale": 0.3}),
+        ({"method": "aligned_mean"}, {"merge.loss": "kl"}),
+        ({"method": "task_arithmetic"}, {"merge.batch_size": 8}),
+        ({"method": "fisher"}, {"merge.damping": 1.0}),
+        ({"method": "taylor_one_shot"}, {"merge.rate": 0.5}),
+        (ITERATED, {"merge.clip_norm": 0.5}),
+        (ITERATED, {"merge.catch_up_rounds": 2}),
+        (ITERATED, {"merge.catch_up_rate": 0.5}),
+        (ITERATED, {"merge.catch_up_damping": 0.5}),
+        ({}, {"merge.rounds": 2}),
+        ({}, {"merge.round_decay": 0.1}),
+        ({"method": "fisher"}, {"merge.discount": 0.5}),
+        ({"method": "mean"}, {"merge.reward_limit": 0.0}),
+        ({"method": "mean"}, {"merge.q_temperature": 0.1}),
+        ({"merge.loss": "mse"}, {"merge.discount": 0.5}),
+        ({"merge.loss": "mse"}, {"merge.reward_limit": 0.0}),
+        ({}, {"merge.q_temperature": 0.1}),
+        ({"merge.loss": "mse"}, {"merge.q_temperature": 0.1}),
+        ({"merge.catch_up_rounds": 0}, {"merge.catch_up_rate": 0.5}),
+        ({"merge.catch_up_rounds": 0}, {"merge.catch_up_damping": 0.5}),
+        (ITERATED | {"merge.rounds": 1}, {"merge.round_decay": 0.1}),
+        ({"collect.dataset": "d"}, {"collect.initial_steps": 64}),
+        ({"collect.dataset": "d"}, {"collect.expert_epsilon": 0.5}),
+        ({"evaluate.opening_steps": 0}, {"evaluate.opening_by": "expert"}),
+        ({}, {"evaluate.lowest_expert_share": 0.5}),
+    ],
+)
+def test_a_setting_that_changes_nothing_in_a_merge_is_refused(beside, idle):
+    ((name, value),) = idle.items()
+    part, field = name.split(".")
+    standard = getattr(getattr(MERGED, part), field)
+    expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
+    with pytest.raises(ValueError, match=expected):
+        merging.refuse_idle(changed(MERGED, beside | idle), judges("q", "q"))
+    merging.refuse_idle(changed(MERGED, beside), judges("q", "q"))
+
+
+def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
+    for chosen in (
+        {"merge.base": "pong", "merge.damping": 1.0, "merge.rate": 0.5, "merge.clip_norm": 2.0},
+        {"merge.discount": 0.5, "merge.reward_limit": 0.0, "merge.catch_up_rate": 0.1},
+        {"merge.loss": "kl", "merge.q_temperature": 0.1, "merge.catch_up_damping": 2.0},
+        {"method": "fisher", "merge.q_temperature": 0.1, "merge.batch_size": 8},
+        {"method": "task_arithmetic", "merge.scale": 0.3, "evaluate.lowest_expert_share": 0.5},
+        ITERATED | {"merge.rounds": 2, "merge.round_decay": 0.1},
+        {"evaluate.opening_steps": 5, "evaluate.opening_by": "expert"},
+    ):
+        merging.refuse_idle(changed(MERGED, chosen), judges("q", "q", score=20.0))
+
+
 @pytest.mark.parametrize(
     ("config", "argument"),
     [
         ("quickstart", None),
+        ("reference", None),
+        ("reference", "breakout=experts/breakout.pth,pong=experts/pong.pth"),
         ("merge", "pong=experts/pong.pth,breakout=experts/breakout.zip"),
         ("plain_expert", "pong=runs/pong/experts/pong"),
         ("breakout_pong_thirdparty", "weights"),
@@ -265,6 +326,13 @@ def test_no_config_that_is_shipped_says_anything_idle(config, argument):
     third = config == "breakout_pong_thirdparty"
     experts = judges("q", "logits", score=20.0) if third else judges(*"q" * len(chosen.experts))
     recipe.refuse_idle(chosen, SKILLED if config == "skills" else experts)
+
+
+@pytest.mark.parametrize("method", weight_merging.METHODS)
+def test_no_merge_that_is_shipped_says_anything_idle(method):
+    made = importlib.import_module("configs.merge_weights").get_config()
+    chosen = settings_lib.build(merging.Settings, made.to_dict() | {"method": method})
+    merging.refuse_idle(chosen, judges("q", "q", "q"))
 
 
 @pytest.mark.parametrize(
@@ -300,6 +368,7 @@ def world(watcher, skilled, tmp_path_factory):
     watcher("asterix", 1, "q").save(root / "asterix")
     watcher("asterix", 3, "q").save(root / "other")
     watcher("carnival", 2, "logits").save(root / "carnival")
+    watcher("carnival", 2, "q").save(root / "valued")
     loud = dataclasses.replace(watcher("asterix", 1, "q"), advertised_score=1e6)
     loud.save(root / "loud")
     twin = dataclasses.replace(
@@ -341,6 +410,12 @@ class World:
                 max_steps=24,
                 opening_steps=4,
             ),
+        )
+        self.merge = merging.Settings(
+            experts=(self.source("asterix"), self.source("valued")),
+            method="htcl",
+            collect=merging.Collect(num_envs=ENVS, initial_steps=ENVS * STEPS),
+            merge=weight_merging.Merge(batch_size=16, catch_up_rounds=1, catch_up_rate=1e-6),
         )
         self.training = regime.Settings(
             games=("asterix",),
@@ -425,7 +500,7 @@ class World:
         """The states that are learnt from, after 2 x `STEPS` steps."""
         made = common.Run(settings, ONE)
         log = types.SimpleNamespace(length=2 * STEPS, read=lambda a, b: self._chunk(made, b - a))
-        return distill._window(made, log).window
+        return distill.window_of(made, log).window
 
     def _chunk(self, made, steps):
         """Made-up states of every task that is learnt from."""
@@ -463,7 +538,7 @@ class World:
     def stored(self, settings):
         """The steps that learning begins with, and whether more are collected."""
         made = common.Run(settings, ONE)
-        log, collector = distill._states(made, self.fresh(), None, metrics.Timer())
+        log, collector = distill.states_of(made, self.fresh(), None, metrics.Timer())
         return log.length, collector is None
 
     def measured(self, settings):
@@ -507,6 +582,26 @@ class World:
             "steps": dataset.open_log(workdir / "dataset").length,
             "select": max(row.get("select_games", 0) for row in rows),
         }
+
+    # A merge of weights.
+
+    def merged(self, settings):
+        """What weights become by made-up states; or why these cannot be merged."""
+        experts = load_experts(settings.experts)
+        try:
+            settings = merging.settled(settings, experts)
+        except ValueError as error:
+            return str(error)
+        made = common.Run(settings.as_run(), ONE)
+        chunk, rng = self._chunk(made, STEPS), np.random.default_rng(1)
+        log = types.SimpleNamespace(
+            length=STEPS, read=lambda a, b: chunk, actions=lambda length: chunk.actions
+        )
+        shape = chunk.actions.shape
+        worth = rng.normal(scale=3, size=shape).astype(np.float32), rng.random(shape) < 0.1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights, "_replayed", lambda *given: worth)
+            return weights._merged(weights._given(made, settings, experts), log)
 
     # A training.
 
@@ -735,6 +830,43 @@ RUN_BESIDE = {
     "evaluate.report_width": {"evaluate.report_episodes": 17},
     "evaluate.lowest_expert_share": lambda world: {"experts": (world.source("loud"),)},
 }
+MERGE = {
+    "experts": ("merged", lambda world: (world.source("other"), world.source("valued"))),
+    "method": ("merged", "task_arithmetic"),
+    "network": ("merged", "wide"),
+    "seed": ("merged", 1),
+    "merge.base": ("merged", "carnival"),
+    "merge.scale": ("merged", 0.3),
+    "merge.loss": ("merged", "mse"),
+    "merge.q_temperature": ("merged", 10.0),
+    "merge.discount": ("merged", 0.5),
+    "merge.reward_limit": ("merged", 0.0),
+    "merge.batch_size": ("merged", 8),
+    "merge.damping": ("merged", 1.0),
+    "merge.rate": ("merged", 0.5),
+    "merge.clip_norm": ("merged", 0.5),
+    "merge.catch_up_rounds": ("merged", 0),
+    "merge.catch_up_rate": ("merged", 1e-5),
+    "merge.catch_up_damping": ("merged", 1e-3),
+    "merge.rounds": ("merged", 2),
+    "merge.round_decay": ("merged", 1.0),
+}
+SUMMED = {"method": "task_arithmetic"}
+MERGE_BESIDE = {
+    "merge.base": SUMMED,
+    "merge.scale": SUMMED,
+    "merge.q_temperature": {"method": "fisher"},
+    "merge.rate": {"merge.clip_norm": 1e3},  # or it is shortened to the same length
+    "merge.rounds": ITERATED,
+    "merge.round_decay": ITERATED,
+}
+# What a merge hands on to the stages that it shares with a run, as rows of `RUN` show them.
+HANDED_ON = (
+    *("collect.num_envs", "collect.initial_steps", "collect.expert_epsilon", "collect.dataset"),
+    *("evaluate.report_episodes", "evaluate.report_width", "evaluate.epsilon"),
+    *("evaluate.max_steps", "evaluate.opening_steps", "evaluate.opening_by"),
+    "evaluate.lowest_expert_share",
+)
 TRAINING = {
     "games": ("opened", ("carnival",)),
     "independent": ("apart", True),
@@ -840,6 +972,7 @@ def fields_of(cls, prefix=""):
 def test_every_field_has_a_row():
     assert sorted(RUN) == sorted(fields_of(recipe.Settings))
     assert sorted(TRAINING) == sorted(fields_of(regime.Settings))
+    assert sorted((*MERGE, *HANDED_ON)) == sorted(fields_of(merging.Settings))
 
 
 def _compare(world, base, name, table, beside):
@@ -855,6 +988,19 @@ def _compare(world, base, name, table, beside):
 @pytest.mark.parametrize("name", [name for name, row in RUN.items() if row[0] != "trained"])
 def test_every_field_of_a_run_changes_something(world, name):
     _compare(world, world.settings, name, RUN, RUN_BESIDE)
+
+
+@pytest.mark.parametrize("name", MERGE)
+def test_every_field_of_a_merge_changes_something(world, name):
+    _compare(world, world.merge, name, MERGE, MERGE_BESIDE)
+
+
+@pytest.mark.parametrize("name", HANDED_ON)
+def test_a_merge_hands_on_what_a_run_has_an_effect_of(world, name):
+    value = "elsewhere" if name == "collect.dataset" else RUN[name][1]
+    given = [world.merge, changed(world.merge, {name: value})]
+    before, after = (settings_lib.flatten(dataclasses.asdict(x.as_run()))[name] for x in given)
+    assert before != after == value
 
 
 @pytest.mark.parametrize("name", [name for name, row in TRAINING.items() if row[0] != "finished"])

@@ -9,8 +9,8 @@ import pytest
 
 from jaxdistill import settings
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import regime
-from jaxdistill.run import recipe
+from jaxdistill.learn import regime, weight_merging
+from jaxdistill.run import merging, recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,10 @@ def test_values_within_their_ranges_take_their_declared_types():
     assert settings.build(Ranged, {"share": 1, "file": None}) == Ranged(share=1.0)
 
 
-CLASSES = (recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, regime.Settings)
+CLASSES = (
+    *(recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, regime.Settings),
+    *(merging.Collect, weight_merging.Merge, merging.Settings),
+)
 NAN, MANY, CHANCE = float("nan"), (-1, 0, 0.5), (-0.1, 1.1, float("nan"))
 RATE, STEPS = (0.0, -1e-3, NAN, float("inf")), (-1, 2**31)
 TEMPERATURE = (0.0, -0.01, NAN, 1e-20)
@@ -212,6 +215,27 @@ NONSENSE = {
         "expert_weight": (-1.0, NAN),
         **dict.fromkeys(("q_temperature", "logits_temperature"), TEMPERATURE),
     },
+    "states of a merge": {
+        **dict.fromkeys(("num_envs", "initial_steps"), MANY),
+        "expert_epsilon": CHANCE,
+        "dataset": ("", 3),
+    },
+    "merge": {
+        "base": ("", 3),
+        **dict.fromkeys(("scale", "damping", "rate", "clip_norm"), RATE),
+        **dict.fromkeys(("catch_up_rate", "catch_up_damping"), RATE),
+        "loss": ("l1",),
+        "q_temperature": TEMPERATURE,
+        **dict.fromkeys(("discount", "round_decay"), CHANCE),
+        "reward_limit": (-1.0, NAN),
+        **dict.fromkeys(("batch_size", "rounds"), MANY),
+        "catch_up_rounds": STEPS,
+    },
+    "of a merge": {
+        "method": ("sum", 3),
+        "network": ("alexnet",),
+        "seed": (-1, 2**32),
+    },
 }
 
 
@@ -219,8 +243,11 @@ NONSENSE = {
 def test_every_field_of_a_run_refuses_nonsense(cls, where):
     given = {"experts": (ExpertSource("x"),)} if cls is recipe.Settings else {}
     given |= {"games": ("pong",)} if cls is regime.Settings else {}
+    if cls is merging.Settings:
+        given = {"experts": (ExpertSource("x"), ExpertSource("y")), "method": "mean"}
     hints = {x.name: typing.get_type_hints(cls)[x.name] for x in dataclasses.fields(cls)}
     parts = (bool, tuple[ExpertSource, ...], recipe.Collect, recipe.Learn, recipe.Evaluate)
+    parts += (merging.Collect, weight_merging.Merge, recipe.Measure)
     assert set(NONSENSE[where]) == {name for name, hint in hints.items() if hint not in parts}
     for name, values in NONSENSE[where].items():
         for value in values:

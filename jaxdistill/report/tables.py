@@ -407,11 +407,14 @@ def fresh(result: Mapping[str, Any]) -> str:
 
 def summary(result: Mapping[str, Any]) -> str:
     """One sentence on the whole result."""
+    if "method" in result:
+        made = f"weights merged by {result['method']}"
+    else:
+        made = f"student chosen after round {result['best_round']} of {result['rounds']}"
     return (
         f"mean retention {_share(result['mean_retention'])}, geometric mean "
         f"{_share(result['geometric_retention'])}, worst {noun(result['games'])} "
-        f"{_share(result['worst_retention'])}; "
-        f"student chosen after round {result['best_round']} of {result['rounds']}"
+        f"{_share(result['worst_retention'])}; {made}"
     )
 
 

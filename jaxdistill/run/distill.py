@@ -229,12 +229,13 @@ def _stages(
     result_path = workdir / "result.json"
     with meshes.leader_first("result"), timer.phase("report"):
         if meshes.leads():
-            outputs = _outputs(run, workdir, state.playing)
-            rows = _rows(run, scores)
+            outputs = compare_outputs(run, workdir, state.playing)
+            rows = rows_of(run, scores)
             for index, (row, seen) in enumerate(zip(rows, chosen_by, strict=True)):
                 starts = scores["student"][index].starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
-            result = _result(run, rows, outputs, best_step)
+            result = result_of(run, rows, outputs)
+            result |= {"best_round": best_step, "rounds": settings.learn.rounds}
             result |= _hint(run, workdir, result)
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
             _write_page(run, workdir, state.playing, result, outputs, command)
@@ -243,12 +244,12 @@ def _stages(
     return tables.read_result(result_path)
 
 
-def _outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
+def compare_outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
     """What experts and the student of `params` say of states collected last; by one process."""
     params = meshes.take_local(run.mesh, params)
     log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
     per_env = min(log.length, max(1, 4 * _COMPARED_STATES // run.settings.collect.num_envs))
-    window = _window(run, log, per_env, meshes.local(run.mesh)).window
+    window = window_of(run, log, per_env, meshes.local(run.mesh)).window
     counts = np.asarray(window.counts)
     chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
     rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
@@ -346,7 +347,7 @@ def evaluate_student(
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [students.game_index(run.names, game, workdir)]
-    return _rows(run, run.play_reported(student.playing, only))
+    return rows_of(run, run.play_reported(student.playing, only))
 
 
 def _train(
@@ -375,10 +376,10 @@ def _train(
             ended = restored.progress.get("ended", False) and lrn.target_retention is not None
             best = _Chosen.from_dict(restored.progress.get("best"))
             timer.restore(restored.progress["timer"])
-        log, collector = _states(run, workdir, begun, timer)
+        log, collector = states_of(run, workdir, begun, timer)
         if stop_after == "collect":
             return state, 0, []
-        buffer = _window(run, log)
+        buffer = window_of(run, log)
 
         total = lrn.rounds * lrn.updates_per_round
         with (
@@ -506,32 +507,55 @@ def _initial_params(run: Run) -> networks.Params:
     if warm is None:
         key = jax.random.fold_in(run.key, 100)
         return networks.init(run.network, key, run.view.shape)
-    if warm in run.names:
-        expert = run.experts[run.names.index(warm)]
-    elif pathlib.Path(warm).exists():
-        expert = formats.load(warm)
+    return params_of(run, warm, "learn.warm_start")
+
+
+def params_of(run: Run, named: str, field: str) -> networks.Params:
+    """What a student of the run may begin as.
+
+    Args:
+      named: a game of the run, whose expert is meant; a file of any expert; or the directory of
+        another run, whose student is.
+      field: the setting that names it.
+
+    Raises:
+      FileNotFoundError, ValueError: it is none of these, cannot be read, or is of another shape.
+    """
+    path = pathlib.Path(named)
+    actions: tuple[int, ...] = tuple(range(run.suite.num_actions))
+    if named not in run.names and (path / "config.json").is_file():
+        settings, state, network = students.load_student(path)
+        view = students.load_roles(path, settings)[0].view
+        name, params = f"the student of {named}", jax.device_get(state.playing)
     else:
-        raise ValueError(
-            f"learn.warm_start {warm!r} is neither a game of this run "
-            f"({', '.join(run.names)}) nor a file"
-        )
-    if isinstance(expert, Team):
-        raise ValueError(
-            f"learn.warm_start: {warm} is played by several experts together; name one of the "
-            f"others, a file, or begin fresh"
-        )
+        if named in run.names:
+            expert = run.experts[run.names.index(named)]
+        elif path.exists():
+            expert = formats.load(named)
+        else:
+            raise ValueError(
+                f"{field} {named!r} is neither a game of this run ({', '.join(run.names)}) nor a "
+                f"file or a run"
+            )
+        if isinstance(expert, Team):
+            raise ValueError(
+                f"{field}: {named} is played by several experts together; name one of the others, "
+                f"a file, or begin fresh"
+            )
+        name, params, actions = expert.name, expert.params, expert.actions
+        network, view = expert.network, expert.view
     # Compared without what they compute in, which is no part of a shape.
-    same = networks.to_dict(expert.network) == networks.to_dict(run.network)
-    same = same and expert.view.shape == run.view.shape
-    if not same or expert.actions != tuple(range(run.suite.num_actions)):
+    same = networks.to_dict(network) == networks.to_dict(run.network)
+    same = same and view.shape == run.view.shape
+    if not same or actions != tuple(range(run.suite.num_actions)):
         raise ValueError(
-            f"learn.warm_start: {expert.name} ({expert.network.num_outputs} outputs) is not of the "
-            f"student's shape (network {run.settings.network!r}); begin fresh instead"
+            f"{field}: {name} ({network.num_outputs} outputs) is not of the student's shape "
+            f"(network {run.settings.network!r}); begin fresh instead"
         )
-    return expert.params
+    return params
 
 
-def _states(
+def states_of(
     run: Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
 ) -> tuple[dataset.Log, collection.Collector | None]:
     """The dataset as the restored state had seen it, and pools to go on collecting in."""
@@ -567,7 +591,7 @@ def _states(
     return log, collector if per_round else None
 
 
-def _window(
+def window_of(
     run: Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
 ) -> dataset.WindowBuffer:
     """A window over the tail of the log, filled as if the run had never stopped."""
@@ -699,7 +723,7 @@ def _value(
     return float(np.where(known > 1, beyond, known).mean())
 
 
-def _rows(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dict[str, Any]]:
+def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dict[str, Any]]:
     """One row per game: random, expert and student scores, and what the student kept."""
     rows = []
     for i, student in scores["student"].items():
@@ -722,13 +746,10 @@ def _rows(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dic
     return rows
 
 
-def _result(
-    run: Run,
-    rows: list[dict[str, Any]],
-    outputs: dict[str, page.Outputs],
-    best_round: int,
+def result_of(
+    run: Run, rows: list[dict[str, Any]], outputs: dict[str, page.Outputs]
 ) -> dict[str, Any]:
-    """Everything the closing table shows but the time, as JSON."""
+    """What the closing table shows of games and how they were measured, as JSON."""
     kept = np.asarray([row["retention"] for row in rows])
     return {
         "games": [
@@ -741,8 +762,6 @@ def _result(
         "epsilon": run.settings.evaluate.epsilon,
         "opening_steps": run.settings.evaluate.opening_steps,
         "opening_by": run.settings.evaluate.opening_by,
-        "best_round": best_round,
-        "rounds": run.settings.learn.rounds,
     }
 
 

@@ -84,8 +84,9 @@ class Learn:
       q_temperature, logits_temperature: the softmax temperature of experts with either.
       entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
         trying what its expert would not, which matters where the student drives.
-      warm_start: name of the game whose expert the student begins as a copy of, or a file of any
-        expert of its shape; None begins fresh.
+      warm_start: name of the game whose expert the student begins as a copy of, a file of any
+        expert of its shape, or the directory of a run or of merged weights (`launch/distill.py`,
+        `launch/merge_weights.py`), whose student it goes on from; None begins fresh.
       target_retention: learning ends once the student keeps this much of every game in the games
         it is chosen by, 1 being all; None learns all rounds.
       ema_decay: the student that plays is the exponential moving average of the parameters with
@@ -124,17 +125,14 @@ class Learn:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Measure:
     """How play is measured; episodes are whole games.
 
     Attributes:
-      every_rounds: rounds between two evaluations of the student that the best is chosen by.
-      select_episodes: episodes per game in each of those.
       report_episodes: episodes per game in the closing table, at most; the same ones in every run.
       report_width: fewer are played of a game once half of its retention's 95% interval is at most
         this, see `records.until_known`: 0.05 is within 5 points. 0 plays all.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
-      sample_logits: experts with logits sample their policy here too; False takes the likeliest.
       max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
       opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
         the policy that is measured takes over; what they score does not count. They make the games
@@ -144,14 +142,9 @@ class Evaluate:
         score (above random): then what it sees or does is wrong, and distilling it is futile.
     """
 
-    gone: ClassVar[tuple[str, ...]] = ("baselines",)
-
-    every_rounds: Count = 50
-    select_episodes: Count = 32
     report_episodes: Count = 256
     report_width: Weight = 0.05
     epsilon: Share = 0.05
-    sample_logits: bool = False
     max_steps: Count | None = None
     opening_steps: Steps | None = None
     opening_by: Annotated[str, OneOf(("random", "expert"))] = "random"
@@ -159,6 +152,23 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         settings_lib.check(self, "evaluate.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(Measure):
+    """How play is measured, and how the best student is chosen by it.
+
+    Attributes: those of `Measure`, and
+      every_rounds: rounds between two evaluations of the student that the best is chosen by.
+      select_episodes: episodes per game in each of those.
+      sample_logits: experts with logits sample their policy here too; False takes the likeliest.
+    """
+
+    gone: ClassVar[tuple[str, ...]] = ("baselines",)
+
+    every_rounds: Count = 50
+    select_episodes: Count = 32
+    sample_logits: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

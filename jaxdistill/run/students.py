@@ -21,7 +21,7 @@ from jaxdistill import networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.learn import checkpoints, learner, losses, regime
-from jaxdistill.run import recipe
+from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView, from_dict
@@ -150,8 +150,15 @@ def _listed(roles: Sequence[Role]) -> str:
 
 
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:
-    """The settings of the run in `workdir`; raises as `load_suite` does."""
-    return _read_settings(pathlib.Path(workdir))[0]
+    """The settings of the run in `workdir`; raises as `load_suite` does.
+
+    Those of merged weights are as `merging.Settings.as_run` has them.
+    """
+    return _as_run(_read_settings(pathlib.Path(workdir))[0])
+
+
+def _as_run(chosen: Settings | merging.Settings) -> Settings:
+    return chosen.as_run() if isinstance(chosen, merging.Settings) else chosen
 
 
 def load_suite(workdir: str | os.PathLike[str]) -> Suite:
@@ -163,7 +170,24 @@ def load_suite(workdir: str | os.PathLike[str]) -> Suite:
     return load_roles(workdir, load_settings(workdir))[0].task.suite
 
 
-def _read_settings(workdir: pathlib.Path) -> tuple[Settings, pathlib.Path, dict[str, Any]]:
+def how_made(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is said in an exported file of how the student of `workdir` was made."""
+    chosen = _read_settings(pathlib.Path(workdir))[0]
+    if isinstance(chosen, merging.Settings):
+        return {"method": chosen.method, **dataclasses.asdict(chosen.merge)}
+    learn = chosen.learn
+    return {
+        "method": "distillation",
+        "loss": learn.loss,
+        "updates": learn.rounds * learn.updates_per_round,
+        "batch_per_game": learn.batch_per_game,
+        "learning_rate": learn.learning_rate,
+    }
+
+
+def _read_settings(
+    workdir: pathlib.Path,
+) -> tuple[Settings | merging.Settings, pathlib.Path, dict[str, Any]]:
     """A run's settings, the file they are in, and what stands there."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -174,6 +198,8 @@ def _read_settings(workdir: pathlib.Path) -> tuple[Settings, pathlib.Path, dict[
             f"{workdir} holds a training and no distillation; its experts stand in "
             f"{workdir / 'experts'}, to be given as --expert"
         )
+    if isinstance(standing, dict) and "method" in standing:
+        return settings_lib.build(merging.Settings, standing, str(path)), path, standing
     return settings_lib.build(Settings, standing, str(path)), path, standing
 
 
@@ -184,14 +210,15 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
       FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
     """
     workdir = pathlib.Path(workdir)
-    settings, path, standing = _read_settings(workdir)
+    chosen, path, standing = _read_settings(workdir)
+    settings = _as_run(chosen)
     roles = load_roles(workdir, settings)
     network = networks.for_tasks(
         networks.create(settings.network, settings.compute_dtype), [role.task for role in roles]
     )
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
-    with settings_lib.naming_unsaid(path, Settings, standing):
+    with settings_lib.naming_unsaid(path, type(chosen), standing):
         best = checkpoints.read_best(workdir / "checkpoints", state)
     if best is None:
         raise ValueError(f"{workdir} has evaluated no student yet; let it run on")

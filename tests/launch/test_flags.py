@@ -78,7 +78,7 @@ def program(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "resumes"),
     [
-        *((name, True) for name in ("collect", "distill", "train_expert")),
+        *((name, True) for name in ("collect", "distill", "merge_weights", "train_expert")),
         *((name, False) for name in ("convert", "evaluate", "export", "watch")),
     ],
 )
@@ -91,7 +91,8 @@ def test_an_interrupted_program_says_what_is_true(program, name, resumes, monkey
     run = module.run
     text = (LAUNCH / f"{name}.py").read_text()
     assert ("run(main, resumes=True)" in text) == resumes
-    needed = {"config": "configs/quickstart.py", "workdir": "x", "out": "x", "source": "x"}
+    needed = dict.fromkeys(("workdir", "out", "source", "method"), "x")
+    needed["config"] = "configs/quickstart.py"
     given = [f"--{k}={v}" for k, v in needed.items() if k in flags.FLAGS]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *given])
     with pytest.raises(SystemExit) as ended:
@@ -110,6 +111,35 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
     assert err.startswith("error: --config=configs/lander.py:bogus: expected one of shared, ")
     code, _, err = program("train_expert", f"--config={config}:blind", "--nonsense=1")
     assert code == 2 and "nonsense" in err and "(--help lists the flags)" in err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize(
+    ("argument", "method", "said"),
+    [
+        ("", "sum", "--method is 'sum', expected one of mean, task_arithmetic, fisher, htcl, "),
+        (":pong=x", "mean", "weights are merged of several experts, and experts names 1; expected"),
+        (":asterix=Q,carnival=L", "mean", "the expert of carnival holds logits, and Q-values are"),
+        (":asterix=Q,carnival=S", "mean", "carnival's 56,504 parameters and 18 outputs; distil"),
+    ],
+)
+def test_weights_that_cannot_be_merged_are_one_line(
+    program, experts, watcher, tmp_path, argument, method, said
+):
+    watcher("carnival", 2, "logits").save(tmp_path / "logits")
+    network = networks.Network(convs=(), hidden=(2,))
+    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    one = dataclasses.replace(watcher("carnival", 2, "q"), network=network, params=params)
+    one.save(tmp_path / "small")
+    places = {"Q": experts / "q", "L": tmp_path / "logits", "S": tmp_path / "small"}
+    for old, new in places.items():
+        argument = argument.replace(f"={old}", f"={new}")
+    config = f"--config={LAUNCH.parent / 'configs' / 'merge_weights.py'}{argument}"
+    workdir = tmp_path / "run"
+    code, out, err = program("merge_weights", config, f"--method={method}", f"--workdir={workdir}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    assert not workdir.exists()
+    assert program.own("merge_weights") == {"method", "workdir"}
 
 
 def test_an_error_line_holds_nothing_that_a_terminal_obeys(program):

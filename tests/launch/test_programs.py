@@ -203,6 +203,11 @@ BEGUN = [
     ("collect", ["--out", "data", CONFIG], f"out data, config {CONFIG[9:]}"),
     ("train_expert", [CONFIG, "--workdir=a\x1b[2J"], f"config {CONFIG[9:]}, workdir a\\x1b[2J"),
     ("finetune", [CONFIG, "--config.seed=1", "--workdir=a"], f"config {CONFIG[9:]}, workdir a"),
+    (
+        "merge_weights",
+        [CONFIG, "--method=mean", "--workdir=a"],
+        f"config {CONFIG[9:]}, method mean, workdir a",
+    ),
     ("evaluate", ["--expert=pong.pth"], "expert pong.pth"),
     ("convert", ["--source=x.pth", "--out=y"], "source x.pth, out y"),
     ("export", ["--workdir=a", "--out=y"], "workdir a, out y"),

@@ -1,0 +1,210 @@
+"""The settings of a merge of weights: which experts, how, and how the result is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+from jaxdistill import networks
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import losses, weight_merging
+from jaxdistill.learn.weight_merging import Merge
+from jaxdistill.run import recipe
+from jaxdistill.run.recipe import Measure
+from jaxdistill.settings import Count, OneOf, Share, Steps, Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """The states that gradients, activations and the closing table's agreement are of.
+
+    Attributes: as in `recipe.Collect`; the experts play them all.
+    """
+
+    num_envs: Count = 32
+    initial_steps: Count = 5120
+    expert_epsilon: Share = 0.05
+    dataset: Text | None = None
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self, "collect.")
+
+
+_MERGE, _MEASURE = Merge(), Measure()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One merge of experts' weights.
+
+    Attributes:
+      experts: two or more, of Q-values and of one shape, one per game, in the order of the games.
+      method: one of `weight_merging.METHODS`.
+      network: a key of `networks.NETWORKS`, theirs; None finds it.
+      seed: of everything random.
+    """
+
+    experts: tuple[ExpertSource, ...]
+    method: Annotated[str, OneOf(weight_merging.METHODS)]
+    network: Annotated[str, OneOf(networks.NETWORKS)] | None = None
+    seed: Steps = 0
+    collect: Collect = Collect()
+    merge: Merge = _MERGE
+    evaluate: Measure = _MEASURE
+
+    def __post_init__(self) -> None:
+        settings_lib.check(self)
+        if len(self.experts) < 2:
+            raise ValueError(
+                f"weights are merged of several experts, and experts names "
+                f"{len(self.experts)}; expected two or more"
+            )
+        self.as_run()
+
+    def as_run(self) -> recipe.Settings:
+        """The distillation with which a merge shares all but the merging: its student is this one.
+
+        Raises:
+          ValueError: they cannot be of one run.
+        """
+        return recipe.Settings(
+            experts=self.experts,
+            network=self.network or recipe.Settings.network,
+            seed=self.seed,
+            collect=recipe.Collect(
+                **dataclasses.asdict(self.collect),
+                steps_per_round=0,
+                window_steps=self.collect.initial_steps,
+            ),
+            learn=recipe.Learn(loss="mse", warm_start=self.merge.base, ema_decay=0.0),
+            evaluate=recipe.Evaluate(**dataclasses.asdict(self.evaluate)),
+        )
+
+
+def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
+    """`settings` with the experts' network, and what None stands for in `evaluate`.
+
+    Raises:
+      ValueError: the experts are not of one shape, or their weights cannot be a student's.
+    """
+    first = experts[0]
+    for expert in experts:
+        if expert.outputs != "q":
+            raise ValueError(
+                f"the expert of {expert.game} holds logits, and Q-values are merged; distil them "
+                f"instead (launch/distill.py)"
+            )
+        if _shape(expert) != _shape(first):
+            raise ValueError(
+                f"experts of one shape are merged, and {first.game}'s has {_told(first)}, "
+                f"{expert.game}'s {_told(expert)}; distil them instead (launch/distill.py)"
+            )
+    suite = first.task.suite
+    if first.actions != tuple(range(suite.num_actions)):
+        raise ValueError(
+            f"the experts have outputs for {len(first.actions)} actions in their own order; "
+            f"expected all {suite.num_actions} of {suite.name}, as a student has"
+        )
+    found = [name for name in networks.NETWORKS if _is(name, first)]
+    if not found:
+        raise ValueError(
+            f"the experts' network ({_told(first)}) is none of {', '.join(networks.NETWORKS)}, as "
+            f"a student's is"
+        )
+    if settings.method == "aligned_mean":
+        weight_merging.hidden_layers(first.network)
+    if settings.network not in (None, *found):
+        raise ValueError(
+            f"network is {settings.network!r}, and the experts' is {found[0]!r}; leave it out"
+        )
+    run = recipe.settled(settings.as_run(), experts).evaluate
+    names = [field.name for field in dataclasses.fields(Measure)]
+    measure = Measure(**{name: getattr(run, name) for name in names})
+    return dataclasses.replace(settings, network=found[0], evaluate=measure)
+
+
+def _shape(expert: Expert) -> tuple[object, ...]:
+    # Without what they compute in, which is no part of a shape.
+    return networks.to_dict(expert.network), expert.actions, expert.view.shape
+
+
+def _is(name: str, expert: Expert) -> bool:
+    known = networks.create(name, num_outputs=expert.network.num_outputs)
+    return networks.to_dict(known) == networks.to_dict(expert.network)
+
+
+def _told(expert: Expert) -> str:
+    return f"{networks.count(expert.params):,} parameters and {len(expert.actions)} outputs"
+
+
+_BASED = ("task_arithmetic", "htcl", "aligned_mean")
+TAYLOR = ("htcl", "taylor_one_shot", "taylor_iterative")
+# Which methods read a field.
+_READ_BY = {
+    "base": _BASED,
+    "scale": ("task_arithmetic",),
+    "loss": TAYLOR,
+    "batch_size": (*TAYLOR, "fisher", "aligned_mean"),
+    "damping": TAYLOR,
+    "rate": ("htcl", "taylor_iterative"),
+    "clip_norm": ("htcl",),
+    "catch_up_rounds": ("htcl",),
+    "catch_up_rate": ("htcl",),
+    "catch_up_damping": ("htcl",),
+    "rounds": ("taylor_iterative",),
+    "round_decay": ("taylor_iterative",),
+    "discount": TAYLOR,
+    "reward_limit": TAYLOR,
+    "q_temperature": (*TAYLOR, "fisher"),
+}
+
+
+def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
+    """Refuses settings that were changed and cannot change anything in this merge.
+
+    Raises:
+      ValueError: what is idle, why, and what to leave it at, in one line.
+    """
+    merge, method = settings.merge, settings.method
+    td = merge.loss == weight_merging.TD
+    tempered = not td and losses.LOSSES[merge.loss].tempered
+    opening = settings.evaluate.opening_steps
+    settings_lib.refuse_idle(
+        settings,
+        [
+            *(
+                (method not in readers, f"the method is {method}", (f"merge.{name}",))
+                for name, readers in _READ_BY.items()
+            ),
+            (
+                not td,
+                f"merge.loss is {merge.loss!r}",
+                ("merge.discount", "merge.reward_limit"),
+            ),
+            (
+                method != "fisher" and not tempered,
+                f"merge.loss is {merge.loss!r}, which knows no temperature",
+                ("merge.q_temperature",),
+            ),
+            (
+                not merge.catch_up_rounds,
+                "merge.catch_up_rounds is 0",
+                ("merge.catch_up_rate", "merge.catch_up_damping"),
+            ),
+            (merge.rounds == 1, "merge.rounds is 1", ("merge.round_decay",)),
+            (
+                settings.collect.dataset,
+                "collect.dataset is given and nothing is collected",
+                ("collect.initial_steps", "collect.expert_epsilon"),
+            ),
+            (opening == 0, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
+            (
+                all(expert.advertised_score is None for expert in experts),
+                "no expert advertises a score",
+                ("evaluate.lowest_expert_share",),
+            ),
+        ],
+    )

@@ -1,0 +1,240 @@
+"""A merge of weights, stage after stage: measured, saved and read as a distillation is.
+
+What it leaves in its directory is what a distillation leaves, and everything that reads a student
+there reads this one; `students.load_settings` knows whose settings they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import lock, metrics, networks
+from jaxdistill import (
+    mesh as meshes,
+)
+from jaxdistill import (
+    settings as settings_lib,
+)
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import load_experts
+from jaxdistill.learn import checkpoints, dataset, learner, weight_merging
+from jaxdistill.play import lessons
+from jaxdistill.report import tables
+from jaxdistill.run import common as runs
+from jaxdistill.run import distill, merging, students
+from jaxdistill.run.common import Run
+from jaxdistill.run.merging import Settings
+
+
+def merge(
+    settings: Settings,
+    workdir: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    stop_after: str | None = None,
+    began: float | None = None,
+) -> dict[str, Any]:
+    """Merges the experts' weights into one network, and measures it as a student is measured.
+
+    Nothing is chosen by play: the games that are reported are the only ones it plays. A call that
+    was killed goes on: games that were played count, states are collected on, weights that were
+    merged are read back. A result that stands is returned.
+
+    Args:
+      cache_dir: see `distill.distill`.
+      stop_after: "merge" ends the call there, as a kill would; for tests.
+      began: since when wall time counts.
+
+    Returns:
+      What is written to `result.json`: as of a distillation, but for the `method`, which is there
+      in place of rounds.
+
+    Raises:
+      ValueError, FileNotFoundError: something the user can mend, in one line.
+    """
+    workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
+    experts = load_experts(settings.experts)
+    settings = merging.settled(settings, experts)
+    if not (workdir / "config.json").exists():
+        merging.refuse_idle(settings, experts)
+    known = runs.records_of(settings.as_run(), workdir, cache_dir)
+    run = Run(settings.as_run(), mesh, known=known)
+    for lesson in run.lessons:
+        lesson.task.require()
+    given = _given(run, settings, experts)  # before anything is played: a base may be none
+    result_path = workdir / "result.json"
+    if result_path.is_file():
+        _claim(given, workdir)  # nothing is left to write: this asks for no lock
+        return tables.read_result(result_path)
+    with lock.one_writer(workdir, "config.json"):
+        _claim(given, workdir)
+        with metrics.wall_clock(workdir, began=began) as wall:
+            return _stages(given, workdir, stop_after, wall)
+
+
+class _Given(NamedTuple):
+    """What is merged: the run with all but the merging, its settings, and parameters.
+
+    Attributes:
+      run: as `Settings.as_run` has it.
+      settings: of the merge.
+      experts: parameters, by the games' indices.
+      base: what `Merge.base` names.
+    """
+
+    run: Run
+    settings: Settings
+    experts: Sequence[networks.Params]
+    base: networks.Params
+
+
+def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
+    params = [expert.params for expert in experts]
+    named = settings.merge.base
+    base = params[0] if named is None else distill.params_of(run, named, "merge.base")
+    return _Given(run, settings, params, base)
+
+
+def _claim(given: _Given, workdir: pathlib.Path) -> None:
+    settings_lib.claim(workdir, given.settings)
+    students.claim_roles(workdir, given.run.settings, given.run.experts)
+
+
+def _stages(
+    given: _Given, workdir: pathlib.Path, stop_after: str | None, wall: Callable[[], float]
+) -> dict[str, Any]:
+    run, settings, timer = given.run, given.settings, metrics.Timer()
+    with timer.phase("baselines"):
+        baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
+    expert, random = baselines["expert"], baselines["random"]
+    tables.print_experts(run.experts, expert, random)
+    runs.check_experts(run.experts, expert, random, settings.evaluate.lowest_expert_share)
+    log, _ = distill.states_of(run, workdir, None, timer)
+    params = _merged_once(given, workdir, log, timer).playing
+    if stop_after is not None:
+        return {}
+    with timer.phase("report"):
+        rows = distill.rows_of(run, run.play_reported(params))
+        outputs = distill.compare_outputs(run, workdir, params)
+        result = distill.result_of(run, [row | {"shared_starts": 0} for row in rows], outputs)
+    result |= {"method": settings.method}
+    result["seconds"] = metrics.add_up([timer.seconds()], wall())
+    settings_lib.write_json(workdir / "result.json", result)
+    return tables.read_result(workdir / "result.json")
+
+
+def _merged_once(
+    given: _Given, workdir: pathlib.Path, log: dataset.Log, timer: metrics.Timer
+) -> learner.TrainState:
+    """The merged network as a student's state: read back, or made and saved."""
+    run = given.run
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        step = saved.best_step()
+        if step is not None:
+            like = students.create_state(run.settings, given.base, run.mesh)
+            restored = saved.restore(step, like)
+            timer.restore(restored.progress["timer"])
+            return restored.state
+        with timer.phase("merge"):
+            params = jax.device_get(_merged(given, log))
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
+            raise ValueError(
+                f"{given.settings.method} has made weights that are not finite; try fewer rounds, "
+                f"a smaller merge.rate or a larger merge.damping"
+            )
+        state = students.create_state(run.settings, params, run.mesh)
+        with timer.phase("save"):  # the only one, and so the best
+            saved.save(0, state, progress={"timer": timer.state()}, value=0.0)
+        return state
+
+
+def _merged(given: _Given, log: dataset.Log) -> networks.Params:
+    run, settings, experts, base = given
+    method, chosen = settings.method, settings.merge
+    if method == "mean":
+        return weight_merging.mean(experts)
+    if method == "task_arithmetic":
+        return weight_merging.task_arithmetic(base, experts, chosen.scale)
+    network, view = run.network, run.view
+    if method == "fisher":
+        loss = weight_merging.likelihood_loss(network, view, chosen.q_temperature)
+    elif chosen.loss == weight_merging.TD:
+        loss = weight_merging.td_loss(network, view, chosen.discount)
+    else:
+        loss = weight_merging.imitation_loss(network, view, chosen.loss, chosen.q_temperature)
+    seen = _seen(run, settings, log)
+    with metrics.progress(method, None, "rows") as advance:
+        states = weight_merging.States(seen, loss, chosen, seed=settings.seed, advance=advance)
+        if method == "fisher":
+            fishers = [weight_merging.fisher(states, x, i) for i, x in enumerate(experts)]
+            return weight_merging.fisher_mean(experts, fishers)
+        if method == "htcl":
+            first = 0 if chosen.base is None else None
+            first = run.names.index(chosen.base) if chosen.base in run.names else first
+            return weight_merging.htcl(states, dict(enumerate(experts)), base, first, chosen)
+        if method == "taylor_one_shot":
+            return weight_merging.taylor_one_shot(states, experts, chosen.damping)
+        if method == "taylor_iterative":
+            return weight_merging.taylor_iterative(states, experts, chosen)
+        seen_by_all = states.observations(view)
+        return weight_merging.mean(weight_merging.aligned(network, base, experts, seen_by_all))
+
+
+def _seen(run: Run, settings: Settings, log: dataset.Log) -> weight_merging.Seen:
+    """The states of a log on the device; with what they were worth, where that is learnt from."""
+    played = log.actions(log.length).astype(np.int32)
+    nothing = np.zeros(played.shape, np.float32), np.zeros(played.shape, bool)
+    by_reward = settings.merge.loss == weight_merging.TD and settings.method in merging.TAYLOR
+    rewards, ended = _replayed(run, log, played) if by_reward else nothing
+    if limit := settings.merge.reward_limit:
+        rewards = np.clip(rewards, -limit, limit)
+    window = distill.window_of(run, log, log.length).window
+    flat = (x.reshape(len(x), -1) for x in (played, rewards, ended))
+    return weight_merging.Seen(window, run.masks, *meshes.put(run.mesh, tuple(flat)))
+
+
+def _replayed(run: Run, log: dataset.Log, played: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a log's actions were worth, and where a game or a life ended: it keeps neither.
+
+    Pools are deterministic, so fresh ones in which the same is played say it again.
+
+    Args:
+      played: `(G, T, N)`.
+
+    Returns:
+      `(G, T, N)` float32 and bool, of what followed each action.
+
+    Raises:
+      ValueError: the pools come to other states than the log's.
+    """
+    rewards, ended = np.zeros(played.shape, np.float32), np.zeros(played.shape, bool)
+    known, envs = log.states(log.length), played.shape[2]
+    with metrics.progress("rewards", played.size, "steps") as advance:
+        for lesson in run.lessons:
+            own = dataclasses.replace(lesson, seed=log.info["seed"])
+            pool, index = own.pool(envs, lessons.COLLECT), lesson.index
+            for time in range(log.length):
+                lives = np.array(pool.last.lives)
+                step = pool.step(played[index, time])
+                lost = step.valid & (step.lives < lives)
+                rewards[index, time], ended[index, time] = (
+                    step.rewards,
+                    lost | (step.over & ~step.truncated),
+                )
+                advance(envs)
+            if known is not None and (pool.states != known[index]).any():
+                raise ValueError(
+                    f"{lesson.name}: what the dataset holds cannot be played again here, as the "
+                    f"rewards of merge.loss {weight_merging.TD!r} need; collect again, or choose "
+                    f"another loss"
+                )
+    return rewards, ended

@@ -1,0 +1,293 @@
+"""A merge of weights from its settings to its table, and read back as a student is."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import dataset, weight_merging
+from jaxdistill.learn.weight_merging import Merge
+from jaxdistill.play.lessons import Lesson
+from jaxdistill.report import tables
+from jaxdistill.run import common, distill, merging, recipe, students, weights
+
+ONE = mesh.create(jax.devices()[:1])
+TINY = networks.Network(convs=(networks.ConvLayer(3, 8, 8),), hidden=(5,), num_outputs=18)
+SHAPE = (4, 84, 84)
+GAMES = ("asterix", "carnival")
+
+
+def an_expert(game, seed=0, network=TINY, **fields):
+    wanted = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), SHAPE))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype) / 8, wanted)
+    given = {"outputs": "q", "actions": tuple(range(18)), "game": game} | fields
+    return Expert(name=f"tiny {game}", network=network, params=params, **given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.NETWORKS, "tiny", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(_tiny, tmp_path_factory):
+    root = tmp_path_factory.mktemp("experts")
+    for i, game in enumerate(GAMES):
+        an_expert(game, i).save(root / game)
+    return merging.Settings(
+        experts=tuple(ExpertSource(str(root / game)) for game in GAMES),
+        method="htcl",
+        collect=merging.Collect(num_envs=4, initial_steps=64),
+        merge=Merge(batch_size=16, catch_up_rounds=0),
+        evaluate=recipe.Measure(report_episodes=2, max_steps=24, opening_steps=4),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(settings, tmp_path_factory):
+    """A merge that was killed once its weights were merged: its directory, and its result."""
+    workdir = tmp_path_factory.mktemp("merge") / "run"
+    assert weights.merge(settings, workdir, mesh=ONE, stop_after="merge") == {}
+    assert not (workdir / "result.json").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_merged", None)  # what was merged is read back
+        result = weights.merge(settings, workdir, mesh=ONE)
+    return workdir, result
+
+
+@pytest.fixture(scope="module")
+def merged(done):
+    """What it has made, as students are read."""
+    return jax.device_get(students.load_student(done[0])[1].playing)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, dict(one), dict(other))
+
+
+def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, capsys):
+    workdir, result = done
+    assert result["method"] == "htcl" and [row["game"] for row in result["games"]] == [*GAMES]
+    for row in result["games"]:
+        assert row["student"]["episodes"] == row["expert"]["episodes"] == 2
+        assert 0 <= row["agreement"] <= 1 and row["shared_starts"] == 0
+    assert {"merge", "collect", "report"} <= result["seconds"].keys()
+    assert json.loads((workdir / "result.json").read_text()) == json.loads(json.dumps(result))
+    tables.print_result(result)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "retention" in printed and "weights merged by htcl" in printed
+    assert "none helped to choose the student" in printed
+    before = contents(workdir)
+    assert weights.merge(settings, workdir, mesh=ONE)["games"] == result["games"]
+    assert contents(workdir) == before
+    other = dataclasses.replace(settings, method="mean", merge=Merge())
+    with pytest.raises(
+        ValueError, match=r"holds a run with merge\.batch_size 16, this one has 256"
+    ):
+        weights.merge(other, workdir, mesh=ONE)
+
+
+def test_it_is_the_equation_on_the_states_that_were_collected(settings, done, merged):
+    """HTCL by hand: a Taylor step from the first expert to the second."""
+    workdir, _ = done
+    run = common.Run(merging.settled(settings, _experts(settings)).as_run(), ONE)
+    seen = weights._seen(run, settings, dataset.open_log(workdir / "dataset"))
+    assert seen.played.shape == (2, 64) and seen.window.frames.shape[:3] == (2, 16, 4)
+    loss = weight_merging.td_loss(TINY, run.view, 0.99)
+    states = weight_merging.States(seen, loss, settings.merge)
+    one, two = (expert.params for expert in run.experts)
+    step = weight_merging.taylor_step(
+        one, two, states.slope(one, [0, 1]), damping=None, rate=0.9, clip_norm=1.0
+    )
+    assert_same(merged, jax.device_get(step))
+
+
+def _experts(settings):
+    return [Expert.load(source.path) for source in settings.experts]
+
+
+def test_it_is_read_as_a_students_run_is(done, merged):
+    workdir, result = done
+    alone = students.student_as_expert(workdir, "carnival")
+    assert alone.outputs == "q" and alone.game == "carnival"
+    stacks = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
+    whole = networks.forward(TINY, merged, stacks)
+    mask = tasks.get("carnival").mask
+    said = np.asarray(alone.suite_outputs(stacks))[:, mask]
+    np.testing.assert_allclose(said, np.asarray(whole)[:, mask], atol=1e-6)
+    (row,) = distill.evaluate_student(
+        workdir, episodes=2, epsilon=0.05, seed=0, opening_steps=4, game="asterix"
+    )
+    assert row["student"] == result["games"][0]["student"]
+    made = students.how_made(workdir)
+    assert made["method"] == "htcl" and made["rate"] == 0.9 and made["base"] is None
+    assert students.load_settings(workdir).network == "tiny"
+
+
+def test_a_distillation_begins_from_it_or_from_another_run(settings, done, merged):
+    workdir, _ = done
+    run = settings.as_run()
+    learn = dataclasses.replace(run.learn, warm_start=str(workdir))
+    begun = common.Run(dataclasses.replace(run, network="tiny", learn=learn), ONE)
+    assert_same(distill._initial_params(begun), merged)
+    other = common.Run(dataclasses.replace(run, network="net3", learn=learn), ONE)
+    with pytest.raises(ValueError, match=r"learn.warm_start: the student of .* \(18 outputs\) is "):
+        distill._initial_params(other)
+    with pytest.raises(ValueError, match="nor a file or a run"):
+        distill.params_of(begun, "nowhere", "merge.base")
+    with pytest.raises(ValueError, match=r"config\.json\.method is missing"):
+        (workdir.parent / "distillation").mkdir()
+        config = json.dumps({"experts": [{"path": "x"}]})
+        (workdir.parent / "distillation" / "config.json").write_text(config)
+        weights.merge(settings, workdir.parent / "distillation", mesh=ONE)
+
+
+def test_simple_methods_need_no_states(settings, done, merged):
+    experts = _experts(settings)
+    run = common.Run(merging.settled(settings, experts).as_run(), ONE)
+
+    def made(method, **merge):
+        chosen = dataclasses.replace(settings, method=method, merge=Merge(**merge))
+        return weights._merged(weights._given(run, chosen, experts), None)
+
+    one, two = (expert.params for expert in experts)
+    assert_same(made("mean"), jax.tree.map(lambda a, b: (a + b) / 2, one, two))
+    tripled = jax.tree.map(lambda a, b: b + 2 * ((a - b) + (b - b)), one, two)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        dict(made("task_arithmetic", scale=2.0, base="carnival")),
+        dict(tripled),
+    )
+    from_run = made("task_arithmetic", scale=1e-30, base=str(done[0]))
+    assert_same(from_run, merged)
+
+
+def test_an_aligned_copy_is_merged_to_itself(settings, done, tmp_path):
+    """Two experts of one network whose units are in another order."""
+    one = an_expert("asterix", 4)
+    rng = np.random.default_rng(0)
+    orders = {"conv1": rng.permutation(3), "fc1": rng.permutation(5)}
+    copy = dataclasses.replace(
+        one, params=weight_merging.permuted(TINY, one.params, orders), game="carnival"
+    )
+    chosen = dataclasses.replace(settings, method="aligned_mean", merge=Merge(batch_size=64))
+    experts = [one, copy]
+    run = common.Run(merging.settled(settings, _experts(settings)).as_run(), ONE)
+    given = weights._Given(run, chosen, [x.params for x in experts], one.params)
+    log = dataset.open_log(done[0] / "dataset")
+    assert_same(weights._merged(given, log), one.params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scripted(Lesson):
+    """A lesson whose pool is given."""
+
+    made: object = None
+
+    def pool(self, num_envs, *words, first=0, max_steps=None, threads=None):
+        return self.made(self.seed, num_envs)
+
+
+def test_rewards_are_those_of_the_same_actions_in_fresh_pools(scripted_pool):
+    class Lives(scripted_pool):
+        """Of three lives one is lost at the second step of every game."""
+
+        def _receive(self):
+            played = super()._receive()
+            return played._replace(lives=np.where(self._ages >= 2, 2, 3))
+
+    episodes = [[(3, 5.0), (2, 7.0, True)], [(9, 1.0)]]
+    seeds = []
+
+    def made(seed, num_envs):
+        seeds.append((seed, num_envs))
+        return Lives(episodes)
+
+    lesson = Scripted(0, tasks.get("pong"), None, 1, None, made)
+    run = types.SimpleNamespace(lessons=[lesson])
+    played = np.arange(14).reshape(1, 7, 2).astype(np.int32)
+    states = np.uint32([[0, 7]])
+    log = types.SimpleNamespace(length=7, info={"seed": 4}, states=lambda length: states)
+    rewards, ended = weights._replayed(run, log, played)
+    assert seeds == [(4, 2)]
+    # A game of three steps, its successor begun by the fourth and cut after two, the next begun.
+    assert rewards[0, :, 0].tolist() == [0, 0, 5, 0, 0, 7, 0]
+    assert ended[0, :, 0].tolist() == [False, True, True, False, False, True, False]
+    assert rewards[0, :, 1].tolist() == [0] * 7
+    assert ended[0, :, 1].tolist() == [False, True] + [False] * 5
+    log.states = lambda length: np.uint32([[0, 6]])
+    with pytest.raises(ValueError, match="pong: what the dataset holds cannot be played again"):
+        weights._replayed(run, log, played)
+    log.states = lambda length: None
+    assert (weights._replayed(run, log, played)[0] == rewards).all()
+
+
+IMPALA = networks.create("impala")
+
+
+@pytest.mark.parametrize(
+    ("second", "chosen", "message"),
+    [
+        (
+            {"network": TINY.clone(hidden=(6,))},
+            {},
+            r"^experts of one shape are merged, and asterix's has 2,384 parameters and 18 outputs, "
+            r"carnival's 2,703 parameters and 18 outputs; distil them instead",
+        ),
+        ({"outputs": "logits"}, {}, "^the expert of carnival holds logits, and Q-values are"),
+        ({}, {"network": "net3"}, "^network is 'net3', and the experts' is 'tiny'; leave it out$"),
+    ],
+)
+def test_experts_that_cannot_be_merged_are_refused(settings, second, chosen, message):
+    experts = [an_expert("asterix"), an_expert("carnival", 1, **second)]
+    with pytest.raises(ValueError, match=message):
+        merging.settled(dataclasses.replace(settings, **chosen), experts)
+
+
+@pytest.mark.parametrize(
+    ("network", "fields", "method", "message"),
+    [
+        (
+            TINY.clone(num_outputs=4),
+            {"actions": (0, 1, 3, 4)},
+            "mean",
+            "^the experts have outputs for 4 actions in their own order; expected all 18 of atari",
+        ),
+        (TINY.clone(hidden=(7,)), {}, "mean", r"^the experts' network \(.*\) is none of dueling, "),
+        (IMPALA, {}, "aligned_mean", "convolutions and dense layers alone"),
+    ],
+)
+def test_networks_that_cannot_be_merged_are_refused(settings, network, fields, method, message):
+    tiny = (an_expert(game) for game in ("breakout", "carnival"))
+    experts = [dataclasses.replace(expert, network=network, **fields) for expert in tiny]
+    chosen = dataclasses.replace(settings, method=method, merge=Merge())
+    with pytest.raises(ValueError, match=message):
+        merging.settled(chosen, experts)
+    assert merging.settled(settings, [an_expert("asterix"), an_expert("carnival")])
+
+
+def test_one_expert_is_no_merge_and_shared_settings_are_checked():
+    with pytest.raises(ValueError, match="experts names 1; expected two or more"):
+        merging.Settings((ExpertSource("x"),), "mean")
+    two = (ExpertSource("x"), ExpertSource("y"))
+    with pytest.raises(ValueError, match=r"collect\.initial_steps 5120 is not divisible by"):
+        merging.Settings(two, "mean", collect=merging.Collect(num_envs=33))
+
+
+def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeypatch):
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), an_expert("asterix").params)
+    monkeypatch.setattr(weights, "_merged", lambda *given: broken)
+    chosen = dataclasses.replace(settings, method="mean", merge=Merge())
+    given = weights._Given(None, chosen, [], None)
+    with pytest.raises(ValueError, match="mean has made weights that are not finite"):
+        weights._merged_once(given, tmp_path, None, metrics.Timer())
+    assert not [*(tmp_path / "checkpoints").iterdir()]
