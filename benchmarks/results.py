@@ -156,6 +156,20 @@ TABLES = (
         {"three_defaults": ""},
     ),
     Table(
+        "Weights merged without distilling",
+        ("method", "game", "expert", "student", "retention", "agreement", "in all"),
+        {
+            **{
+                f"weights_{method}": f"`{method}`"
+                for method in (
+                    *("mean", "task_arithmetic", "fisher", "htcl"),
+                    *("taylor_one_shot", "taylor_iterative", "aligned_mean"),
+                )
+            },
+            "reference": "`configs/reference.py`, which distils",
+        },
+    ),
+    Table(
         "Two experts found on the web",
         ("game", "random", "expert", "student", "retention", "agreement", "regret"),
         {"web": ""},

@@ -79,6 +79,13 @@ measure three_quickstart breakout_400 --game=breakout --episodes=400 --seed=2
 row three_defaults \
     merge.py:breakout=experts/breakout.pth,pong=experts/pong.pth,freeway=experts/freeway.pth
 
+# Their weights merged without distilling them, 2 to 6 minutes each, and the reference's own recipe. An hour.
+for method in mean task_arithmetic fisher htcl taylor_one_shot taylor_iterative aligned_mean; do
+    python launch/merge_weights.py --workdir="$out/weights_$method" --method=$method \
+        --config=configs/merge_weights.py --cache_dir="$out/played"
+done
+row reference reference.py
+
 # Two experts found on the web. An hour and a half.
 if [[ -n ${JAXDISTILL_EXPERTS:-} ]]; then
     row web "breakout_pong_thirdparty.py:$JAXDISTILL_EXPERTS"

@@ -3,7 +3,7 @@
 Nothing is learnt: `mean`, `task_arithmetic`, `fisher`, `htcl`, `taylor_one_shot`,
 `taylor_iterative` or `aligned_mean` makes one network of theirs, which is measured as a student is,
 beside random play and the experts. See `configs/merge_weights.py`. Any field of the config can be
-set by flag, as `--config.merge.scale=0.3`.
+set by flag, as `--config.merge.scale=0.4`.
 
 Called again with the same settings it resumes; called on a finished merge it prints its table.
 """

@@ -14,7 +14,7 @@ from benchmarks import results
 from jaxdistill import settings
 from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import regime
-from jaxdistill.run import recipe
+from jaxdistill.run import merging, recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -63,12 +63,14 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
         values = dict(flag.removeprefix("--").split("=", 1) for flag in flags if "=" in flag)
         if "config" in values:
             config = config_of(values)
-            if program == "launch/train_expert.py":
+            if program == "launch/merge_weights.py":
+                check_merge(settings.build(merging.Settings, config | {"method": values["method"]}))
+            elif program == "launch/train_expert.py":
                 check_training(settings.build(regime.Settings, config))
             else:
                 check_run(settings.build(recipe.Settings, config))
         workdir = pathlib.Path(values.get("workdir", "")).name
-        if program == "launch/distill.py":
+        if program in ("launch/distill.py", "launch/merge_weights.py"):
             made.add(workdir)
             caches.add(values["cache_dir"])
         elif program == "launch/evaluate.py" and workdir:
@@ -107,6 +109,10 @@ def check_run(chosen):
     if all(pathlib.Path(ROOT, source.path).exists() for source in chosen.experts):
         experts = load_experts(tuple(shipped(source) for source in chosen.experts))
         recipe.refuse_idle(chosen, experts)
+
+
+def check_merge(chosen):
+    merging.refuse_idle(chosen, load_experts(tuple(map(shipped, chosen.experts))))
 
 
 def check_training(chosen):

@@ -255,7 +255,7 @@ ITERATED = {"method": "taylor_iterative"}
     [
         ({"method": "mean"}, {"merge.base": "pong"}),
         ({"method": "fisher"}, {"merge.base": "pong"}),
-        ({}, {"merge.scale": 0.3}),
+        ({}, {"merge.scale": 0.4}),
         ({"method": "aligned_mean"}, {"merge.loss": "kl"}),
         ({"method": "task_arithmetic"}, {"merge.batch_size": 8}),
         ({"method": "fisher"}, {"merge.damping": 1.0}),
@@ -298,7 +298,7 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
         {"merge.discount": 0.5, "merge.reward_limit": 0.0, "merge.catch_up_rate": 0.1},
         {"merge.loss": "kl", "merge.q_temperature": 0.1, "merge.catch_up_damping": 2.0},
         {"method": "fisher", "merge.q_temperature": 0.1, "merge.batch_size": 8},
-        {"method": "task_arithmetic", "merge.scale": 0.3, "evaluate.lowest_expert_share": 0.5},
+        {"method": "task_arithmetic", "merge.scale": 0.4, "evaluate.lowest_expert_share": 0.5},
         ITERATED | {"merge.rounds": 2, "merge.round_decay": 0.1},
         {"evaluate.opening_steps": 5, "evaluate.opening_by": "expert"},
     ):
@@ -415,7 +415,7 @@ class World:
             experts=(self.source("asterix"), self.source("valued")),
             method="htcl",
             collect=merging.Collect(num_envs=ENVS, initial_steps=ENVS * STEPS),
-            merge=weight_merging.Merge(batch_size=16, catch_up_rounds=1, catch_up_rate=1e-6),
+            merge=weight_merging.Merge(batch_size=16, catch_up_rounds=0),
         )
         self.training = regime.Settings(
             games=("asterix",),
@@ -836,7 +836,7 @@ MERGE = {
     "network": ("merged", "wide"),
     "seed": ("merged", 1),
     "merge.base": ("merged", "carnival"),
-    "merge.scale": ("merged", 0.3),
+    "merge.scale": ("merged", 0.4),
     "merge.loss": ("merged", "mse"),
     "merge.q_temperature": ("merged", 10.0),
     "merge.discount": ("merged", 0.5),
@@ -845,7 +845,7 @@ MERGE = {
     "merge.damping": ("merged", 1.0),
     "merge.rate": ("merged", 0.5),
     "merge.clip_norm": ("merged", 0.5),
-    "merge.catch_up_rounds": ("merged", 0),
+    "merge.catch_up_rounds": ("merged", 1),
     "merge.catch_up_rate": ("merged", 1e-5),
     "merge.catch_up_damping": ("merged", 1e-3),
     "merge.rounds": ("merged", 2),
@@ -856,6 +856,10 @@ MERGE_BESIDE = {
     "merge.base": SUMMED,
     "merge.scale": SUMMED,
     "merge.q_temperature": {"method": "fisher"},
+    # A rate so small that the loss falls.
+    "merge.catch_up_rounds": {"merge.catch_up_rate": 1e-6},
+    "merge.catch_up_rate": {"merge.catch_up_rounds": 1, "merge.catch_up_rate": 1e-6},
+    "merge.catch_up_damping": {"merge.catch_up_rounds": 1, "merge.catch_up_rate": 1e-6},
     "merge.rate": {"merge.clip_norm": 1e3},  # or it is shortened to the same length
     "merge.rounds": ITERATED,
     "merge.round_decay": ITERATED,

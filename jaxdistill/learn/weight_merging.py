@@ -82,7 +82,7 @@ class Merge:
     """
 
     base: Text | None = None
-    scale: Positive = 0.5
+    scale: Positive = 0.3
     loss: Annotated[str, OneOf((TD, *losses.LOSSES))] = TD
     q_temperature: Temperature = 0.01
     discount: Share = 0.99

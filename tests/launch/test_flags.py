@@ -128,7 +128,8 @@ def test_weights_that_cannot_be_merged_are_one_line(
 ):
     watcher("carnival", 2, "logits").save(tmp_path / "logits")
     network = networks.Network(convs=(), hidden=(2,))
-    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    wanted = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), (4, 84, 84)))
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), wanted)
     one = dataclasses.replace(watcher("carnival", 2, "q"), network=network, params=params)
     one.save(tmp_path / "small")
     places = {"Q": experts / "q", "L": tmp_path / "logits", "S": tmp_path / "small"}
@@ -139,7 +140,7 @@ def test_weights_that_cannot_be_merged_are_one_line(
     code, out, err = program("merge_weights", config, f"--method={method}", f"--workdir={workdir}")
     assert (code, out, err.count("\n")) == (2, "", 1) and said in err
     assert not workdir.exists()
-    assert program.own("merge_weights") == {"method", "workdir"}
+    assert program.own("merge_weights") == {"config", "method", "workdir"}
 
 
 def test_an_error_line_holds_nothing_that_a_terminal_obeys(program):

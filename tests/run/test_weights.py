@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from configs import reference
 from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, weight_merging
@@ -291,3 +293,20 @@ def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeyp
     with pytest.raises(ValueError, match="mean has made weights that are not finite"):
         weights._merged_once(given, tmp_path, None, metrics.Timer())
     assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+def test_the_references_recipe_goes_through_its_states_sixty_times():
+    two = "breakout=experts/breakout.pth,pong=experts/pong.pth"
+    for argument, games in ((), 3), ((two,), 2):
+        config = reference.get_config(*argument).to_dict()
+        chosen = settings_lib.build(recipe.Settings, config)
+        learn, steps = chosen.learn, chosen.collect.initial_steps
+        assert len(chosen.experts) == games and learn.warm_start == "breakout"
+        assert 250 <= learn.batch_per_game * games <= 256
+        rows = learn.rounds * learn.updates_per_round * learn.batch_per_game
+        assert rows == pytest.approx(60 * steps, rel=0.01) and steps == 20_000
+        # L2 is in the gradient: where that is 0, Adam's first step is the rate all the same.
+        transform = recipe.optimiser(chosen)
+        weight = {"x": jax.numpy.asarray([2.0])}
+        change, _ = transform.update({"x": jax.numpy.zeros(1)}, transform.init(weight), weight)
+        assert float(change["x"][0]) == pytest.approx(-3e-4, rel=1e-3)
