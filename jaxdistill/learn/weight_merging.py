@@ -1,4 +1,4 @@
-"""One network made of several of one shape, by their weights alone and without learning.
+"""One network made of several of one shape, by their weights and without distilling them.
 
 w_1 .. w_n are the experts' parameters.
 

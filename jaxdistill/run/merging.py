@@ -79,7 +79,7 @@ class Settings:
                 steps_per_round=0,
                 window_steps=self.collect.initial_steps,
             ),
-            learn=recipe.Learn(loss="mse", warm_start=self.merge.base, ema_decay=0.0),
+            learn=recipe.Learn(loss="mse", ema_decay=0.0),
             evaluate=recipe.Evaluate(**dataclasses.asdict(self.evaluate)),
         )
 
@@ -142,8 +142,7 @@ def _told(expert: Expert) -> str:
 
 _BASED = ("task_arithmetic", "htcl", "aligned_mean")
 TAYLOR = ("htcl", "taylor_one_shot", "taylor_iterative")
-# Which methods read a field.
-_READ_BY = {
+READ_BY = {
     "base": _BASED,
     "scale": ("task_arithmetic",),
     "loss": TAYLOR,
@@ -160,6 +159,7 @@ _READ_BY = {
     "reward_limit": TAYLOR,
     "q_temperature": (*TAYLOR, "fisher"),
 }
+"""Which methods read a field of `Merge`."""
 
 
 def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
@@ -177,7 +177,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
         [
             *(
                 (method not in readers, f"the method is {method}", (f"merge.{name}",))
-                for name, readers in _READ_BY.items()
+                for name, readers in READ_BY.items()
             ),
             (
                 not td,

@@ -174,7 +174,8 @@ def how_made(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """What is said in an exported file of how the student of `workdir` was made."""
     chosen = _read_settings(pathlib.Path(workdir))[0]
     if isinstance(chosen, merging.Settings):
-        return {"method": chosen.method, **dataclasses.asdict(chosen.merge)}
+        read = [name for name, methods in merging.READ_BY.items() if chosen.method in methods]
+        return {"method": chosen.method} | {name: getattr(chosen.merge, name) for name in read}
     learn = chosen.learn
     return {
         "method": "distillation",

@@ -132,6 +132,7 @@ def test_it_is_read_as_a_students_run_is(done, merged):
     assert row["student"] == result["games"][0]["student"]
     made = students.how_made(workdir)
     assert made["method"] == "htcl" and made["rate"] == 0.9 and made["base"] is None
+    assert "scale" not in made, "it is another method's"
     assert students.load_settings(workdir).network == "tiny"
 
 
