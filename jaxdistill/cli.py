@@ -16,7 +16,7 @@ PROGRAMS = {
     "collect": "collect",
     "train": "train_expert",
     "finetune": "finetune",
-    "merge_weights": "merge_weights",
+    "merge-weights": "merge_weights",
     "convert": "convert",
     "evaluate": "evaluate",
     "watch": "watch",
