@@ -50,8 +50,6 @@ def main() -> None:
     else:
         player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
     (lesson,) = lessons.of_experts([player], _SEED.value)
-    if not player.view.native:
-        raise ValueError(f"{player.name} cannot be played yet: it sees {player.view}")
     if player.outputs != "logits":
         only_with("a player that holds logits", "sample_logits")
     epsilon = lesson.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value

@@ -472,7 +472,7 @@ class World:
     def gathered(self, settings):
         """What is played, labelled, learnt from and chosen by, and labels of one shown state."""
         made = common.Run(settings, ONE)
-        shown = np.random.default_rng(0).uniform(-1, 1, (3, *made.shown.shape)).astype(np.float32)
+        shown = np.random.default_rng(0).uniform(-1, 1, (3, *made.stored.shape)).astype(np.float32)
         said = [lesson.teacher.judge(lesson.teacher.params, shown) for lesson in made.lessons]
         return said, np.asarray(made.masks), made.chosen_by, len(made.taught)
 
@@ -506,7 +506,7 @@ class World:
         """Made-up states of every task that is learnt from."""
         rng = np.random.default_rng(0)
         shape = (len(made.taught), steps, made.settings.collect.num_envs)
-        frames = rng.uniform(-1, 1, (*shape, *made.shown.shape[1:])).astype(np.float32)
+        frames = rng.uniform(-1, 1, (*shape, *made.stored.shape[1:])).astype(np.float32)
         if made.suite.frame_dtype == "uint8":
             frames = (127.5 * (1 + frames)).astype(np.uint8)
         return collection.Chunk(
@@ -525,10 +525,10 @@ class World:
             len(made.taught),
             ENVS,
             STEPS,
-            made.shown.shape[1:],
+            made.stored.shape[1:],
             made.suite.num_actions,
             ONE,
-            depth=made.shown.stack,
+            depth=made.stored.stack,
             frame_dtype=made.suite.frame_dtype,
         )
         buffer.append(self._chunk(made, STEPS))

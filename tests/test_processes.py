@@ -176,7 +176,6 @@ def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monk
     seating = collection.Seating(
         lessons=(),
         network=None,
-        view=None,
         num_envs=4,
         expert_epsilon=0.0,
         student_epsilon=0.0,

@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import torch_file
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
 
@@ -44,6 +45,8 @@ class Expert:
       source: file it came from.
       log_std: logarithm of the deviation of each output that is an angle, anything at keys; None
         where it is not known, or there are no angles.
+      rules: how its own game is played, where it was trained and scored.
+      plays: how the game is played that it is asked to play; None is its own.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Expert:
     advertised_score: float | None = None
     source: str = ""
     log_std: tuple[float, ...] | None = None
+    rules: Rules = USUAL
+    plays: Rules | None = None
 
     def __post_init__(self) -> None:
         if self.outputs not in OUTPUTS:
@@ -89,6 +94,11 @@ class Expert:
                 f"{self.name}: it sees {described(self.view)}, and {task.name} shows "
                 f"{described(suite.view)}"
             )
+        if isinstance(self.view, View) and self.view.channels_last and self.network.convs:
+            raise ValueError(
+                f"{self.name}: channels_last is for networks without convolutions; their kernels "
+                f"are read for channels first"
+            )
         if suite.kinds and self.outputs != "logits":
             raise ValueError(
                 f"{self.name}: outputs is {self.outputs!r}, and {task.name} is played with keys "
@@ -112,7 +122,16 @@ class Expert:
             raise ValueError(
                 f"{self.name}: the expert does not say which game it plays; give --game"
             )
-        return tasks.get(self.game)
+        return tasks.under(tasks.get(self.game), self.played)
+
+    @property
+    def played(self) -> Rules:
+        """How its game is played."""
+        return self.rules if self.plays is None else self.plays
+
+    def under(self, rules: Rules) -> Expert:
+        """The same expert, asked to play its game in another way."""
+        return dataclasses.replace(self, plays=rules)
 
     @property
     def mask(self) -> np.ndarray:
@@ -138,11 +157,12 @@ class Expert:
             return None
         return to_suite(jnp.asarray([self.log_std]), self.actions, self.task.suite.num_actions)[0]
 
-    def judge(self, params: Any, shown: jax.Array) -> jax.Array:
+    def judge(self, params: Any, shown: Any) -> jax.Array:
         """Outputs `(B, A)` in the suite's order, of what pools show of any of its tasks; for jit.
 
         Args:
           params: its own, or others of the same network.
+          shown: an array, or `Shown` of a screen.
         """
         outputs = networks.forward(self.network, params, self.view.see(shown))
         return self.in_suite(outputs)
@@ -179,6 +199,7 @@ class Expert:
             "advertised_score": self.advertised_score,
             "source": self.source,
             **({} if self.log_std is None else {"log_std": list(self.log_std)}),
+            **({"rules": rules} if (rules := self.rules.to_dict()) else {}),
         }
         flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
         # What is not contiguous would be written in the order that it has in memory.
@@ -215,6 +236,7 @@ class Expert:
             fields["actions"] = tuple(fields["actions"])
             if fields.get("log_std") is not None:
                 fields["log_std"] = tuple(fields["log_std"])
+            fields["rules"] = settings.build(Rules, fields.get("rules", {}), "rules")
             expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
             _check_fields(expert)
             _check_weights(expert.network, expert.view, flat)
@@ -371,7 +393,7 @@ class Team:
             whole = whole if log_std is None else jnp.where(expert.mask, log_std, whole)
         return whole
 
-    def judge(self, params: Sequence[Any], shown: jax.Array) -> jax.Array:
+    def judge(self, params: Sequence[Any], shown: Any) -> jax.Array:
         """Outputs `(B, A)`, each output by its expert; as `Expert.judge`."""
         whole = jnp.zeros((shown.shape[0], self.task.suite.num_actions))
         for expert, own in zip(self.experts, params, strict=True):
@@ -385,7 +407,7 @@ Teacher = Expert | Team
 def expert_outputs(
     experts: Sequence[Teacher],
     params: Sequence[Any],
-    observations: Sequence[jax.Array],
+    observations: Sequence[Any],
     indices: Sequence[int],
 ) -> list[jax.Array]:
     """Outputs `(N, A)` of several experts of one suite, each of what its own pools show; for jit.
@@ -404,7 +426,8 @@ def expert_outputs(
         if jax.default_backend() == "cpu" or isinstance(expert, Team):
             results[position] = expert.judge(params[index], shown)
         else:
-            key = (expert.network, expert.view.shape, len(shown))
+            seen = jax.eval_shape(expert.view.see, shown)
+            key = (expert.network, seen.shape, seen.dtype)
             groups.setdefault(key, []).append((position, expert))
     for (network, _, _), members in groups.items():
         positions, chosen = zip(*members, strict=True)

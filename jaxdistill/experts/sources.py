@@ -9,6 +9,8 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.settings import Text
+from jaxdistill.tasks.atari import Rules
+from jaxdistill.tasks.views import Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,34 +21,36 @@ class ExpertSource:
       path: a checkpoint file, or a directory made by `launch/convert.py`.
       spec: TOML file describing the checkpoint, where it does not describe itself.
       game: game it plays, where file and spec do not say.
+      rules: how its own game is played, where file and spec say otherwise or nothing.
     """
 
     path: Text
     spec: Text | None = None
     game: Text | None = None
+    rules: Rules | None = None
 
     def __post_init__(self) -> None:
         settings_lib.check(self, "expert's ")
 
 
+def load(source: ExpertSource) -> Expert:
+    """Loads one expert; raises as `formats.load` does, and ValueError for rules it cannot have."""
+    expert = formats.load(source.path, spec=source.spec, game=source.game)
+    return expert if source.rules is None else dataclasses.replace(expert, rules=source.rules)
+
+
 def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
-    """Loads every expert, and checks that they can play and that one student can see what they see.
+    """Loads every expert, and checks that they can play and have one student.
 
     Raises:
       FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
-        play the same game or games of two suites, or their views cannot be played or differ in
-        shape.
+        play the same game or games of two suites, or see vectors of different sizes.
     """
-    experts = [formats.load(s.path, spec=s.spec, game=s.game) for s in sources]
+    experts = [load(source) for source in sources]
     for expert, source in zip(experts, sources, strict=True):
         if expert.game is None:
             raise ValueError(
                 f"{source.path} does not say which game it plays; give the expert's `game`"
-            )
-        if not expert.view.native:
-            raise ValueError(
-                f"{source.path}: EnvPool cannot make what this expert sees ({expert.view}), so it "
-                f"cannot be played yet"
             )
     suites = {expert.task.suite.name: expert.game for expert in experts}
     if len(suites) > 1:
@@ -58,7 +62,7 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     names = [expert.game for expert in experts]
     if len(set(names)) < len(names):
         raise ValueError(f"two experts play the same game: {', '.join(map(str, names))}")
-    shapes = {expert.view.whole.shape for expert in experts}
+    shapes = {e.view.whole.shape for e in experts if isinstance(e.view, Vector)}
     if len(shapes) > 1:
         raise ValueError(f"experts see observations of different shapes: {sorted(shapes)}")
     return experts

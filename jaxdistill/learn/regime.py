@@ -31,6 +31,7 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView
 
@@ -50,6 +51,7 @@ class Settings:
       compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
         outputs and losses are float32 all the same.
       seed: of everything random.
+      rules: how games of Atari are played.
       num_envs: environments per game.
       rollout_steps: steps each environment plays between two learning phases.
       total_steps: steps per game in the whole training.
@@ -102,6 +104,7 @@ class Settings:
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
+    rules: Rules = USUAL
     num_envs: Count = 64
     rollout_steps: Count = 32
     total_steps: Count = 2_000_000
@@ -235,7 +238,7 @@ class Settings:
     @property
     def tasks(self) -> list[Task]:
         """What the games are."""
-        return [tasks.get(name) for name in self.games]
+        return [tasks.under(tasks.get(name), self.rules) for name in self.games]
 
     @property
     def opening(self) -> int:
@@ -272,6 +275,7 @@ class Student:
       outputs: "q" or "logits", as `Expert.outputs`.
       view: what it sees of what pools show.
       teachers: of each game it was taught, by name.
+      own: what it sees in each game, by name, where that is not `view`.
     """
 
     name: str
@@ -280,6 +284,11 @@ class Student:
     outputs: str
     view: AnyView
     teachers: Mapping[str, Teacher]
+    own: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
+
+    def views(self, chosen: Sequence[Task]) -> list[AnyView]:
+        """What it sees in each of some tasks."""
+        return [self.own.get(task.name, self.view) for task in chosen]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -468,6 +477,12 @@ def experts_of(settings: Settings) -> list[Expert]:
     if not settings.experts:
         return []
     experts = load_experts(settings.experts)
+    for expert in experts:
+        if not expert.view.native:
+            raise ValueError(
+                f"{expert.name}: a training shows what EnvPool makes alone, and it sees "
+                f"{expert.view}; distil it, and train the student further"
+            )
     by_game = {str(expert.game): expert for expert in experts}
     names = [task.name for task in settings.tasks]
     if sorted(by_game) != sorted(names):

@@ -42,6 +42,7 @@ from jaxdistill.learn import (
 from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.tasks.views import Vector
 
 # What a training that has diverged may change and go on.
 _KNOBS = (
@@ -223,7 +224,7 @@ class Training:
             masks,
             epsilon=settings.eval_epsilon,
             form=form,
-            view=self._view,
+            views=[self._view if isinstance(self._view, Vector) else x.seen for x in self.lessons],
             numbers=[lesson.task.number for lesson in self.lessons],
         )
         self._random_policy = rollouts.random_policy(
@@ -242,10 +243,13 @@ class Training:
         settings, key = self.settings, jax.random.fold_in(self._key, 1)
         experts: Sequence[Teacher] = regime.experts_of(settings)
         view = experts[0].view if experts else settings.tasks[0].view
-        teachers = experts
+        shown = [view.whole] * len(settings.tasks)
+        if experts:
+            shown = [expert.view.whole for expert in experts]
         if student is not None:
             network, params = ppo.with_critic(student, settings.q_temperature, key)
             view = student.view
+            shown = [own.whole for own in student.views(settings.tasks)]
             teachers = [student.teachers[task.name] for task in settings.tasks]
             experts = teachers if settings.expert_weight else []
         elif settings.warm_start:
@@ -254,9 +258,12 @@ class Training:
         else:
             network = regime.network_of(settings)
             params = networks.init(network, key, view.shape)
-        shown = [view.whole] * len(settings.tasks)
-        if teachers:  # a student has learnt to see what they see
-            shown = [teacher.view.whole for teacher in teachers]
+        for teacher, own in zip(experts, shown, strict=False):
+            if teacher.view.whole != own:
+                raise ValueError(
+                    f"{teacher.name} sees {teacher.view}, and a training shows {own} alone, which "
+                    f"its student sees; set expert_weight to 0"
+                )
         taught = lessons.of_tasks(settings.tasks, settings.seed, shown)
         return Beginning(settings, taught, experts, network, params, view, self._mesh)
 
@@ -433,10 +440,11 @@ class Training:
                     outputs="logits" if self.settings.algorithm == "ppo" else "q",
                     actions=actions,
                     game=name,
-                    view=self._view if self._view.whole != self._view else lesson.view,
+                    view=self._view if self._view.whole != self._view else lesson.seen,
                     log_std=None if log_std is None else tuple(map(float, log_std)),
                     advertised_score=self.best["scores"][name],
                     source=str(self.workdir),
+                    rules=self.settings.rules,
                 )
             )
         return experts

@@ -64,7 +64,7 @@ def record(
         score, over = float(step.scores[0]), bool(step.over[0] & ~step.truncated[0])
         if step.over[0] or (steps is not None and len(frames) > steps):
             break
-    return Clip(np.stack(frames), score, over, task.suite.frames_per_second)
+    return Clip(np.stack(frames), score, over, task.frames_per_second)
 
 
 def side_by_side(left: Clip, right: Clip) -> np.ndarray:

@@ -18,7 +18,7 @@ from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.task import Pool
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import Screen, Shown
 
 
 class Chunk(NamedTuple):
@@ -46,7 +46,6 @@ class Seating:
     Attributes:
       lessons: each with its expert.
       network: the student's.
-      view: what it sees of what the pools show.
       num_envs: environments per game, in all processes together.
       expert_epsilon, student_epsilon: chance of a uniformly random valid action.
       change_drivers: every call draws anew which environments the experts drive.
@@ -56,7 +55,6 @@ class Seating:
 
     lessons: Sequence[Lesson]
     network: networks.Network
-    view: AnyView
     num_envs: int
     expert_epsilon: float
     student_epsilon: float
@@ -114,6 +112,7 @@ class Collector:
         self.pools = [self._pool(lesson) for lesson in seating.lessons]
         self._masks = lessons.masks(seating.lessons)
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
+        self._see = jax.jit(self._stored, static_argnums=0)
         self._params = [expert.params for expert in seating.experts]
         if past is not None and past.actions.shape[1]:
             self._resume(past)
@@ -137,7 +136,8 @@ class Collector:
             wanted = None if past.states is None else past.states[game, own]
             played = (x[game][:, own] for x in (past.actions, past.over, past.frames))
             arguments = (game, *played, wanted)
-            if wanted is None or not self._replayed(*arguments, skip=True):
+            skips = wanted is not None and self.pools[game].skips
+            if not (skips and self._replayed(*arguments, skip=True)):
                 self.pools[game] = self._pool(self._seating.lessons[game])
                 if not self._replayed(*arguments, skip=False):
                     raise ValueError(
@@ -176,14 +176,22 @@ class Collector:
             for time in range(begun.min(), length):
                 rows = np.flatnonzero(begun <= time)
                 ago = length - time
-                if (
-                    ago <= len(shown)
-                    and (pool.last.observations[rows, -1] != shown[-ago][rows]).any()
-                ):
+                if ago <= len(shown) and (self._newest(game)[rows] != shown[-ago][rows]).any():
                     return False
                 pool.step(actions[time][rows], None if len(rows) == pool.num_envs else rows)
                 advance(len(rows))
         return states is None or np.array_equal(pool.states, states)
+
+    def _stored(self, game: int, shown: Shown) -> jax.Array:
+        """The newest frames `(N, *frame)` of what the student sees of a screen; for jit."""
+        return self._seating.lessons[game].seen.see(shown)[:, -1]
+
+    def _newest(self, game: int) -> np.ndarray:
+        """What is stored of what a pool shows now, `(N, *frame)`."""
+        pool = self.pools[game]
+        if isinstance(pool.view, Screen):
+            return np.asarray(self._see(game, rollouts.look([pool], self._mesh)))
+        return pool.last.observations[:, -1]
 
     def replace_experts(self, experts: Sequence[Teacher]) -> None:
         """From now on these play and label: the same networks with other parameters."""
@@ -192,14 +200,14 @@ class Collector:
     def _choose(
         self, experts, student, observations, key, by_expert, seats, *, games, student_drives: bool
     ):
-        seating = self._seating
+        seating, taught = self._seating, self._seating.lessons
         teachers = seating.experts
         labels = expert_outputs(teachers, experts, observations, games)
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
             rows = np.repeat(np.asarray(games), labels[0].shape[0])
-            seen = seating.view.see(jnp.concatenate(observations))
-            merged = networks.forward(seating.network, student, seen, rows)
+            seen = [taught[g].seen.see(x) for g, x in zip(games, observations, strict=True)]
+            merged = networks.forward(seating.network, student, jnp.concatenate(seen), rows)
             outputs = jnp.split(merged, len(games))
         actions = []
         for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
@@ -221,7 +229,11 @@ class Collector:
                 rows = by_expert.reshape(-1, *[1] * (own.ndim - 1))
                 chosen = jnp.where(rows, chosen, own)
             actions.append(chosen)
-        return tuple(actions), tuple(labels)
+        frames = [
+            self._stored(game, x) if isinstance(x, Shown) else None
+            for game, x in zip(games, observations, strict=True)
+        ]
+        return tuple(actions), tuple(zip(labels, frames, strict=True))
 
     def states(self) -> np.ndarray:
         """`(G, num_envs)` uint32: checksums of the environments of all processes, as they are."""
@@ -275,15 +287,21 @@ class Collector:
         )
         for _ in range(length):
             turn = next(play)
-            frames.append([step.observations[:, -1] for step in before])
+            answered, stored = zip(*turn.extra, strict=True)
+            frames.append(
+                [
+                    step.observations[:, -1] if frame is None else frame
+                    for step, frame in zip(before, stored, strict=True)
+                ]
+            )
             ages.append([np.minimum(step.ages, 255).astype(np.uint8) for step in before])
             usable.append([~step.over for step in before])
             actions.append([a.astype(self._seating.form.action_dtype) for a in turn.actions])
-            labels.append(turn.extra)
+            labels.append(answered)
             before = list(turn.steps)
             if advance:
                 advance(num_envs * len(self.pools))
         self.steps += length
-        rows = (frames, jax.device_get(labels), actions, ages, usable)
+        rows = (jax.device_get(frames), jax.device_get(labels), actions, ages, usable)
         chunk = Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
         return Chunk(*meshes.gather(tuple(chunk), axis=2))

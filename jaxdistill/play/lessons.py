@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdistill.experts.expert import Teacher
 from jaxdistill.tasks.task import Pool, Task, seed_for
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyShown, AnyView, Screen, Vector, View
 
 COLLECT, SELECT, REPORT, SHOW, DECIDE = 0, 1, 2, 3, 4
 """Purposes of pools: states to learn from, games to choose by, to report, to look at; and more to
@@ -28,18 +28,32 @@ class Lesson:
       view: what its pools show.
       seed: the run's.
       expert: who teaches it; None where nobody does.
+      own: what the student sees of what is shown, where that is not all of it; see `seen`.
     """
 
     index: int
     task: Task
-    view: AnyView
+    view: AnyShown
     seed: int
     expert: Teacher | None = None
+    own: AnyView | None = None
 
     @property
     def name(self) -> str:
         """The task's."""
         return self.task.name
+
+    @property
+    def seen(self) -> AnyView:
+        """What the student sees of what is shown."""
+        own = self.view if self.own is None else self.own
+        assert not isinstance(own, Screen)  # which nobody sees as it is
+        return own
+
+    @property
+    def stored(self) -> AnyView:
+        """What a dataset holds of what is shown: what the student sees of a screen, all numbers."""
+        return self.view if isinstance(self.view, Vector) else self.seen
 
     @property
     def mask(self) -> np.ndarray:
@@ -80,12 +94,35 @@ class Lesson:
         )
 
 
-def of_experts(experts: Sequence[Teacher], seed: int) -> tuple[Lesson, ...]:
-    """A lesson of each expert, in their order."""
+def of_experts(
+    experts: Sequence[Teacher], seed: int, seen: Sequence[AnyView] | None = None
+) -> tuple[Lesson, ...]:
+    """A lesson of each expert, in their order.
+
+    Args:
+      seen: what the student sees in each; None is what `views_beside` says.
+    """
+    seen = views_beside(experts) if seen is None else seen
     return tuple(
-        Lesson(index, expert.task, expert.view.whole, seed, expert)
-        for index, expert in enumerate(experts)
+        Lesson(index, expert.task, expert.task.shown([expert.view, own]), seed, expert, own)
+        for index, (expert, own) in enumerate(zip(experts, seen, strict=True))
     )
+
+
+def views_beside(experts: Sequence[Teacher]) -> tuple[AnyView, ...]:
+    """What a student of these experts sees in each task, where nobody says otherwise.
+
+    All numbers; of a screen what the expert sees, if EnvPool makes that and it is of the shape that
+    all such experts have. Elsewhere, in that shape, what the suite is usually seen as.
+    """
+    usual = experts[0].task.suite.view
+    if isinstance(usual, Vector):
+        return tuple(expert.view.whole for expert in experts)
+    views = [expert.view for expert in experts]
+    native = {view.shape: view for view in views if isinstance(view, View) and view.native}
+    (like,) = native.values() if len(native) == 1 else (usual,)
+    usual = View(like.height, like.width, like.stack)
+    return tuple(view if view.native and view.shape == usual.shape else usual for view in views)
 
 
 def of_tasks(

@@ -183,6 +183,7 @@ def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, A
         "purpose": protocol.purpose,
         "seed": protocol.seed,
         "opening": [opening.steps, by if opening.steps else RANDOM, opening.side],
+        **task.told,
     }
     return json.loads(json.dumps(of))  # as it is read back: no tuples
 
@@ -336,9 +337,9 @@ def measure_expert(
     max_steps: int | None = None,
     records: Records | None = None,
 ) -> Scores:
-    """Whole-game scores of one expert in pools of its own view, from starts that are `REPORTING`.
+    """Whole-game scores of one expert, from starts that are `REPORTING`.
 
-    They are those of a run that has this expert and reports games of this seed.
+    They are those of a run that has this expert, plays by its rules and reports games of this seed.
 
     Args:
       opening_steps: random steps, at least, before the expert takes over, see
@@ -347,8 +348,7 @@ def measure_expert(
       records: what need not be played again; by default nothing.
 
     Raises:
-      ValueError: its task is unknown, no pool can make what it sees, or openings are as long as
-        games.
+      ValueError: its task is unknown, or openings are as long as games.
     """
     task = expert.task
     steps = task.suite.opening_steps if opening_steps is None else opening_steps
@@ -356,11 +356,6 @@ def measure_expert(
     if steps >= limit:
         raise ValueError(
             f"opening_steps is {steps}, expected less than the {limit} steps of a game"
-        )
-    if not expert.view.native:
-        raise ValueError(
-            f"{expert.name} cannot be played yet: pools make only EnvPool's own views, and it sees "
-            f"{expert.view}"
         )
     random = rollouts.random_policy(jnp.asarray(expert.mask)[None], task.suite.form, [task.number])
     player = Player(

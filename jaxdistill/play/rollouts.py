@@ -19,10 +19,10 @@ from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.tasks.actions import Discrete, Form
 from jaxdistill.tasks.task import Pool, Step
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyView, Screen, Shown
 
-Observations = tuple[jax.Array, ...]
-"""One `(N, stack, *frame)` array per game."""
+Observations = tuple[Any, ...]
+"""What is shown per game: an `(N, stack, *frame)` array, or `Shown` of a screen."""
 
 Seats = tuple[np.ndarray, ...]
 """One `(N,)` int32 array per game: the number that each row has among all rows of its game."""
@@ -59,7 +59,7 @@ def network_actor(
     *,
     epsilon: float,
     form: Form | None = None,
-    view: AnyView | None = None,
+    views: Sequence[AnyView] | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
     """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
@@ -68,7 +68,7 @@ def network_actor(
       masks: `(G, A)` bool, valid actions of each game.
       epsilon: chance of a uniformly random valid action.
       form: what its outputs mean; None is one action of several.
-      view: what it sees of what pools show; None is all.
+      views: what it sees of what the pools of each game show; None is all.
       numbers: what the draws of each game begin from, such as its `Task.number`; None is 0, 1, ...
     """
     form = form or Discrete(masks.shape[1])
@@ -82,11 +82,12 @@ def network_actor(
         games: tuple[int, ...],
         seats: Seats,
     ):
-        sizes = [x.shape[0] for x in observations]
+        sizes = [len(seat) for seat in seats]
         rows = np.repeat(np.asarray(games), sizes)
-        seen = jnp.concatenate(observations)
-        seen = seen if view is None else view.see(seen)
-        outputs = networks.forward(network, params, seen, rows)
+        seen = observations
+        if views is not None:
+            seen = tuple(views[game].see(x) for game, x in zip(games, observations, strict=True))
+        outputs = networks.forward(network, params, jnp.concatenate(seen), rows)
         per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
             form.choose(
@@ -215,9 +216,9 @@ def play(
     turn = start
     while True:
         turn_key = _fold_in(key, turn)
-        answers, shown = [], list[jax.Array]()
+        answers, shown = [], list[Any]()
         for part in asked:
-            observations = tuple(meshes.put_rows(mesh, _batch(rows[game])) for game in part)
+            observations = tuple(look(rows[game], mesh) for game in part)
             answers.append(policy(observations, turn_key, part, tuple(numbers[g] for g in part)))
             shown.extend(observations)
         actions: dict[int, np.ndarray] = {}
@@ -234,25 +235,33 @@ def play(
         turn += 1
 
 
-def _batch(pools: Sequence[Pool]) -> np.ndarray:
-    """Observations of one game's pools; several are padded to a doubling of one's size.
+def look(pools: Sequence[Pool], mesh: Mesh) -> Any:
+    """What one game's pools show now, on the devices: see `Observations`."""
+    view = pools[0].view
+    frames = meshes.put_rows(mesh, _batch([pool.last.observations for pool in pools]))
+    if not isinstance(view, Screen):
+        return frames
+    return Shown(frames, meshes.put_rows(mesh, _batch([pool.last.ages for pool in pools])), view)
+
+
+def _batch(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of one game's pools; several are padded to a doubling of one's size.
 
     An evaluation drops its pools one by one as their games end, and every new batch size would be
     compiled anew.
     """
-    if len(pools) == 1:
-        return pools[0].last.observations
-    rows, size = _batch_size(pools)
-    first = pools[0].last.observations
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    rows, size = _batch_size([len(part) for part in parts])
     batch = np.zeros((size, *first.shape[1:]), first.dtype)
-    np.concatenate([pool.last.observations for pool in pools], out=batch[:rows])
+    np.concatenate(parts, out=batch[:rows])
     return batch
 
 
-def _batch_size(pools: Sequence[Pool]) -> tuple[int, int]:
+def _batch_size(sizes: Sequence[int]) -> tuple[int, int]:
     """Rows of one game's pools, and how many they are padded to."""
-    rows = sum(pool.num_envs for pool in pools)
-    size = pools[0].num_envs
+    rows, size = sum(sizes), sizes[0]
     while size < rows:
         size *= 2
     return rows, size
@@ -260,7 +269,7 @@ def _batch_size(pools: Sequence[Pool]) -> tuple[int, int]:
 
 def _batch_seats(pools: Sequence[Pool], seats: Sequence[np.ndarray] | None) -> np.ndarray:
     """Seat numbers of the rows of `_batch`, 0 for those it is padded with."""
-    rows, size = _batch_size(pools)
+    rows, size = _batch_size([pool.num_envs for pool in pools])
     numbers = np.zeros(size, np.int32)
     numbers[:rows] = np.arange(rows) if seats is None else np.concatenate(seats)
     return numbers

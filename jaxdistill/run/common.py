@@ -15,7 +15,7 @@ from jaxdistill import (
     mesh as meshes,
 )
 from jaxdistill import networks
-from jaxdistill.experts.expert import Teacher
+from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
@@ -48,9 +48,9 @@ class Run:
         experts = recipe.teachers(settings)
         self.settings = recipe.settled(settings, experts)
         _check_outputs(self.settings, experts)
-        self.lessons = lessons.of_experts(experts, settings.seed)
+        self.lessons = _lessons(settings, experts)
         self.suite = experts[0].task.suite
-        self.view = recipe.student_view(settings, experts)
+        self.view = self.lessons[0].seen
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.masks = lessons.masks(self.lessons)
         self.network = networks.for_tasks(
@@ -63,7 +63,7 @@ class Run:
             self.masks,
             epsilon=settings.evaluate.epsilon,
             form=self.suite.form,
-            view=self.view,
+            views=[lesson.seen for lesson in self.lessons],
             numbers=[lesson.task.number for lesson in self.lessons],
         )
 
@@ -86,9 +86,18 @@ class Run:
         return [*indices[-1:]] if self.settings.together else [*indices]
 
     @property
-    def shown(self) -> AnyView:
-        """What pools show, of the shape that all lessons have."""
-        return self.lessons[0].view
+    def stored(self) -> AnyView:
+        """What the dataset holds, of the shape that all lessons have."""
+        return self.lessons[0].stored
+
+    def told(self) -> list[str]:
+        """A line on each expert whose own game is another than the one that is played here."""
+        return [
+            f"{expert.name} comes from another {expert.game}: {expert.rules.beside(played)}; "
+            f"expert and student are measured in this run's"
+            for expert in self.experts
+            if isinstance(expert, Expert) and (played := self.settings.rules) != expert.rules
+        ]
 
     def fingerprints(self) -> list[str]:
         """What tells these experts from others: their parameters, or where they are in training."""
@@ -104,7 +113,7 @@ class Run:
         changed = now != before
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
-        self.lessons = lessons.of_experts(new, self.settings.seed)
+        self.lessons = _lessons(self.settings, new)
         return changed
 
     @functools.cached_property
@@ -149,7 +158,7 @@ class Run:
         own = jax.device_get(meshes.take_local(self.mesh, params))
         marks = tuple(
             records.student_mark(
-                self.network, own, self.view, index=lesson.index, epsilon=chosen.epsilon
+                self.network, own, lesson.seen, index=lesson.index, epsilon=chosen.epsilon
             )
             for lesson in self.lessons
         )
@@ -161,7 +170,6 @@ class Run:
         seating = collection.Seating(
             lessons=self.taught,
             network=self.network,
-            view=self.view,
             num_envs=chosen.num_envs,
             expert_epsilon=chosen.expert_epsilon,
             student_epsilon=chosen.student_epsilon,
@@ -228,15 +236,27 @@ class Run:
         return {
             "games": [lesson.name for lesson in self.taught],
             "num_envs": collect.num_envs,
-            "frame_shape": list(self.shown.shape[1:]),
+            "frame_shape": list(self.stored.shape[1:]),
             **({} if dtype == "uint8" else {"frame_dtype": dtype}),
             **({"action_shape": list(action)} if action else {}),
             "num_actions": int(self.masks.shape[1]),
-            "views": [lesson.view.to_dict() for lesson in self.taught],
+            "views": [lesson.stored.to_dict() for lesson in self.taught],
+            **({"expert_views": others} if (others := self._other_views()) else {}),
+            **({"rules": rules} if (rules := self.settings.rules.to_dict()) else {}),
             "experts": self.fingerprints()[: len(self.taught)],
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,
         }
+
+    def _other_views(self) -> list[dict[str, Any]]:
+        """What the experts see, where one sees a screen in another way than the student."""
+        if all(lesson.view == lesson.stored for lesson in self.taught):
+            return []
+        return [lesson.teacher.view.to_dict() for lesson in self.taught]
+
+
+def _lessons(settings: Settings, experts: Sequence[Teacher]) -> tuple[Lesson, ...]:
+    return lessons.of_experts(experts, settings.seed, recipe.student_views(settings, experts))
 
 
 def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:
@@ -303,9 +323,11 @@ def check_experts(
 
 def _likely(expert: Teacher) -> str:
     """What is often otherwise than in training, for who sees what the expert sees."""
-    if isinstance(expert.view, View):
+    if isinstance(expert, Expert) and isinstance(expert.view, View):
+        other = expert.rules.beside(expert.played)
         return (
-            "the resize (area or linear), the order of its actions, the stack order, pixels 0..1 "
+            (f"its own game ({other}; set rules), " if other else "")
+            + "the resize (area or linear), the order of its actions, the stack order, pixels 0..1 "
             "or 0..255"
         )
     return "the task, the order of its actions, numbers that were scaled in training"

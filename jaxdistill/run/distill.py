@@ -207,7 +207,8 @@ def _stages(
 ) -> dict[str, Any]:
     """The stages that are still to do, by the directory's one writer."""
     settings, timer = run.settings, metrics.Timer()
-
+    for line in run.told():
+        metrics.say(line)
     with timer.phase("baselines"):
         # Experts first: random play says nothing about experts that cannot be loaded or played.
         baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
@@ -283,7 +284,7 @@ def _write_page(
                 lesson,
                 policy,
                 seed=lesson.pool_seed(lessons.SHOW),
-                steps=page.CLIP_SECONDS * run.suite.frames_per_second,
+                steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
                 max_steps=run.settings.evaluate.max_steps,
             )
             for policy in (run.expert_policy(), functools.partial(run.student_act, params))
@@ -562,19 +563,22 @@ def states_of(
     collect = run.settings.collect
     if collect.dataset:
         log = dataset.open_log(collect.dataset)
-        for name, value in json.loads(json.dumps(run.log_info())).items():
-            if name in (
-                "games",
-                "frame_shape",
-                "frame_dtype",
-                "action_shape",
-                "views",
-                "experts",
-                "num_envs",
-            ) and (log.info.get(name) != value):
+        own = json.loads(json.dumps(run.log_info()))
+        for name in (
+            "games",
+            "frame_shape",
+            "frame_dtype",
+            "action_shape",
+            "views",
+            "expert_views",
+            "rules",
+            "experts",
+            "num_envs",
+        ):
+            if log.info.get(name) != own.get(name):
                 raise ValueError(
                     f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
-                    f"than this run's ({value!r}); collect again, or use the same"
+                    f"than this run's ({own.get(name)!r}); collect again, or use the same"
                 )
         return log, None
     with timer.phase("collect"):
@@ -604,10 +608,10 @@ def window_of(
         len(run.taught),
         collect.num_envs,
         per_env,
-        run.shown.shape[1:],
+        run.stored.shape[1:],
         run.suite.num_actions,
         mesh or run.mesh,
-        depth=run.shown.stack,
+        depth=run.stored.stack,
         frame_dtype=run.suite.frame_dtype,
     )
     buffer.skip(max(0, log.length - per_env))

@@ -13,6 +13,7 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Teacher, Team
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import learner, losses
+from jaxdistill.play import lessons
 from jaxdistill.settings import (
     Count,
     OneOf,
@@ -24,6 +25,7 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import AnyView
 
 _LOSSES = tuple(dict.fromkeys((*losses.LOSSES, *losses.FACTORED)))
@@ -180,7 +182,9 @@ class Settings:
       together: name of a task that all experts play together, each its own part of an action. It
         is one more task of the run, which they teach together and the student is chosen by alone.
       network: a key of `networks.NETWORKS`, the student's.
-      view: name of what the student sees, among the suite's views; None is the first of them.
+      view: name of what the student sees, among the suite's views; None is the first of them, and
+        of screens what its experts see, as far as EnvPool makes it: see `lessons.views_beside`.
+      rules: how games of Atari are played, by experts, student and random play alike.
       compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
         parameters, outputs and losses are float32 all the same.
       seed: of everything random.
@@ -189,6 +193,7 @@ class Settings:
     experts: tuple[ExpertSource, ...]
     together: Text | None = None
     view: Text | None = None
+    rules: Rules = USUAL
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling"
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
@@ -243,13 +248,13 @@ class Settings:
 
 
 def teachers(settings: Settings) -> list[Teacher]:
-    """The experts of a run and, where they play together, their team.
+    """The experts of a run, asked to play by its rules, and, where they play together, their team.
 
     Raises:
       FileNotFoundError, ValueError: an expert cannot be read or played, or they cannot play
         `settings.together`.
     """
-    experts = load_experts(settings.experts)
+    experts = [expert.under(settings.rules) for expert in load_experts(settings.experts)]
     if settings.together is None:
         return [*experts]
     task = tasks.get(settings.together)
@@ -275,22 +280,23 @@ def teachers(settings: Settings) -> list[Teacher]:
     return [*experts, Team(tuple(experts), task.name)]
 
 
-def student_view(settings: Settings, experts: Sequence[Teacher]) -> AnyView:
-    """What the student of a run sees of what pools show.
+def student_views(settings: Settings, experts: Sequence[Teacher]) -> tuple[AnyView, ...]:
+    """What the student of a run sees of what pools show, in each task.
 
     Raises:
       ValueError: `settings.view` names none of the suite's.
     """
     suite = experts[0].task.suite
     views = dict(suite.views)
-    if settings.view is None:
-        return next(iter(views.values()), experts[0].view.whole)
-    if settings.view not in views:
+    if settings.view is None and not views:
+        return lessons.views_beside(experts)
+    chosen = next(iter(views)) if settings.view is None else settings.view
+    if chosen not in views:
         raise ValueError(
             f"view is {settings.view!r}, expected "
             + (f"one of {', '.join(views)}" if views else f"None: {suite.name} has one alone")
         )
-    return views[settings.view]
+    return (views[chosen],) * len(experts)
 
 
 def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:

@@ -49,16 +49,10 @@ class Role:
 
 def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
     """The roles of the student of a run, whose experts `recipe.teachers` gives."""
-    own = recipe.student_view(settings, experts)
-    shared = bool(experts[0].task.suite.views)
+    views = recipe.student_views(settings, experts)
     return tuple(
-        Role(
-            str(e.game),
-            own if shared else e.view,
-            tuple(np.flatnonzero(e.mask).tolist()),
-            e.name,
-        )
-        for e in experts
+        Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name)
+        for e, view in zip(experts, views, strict=True)
     )
 
 
@@ -74,7 +68,8 @@ def claim_roles(
     if path.is_file():
         check_roles(workdir, _read_roles(path), roles)
     else:
-        settings_lib.write_json(path, [dataclasses.asdict(role) for role in roles])
+        rows = [dataclasses.asdict(role) | {"view": role.view.to_dict()} for role in roles]
+        settings_lib.write_json(path, rows)
 
 
 def check_roles(
@@ -282,6 +277,7 @@ def _as_expert(
         view=role.view,
         game=role.game,
         source=str(workdir),
+        rules=settings.rules,
     )
 
 
@@ -318,6 +314,7 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
         outputs=outputs_of(settings),
         view=next(iter(roles.values())).view,
         teachers=teachers,
+        own={} if settings.together else {game: role.view for game, role in roles.items()},
     )
 
 

@@ -203,6 +203,14 @@ def _measure(
       only: the index of the one task to play; its row is as it would be among the others.
     """
     everything = lessons.of_experts(experts, seed)
+    if student is not None:  # who taught it may see a screen in another way
+        everything = tuple(
+            dataclasses.replace(
+                lesson,
+                view=lesson.task.shown([lesson.seen, student.teachers[lesson.name].view]),
+            )
+            for lesson in everything
+        )
     chosen = everything if only is None else everything[only : only + 1]
     for lesson in chosen:
         lesson.task.require()
@@ -226,19 +234,20 @@ def _measure(
         players["expert"] = player(
             "experts", [student.teachers[lesson.name] for lesson in everything], passing=False
         )
+        views = student.views([lesson.task for lesson in everything])
         act = rollouts.network_actor(
             student.network,
             masks,
             epsilon=epsilon,
             form=form,
-            view=student.view,
+            views=views,
             numbers=numbers,
         )
         marks = tuple(
             records.student_mark(
-                student.network, student.params, student.view, index=lesson.index, epsilon=epsilon
+                student.network, student.params, own, index=lesson.index, epsilon=epsilon
             )
-            for lesson in everything
+            for lesson, own in zip(everything, views, strict=True)
         )
         policy = functools.partial(act, student.params)
         players["student"] = records.Player("student", policy, marks)
@@ -268,7 +277,7 @@ def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Cl
             lesson,
             policy,
             seed=lesson.pool_seed(lessons.SHOW),
-            steps=page.CLIP_SECONDS * lesson.task.suite.frames_per_second,
+            steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
             max_steps=settings.max_steps,
         )
         for lesson in lessons.of_experts(experts, settings.seed)

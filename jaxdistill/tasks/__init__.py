@@ -7,6 +7,7 @@ import functools
 import re
 
 from jaxdistill.tasks import atari, combat, lander
+from jaxdistill.tasks.atari import USUAL, Game, Rules
 from jaxdistill.tasks.task import Task
 
 # What others call a task, beside its own name.
@@ -48,6 +49,21 @@ def get(name: str) -> Task:
     raise ValueError(
         f"unknown task {name!r}: {hint}jaxdistill.tasks.names() lists all {len(names())}"
     )
+
+
+def under(task: Task, rules: Rules) -> Task:
+    """The task, played in another way.
+
+    Raises:
+      ValueError: it knows no such rules.
+    """
+    if isinstance(task, Game):
+        return task if task.rules == rules else task.under(rules)
+    if rules != USUAL:
+        raise ValueError(
+            f"{task.name} knows none of the rules of Atari; leave out {', '.join(rules.to_dict())}"
+        )
+    return task
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxdistill.tasks.task import Played, Pool, Suite, Task
-from jaxdistill.tasks.views import AnyView, Vector
+from jaxdistill.tasks.views import AnyShown, Vector
 
 ACTION_NAMES = ("NOOP", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
 
@@ -61,7 +61,7 @@ class Lander(Task):
         num_envs: int,
         *,
         seed: int,
-        view: AnyView | None = None,
+        view: AnyShown | None = None,
         max_steps: int | None = None,
         threads: int | None = None,
     ) -> LanderPool:
@@ -97,7 +97,7 @@ class LanderPool(Pool):
         num_envs: int,
         *,
         seed: int,
-        view: AnyView | None = None,
+        view: AnyShown | None = None,
         max_steps: int | None = None,
         render: bool = False,
     ):

@@ -15,14 +15,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxdistill.tasks.actions import Discrete, Factored, Form
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyShown, AnyView, Vector, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,25 @@ class Task(abc.ABC):
         return self.suite.view
 
     @property
+    def frames_per_step(self) -> int:
+        """Of the emulator, where there is one."""
+        return 1
+
+    @property
+    def frames_per_second(self) -> int:
+        """Steps in one second, at the task's own speed."""
+        return self.suite.frames_per_second
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """Plain JSON values that tell this from other tasks of its name; most have none."""
+        return {}
+
+    def shown(self, seen: Sequence[AnyShown]) -> AnyShown:
+        """What its pools show so that each of several views is seen of it; see `views.shown`."""
+        return shown(seen, self.frames_per_step)
+
+    @property
     def facts(self) -> tuple[str, ...]:
         """Those of the suite's that say something of this task."""
         return self.suite.facts
@@ -155,7 +174,7 @@ class Task(abc.ABC):
         num_envs: int,
         *,
         seed: int,
-        view: AnyView | None = None,
+        view: AnyShown | None = None,
         max_steps: int | None = None,
         threads: int | None = None,
     ) -> Pool:
@@ -164,7 +183,7 @@ class Task(abc.ABC):
         Args:
           seed: of all chance. Environment i draws from `seed + i`: keep seeds of two pools at
             least N apart.
-          view: what is seen; by default the suite's.
+          view: what is to be seen; by default the suite's.
           max_steps: step limit of one game; by default the task's.
           threads: that step them, where they can be shared among several.
 
@@ -244,16 +263,18 @@ class Pool(abc.ABC):
     Attributes:
       task: what is played.
       num_envs: N.
-      view: what is seen.
+      view: what is shown.
+      skips: games that are over may be skipped; see `skip`.
       last: what the last step said, or how the first games begin.
     """
 
     task: Task
     num_envs: int
-    view: AnyView
+    view: AnyShown
+    skips: bool = True
     last: Step
 
-    def __init__(self, task: Task, num_envs: int, view: AnyView | None, max_steps: int):
+    def __init__(self, task: Task, num_envs: int, view: AnyShown | None, max_steps: int):
         """For subclasses, which then `begin` their games.
 
         Raises:
@@ -262,10 +283,10 @@ class Pool(abc.ABC):
         for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
             if value < 1:
                 raise ValueError(f"{task.name}: {name} is {value}, expected at least 1")
-        view = (view or task.suite.view).whole
-        if type(view) is not type(task.suite.view):
-            raise ValueError(f"{task.name} shows {task.suite.view}, expected no {view}")
-        self.task, self.num_envs, self.view = task, num_envs, view
+        view, usual = view or task.suite.view, task.suite.view
+        if isinstance(view, Vector) != isinstance(usual, Vector):
+            raise ValueError(f"{task.name} shows {usual}, expected no {view}")
+        self.task, self.num_envs, self.view = task, num_envs, task.shown([view])
         self._sent: np.ndarray | None = None  # those stepping now, None for all
 
     @abc.abstractmethod
@@ -280,9 +301,9 @@ class Pool(abc.ABC):
     def skip(self, counts: np.ndarray) -> None:
         """Begins the game after the first `counts[i]` in environment i of this fresh pool.
 
-        Chance enters a pool only where a game begins, or comes from a generator that is seeded
-        there: the k-th game is alike whether those before were played or not, unless a game's
-        program does not forget them. So compare `states` with what they were.
+        Where `skips`, chance enters a pool only where a game begins, or comes from a generator that
+        is seeded there: the k-th game is alike whether those before were played or not, unless a
+        game's program does not forget them. So compare `states` with what they were.
         """
 
     @property

@@ -1,20 +1,32 @@
 """What one network sees of a task: a `View` of a screen, or a `Vector` of numbers.
 
 Every observation is a stack of frames, `(stack, *frame)`; a vector is one frame of shape (D,). A
-`View` says how raw 210x160 RGB frames become one observation. The views EnvPool makes itself are
-`native` and cost nothing; an expert with any other view converts and answers questions about given
-observations, but cannot be seated in a pool yet.
+`View` says how 210x160 RGB frames become one observation. Those that EnvPool makes itself are
+`native`, and cost nothing. Where the views of all who look at a pool are not one native view, the
+pool shows the `Screen`, and each view is a pure function of it, on the device (`View.see`). It is
+made of numbers that float32 holds exactly, so that it has the same bits on every device, whatever
+is computed beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-RESIZES = ("area", "linear")
-GRAYS = ("luminance", "mean")
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RESIZES = ("area", "linear", "nearest")
+GRAYS = ("luminance", "mean", "none")
+MAXIMA = ("before", "after", "none")
+PADDINGS = ("repeat", "zero")
+SCREEN = (210, 160)
+"""Rows and columns of the screen; EnvPool cuts taller ones to it."""
 _MAX_SIZE = 4096
+_CHOICES = {"resize": RESIZES, "gray": GRAYS, "maximum": MAXIMA, "padding": PADDINGS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +36,19 @@ class View:
     Attributes:
       height, width: size of the resized frame in pixels.
       stack: how many of the latest frames form one observation, oldest first.
-      resize: "area" (EnvPool's default) or "linear". Experts are sensitive to it: one Breakout
-        expert scores 409 with linear and 6 with area.
-      gray: "luminance" (as ALE gives it) or "mean" of the three colours.
+      resize: "area" (EnvPool's default), "linear" or "nearest", as OpenCV has them. Experts are
+        sensitive to it: one Breakout expert scores 409 with linear and 6 with area.
+      gray: "luminance" (as ALE gives it), "mean" of the three colours, or "none": frames in colour,
+        an observation of `(3 stack, height, width)`, each frame's red, green and blue in turn.
       crop: (first row, row after the last) of the screen that is kept; None keeps all.
       steps: sizes (height, width) resized to before the final one, where an expert resized twice.
+      gray_last: resized in colour, and made gray then.
+      maximum: a frame is the maximum over the last two emulator frames of a step, pixel by pixel,
+        taken "before" resizing or "after" it; or "none": the last one alone.
+      spacing: emulator frames between two frames of the stack; None is a step.
+      padding: what stands for frames before a game's first: "repeat" that one, or "zero".
+      difference: each frame less the one before it, over 255, as float32.
+      channels_last: `(height, width, channels)`, as a network without convolutions was given them.
     """
 
     height: int = 84
@@ -38,20 +58,33 @@ class View:
     gray: str = "luminance"
     crop: tuple[int, int] | None = None
     steps: tuple[tuple[int, int], ...] = ()
+    gray_last: bool = False
+    maximum: str = "before"
+    spacing: int | None = None
+    padding: str = "repeat"
+    difference: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "stack"):
+        for name in ("height", "width", "stack", "spacing"):
             size = getattr(self, name)
+            if name == "spacing" and size is None:
+                continue
             if type(size) is not int or not 1 <= size <= _MAX_SIZE:
                 shown = size if not isinstance(size, int) or size < 1 else "larger"
                 raise ValueError(
                     f"view: {name} is {shown!r}, expected a whole number of 1..{_MAX_SIZE}"
                 )
-        for name, known in (("resize", RESIZES), ("gray", GRAYS)):
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"view: {name} is {getattr(self, name)!r}, expected one of {', '.join(known)}"
                 )
+        for name in ("gray_last", "difference", "channels_last"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"view: {name} is {getattr(self, name)!r}, expected true or false")
+        if self.gray_last and self.gray == "none":
+            raise ValueError("view: gray_last has no effect where gray is 'none'; leave it out")
         if self.crop is not None and not (_pair(self.crop) and 0 <= self.crop[0] < self.crop[1]):
             raise ValueError(f"view: crop is {self.crop!r}, expected (first row, end row)")
         if not all(_pair(size) and min(size) > 0 for size in self.steps):
@@ -59,26 +92,36 @@ class View:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of one observation, `(stack, height, width)`."""
-        return (self.stack, self.height, self.width)
+        """Shape of one observation, `(channels, height, width)` or channels last."""
+        channels = 3 * self.stack if self.gray == "none" else self.stack
+        if self.channels_last:
+            return (self.height, self.width, channels)
+        return (channels, self.height, self.width)
 
     @property
     def native(self) -> bool:
         """Whether EnvPool makes this view itself."""
-        return self.crop is None and self.gray == "luminance" and not self.steps
+        plain = View(self.height, self.width, self.stack, self.resize)
+        return self == plain and self.resize != "nearest"
 
     @property
     def whole(self) -> View:
-        """What a pool must show where this is seen: the same."""
+        """What it is a part of, as a `Vector` may be: nothing else."""
         return self
 
     def see(self, shown: Any) -> Any:
-        """What is seen of what the pool shows: all, since pools make these views themselves."""
-        return shown
+        """What is seen, `(B, *shape)`, of what a pool shows; for jit.
+
+        Args:
+          shown: `Shown` of a screen; arrays are this view already, made by the pool.
+        """
+        return _seen(self, shown) if isinstance(shown, Shown) else shown
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` turns them back."""
-        return dataclasses.asdict(self)
+        """Plain JSON values; `from_dict` turns them back. What is rare is said where it is so."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)[7:]}
+        fields = dataclasses.asdict(self)
+        return {name: x for name, x in fields.items() if name not in usual or x != usual[name]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> View:
@@ -152,7 +195,98 @@ class Vector:
         return fields if self.of is not None else {"size": self.size}
 
 
+@dataclasses.dataclass(frozen=True)
+class Screen:
+    """The screen, as a pool shows it to views that are seen on the device.
+
+    Attributes:
+      ago: its frames, oldest first: each so many emulator frames before the newest.
+      skip: emulator frames in one step.
+      gray: in luminance; otherwise in colour.
+      maximum: a frame is the maximum over the last two emulator frames of a step; otherwise one.
+    """
+
+    ago: tuple[int, ...]
+    skip: int = 4
+    gray: bool = False
+    maximum: bool = True
+
+    @property
+    def stack(self) -> int:
+        """How many frames."""
+        return len(self.ago)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is shown, `(stack, 210, 160)`, or `(stack, 3, 210, 160)` in colour."""
+        return (self.stack, *SCREEN) if self.gray else (self.stack, 3, *SCREEN)
+
+    @property
+    def whole(self) -> Screen:
+        """Itself: nothing shows more."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+
 AnyView = View | Vector
+"""What a network sees."""
+
+AnyShown = View | Vector | Screen
+"""What a pool shows."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("frames", "ages"), meta_fields=("screen",)
+)
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What pools show of a screen.
+
+    Attributes:
+      frames: `(B, *screen.shape)` uint8.
+      ages: `(B,)` int32, steps since each game's first observation.
+      screen: how.
+    """
+
+    frames: Any
+    ages: Any
+    screen: Screen
+
+
+def shown(seen: Sequence[AnyView | Screen], skip: int) -> AnyShown:
+    """What a pool shows so that each of several views can be seen of it.
+
+    One native view that all share, all numbers, or the screen in as many frames as it takes.
+
+    Args:
+      seen: of one kind.
+      skip: emulator frames in a step.
+
+    Raises:
+      ValueError: a view crops rows that the screen does not have.
+    """
+    first = seen[0]
+    if not isinstance(first, View):
+        return first.whole
+    if first.native and all(view == first for view in seen):
+        return first
+    views = [view for view in seen if isinstance(view, View)]
+    for view in views:
+        if view.crop is not None and view.crop[1] > SCREEN[0]:
+            raise ValueError(f"view: crop is {view.crop}, and the screen has {SCREEN[0]} rows")
+    gray = all(view.gray == "luminance" and not view.gray_last for view in views)
+    offsets = {offset for view in views for offset in _offsets(view, skip)}
+    if skip == 1 or (
+        all(view.maximum == "before" for view in views)
+        and all(offset % skip == 0 for offset in offsets)
+    ):
+        return Screen(tuple(range(max(offsets), -1, -skip)), skip, gray)
+    pairs = [view for view in views if view.maximum != "none"]
+    offsets |= {offset + 1 for view in pairs for offset in _offsets(view, skip)}
+    return Screen(tuple(sorted(offsets, reverse=True)), skip, gray, maximum=False)
 
 
 def from_dict(fields: Mapping[str, Any]) -> AnyView:
@@ -172,3 +306,138 @@ def _pair(value: object) -> bool:
     if not isinstance(value, tuple) or [type(number) for number in value] != [int, int]:
         return False
     return max(value) <= _MAX_SIZE
+
+
+def _offsets(view: View, skip: int) -> list[int]:
+    """How many emulator frames before the newest each frame is that a view looks at."""
+    spacing = view.spacing or skip
+    frames = view.stack + view.difference
+    return [spacing * place for place in range(frames - 1, -1, -1)]
+
+
+def _seen(view: View, shown: Shown) -> jax.Array:
+    screen = shown.screen
+    offsets = _offsets(view, screen.skip)
+
+    def frames(before: int = 0) -> jax.Array:
+        places = [screen.ago.index(offset + before) for offset in offsets]
+        if places == list(range(places[0], places[0] + len(places))):
+            return shown.frames[:, places[0] : places[-1] + 1]
+        return shown.frames[:, np.asarray(places)]
+
+    look = functools.partial(_look, view, not screen.gray)
+    if screen.maximum or view.maximum == "none":
+        x = look(frames())
+    elif view.maximum == "before":
+        x = look(jnp.maximum(frames(), frames(1)))
+    else:
+        x = jnp.maximum(look(frames()), look(frames(1)))
+    if view.padding == "zero":
+        there = shown.ages[:, None] * screen.skip >= np.asarray(offsets)
+        x = jnp.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.uint8(0))
+    if view.difference:
+        x = x.astype(jnp.float32)
+        x = (x[:, 1:] - x[:, :-1]) / 255
+    x = x.reshape(x.shape[0], -1, view.height, view.width)
+    return jnp.moveaxis(x, 1, -1) if view.channels_last else x
+
+
+def _look(view: View, coloured: bool, x: jax.Array) -> jax.Array:
+    """Single frames `(B, K, ..., H, W)` as they are seen."""
+    if view.crop is not None:
+        x = x[..., view.crop[0] : view.crop[1], :]
+    gray = coloured and view.gray != "none"
+    if gray and not view.gray_last:
+        x = _gray(x, view.gray)
+    for size in (*view.steps, (view.height, view.width)):
+        x = _resized(x, size, view.resize)
+    return _gray(x, view.gray) if gray and view.gray_last else x
+
+
+def _gray(x: jax.Array, kind: str) -> jax.Array:
+    """`(..., 3, H, W)` uint8 in one tone: ALE's luminance, or the mean, to the nearest level."""
+    red, green, blue = (x[..., i, :, :].astype(jnp.int32) for i in range(3))
+    if kind == "mean":
+        return ((2 * (red + green + blue) + 3) // 6).astype(jnp.uint8)
+    # 0.2989, 0.587 and 0.114 of 2**16.
+    return ((19589 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(jnp.uint8)
+
+
+# Bits of the weights of a resize's two products, and those behind the point between them. All
+# numbers are whole and below 2**24: float32 holds them exactly, in whatever order they are added.
+_FIRST, _BETWEEN, _SECOND = 15, 4, 12
+
+
+def _resized(x: jax.Array, size: tuple[int, int], kind: str) -> jax.Array:
+    """`(..., H, W)` uint8 in another size: as OpenCV has it, to one grey level."""
+    old = x.shape[-2:]
+    if old == tuple(size):
+        return x
+    # OpenCV shrinks by area where both sides shrink, and interpolates where one grows.
+    shrinks = old[0] >= size[0] and old[1] >= size[1]
+    kind = kind if kind != "area" or shrinks else "area_growing"
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    columns, rows = (
+        _weights(n, m, kind, bits)
+        for n, m, bits in ((old[1], size[1], _FIRST), (old[0], size[0], _SECOND))
+    )
+    x = product("...hw,vw->...hv", x.astype(jnp.float32), columns)
+    x = jnp.floor(x / 2 ** (_FIRST - _BETWEEN) + 0.5)
+    x = product("uh,...hv->...uv", rows, x)
+    return jnp.floor(x / 2 ** (_BETWEEN + _SECOND) + 0.5).astype(jnp.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(old: int, new: int, kind: str, bits: int) -> np.ndarray:
+    """`(new, old)` float32: what each pixel has of those before, in whole parts of `2**bits`."""
+    scale, share = old / new, _SHARES[kind]
+    weights = np.stack([share(place, scale, old) for place in range(new)])
+    whole = np.round(weights * 2**bits)
+    most = whole.argmax(axis=1)
+    whole[np.arange(new), most] += 2**bits - whole.sum(axis=1)  # a plain image stays as it is
+    return whole.astype(np.float32)
+
+
+def _area(place: int, scale: float, old: int) -> np.ndarray:
+    """By how much of the new pixel each old one covers."""
+    edges = np.arange(old)
+    low, high = place * scale, min((place + 1) * scale, old)
+    overlap = np.clip(np.minimum(edges + 1, high) - np.maximum(edges, low), 0, None)
+    return overlap / overlap.sum()
+
+
+def _linear(place: int, scale: float, old: int) -> np.ndarray:
+    """Between the centres of two pixels."""
+    where = (place + 0.5) * scale - 0.5
+    return _between(int(np.floor(where)), where - np.floor(where), old)
+
+
+def _area_growing(place: int, scale: float, old: int) -> np.ndarray:
+    """OpenCV's "area" where an image grows: mostly one pixel, two only at an edge between them."""
+    first = int(np.floor(place * scale))
+    part = (place + 1) - (first + 1) / scale
+    return _between(first, 0.0 if part <= 0 else part - np.floor(part), old)
+
+
+def _nearest(place: int, scale: float, old: int) -> np.ndarray:
+    """OpenCV's, which is the one before."""
+    return _between(int(np.floor(place * scale)), 0.0, old)
+
+
+def _between(first: int, part: float, old: int) -> np.ndarray:
+    """`1 - part` of pixel `first` and `part` of the next, within the image."""
+    weights = np.zeros(old)
+    if first < 0 or first >= old - 1:
+        first, part = min(max(first, 0), old - 1), 0.0
+    weights[first] = 1 - part
+    if part:
+        weights[first + 1] = part
+    return weights
+
+
+_SHARES: dict[str, Callable[[int, float, int], np.ndarray]] = {
+    "area": _area,
+    "area_growing": _area_growing,
+    "linear": _linear,
+    "nearest": _nearest,
+}

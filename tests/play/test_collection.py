@@ -52,7 +52,6 @@ def _collector(experts, log=None, seeds=(3, 103, 203), **changes):
             for index, (expert, seed) in enumerate(zip(experts, seeds, strict=False))
         ],
         "network": NETWORK,
-        "view": View(),
         "num_envs": ENVS,
         "expert_epsilon": 0.0,
         "student_epsilon": 0.0,
@@ -272,9 +271,10 @@ def fighters(skilled):
     return [*experts, Team(tuple(experts), "combat/duel")]
 
 
-def _fight(fighters, log=None, **changes):
+def _fight(fighters, log=None, view=SEEN, **changes):
     """A collector of skills and of the duel, whose episodes are cut now and then."""
-    fields = {"network": STUDENT, "view": SEEN, "lessons": lessons.of_experts(fighters, 3)}
+    seen = [view] * len(fighters)
+    fields = {"network": STUDENT, "lessons": lessons.of_experts(fighters, 3, seen)}
     return _collector([], log, **(fields | changes))
 
 
@@ -336,7 +336,7 @@ def test_collecting_fights_goes_on_as_if_it_had_not_been_killed(fighters, monkey
     """Duels end at different times; those in progress are fought again."""
     duel = combat.duel(10)
     team = Team(fighters[3].experts, duel.name)
-    taught = lessons.of_experts([team], 3)
+    taught = lessons.of_experts([team], 3, [SEEN])
     options = {"lessons": taught, "expert_epsilon": 0.2, "change_drivers": True}
     student = networks.init(STUDENT, jax.random.key(8), (1, 20))
     killed, log = _fight([], **options), dataset.Log(None, FOUGHT | {"games": [duel.name]})

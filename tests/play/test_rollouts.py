@@ -261,7 +261,7 @@ def test_a_network_actor_sees_its_part_and_answers_with_keys_and_angles():
     masks = jnp.array([[True, True], [False, True]])
     part = Vector(2, start=1, of=4)
     act = rollouts.network_actor(
-        Network(convs=(), num_outputs=2), masks, epsilon=0.0, form=HANDS, view=part
+        Network(convs=(), num_outputs=2), masks, epsilon=0.0, form=HANDS, views=[part] * 2
     )
     rows = [[9, 0.25, 0.5, 9], [9, -1, 0.5, -9], [-9, 0.125, 0.125, 9]]
     shown = (jnp.array(rows)[:, None], jnp.array(rows[:2])[:, None])
@@ -270,7 +270,7 @@ def test_a_network_actor_sees_its_part_and_answers_with_keys_and_angles():
     np.testing.assert_allclose(both, [[1, 0.75], [0, -0.5], [1, 0.25]])
     np.testing.assert_allclose(angle, [[0, 0.75], [0, -0.5]])
     random = rollouts.network_actor(
-        Network(convs=(), num_outputs=2), masks, epsilon=1.0, form=HANDS, view=part
+        Network(convs=(), num_outputs=2), masks, epsilon=1.0, form=HANDS, views=[part] * 2
     )
     chosen, _ = random(params, shown, jax.random.key(0), (0, 1), _seats(shown))
     wanted, _ = rollouts.random_policy(masks, HANDS)(

@@ -137,7 +137,7 @@ def test_all_see_and_press_what_is_theirs(settings, whole):
     made = common.Run(settings, ONE)
     assert made.names == GAMES
     np.testing.assert_array_equal(made.masks, [tasks.get(game).mask for game in GAMES])
-    assert made.view == views.part("duel") and made.shown == Vector(74)
+    assert made.view == views.part("duel") and made.stored == Vector(74)
     roles = students.load_roles(workdir, settings)
     assert [(role.game, role.view, role.actions, role.expert) for role in roles] == [
         ("combat/movement", made.view, (0, 1, 2, 3, 4, 5), "movement"),

@@ -307,10 +307,7 @@ def test_a_refused_action_leaves_the_pool_usable(pong):
         ({"num_envs": 0}, "num_envs is 0, expected at least 1"),
         ({"num_envs": -3}, "num_envs is -3"),
         ({"max_steps": 0}, "max_steps is 0"),
-        ({"noop_max": 0}, "noop_max is 0"),
         ({"view": Vector(8)}, r"shows View\(height=84, .*\), expected no Vector\(size=8\)"),
-        ({"view": View(crop=(30, 190))}, r"pools cannot make this view \(crop \(30, 190\)"),
-        ({"view": View(gray="mean")}, "pools .* gray 'mean'"),
     ],
 )
 def test_what_would_crash_envpool_is_refused(options, message):
@@ -345,17 +342,6 @@ def test_rewards_are_the_games_own_and_a_life_is_not_a_game():
     pool = atari.AtariPool(game, 2, seed=3)
     steps = _play(pool, np.random.default_rng(0).choice(game.actions, (40, 2)))
     assert {20.0} <= {reward for step in steps for reward in step.rewards.tolist()}
-
-
-def test_so_many_no_ops_come_first_as_are_asked_for():
-    def starts(noop_max):
-        first = atari.AtariPool(FREEWAY, 8, seed=0, noop_max=noop_max).last.observations
-        return len({x.tobytes() for x in first})
-
-    assert starts(1) == 1 < starts(30)
-    # A screen's game begins as that of a pool, with as many.
-    frames = [atari.Screen(FREEWAY, seed=0, noop_max=n).frame for n in (1, 30)]
-    assert (frames[0] != frames[1]).any()
 
 
 def test_observations_are_envpools_own():

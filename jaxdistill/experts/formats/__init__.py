@@ -163,6 +163,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         game=game,
         advertised_score=spec.advertised_score,
         source=path,
+        rules=spec.rules,
     )
     notes = [*built.notes, *_unused(unused), *_elsewhere(found, place)]
     return Conversion(expert, f"spec {spec.path}", built.layers, notes=tuple(notes))

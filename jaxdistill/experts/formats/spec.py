@@ -10,6 +10,9 @@ advertised_score = 409       # optional, as are name and state_dict (where in th
 [view]                       # what it sees; see `jaxdistill.tasks.views.View` for all fields
 resize = "linear"
 
+[rules]                      # its own game, where that is not the usual; see `tasks.atari.Rules`
+fire_after_life = true
+
 [[layers]]                   # the layers before the head, in order
 type = "conv"
 key = "conv1"                # tensors conv1.weight and conv1.bias; or weight = and bias =
@@ -35,9 +38,10 @@ import reprlib
 import tomllib
 from typing import Any
 
-from jaxdistill import networks, tasks
+from jaxdistill import networks, settings, tasks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
 from jaxdistill.experts.formats.layers import Conv, Plan, Weights, brief, named
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
@@ -63,6 +67,7 @@ class Spec:
         of channels of the first convolution.
       actions: ALE ids, "minimal", "full", or None to number the outputs.
       state_dict: dotted path of the state_dict in the file, None to look for it.
+      rules: how its own game is played.
     """
 
     path: str
@@ -74,6 +79,7 @@ class Spec:
     name: str | None
     state_dict: str | None
     advertised_score: float | None
+    rules: Rules = USUAL
 
 
 class _Table:
@@ -170,10 +176,11 @@ def read(path: str | os.PathLike[str]) -> Spec:
         name=top.take("name", str),
         state_dict=top.take("state_dict", str),
         advertised_score=top.take("advertised_score", float),
+        rules=_rules(top),
     )
     top.finish(
         "game, outputs, actions, activation, pixels, advertised_score, name, state_dict, view, "
-        "layers, head"
+        "rules, layers, head"
     )
     return spec
 
@@ -183,7 +190,9 @@ def view_of(spec: Spec, channels: int) -> View | None:
     if spec.view is None:
         return None
     try:
-        return View.from_dict({"stack": channels, **spec.view} if spec.plan.convs else spec.view)
+        frames = channels // 3 if spec.view.get("gray") == "none" else channels
+        stack = {"stack": frames} if spec.plan.convs and frames else {}
+        return View.from_dict(stack | spec.view)
     except ValueError as error:
         raise ValueError(f"{spec.path}: {error}") from None
 
@@ -286,11 +295,14 @@ def _view(table: _Table) -> dict[str, Any]:
     view: dict[str, Any] = {}
     for field in ("height", "width", "stack"):
         view[field] = table.take(field, int)
-    for field in ("resize", "gray"):
+    view["spacing"] = table.take("spacing", int)
+    for field in ("resize", "gray", "maximum", "padding"):
         view[field] = table.take(field, str)
+    for field in ("gray_last", "difference", "channels_last"):
+        view[field] = table.fields.pop(field, None)  # the view itself asks for true or false
     view["crop"] = table.take("crop", list)
     view["steps"] = table.take("steps", list)
-    table.finish("height, width, stack, resize, gray, crop, steps")
+    table.finish(", ".join(field.name for field in dataclasses.fields(View)))
     for field, pairs in (("crop", [view["crop"] or [0, 1]]), ("steps", view["steps"] or [])):
         for pair in pairs:
             numbers = isinstance(pair, list) and all(type(n) is int and n >= 0 for n in pair)
@@ -303,6 +315,13 @@ def _view(table: _Table) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{table.path}: {error}") from None
     return view
+
+
+def _rules(top: _Table) -> Rules:
+    try:
+        return settings.build(Rules, top.take("rules", dict) or {}, "rules")
+    except ValueError as error:
+        raise ValueError(f"{top.path}: {error}") from None
 
 
 def _weights(table: _Table) -> Weights:

@@ -14,7 +14,7 @@ from jaxdistill.tasks.combat import environments, views
 from jaxdistill.tasks.combat.environments import APPROACH, Environment
 from jaxdistill.tasks.combat.state import State
 from jaxdistill.tasks.task import Played, Pool, Task
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyShown
 
 FACTS = (
     "dealt",
@@ -45,7 +45,7 @@ class CombatPool(Pool):
         num_envs: int,
         *,
         seed: int,
-        view: AnyView | None = None,
+        view: AnyShown | None = None,
         max_steps: int | None = None,
     ):
         """Builds the pool and begins N episodes; environment i draws from `seed + i`.

@@ -15,7 +15,7 @@ from jaxdistill.tasks.combat.camera import CombatCamera
 from jaxdistill.tasks.combat.environments import ENTRIES, Environment
 from jaxdistill.tasks.combat.pool import FACTS, CombatPool
 from jaxdistill.tasks.task import Suite, Task
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyShown, AnyView
 
 COMBAT = Suite(
     "combat",
@@ -80,7 +80,7 @@ class Combat(Task):
         num_envs: int,
         *,
         seed: int,
-        view: AnyView | None = None,
+        view: AnyShown | None = None,
         max_steps: int | None = None,
         threads: int | None = None,
     ) -> CombatPool:
