@@ -5,6 +5,8 @@
 
 FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable-Baselines3,
 CleanRL), or a directory made by `launch/convert.py`; one that needs a spec is GAME=FILE@SPEC.toml.
+What its own game was is said behind it, as in GAME=FILE?fire_after_life=true&noop_max=1 (see
+`tasks.atari.Rules`); how the run plays, by `--config.rules.fire_after_life=True`.
 Every field below can be set by flag, as `--config.learn.rounds=400`.
 
 If an expert has the student's network, begin as a copy of it (`--config.learn.warm_start=GAME`): of
@@ -20,17 +22,19 @@ import dataclasses
 from ml_collections import ConfigDict, config_dict
 
 from jaxdistill.run import recipe
+from jaxdistill.tasks import atari
 
 
 def sources(experts: str) -> tuple[dict[str, str | None], ...]:
-    """`GAME=FILE[@SPEC],...` as experts' sources."""
+    """`GAME=FILE[@SPEC][?RULES],...` as experts' sources."""
     parsed = []
     for part in filter(None, experts.split(",")):
         game, found, file = part.partition("=")
         if not found:
             raise ValueError(f"expected GAME=FILE in --config=configs/...:..., got {part!r}")
+        file, _, rules = file.partition("?")
         path, _, spec = file.partition("@")
-        parsed.append({"game": game, "path": path, "spec": spec or None})
+        parsed.append({"game": game, "path": path, "spec": spec or None, "rules": rules or None})
     return tuple(parsed)
 
 
@@ -42,6 +46,7 @@ def get_config(experts: str = "") -> ConfigDict:
             "experts": sources(experts),
             "together": config_dict.placeholder(str),
             "view": config_dict.placeholder(str),
+            "rules": dataclasses.asdict(atari.Rules()),
             "network": "dueling",
             "compute_dtype": "float32",
             "seed": 0,

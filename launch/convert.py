@@ -11,6 +11,9 @@ from absl import flags
 _SOURCE = flags.DEFINE_string("source", None, "PyTorch file, or the directory of an expert")
 _OUT = flags.DEFINE_string("out", None, "new directory for the expert")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file that says what the source does not")
+_RULES = flags.DEFINE_string(
+    "rules", None, "changes to its own game, such as fire_after_life=true&noop_max=1"
+)
 _GAME = flags.DEFINE_string("game", None, "its game, where the source does not say")
 _EPISODES = flags.DEFINE_integer("episodes", 0, "whole games to play it for", 0)
 _EPSILON = flags.DEFINE_float(
@@ -22,7 +25,7 @@ flags.mark_flags_as_required(["source", "out"])
 
 def main() -> None:
     from jaxdistill import metrics, networks
-    from jaxdistill.experts import formats
+    from jaxdistill.experts import formats, sources
     from jaxdistill.experts.expert import check_new
     from jaxdistill.play import records
     from jaxdistill.report import tables
@@ -30,13 +33,12 @@ def main() -> None:
     if not _EPISODES.value:
         only_with("--episodes", "epsilon", "seed")
     found = formats.convert(_SOURCE.value, spec=_SPEC.value, game=_GAME.value)
-    expert, view = found.expert, found.expert.view
-    playable = view.native
-    if _EPISODES.value and playable and expert.game is None:
+    expert = sources.by_rules(found.expert, _RULES.value)
+    if _EPISODES.value and expert.game is None:
         raise ValueError(
             f"{_SOURCE.value} does not say which game it plays; give --game to play it"
         )
-    if _EPISODES.value and playable:
+    if _EPISODES.value:
         expert.task.require()
     check_new(_OUT.value)
     metrics.table(f"{_SOURCE.value}: {found.convention}", formats.COLUMNS, found.rows())
@@ -46,11 +48,7 @@ def main() -> None:
     )
     for note in (*found.notes, *(f"not read: {name}" for name in found.skipped)):
         metrics.say(f"note: {note}")
-    if not playable:
-        metrics.say(
-            f"note: cannot be played yet: pools make only EnvPool's own views, it sees {view}"
-        )
-    elif _EPISODES.value:
+    if _EPISODES.value:
         epsilon = expert.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
         scores = records.measure_expert(
             expert, episodes=_EPISODES.value, epsilon=epsilon, seed=_SEED.value

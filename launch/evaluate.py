@@ -1,6 +1,7 @@
 """Measures how well a policy plays, over whole games.
 
-`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert. `--workdir=DIR [--game=pong]`
+`--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert, in its own game and, where
+that is another, in the one that runs play if nothing is said. `--workdir=DIR [--game=pong]`
 measures again, in all games of a run or in one, the chosen student of a distillation, with its
 experts and random play beside it; or the best network of a training, with random play beside it.
 """
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
 _GAME = flags.DEFINE_string("game", None, "the expert's, or the only one of a run to play")
+_RULES = flags.DEFINE_string(
+    "rules", None, "changes to the expert's own game, such as fire_after_life=true&noop_max=1"
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "a distillation whose student, or a training whose network to measure"
 )
@@ -64,7 +68,7 @@ def main() -> None:
     if _OPENING.value == 0:
         only_with("--opening_steps above 0", "opening_by")
     if _WORKDIR.value:
-        only_with("--expert", "spec", "sample_logits")
+        only_with("--expert", "spec", "rules", "sample_logits")
         rows, measured = _measure_run()
     else:
         only_with("--workdir of a distillation, where others play too", "opening_by")
@@ -115,25 +119,33 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    from jaxdistill.experts import formats
+    from jaxdistill.experts import sources
     from jaxdistill.play import records
     from jaxdistill.report import tables
+    from jaxdistill.tasks.atari import USUAL
 
-    expert = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
+    source = sources.ExpertSource(_EXPERT.value, _SPEC.value, _GAME.value, _RULES.value)
+    expert = sources.load(source)
     if expert.outputs != "logits":
         only_with("an expert that holds logits", "sample_logits")
     expert.task.require()
     measured = _measured(expert.task.suite)
     cache = cache_dir()
-    scores = records.measure_expert(
-        expert,
-        seed=_SEED.value,
-        sample_logits=_SAMPLE.value,
-        records=records.Records(shared=cache),
-        **measured,
+    own, *usual = (
+        records.measure_expert(
+            player,
+            seed=_SEED.value,
+            sample_logits=_SAMPLE.value,
+            records=records.Records(shared=cache),
+            **measured,
+        )
+        for player in (expert, expert.under(USUAL))[: 1 if expert.rules == USUAL else 2]
     )
-    tables.print_expert(expert, scores, epsilon=measured["epsilon"])
-    return [{"game": expert.game, "expert": scores.summary()}], measured
+    tables.print_expert(expert, own, *usual, epsilon=measured["epsilon"])
+    row = {"game": expert.game, "expert": own.summary()}
+    for scores in usual:
+        row |= {"rules": expert.rules.to_dict(), "expert_usual": scores.summary()}
+    return [row], measured
 
 
 if __name__ == "__main__":

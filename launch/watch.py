@@ -11,6 +11,9 @@ from absl import flags
 
 _EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
+_RULES = flags.DEFINE_string(
+    "rules", None, "changes to the expert's own game, such as fire_after_life=true&noop_max=1"
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "a distillation whose student, or a training whose network to watch"
 )
@@ -31,7 +34,7 @@ flags.mark_flag_as_required("out")
 
 def main() -> None:
     from jaxdistill import metrics
-    from jaxdistill.experts import formats
+    from jaxdistill.experts import sources
     from jaxdistill.play import clips, lessons, rollouts
     from jaxdistill.run import students, training
 
@@ -40,7 +43,7 @@ def main() -> None:
     if pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
     if _WORKDIR.value:
-        only_with("--expert", "spec")
+        only_with("--expert", "spec", "rules")
         read = (
             training.best_as_expert
             if training.stands_in(_WORKDIR.value)
@@ -48,7 +51,9 @@ def main() -> None:
         )
         player = read(_WORKDIR.value, _GAME.value)
     else:
-        player = formats.load(_EXPERT.value, spec=_SPEC.value, game=_GAME.value)
+        player = sources.load(
+            sources.ExpertSource(_EXPERT.value, _SPEC.value, _GAME.value, _RULES.value)
+        )
     (lesson,) = lessons.of_experts([player], _SEED.value)
     if player.outputs != "logits":
         only_with("a player that holds logits", "sample_logits")

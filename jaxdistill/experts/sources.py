@@ -9,7 +9,6 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.settings import Text
-from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import Vector
 
 
@@ -21,13 +20,14 @@ class ExpertSource:
       path: a checkpoint file, or a directory made by `launch/convert.py`.
       spec: TOML file describing the checkpoint, where it does not describe itself.
       game: game it plays, where file and spec do not say.
-      rules: how its own game is played, where file and spec say otherwise or nothing.
+      rules: how its own game is played, where file and spec say otherwise or nothing, such as
+        "fire_after_life=true&noop_max=1"; see `tasks.atari.Rules`.
     """
 
     path: Text
     spec: Text | None = None
     game: Text | None = None
-    rules: Rules | None = None
+    rules: Text | None = None
 
     def __post_init__(self) -> None:
         settings_lib.check(self, "expert's ")
@@ -35,8 +35,14 @@ class ExpertSource:
 
 def load(source: ExpertSource) -> Expert:
     """Loads one expert; raises as `formats.load` does, and ValueError for rules it cannot have."""
-    expert = formats.load(source.path, spec=source.spec, game=source.game)
-    return expert if source.rules is None else dataclasses.replace(expert, rules=source.rules)
+    return by_rules(formats.load(source.path, spec=source.spec, game=source.game), source.rules)
+
+
+def by_rules(expert: Expert, changes: str | None) -> Expert:
+    """The expert with changes to its own game, if there are any; see `Rules.changed`."""
+    if changes is None:
+        return expert
+    return dataclasses.replace(expert, rules=expert.rules.changed(changes))
 
 
 def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:

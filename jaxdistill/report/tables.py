@@ -54,24 +54,40 @@ def print_experts(
     metrics.tell(_starts(rows, "expert"), WIDTH)
 
 
-def print_expert(expert: Expert, scores: evaluation.Scores, *, epsilon: float) -> None:
-    """One expert's score, and how its games ended."""
-    rows: list[dict[str, Any]] = [{"game": expert.game, "expert": scores.summary()}]
+def print_expert(
+    expert: Expert,
+    scores: evaluation.Scores,
+    usual: evaluation.Scores | None = None,
+    *,
+    epsilon: float,
+) -> None:
+    """One expert's score, and how its games ended.
+
+    Args:
+      usual: its score in the usual game, where its own is another.
+    """
+    name = str(expert.game)
+    rows: list[dict[str, Any]] = [{"game": name, "expert": scores.summary()}]
+    if usual is not None:
+        rows.append({"game": name, "expert": usual.summary()})
     _print(
         f"{expert.name}, epsilon {epsilon:g}, 95% bootstrap interval",
         (noun(rows), "score", "advertised", "games", "starts", "steps each"),
         [
             (
-                expert.game,
-                _measured(rows[0]["expert"]),
+                name if usual is None else f"{name}, {which}",
+                _measured(row["expert"]),
                 _known(expert.advertised_score, _digits),
-                len(scores.scores),
-                scores.distinct_starts,
-                _digits(float(scores.lengths.mean())),
+                row["expert"]["episodes"],
+                row["expert"]["distinct_starts"],
+                _digits(row["expert"]["mean_steps"]),
             )
+            for which, row in zip(("its own", "the usual"), rows, strict=False)
         ],
         names=(noun(rows),),
     )
+    if usual is not None:
+        metrics.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
     _print_endings(rows)
 
 

@@ -103,6 +103,26 @@ class Rules:
             name: x for name, x in dataclasses.asdict(self).items() if x != getattr(USUAL, name)
         }
 
+    def changed(self, text: str) -> Rules:
+        """With some of them changed: `fire_after_life=true&noop_max=1`.
+
+        Raises:
+          ValueError: there is no such rule, or it cannot be that.
+        """
+        values = dataclasses.asdict(self)
+        for part in text.split("&"):
+            name, _, value = part.partition("=")
+            if name not in values or not value:
+                shown = settings.one_line(part, 60)
+                raise ValueError(
+                    f"rules: found {shown!r}, expected NAME=VALUE&NAME=VALUE of {', '.join(values)}"
+                )
+            try:
+                values[name] = json.loads(value)
+            except ValueError:
+                values[name] = value  # which no rule can be
+        return settings.build(Rules, values, "rules")
+
     def beside(self, others: Rules) -> str:
         """Where they differ from `others`, in words."""
         theirs = dataclasses.asdict(others)

@@ -390,7 +390,7 @@ def _resized(x: jax.Array, size: tuple[int, int], kind: str) -> jax.Array:
 @functools.lru_cache(maxsize=64)
 def _weights(old: int, new: int, kind: str, bits: int) -> np.ndarray:
     """`(new, old)` float32: what each pixel has of those before, in whole parts of `2**bits`."""
-    scale, share = old / new, _SHARES[kind]
+    scale, share = 1 / (new / old), _SHARES[kind]  # rounded as OpenCV does
     weights = np.stack([share(place, scale, old) for place in range(new)])
     whole = np.round(weights * 2**bits)
     most = whole.argmax(axis=1)
