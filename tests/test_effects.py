@@ -492,6 +492,16 @@ class World:
         collector = made.seat()
         return [collector.collect(3, networks.init(LINEAR, KEY, SHAPE), 0.5) for _ in range(2)]
 
+    def ruled(self, settings):
+        """What may be pressed in a run, and a play of Breakout by its rules, without FIRE."""
+        made = common.Run(settings, ONE)
+        return np.asarray(made.masks), _by_rules(made.lessons[0].task.rules)
+
+    def trained_by(self, settings):
+        """As `ruled`, of a training."""
+        (task,) = settings.tasks
+        return task.mask, _by_rules(task.rules)
+
     def shares(self, settings):
         """The experts' share of the environments in six rounds."""
         return [recipe.expert_share_at(settings, index) for index in range(6)]
@@ -746,6 +756,16 @@ class World:
         }
 
 
+@functools.cache
+def _by_rules(rules):
+    pool = tasks.under(tasks.get("breakout"), rules).pool(1, seed=3)
+    told = []
+    for action in np.random.default_rng(0).choice([0, 3, 4], 150):
+        told.append((pool.states.item(), pool.last.over.item()))
+        pool.step(np.array([action]))
+    return np.array(told)
+
+
 def differ(one, other):
     """Whether two trees of arrays do, in shape or in any number."""
     leaves = [jax.tree.leaves(tree) for tree in (one, other)]
@@ -758,10 +778,21 @@ def differ(one, other):
 
 
 # What looks at the field, what it is changed to, and what must stand beside it to have an effect.
+RULES = {
+    "repeat_action_probability": 0.25,
+    "fire_after_life": True,
+    "noop_max": 1,
+    "mode": 4,
+    "difficulty": 1,
+    "end_at_life": True,
+    "frame_skip": 3,
+    "full_actions": True,
+}
 RUN = {
     "experts": ("loaded", lambda world: (world.source("other"), world.source("carnival"))),
     "together": ("gathered", "combat/duel"),
     "view": ("learnt", "document"),
+    **{f"rules.{name}": ("ruled", value) for name, value in RULES.items()},
     "network": ("begun", "wide"),
     "compute_dtype": ("said", "bfloat16"),
     "seed": ("played", 1),
@@ -876,6 +907,7 @@ TRAINING = {
     "independent": ("apart", True),
     "algorithm": ("playing", "dqn"),
     "student": ("opened", lambda world: str(world.student)),
+    **{f"rules.{name}": ("trained_by", value) for name, value in RULES.items()},
     "network": ("opened", "wide"),
     "compute_dtype": ("opened", "bfloat16"),
     "seed": ("explored", 1),
@@ -1058,10 +1090,11 @@ def test_every_field_of_an_experts_source_changes_something(world, tmp_path):
         "path": ExpertSource(str(world.root / "asterix")),
         "spec": ExpertSource(file, spec=str(tmp_path / "other.toml")),
         "game": ExpertSource(file, spec=one, game="kaboom"),
+        "rules": ExpertSource(file, spec=one, rules="noop_max=1"),
     }
     assert sorted(rows) == sorted(fields_of(ExpertSource))
     seen = {
-        (expert.name, expert.outputs, expert.game)
+        (expert.name, expert.outputs, expert.game, expert.rules)
         for expert in (load_experts([source])[0] for source in (base, *rows.values()))
     }
-    assert len(seen) == 4
+    assert len(seen) == 5

@@ -1,4 +1,4 @@
-"""Makes `views.npz`: images resized by OpenCV. `pip install opencv-python-headless`, then run it."""
+"""Makes `views.npz`, images resized by OpenCV: `pip install opencv-python-headless` first."""
 
 import pathlib
 

@@ -60,14 +60,16 @@ def test_prints_what_it_recognised_and_plays(tmp_path):
     assert formats.load(out).network.head == "dueling"
 
 
-def test_a_view_that_cannot_be_played_yet_converts(tmp_path):
+def test_an_expert_plays_in_its_own_view_and_game(tmp_path):
     text = (GOLDEN / "expert_dueling.toml").read_text()
     (tmp_path / "crop.toml").write_text(text.replace("[view]", "[view]\ncrop = [8, 196]"))
     spec = f"--spec={tmp_path / 'crop.toml'}"
-    done = convert(DUELING[0], spec, f"--out={tmp_path / 'expert'}", "--episodes=2")
+    flags = ("--episodes=2", "--epsilon=1", "--rules=fire_after_life=true")
+    done = convert(DUELING[0], spec, f"--out={tmp_path / 'expert'}", *flags)
     assert done.returncode == 0, done.stderr
-    assert "cannot be played yet" in done.stdout and "crop=(8, 196)" in done.stdout
-    assert formats.load(tmp_path / "expert").view.crop == (8, 196)
+    assert any(line.strip().startswith("breakout ") for line in done.stdout.splitlines())
+    expert = formats.load(tmp_path / "expert")
+    assert expert.view.crop == (8, 196) and expert.rules.fire_after_life
 
 
 class Canary:

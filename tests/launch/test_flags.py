@@ -197,7 +197,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     assert all(call not in calls[:i] for i, call in enumerate(calls)) and len(calls) == len(own)
     assert calls[0][1]["epsilon"] == 0.05 and calls[0][1]["opening_steps"] == 10
     assert [call[1]["max_steps"] for call in calls] == [27_000] * 4 + [9]
-    rows = {*EVALUATE, "game", "expert", "out", "spec", "workdir", "opening_by"}
+    rows = {*EVALUATE, "game", "expert", "out", "spec", "rules", "workdir", "opening_by"}
     assert program.own("evaluate") == rows
 
 
@@ -259,19 +259,27 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
             ["--seed=2"],
             ["--sample_logits"],
             ["--game=pong"],
+            ["--rules=noop_max=1"],
         )
     ]
-    assert len(set(seen)) == 6
-    rows = {"expert", "out", "steps", "epsilon", "seed", "sample_logits", "game"}
+    assert len(set(seen)) == 7
+    rows = {"rules", "expert", "out", "steps", "epsilon", "seed", "sample_logits", "game"}
     assert program.own("watch") == rows | {"spec", "workdir"}
 
     convert = [f"--source={experts / 'q'}", "--episodes=1", "--epsilon=0.5"]
     seen = [
         written("convert", *convert, *given)
-        for given in ([], ["--episodes=2"], ["--epsilon=0.9"], ["--seed=3"], ["--game=pong"])
+        for given in (
+            [],
+            ["--episodes=2"],
+            ["--epsilon=0.9"],
+            ["--seed=3"],
+            ["--game=pong"],
+            ["--rules=frame_skip=2"],
+        )
     ]
-    assert len(set(seen)) == 5
-    rows = {"source", "out", "episodes", "epsilon", "seed", "game"}
+    assert len(set(seen)) == 6
+    rows = {"rules", "source", "out", "episodes", "epsilon", "seed", "game"}
     assert program.own("convert") == rows | {"spec"}
     assert program.own("export") == {"workdir", "expert", "out", "convention", "game", "dtype"}
 

@@ -407,8 +407,7 @@ def test_an_experts_keys_and_angles_are_sampled_if_that_is_said():
     ("changes", "message"),
     [
         ({"game": None}, "mine: the expert does not say which game it plays"),
-        ({"view": View(crop=(30, 190))}, "mine cannot be played yet"),
-        ({"view": View(gray="mean")}, "mine cannot be played yet"),
+        ({"view": View(crop=(30, 211))}, "and the screen has 210 rows"),
     ],
 )
 def test_an_expert_that_cannot_be_seated_is_refused(changes, message):

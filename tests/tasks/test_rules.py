@@ -1,6 +1,7 @@
 """How games of Atari are played and shown, on real emulators: rules, and screens."""
 
 import dataclasses
+import itertools
 import json
 
 import envpool
@@ -161,7 +162,7 @@ def test_a_game_may_end_with_a_life():
     pool, steps = _play(BREAKOUT.under(rules), actions)
     assert not pool.skips
     ended, left = 0, []
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in itertools.pairwise(steps):
         np.testing.assert_array_equal(step.valid, ~before.over)
         fell = step.valid & (step.lives < before.lives)
         np.testing.assert_array_equal(step.over, fell | (step.valid & (step.lives == 0)))

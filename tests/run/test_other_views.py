@@ -1,0 +1,65 @@
+"""A whole run of experts that see otherwise than their student, in a game that is not theirs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.run import distill, recipe, students
+from jaxdistill.tasks.atari import Rules
+from jaxdistill.tasks.views import View
+
+CROPPED = View(crop=(8, 196), gray="mean", resize="linear", steps=((94, 84),))
+ONE, FOUR = mesh.create(jax.devices()[:1]), mesh.create()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    root, network = tmp_path_factory.mktemp("experts"), networks.Network(convs=(), num_outputs=18)
+    views = {"space_invaders": CROPPED, "pong": View(maximum="none")}
+    for seed, (game, view) in enumerate(views.items()):
+        params = networks.init(network, jax.random.key(seed), view.shape)
+        params = jax.tree.map(lambda x: np.asarray(30 * x, np.float32), params)
+        own = Rules(fire_after_life=True) if game == "pong" else Rules()
+        expert = Expert(game, network, params, "q", tuple(range(18)), view, game, rules=own)
+        expert.save(root / game)
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(root / game)) for game in views),
+        network="net3",
+        collect=recipe.Collect(num_envs=4, initial_steps=40, steps_per_round=20, window_steps=60),
+        learn=recipe.Learn(rounds=2, updates_per_round=2, batch_per_game=8, loss="kl"),
+        evaluate=recipe.Evaluate(
+            every_rounds=2, select_episodes=2, report_episodes=2, max_steps=20, opening_steps=3
+        ),
+    )
+
+
+def _student(workdir):
+    _, state, _ = students.load_student(workdir)
+    return jax.tree.leaves(jax.device_get(state.playing))
+
+
+def test_it_ends_with_the_same_student_after_a_kill_and_on_any_devices(settings, tmp_path, capsys):
+    whole = distill.distill(settings, tmp_path / "whole", mesh=FOUR)
+    said = capsys.readouterr()
+    line = "pong: the own game of pong has fire_after_life True (not False)"
+    assert line in said.out + said.err and "own game of space_invaders" not in said.out + said.err
+    distill.distill(settings, tmp_path / "killed", mesh=FOUR, stop_after="round:1")
+    killed = distill.distill(settings, tmp_path / "killed", mesh=FOUR)
+    distill.distill(settings, tmp_path / "one", mesh=ONE, stop_after="train")
+    for name in ("killed", "one"):
+        for a, b in zip(_student(tmp_path / "whole"), _student(tmp_path / name), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert {**whole, "seconds": 0} == {**killed, "seconds": 0}
+    roles = json.loads((tmp_path / "whole" / "student.json").read_text())
+    assert [role["view"] for role in roles] == [View().to_dict()] * 2
+    info = json.loads((tmp_path / "whole" / "dataset" / "dataset.json").read_text())["info"]
+    assert info["frame_shape"] == [84, 84] and info["expert_views"][0] == json.loads(
+        json.dumps(CROPPED.to_dict())
+    )
+    expert = students.student_as_expert(tmp_path / "whole", "pong")
+    assert expert.view == View() and expert.rules == Rules()
