@@ -93,8 +93,8 @@ class Run:
     def told(self) -> list[str]:
         """A line on each expert whose own game is another than the one that is played here."""
         return [
-            f"{expert.game}: the own game of {expert.name} has {expert.rules.beside(played)}; expert "
-            f"and student are measured in the run's"
+            f"{expert.game}: the own game of {expert.name} has {expert.rules.beside(played)}; "
+            f"expert and student are measured in the run's"
             for expert in self.experts
             if isinstance(expert, Expert) and (played := self.settings.rules) != expert.rules
         ]

@@ -139,7 +139,7 @@ def test_games_are_another_where_rules_or_what_is_shown_are():
         for expert in players
         for lesson in lessons.of_experts([expert], 0)
     ]
-    assert "rules" not in described[0] and described[0]["view"] == View().to_dict()
+    assert "rules" not in described[0] and described[0]["view"] == View().to_dict() | {"steps": []}
     assert described[1]["view"]["ago"] == [13, 12, 9, 8, 5, 4, 1, 0]
     assert described[2] == described[0] | {"rules": {"repeat_action_probability": 0.25}}
     marks = {records.expert_mark(x, epsilon=0.0, sample_logits=False) for x in players[::2]}
