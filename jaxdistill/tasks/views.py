@@ -65,6 +65,9 @@ class View:
     difference: bool = False
     channels_last: bool = False
 
+    def __repr__(self) -> str:
+        return f"View({', '.join(f'{name}={x!r}' for name, x in self.to_dict().items())})"
+
     def __post_init__(self) -> None:
         for name in ("height", "width", "stack", "spacing"):
             size = getattr(self, name)

@@ -122,6 +122,8 @@ def test_a_screen_is_seen_whole():
 
 def test_a_view_says_what_it_is_in_messages():
     assert repr(Vector(8)) == "Vector(size=8)"
+    assert repr(View(2, 3, padding="zero")).startswith("View(height=2, width=3, stack=4, ")
+    assert repr(View(padding="zero")) == f"{repr(View())[:-1]}, padding='zero')"
     assert repr(Vector(2, start=1, of=5)) == "Vector(size=2, start=1, of=5)"
     assert described(Vector(2, start=1, of=5)) == "a vector of 2 numbers"
     assert described(View()) == "a screen"
