@@ -68,21 +68,23 @@ def print_expert(
     """
     name = str(expert.game)
     rows: list[dict[str, Any]] = [{"game": name, "expert": scores.summary()}]
+    which = () if usual is None else ("rules",)
     if usual is not None:
         rows.append({"game": name, "expert": usual.summary()})
     _print(
         f"{expert.name}, epsilon {epsilon:g}, 95% bootstrap interval",
-        (noun(rows), "score", "advertised", "games", "starts", "steps each"),
+        (noun(rows), *which, "score", "advertised", "games", "starts", "steps each"),
         [
             (
-                name if usual is None else f"{name}, {which}",
+                name,
+                *(("own", "usual")[i] for _ in which),
                 _measured(row["expert"]),
                 _known(expert.advertised_score, _digits),
                 row["expert"]["episodes"],
                 row["expert"]["distinct_starts"],
                 _digits(row["expert"]["mean_steps"]),
             )
-            for which, row in zip(("its own", "the usual"), rows, strict=False)
+            for i, row in enumerate(rows)
         ],
         names=(noun(rows),),
     )
