@@ -23,6 +23,7 @@ from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView, from_dict
 
@@ -240,7 +241,8 @@ def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) 
         )
     index = game_index([role.game for role in roles], game, workdir) if game else 0
     params = jax.device_get(state.playing)
-    return _as_expert(workdir, network, params, roles[index], index, outputs_of(settings))
+    outputs = outputs_of(settings)
+    return _as_expert(workdir, network, params, roles[index], index, outputs, settings.rules)
 
 
 def as_experts(workdir: str | os.PathLike[str]) -> list[Expert]:
@@ -248,7 +250,7 @@ def as_experts(workdir: str | os.PathLike[str]) -> list[Expert]:
     settings, state, network = load_student(workdir)
     params, outputs = jax.device_get(state.playing), outputs_of(settings)
     return [
-        _as_expert(workdir, network, params, role, index, outputs)
+        _as_expert(workdir, network, params, role, index, outputs, settings.rules)
         for index, role in enumerate(load_roles(workdir, settings))
     ]
 
@@ -260,6 +262,7 @@ def _as_expert(
     role: Role,
     index: int,
     outputs: str,
+    rules: Rules,
 ) -> Expert:
     """What `network` does in one of its games, the one at `index`."""
     network, params, actions = networks.for_one_game(network, params, index)
@@ -277,7 +280,7 @@ def _as_expert(
         view=role.view,
         game=role.game,
         source=str(workdir),
-        rules=settings.rules,
+        rules=rules,
     )
 
 

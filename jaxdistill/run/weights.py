@@ -32,6 +32,7 @@ from jaxdistill.run import common as runs
 from jaxdistill.run import distill, merging, students
 from jaxdistill.run.common import Run
 from jaxdistill.run.merging import Settings
+from jaxdistill.tasks.views import Screen
 
 
 def merge(
@@ -98,6 +99,12 @@ class _Given(NamedTuple):
 
 
 def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
+    for lesson in run.lessons:
+        if isinstance(lesson.view, Screen):
+            raise ValueError(
+                f"{lesson.teacher.name} sees {lesson.teacher.view}, and what is merged sees "
+                f"{lesson.seen}; only weights of experts that see alike are merged"
+            )
     params = [expert.params for expert in experts]
     named = settings.merge.base
     base = params[0] if named is None else distill.params_of(run, named, "merge.base")
