@@ -2,7 +2,7 @@
 
     python launch/distill.py --workdir=runs/pong_plain \
         --config=configs/plain_expert.py:pong=runs/pong/experts/pong
-    python launch/export.py --workdir=runs/pong_plain --convention=expert --dtype=float16 \
+    python launch/export.py --workdir=runs/pong_plain --format=expert --dtype=float16 \
         --out=experts/pong.pth
 
 The paper's first experiment, one game at a time. The student learns Q-values, on the expert's own

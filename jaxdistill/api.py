@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdistill import settings as settings_lib
 from jaxdistill import tasks
-from jaxdistill.experts import formats
+from jaxdistill.experts import formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import records
 from jaxdistill.run import distill as runs
@@ -129,7 +129,7 @@ def load(
     task: str | None = None,
     spec: str | os.PathLike[str] | None = None,
 ) -> Policy:
-    """A policy from an expert's file or directory, a distillation's workdir or a training's.
+    """A policy from an expert's or a student's file or directory, or from the workdir of a run.
 
     Args:
       path: of a distillation the chosen student is read, of a training the best network so far.
@@ -143,11 +143,10 @@ def load(
     if training.stands_in(where):
         names = [x.name for x in training.load_settings(where).tasks] if task is None else [task]
         experts = [training.best_as_expert(where, name) for name in names]
-    elif (where / "config.json").is_file():
-        experts = students.as_experts(where)
-        if task is not None:
-            names = [str(expert.game) for expert in experts]
-            experts = [experts[students.game_index(names, task, where)]]
+    elif student.stands_in(where) or (where / "config.json").is_file():
+        read = student.Student.load if student.stands_in(where) else students.read
+        found = read(where)
+        experts = found.experts() if task is None else [found.expert(task)]
     else:
         expert = formats.load(path, spec=spec, game=task)
         if expert.game is None:

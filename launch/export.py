@@ -1,13 +1,16 @@
 """Writes a run's chosen student as a PyTorch file: `--workdir=DIR --out=FILE.pth`.
 
+With `--format=student`, `--out=DIR` becomes a directory that needs neither run nor experts, and
+stands wherever an expert's file can: as the expert of each of its tasks.
+
 The file loads with `torch.load(weights_only=True)`. A student of Atari is written in the reference
-*merged* convention; as the expert of one of its games (`--convention=expert --game=pong`), or an
+*merged* convention; as the expert of one of its games (`--format=expert --game=pong`), or an
 expert (`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention, with the
 `training_config.json` that its programs look for beside it. A student of landers is written as the
 public multi-task lander's shared agent, and an expert of one as its single agents; a student of
 combat as the public fighter's distilled policy. What PPO has taught in combat (`--expert=DIR`, such
 as RUN/experts/combat/duel) is written as a zip for Stable-Baselines3's `PPO.load` with
-`--convention=sb3`.
+`--format=sb3`. `--convention` is another name of `--format`.
 """
 
 from __future__ import annotations
@@ -26,13 +29,15 @@ if TYPE_CHECKING:
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
-_OUT = flags.DEFINE_string("out", None, "the PyTorch file to write; must not exist")
-_CONVENTION = flags.DEFINE_enum(
-    "convention",
+_OUT = flags.DEFINE_string("out", None, "the file or directory to write; must not exist")
+_FORMAT = flags.DEFINE_enum(
+    "format",
     "merged",
-    ["merged", "expert", "sb3"],
-    "of a student's file; sb3, for PPO of Stable-Baselines3, of an expert's too",
+    ["merged", "expert", "sb3", "student"],
+    "convention of a student's file, or a directory of its own; sb3, for PPO of "
+    "Stable-Baselines3, of an expert's too",
 )
+flags.DEFINE_alias("convention", "format")
 _GAME = flags.DEFINE_string("game", None, "of a student of several, to be the expert of")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of an expert's weights")
 flags.mark_flag_as_required("out")
@@ -50,8 +55,11 @@ def main() -> None:
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
         only_with("--workdir", "game")
-    if _CONVENTION.value == "sb3":
-        only_with("another convention", "dtype")
+    if _FORMAT.value == "student":
+        only_with("another format", "expert", "game", "dtype")
+        students.read(_WORKDIR.value).save(_OUT.value)
+    elif _FORMAT.value == "sb3":
+        only_with("another format", "dtype")
         expert = (
             formats.load(_EXPERT.value)
             if _EXPERT.value
@@ -61,18 +69,18 @@ def main() -> None:
         if expert.view != expert.task.view:
             metrics.say(f"note: other readers will not know what it sees: {expert.view}")
     elif _EXPERT.value:
-        only_with("--workdir, or is sb3", "convention")
+        only_with("--workdir, or is sb3", "format")
         _write_expert(formats.load(_EXPERT.value))
-    elif _CONVENTION.value == "expert":
+    elif _FORMAT.value == "expert":
         _write_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
     else:
-        only_with("--convention=expert", "game", "dtype")
+        only_with("--format=expert", "game", "dtype")
         chosen, student, network = students.load_student(_WORKDIR.value)
         roles = students.load_roles(_WORKDIR.value, chosen)
         if network.knows_game and isinstance(roles[0].view, View):
             raise ValueError(
                 f"the student of {_WORKDIR.value} knows its games, as no merged file can; write it "
-                f"game by game: --convention=expert --game=NAME"
+                f"game by game: --format=expert --game=NAME"
             )
         result = pathlib.Path(_WORKDIR.value, "result.json")
         rows = tables.read_result(result)["games"] if result.is_file() else []
@@ -92,7 +100,7 @@ def main() -> None:
             if names := students.untaught(role):
                 metrics.say(
                     f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
-                    f"choose it; as the expert of one game (--convention=expert) it never does"
+                    f"choose it; as the expert of one game (--format=expert) it never does"
                 )
     metrics.say(f"saved in {_OUT.value}")
 

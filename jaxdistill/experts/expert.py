@@ -239,7 +239,9 @@ class Expert:
             fields["rules"] = settings.build(Rules, fields.get("rules", {}), "rules")
             expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
             _check_fields(expert)
-            _check_weights(expert.network, expert.view, flat)
+            if expert.network.knows_game:
+                raise ValueError("its network plays several games; an expert plays one")
+            check_weights(expert.network, expert.view, flat)
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
             reason = torch_file.one_line(f"{kind}{error}", 200)
@@ -257,12 +259,8 @@ def _check_fields(expert: Expert) -> None:
         raise ValueError("its log_std are not finite numbers")
 
 
-def _check_weights(
-    network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]
-) -> None:
-    """Refuses weights that are not this network's, or not finite."""
-    if network.knows_game:
-        raise ValueError("its network plays several games; an expert plays one")
+def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]) -> None:
+    """Refuses weights that are not this network's, or not finite, with a ValueError."""
     for i, layer in enumerate(
         network.convs, 1
     ):  # first, since tracing takes as long as it is large

@@ -142,7 +142,7 @@ def export_expert(
     if expert.game is not None and expert.task.suite == COMBAT:
         raise ValueError(
             f"{expert.name}: plays {expert.game}; experts of combat are written for "
-            f"Stable-Baselines3: --convention=sb3"
+            f"Stable-Baselines3: --format=sb3"
         )
     if not screen and (expert.game is None or expert.task.suite != LANDER):
         raise ValueError(
@@ -335,7 +335,7 @@ def _written(array: Any, what: str, dtype: str) -> np.ndarray:
 
 def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
     """Refuses networks that the multi-task lander has no names for, saying what to do."""
-    alone = "write it task by task: --convention=expert --game=NAME"
+    alone = "write it task by task: --format=expert --game=NAME"
     distil = "train or distil one of that kind, mlp or mlp_task_embedding"
     problem = None
     if network.convs or network.residual:
@@ -393,7 +393,7 @@ def _check_skills(network: networks.Network) -> None:
         problem = f"streams of {', '.join(str(mine[outputs].width) for outputs in streams)} units"
     elif any(mine[outputs].bounded != stream.bounded for outputs, stream in streams.items()):
         problem = "angles without tanh, or keys with it"
-        distil = "what PPO has taught is written with --convention=sb3"
+        distil = "what PPO has taught is written with --format=sb3"
     if problem:
         raise ValueError(
             f"the fighter's convention cannot express {problem}; it has ReLU networks of three "

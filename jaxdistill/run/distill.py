@@ -26,6 +26,7 @@ from jaxdistill import (
 )
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Team
+from jaxdistill.experts.student import game_index
 from jaxdistill.learn import checkpoints, dataset, divergence, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, racing
 from jaxdistill.report import hints, page, tables
@@ -347,7 +348,7 @@ def evaluate_student(
     students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
     for lesson in run.lessons:
         lesson.task.require()
-    only = None if game is None else [students.game_index(run.names, game, workdir)]
+    only = None if game is None else [game_index(run.names, game, workdir)]
     return rows_of(run, run.play_reported(student.playing, only))
 
 

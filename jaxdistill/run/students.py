@@ -6,7 +6,8 @@ watched and exported without its experts. Runs of before that was written ask th
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import importlib.metadata
 import os
 import pathlib
 from collections.abc import Sequence
@@ -17,35 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
-from jaxdistill import networks, tasks
+from jaxdistill import networks, shipped, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert, Teacher, Team
+from jaxdistill.experts.student import Role, Student, game_index
 from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks.atari import Rules
-from jaxdistill.tasks.task import Suite, Task
-from jaxdistill.tasks.views import AnyView, from_dict
+from jaxdistill.tasks.task import Suite
 
 _FILE = "student.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """One game of a student: what it sees there, and the actions and the name of its expert.
-
-    `actions` are the valid ones that the expert has an output for: the student is taught no others.
-    """
-
-    game: str
-    view: AnyView
-    actions: tuple[int, ...]
-    expert: str
-
-    @property
-    def task(self) -> Task:
-        """What is played."""
-        return tasks.get(self.game)
 
 
 def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
@@ -69,8 +51,7 @@ def claim_roles(
     if path.is_file():
         check_roles(workdir, _read_roles(path), roles)
     else:
-        rows = [dataclasses.asdict(role) | {"view": role.view.to_dict()} for role in roles]
-        settings_lib.write_json(path, rows)
+        settings_lib.write_json(path, [role.to_dict() for role in roles])
 
 
 def check_roles(
@@ -83,8 +64,9 @@ def check_roles(
     """
     if [role.game for role in standing] != [role.game for role in new]:
         raise ValueError(
-            f"{workdir} has a student of {_listed(standing)}, and its experts now play "
-            f"{_listed(new)}; put back the experts' files, or begin in another --workdir"
+            f"{workdir} has a student of {', '.join(role.game for role in standing)}, and its "
+            f"experts now play {', '.join(role.game for role in new)}; put back the experts' "
+            f"files, or begin in another --workdir"
         )
     for old, role in zip(standing, new, strict=True):
         for what, before, now in (
@@ -121,28 +103,13 @@ def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
     advice = "remove it, and the run's experts are asked"
     rows = settings_lib.read_json(path, advice)
     try:
-        roles = tuple(
-            Role(
-                tasks.get(row["game"]).name,
-                from_dict(row["view"]),
-                tuple(row["actions"]),
-                str(row["expert"]),
-            )
-            for row in rows
-        )
-        for role in roles:
-            if not role.actions or not set(role.actions) <= set(role.task.actions):
-                raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
+        roles = tuple(Role.from_dict(row) for row in rows)
         if not roles:
             raise ValueError("names no game")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
     return roles
-
-
-def _listed(roles: Sequence[Role]) -> str:
-    return ", ".join(role.game for role in roles)
 
 
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:
@@ -222,66 +189,65 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     return settings, best.state, network
 
 
-def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
-    """The chosen student of a run, as an expert for one of its games.
+def read(workdir: str | os.PathLike[str]) -> Student:
+    """The chosen student of a run as one value, with a card that says how it was made and plays.
 
-    Args:
-      game: which of them; None if there is only one.
+    Raises:
+      FileNotFoundError, ValueError: the run is not there or has chosen no student.
+    """
+    settings, state, network = load_student(workdir)
+    return Student(
+        name=str(workdir),
+        network=network,
+        params=jax.device_get(state.playing),
+        outputs=outputs_of(settings),
+        roles=load_roles(workdir, settings),
+        rules=settings.rules,
+        card=_card(pathlib.Path(workdir), settings),
+    )
+
+
+def _card(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
+    """How a student was made, of what, and how it plays, as far as the run has come."""
+    path, measured = workdir / "result.json", {}
+    if path.is_file():
+        measured = settings_lib.read_json(path, "the same command writes it again")
+    return {
+        "made": how_made(workdir),
+        "settings": settings_lib.read_json(workdir / "config.json", "begin anew"),
+        "experts": [
+            {
+                "path": source.path,
+                "spec": source.spec,
+                "sha256": _sha256(shipped.found(source.path)),
+            }
+            for source in settings.experts
+        ],
+        "measured": {name: measured[name] for name in _MEASURED if name in measured},
+        "versions": {name: importlib.metadata.version(name) for name in ("jaxdistill", "jax")},
+        "license": None,
+    }
+
+
+_MEASURED = ("games", "epsilon", "opening_steps", "opening_by")
+
+
+def _sha256(path: pathlib.Path) -> str | None:
+    """Of a file; None where it is not there any more, or is a directory."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
+    """The chosen student of a run, as an expert for one of its games; see `Student.expert`.
 
     Raises:
       FileNotFoundError, ValueError: the run is not there, has chosen no student, or the game is not
         one of its own.
     """
-    settings, state, network = load_student(workdir)
-    roles = load_roles(workdir, settings)
-    if game is None and len(roles) > 1:
-        raise ValueError(
-            f"{workdir} distilled {len(roles)} games and an expert plays one; name one of "
-            f"{_listed(roles)}"
-        )
-    index = game_index([role.game for role in roles], game, workdir) if game else 0
-    params = jax.device_get(state.playing)
-    outputs = outputs_of(settings)
-    return _as_expert(workdir, network, params, roles[index], index, outputs, settings.rules)
-
-
-def as_experts(workdir: str | os.PathLike[str]) -> list[Expert]:
-    """The chosen student of a run, as an expert for each of its games; see `student_as_expert`."""
-    settings, state, network = load_student(workdir)
-    params, outputs = jax.device_get(state.playing), outputs_of(settings)
-    return [
-        _as_expert(workdir, network, params, role, index, outputs, settings.rules)
-        for index, role in enumerate(load_roles(workdir, settings))
-    ]
-
-
-def _as_expert(
-    workdir: str | os.PathLike[str],
-    network: networks.Network,
-    params: networks.Params,
-    role: Role,
-    index: int,
-    outputs: str,
-    rules: Rules,
-) -> Expert:
-    """What `network` does in one of its games, the one at `index`."""
-    network, params, actions = networks.for_one_game(network, params, index)
-    if role.task.suite.kinds:  # an expert of keys has outputs for those it presses alone
-        actions = tuple(a for a in actions if a in role.actions or a not in role.task.actions)
-        network, params = networks.with_outputs(network, params, actions)
-    else:
-        params = _never_untaught(params, actions, role)
-    return Expert(
-        name=f"student of {role.expert}",
-        network=network,
-        params=params,
-        outputs=outputs,
-        actions=actions,
-        view=role.view,
-        game=role.game,
-        source=str(workdir),
-        rules=rules,
-    )
+    return read(workdir).expert(game)
 
 
 def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Student:
@@ -321,35 +287,6 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
     )
 
 
-def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role) -> networks.Params:
-    """Parameters that never prefer a valid action which the expert had no output for.
-
-    A run masks those, and whoever plays an expert knows its game's valid actions alone. Their
-    outputs become the mean of those that were taught, less 1, which is always below the largest.
-    What a dueling head subtracts, the mean of all, stays as it was where an action that is not
-    valid can take up the difference; elsewhere all outputs move by the same number.
-    """
-    valid = role.task.actions
-    taught = [i for i, action in enumerate(actions) if action in role.actions]
-    untaught = [i for i, a in enumerate(actions) if a in valid and a not in role.actions]
-    free = [i for i, action in enumerate(actions) if action not in valid]
-    if not untaught:
-        return params
-
-    def mend(weights: Any, less: float) -> np.ndarray:
-        old = np.asarray(weights)
-        new = old.copy()
-        new[..., untaught] = old[..., taught].mean(axis=-1, keepdims=True) - less
-        if free:
-            new[..., free[0]] += (old - new).sum(axis=-1)
-        return new
-
-    layers = dict(params["params"])
-    last = layers["action"]
-    layers["action"] = {"kernel": mend(last["kernel"], 0.0), "bias": mend(last["bias"], 1.0)}
-    return {"params": layers}
-
-
 def untaught(role: Role) -> list[str]:
     """Names of the game's valid actions that the student was never taught."""
     left = sorted(set(role.task.actions) - set(role.actions))
@@ -360,20 +297,6 @@ def outputs_of(settings: Settings) -> str:
     """What the outputs of a run's student are, "q" or "logits", by the loss that taught it."""
     loss = losses.LOSSES.get(settings.learn.loss)  # keys and angles have others, and no Q-values
     return "q" if loss is not None and loss.gives_q else "logits"
-
-
-def game_index(
-    names: Sequence[str], game: str, workdir: str | os.PathLike[str], did: str = "distilled"
-) -> int:
-    """Where `game` is among the games `names` of the run in `workdir`, which it `did`.
-
-    Raises:
-      ValueError: it is no game, or none of them.
-    """
-    name = tasks.get(game).name
-    if name not in names:
-        raise ValueError(f"{workdir} {did} {', '.join(names)}, not {name}")
-    return names.index(name)
 
 
 def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:

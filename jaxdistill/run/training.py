@@ -20,6 +20,7 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts.expert import Expert, Teacher
+from jaxdistill.experts.student import game_index
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
@@ -340,7 +341,7 @@ def best_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> 
             f"{workdir} learnt {len(names)} tasks and an expert plays one; name one of "
             f"{', '.join(names)}"
         )
-    index = students.game_index(names, game, workdir, "learnt") if game else 0
+    index = game_index(names, game, workdir, "learnt") if game else 0
     return _load_expert(workdir, names[index])
 
 
@@ -384,5 +385,5 @@ def evaluate(
         mesh=meshes.create(),
         known=common.records_in(pathlib.Path(workdir), cache_dir),
         student=_student(settings),
-        only=None if game is None else students.game_index(names, game, workdir, "learnt"),
+        only=None if game is None else game_index(names, game, workdir, "learnt"),
     )

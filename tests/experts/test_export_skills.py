@@ -168,7 +168,7 @@ def test_an_expert_of_combat_is_sent_to_the_convention_it_has(tmp_path):
     expert = Expert(
         "fighter", SKILLS, a_student(), "logits", tuple(range(9)), view=DUEL, game="combat/duel"
     )
-    with pytest.raises(ValueError, match=r"fighter: plays combat/duel; .*--convention=sb3"):
+    with pytest.raises(ValueError, match=r"fighter: plays combat/duel; .*--format=sb3"):
         export.export_expert(expert, tmp_path / "x.pth")
 
 
@@ -212,7 +212,7 @@ KEYS, LOOK, CLICK = SKILLS.streams
             r"streams of the outputs \(0, 1, 2, 3, 4, 5\), \(6, 7\), \(8,\)",
         ),
         ({"streams": (KEYS, LOOK, Stream(8, (6,)))}, "streams of 64, 32, 8 units"),
-        ({"streams": (KEYS, Stream(32, (7, 8)), CLICK)}, r"without tanh.*--convention=sb3"),
+        ({"streams": (KEYS, Stream(32, (7, 8)), CLICK)}, r"without tanh.*--format=sb3"),
     ],
     ids=str,
 )

@@ -249,8 +249,8 @@ def test_an_expert_comes_back_with_its_game_and_outputs(tmp_path):
     ("network", "games", "changes", "words"),
     [
         ("mlp_task_embedding_layer_norm", TASKS, {}, ("LayerNorm", "distil one")),
-        ("mlp_one_hot", TASKS, {}, ("one-hot", "--convention=expert")),
-        ("mlp_task_embedding", TASKS[:2], {}, ("vectors for lander/standard", "--convention")),
+        ("mlp_one_hot", TASKS, {}, ("one-hot", "--format=expert")),
+        ("mlp_task_embedding", TASKS[:2], {}, ("vectors for lander/standard", "--format")),
         ("mlp_task_embedding", TASKS[::-1], {}, ("lander/heavy, lander/windy", "in this order")),
         ("mlp_task_embedding", (*TASKS[:2], "lander/windy_air"), {}, ("windy_air", "in this")),
         ("mlp", TASKS, {"activation": "tanh"}, ("activation tanh", "distil one")),
@@ -566,7 +566,7 @@ def test_its_student_is_written_and_comes_back_bit_by_bit(merged, tmp_path):
         export.export_expert(student, tmp_path / "one.pth", overwrite=True)
         same(formats.load(tmp_path / "one.pth"), student)
     one = tmp_path / "alone" / "heavy.pth"
-    flags = ("--convention=expert", "--game=heavy", f"--out={one}")
+    flags = ("--format=expert", "--game=heavy", f"--out={one}")
     done = program("export", f"--workdir={merged}", *flags)
     assert done.returncode == 0, done.stderr
     assert os.listdir(one.parent) == ["heavy.pth"], "no training_config.json: that is Atari's"
@@ -583,7 +583,7 @@ def test_a_student_of_other_tasks_is_refused_in_one_line(merged, tmp_path):
     assert done.returncode == 2 and not out.exists()
     _, line = done.stderr.splitlines()
     assert "learnt vectors for lander/heavy, lander/windy, lander/standard" in line
-    assert "--convention=expert --game=NAME" in line
+    assert "--format=expert --game=NAME" in line
 
 
 def test_the_program_converts_one_of_three_and_plays_it(saved, box2d, tmp_path):

@@ -218,15 +218,15 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("convert", ("--source=Q", "--out=x", "--seed=1"), "--seed goes with --episodes"),
         ("export", ("--workdir=x", "--out=x", "--dtype=float16"), "--dtype goes with"),
         ("export", ("--workdir=T", "--out=x"), "holds a training and no distillation"),
-        ("export", ("--expert=Q", "--out=x", "--convention=expert"), "--convention goes with"),
+        ("export", ("--expert=Q", "--out=x", "--format=expert"), "--format goes with"),
         (
             "export",
-            ("--expert=Q", "--out=x", "--convention=sb3", "--dtype=float32"),
+            ("--expert=Q", "--out=x", "--format=sb3", "--dtype=float32"),
             "--dtype goes",
         ),
-        ("export", ("--expert=Q", "--out=x", "--convention=sb3", "--game=x"), "--game goes with"),
-        ("export", ("--expert=Q", "--out=x", "--convention=sb3"), "plays asterix; zips for"),
-        ("export", ("--workdir=T", "--out=x", "--convention=sb3"), "holds a training and no"),
+        ("export", ("--expert=Q", "--out=x", "--format=sb3", "--game=x"), "--game goes with"),
+        ("export", ("--expert=Q", "--out=x", "--format=sb3"), "plays asterix; zips for"),
+        ("export", ("--workdir=T", "--out=x", "--format=sb3"), "holds a training and no"),
     ],
 )
 def test_a_flag_that_means_nothing_is_refused(
@@ -281,7 +281,15 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
     assert len(set(seen)) == 6
     rows = {"rules", "source", "out", "episodes", "epsilon", "seed", "game"}
     assert program.own("convert") == rows | {"spec"}
-    assert program.own("export") == {"workdir", "expert", "out", "convention", "game", "dtype"}
+    assert program.own("export") == {
+        "workdir",
+        "expert",
+        "out",
+        "format",
+        "convention",
+        "game",
+        "dtype",
+    }
 
 
 def test_an_expert_of_combat_is_written_for_stable_baselines3(program, tmp_path):
@@ -296,7 +304,7 @@ def test_an_expert_of_combat_is_written_for_stable_baselines3(program, tmp_path)
     dataclasses.replace(own, view=other, params=wide).save(tmp_path / "other")
     for name, noted in (("own", False), ("other", True)):
         out = tmp_path / f"{name}.zip"
-        given = (f"--expert={tmp_path / name}", "--convention=sb3", f"--out={out}")
+        given = (f"--expert={tmp_path / name}", "--format=sb3", f"--out={out}")
         code, printed, err = program("export", *given)
         assert code == 0, err
         export_sb3.export_expert(Expert.load(tmp_path / name), tmp_path / "again", overwrite=True)

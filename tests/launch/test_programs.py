@@ -14,6 +14,7 @@ import pytest
 from jaxdistill import networks
 from jaxdistill.experts import formats, torch_file
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.student import Student
 from jaxdistill.run import students
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -90,7 +91,7 @@ def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
     for convention, chosen in (("merged", []), ("expert", ["--game=pong", "--dtype=float32"])):
         out = tmp_path / f"{convention}.pth"
         written = launch(
-            *("export.py", f"--workdir={whole}", f"--out={out}", f"--convention={convention}"),
+            *("export.py", f"--workdir={whole}", f"--out={out}", f"--format={convention}"),
             *chosen,
         )
         assert written.returncode == 0, written.stderr
@@ -105,6 +106,15 @@ def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
     assert merged["final_scores"] == {"pong": result["games"][0]["student"]["mean"]}
     assert merged["merge_config"]["updates"] == 12
     assert datetime.datetime.fromisoformat(merged["created"]).tzinfo
+    alone = tmp_path / "alone"
+    written = launch("export.py", f"--workdir={whole}", f"--out={alone}", "--convention=student")
+    assert written.returncode == 0, written.stderr
+    moved = alone.rename(tmp_path / "moved")
+    back = Student.load(moved)
+    jax.tree.map(np.testing.assert_array_equal, back.params, dict(student.playing))
+    assert back.card["made"]["updates"] == 12 and back.card["versions"]["jax"] == jax.__version__
+    assert back.card["measured"]["games"] == result["games"]
+    assert formats.load(moved).game == "pong"
     refused = launch("export.py", f"--workdir={whole}", f"--out={out}")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[1].startswith("error: ")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export, formats
+from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime
@@ -107,7 +107,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     alone, params, actions = networks.for_one_game(whole, params, 0)
     params["params"]["action"]["bias"][actions.index(3)] += 9
     before = Expert("x", alone, params, "q", actions, view=SMALL, game="breakout")
-    mended = students._never_untaught(params, actions, role)
+    mended = student._never_untaught(params, actions, role)
     after = dataclasses.replace(before, params=mended)
     shown = stacks(SMALL, 32)
     old, new = (np.asarray(expert.suite_outputs(shown)) for expert in (before, after))
@@ -119,7 +119,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     # All the others are as they were, dueling or not.
     np.testing.assert_allclose(new[:, [0, 1, 4]], old[:, [0, 1, 4]], rtol=1e-4, atol=1e-5)
     same = dataclasses.replace(role, actions=(0, 1, 3, 4))
-    assert students._never_untaught(params, actions, same) is params
+    assert student._never_untaught(params, actions, same) is params
 
 
 def test_experts_that_have_become_others_are_refused(run):

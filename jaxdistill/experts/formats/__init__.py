@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxdistill import networks, shipped, tasks
-from jaxdistill.experts import torch_file
+from jaxdistill.experts import student, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
@@ -97,6 +97,8 @@ def convert(
     if path.is_dir():
         if described:
             raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
+        if student.stands_in(path):
+            return Conversion(student.Student.load(path).expert(game), "student")
         expert = Expert.load(path)
         expert = expert if game is None else dataclasses.replace(expert, game=game)
         return Conversion(expert, "converted before")

@@ -1,0 +1,250 @@
+"""A student that needs nothing else: what it plays, sees and knows, in one directory.
+
+`policy.json` says what `policy.safetensors` holds. Neither the run that taught it nor its experts'
+files are asked for; whoever reads it takes it as the expert of each of its tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+import safetensors.numpy
+
+from jaxdistill import networks, settings, tasks
+from jaxdistill.experts import expert as experts
+from jaxdistill.experts import torch_file
+from jaxdistill.experts.expert import Expert
+from jaxdistill.tasks.atari import USUAL, Rules
+from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.views import AnyView, from_dict
+
+FORMAT = "jaxdistill student 1"
+_DESCRIPTION, _WEIGHTS = "policy.json", "policy.safetensors"
+_ADVICE = "export the student again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """One game of a student: what it sees there, and the actions and the name of its expert.
+
+    `actions` are the valid ones that the expert has an output for: the student is taught no others.
+    """
+
+    game: str
+    view: AnyView
+    actions: tuple[int, ...]
+    expert: str
+
+    @property
+    def task(self) -> Task:
+        """What is played."""
+        return tasks.get(self.game)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` turns them back."""
+        return dataclasses.asdict(self) | {"view": self.view.to_dict()}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Role:
+        """The inverse of `to_dict`.
+
+        Raises:
+          KeyError, TypeError, ValueError: a field is missing or damaged.
+        """
+        role = cls(
+            tasks.get(row["game"]).name,
+            from_dict(row["view"]),
+            tuple(row["actions"]),
+            str(row["expert"]),
+        )
+        if not role.actions or not set(role.actions) <= set(role.task.actions):
+            raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
+        return role
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Student:
+    """A network that plays several tasks, and what it is taught in each.
+
+    Attributes:
+      name: how tables call it: where it was read.
+      network, params: its own, with float32 parameters.
+      outputs: "q" or "logits", as `Expert.outputs`.
+      roles: its games, in the order in which the network knows them.
+      rules: how they are played.
+      card: what else there is to say of it, plain JSON values: scores, how it was made.
+    """
+
+    name: str
+    network: networks.Network
+    params: networks.Params
+    outputs: str
+    roles: tuple[Role, ...]
+    rules: Rules = USUAL
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def games(self) -> list[str]:
+        """Names of what it plays."""
+        return [role.game for role in self.roles]
+
+    def expert(self, game: str | None = None) -> Expert:
+        """The student as an expert for one of its games.
+
+        Args:
+          game: which of them; None if there is only one.
+
+        Raises:
+          ValueError: it is none of its games, or there are several.
+        """
+        if game is None and len(self.roles) > 1:
+            raise ValueError(
+                f"{self.name} distilled {len(self.roles)} games and an expert plays one; name one "
+                f"of {', '.join(self.games)}"
+            )
+        index = game_index(self.games, game, self.name) if game else 0
+        role = self.roles[index]
+        network, params, actions = networks.for_one_game(self.network, self.params, index)
+        if role.task.suite.kinds:  # an expert of keys has outputs for those it presses alone
+            actions = tuple(a for a in actions if a in role.actions or a not in role.task.actions)
+            network, params = networks.with_outputs(network, params, actions)
+        else:
+            params = _never_untaught(params, actions, role)
+        return Expert(
+            name=f"student of {role.expert}",
+            network=network,
+            params=params,
+            outputs=self.outputs,
+            actions=actions,
+            view=role.view,
+            game=role.game,
+            source=self.name,
+            rules=self.rules,
+        )
+
+    def experts(self) -> list[Expert]:
+        """As `expert`, for each of its games."""
+        return [self.expert(game) for game in self.games]
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes `policy.json` and `policy.safetensors` into a new directory.
+
+        Raises:
+          ValueError: the directory already holds something.
+        """
+        directory = pathlib.Path(directory)
+        experts.check_new(directory)
+        description = {
+            "format": FORMAT,
+            "network": networks.to_dict(self.network),
+            "outputs": self.outputs,
+            "tasks": [role.to_dict() for role in self.roles],
+            "rules": self.rules.to_dict(),
+            "card": dict(self.card),
+        }
+        flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
+        weights = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+        directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+        # The description last: without it nothing is there, so a kill leaves nothing half-written.
+        for name, content in (
+            (_WEIGHTS, safetensors.numpy.save(weights)),
+            (_DESCRIPTION, text.encode()),
+        ):
+            temporary = directory / f"{name}.partial"
+            temporary.write_bytes(content)
+            os.replace(temporary, directory / name)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Student:
+        """Reads what `save` wrote.
+
+        Raises:
+          FileNotFoundError: there is no student in the directory.
+          ValueError: what is there is damaged, or of a later version.
+        """
+        directory = pathlib.Path(directory)
+        if not stands_in(directory):
+            raise FileNotFoundError(f"{directory} holds no {_DESCRIPTION}; expected a student's")
+        fields = settings.read_json(directory / _DESCRIPTION, _ADVICE)
+        if isinstance(fields, dict) and fields.get("format") != FORMAT:
+            told = settings.one_line(str(fields.get("format")), 60)
+            raise ValueError(
+                f"{directory / _DESCRIPTION} is of the format {told!r}, expected {FORMAT!r}: "
+                f"{_ADVICE} with this version"
+            )
+        try:
+            flat = torch_file.read(directory / _WEIGHTS).tree
+            student = cls(
+                name=str(directory),
+                network=networks.from_dict(fields["network"]),
+                params=flax.traverse_util.unflatten_dict(flat, sep="/"),
+                outputs=fields["outputs"],
+                roles=tuple(Role.from_dict(row) for row in fields["tasks"]),
+                rules=settings.build(Rules, fields["rules"], "rules"),
+                card=dict(fields["card"]),
+            )
+            if not student.roles:
+                raise ValueError("it names no task")
+            experts.check_weights(student.network, student.roles[0].view, flat)
+            student.experts()  # which refuses outputs, actions and views that are none
+        except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
+            kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+            reason = torch_file.one_line(f"{kind}{error}", 200)
+            raise ValueError(f"{directory} is damaged ({reason}); {_ADVICE}") from error
+        return student
+
+
+def stands_in(directory: str | os.PathLike[str]) -> bool:
+    """Whether a student that was exported is there."""
+    return pathlib.Path(directory, _DESCRIPTION).is_file()
+
+
+def game_index(
+    names: Sequence[str], game: str, workdir: str | os.PathLike[str], did: str = "distilled"
+) -> int:
+    """Where `game` is among the games `names` of the run in `workdir`, which it `did`.
+
+    Raises:
+      ValueError: it is no game, or none of them.
+    """
+    name = tasks.get(game).name
+    if name not in names:
+        raise ValueError(f"{workdir} {did} {', '.join(names)}, not {name}")
+    return names.index(name)
+
+
+def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role) -> networks.Params:
+    """Parameters that never prefer a valid action which the expert had no output for.
+
+    A run masks those, and whoever plays an expert knows its game's valid actions alone. Their
+    outputs become the mean of those that were taught, less 1, which is always below the largest.
+    What a dueling head subtracts, the mean of all, stays as it was where an action that is not
+    valid can take up the difference; elsewhere all outputs move by the same number.
+    """
+    valid = role.task.actions
+    taught = [i for i, action in enumerate(actions) if action in role.actions]
+    untaught = [i for i, a in enumerate(actions) if a in valid and a not in role.actions]
+    free = [i for i, action in enumerate(actions) if action not in valid]
+    if not untaught:
+        return params
+
+    def mend(weights: Any, less: float) -> np.ndarray:
+        old = np.asarray(weights)
+        new = old.copy()
+        new[..., untaught] = old[..., taught].mean(axis=-1, keepdims=True) - less
+        if free:
+            new[..., free[0]] += (old - new).sum(axis=-1)
+        return new
+
+    layers = dict(params["params"])
+    last = layers["action"]
+    layers["action"] = {"kernel": mend(last["kernel"], 0.0), "bias": mend(last["bias"], 1.0)}
+    return {"params": layers}
