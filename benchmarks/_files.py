@@ -1,5 +1,6 @@
-"""PyTorch files made by hand, without PyTorch; some ask for far more than they are."""
+"""Weight files made by hand, without PyTorch or Flax; some ask for far more than they are."""
 
+import gzip
 import io
 import json
 import pathlib
@@ -85,6 +86,31 @@ def legacy(opcodes: bytes, storages=None, itemsize=4) -> bytes:
     return b"".join(parts)
 
 
+# --- msgpack by hand
+
+
+def extension(kind: int, data: bytes) -> bytes:
+    """An extension of msgpack, as Flax writes arrays."""
+    return b"\xc9" + struct.pack(">Ib", len(data), kind) + data
+
+
+def flax_array(shape: tuple[int, ...], dtype: str, data: bytes, kind: int = 1) -> bytes:
+    sizes = b"\xdc" + struct.pack(">H", len(shape))
+    sizes += b"".join(b"\xcf" + struct.pack(">Q", size) for size in shape)
+    named = b"\xd9" + bytes([len(dtype)]) + dtype.encode()
+    return extension(kind, b"\x93" + sizes + named + b"\xc6" + struct.pack(">I", len(data)) + data)
+
+
+def flax_map(**items: bytes) -> bytes:
+    """A map of msgpack; what begins the file is one of these."""
+    made = b"".join(b"\xd9" + bytes([len(key)]) + key.encode() + x for key, x in items.items())
+    return b"\xdf" + struct.pack(">I", len(items)) + made
+
+
+def flax_list(items: bytes, count: int) -> bytes:
+    return b"\xdd" + struct.pack(">I", count) + items
+
+
 # --- attacks
 
 
@@ -153,11 +179,11 @@ def _safetensors(shapes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
-def _archive(*, method=zipfile.ZIP_DEFLATED, **members: bytes) -> bytes:
+def archive_of(*, method=zipfile.ZIP_DEFLATED, **members: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for path, data in members.items():
-            archive.writestr(path.replace("_pth", ".pth"), data)
+            archive.writestr(path.replace("_pt", ".pt"), data)
     return file.getvalue()
 
 
@@ -227,12 +253,45 @@ PTH: dict[str, Callable[[], bytes]] = {
     "digits": lambda: zipped(b"L" + b"9" * 1_000_000 + b"L\n"),
     "zip bomb": lambda: zipped(tensor(), {"0": bytes(100 * 2**20)}, method=zipfile.ZIP_DEFLATED),
     "bzip2 bomb": lambda: zipped(tensor(), {"0": bytes(2**20)}, method=zipfile.ZIP_BZIP2),
-    "bomb in a bomb": lambda: _archive(
+    "bomb in a bomb": lambda: archive_of(
         policy_pth=zipped(tensor(), {"0": bytes(60 * 2**20)}, method=zipfile.ZIP_DEFLATED),
         data=b"[" * 10_000_000,
     ),
-    "data of lists": lambda: _archive(
+    "data of lists": lambda: archive_of(
         policy_pth=zipped(dictionary(w=tensor()), FLOATS), data=b'{"a":[' + b"[]," * 10**6 + b"0]}"
+    ),
+    "gzip bomb": lambda: gzip.compress(bytes(100 * 2**20)),
+    "gzip bomb of many parts": lambda: gzip.compress(bytes(2**20)) * 100,
+    "gzip of many nothings": lambda: gzip.compress(b"") * 50_000,
+    "gzip of a zip bomb": lambda: gzip.compress(
+        zipped(tensor(), {"0": bytes(100 * 2**20)}, method=zipfile.ZIP_DEFLATED)
+    ),
+    "zip of a zip bomb": lambda: archive_of(
+        model_pt=zipped(tensor(), {"0": bytes(100 * 2**20)}, method=zipfile.ZIP_DEFLATED)
+    ),
+    "zip of a gzip bomb": lambda: archive_of(model_pt=gzip.compress(bytes(100 * 2**20))),
+    "zip of a large model": lambda: archive_of(model_pt=bytes(100 * 2**20)),
+    "msgpack list that says it is huge": lambda: flax_map(a=flax_list(b"", 2**32 - 1)),
+    "msgpack array that says it is huge": lambda: flax_map(a=flax_array((2**40,), "float32", b"")),
+    "msgpack bytes that say they are huge": lambda: b"\x81\xa1a\xc6\xff\xff\xff\xff",
+    "msgpack nesting": lambda: b"\x81\xa1a" + b"\x91" * 1_000_000 + b"\xc0",
+    "msgpack of a million maps": lambda: flax_map(a=flax_list(b"\x80" * 1_000_000, 1_000_000)),
+    "msgpack of a million values": lambda: flax_map(a=flax_list(b"\xc0" * 1_000_000, 1_000_000)),
+    "msgpack of many arrays": lambda: flax_map(
+        a=flax_list(flax_array((0,) * 64, "float32", b"") * 5_000, 5_000)
+    ),
+    "msgpack of chunks": lambda: flax_map(
+        __msgpack_chunked_array__=b"\xc3",
+        shape=flax_map(**{"0": b"\xcf" + struct.pack(">Q", 2**40)}),
+        chunks=flax_map(**{"0": flax_array((1,), "float32", bytes(4))}),
+    ),
+    "pickle of arrays of one buffer": lambda: program(
+        (plain(bytes(2**20)) + put(0) + b"0")
+        + (call("numpy", "dtype", *map(plain, ("u1", False, True))) + put(1) + b"0")
+        + many(
+            call("numpy.core.numeric", "_frombuffer", get(0), get(1), plain((2**20,)), plain("C")),
+            5_000,
+        )
     ),
     "safetensors of many dimensions": lambda: _safetensors([[0] * 200_000]),
     "safetensors of many tensors": lambda: _safetensors([[0]] * 20_000),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import gzip
 import json
 import os
 import pathlib
@@ -338,6 +339,7 @@ class Container(NamedTuple):
 
 def containers(base: pathlib.Path) -> dict[str, Container]:
     """All of them, around good files in the folder `base`, made here."""
+    import flax.serialization
     import jax
     import numpy as np
 
@@ -349,6 +351,14 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     from jaxdistill.run import recipe
 
     witness = str(base / "witness")
+    layers = {
+        "Conv_0": {"kernel": np.ones((8, 8, 4, 2), np.float32), "bias": np.ones(2, np.float32)},
+        "Dense_0": {"kernel": np.ones((3, 4)), "bias": jax.numpy.ones(4, jax.numpy.bfloat16)},
+    }
+    beside = {"env_id": "Pong-v5", "n_atoms": 51, "v_min": -10.0, "seeds": [1, 2], "odd": 1 + 2j}
+    flax_bytes = flax.serialization.msgpack_serialize(
+        {"model_weights": {"params": layers}, "args": beside, "step": np.float32(3)}
+    )
     texts = {path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.is_file()}
 
     def convert(path: pathlib.Path, spec: pathlib.Path | None = None) -> None:
@@ -382,6 +392,20 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
             return make(opcodes, _files.FLOATS)
         except ValueError:
             return _files.program(opcodes)
+
+    def packed(rng: random.Random) -> bytes:
+        """A file of PyTorch's in gzip or in a zip, as atari-agents and PFRL have them."""
+        content = texts[rng.choice(("golden_zip.pth", "golden_legacy.pth", "expert_dueling.pth"))]
+        content = damaged(content, rng) if rng.random() < 0.5 else content
+        if rng.random() < 0.5:
+            made = gzip.compress(content, 1)
+        else:
+            members = {"best/model_pt": content, "best/optimizer_pt": content}
+            made = _files.archive_of(**members)
+        return damaged(made, rng) if rng.random() < 0.7 else made
+
+    def flax_file(rng: random.Random) -> bytes:
+        return damaged(flax_bytes, rng)
 
     def tensors(rng: random.Random) -> bytes:
         data = texts["golden.safetensors"]
@@ -519,6 +543,8 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         "torch.save, legacy": Container(
             file(lambda rng: damaged(texts["golden_legacy.pth"], rng), ".pth"), read_torch
         ),
+        "gzip and zip of these": Container(file(packed, ".gz"), read_torch),
+        "flax msgpack": Container(file(flax_file, ".msgpack"), read_torch),
         "pickle grammar": Container(file(program, ".pth"), read_torch),
         "safetensors": Container(file(tensors, ".safetensors"), read_torch),
         "SB3 zip": Container(file(archive, ".zip"), formats.convert),
@@ -545,6 +571,8 @@ def plan(number: int, shares: dict[str, int]) -> list[tuple[str, int]]:
 SHARES = {
     "torch.save, zip": 15,
     "torch.save, legacy": 10,
+    "gzip and zip of these": 10,
+    "flax msgpack": 10,
     "pickle grammar": 30,
     "safetensors": 10,
     "SB3 zip": 10,

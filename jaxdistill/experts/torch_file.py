@@ -1,4 +1,4 @@
-"""Reads files written by ``torch.save``, and ``.safetensors``, without PyTorch.
+"""Reads files written by ``torch.save``, ``.safetensors`` and Flax's, without PyTorch.
 
 A PyTorch file is a pickle, and a pickle is a small program: read the usual way it may call any
 function of any module. Here the program is never handed to Python's unpickler. Its opcodes are
@@ -7,17 +7,20 @@ tensors, so nothing named in a file is ever imported, called, or given an attrib
 are neither tensors nor plain data become an inert :class:`Opaque`; a file that names something
 like ``os.system`` is refused, because it was not made to hold weights.
 
-What a file can cost is proportional to its size (see :func:`allowed`): whatever a few bytes may ask
+What a file can cost is proportional to its size (see :mod:`limits`): whatever a few bytes may ask
 for many times over, copies, keys, names, and views of one storage, is counted and refused beyond
 that. SECURITY.md states the bounds.
 
-Three containers are understood: the zip archive of PyTorch 1.6 and later, the older sequence of
-pickles followed by raw storages (whatever its extension), and safetensors.
+Five kinds of file are understood: the zip archive of PyTorch 1.6 and later, the older sequence of
+pickles followed by raw storages (whatever its extension), safetensors, what ``flax.serialization``
+writes (see :mod:`flax_file`), and a plain pickle of NumPy's or JAX's arrays. Each may be packed
+once, by gzip or as the one model of a zip archive.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import math
 import os
@@ -27,13 +30,30 @@ import stat
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
+from jaxdistill.experts import flax_file, limits
+from jaxdistill.experts.limits import (
+    AGAIN,
+    CONTAINER_BYTES,
+    ITEM_BYTES,
+    MARK_BYTES,
+    MAX_DEPTH,
+    MAX_KEY_LENGTH,
+    MAX_OPERATIONS,
+    MEMO_BYTES,
+    SET_BYTES,
+    Allowance,
+    Budget,
+    Unreadable,
+    allowed,
+)
 from jaxdistill.settings import one_line
 
 MAX_BYTES = 4 * 2**30
@@ -42,27 +62,12 @@ MAX_BYTES = 4 * 2**30
 MAX_PICKLE_BYTES = 64 * 2**20
 """Most bytes of pickle; tensors live outside it, so real ones are far smaller."""
 
-MAX_OPERATIONS = 5_000_000
-MAX_DEPTH = 150
-MAX_KEY_LENGTH = 1000
 MAX_NAME_LENGTH = 10_000
 MAX_PLACES = 20_000
 MAX_NAME_CHARACTERS = 20_000_000
 
-FREE_BYTES = 64 * 2**20
-"""What a file of any size may take; see `allowed`."""
-
-FACTOR = 32
-"""What each of a file's bytes may take beyond that. Arrays take 1, plain values up to 20."""
-
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-
-AGAIN = "download it again, or save it again with torch.save"
-
-
-class _Unreadable(ValueError):
-    """A whole sentence about what is wrong with a file; `read` puts the file's name before it."""
 
 
 class _NotRebuilt(Exception):
@@ -129,10 +134,10 @@ def read(
             return _read(stream, max_bytes)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{label}: no such file; expected the path of a file written by torch.save, "
-            "or of a .safetensors file"
+            f"{label}: no such file; expected the path of a file written by torch.save or "
+            "flax.serialization, or of a .safetensors file"
         ) from error
-    except _Unreadable as error:
+    except Unreadable as error:
         raise ValueError(f"{label}: {one_line(str(error))}") from error
     except OSError as error:
         reason = one_line(error.strerror or str(error))
@@ -143,15 +148,6 @@ def read(
         raise ValueError(
             f"{label}: damaged, or not a file written by torch.save ({reason}); {AGAIN}"
         ) from error
-
-
-def allowed(size: int) -> int:
-    """Bytes that a file of `size` bytes may unpack to; its arrays and its objects may take as much.
-
-    So memory is proportional to the file; seconds are too, since the work that a few bytes can ask
-    for again and again is counted in the same units.
-    """
-    return FREE_BYTES + FACTOR * size
 
 
 def state_dicts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -168,8 +164,8 @@ def state_dicts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
         that are longer than any parameter's.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
-    names = _Allowance(
-        MAX_NAME_CHARACTERS + FACTOR * _extent(tree),
+    names = Allowance(
+        MAX_NAME_CHARACTERS + limits.FACTOR * _extent(tree),
         "refers to the same dictionaries too many times",
     )
     _collect(tree, "", (), found, names)
@@ -195,33 +191,66 @@ def _open(source: Any, max_bytes: int) -> BinaryIO:
     if hasattr(source, "read"):
         data = source.read(max_bytes + 1)
         if not isinstance(data, bytes):
-            raise _Unreadable("was opened as text; open it with mode 'rb'")
+            raise Unreadable("was opened as text; open it with mode 'rb'")
         return io.BytesIO(data)
     mode = os.stat(source).st_mode
     if stat.S_ISDIR(mode):
-        raise _Unreadable("is a directory; expected a file: give the path of the weights inside it")
+        raise Unreadable("is a directory; expected a file: give the path of the weights inside it")
     if not stat.S_ISREG(mode):
-        raise _Unreadable("is not a regular file; expected a file written by torch.save")
+        raise Unreadable("is not a regular file; expected a file written by torch.save")
     return open(source, "rb")
 
 
-def _read(stream: BinaryIO, max_bytes: int) -> TorchFile:
+def _read(stream: BinaryIO, max_bytes: int, packed: str = "") -> TorchFile:
+    """Reads a file of any kind; `packed` says what it was packed in, if it was."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     head = stream.read(512)
     stream.seek(0)
     if not head:
-        raise _Unreadable(f"is empty; expected a file written by torch.save: {AGAIN}")
+        raise Unreadable(f"is empty; expected a file written by torch.save: {AGAIN}")
     if size > max_bytes:
-        raise _Unreadable(f"holds over {max_bytes} bytes, the most that is read (max_bytes)")
-    budget = _budget(size, max_bytes)
+        raise Unreadable(f"holds over {max_bytes} bytes, the most that is read (max_bytes)")
+    budget = limits.budget(size, max_bytes)
+    most = min(max_bytes, allowed(size))
     if head[:2] == b"PK":
-        return _read_zip(stream, budget, min(max_bytes, allowed(size)))
+        return _read_zip(stream, budget, most, packed)
+    if head[:2] == _GZIP:
+        return _read_packed("gzip", _unzipped(stream, most), most, packed)
     if _is_safetensors(head, size):
         return _read_safetensors(stream.read())
+    if flax_file.is_flax(head):
+        return TorchFile(flax_file.decode(stream.read(), budget))
     if other := _other_kind(head):
-        raise _Unreadable(f"is not a file written by torch.save: it looks like {other}")
+        raise Unreadable(f"is not a file written by torch.save: it looks like {other}")
     return _read_legacy(stream.read(), budget)
+
+
+def _read_packed(how: str, inner: io.BytesIO, most: int, packed: str) -> TorchFile:
+    """Reads the file inside another, which may unpack to `most` bytes in all."""
+    if packed:
+        raise Unreadable(f"is packed twice, by {packed} and by {how}; unpack it once")
+    return _read(inner, most - inner.getbuffer().nbytes, how)
+
+
+_GZIP = b"\x1f\x8b"
+
+
+def _unzipped(stream: BinaryIO, most: int) -> io.BytesIO:
+    """What gzip packed, of one part or several."""
+    unpacked = io.BytesIO()
+    try:
+        with gzip.GzipFile(fileobj=stream) as file:
+            while piece := file.read(2**20):
+                unpacked.write(piece)
+                if unpacked.tell() > most:
+                    raise Unreadable(
+                        f"unpacks to over {most} bytes, more than a file of its size may, like a "
+                        "bomb of gzip; refusing to read it"
+                    )
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(f"is gzip, cut short or damaged ({error}); {AGAIN}") from error
+    return unpacked
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
@@ -229,10 +258,14 @@ def _is_safetensors(head: bytes, size: int) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= size
 
 
+_FROM_HDF5 = (
+    "import h5py, numpy, safetensors.numpy; t = {}; h5py.File('FILE').visititems(lambda name, x: "
+    "t.update({name.replace('/', '.'): numpy.asarray(x)}) if hasattr(x, 'dtype') else None); "
+    "safetensors.numpy.save_file(t, 'FILE.safetensors')"
+)
 _SIGNATURES = {
-    b"\x89HDF\r\n\x1a\n": "HDF5 (Keras, or another framework); convert it to a state_dict first",
+    b"\x89HDF\r\n\x1a\n": f"HDF5; convert it in Python: {_FROM_HDF5}",
     b"\x93NUMPY": "a NumPy .npy array; save a state_dict with torch.save instead",
-    b"\x1f\x8b": "gzip; unpack it and give the file inside",
     b"BZh": "bzip2; unpack it and give the file inside",
     b"\xfd7zXZ": "xz; unpack it and give the file inside",
     b"7z\xbc\xaf": "a 7z archive; unpack it and give the file inside",
@@ -293,20 +326,20 @@ def _read_safetensors(data: bytes) -> TorchFile:
     try:
         tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise _Unreadable(
+        raise Unreadable(
             f"is a safetensors file cut short or damaged ({error}); download or save it again"
         ) from error
     tree = {}
     for key, tensor in tensors:
         if tensor["dtype"] not in _SAFETENSORS_DTYPES:
-            raise _Unreadable(
+            raise Unreadable(
                 f"tensor {key!r} has dtype {tensor['dtype']}, which NumPy cannot hold; "
                 "save it as F32"
             )
         dtype = np.dtype(_SAFETENSORS_DTYPES[tensor["dtype"]])
         shape = tuple(tensor["shape"])
         if not _is_shape(shape):
-            raise _Unreadable(f"tensor {key!r} has a shape that cannot be; {AGAIN}")
+            raise Unreadable(f"tensor {key!r} has a shape that cannot be; {AGAIN}")
         strides = _contiguous_strides(shape)
         tree[key] = _strided(
             memoryview(tensor["data"]), dtype, 0, shape, strides, swap=_swap("little")
@@ -317,24 +350,28 @@ def _read_safetensors(data: bytes) -> TorchFile:
 # --- PyTorch's zip archive
 
 
-def _read_zip(stream: BinaryIO, budget: _Budget, most: int) -> TorchFile:
+def _read_zip(stream: BinaryIO, budget: Budget, most: int, packed: str) -> TorchFile:
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile as error:
-        raise _Unreadable(f"is a zip archive cut short or damaged ({error}); {AGAIN}") from error
+        raise Unreadable(f"is a zip archive cut short or damaged ({error}); {AGAIN}") from error
     with archive:
         records = {info.filename: info for info in archive.infolist()}
+        if model := _packed_model(records):
+            check_members([records[model]], most)
+            inner = io.BytesIO(read_member(archive, model))
+            return _read_packed("zip", inner, most, packed)
         folder = _archive_folder(records)
         check_members(archive.infolist(), most)
         if records[folder + "data.pkl"].file_size > MAX_PICKLE_BYTES:
-            raise _Unreadable(f"its data.pkl holds over {MAX_PICKLE_BYTES} bytes; {AGAIN}")
+            raise Unreadable(f"its data.pkl holds over {MAX_PICKLE_BYTES} bytes; {AGAIN}")
 
         def record(path: str) -> bytes:
             return read_member(archive, folder + path)
 
         order = record("byteorder").decode() if folder + "byteorder" in records else "little"
         if order not in ("little", "big"):
-            raise _Unreadable(f"its byteorder record is {order!r}, expected 'little' or 'big'")
+            raise Unreadable(f"its byteorder record is {order!r}, expected 'little' or 'big'")
         cache: dict[str, bytes] = {}
 
         def fetch(key: str) -> bytes:
@@ -346,13 +383,38 @@ def _read_zip(stream: BinaryIO, budget: _Budget, most: int) -> TorchFile:
         return _finish(root, fetch, budget, swap=_swap(order))
 
 
+_MODELS = (".pt", ".pth", ".ptm", ".pkl", ".safetensors", ".msgpack", ".cleanrl_model")
+_BESIDE_MODELS = ("target", "optim")
+
+
+def _packed_model(records: dict[str, zipfile.ZipInfo]) -> str | None:
+    """The one file of an ordinary archive that holds the model; None for PyTorch's own and others.
+
+    Raises:
+      Unreadable: there are several.
+    """
+    names = {path: path.rpartition("/")[2].lower() for path in records}
+    if {"data.pkl", "policy.pth"} & set(names.values()):
+        return None
+    models = [
+        path
+        for path, name in names.items()
+        if name.endswith(_MODELS) and not any(word in name for word in _BESIDE_MODELS)
+    ]
+    plain = [path for path in models if names[path].rpartition(".")[0] == "model"]
+    if len(chosen := plain or models) > 1:
+        shown = one_line(", ".join(chosen[:8]), 200)
+        raise Unreadable(f"is an archive of {len(chosen)} models, {shown}; unpack it and give one")
+    return chosen[0] if chosen else None
+
+
 def _archive_folder(records: dict[str, zipfile.ZipInfo]) -> str:
     """The folder that holds data.pkl, with its slash ('' if it holds it at the top)."""
     pickles = [path for path in records if path.rpartition("/")[2] == "data.pkl"]
     if len(pickles) == 1:
         folder = pickles[0].removesuffix("data.pkl")
         if any(path.startswith((folder + "constants.pkl", folder + "code/")) for path in records):
-            raise _Unreadable(
+            raise Unreadable(
                 "is TorchScript, a program and not only weights; "
                 "save the state_dict instead: torch.save(module.state_dict(), path)"
             )
@@ -363,7 +425,7 @@ def _archive_folder(records: dict[str, zipfile.ZipInfo]) -> str:
         kind = "a NumPy .npz archive; save a state_dict with torch.save instead"
     else:
         kind = f"a zip archive with {len(pickles)} files named data.pkl, expected one; {AGAIN}"
-    raise _Unreadable(f"is not a file written by torch.save: it looks like {kind}")
+    raise Unreadable(f"is not a file written by torch.save: it looks like {kind}")
 
 
 def check_members(members: Iterable[zipfile.ZipInfo], most: int) -> None:
@@ -377,12 +439,12 @@ def check_members(members: Iterable[zipfile.ZipInfo], most: int) -> None:
         total += info.file_size
         # Others are unpacked by zipfile without regard to the size asked for.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _Unreadable(
+            raise Unreadable(
                 f"its record {info.filename!r} is packed in a way that torch.save never uses; "
                 "unpack it and pack it again, stored or deflated"
             )
         if total > most:
-            raise _Unreadable(
+            raise Unreadable(
                 f"unpacks to over {most} bytes with its record {info.filename!r}, more than a file "
                 "of its size may, like a zip bomb; refusing to read it"
             )
@@ -396,20 +458,20 @@ def read_member(archive: zipfile.ZipFile, path: str) -> bytes:
       Exception: damage, which shows as almost any exception of zipfile or zlib.
     """
     if path not in archive.NameToInfo:
-        raise _Unreadable(f"its record {path!r} is missing; {AGAIN}")
+        raise Unreadable(f"its record {path!r} is missing; {AGAIN}")
     info = archive.NameToInfo[path]
     # zipfile stops at the size the directory declares (checked before) and compares checksums.
     with archive.open(info) as file:
         data = file.read(info.file_size)
         if len(data) != info.file_size or file.read(1):
-            raise _Unreadable(f"its record {path!r} is not {info.file_size} bytes long; {AGAIN}")
+            raise Unreadable(f"its record {path!r} is not {info.file_size} bytes long; {AGAIN}")
     return data
 
 
 # --- PyTorch's older format: pickles, then storages
 
 
-def _read_legacy(data: bytes, budget: _Budget) -> TorchFile:
+def _read_legacy(data: bytes, budget: Budget) -> TorchFile:
     stream = io.BytesIO(data)
     storages: dict[str, _Storage] = {}
 
@@ -422,38 +484,49 @@ def _read_legacy(data: bytes, budget: _Budget) -> TorchFile:
     def interpret(storage: Callable[[Any], Any] = _no_storage) -> Any:
         return _interpret(stream, storage, budget.objects)
 
-    if interpret() != LEGACY_MAGIC:
-        raise _Unreadable(
-            "is a pickle, but not one written by torch.save; "
-            "save the state_dict with torch.save(state_dict, path)"
-        )
+    # The first pickle may be all there is, with its arrays in it.
+    first = _interpret(stream, _no_storage, budget.objects, max(len(data), MAX_PICKLE_BYTES))
+    if first != LEGACY_MAGIC:
+        return _plain_pickle(first, budget)
     if interpret() != LEGACY_PROTOCOL:
-        raise _Unreadable(f"has a protocol version other than {LEGACY_PROTOCOL}; {AGAIN}")
+        raise Unreadable(f"has a protocol version other than {LEGACY_PROTOCOL}; {AGAIN}")
     interpret()  # the writer's byte order and sizes; storages ignore them
     root = interpret(storage)
     keys = interpret()
     raw: dict[str, bytes] = {}
     for key in keys if isinstance(keys, list) else ():
         if not isinstance(key, str) or key not in storages:
-            raise _Unreadable(f"lists a storage that no tensor uses; {AGAIN}")
+            raise Unreadable(f"lists a storage that no tensor uses; {AGAIN}")
         raw[key] = _legacy_storage(stream, len(data), key, storages[key].dtype.itemsize)
 
     def fetch(key: str) -> bytes:
         if key not in raw:
-            raise _Unreadable(f"has no storage {key!r} though a tensor uses it; {AGAIN}")
+            raise Unreadable(f"has no storage {key!r} though a tensor uses it; {AGAIN}")
         return raw[key]
 
     return _finish(root, fetch, budget, swap=_swap("little"))
+
+
+def _plain_pickle(root: Any, budget: Budget) -> TorchFile:
+    """What a pickle of NumPy's or JAX's arrays holds, as Dopamine's checkpoints are."""
+    finisher = _Finisher(_no_storage, budget, swap=False)
+    tree = finisher.plain(root, ())
+    if not finisher.arrays:
+        raise Unreadable(
+            "is a pickle, but not one written by torch.save, and holds no arrays; "
+            "save the state_dict with torch.save(state_dict, path)"
+        )
+    return TorchFile(tree, tuple(finisher.skipped))
 
 
 def _legacy_storage(stream: BinaryIO, size: int, key: str, itemsize: int) -> bytes:
     header = stream.read(8)
     left = size - stream.tell()
     if len(header) < 8:
-        raise _Unreadable(f"ends before storage {key!r}: it is cut short; {AGAIN}")
+        raise Unreadable(f"ends before storage {key!r}: it is cut short; {AGAIN}")
     (numel,) = struct.unpack("<q", header)
     if not 0 <= numel * itemsize <= left:
-        raise _Unreadable(
+        raise Unreadable(
             f"storage {key!r} should hold {numel * itemsize} bytes but {left} are left: "
             f"the file is cut short or damaged; {AGAIN}"
         )
@@ -516,46 +589,6 @@ class _Array:
     fortran: bool = False
     data: Any = b""
     cast: np.dtype | None = None
-
-
-class _Allowance:
-    """Counts down what a file may cost, for costs its size does not bound."""
-
-    def __init__(self, amount: int, complaint: str):
-        self.left = amount
-        self.complaint = complaint
-
-    def spend(self, amount: int) -> None:
-        """Raises _Unreadable once more is spent than there was."""
-        self.left -= amount
-        if self.left < 0:
-            raise _Unreadable(f"{self.complaint}; refusing to read it")
-
-
-class _Budget(NamedTuple):
-    """What a file's arrays may take, and its plain values with the work they ask for, in bytes."""
-
-    arrays: _Allowance
-    objects: _Allowance
-
-
-def _budget(size: int, max_bytes: int) -> _Budget:
-    arrays = min(max_bytes, allowed(size))
-    return _Budget(
-        _Allowance(arrays, f"its arrays would take over {arrays} bytes"),
-        _Allowance(
-            min(max(max_bytes, FREE_BYTES), allowed(size)),
-            "its pickle makes or copies more than a file of its size may",
-        ),
-    )
-
-
-# Bytes that objects take, once as they are interpreted and once as they are given back.
-_CONTAINER_BYTES = 256
-_SET_BYTES = 640
-_MEMO_BYTES = 128
-_MARK_BYTES = 64
-_ITEM_BYTES = 16
 
 
 _TORCH_DTYPES: dict[str, np.dtype] = {
@@ -621,24 +654,24 @@ _STORAGE_DTYPES: dict[str, np.dtype] = {
 def _storage(saved_id: Any) -> Any:
     """What a pickle's persistent id stands for: a storage, or a class beside its source text."""
     if not isinstance(saved_id, tuple) or len(saved_id) < 2:
-        raise _Unreadable(f"refers to something that is not a storage; {AGAIN}")
+        raise Unreadable(f"refers to something that is not a storage; {AGAIN}")
     if saved_id[0] == "module":
         return saved_id[1]
     # The location ('cpu', 'cuda:0', 'mps') says where it was; everything is read to the host.
     tag, kind, key, _location, numel, *view = saved_id
     module, _, storage = kind.name.rpartition(".")
     if tag != "storage" or module.split(".")[0] != "torch" or storage not in _STORAGE_DTYPES:
-        raise _Unreadable(f"has a storage of unknown kind {kind.name!r}; save the state_dict again")
+        raise Unreadable(f"has a storage of unknown kind {kind.name!r}; save the state_dict again")
     start = 0
     if view and view[0] is not None:
         _key, start, numel = view[0]
     if not isinstance(key, str) or not _count(start) or not _count(numel):
-        raise _Unreadable(f"describes a storage by what cannot be; {AGAIN}")
+        raise Unreadable(f"describes a storage by what cannot be; {AGAIN}")
     return _Storage(key, _STORAGE_DTYPES[storage], start, numel)
 
 
 def _no_storage(saved_id: Any) -> Any:
-    raise _Unreadable(f"refers to a storage where none can be; {AGAIN}")
+    raise Unreadable(f"refers to a storage where none can be; {AGAIN}")
 
 
 def _count(value: Any) -> bool:
@@ -689,41 +722,41 @@ def _global(module: Any, name: Any) -> _Global:
     """A name, refused if no weights would need it.
 
     Raises:
-      _Unreadable: for names that run, open or reach something.
+      Unreadable: for names that run, open or reach something.
     """
     if not all(isinstance(part, str) and len(part) <= MAX_KEY_LENGTH for part in (module, name)):
-        raise _Unreadable(f"names something by what is not a name; {AGAIN}")
+        raise Unreadable(f"names something by what is not a name; {AGAIN}")
     full = f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
     # "torch" with "serialization.os.system" would reach os as well.
     reached = {full.split(".")[0], *name.split(".")[:-1]}
     if reached & _REFUSED_MODULES or full in _REFUSED_NAMES or full.startswith(_REFUSED_PREFIXES):
-        raise _Unreadable(
+        raise Unreadable(
             f"wants to call {full}: this file is not only weights; refusing to read it"
         )
     if full == "torch.storage._load_from_bytes":
-        raise _Unreadable(
+        raise Unreadable(
             "its tensors were written by pickle, not by torch.save; "
             "load it in PyTorch and write it with torch.save(state_dict, path)"
         )
     return _Global(full)
 
 
-def _construct(callee: Any, args: Any, budget: _Allowance) -> Any:
+def _construct(callee: Any, args: Any, budget: Allowance) -> Any:
     """What calling `callee` gives, from our own table, or an `Opaque`; never a real call."""
     if not isinstance(args, tuple):
-        raise _Unreadable(f"calls something with arguments that are not a tuple; {AGAIN}")
+        raise Unreadable(f"calls something with arguments that are not a tuple; {AGAIN}")
     if not isinstance(callee, _Global):
-        budget.spend(_SET_BYTES)
+        budget.spend(SET_BYTES)
         made_by = callee.name if isinstance(callee, Opaque) else type(callee).__name__
         return Opaque(f"{made_by.removesuffix('()')}()", args)
     if callee.name not in _KNOWN_CALLS:
-        budget.spend(_SET_BYTES)
+        budget.spend(SET_BYTES)
         return Opaque(callee.name, args)
     # One long argument may be named in many calls, and each call copies it.
     for arg in args:
         if isinstance(arg, _SIZED):
-            budget.spend(len(arg) * (2 if isinstance(arg, _BYTES) else _ITEM_BYTES))
-    budget.spend(_SET_BYTES)
+            budget.spend(len(arg) * (2 if isinstance(arg, _BYTES) else ITEM_BYTES))
+    budget.spend(SET_BYTES)
     if callee.name in _NESTED_CALLS:
         inner, args = _NESTED_CALLS[callee.name](*args)
         return _construct(inner, args, budget)
@@ -770,9 +803,9 @@ def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, dtype: Any, metadata: Any
 ) -> _Tensor:
     if not isinstance(storage, _Storage):
-        raise _Unreadable(f"has a tensor without a storage; {AGAIN}")
+        raise Unreadable(f"has a tensor without a storage; {AGAIN}")
     if not (_is_shape(size) and _is_shape(stride) and len(size) == len(stride) and _count(offset)):
-        raise _Unreadable(f"has a tensor whose size, stride or offset cannot be; {AGAIN}")
+        raise Unreadable(f"has a tensor whose size, stride or offset cannot be; {AGAIN}")
     flags = metadata if isinstance(metadata, dict) else {}
     conjugate, negative = flags.get("conj") is True, flags.get("neg") is True
     return _Tensor(storage, offset, tuple(size), tuple(stride), dtype, conjugate, negative)
@@ -793,6 +826,13 @@ def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
 
 def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     return _Array(tuple(shape), dtype, order == "F", data)
+
+
+def _jax_array(_function: Any, _args: Any, state: Any, _aval: Any = None) -> _Array:
+    """JAX pickles an array as what NumPy would do to make it again."""
+    array = _Array()
+    _set_state(array, state)
+    return array
 
 
 def _numpy_dtype(code: Any, align: Any = False, copy: Any = True) -> _Dtype:
@@ -816,18 +856,18 @@ def _bytearray(data: Any = b"", encoding: str = "latin-1") -> bytearray:
     return bytearray(_as_bytes(data))
 
 
-def _mapping(budget: _Allowance, pairs: Any = ()) -> dict[Any, Any]:
+def _mapping(budget: Allowance, pairs: Any = ()) -> dict[Any, Any]:
     mapping: dict[Any, Any] = {}
     for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
         mapping[_key(key, mapping, budget)] = value
     return mapping
 
 
-def _default_mapping(budget: _Allowance, factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
+def _default_mapping(budget: Allowance, factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
     return _mapping(budget, pairs)
 
 
-def _set(budget: _Allowance, items: Any = ()) -> set[Any]:
+def _set(budget: Allowance, items: Any = ()) -> set[Any]:
     made: set[Any] = set()
     for item in items:
         made.add(_key(item, made, budget))
@@ -859,6 +899,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
     "numpy.core.numeric._frombuffer": _numpy_from_buffer,
     "numpy._core.numeric._frombuffer": _numpy_from_buffer,
+    "jax._src.array._reconstruct_array": _jax_array,
+    "jax._src.device_array.reconstruct_device_array": _jax_array,
+    "jax.interpreters.xla.reconstruct_device_array": _jax_array,
     "torch.Size": lambda items=(): tuple(items),
     "torch.device": _device,
     "torch.serialization._get_layout": lambda name: name,
@@ -868,6 +911,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch.nn.parameter.Parameter": lambda data, *_: data,
+    "torch.autograd.variable.Variable": lambda data, *_: data,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": lambda data, *_: data,
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
     "torch._utils._rebuild_xla_tensor": _from_numpy,
@@ -879,6 +923,7 @@ _KEYED_CALLS: dict[str, Callable[..., Any]] = {
     "collections.Counter": _mapping,
     "collections.defaultdict": _default_mapping,
     "builtins.dict": _mapping,
+    "flax.core.frozen_dict.FrozenDict": _mapping,
     "builtins.set": _set,
     "builtins.frozenset": lambda budget, items=(): frozenset(_set(budget, items)),
 }
@@ -902,15 +947,20 @@ _LITERALS = _words(
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
 _EMPTY: dict[str, tuple[Callable[[], Any], int]] = {
-    "EMPTY_LIST": (list, _CONTAINER_BYTES),
+    "EMPTY_LIST": (list, CONTAINER_BYTES),
     "EMPTY_TUPLE": (tuple, 0),
-    "EMPTY_DICT": (dict, _CONTAINER_BYTES),
-    "EMPTY_SET": (set, _SET_BYTES),
+    "EMPTY_DICT": (dict, CONTAINER_BYTES),
+    "EMPTY_SET": (set, SET_BYTES),
 }
 _TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def _interpret(stream: BinaryIO, storage: Callable[[Any], Any], budget: _Allowance) -> Any:
+def _interpret(
+    stream: BinaryIO,
+    storage: Callable[[Any], Any],
+    budget: Allowance,
+    max_bytes: int | None = None,
+) -> Any:
     """Follows one pickle to its end and leaves `stream` just after it.
 
     `pickletools` splits the pickle into opcodes with decoded arguments; what each does to the
@@ -922,6 +972,7 @@ def _interpret(stream: BinaryIO, storage: Callable[[Any], Any], budget: _Allowan
       stream: the bytes of the pickle, and perhaps more.
       storage: gives the value for a persistent id.
       budget: what objects and copies may take.
+      max_bytes: how long it may be, MAX_PICKLE_BYTES if nothing is said.
 
     Returns:
       Containers and scalars, with `_Tensor`, `_Array`, `_Global`, `Opaque`... among them.
@@ -930,35 +981,36 @@ def _interpret(stream: BinaryIO, storage: Callable[[Any], Any], budget: _Allowan
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
     start = stream.tell()
+    most = MAX_PICKLE_BYTES if max_bytes is None else max_bytes
     operations: Iterable[tuple[Any, Any, Any]] = pickletools.genops(stream)
     for count, (opcode, arg, position) in enumerate(operations):
-        if count >= MAX_OPERATIONS or position - start > MAX_PICKLE_BYTES:
-            raise _Unreadable(
-                f"its pickle is over {MAX_OPERATIONS} operations or {MAX_PICKLE_BYTES} bytes long; "
+        if count >= MAX_OPERATIONS or position - start > most:
+            raise Unreadable(
+                f"its pickle is over {MAX_OPERATIONS} operations or {most} bytes long; "
                 "save only the state_dict"
             )
         match opcode.name:
             case name if name in _LITERALS:
                 stack.append(arg)
             case "BINPUT" | "LONG_BINPUT" | "PUT":
-                budget.spend(_MEMO_BYTES)
+                budget.spend(MEMO_BYTES)
                 memo[arg] = stack[-1]
             case "MEMOIZE":
-                budget.spend(_MEMO_BYTES)
+                budget.spend(MEMO_BYTES)
                 memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
                 stack.append(memo[arg])
             case "MARK":
-                budget.spend(_MARK_BYTES)
+                budget.spend(MARK_BYTES)
                 marked.append(stack)
                 stack = []
             case name if name in _TUPLE_LENGTHS:
                 length = _TUPLE_LENGTHS[name]
-                budget.spend(_CONTAINER_BYTES)
+                budget.spend(CONTAINER_BYTES)
                 stack[-length:] = [tuple(_last(stack, length))]
             case "TUPLE" | "LIST" | "DICT" | "FROZENSET":
                 items, stack = stack, marked.pop()
-                budget.spend(_CONTAINER_BYTES)
+                budget.spend(CONTAINER_BYTES)
                 stack.append(_gather(opcode.name, items, budget))
             case name if name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
@@ -1013,17 +1065,17 @@ def _interpret(stream: BinaryIO, storage: Callable[[Any], Any], budget: _Allowan
             case "PROTO" | "FRAME" | "STOP":
                 pass
             case other:
-                raise _Unreadable(f"its pickle uses {other}, which torch.save never does; {AGAIN}")
+                raise Unreadable(f"its pickle uses {other}, which torch.save never does; {AGAIN}")
     return stack.pop()
 
 
 def _last(stack: list[Any], length: int) -> list[Any]:
     if len(stack) < length:
-        raise _Unreadable(f"its pickle takes more than it put there; {AGAIN}")
+        raise Unreadable(f"its pickle takes more than it put there; {AGAIN}")
     return stack[-length:]
 
 
-def _gather(kind: str, items: list[Any], budget: _Allowance) -> Any:
+def _gather(kind: str, items: list[Any], budget: Allowance) -> Any:
     if kind == "TUPLE":
         return tuple(items)
     if kind == "LIST":
@@ -1035,7 +1087,7 @@ def _gather(kind: str, items: list[Any], budget: _Allowance) -> Any:
     return mapping
 
 
-def _key(key: Any, among: dict[Any, Any] | set[Any], budget: _Allowance) -> Any:
+def _key(key: Any, among: dict[Any, Any] | set[Any], budget: Allowance) -> Any:
     """The key, refused if it cannot be one or would be costly to hash, to compare or to print.
 
     Python's hashes of text are salted, so that nobody can make many that collide. Its hashes of
@@ -1044,8 +1096,8 @@ def _key(key: Any, among: dict[Any, Any] | set[Any], budget: _Allowance) -> Any:
     """
     if isinstance(key, (str, bytes)):
         if len(key) > MAX_KEY_LENGTH:
-            raise _Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
-        budget.spend(_ITEM_BYTES)
+            raise Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
+        budget.spend(ITEM_BYTES)
         return key
     pending = [key]
     seen = 0
@@ -1057,27 +1109,27 @@ def _key(key: Any, among: dict[Any, Any] | set[Any], budget: _Allowance) -> Any:
         elif isinstance(item, tuple):
             pending.extend(item)
         elif isinstance(item, (list, dict, set, bytearray)):
-            raise _Unreadable(f"has a {type(item).__name__} as a dictionary key; {AGAIN}")
+            raise Unreadable(f"has a {type(item).__name__} as a dictionary key; {AGAIN}")
     if seen > MAX_KEY_LENGTH:
-        raise _Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
+        raise Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
     # Numbers below 2^61 are their own hashes; as many of those as there are places differ in them.
     plain = isinstance(key, int) and key.bit_length() <= 60
     collisions = len(among) // 64 if plain else seen * len(among) // 4
-    budget.spend(_ITEM_BYTES * (1 + seen) + collisions)
+    budget.spend(ITEM_BYTES * (1 + seen) + collisions)
     return key
 
 
-def _set_items(target: Any, items: list[Any], budget: _Allowance) -> None:
+def _set_items(target: Any, items: list[Any], budget: Allowance) -> None:
     if len(items) % 2:
-        raise _Unreadable(f"has a dictionary key without a value; {AGAIN}")
+        raise Unreadable(f"has a dictionary key without a value; {AGAIN}")
     mapping = target.mapping if isinstance(target, Opaque) else target
     if not isinstance(mapping, dict):
-        raise _Unreadable(f"stores by key in a {type(target).__name__}; {AGAIN}")
+        raise Unreadable(f"stores by key in a {type(target).__name__}; {AGAIN}")
     for key, value in zip(items[::2], items[1::2], strict=True):
         mapping[_key(key, mapping, budget)] = value
 
 
-def _append(target: Any, items: list[Any], budget: _Allowance) -> None:
+def _append(target: Any, items: list[Any], budget: Allowance) -> None:
     sequence = target.items if isinstance(target, Opaque) else target
     if isinstance(sequence, set):
         for item in items:
@@ -1085,7 +1137,7 @@ def _append(target: Any, items: list[Any], budget: _Allowance) -> None:
     elif isinstance(sequence, list):
         sequence.extend(items)
     else:
-        raise _Unreadable(f"appends to a {type(target).__name__}; {AGAIN}")
+        raise Unreadable(f"appends to a {type(target).__name__}; {AGAIN}")
 
 
 def _set_state(target: Any, state: Any) -> None:
@@ -1101,7 +1153,7 @@ def _set_state(target: Any, state: Any) -> None:
 # --- from the interpreter's values to arrays
 
 
-def _finish(root: Any, fetch: Callable[[str], bytes], budget: _Budget, *, swap: bool) -> TorchFile:
+def _finish(root: Any, fetch: Callable[[str], bytes], budget: Budget, *, swap: bool) -> TorchFile:
     finisher = _Finisher(fetch, budget, swap)
     tree = finisher.plain(root, ())
     return TorchFile(tree, tuple(finisher.skipped))
@@ -1114,20 +1166,21 @@ class _Finisher:
     refers to itself still does.
     """
 
-    def __init__(self, fetch: Callable[[str], bytes], budget: _Budget, swap: bool):
+    def __init__(self, fetch: Callable[[str], bytes], budget: Budget, swap: bool):
         self.fetch = fetch
         self.swap = swap
         self.budget = budget
         self.skipped: list[str] = []
         self.done: dict[int, Any] = {}
         self.inside_opaque = 0
+        self.arrays = 0  # how many NumPy arrays there are
 
     def plain(self, value: Any, path: tuple[Any, ...]) -> Any:
         """The plain form of a value found below the keys in `path`, one per container."""
         if isinstance(value, (str, bytes, bytearray, int, float, complex, type(None), np.generic)):
             return value
         if len(path) > MAX_DEPTH:
-            raise _Unreadable(f"is nested deeper than {MAX_DEPTH}; save only the state_dict")
+            raise Unreadable(f"is nested deeper than {MAX_DEPTH}; save only the state_dict")
         if id(value) not in self.done:
             self._turn(value, path)
         return self.done[id(value)]
@@ -1161,6 +1214,7 @@ class _Finisher:
             array = self._array(value)
             if array is not None:
                 self.done[id(value)] = array
+                self.arrays += 1
             else:
                 self._skip(value, "numpy.ndarray of objects", path, value.data)
         elif isinstance(value, _Dtype):
@@ -1170,7 +1224,7 @@ class _Finisher:
         elif isinstance(value, _Global):
             self._skip(value, value.name, path)
         else:
-            raise _Unreadable(f"holds a {type(value).__name__} where none can be; {AGAIN}")
+            raise Unreadable(f"holds a {type(value).__name__} where none can be; {AGAIN}")
 
     def _fill(self, result: dict[Any, Any], value: dict[Any, Any], path: tuple[Any, ...]) -> None:
         for key, item in value.items():
@@ -1189,7 +1243,7 @@ class _Finisher:
         name = one_line(name)
         if not self.inside_opaque:
             place = ".".join(map(_name, path))
-            self.budget.objects.spend(_SET_BYTES + len(place))
+            self.budget.objects.spend(SET_BYTES + len(place))
             self.skipped.append(f"{one_line(place) or 'top level'} ({name})")
         self.done[id(value)] = result = Opaque(name)
         self.inside_opaque += 1
@@ -1208,7 +1262,7 @@ class _Finisher:
         elements = math.prod(tensor.size)
         held = storage.numel * storage.dtype.itemsize // tensor.dtype.itemsize
         if elements > held:
-            raise _Unreadable(
+            raise Unreadable(
                 f"has a tensor of size {tensor.size} over a storage of {held} elements: it was "
                 "expanded, or is damaged; save its contiguous() copy"
             )
@@ -1216,7 +1270,7 @@ class _Finisher:
         data = memoryview(self.fetch(storage.key))
         first, itemsize = storage.start * storage.dtype.itemsize, storage.dtype.itemsize
         if first + storage.numel * itemsize > len(data):
-            raise _Unreadable(
+            raise Unreadable(
                 f"storage {storage.key!r} holds {len(data)} bytes, expected "
                 f"{first + storage.numel * itemsize}; {AGAIN}"
             )
@@ -1235,7 +1289,7 @@ class _Finisher:
             return None
         size = math.prod(value.shape) * dtype.itemsize if _is_shape(value.shape) else -1
         if size != len(value.data):
-            raise _Unreadable(
+            raise Unreadable(
                 f"has a NumPy array whose shape does not fit its {len(value.data)} bytes; {AGAIN}"
             )
         self.budget.arrays.spend(2 * size + math.prod(value.shape) * 16)
@@ -1269,14 +1323,14 @@ def _strided(
     """A contiguous copy of a strided view of `data`; offset and stride count elements.
 
     Raises:
-      _Unreadable: the view would reach outside `data`.
+      Unreadable: the view would reach outside `data`.
     """
     if 0 in size:
         return np.empty(size, dtype)
     elements = len(data) // dtype.itemsize
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if last >= elements:
-        raise _Unreadable(
+        raise Unreadable(
             f"has a tensor of size {size}, stride {stride} and offset {offset}, which needs "
             f"{last + 1} elements of a storage of {elements}; {AGAIN}"
         )
@@ -1301,7 +1355,7 @@ def _collect(
     path: str,
     above: tuple[int, ...],
     found: dict[str, dict[str, np.ndarray]],
-    names: _Allowance,
+    names: Allowance,
 ) -> tuple[dict[str, np.ndarray], bool]:
     """Adds what is found at and below a node; gives its arrays by name, and if they are all of it.
 
@@ -1367,7 +1421,7 @@ def _module_arrays(
     prefix: str,
     above: tuple[int, ...],
     arrays: dict[str, np.ndarray],
-    names: _Allowance,
+    names: Allowance,
 ) -> None:
     """What `state_dict()` of a module saved whole would have held."""
     if id(module) in above or not isinstance(module, Opaque):

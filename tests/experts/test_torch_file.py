@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from benchmarks._files import call, dictionary, legacy, name, plain, program, tensor, zipped
-from jaxdistill.experts import torch_file
+from jaxdistill.experts import limits, torch_file
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -500,8 +500,8 @@ def test_views_of_one_storage_are_paid_for_together(make, monkeypatch):
     many = make(b"(" + tensor(numel=10_000, size=(10_000,)) * 100 + b"l", storages)
     assert len(torch_file.read(many, max_bytes=4_000_000).tree) == 100
     unreadable(many, "arrays would take over", max_bytes=3_999_999)
-    monkeypatch.setattr(torch_file, "FREE_BYTES", 2**20)
-    monkeypatch.setattr(torch_file, "FACTOR", 8)
+    monkeypatch.setattr(limits, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(limits, "FACTOR", 8)
     unreadable(many, "arrays would take over")
 
 
@@ -511,7 +511,7 @@ def test_zip_bombs_are_refused(monkeypatch):
     assert len(bomb) < 3000
     assert torch_file.read(bomb).tree.shape == (4,)
     unreadable(bomb, "unpacks to over 100000 bytes", max_bytes=100_000)
-    monkeypatch.setattr(torch_file, "FREE_BYTES", 2**16)
+    monkeypatch.setattr(limits, "FREE_BYTES", 2**16)
     unreadable(bomb, "unpacks to over", "zip bomb")
 
 
@@ -536,8 +536,8 @@ def test_long_pickles_are_refused(monkeypatch):
     unreadable(zipped(plain("x" * 6000)), "data.pkl holds over 5000 bytes")
     unreadable(legacy(plain("x" * 6000)), "bytes long")
     copies = plain("x" * 3000) + b"q\xff0" + b"c_codecs\nencode\nh\xff\x85R" * 3
-    monkeypatch.setattr(torch_file, "FREE_BYTES", 0)
-    monkeypatch.setattr(torch_file, "FACTOR", 1)
+    monkeypatch.setattr(limits, "FREE_BYTES", 0)
+    monkeypatch.setattr(limits, "FACTOR", 1)
     unreadable(zipped(copies), "copies more than a file of its size may")
 
 
