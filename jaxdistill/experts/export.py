@@ -337,8 +337,10 @@ def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
     """Refuses networks that the multi-task lander has no names for, saying what to do."""
     alone = "write it task by task: --format=expert --game=NAME"
     distil = "train or distil one of that kind, mlp or mlp_task_embedding"
-    problem = None
-    if network.convs or network.residual:
+    problem, advice = networks.only_of_experts(network), distil
+    if problem:
+        pass
+    elif network.convs or network.residual:
         problem, advice = "convolutions", distil
     elif network.layer_norm:
         problem, advice = "LayerNorm", distil
@@ -417,8 +419,10 @@ def _check(network: networks.Network) -> None:
     geometry = [(c.kernel, c.stride, c.padding) for c in network.convs]
     wanted = [(c.kernel, c.stride, c.padding) for c in networks.NATURE_CONVS]
     streams = (len(network.hidden), len(network.action_hidden), len(network.value_hidden))
-    problem = None
-    if network.knows_game:
+    problem = networks.only_of_experts(network)
+    if problem:
+        pass
+    elif network.knows_game:
         problem = "layers of each game's own (controllers, task embeddings)"
     elif network.residual:
         problem = "residual sections"

@@ -144,8 +144,8 @@ class _Reader:
         if kind == "extension":
             return self.extension(length)
         if kind == "list":
-            return self.list(length, depth)
-        return self.map(length, depth)
+            return self.sequence(length, depth)
+        return self.mapping(length, depth)
 
     def text(self, length: int) -> str:
         try:
@@ -160,11 +160,11 @@ class _Reader:
             raise Unreadable(f"has a {what} of {length} entries in {left} bytes; {_AGAIN}")
         self.budget.objects.spend(CONTAINER_BYTES + 4 * ITEM_BYTES * length)
 
-    def list(self, length: int, depth: int) -> list[Any]:
+    def sequence(self, length: int, depth: int) -> list[Any]:
         self.holds(length, 1, "list")
         return [self.value(depth + 1) for _ in range(length)]
 
-    def map(self, length: int, depth: int) -> Any:
+    def mapping(self, length: int, depth: int) -> Any:
         self.holds(length, 2, "map")
         made: dict[str, Any] = {}
         for _ in range(length):
@@ -211,6 +211,7 @@ class _Reader:
         return len(self.data) - self.place
 
     def array(self, parts: list[Any]) -> np.ndarray:
+        shape: Any
         shape, name, data = parts if len(parts) == 3 else (None, None, None)
         if isinstance(name, memoryview):  # written without the type of text
             name = bytes(name[:40]).decode("latin-1")
@@ -237,8 +238,8 @@ class _Reader:
         shape, chunks = made.get("shape"), made.get("chunks")
         if not isinstance(shape, dict) or not isinstance(chunks, dict):
             raise Unreadable(f"has an array in chunks without shape or chunks; {_AGAIN}")
-        sizes = [shape.get(str(i)) for i in range(len(shape))]
-        parts = [chunks.get(str(i)) for i in range(len(chunks))]
+        sizes: list[Any] = [shape.get(str(i)) for i in range(len(shape))]
+        parts: list[Any] = [chunks.get(str(i)) for i in range(len(chunks))]
         if not all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts) or not parts:
             raise Unreadable(f"has an array in chunks that are none; {_AGAIN}")
         self.budget.arrays.spend(sum(part.nbytes for part in parts))

@@ -31,12 +31,25 @@ CONVOLVED = "convolved"  # what a piece of the batch keeps for its backward pass
 
 @dataclasses.dataclass(frozen=True)
 class ConvLayer:
-    """One convolution: output channels, square kernel, stride, and zero padding on every side."""
+    """One convolution.
+
+    Attributes:
+      features: output channels.
+      kernel, stride: sizes of a square.
+      padding: rows and columns of zeros on every side.
+      extra: more of them below and to the right alone, as TensorFlow's "SAME" may want.
+    """
 
     features: int
     kernel: int
     stride: int = 1
     padding: int = 0
+    extra: int = 0
+
+    @property
+    def pad(self) -> tuple[int, int]:
+        """Zeros before and after, in either direction."""
+        return (self.padding, self.padding + self.extra)
 
 
 HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -59,7 +72,7 @@ class Conv(nn.Module):
         shape = (k, k, x.shape[-1], self.layer.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.layer.features,))
-        height, width = (size + 2 * self.layer.padding for size in x.shape[1:3])
+        height, width = (size + sum(self.layer.pad) for size in x.shape[1:3])
         if min(height, width) < k:
             raise ValueError(f"a {k}x{k} convolution does not fit an input of {height}x{width}")
         convolve = _matmul_convolve if jax.default_backend() == "cpu" else _convolve
@@ -75,12 +88,13 @@ class Section(nn.Module):
     activation: str
     layer_norm: bool
     dtype: Any
+    torch_pool: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Ends with a sum, without an activation."""
         layer = ConvLayer(self.features, 3, 1, 1)
-        x = _max_pool(Conv(layer, self.dtype, name="conv")(x))
+        x = _max_pool(Conv(layer, self.dtype, name="conv")(x), first=1 if self.torch_pool else None)
         for block in ("block1", "block2"):
             y = x
             for i, init in ((1, HIDDEN_INIT), (2, SMALL_INIT)):
@@ -92,8 +106,12 @@ class Section(nn.Module):
         return x
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maxima at stride 2, padded as TensorFlow's "SAME": `(B, H, W, C)` -> half of H and W.
+def _max_pool(x: jax.Array, first: int | None) -> jax.Array:
+    """3x3 maxima at stride 2: `(B, H, W, C)` -> half of H and W, rounded up.
+
+    Args:
+      first: how far the first window reaches beyond the edge: 1, as PyTorch's padding of 1 has it
+        on both sides, or None for TensorFlow's "SAME", in which it does so where a size is odd.
 
     Maxima of shifted slices: on CPU the gradient of XLA's windowed maximum takes several times as
     long.
@@ -101,11 +119,27 @@ def _max_pool(x: jax.Array) -> jax.Array:
     for axis in (1, 2):
         size = x.shape[axis]
         pad = [(0, 0)] * 4
-        pad[axis] = (size % 2, 2)
+        pad[axis] = (size % 2 if first is None else first, 2)
         padded = jnp.pad(x, pad, constant_values=-jnp.inf)
         shifted = [lax.slice_in_dim(padded, i, i + size, 2, axis) for i in range(3)]
         x = functools.reduce(jnp.maximum, shifted)
     return x
+
+
+class Normalised(nn.Module):
+    """Each pixel less its own mean, over its own deviation, no further from 0 than `clip`.
+
+    `(B, C, H, W)` -> the same, in float32; pixels in uint8 are scaled to 0..1 before.
+    """
+
+    clip: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`scale` is one over the deviation."""
+        mean = self.param("mean", nn.initializers.zeros_init(), x.shape[1:])
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[1:])
+        return jnp.clip((pixels(x, jnp.float32) - mean) * scale, -self.clip, self.clip)
 
 
 def pixels(x: jax.Array, dtype: Any) -> jax.Array:
@@ -116,24 +150,23 @@ def pixels(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.Array:
-    pad = (layer.padding, layer.padding)
     return lax.conv_general_dilated(
         pixels(x, kernel.dtype),
         kernel,
         (layer.stride, layer.stride),
-        (pad, pad),
+        (layer.pad, layer.pad),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 def _matmul_convolve(x: jax.Array, kernel: jax.Array, layer: ConvLayer) -> jax.Array:
     """The same convolution as matrix products, which XLA's CPU backend does far faster."""
-    k, s, pad = layer.kernel, layer.stride, layer.padding
+    k, s, pad = layer.kernel, layer.stride, layer.pad
     if x.dtype == jnp.uint8:  # the kernel is smaller than the pixels it scales
         kernel = kernel / 255
     else:
         x = x.astype(kernel.dtype)
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
     height, width = ((size - k) // s * s + k for size in x.shape[1:3])
     return _products(x[:, :height, :width], kernel, s)  # the last places reach the edge
 

@@ -13,6 +13,10 @@ A student may be told which game it sees: by output layers of each game's own, o
 beside what the convolutions saw. Such a network takes `games`, the game of each row; cut down to
 one game (`for_one_game`) it is an ordinary one again.
 
+Other people's experts may see pixels normalised each by itself (`input_clip`), predict the return's
+distribution in place of its mean (`atoms`, `fractions`), or pad as other libraries do; what they
+answer is a mean all the same.
+
 Observations are `(B, C, H, W)` as emulators and PyTorch hand them over. `uint8` means pixels and is
 divided by 255 inside the network; floats are taken as they are.
 """
@@ -36,6 +40,7 @@ from jaxdistill.networks.convolutions import (
     SMALL_INIT,
     Conv,
     ConvLayer,
+    Normalised,
     Section,
     pixels,
 )
@@ -69,6 +74,37 @@ class Stream:
     bounded: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Atoms:
+    """Returns that a categorical head gives the probabilities of (Bellemare et al. 2017).
+
+    Attributes:
+      low, high: the least and the largest.
+      count: how many, evenly spaced.
+    """
+
+    low: float
+    high: float
+    count: int
+
+
+class Fractions(nn.Module):
+    """What implicit quantiles make of features `(B, D)`: `(B, count, D)`.
+
+    Features are multiplied by a vector for each fraction of the return's distribution (Dabney et
+    al. 2018, section 3.1). The fractions are always the same, so their vectors are parameters.
+    """
+
+    count: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """In the features' dtype."""
+        shape = (self.count, features.shape[-1])
+        vectors = self.param("vectors", nn.initializers.ones_init(), shape)
+        return features[:, None] * vectors.astype(features.dtype)
+
+
 class Network(nn.Module):
     """Convolutions -> shared dense layers -> head; `(B, C, H, W)` -> `(B, num_outputs)`.
 
@@ -93,6 +129,16 @@ class Network(nn.Module):
         first dense layers a bias of the game's.
       one_hot: instead of a learnt vector, 1 in the game's place and 0 in the others'.
       game_actions: the actions of each game, for controllers and task embeddings; see `for_tasks`.
+      atoms: every output is the mean of a distribution over these returns, whose logits the last
+        layers give: for each action in turn its atoms'. In a dueling head values and advantages are
+        logits too.
+      fractions: every output is the mean over so many fractions of the return's distribution
+        (implicit quantiles), for each of which the features are multiplied by a vector of its own.
+        For a linear head.
+      input_clip: pixels are normalised each by itself first, and cut to plus or minus this; 0
+        leaves them.
+      torch_pool: maxima of residual sections lie where PyTorch's padding of 1 has them, in place
+        of TensorFlow's "SAME": in pictures of an even size one pixel up and to the left.
       dtype: what the torso computes in; parameters and head outputs stay float32.
     """
 
@@ -110,6 +156,10 @@ class Network(nn.Module):
     task_embedding: int = 0
     one_hot: bool = False
     game_actions: tuple[tuple[int, ...], ...] = ()
+    atoms: Atoms | None = None
+    fractions: int = 0
+    input_clip: float = 0.0
+    torch_pool: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -125,6 +175,7 @@ class Network(nn.Module):
         if self.one_hot and self.task_embedding:
             raise ValueError("a network has a learnt vector per game or a one-hot one, not both")
         _check_streams(self)
+        _check_distribution(self)
         if self.knows_game and not self.game_actions:
             raise ValueError("controllers and task embeddings need the games; see for_tasks")
         for name in self.activations:
@@ -132,6 +183,10 @@ class Network(nn.Module):
                 raise ValueError(
                     f"activation {name!r} is not one of {', '.join(sorted(ACTIVATIONS))}"
                 )
+        if self.input_clip:
+            self.input = Normalised(self.input_clip, name="input")
+        if self.fractions:
+            self.fraction = Fractions(self.fractions, name="fractions")
         self.conv = [
             Conv(layer, self.dtype, name=f"conv{i}") for i, layer in enumerate(self.convs, 1)
         ]
@@ -142,6 +197,7 @@ class Network(nn.Module):
                 self.activations[len(self.convs) + i],
                 self.layer_norm,
                 self.dtype,
+                self.torch_pool,
                 name=f"section{i + 1}",
             )
             for i, features in enumerate(self.residual)
@@ -173,15 +229,21 @@ class Network(nn.Module):
             ]
         else:
             self.action_fc, self.action_norm = self._dense("action_fc", self.action_hidden)
-            self.action = nn.Dense(self.num_outputs, kernel_init=SMALL_INIT, name="action")
+            width = self.num_outputs * self.depth
+            self.action = nn.Dense(width, kernel_init=SMALL_INIT, name="action")
         if self.head != "linear":
             self.value_fc, self.value_norm = self._dense("value_fc", self.value_hidden)
-            self.value_out = nn.Dense(1, kernel_init=SMALL_INIT, name="value")
+            self.value_out = nn.Dense(self.depth, kernel_init=SMALL_INIT, name="value")
 
     @property
     def knows_game(self) -> bool:
         """Whether outputs depend on the game, so that `games` must be given."""
         return self.controllers or self.one_hot or self.task_embedding > 0
+
+    @property
+    def depth(self) -> int:
+        """How many numbers of the last layer one output is made of."""
+        return self.atoms.count if self.atoms else 1
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -247,6 +309,8 @@ class Network(nn.Module):
                 raise ValueError(
                     f"a convolutional network takes (B, C, H, W), got shape {observations.shape}"
                 )
+            if self.input_clip:
+                observations = self.input(observations)
             observations = observations.transpose(0, 2, 3, 1)
         x = self._run(observations, self.conv, self.conv_norm, 0)
         for section in self.section:
@@ -260,6 +324,8 @@ class Network(nn.Module):
 
     def outputs(self, features: jax.Array, games: Any = None) -> jax.Array:
         """Q-values or logits `(B, num_outputs)` float32 from `features`."""
+        if self.fractions:
+            features = self.fraction(features)
         shared = self._shared(features, games)
         if self.controllers:
             return self._controlled(shared, self._rows(features, games))
@@ -267,12 +333,25 @@ class Network(nn.Module):
             out = self._streamed(shared)
         else:
             x = self._run(shared, self.action_fc, self.action_norm, self._layers(3))
+            if self.fractions:  # the last layer is linear, so its mean is that of the mean
+                x = x.mean(axis=1)
             out = self.action(x.astype(jnp.float32))
+        if self.atoms:
+            return self._mean_return(out, shared)
         if self.head == "dueling":
             out = out - out.mean(axis=-1, keepdims=True) + self._value(shared)
         elif self.head == "actor_critic" and self.is_initializing():
             self._value(shared)  # the critic's parameters are born with the actor's
         return out
+
+    def _mean_return(self, out: jax.Array, shared: jax.Array) -> jax.Array:
+        """Logits `(B, num_outputs * atoms)` -> means `(B, num_outputs)` of the distributions."""
+        assert self.atoms
+        out = out.reshape(len(out), self.num_outputs, self.atoms.count)
+        if self.head == "dueling":
+            out = out - out.mean(axis=1, keepdims=True) + self._value(shared)[:, None]
+        support = jnp.linspace(self.atoms.low, self.atoms.high, self.atoms.count)
+        return jax.nn.softmax(out, axis=-1) @ support
 
     def _controlled(self, shared: jax.Array, rows: jax.Array) -> jax.Array:
         """Every controller runs on all rows, small as they are, and each row takes its game's."""
@@ -301,16 +380,19 @@ class Network(nn.Module):
 
     def value(self, observations: jax.Array, games: Any = None) -> jax.Array:
         """State values `(B,)` of a dueling or actor-critic network."""
-        if self.head == "linear":
-            raise ValueError("a linear head has no state value")
+        self._check_value()
         return self._value(self._shared(self.features(observations), games))[:, 0]
+
+    def _check_value(self) -> None:
+        if self.head == "linear" or self.atoms:
+            kind = "categorical" if self.atoms else "linear"
+            raise ValueError(f"a {kind} head has no state value")
 
     def outputs_and_values(
         self, features: jax.Array, games: Any = None
     ) -> tuple[jax.Array, jax.Array]:
         """`outputs` `(B, num_outputs)` and state values `(B,)` from the same `features`."""
-        if self.head == "linear":
-            raise ValueError("a linear head has no state value")
+        self._check_value()
         values = self._value(self._shared(features, games))[:, 0]
         return self.outputs(features, games), values
 
@@ -337,6 +419,34 @@ def _check_streams(network: Network) -> None:
         raise ValueError(f"its streams have outputs {shown}; expected each of 0..{size - 1} once")
     if not all(stream.outputs for stream in network.streams):
         raise ValueError("a stream has no outputs; expected some for each")
+
+
+def _check_distribution(network: Network) -> None:
+    """Raises ValueError where a distribution is asked of a head that has none."""
+    kinds = [name for name in ("atoms", "fractions") if getattr(network, name)]
+    if not kinds:
+        return
+    heads = ("linear",) if "fractions" in kinds else ("linear", "dueling")
+    if len(kinds) > 1 or network.streams or network.knows_game or network.head not in heads:
+        raise ValueError(
+            f"a network with {' and '.join(kinds)} has a head of type {' or '.join(heads)}, one "
+            f"kind of distribution, and neither streams nor parts of its own for each game"
+        )
+    if network.atoms and not (network.atoms.low < network.atoms.high and network.atoms.count > 1):
+        raise ValueError(f"the least of its {network.atoms} is not below the largest")
+
+
+def only_of_experts(network: Network) -> str | None:
+    """What this network has that no file format of ours and no student has; None if nothing."""
+    if network.atoms:
+        return "a categorical head"
+    if network.fractions:
+        return "implicit quantiles"
+    if network.input_clip:
+        return "normalised pixels"
+    if any(layer.extra for layer in network.convs):
+        return "uneven padding"
+    return None
 
 
 def forward(
@@ -618,7 +728,9 @@ def with_outputs(
     """
     layers, kept = dict(params["params"]), list(outputs)
     if not network.streams:
-        layers["action"] = {name: x[..., kept] for name, x in layers["action"].items()}
+        depth = network.depth
+        places = [output * depth + i for output in kept for i in range(depth)]
+        layers["action"] = {name: x[..., places] for name, x in layers["action"].items()}
         return network.clone(num_outputs=len(kept)), {"params": layers}
     streams: list[Stream] = []
     activations = list(network.activations)
@@ -662,9 +774,21 @@ def first_dense(network: Network) -> list[str]:
 
 
 def to_dict(network: Network) -> dict[str, Any]:
-    """The fields of a network as plain JSON values; `from_dict` turns them back."""
-    return {
-        "convs": [dataclasses.asdict(layer) for layer in network.convs],
+    """The fields of a network as plain JSON values; `from_dict` turns them back.
+
+    What came later is named only where it is used, so that a network is called what it ever was.
+    """
+    later: dict[str, Any] = {
+        "atoms": network.atoms and dataclasses.asdict(network.atoms),
+        "fractions": network.fractions,
+        "input_clip": network.input_clip,
+        "torch_pool": network.torch_pool,
+    }
+    return {name: value for name, value in later.items() if value} | {
+        "convs": [
+            {name: n for name, n in dataclasses.asdict(layer).items() if name != "extra" or n}
+            for layer in network.convs
+        ],
         "residual": list(network.residual),
         "hidden": list(network.hidden),
         "head": network.head,
@@ -702,6 +826,8 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
         for stream in fields.get("streams", ())
     )
     fields["game_actions"] = tuple(tuple(actions) for actions in fields.get("game_actions", ()))
+    if fields.get("atoms") is not None:
+        fields["atoms"] = Atoms(**fields["atoms"])
     if not isinstance(fields["activation"], str):
         fields["activation"] = tuple(fields["activation"])
     network = Network(**fields)
@@ -710,18 +836,26 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     widths += tuple(stream.width for stream in network.streams)
     owned = tuple(output for stream in network.streams for output in stream.outputs)
     sizes = (*(size for conv in convs for size in conv[:3]), *widths, network.num_outputs)
-    others = (*(padding for *_, padding in convs), network.task_embedding, *owned)
+    others = (*(n for conv in convs for n in conv[3:]), network.task_embedding, *owned)
+    others += (network.fractions, network.atoms.count if network.atoms else 0)
     if not all(type(n) is int and 0 < n < 2**31 for n in sizes) or not all(
         type(n) is int and 0 <= n < 2**31 for n in others
     ):
         raise ValueError("a network's sizes are whole numbers above 0")
-    if any(layer.padding >= layer.kernel for layer in network.convs):
+    if any(max(layer.pad) >= layer.kernel for layer in network.convs):
         raise ValueError("a convolution's padding is less than its kernel")
     if network.head not in HEADS or not set(network.activations) <= ACTIVATIONS.keys():
         raise ValueError(f"a network's head is one of {', '.join(HEADS)}, its activations known")
-    flags = [network.layer_norm, network.controllers, network.one_hot]
+    flags = [network.layer_norm, network.controllers, network.one_hot, network.torch_pool]
     flags += [stream.bounded for stream in network.streams]
     if not all(isinstance(flag, bool) for flag in flags):
-        raise ValueError("layer_norm, controllers, one_hot and bounded are true or false")
+        raise ValueError(
+            "layer_norm, controllers, one_hot, torch_pool and bounded are true or false"
+        )
+    numbers = [network.input_clip]
+    numbers += [network.atoms.low, network.atoms.high] if network.atoms else []
+    if not all(type(x) in (int, float) and abs(x) < 1e9 for x in numbers) or numbers[0] < 0:
+        raise ValueError("input_clip and the ends of atoms are finite numbers")
     _check_streams(network)
+    _check_distribution(network)
     return network

@@ -762,7 +762,9 @@ def test_sb3_policies_that_cannot_be_expressed(sb3, saved, tmp_path):
     refused(sb3(policy | noise, **kwargs), "a policy of Box(2) on 4 numbers; expected Discrete")
     refused(sb3(policy | state_dict(("lstm_actor.x", (2, 2))), **kwargs), "recurrent")
     refused(sb3(policy | state_dict(("extra", (2, 2))), **kwargs), "extra.weight")
-    refused(sb3(state_dict(("quantile_net.quantile_net.0", (2, 2)))), "QR-DQN", "DQN, PPO or A2C")
+    refused(
+        sb3(state_dict(("quantile_net.quantile_net.0", (2, 2)))), "2 outputs are not 200 quantiles"
+    )
     refused(sb3(state_dict(("actor.latent_pi.0", (2, 2)))), "continuous actions")
     refused(sb3(state_dict(("policy", (2, 2)))), "policy.weight", "DQN, PPO or A2C")
     missing = {k: v for k, v in policy.items() if k != "action_net.bias"}
@@ -1293,8 +1295,8 @@ def test_near_misses_say_what_differs(saved):
     more = tensors | state_dict(("fc3", (3, 18)))
     refused(saved(more), "reference, plain", "also has fc3.bias, fc3.weight", "spec")
     refused(saved(plain_reference(6)), "6 outputs", "expected 18")
-    c51 = cleanrl() | {"atoms": np.zeros(51, np.float32)}
-    refused(saved(c51), "CleanRL DQN", "also has atoms")
+    c51 = cleanrl() | {"returns": np.zeros(51, np.float32)}
+    refused(saved(c51), "CleanRL DQN", "also has returns")
     refused(saved(cleanrl(5)), "5 outputs", "--game")
     assert formats.load(saved(cleanrl(18))).actions == tuple(range(18))
 

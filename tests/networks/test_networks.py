@@ -12,7 +12,7 @@ import pytest
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import to_suite
-from jaxdistill.networks import ConvLayer, Network, Stream, convolutions
+from jaxdistill.networks import Atoms, ConvLayer, Network, Stream, convolutions
 from jaxdistill.networks.network import CPU_CHUNK
 from jaxdistill.tasks import atari
 
@@ -264,6 +264,7 @@ def test_an_actor_critic_is_born_with_its_critic():
         (ConvLayer(3, 4, 4), (9, 8)),
         (ConvLayer(3, 1, 1), (2, 3)),
         (ConvLayer(3, 2, 3), (9, 8)),
+        (ConvLayer(3, 4, 2, 1, 1), (9, 9)),
     ],
     ids=str,
 )
@@ -287,7 +288,7 @@ def test_the_cpu_convolution_is_the_convolution(layer, size, pixels):
 
     mine, theirs = both(convolutions._matmul_convolve), both(convolutions._convolve)
     assert mine[0].shape[1:3] == tuple(
-        (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in size
+        (n + 2 * layer.padding + layer.extra - layer.kernel) // layer.stride + 1 for n in size
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, theirs)
 
@@ -608,8 +609,9 @@ def test_layer_norm_stands_before_every_activation_of_a_section():
     np.testing.assert_allclose(features.std(-1), 1, atol=0.02)
 
 
+@pytest.mark.parametrize("torch_pool", [False, True], ids=["SAME", "torch"])
 @pytest.mark.parametrize("size", [(6, 7), (1, 2)], ids=str)
-def test_the_maximum_is_flaxs_and_has_its_gradient(size):
+def test_the_maximum_is_flaxs_and_has_its_gradient(size, torch_pool):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
 
     def both(pool):
@@ -620,9 +622,89 @@ def test_the_maximum_is_flaxs_and_has_its_gradient(size):
         (_, y), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(x)
         return y, gradient
 
-    mine = both(convolutions._max_pool)
-    theirs = both(lambda x: nn.max_pool(x, (3, 3), (2, 2), "SAME"))
+    padding = ((1, 1), (1, 1)) if torch_pool else "SAME"
+    mine = both(lambda x: convolutions._max_pool(x, 1 if torch_pool else None))
+    theirs = both(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, theirs)
+
+
+def test_a_categorical_head_by_hand():
+    """Logits 0 and log 3 of the returns -1 and 1: probabilities 1/4 and 3/4, a mean of 1/2."""
+    network = Network(convs=(), num_outputs=2, atoms=Atoms(-1.0, 1.0, 2))
+    bias = jnp.array([0.0, np.log(3.0), 0.0, 0.0])
+    params = {"params": {"action": {"kernel": jnp.zeros((1, 4)), "bias": bias}}}
+    np.testing.assert_allclose(network.apply(params, jnp.ones((1, 1))), [[0.5, 0.0]], atol=1e-6)
+    alone, kept = networks.with_outputs(network, params, [1])
+    np.testing.assert_allclose(alone.apply(kept, jnp.ones((1, 1))), [[0.0]], atol=1e-6)
+    # Dueling: advantages less their mean, (0, log 3) / 2 and its opposite, beside (0, log 3).
+    dueling = network.clone(head="dueling")
+    value = {"kernel": jnp.zeros((1, 2)), "bias": bias[:2]}
+    params = {"params": {**params["params"], "value": value}}
+    first, second = 3**1.5, 3**0.5
+    wanted = [[(x - 1) / (x + 1) for x in (first, second)]]
+    np.testing.assert_allclose(dueling.apply(params, jnp.ones((1, 1))), wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="a categorical head has no state value"):
+        dueling.apply(params, jnp.ones((1, 1)), method="value")
+
+
+def test_implicit_quantiles_by_hand():
+    """Features 1 and 2, times (1, 1) and (3, -1): relu of the sums 3 and 1, whose mean is 2."""
+    network = Network(convs=(), hidden=(1,), num_outputs=1, fractions=2)
+    dense = {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}
+    last = {"kernel": jnp.full((1, 1), 10.0), "bias": jnp.ones(1)}
+    vectors = jnp.array([[1.0, 1.0], [3.0, -1.0]])
+    params = {"params": {"fractions": {"vectors": vectors}, "fc1": dense, "action": last}}
+    np.testing.assert_allclose(network.apply(params, jnp.array([[1.0, 2.0]])), [[21.0]])
+
+
+def test_pixels_are_normalised_each_by_itself():
+    network = Network(convs=(ConvLayer(1, 1),), num_outputs=1, input_clip=2.0, activation="none")
+    identity = {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}
+    own = {"mean": jnp.array([[[0.5, 0.5, 1.0]]]), "scale": jnp.array([[[1.0, 10.0, 1.0]]])}
+    params = {"params": {"input": own, "conv1": identity}}
+    shown = jnp.array([[[[255, 255, 0]]]], jnp.uint8)
+    features = network.apply(params, shown, method="features")
+    np.testing.assert_allclose(features, [[0.5, 2.0, -1.0]])  # 5 is cut to 2
+
+
+EXPERTS_ONLY = {
+    "atoms": TINY.clone(atoms=Atoms(-10.0, 10.0, 51)),
+    "fractions": TINY.clone(fractions=32),
+    "input_clip": TINY.clone(input_clip=5.0),
+    "torch_pool": RESIDUAL.clone(torch_pool=True),
+    "extra": Network(convs=(ConvLayer(2, 4, 2, 1, 1),), num_outputs=5),
+}
+
+
+@pytest.mark.parametrize("network", EXPERTS_ONLY.values(), ids=EXPERTS_ONLY)
+def test_what_only_experts_have_survives_json_and_changes_no_other_description(network):
+    fields = networks.to_dict(network)
+    again = networks.from_dict(json.loads(json.dumps(fields)))
+    assert again == network and hash(again) == hash(network)
+    plain = networks.to_dict(Network())
+    assert not {"atoms", "fractions", "input_clip", "torch_pool"} & plain.keys()
+    assert all(
+        layer.keys() == {"features", "kernel", "stride", "padding"} for layer in plain["convs"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"atoms": {"low": 1.0, "high": -1.0, "count": 2}}, "not below the largest"),
+        ({"atoms": {"low": -1.0, "high": 1.0, "count": 1}}, "not below the largest"),
+        ({"atoms": {"low": -1.0, "high": 1.0, "count": 2.5}}, "whole numbers"),
+        ({"atoms": {"low": -1.0, "high": float("inf"), "count": 2}}, "finite numbers"),
+        ({"input_clip": -1.0}, "finite numbers"),
+        ({"fractions": -1}, "whole numbers"),
+        ({"fractions": 2, "head": "dueling"}, "a head of type linear"),
+        ({"torch_pool": 1}, "true or false"),
+    ],
+    ids=str,
+)
+def test_a_description_of_a_distribution_that_cannot_be_is_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        networks.from_dict(networks.to_dict(Network(hidden=(3,))) | fields)
 
 
 def test_controllers_by_hand():

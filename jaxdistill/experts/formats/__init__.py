@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +18,13 @@ import numpy as np
 from jaxdistill import networks, shipped, tasks
 from jaxdistill.experts import student, torch_file
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import beside as besides
 from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
-from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
+from jaxdistill.experts.formats.layers import Arrays, Layer, brief
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
-from jaxdistill.tasks.views import AnyView, Vector, View
+from jaxdistill.tasks.views import AnyView, Vector
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
@@ -33,6 +35,7 @@ Found = Mapping[str, Arrays]
 
 _Match = TypeVar("_Match")
 _MAX_PREFIXES = 5
+_MANGLED = re.compile(r"_[A-Za-z0-9]{1,80}__")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +86,8 @@ def convert(
         `Expert.save` wrote.
       spec: path of a TOML file that describes the state_dict.
       game: its game, where the file does not say; goes before what file, spec or directory say.
-        Where nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`)
-        plays it.
+        Where nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`,
+        `dqn-PongNoFrameskip-v4.zip`), or in a folder called so, plays it.
 
     Raises:
       FileNotFoundError: no such file, or no expert in the directory.
@@ -117,26 +120,14 @@ def convert(
         conversion = _by_spec(str(path), found, described, game)
     else:
         said = carried.read(file.tree, str(path))
-        game = game or (said.game if said else None)
-        guess = game or _game_in_name(pathlib.Path(path).stem)
-        conversion = _by_names(str(path), found, file.tree, data, guess, said)
-        if guess and not game:
-            note = f"its game, {guess}, is taken from the file's name"
+        arguments = besides.arguments(file.tree, pathlib.Path(path))
+        game = game or (said.game if said else None) or besides.game_in_arguments(arguments)
+        guess, source = (game, "") if game else besides.game_in_names(pathlib.Path(path))
+        conversion = _by_names(str(path), found, file.tree, data, guess, said, arguments)
+        if source:
+            note = f"its game, {guess}, is taken from {source}"
             conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
     return dataclasses.replace(conversion, skipped=file.skipped)
-
-
-def _game_in_name(stem: str) -> str | None:
-    """The game that a file's name begins with, the longest there is."""
-    words = stem.replace("-", "_").lower().split("_")
-    known = {name.replace("/", "_"): name for name in tasks.names()}
-    # Not by the variant alone: a file called standard.pth may hold anything.
-    landers = {name: task for name, task in known.items() if task.startswith("lander/")}
-    known |= {
-        f"{moon}{name}": task for name, task in landers.items() for moon in ("lunar", "lunar_")
-    }
-    starts = ("_".join(words[:count]) for count in range(len(words), 0, -1))
-    return next((known[start] for start in starts if start in known), None)
 
 
 def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
@@ -150,7 +141,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
                 f"{spec.path}: {weights.key}: found bias = false, but {where} has "
                 f"{weights.key}.bias"
             )
-    view = specs.view_of(spec, _channels(arrays, spec.plan))
+    view = specs.view_of(spec, spec.plan.channels(arrays))
     built = layers.build(arrays, spec.plan, view, where)
     unused = sorted(set(arrays) - set(spec.plan.tensors()))
     if reason := _not_plain(unused):
@@ -194,6 +185,7 @@ def _by_names(
     data: dict[str, Any] | None,
     game: str | None,
     said: carried.Carried | None,
+    arguments: Mapping[str, Any],
 ) -> Conversion:
     view: AnyView | None
     notes: tuple[str, ...]
@@ -202,7 +194,11 @@ def _by_names(
         place = _only(path, {place: arrays for place, (_, arrays) in named.items()})
         convention, arrays = named[place]
         where = _where(path, place)
-        view = View(stack=_channels(arrays, convention.plan)) if convention.plan.convs else None
+        convention = conventions.with_arguments(convention, arguments, where)
+        view = None
+        if convention.plan.first_conv:
+            stack = convention.plan.channels(arrays)
+            view = dataclasses.replace(convention.view, stack=stack)
         if convention.suite == COMBAT.name and game is not None:
             view = COMBAT.views[0][1]  # what students see
         view = said.view(game, where) if said else view
@@ -232,7 +228,7 @@ def _by_names(
         kind = stable_baselines3.unsupported(arrays) or brief(arrays)
         raise ValueError(
             f"{path}: a Stable-Baselines3 archive with {kind}, expected the policy of a DQN, "
-            "PPO or A2C"
+            "QR-DQN, PPO or A2C"
         )
     else:
         raise ValueError(_unknown(path, found))
@@ -295,18 +291,12 @@ def _vector(built: layers.Built) -> Vector:
     return Vector(built.params["params"][first]["kernel"].shape[0])
 
 
-def _channels(arrays: Arrays, plan: Plan) -> int:
-    """Input channels of the first convolution; 4 where there is none to ask."""
-    kernel = arrays.get(plan.convs[0].weights.weight) if plan.convs else None
-    return kernel.shape[1] if kernel is not None and kernel.ndim == 4 and kernel.shape[1] else 4
-
-
 def _beside(
     convention: conventions.Convention, tree: Any, game: str | None
 ) -> tuple[str, tuple[str, ...]]:
     """The convention's name and notes, from what lies beside the state_dict."""
     beside = tree if isinstance(tree, dict) else {}
-    notes = []
+    notes = list(convention.notes)
     name = convention.name
     if convention.name.startswith("reference") and "architecture" in beside:
         name = name.replace("reference", "reference merged")
@@ -346,7 +336,9 @@ def _peeled(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
     for _ in range(_MAX_PREFIXES):
         yield prefix, arrays
         first = next(iter(arrays), "")
-        part = first[: first.find(".") + 1]
+        # A private attribute has its class before its name, as Python mangles it.
+        mangled = _MANGLED.match(first)
+        part = mangled[0] if mangled else first[: first.find(".") + 1]
         if not part or not all(name.startswith(part) for name in arrays):
             return
         prefix += part
@@ -359,7 +351,7 @@ def _only(path: str, candidates: Found, wanted: set[str] | None = None) -> str:
     Raises:
       ValueError: there are several, and their tensors (those `wanted`, or all) differ.
     """
-    places = [p for p in candidates if "target" not in p.lower()] or list(candidates)
+    places = _that_play(candidates) or list(candidates)
     first = candidates[places[0]]
     compared: dict[tuple[int, int], bool] = {}  # an array may stand in many places
 
@@ -376,6 +368,11 @@ def _only(path: str, candidates: Found, wanted: set[str] | None = None) -> str:
                 "a spec (--spec)"
             )
     return places[0]
+
+
+def _that_play(places: Iterable[str]) -> list[str]:
+    """Those that are neither a target network's nor an optimiser's."""
+    return [p for p in places if not any(word in p.lower() for word in ("target", "optim"))]
 
 
 def _where(path: str, place: str) -> str:
@@ -422,9 +419,15 @@ def _not_plain(names: list[str]) -> str | None:
 
 def _unknown(path: str, found: Found) -> str:
     """The line for a file of no known convention: what it holds, and what a spec has to say."""
-    place, arrays = max(
-        found.items(), key=lambda item: sum(array.ndim in (2, 4) for array in item[1].values())
-    )
+    # An optimiser has as many tensors of the same shapes.
+
+    def layers_of(place: str) -> tuple[int, int]:
+        """How many there are of a network that plays; then, the less there is besides."""
+        own = [name for name in _that_play(found[place]) if found[place][name].ndim in (2, 4)]
+        return len(own), -len(found[place])
+
+    place = max(_that_play(found) or found, key=layers_of)
+    arrays = found[place]
     where = _where(path, place)
     if reason := _not_plain(list(arrays)):
         return f"{where}: {reason}"

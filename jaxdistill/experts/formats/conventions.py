@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts.formats.layers import Arrays, Conv, Plan, PlannedStream, brief, named
+from jaxdistill.experts.formats.layers import (
+    SAME,
+    Arrays,
+    Conv,
+    Plan,
+    PlannedSection,
+    PlannedStream,
+    Quantiles,
+    Statistics,
+    Support,
+    Weights,
+    brief,
+    flax,
+    named,
+    noisy,
+)
 from jaxdistill.tasks.atari import NUM_ACTIONS
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
-from jaxdistill.tasks.views import AnyView, Vector, described
+from jaxdistill.tasks.views import AnyView, Vector, View, described
 
 # CRL-Atari: the union of the minimal actions of Breakout, Pong and SpaceInvaders.
 UNION_ACTIONS = (0, 1, 3, 4, 11, 12)
@@ -25,8 +42,8 @@ class Convention:
 
     Attributes:
       name: how it is called in messages.
-      plan: its layers. Those with convolutions take 84x84 area-resized frames divided by 255, the
-        others numbers as they are.
+      plan: its layers. Those with convolutions take frames divided by 255, the others numbers as
+        they are.
       outputs: "q" or "logits".
       actions: the sets of its suite's actions (in Atari ALE's) that its outputs can be for, told
         apart by their number; empty for the game's own minimal actions.
@@ -34,6 +51,10 @@ class Convention:
       tasks: the tasks by the rows of its plan's embedding.
       inside: what the name of the state_dict in the file has to contain, where those of its tensors
         say too little.
+      view: what networks with convolutions see, but for the number of frames.
+      aside: pattern of names that it has besides, and that do not play.
+      fits: what tells it from others of the same names.
+      notes: what a person should read.
     """
 
     name: str
@@ -43,16 +64,34 @@ class Convention:
     suite: str = "atari"
     tasks: tuple[str, ...] = ()
     inside: str = ""
+    view: View = dataclasses.field(default_factory=View)
+    aside: str | None = None
+    fits: Callable[[Arrays], bool] = lambda arrays: True
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def tensors(self) -> frozenset[str]:
         """Names of all its tensors."""
         return frozenset(self.plan.tensors())
 
+    def names(self, arrays: Arrays) -> frozenset[str]:
+        """The names that may be its tensors: all but those that are left aside."""
+        if self.aside is None:
+            return frozenset(arrays)
+        pattern = re.compile(self.aside)
+        return frozenset(name for name in arrays if not pattern.fullmatch(name))
 
-def _nature(*keys: str) -> tuple[Conv, ...]:
+
+def _nature(
+    *keys: str, to: Callable[[str], Weights] = named, padding: int | str = 0
+) -> tuple[Conv, ...]:
     layers = zip(keys, networks.NATURE_CONVS, strict=True)
-    return tuple(Conv(named(key), layer.stride, layer.kernel) for key, layer in layers)
+    return tuple(Conv(to(key), layer.stride, layer.kernel, padding) for key, layer in layers)
+
+
+def _nature_linear(convs: tuple[Conv, ...], hidden: str, action: str, **fields: Any) -> Plan:
+    """Convolutions, one dense layer and the layer of all outputs."""
+    return Plan(convs=convs, hidden=(named(hidden),), action=named(action), **fields)
 
 
 _REFERENCE = _nature("conv1", "conv2", "conv3")
@@ -74,6 +113,99 @@ SKILLS_PLAN = Plan(
         PlannedStream(named("clicking_head.0"), named("clicking_head.2"), (6,)),
     ),
 )
+
+_MEANS = ("noisy layers: their means are taken, without noise",)
+_SUPPORT = Support(atoms=networks.Atoms(-10.0, 10.0, 51))
+_DEFAULT_SUPPORT = "the file does not hold the returns of its atoms: 51 of -10..10 are assumed"
+
+# Flax. Networks are trees of layers that are numbered by their kind.
+_FLAX_CONVS = ("Conv_0", "Conv_1", "Conv_2")
+_FLAX = Plan(
+    convs=_nature(*_FLAX_CONVS, to=flax),
+    hidden=(flax("Dense_0"),),
+    action=flax("Dense_1"),
+    flax=True,
+)
+# CleanRL's and cleanba's PPO: a list of a body, an actor and a critic.
+_FLAX_PPO = Plan(
+    convs=_nature(*(f"0.params.{name}" for name in _FLAX_CONVS), to=flax),
+    hidden=(flax("0.params.Dense_0"),),
+    head="actor_critic",
+    action=flax("1.params.Dense_0"),
+    value=flax("2.params.Dense_0"),
+    flax=True,
+)
+_DOPAMINE = dataclasses.replace(_FLAX, convs=_nature(*_FLAX_CONVS, to=flax, padding=SAME))
+_DOPAMINE_ATOMS, _DOPAMINE_QUANTILES = 51, 200
+
+
+def _outputs(count: int) -> Callable[[Arrays], bool]:
+    """Whether the last layer of a network of Dopamine's has so many numbers for each action."""
+
+    def fits(arrays: Arrays) -> bool:
+        size = arrays["Dense_1.bias"].size
+        return 0 < size <= count * NUM_ACTIONS and size % count == 0
+
+    return fits
+
+
+def _sections(section: str, block: str, to: Callable[[str], Weights]) -> tuple[PlannedSection, ...]:
+    """IMPALA's three; the names are templates of a section's and a block's layers."""
+
+    def blocks(i: int) -> tuple[Weights, Weights, Weights, Weights]:
+        one, two, three, four = (
+            to(block.format(section=i, block=b, conv=c)) for b in (0, 1) for c in (0, 1)
+        )
+        return one, two, three, four
+
+    return tuple(PlannedSection(to(section.format(section=i)), blocks(i)) for i in range(3))
+
+
+_CLEANBA = dataclasses.replace(
+    _FLAX_PPO,
+    convs=(),
+    sections=_sections(
+        "0.params.ConvSequence_{section}.Conv_0",
+        "0.params.ConvSequence_{section}.ResidualBlock_{block}.Conv_{conv}",
+        flax,
+    ),
+)
+
+_SAMPLE_FACTORY = "encoder.encoders.obs.enc."
+_SAMPLE_FACTORY_PLAN = Plan(
+    convs=_nature(*(f"{_SAMPLE_FACTORY}conv_head.{i}" for i in (0, 2, 4))),
+    hidden=(named(f"{_SAMPLE_FACTORY}mlp_layers.0"),),
+    head="actor_critic",
+    action=named("action_parameterization.distribution_linear"),
+    value=named("critic_linear"),
+)
+_RUNNING = "obs_normalizer.running_mean_std.running_mean_std.obs."
+
+_RAINBOW = Plan(
+    convs=_nature("conv1", "conv2", "conv3"),
+    head="dueling",
+    action_hidden=(noisy("fc_h_a"),),
+    action=noisy("fc_z_a"),
+    value_hidden=(noisy("fc_h_v"),),
+    value=noisy("fc_z_v"),
+    support=_SUPPORT,
+)
+
+
+def _kaixhin(name: str, convs: tuple[Conv, ...]) -> Convention:
+    return Convention(
+        name,
+        dataclasses.replace(_RAINBOW, convs=convs),
+        "q",
+        view=View(resize="linear"),
+        aside=r".*_(sigma|epsilon)",
+        notes=(*_MEANS, _DEFAULT_SUPPORT),
+    )
+
+
+def _pfrl_noisy(key: str, half: int | None = None) -> Weights:
+    return Weights(f"{key}.mu.weight", f"{key}.mu.bias", half)
+
 
 CONVENTIONS = (
     Convention(
@@ -131,6 +263,127 @@ CONVENTIONS = (
         "logits",
     ),
     Convention(
+        "CleanRL C51",
+        _nature_linear(_CLEANRL, "network.7", "network.9", support=Support("atoms")),
+        "q",
+    ),
+    Convention(
+        "CleanRL QDagger",
+        Plan(
+            sections=_sections(
+                "network.{section}.conv", "network.{section}.res_block{block}.conv{conv}", named
+            ),
+            hidden=(named("network.5"),),
+            action=named("network.7"),
+            torch_pool=True,
+        ),
+        "q",
+    ),
+    Convention("atari-agents DQN", _nature_linear(_CRL, "head.0", "head.2"), "q"),
+    Convention(
+        "atari-agents C51",
+        _nature_linear(_CRL, "head.0", "head.2", support=Support("support")),
+        "q",
+    ),
+    Convention(
+        "PFRL DQN",
+        _nature_linear(_nature("0.layers.0", "0.layers.1", "0.layers.2"), "0.output", "1"),
+        "q",
+    ),
+    Convention(
+        "PFRL Rainbow",
+        Plan(
+            convs=_nature("conv_layers.0", "conv_layers.1", "conv_layers.2"),
+            head="dueling",
+            action_hidden=(_pfrl_noisy("main_stream", half=0),),
+            action=_pfrl_noisy("a_stream"),
+            value_hidden=(_pfrl_noisy("main_stream", half=1),),
+            value=_pfrl_noisy("v_stream"),
+            support=_SUPPORT,
+        ),
+        "q",
+        aside=r".*\.sigma\.(weight|bias)",
+        notes=(*_MEANS, _DEFAULT_SUPPORT),
+    ),
+    Convention(
+        "PFRL IQN",
+        _nature_linear(
+            _nature("psi.0", "psi.2", "psi.4"), "f.0", "f.2", fractions=named("phi.0.linear")
+        ),
+        "q",
+    ),
+    Convention(
+        "PFRL A3C",
+        Plan(
+            convs=(Conv(named("0"), 4, 8), Conv(named("2"), 2, 4)),
+            hidden=(named("5"),),
+            head="actor_critic",
+            action=named("7.child_modules.0.0"),
+            value=named("7.child_modules.1"),
+        ),
+        "logits",
+    ),
+    _kaixhin(
+        "Kaixhin Rainbow 1.3",
+        (Conv(named("conv1"), 4, 8, 1), *_nature("conv1", "conv2", "conv3")[1:]),
+    ),
+    _kaixhin("Kaixhin Rainbow 1.4", _nature("convs.0", "convs.2", "convs.4")),
+    _kaixhin(
+        "Kaixhin Rainbow 1.4, data-efficient",
+        (Conv(named("convs.0"), 5, 5), Conv(named("convs.2"), 5, 5)),
+    ),
+    Convention(
+        "Sample Factory",
+        dataclasses.replace(
+            _SAMPLE_FACTORY_PLAN,
+            statistics=Statistics(f"{_RUNNING}running_mean", f"{_RUNNING}running_var", 1e-5, 5.0),
+        ),
+        "logits",
+        aside=r".*\.count|returns_normalizer\..*",
+    ),
+    Convention(
+        "Sample Factory, pixels as they are",
+        _SAMPLE_FACTORY_PLAN,
+        "logits",
+        aside=r"returns_normalizer\..*",
+    ),
+    Convention("Dopamine DQN", _DOPAMINE, "q", inside="online_params", fits=_outputs(1)),
+    Convention(
+        "Dopamine C51 or Rainbow",
+        dataclasses.replace(_DOPAMINE, support=_SUPPORT),
+        "q",
+        inside="online_params",
+        fits=_outputs(_DOPAMINE_ATOMS),
+        notes=(_DEFAULT_SUPPORT,),
+    ),
+    Convention(
+        "Dopamine QR-DQN",
+        dataclasses.replace(_DOPAMINE, quantiles=Quantiles(_DOPAMINE_QUANTILES)),
+        "q",
+        inside="online_params",
+        fits=_outputs(_DOPAMINE_QUANTILES),
+    ),
+    Convention(
+        "Dopamine IQN",
+        dataclasses.replace(
+            _DOPAMINE,
+            fractions=flax("Dense_0"),
+            hidden=(flax("Dense_1"),),
+            action=flax("Dense_2"),
+        ),
+        "q",
+        inside="online_params",
+    ),
+    Convention(
+        "CleanRL C51, Flax",
+        dataclasses.replace(_FLAX, support=_SUPPORT),
+        "q",
+        inside="model_weights",
+    ),
+    Convention("CleanRL DQN, Flax", _FLAX, "q"),
+    Convention("CleanRL or cleanba PPO, Flax", _FLAX_PPO, "logits"),
+    Convention("cleanba IMPALA or PPO, residual", _CLEANBA, "logits"),
+    Convention(
         "multi-task lander, shared with embedding",
         dataclasses.replace(LANDER_PLAN, embedding="task_embedding.weight"),
         "q",
@@ -164,9 +417,28 @@ def matching(arrays: Arrays, place: str) -> Convention | None:
       place: where in the file they are.
     """
     for convention in CONVENTIONS:
-        if convention.tensors == arrays.keys() and convention.inside in place:
+        there = convention.tensors == convention.names(arrays) and convention.inside in place
+        if there and convention.fits(arrays):
             return convention
     return None
+
+
+def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: str) -> Convention:
+    """The convention as a file's program was called: with other atoms, or another activation."""
+    plan = convention.plan
+    said: list[Any] = [arguments.get(name) for name in ("v_min", "v_max", "n_atoms")]
+    numbers = all(type(n) in (int, float) and abs(n) < 1e9 for n in said)
+    if plan.support and plan.support.atoms and numbers and said[0] < said[1] and said[2] > 1:
+        low, high, count = said
+        support = Support(atoms=networks.Atoms(float(low), float(high), int(count)))
+        plan = dataclasses.replace(plan, support=support)
+    if convention.name.startswith("Sample Factory"):
+        activation = arguments.get("nonlinearity", "relu")
+        if activation not in ("relu", "elu", "tanh"):
+            shown = brief([str(activation)[:80]])
+            raise ValueError(f"{where}: nonlinearity is {shown}, expected relu, elu or tanh")
+        plan = dataclasses.replace(plan, activation=activation)
+    return dataclasses.replace(convention, plan=plan)
 
 
 def nearly(arrays: Arrays) -> str | None:
@@ -181,7 +453,7 @@ def nearly(arrays: Arrays) -> str | None:
     missing = [name for name in best.plan.tensors() if name not in arrays]
     if missing:
         return f"looks like {best.name}, but lacks {brief(missing)}"
-    extra = sorted(arrays.keys() - best.tensors)
+    extra = sorted(best.names(arrays) - best.tensors)
     if not extra:
         return f"looks like {best.name}, but does not lie under {best.inside!r}"
     return f"looks like {best.name}, but also has {brief(extra)}"

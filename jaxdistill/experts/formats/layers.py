@@ -1,4 +1,4 @@
-"""From named PyTorch tensors to a `Network` and its parameters.
+"""From named PyTorch or Flax tensors to a `Network` and its parameters.
 
 A convention or a spec says *which* tensors form which layer (a `Plan`); `build` checks every shape
 against the others and against the input's size, and lays the numbers out the way Flax wants them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,22 +19,44 @@ from jaxdistill.tasks.views import AnyView, Vector, View
 Arrays = Mapping[str, np.ndarray]
 
 
+SAME = "same"
+"""A convolution's padding as TensorFlow's "SAME": as many outputs as strides begin in the input."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Names of one layer's tensors; `bias` is None for a layer that has none."""
+    """Names of one layer's tensors.
+
+    Attributes:
+      bias: None for a layer that has none.
+      half: of a file's layer that is two of ours side by side, 0 for the first half of its outputs
+        and 1 for the second; None for all.
+    """
 
     weight: str
     bias: str | None
+    half: int | None = None
 
     @property
     def key(self) -> str:
         """What messages and tables call the layer."""
-        return self.weight.removesuffix(".weight")
+        name = self.weight.removesuffix(".weight").removesuffix(".kernel")
+        return name if self.half is None else f"{name} (half {self.half + 1})"
 
 
 def named(key: str) -> Weights:
     """The tensors of a PyTorch module called `key`."""
     return Weights(f"{key}.weight", f"{key}.bias")
+
+
+def noisy(key: str) -> Weights:
+    """The means of a noisy layer, `weight_mu` and `bias_mu` of a module called `key`."""
+    return Weights(f"{key}.weight_mu", f"{key}.bias_mu")
+
+
+def flax(key: str) -> Weights:
+    """The tensors of a Flax module called `key`."""
+    return Weights(f"{key}.kernel", f"{key}.bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +65,67 @@ class Conv:
 
     Attributes:
       kernel: size the kernel has to have; None takes the tensor's.
-      padding: zeros on every side; None means not known, see `build`.
+      padding: zeros on every side, or `SAME`; None means not known, see `build`.
     """
 
     weights: Weights
     stride: int
     kernel: int | None = None
-    padding: int | None = 0
+    padding: int | str | None = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedSection:
+    """A residual section of a `Plan`: its convolution, and those of its two blocks in order."""
+
+    conv: Weights
+    blocks: tuple[Weights, Weights, Weights, Weights]
+
+    @property
+    def layers(self) -> tuple[tuple[str, Weights], ...]:
+        """All five, by their names in our networks."""
+        names = ("conv", "block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2")
+        return tuple(zip(names, (self.conv, *self.blocks), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Support:
+    """The returns of a categorical head: where the file holds them, or what they are.
+
+    Attributes:
+      tensor: name of the tensor of them all.
+      atoms: where there is none in the file.
+    """
+
+    tensor: str | None = None
+    atoms: networks.Atoms | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantiles:
+    """A quantile head: so many outputs for each action, whose mean is its value.
+
+    Attributes:
+      first: whether the quantiles come first, `(quantiles, actions)`, or last.
+    """
+
+    count: int
+    first: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Running statistics that pixels are normalised by: `(x - mean) / sqrt(variance + epsilon)`.
+
+    Attributes:
+      mean, variance: names of tensors `(C, H, W)`.
+      clip: the furthest from 0 that they go.
+    """
+
+    mean: str
+    variance: str
+    epsilon: float
+    clip: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +153,14 @@ class Plan:
       raw_pixels: the file's network takes pixels of 0..255 as they are, without dividing by 255.
       embedding: the tensor `(tasks, size)` of a learnt vector per task; the first dense layer takes
         a task's after the features, as `Network.task_embedding` does.
+      sections: residual sections after the convolutions; `torch_pool` as in `Network`.
+      flax: kernels are `(k, k, inputs, outputs)` and `(inputs, outputs)`, as Flax has them, and
+        pictures are flattened row by row.
+      support: of a categorical head.
+      quantiles: of a quantile head; its mean is folded into the layer of all outputs.
+      fractions: the layer of an implicit quantile network that takes cosines of a fraction; its
+        vectors for `FRACTIONS` midpoints become the network's.
+      statistics: what pixels are normalised by.
     """
 
     action: Weights = NO_LAYER
@@ -89,14 +174,24 @@ class Plan:
     activation: str | tuple[str, ...] = "relu"
     raw_pixels: bool = False
     embedding: str | None = None
+    sections: tuple[PlannedSection, ...] = ()
+    torch_pool: bool = False
+    flax: bool = False
+    support: Support | None = None
+    quantiles: Quantiles | None = None
+    fractions: Weights | None = None
+    statistics: Statistics | None = None
 
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
         value = () if self.value is None else (self.value,)
         convs = tuple(conv.weights for conv in self.convs)
         streams = tuple(part for stream in self.streams for part in (stream.hidden, stream.last))
+        fractions = () if self.fractions is None else (self.fractions,)
         return (
             *convs,
+            *(layer for section in self.sections for _, layer in section.layers),
+            *fractions,
             *self.hidden,
             *self.action_hidden,
             *(streams or (self.action,)),
@@ -104,15 +199,27 @@ class Plan:
             *value,
         )
 
+    @property
+    def first_conv(self) -> Weights | None:
+        """What sees the picture; None for a network of dense layers."""
+        if self.convs:
+            return self.convs[0].weights
+        return self.sections[0].conv if self.sections else None
+
+    def channels(self, arrays: Arrays) -> int:
+        """Input channels of the first convolution; 4 where there is none to ask."""
+        kernel = arrays.get(self.first_conv.weight) if self.first_conv else None
+        if kernel is None or kernel.ndim != 4:
+            return 4
+        return kernel.shape[2 if self.flax else 1] or 4
+
     def tensors(self) -> list[str]:
         """Names of all tensors it needs."""
-        vectors = [] if self.embedding is None else [self.embedding]
-        return vectors + [
-            name
-            for layer in self.layers()
-            for name in (layer.weight, layer.bias)
-            if name is not None
-        ]
+        others = [self.embedding, self.support.tensor if self.support else None]
+        if self.statistics:
+            others += [self.statistics.mean, self.statistics.variance]
+        names = [name for layer in self.layers() for name in (layer.weight, layer.bias)]
+        return [name for name in dict.fromkeys((*others, *names)) if name is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +254,19 @@ class Built:
     notes: tuple[str, ...]
 
 
+FRACTIONS = 32
+"""How many fractions of the return an implicit quantile network is asked for."""
+
+
 def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built:
     """The network that `plan` describes, with the file's numbers in it.
 
     One with an embedding knows its task: it plays each with all of its outputs.
+
+    Of a quantile head the mean over quantiles, being linear, becomes part of the layer of all
+    outputs: exactly the same Q-values. The vectors of implicit quantiles are
+    relu(W cos(pi i tau) + b), i = 1, 2, ..., for the midpoints tau of `FRACTIONS` equal parts of
+    0..1 (Dabney et al. 2018, equation 4).
 
     A padding that is not known is taken to be 0, PyTorch's default, if the first dense layer's
     width agrees; otherwise it is the only one that agrees.
@@ -170,7 +286,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     if isinstance(plan.activation, str):
         activations = itertools.repeat(plan.activation)
     notes: list[str] = []
-    params: dict[str, dict[str, np.ndarray]] = {}
+    params: dict[str, Any] = {}
     rows: list[Layer] = []
     vectors = None
     if plan.embedding is not None:
@@ -181,27 +297,50 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         rows.append(Layer("task_embedding", key, "embedding", sizes, "", "none", vectors.size))
 
     def add(name: str, kind: str, layer: Weights, kernel: np.ndarray, shown: str, act: str) -> None:
-        kernel = np.ascontiguousarray(kernel)
+        """Adds a layer, whose kernel is ours and whose bias is the file's."""
         bias = np.zeros(kernel.shape[-1], np.float32)
         if layer.bias is not None:
-            bias = tensor(arrays, layer.bias, (kernel.shape[-1],), where)
-        params[name] = {"kernel": kernel, "bias": bias}
+            size = kernel.shape[-1]
+            if layer.half is not None:
+                size = arrays[layer.weight].shape[-1 if plan.flax else 0]
+            bias = _half(tensor(arrays, layer.bias, (size,), where), layer)
         shape = f"{kernel.shape[-2]} -> {kernel.shape[-1]}"
         count = kernel.size + (0 if layer.bias is None else bias.size)
         rows.append(Layer(name, brief([layer.key]), kind, shape, shown, act, count))
+        if name == "action" and plan.quantiles:
+            kernel, bias = _mean_quantile(kernel, bias, plan, where, notes)
+        section, _, own = name.rpartition("/")
+        at = params.setdefault(section, {}) if section else params
+        at[own] = {"kernel": np.ascontiguousarray(kernel), "bias": np.ascontiguousarray(bias)}
 
     channels = None if view is None else view.stack
     kernels = []
     for conv in plan.convs:
-        kernel = _conv_kernel(arrays, conv, channels, where)
+        kernel = _conv_kernel(arrays, conv, channels, plan, where)
         channels = kernel.shape[3]
         kernels.append(kernel)
-    convs, grid = _geometry(arrays, plan, kernels, view, where, notes)
+    sections = []
+    for section in plan.sections:
+        kernel = _conv_kernel(arrays, Conv(section.conv, 1, 3, 1), channels, plan, where)
+        channels = kernel.shape[3]
+        blocks = [Conv(weights, 1, 3, 1) for weights in section.blocks]
+        sections.append([kernel, *(_block(arrays, x, channels, plan, where) for x in blocks)])
+    convs, grid = _geometry(arrays, plan, kernels, channels, view, where, notes)
     for i, (conv, layer, kernel) in enumerate(zip(plan.convs, convs, kernels, strict=True), 1):
         scale = np.float32(255 if plan.raw_pixels and i == 1 else 1)
         shown = f"{layer.kernel}x{layer.kernel} / {layer.stride}"
-        shown += f", padding {layer.padding}" if layer.padding else ""
+        if layer.extra:
+            shown += f", padding {layer.padding} and {layer.padding + layer.extra}"
+        elif layer.padding:
+            shown += f", padding {layer.padding}"
         add(f"conv{i}", "conv", conv.weights, kernel * scale, shown, next(activations))
+    for i, (section, own) in enumerate(zip(plan.sections, sections, strict=True), 1):
+        act = next(activations)
+        for (name, weights), kernel in zip(section.layers, own, strict=True):
+            shown = "3x3 / 1, padding 1" + (", maximum 3x3 / 2" if name == "conv" else "")
+            add(f"section{i}/{name}", "conv", weights, kernel, shown, act)
+    if plan.statistics is not None:
+        params["input"] = _scales(arrays, plan.statistics, view, where, notes)
 
     first = _first_dense(plan)
     if grid is not None:
@@ -213,12 +352,22 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     else:
         flat = inputs(arrays, plan, where)
 
+    if plan.fractions is not None:
+        params["fractions"] = {"vectors": _vectors(arrays, plan, flat, grid, where)}
+        basis = _dense_weight(arrays, plan.fractions, None, plan, where).shape[1]
+        count = basis * flat + flat
+        key = brief([plan.fractions.key])
+        rows.append(Layer("fractions", key, "dense", f"{basis} -> {flat}", "", "relu", count))
+        notes.append(
+            f"implicit quantiles: the mean over the midpoints of {FRACTIONS} equal parts, where "
+            "its own program drew them by chance"
+        )
+
     def dense(name: str, layer: Weights, inputs: int, act: str) -> int:
         """Adds a dense layer; the width of its output."""
-        weight = tensor(arrays, layer.weight, (None, inputs), where)
+        weight = _dense_weight(arrays, layer, inputs, plan, where)
         if layer in first and grid is not None:
-            # PyTorch flattens (C, H, W), our networks (H, W, C).
-            weight = weight.reshape(-1, *grid).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+            weight = _rows_first(weight, grid, plan)
         elif layer in first and plan.raw_pixels:
             weight = weight * np.float32(255)
         add(name, "dense", layer, weight.T, "", act)
@@ -229,6 +378,8 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
             width = dense(f"{prefix}{i}", layer, width, next(activations))
         return width
 
+    atoms = _atoms(arrays, plan, where)
+    depth = atoms.count if atoms else 1
     shared = stream("fc", plan.hidden, flat)
     streams = []
     for i, part in enumerate(plan.streams, 1):
@@ -244,13 +395,20 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     outputs = sum(len(part.outputs) for part in streams)
     if not streams:
         width = stream("action_fc", plan.action_hidden, shared)
-        outputs = dense("action", plan.action, width, "none")
+        dense("action", plan.action, width, "none")
+        count = params["action"]["bias"].size
+        outputs = count // depth
+        if outputs * depth != count:
+            raise ValueError(
+                f"{where}: {plan.action.weight} has {count} outputs, not {depth} atoms for "
+                f"each action"
+            )
     if plan.value is not None:
         width = stream("value_fc", plan.value_hidden, shared)
-        if dense("value", plan.value, width, "none") != 1:
+        if dense("value", plan.value, width, "none") != depth:
             shape = arrays[plan.value.weight].shape
             raise ValueError(
-                f"{where}: {plan.value.weight} has shape {shape}, expected (1, {width})"
+                f"{where}: {plan.value.weight} has shape {shape}, expected ({depth}, {width})"
             )
 
     def widths(prefix: str, layers: tuple[Weights, ...]) -> tuple[int, ...]:
@@ -258,6 +416,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
 
     network = networks.Network(
         convs=convs,
+        residual=tuple(own[0].shape[3] for own in sections),
         hidden=widths("fc", plan.hidden),
         head=plan.head,
         action_hidden=widths("action_fc", plan.action_hidden),
@@ -265,6 +424,10 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         streams=tuple(streams),
         num_outputs=outputs,
         activation=plan.activation,
+        atoms=atoms,
+        fractions=FRACTIONS if plan.fractions else 0,
+        input_clip=plan.statistics.clip if plan.statistics else 0.0,
+        torch_pool=plan.torch_pool,
     )
     if vectors is not None:
         tasks, size = vectors.shape
@@ -285,23 +448,131 @@ def _first_dense(plan: Plan) -> tuple[Weights, ...]:
 
 def inputs(arrays: Arrays, plan: Plan, where: str) -> int:
     """How many numbers the first dense layer takes; ValueError if it is no dense layer."""
-    return tensor(arrays, _first_dense(plan)[0].weight, (None, None), where).shape[1]
+    return _dense_weight(arrays, _first_dense(plan)[0], None, plan, where).shape[1]
 
 
-def _conv_kernel(arrays: Arrays, conv: Conv, channels: int | None, where: str) -> np.ndarray:
-    """`(k, k, I, O)` from PyTorch's `(O, I, k, k)`."""
+def _dense_weight(
+    arrays: Arrays, layer: Weights, inputs: int | None, plan: Plan, where: str
+) -> np.ndarray:
+    """`(outputs, inputs)`, as PyTorch has it."""
+    if plan.flax:
+        return _half(tensor(arrays, layer.weight, (inputs, None), where).T, layer)
+    return _half(tensor(arrays, layer.weight, (None, inputs), where), layer)
+
+
+def _half(array: np.ndarray, layer: Weights) -> np.ndarray:
+    """The outputs of a file's layer that are this one's; they come first."""
+    if layer.half is None:
+        return array
+    middle = len(array) // 2
+    return array[middle:] if layer.half else array[:middle]
+
+
+def _rows_first(weight: np.ndarray, grid: tuple[int, int, int], plan: Plan) -> np.ndarray:
+    """Inputs in the order (H, W, C) of our networks; PyTorch flattens (C, H, W)."""
+    if plan.flax:
+        return weight
+    return weight.reshape(-1, *grid).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _conv_kernel(
+    arrays: Arrays, conv: Conv, channels: int | None, plan: Plan, where: str
+) -> np.ndarray:
+    """`(k, k, I, O)`, as Flax has it, from PyTorch's `(O, I, k, k)`."""
     name, size = conv.weights.weight, conv.kernel
-    weight = tensor(arrays, name, (None, channels, size, size), where)
-    if (conv.padding or 0) >= weight.shape[2]:
+    if plan.flax:
+        weight = tensor(arrays, name, (size, size, channels, None), where)
+    else:
+        weight = tensor(arrays, name, (None, channels, size, size), where).transpose(2, 3, 1, 0)
+    padding = conv.padding if isinstance(conv.padding, int) else 0
+    if padding >= weight.shape[0]:
         raise ValueError(
-            f"{where}: {brief([name])} has kernels of {weight.shape[2]}x{weight.shape[3]}, but "
-            f"padding {conv.padding}; expected less than a kernel"
+            f"{where}: {brief([name])} has kernels of {weight.shape[0]}x{weight.shape[1]}, but "
+            f"padding {padding}; expected less than a kernel"
         )
-    if weight.shape[2] != weight.shape[3]:
+    if weight.shape[0] != weight.shape[1]:
         raise ValueError(
-            f"{where}: {name} has shape {weight.shape}, expected a square kernel (O, I, k, k)"
+            f"{where}: {name} has shape {arrays[name].shape}, expected a square kernel (O, I, k, k)"
         )
-    return weight.transpose(2, 3, 1, 0)
+    return weight
+
+
+def _block(arrays: Arrays, conv: Conv, channels: int, plan: Plan, where: str) -> np.ndarray:
+    """A residual block's kernel, of as many outputs as inputs."""
+    kernel = _conv_kernel(arrays, conv, channels, plan, where)
+    if kernel.shape[3] != channels:
+        raise ValueError(
+            f"{where}: {brief([conv.weights.weight])} has {kernel.shape[3]} outputs, expected "
+            f"{channels}, those of its residual section"
+        )
+    return kernel
+
+
+def _mean_quantile(
+    kernel: np.ndarray, bias: np.ndarray, plan: Plan, where: str, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The layer of all outputs whose outputs are the means of a quantile head's."""
+    assert plan.quantiles
+    count = plan.quantiles.count
+    if bias.size % count:
+        raise ValueError(
+            f"{where}: {plan.action.weight} has {bias.size} outputs, not {count} quantiles for "
+            f"each action"
+        )
+    shape = (count, -1) if plan.quantiles.first else (-1, count)
+    axis = -2 if plan.quantiles.first else -1
+    notes.append(f"the mean of {count} quantiles is now part of the last layer: the same Q-values")
+    # In double precision, since so many are added.
+    means = (x.astype(np.float64).reshape(*x.shape[:-1], *shape).mean(axis) for x in (kernel, bias))
+    kernel, bias = (x.astype(np.float32) for x in means)
+    return kernel, bias
+
+
+def _atoms(arrays: Arrays, plan: Plan, where: str) -> networks.Atoms | None:
+    """The returns of a categorical head; ValueError if they are not evenly spaced."""
+    if plan.support is None or plan.support.tensor is None:
+        return plan.support.atoms if plan.support else None
+    name = plan.support.tensor
+    returns = tensor(arrays, name, (None,), where).astype(np.float64)
+    low, high = float(returns[0]), float(returns[-1])
+    even = np.linspace(low, high, len(returns))
+    if len(returns) < 2 or not low < high or np.abs(returns - even).max() > 1e-5 * (high - low):
+        raise ValueError(f"{where}: {brief([name])} holds returns that are not evenly spaced")
+    return networks.Atoms(low, high, len(returns))
+
+
+def _vectors(
+    arrays: Arrays, plan: Plan, width: int, grid: tuple[int, int, int] | None, where: str
+) -> np.ndarray:
+    """`(FRACTIONS, width)`: what features are multiplied by, for each fraction."""
+    assert plan.fractions and plan.fractions.bias
+    weight = _dense_weight(arrays, plan.fractions, None, plan, where).astype(np.float64)
+    bias = tensor(arrays, plan.fractions.bias, (width,), where)
+    if len(weight) != width:
+        wanted = (None, width) if plan.flax else (width, None)
+        tensor(arrays, plan.fractions.weight, wanted, where)
+    middle = (np.arange(FRACTIONS) + 0.5) / FRACTIONS
+    cosines = np.cos(np.pi * np.outer(middle, np.arange(1, weight.shape[1] + 1)))
+    vectors = np.maximum(cosines @ weight.T + bias, 0).astype(np.float32)
+    return np.ascontiguousarray(vectors if grid is None else _rows_first(vectors, grid, plan))
+
+
+def _scales(
+    arrays: Arrays, statistics: Statistics, view: AnyView | None, where: str, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Mean and one over the deviation of each pixel."""
+    shape = None if view is None else view.shape
+    mean, variance = (
+        tensor(arrays, name, shape or (None,), where)
+        for name in (statistics.mean, statistics.variance)
+    )
+    if (variance < 0).any():
+        raise ValueError(f"{where}: {brief([statistics.variance])} holds negative variances")
+    notes.append(
+        f"its running mean and variance normalise each pixel, cut to +-{statistics.clip:g}"
+    )
+    scale = 1 / np.sqrt(variance.astype(np.float64) + statistics.epsilon)
+    return {"mean": mean, "scale": scale.astype(np.float32)}
 
 
 def tensor(arrays: Arrays, name: str, shape: tuple[int | None, ...], where: str) -> np.ndarray:
@@ -331,29 +602,38 @@ def _geometry(
     arrays: Arrays,
     plan: Plan,
     kernels: list[np.ndarray],
+    channels: int | None,
     view: AnyView | None,
     where: str,
     notes: list[str],
 ) -> tuple[tuple[networks.ConvLayer, ...], tuple[int, int, int] | None]:
-    """The convolutions with their padding, and the (C, H, W) they end in (None without any)."""
-    if not plan.convs:
+    """The convolutions with their padding, and the (C, H, W) that all ends in (None without any).
+
+    Args:
+      channels: that it ends in.
+    """
+    if not plan.convs and not plan.sections:
         return (), None
     if not isinstance(view, View):
         raise ValueError(f"{where}: has convolutions; expected a view of the screen")
+    assert channels is not None
     first = _first_dense(plan)[0].weight
-    channels = kernels[-1].shape[3]
-    width = tensor(arrays, first, (None, None), where).shape[1]
+    width = inputs(arrays, plan, where)
     sizes = [kernel.shape[0] for kernel in kernels]
 
-    def end(paddings: tuple[int, ...]) -> tuple[int, int]:
+    def end(paddings: tuple[int | str, ...]) -> tuple[int, int]:
         height_width = [view.height, view.width]
         for conv, kernel, padding in zip(plan.convs, sizes, paddings, strict=True):
-            height_width = [(n + 2 * padding - kernel) // conv.stride + 1 for n in height_width]
+            for axis, n in enumerate(height_width):
+                zeros = 2 * padding if isinstance(padding, int) else _same(n, kernel, conv.stride)
+                height_width[axis] = (n + zeros - kernel) // conv.stride + 1
             if min(height_width) < 1:
                 return (0, 0)
+        for _ in plan.sections:
+            height_width = [(n + 1) // 2 for n in height_width]
         return (height_width[0], height_width[1])
 
-    def fits(paddings: tuple[int, ...]) -> bool:
+    def fits(paddings: tuple[int | str, ...]) -> bool:
         rows, columns = end(paddings)
         return channels * rows * columns == width
 
@@ -385,11 +665,26 @@ def _geometry(
             f"{got if rows else 'nothing'} of a {view.height}x{view.width} view; "
             "check the view, strides and paddings"
         )
-    convs = tuple(
-        networks.ConvLayer(kernel.shape[3], kernel.shape[0], conv.stride, padding)
-        for conv, kernel, padding in zip(plan.convs, kernels, chosen, strict=True)
-    )
-    return convs, (channels, *end(chosen))
+    convs = []
+    height, width = view.height, view.width
+    for conv, kernel, padding in zip(plan.convs, kernels, chosen, strict=True):
+        size = kernel.shape[0]
+        if isinstance(padding, int):
+            zeros = 2 * padding
+        else:
+            zeros = _same(height, size, conv.stride)
+            if zeros != _same(width, size, conv.stride):
+                raise ValueError(
+                    f"{where}: 'same' padding is not the same for {height} rows and {width} columns"
+                )
+        convs.append(networks.ConvLayer(kernel.shape[3], size, conv.stride, zeros // 2, zeros % 2))
+        height, width = ((n + zeros - size) // conv.stride + 1 for n in (height, width))
+    return tuple(convs), (channels, *end(chosen))
+
+
+def _same(size: int, kernel: int, stride: int) -> int:
+    """Zeros that TensorFlow's "SAME" adds to `size` pixels, on both sides together."""
+    return max(0, (-(-size // stride) - 1) * stride + kernel - size)
 
 
 def brief(names: Iterable[str], limit: int = 8) -> str:

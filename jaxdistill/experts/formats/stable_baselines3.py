@@ -1,4 +1,4 @@
-"""Stable-Baselines3 archives: DQN, PPO and A2C, on screens and on vectors; PPO's skills.
+"""Stable-Baselines3 archives: DQN, QR-DQN, PPO, A2C and TRPO; PPO's skills.
 
 An archive is a zip that holds `data`, a JSON object, and `policy.pth`, a PyTorch file. In `data`,
 what JSON cannot hold is a base64 pickle (":serialized:") beside the strings and numbers found in
@@ -25,6 +25,7 @@ from jaxdistill.experts.formats.layers import (
     Arrays,
     Conv,
     Plan,
+    Quantiles,
     Weights,
     brief,
     inputs,
@@ -50,7 +51,6 @@ _ACTIVATIONS = {
 _VECTORS = "vectors go in as they are; VecNormalize statistics are not in this file"
 _UNSUPPORTED = {
     "lstm_actor": "a recurrent cell",
-    "quantile_net": "quantiles (QR-DQN)",
     "actor.mu": "continuous actions",
     "actor.latent_pi": "continuous actions",
 }
@@ -125,7 +125,13 @@ def _members(path: str | os.PathLike[str], names: Sequence[str], most: int) -> l
 def is_policy(arrays: Arrays) -> bool:
     """Whether the tensors are named like those of a Stable-Baselines3 policy."""
     actor_critic = {"action_net.weight", "value_net.weight"} <= set(arrays)
-    return actor_critic or any(name.startswith("q_net.q_net.") for name in arrays)
+    return actor_critic or _q_network(arrays) is not None
+
+
+def _q_network(arrays: Arrays) -> str | None:
+    """What a policy calls its Q-network; None for an actor-critic."""
+    known = ("q_net", "quantile_net")
+    return next((q for q in known if any(x.startswith(f"{q}.{q}.") for x in arrays)), None)
 
 
 def unsupported(arrays: Arrays) -> str | None:
@@ -156,8 +162,9 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
             f"{where}: a Stable-Baselines3 policy with its own features extractor ({extractor}); "
             "describe it in a spec (--spec)"
         )
-    is_q = any(name.startswith("q_net.") for name in arrays)
-    plan, ignored, notes = _q_plan(arrays) if is_q else _actor_critic_plan(arrays)
+    q_network = _q_network(arrays)
+    is_q = q_network is not None
+    plan, ignored, notes = _q_plan(arrays, q_network) if q_network else _actor_critic_plan(arrays)
     used = set(plan.tensors())
     if extra := sorted(set(arrays) - used - ignored):
         raise ValueError(
@@ -166,7 +173,9 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     if missing := [name for name in plan.tensors() if name not in arrays]:
         raise ValueError(f"{where}: lacks {brief(missing)}; it has {brief(arrays)}")
 
-    algorithm = "DQN" if is_q else _actor_critic_name(data)
+    algorithm = _actor_critic_name(data)
+    if is_q:
+        algorithm = "DQN" if q_network == "q_net" else "QR-DQN"
     name = f"Stable-Baselines3 {algorithm}, {'CNN' if plan.convs else 'MLP'}"
     mlp = (*plan.action_hidden, *plan.value_hidden, *plan.hidden[bool(plan.convs) :])
     activation: str | tuple[str, ...] = "relu"
@@ -184,6 +193,9 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
 
     count = tensor(arrays, plan.action.weight, (None, None), where).shape[0]
+    if q_network == "quantile_net":
+        plan = dataclasses.replace(plan, quantiles=_quantiles(kwargs, count, where))
+        count //= plan.quantiles.count if plan.quantiles else 1
     space = _mapping(data, "action_space")
     kind = _class_name(space.get(":type:", "Box" if "log_std" in arrays else "Discrete"))
     _check_actions(space, kind, count, where)
@@ -236,11 +248,21 @@ def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy
     )
 
 
-def _q_plan(arrays: Arrays) -> tuple[Plan, set[str], list[str]]:
-    convs, hidden = _extractor(arrays, "q_net.features_extractor.")
-    layers = _sequence(arrays, "q_net.q_net.") or [named("q_net.q_net.0")]
+def _quantiles(kwargs: Mapping[str, Any], count: int, where: str) -> Quantiles:
+    """A quantile head of so many outputs; sb3-contrib has the quantiles first, 200 by default."""
+    number = kwargs.get("n_quantiles", 200)
+    if type(number) is not int or number < 1 or count % number:
+        shown = brief([str(number)[:40]])
+        raise ValueError(f"{where}: {count} outputs are not {shown} quantiles for each action")
+    return Quantiles(number, first=True)
+
+
+def _q_plan(arrays: Arrays, network: str) -> tuple[Plan, set[str], list[str]]:
+    convs, hidden = _extractor(arrays, f"{network}.features_extractor.")
+    prefix = f"{network}.{network}."
+    layers = _sequence(arrays, prefix) or [named(f"{prefix}0")]
     plan = Plan(convs=convs, hidden=(*hidden, *layers[:-1]), action=layers[-1])
-    return plan, {name for name in arrays if name.startswith("q_net_target.")}, []
+    return plan, {name for name in arrays if name.startswith(f"{network}_target.")}, []
 
 
 def _actor_critic_plan(arrays: Arrays) -> tuple[Plan, set[str], list[str]]:
@@ -330,6 +352,8 @@ def _activation(
 def _actor_critic_name(data: Mapping[str, Any] | None) -> str:
     if data and "n_epochs" in data:
         return "PPO"
+    if data and "cg_max_steps" in data:
+        return "TRPO"
     return "A2C" if data and "n_steps" in data else "PPO or A2C"
 
 

@@ -1,0 +1,98 @@
+"""What lies beside a network: the arguments of the program that trained it, and names of files."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxdistill import settings, tasks
+from jaxdistill.experts import torch_file
+
+_FOLDERS = 3  # above a file that may be called after its game
+_ID = re.compile(r"([A-Za-z]{2,40})(?:NoFrameskip|Deterministic)?-v\d")
+
+
+def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
+    """What a program was called with, by name, where its file or the one beside it says so.
+
+    CleanRL keeps it under "args", its PPO in Flax as the first of a list; Sample Factory in a
+    `config.json` above the folder of its checkpoints.
+    """
+    if path.parent.name.startswith("checkpoint_p"):
+        try:
+            said = settings.read_json(path.parent.parent / "config.json", "download it again")
+        except (OSError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
+    for name in ("args", "0"):
+        value = tree.get(name) if isinstance(tree, dict) else None
+        if isinstance(value, torch_file.Opaque):  # an argparse.Namespace
+            value = value.state
+        if isinstance(value, dict) and "env_id" in value:
+            return value
+    return {}
+
+
+def game_in_arguments(arguments: Mapping[str, Any]) -> str | None:
+    """The game that a program was called with, if it is one of ours."""
+    for name in ("env_id", "env"):
+        said = arguments.get(name)
+        if isinstance(said, str) and (game := _known(said[:80].removeprefix("atari_"))):
+            return game
+    return None
+
+
+def game_in_names(path: pathlib.Path) -> tuple[str | None, str]:
+    """The game that a file or a folder above it is called after, and which of them says so.
+
+    A file's name may begin with a game's (`pong_dqn.pth`). Otherwise the id of an environment may
+    stand anywhere in it (`dqn-PongNoFrameskip-v4.zip`), or a game after "atari" (`atari_pong`). A
+    folder may be called like that, or like the game and no more.
+    """
+    if game := _first_words(path.stem) or _in_words(path.stem):
+        return game, "the file's name"
+    for folder in list(path.absolute().parents)[:_FOLDERS]:
+        name = folder.name
+        alone = _known(name[:80])
+        # Any folder may be called aiming or standard.
+        alone = alone if alone and tasks.get(alone).suite.name == "atari" else None
+        if game := alone or _in_words(name):
+            return game, f"the name of its folder, {name}"
+    return None, ""
+
+
+def _known(name: str) -> str | None:
+    try:
+        return tasks.get(name).name
+    except ValueError:
+        return None
+
+
+def _first_words(text: str) -> str | None:
+    """The game that a name begins with, the longest there is."""
+    words = text[:200].replace("-", "_").lower().split("_")
+    known = {name.replace("/", "_"): name for name in tasks.names()}
+    # Not by the variant alone: a file called standard.pth may hold anything.
+    landers = {name: task for name, task in known.items() if task.startswith("lander/")}
+    known |= {
+        f"{moon}{name}": task for name, task in landers.items() for moon in ("lunar", "lunar_")
+    }
+    starts = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((known[start] for start in starts if start in known), None)
+
+
+def _in_words(text: str) -> str | None:
+    """The game whose environment's id stands in a name, or that follows "atari" there."""
+    games = (_known(name) for name in _candidates(text[:200]))
+    return next((game for game in games if game and not game.startswith("combat/")), None)
+
+
+def _candidates(text: str) -> Iterator[str]:
+    for match in _ID.finditer(text):
+        yield match[1]
+    words = text.lower().split("_")
+    for place, word in enumerate(words[:-1], 1):
+        if word == "atari":
+            yield from ("_".join(words[place:end]) for end in range(len(words), place, -1))
