@@ -142,7 +142,9 @@ def check(settings: Any, where: str = "") -> None:
         object.__setattr__(settings, name, value)
 
 
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
+    # Once for each class: annotations are text, which is compiled.
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

@@ -573,15 +573,17 @@ class Row:
     game: str
     outputs: str = "q"
     actions: tuple[int, ...] = BREAKOUT
-    resize: str = "area"
+    view: View = dataclasses.field(default_factory=View)
 
 
 NAME, FOLDER, SAID = "the file's name", "the name of its folder, ", ""
+ATARI_AGENTS = View(maximum="after", padding="zero")
+KAIXHIN = View(resize="linear", maximum="after", padding="zero")
 TORCH = (
     Row("CleanRL C51", cleanrl_c51, SAID),
     Row("CleanRL QDagger", cleanrl_qdagger, NAME),
-    Row("atari-agents DQN", atari_agents, FOLDER + "Breakout"),
-    Row("atari-agents C51", atari_agents_c51, FOLDER + "Breakout"),
+    Row("atari-agents DQN", atari_agents, FOLDER + "Breakout", view=ATARI_AGENTS),
+    Row("atari-agents C51", atari_agents_c51, FOLDER + "Breakout", view=ATARI_AGENTS),
     Row("Stable-Baselines3 QR-DQN, CNN", sb3_qrdqn, NAME),
     Row("Sample Factory", sample_factory, SAID, "logits"),
     Row("Sample Factory, pixels as they are", sample_factory_plain, SAID, "logits"),
@@ -589,9 +591,9 @@ TORCH = (
     Row("PFRL Rainbow", pfrl_rainbow, FOLDER + "BreakoutNoFrameskip-v4"),
     Row("PFRL IQN", pfrl_iqn, FOLDER + "BreakoutNoFrameskip-v4"),
     Row("PFRL A3C", pfrl_a3c, FOLDER + "BreakoutNoFrameskip-v4", "logits"),
-    Row("Kaixhin Rainbow 1.3", kaixhin_13, NAME, resize="linear"),
-    Row("Kaixhin Rainbow 1.4", kaixhin_14, NAME, resize="linear"),
-    Row("Kaixhin Rainbow 1.4, data-efficient", kaixhin_14_small, NAME, resize="linear"),
+    Row("Kaixhin Rainbow 1.3", kaixhin_13, NAME, view=KAIXHIN),
+    Row("Kaixhin Rainbow 1.4", kaixhin_14, NAME, view=KAIXHIN),
+    Row("Kaixhin Rainbow 1.4, data-efficient", kaixhin_14_small, NAME, view=KAIXHIN),
 )
 FLAX = (
     Row("CleanRL DQN, Flax", cleanrl_flax_dqn, NAME),
@@ -611,7 +613,7 @@ def check(row: Row, path: pathlib.Path, theirs: np.ndarray) -> None:
     expert = conversion.expert
     assert conversion.convention == row.convention
     assert (expert.game, expert.outputs, expert.actions) == ("breakout", row.outputs, row.actions)
-    assert expert.view == View(resize=row.resize)
+    assert expert.view == row.view
     source = [note for note in conversion.notes if note.startswith("its game")]
     assert source == ([f"its game, breakout, is taken from {row.game}"] if row.game else [])
     shown = jnp.asarray(PIXELS)

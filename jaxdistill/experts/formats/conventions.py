@@ -197,7 +197,7 @@ def _kaixhin(name: str, convs: tuple[Conv, ...]) -> Convention:
         name,
         dataclasses.replace(_RAINBOW, convs=convs),
         "q",
-        view=View(resize="linear"),
+        view=View(resize="linear", maximum="after", padding="zero"),
         aside=r".*_(sigma|epsilon)",
         notes=(*_MEANS, _DEFAULT_SUPPORT),
     )
@@ -279,11 +279,17 @@ CONVENTIONS = (
         ),
         "q",
     ),
-    Convention("atari-agents DQN", _nature_linear(_CRL, "head.0", "head.2"), "q"),
+    Convention(
+        "atari-agents DQN",
+        _nature_linear(_CRL, "head.0", "head.2"),
+        "q",
+        view=View(maximum="after", padding="zero"),
+    ),
     Convention(
         "atari-agents C51",
         _nature_linear(_CRL, "head.0", "head.2", support=Support("support")),
         "q",
+        view=View(maximum="after", padding="zero"),
     ),
     Convention(
         "PFRL DQN",
