@@ -108,7 +108,7 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"{where} is {_shown(fields)}, expected fields of {cls.__name__}")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
         if name not in known and name not in getattr(cls, "gone", ()):
@@ -137,7 +137,7 @@ def check(settings: Any, where: str = "") -> None:
     Raises:
       ValueError: a field is not; names it as `where` and its name.
     """
-    for name, hint in _hints(type(settings)).items():
+    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]
         value = _convert(hint, getattr(settings, name), f"{where}{name}")
         object.__setattr__(settings, name, value)
 

@@ -11,6 +11,7 @@ from jaxdistill import settings
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime, weight_merging
 from jaxdistill.run import merging, recipe
+from jaxdistill.tasks.atari import Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ def test_values_within_their_ranges_take_their_declared_types():
 
 CLASSES = (
     *(recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, regime.Settings),
-    *(merging.Collect, weight_merging.Merge, merging.Settings),
+    *(merging.Collect, weight_merging.Merge, merging.Settings, Rules),
 )
 NAN, MANY, CHANCE = float("nan"), (-1, 0, 0.5), (-0.1, 1.1, float("nan"))
 RATE, STEPS = (0.0, -1e-3, NAN, float("inf")), (-1, 2**31)
@@ -236,6 +237,12 @@ NONSENSE = {
         "network": ("alexnet",),
         "seed": (-1, 2**32),
     },
+    "rules": {
+        "repeat_action_probability": (-0.1, 1.0, NAN),
+        "noop_max": (0, 1001, 0.5),
+        "frame_skip": (0, 61, 0.5),
+        **dict.fromkeys(("mode", "difficulty"), (-2, 0.5)),
+    },
 }
 
 
@@ -247,7 +254,7 @@ def test_every_field_of_a_run_refuses_nonsense(cls, where):
         given = {"experts": (ExpertSource("x"), ExpertSource("y")), "method": "mean"}
     hints = {x.name: typing.get_type_hints(cls)[x.name] for x in dataclasses.fields(cls)}
     parts = (bool, tuple[ExpertSource, ...], recipe.Collect, recipe.Learn, recipe.Evaluate)
-    parts += (merging.Collect, weight_merging.Merge, recipe.Measure)
+    parts += (merging.Collect, weight_merging.Merge, recipe.Measure, Rules)
     assert set(NONSENSE[where]) == {name for name, hint in hints.items() if hint not in parts}
     for name, values in NONSENSE[where].items():
         for value in values:
