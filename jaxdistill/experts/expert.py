@@ -201,17 +201,7 @@ class Expert:
             **({} if self.log_std is None else {"log_std": list(self.log_std)}),
             **({"rules": rules} if (rules := self.rules.to_dict()) else {}),
         }
-        flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
-        # What is not contiguous would be written in the order that it has in memory.
-        weights = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
-        directory.mkdir(parents=True, exist_ok=True)
-        # The description last: a directory without it is not an expert, so a kill leaves none
-        # half-written.
-        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-        for name, content in ((_WEIGHTS, weights), (_DESCRIPTION, text.encode())):
-            temporary = directory / f"{name}.partial"
-            temporary.write_bytes(content)
-            os.replace(temporary, directory / name)
+        write(directory, (_WEIGHTS, self.params), (_DESCRIPTION, description))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Expert:
@@ -257,6 +247,27 @@ def _check_fields(expert: Expert) -> None:
         raise ValueError("its actions are not whole numbers")
     if not all(isinstance(x, float) and np.isfinite(x) for x in expert.log_std or ()):
         raise ValueError("its log_std are not finite numbers")
+
+
+def write(
+    directory: pathlib.Path,
+    weights: tuple[str, networks.Params],
+    description: tuple[str, Mapping[str, Any]],
+) -> None:
+    """Writes parameters (safetensors) and their description (JSON), each under its name.
+
+    The description last: a directory without it holds nothing, so a kill leaves nothing
+    half-written.
+    """
+    flat = flax.traverse_util.flatten_dict(dict(weights[1]), sep="/")
+    # What is not contiguous would be written in the order that it has in memory.
+    saved = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
+    text = json.dumps(description[1], indent=2, allow_nan=False) + "\n"
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in ((weights[0], saved), (description[0], text.encode())):
+        temporary = directory / f"{name}.partial"
+        temporary.write_bytes(content)
+        os.replace(temporary, directory / name)
 
 
 def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,6 @@ files are asked for; whoever reads it takes it as the expert of each of its task
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 import flax.traverse_util
 import numpy as np
-import safetensors.numpy
 
 from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import expert as experts
@@ -149,18 +147,7 @@ class Student:
             "rules": self.rules.to_dict(),
             "card": dict(self.card),
         }
-        flat = flax.traverse_util.flatten_dict(dict(self.params), sep="/")
-        weights = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-        directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-        # The description last: without it nothing is there, so a kill leaves nothing half-written.
-        for name, content in (
-            (_WEIGHTS, safetensors.numpy.save(weights)),
-            (_DESCRIPTION, text.encode()),
-        ):
-            temporary = directory / f"{name}.partial"
-            temporary.write_bytes(content)
-            os.replace(temporary, directory / name)
+        experts.write(directory, (_WEIGHTS, self.params), (_DESCRIPTION, description))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Student:
