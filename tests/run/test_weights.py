@@ -215,7 +215,7 @@ def test_rewards_are_those_of_the_same_actions_in_fresh_pools(scripted_pool):
         seeds.append((seed, num_envs))
         return Lives(episodes)
 
-    lesson = Scripted(0, tasks.get("pong"), None, 1, None, made)
+    lesson = Scripted(0, tasks.get("pong"), None, 1, made=made)
     run = types.SimpleNamespace(lessons=[lesson])
     played = np.arange(14).reshape(1, 7, 2).astype(np.int32)
     states = np.uint32([[0, 7]])
