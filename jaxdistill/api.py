@@ -190,6 +190,8 @@ def distill(
         place = fields
         for part in parts:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"settings: {name!r} is no setting beside {part!r}")
         place[last] = value
     chosen = settings_lib.build(recipe.Settings, fields, "settings")
     return runs.distill(chosen, workdir, cache_dir=cache_dir)

@@ -88,6 +88,9 @@ def test_what_cannot_be_asked_is_refused(pong, tmp_path):
         jaxdistill.load(tmp_path / "nothing.pth")
     with pytest.raises(ValueError, match=r"settings\.learn\.round is unknown"):
         jaxdistill.distill([PONG], tmp_path / "run", settings={"learn.round": 3})
+    for wrong in ({"experts.0": "x"}, {"learn": 3, "learn.rounds": 4}):
+        with pytest.raises(ValueError, match="is no setting beside"):
+            jaxdistill.distill([PONG], tmp_path / "run", settings=wrong)
     assert not (tmp_path / "run").exists()
 
 
