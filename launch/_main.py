@@ -39,7 +39,7 @@ def _allocate() -> None:
 
 _allocate()
 
-from jaxdistill import shipped, text  # noqa: E402 (found by the path above, and light)
+from jaxdistill import preemption, shipped, text  # noqa: E402 (found by the path above, and light)
 
 LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
 
@@ -48,8 +48,8 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     """Parses flags and calls `main`; exits 2 with one line on stderr on an error of the user's.
 
     Args:
-      resumes: the program goes on where it was interrupted; others write what they make, whole, as
-        the last thing they do.
+      resumes: the program goes on where it was interrupted, and ends in good order on SIGTERM (exit
+        0); others write what they make, whole, as the last thing they do.
     """
     logging.set_verbosity(logging.ERROR)
 
@@ -57,9 +57,13 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         try:
             if len(arguments) > 1:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; every input is a --flag")
+            if resumes:
+                preemption.watch()
             main()
         except (ValueError, OSError) as error:
             _fail(str(error))
+        except preemption.Preempted:
+            print("ended by SIGTERM; the same command goes on where it stopped", file=sys.stderr)
         except KeyboardInterrupt:
             then = (
                 "the same command goes on where it stopped"

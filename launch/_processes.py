@@ -40,6 +40,7 @@ def join_processes() -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is `preemption`'s
     jax.distributed.initialize(**arguments)
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one of them talks, to the end)

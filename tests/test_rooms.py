@@ -12,7 +12,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdistill"
 # From the ground up; a room may import itself and those before it.
 FLOORS = (
-    {"settings", "metrics", "mesh", "lock", "text", "shipped"},
+    {"settings", "metrics", "mesh", "lock", "preemption", "text", "shipped"},
     {"tasks"},
     {"networks"},
     {"experts"},

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks
+from jaxdistill import lock, metrics, networks, preemption
 from jaxdistill import (
     mesh as meshes,
 )
@@ -616,9 +616,10 @@ def _train(
                 if training.best["step"] != standing:
                     _save_experts(training, workdir)
                 last_saved = time.monotonic()
-            elif time.monotonic() - last_saved > 120 or iteration == stop_at:
+            elif time.monotonic() - last_saved > 120 or iteration == stop_at or preemption.asked():
                 training.save()
                 last_saved = time.monotonic()
+            preemption.stop_if_asked()
             if iteration == stop_at:
                 return training.best
     training.decide()

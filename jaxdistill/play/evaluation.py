@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from scipy import special
 
 from jaxdistill import mesh as mesh_lib
+from jaxdistill import preemption
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.task import Pool, Task, seed_for
@@ -349,6 +350,8 @@ def play_games(
             start=turn,
         )
         for _ in play:
+            if jax.process_count() == 1:  # several would wait for the one that ends
+                preemption.stop_if_asked()
             turn += 1
             finished = sum(slots[i].advance() for i in active)
             if not finished:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks
+from jaxdistill import lock, metrics, networks, preemption
 from jaxdistill import (
     mesh as meshes,
 )
@@ -95,6 +95,8 @@ def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
         while log.length < per_env:
             length = min(_CHUNK_STEPS, per_env - log.length)
             log.append(collector.collect(length, advance=advance), collector.states())
+            if meshes.agree(preemption.asked()):
+                raise preemption.Preempted
     return collector
 
 
@@ -433,7 +435,8 @@ def _train(
                         value = chosen.value
                         best = chosen if best is None or value >= best.value else best
                         ended = chosen.reaches(lrn.target_retention)
-                stopping = stop_after == f"round:{index + 1}"
+                preempted = meshes.agree(preemption.asked())
+                stopping = stop_after == f"round:{index + 1}" or preempted
                 # When to save for resuming is a matter of time alone: it changes no result.
                 due = meshes.agree(time.monotonic() - last_saved > 60)
                 if value is not None or stopping or due:
@@ -450,6 +453,8 @@ def _train(
                             value=value,
                         )
                     last_saved = time.monotonic()
+                if preempted:
+                    raise preemption.Preempted
                 if stopping:
                     return state, 0, []
         best_step = saved.best_step()

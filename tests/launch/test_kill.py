@@ -19,7 +19,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(tmp_path)
         assert kill.stopped_at(run, phase, generator, number) is not None, run.untidy()
         kill.read(stopped)
     run = kill.Run(arguments, stopped)
-    assert kill.stopped_at(run, "report", generator, signal.SIGTERM) == -signal.SIGTERM
+    assert kill.stopped_at(run, "learn", generator, signal.SIGTERM) == 0, run.untidy()
     # Two go on at once: one of them may, and it ends what all of them began.
     kill.start_twice(arguments, whole, stopped, tally)
     assert not tally.notes

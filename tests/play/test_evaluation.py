@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import mesh, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
@@ -456,6 +456,14 @@ def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watch
     assert greedy == pool.last.scores.tolist()
     for changes in ({"epsilon": 0.9}, {"sample_logits": True}, {"max_steps": 20}):
         assert measured(**changes) != greedy, changes
+
+
+def test_play_is_left_when_the_machine_is_taken_away(scripted_pool, monkeypatch):
+    monkeypatch.setattr(preemption, "_asked", True)
+    pool = scripted_pool([[(5, 1.0)]])
+    with pytest.raises(preemption.Preempted):
+        _play([pool], 1)
+    assert len(pool.sent) <= 1
 
 
 def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import lock, mesh, metrics, networks, tasks
+from jaxdistill import lock, mesh, metrics, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, regime
@@ -75,9 +75,19 @@ def params_of(workdir):
     return jax.device_get(students.load_student(workdir)[1].playing)
 
 
-def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(settings, whole_run, tmp_path):
+def test_a_run_killed_at_every_stage_ends_as_an_uninterrupted_one(
+    settings, whole_run, tmp_path, monkeypatch
+):
     workdir, whole = whole_run
-    for stop in ("baselines", "collect", "round:1", "round:3", "train"):
+    for stop in ("baselines", "collect"):
+        assert distill.distill(settings, tmp_path / "killed", stop_after=stop) == {}
+    rows = tmp_path / "killed" / "metrics.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(preemption.Preempted):
+        patch.setattr(preemption, "asked", lambda: rows.is_file() and bool(rows.read_text()))
+        distill.distill(settings, tmp_path / "killed")
+    with checkpoints.Checkpoints(tmp_path / "killed" / "checkpoints", read_only=True) as saved:
+        assert saved.latest_step() == 1  # nothing was due: a scheduler's SIGTERM alone saves it
+    for stop in ("round:3", "train"):
         assert distill.distill(settings, tmp_path / "killed", stop_after=stop) == {}
     resumed = distill.distill(settings, tmp_path / "killed")
     assert resumed["games"] == whole["games"]
