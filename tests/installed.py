@@ -2,39 +2,30 @@
 
     python tests/installed.py
 
-Builds it, installs it with all that it asks for, and goes from an expert's file to an exported
-student. Not a test of pytest's: it takes an environment of its own and a package index.
+Builds it, installs it with all that it asks for, and does what docs/tutorial.md tells a newcomer
+to, to the letter. Not a test of pytest's: it takes an environment of its own and a package index.
 """
 
 import json
+import os
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-TINY = (
-    "--config.collect.num_envs=4",
-    "--config.collect.initial_steps=64",
-    "--config.collect.steps_per_round=32",
-    "--config.collect.window_steps=128",
-    "--config.learn.rounds=2",
-    "--config.learn.updates_per_round=2",
-    "--config.learn.batch_per_game=16",
-    "--config.evaluate.every_rounds=2",
-    "--config.evaluate.select_episodes=2",
-    "--config.evaluate.report_episodes=2",
-    "--config.evaluate.max_steps=60",
-    "--config.network=net3",
-    "--cache_dir=",
-)
 
 
 def run(*command: object, where: pathlib.Path, code: int = 0) -> str:
     """What a command prints; ends this program if it exits otherwise than with `code`."""
     arguments = [str(x) for x in command]
-    done = subprocess.run(arguments, cwd=where, text=True, capture_output=True, check=False)
+    home = {"XDG_CACHE_HOME": str(where / "cache")}  # no games of another version
+    done = subprocess.run(
+        arguments, cwd=where, text=True, capture_output=True, env=os.environ | home
+    )
     if done.returncode != code:
         sys.exit(f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout + done.stderr
@@ -65,27 +56,30 @@ def main() -> None:
         assert refused.splitlines() == [
             "error: jaxdistill has no program 'distil'; did you mean distill?"
         ]
-        examined = run(program, "doctor", where=outside)
-        assert examined.count("works") == 4 and "fails" not in examined, examined
 
-        converted = run(
-            *(program, "convert", "--source=experts/pong.pth", "--out=pong"), where=outside
-        )
-        assert "saved in pong" in converted
-        config = "--config=merge:pong=pong,freeway=experts/freeway.pth"
-        distilled = run(program, "distill", config, "--workdir=run", *TINY, where=outside)
-        assert "report in run/report.html" in distilled
+        told = {}
+        for line in tutorial("sh").splitlines():
+            command, *flags = shlex.split(line)
+            assert command == "jaxdistill", line
+            told[flags[0]] = run(program, *flags, where=outside)
+        assert told["doctor"].count("works") == 4 and "fails" not in told["doctor"], told["doctor"]
+        assert "saved in pong" in told["convert"]
+        assert "report in run/report.html" in told["distill"]
         (row, _) = json.loads((outside / "run" / "result.json").read_text())["games"]
         assert row["game"] == "pong" and row["student"]["episodes"] == 2
         page = (outside / "run" / "report.html").read_text()
-        assert f"jaxdistill distill {config}" in page
-        measured = run(
-            *(program, "evaluate", "--workdir=run", "--episodes=1", "--cache_dir="), where=outside
-        )
-        assert "pong" in measured and "freeway" in measured
-        exported = run(program, "export", "--workdir=run", "--out=student.pth", where=outside)
-        assert (outside / "student.pth").stat().st_size > 100_000, exported
+        assert "jaxdistill distill --config=tiny:" in page
+        assert "pong" in told["evaluate"] and "freeway" in told["evaluate"]
+        assert (outside / "pong_student.pth").stat().st_size > 100_000
+        said = run(binaries / "python", "-c", tutorial("python"), where=outside)
+        assert said.split() == ["('pong',", "'freeway')"], said
     print("the wheel installs and works")
+
+
+def tutorial(language: str) -> str:
+    """All blocks of a language in the tutorial."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S))
 
 
 if __name__ == "__main__":

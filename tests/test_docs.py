@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -190,6 +191,29 @@ def promised():
     """Every `file::test` of docs/guarantees.md."""
     text = (ROOT / "docs" / "guarantees.md").read_text()
     return sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", text)))
+
+
+def test_worked_examples_work():
+    """docs/extend.md, from its first line to its last, by one who has only imported the package."""
+    text = (ROOT / "docs" / "extend.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=ROOT, check=True)
+
+
+def test_lines_of_the_trouble_page_are_said_somewhere():
+    rows = [
+        line.split("|")[1]
+        for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    paths = [*(ROOT / "jaxdistill").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    # A message may be broken into several literals.
+    said = re.sub(r'"\s*f?"', "", " ".join(path.read_text() for path in paths))
+    parts = [x for row in rows for line in re.findall("`([^`]+)`", row) for x in line.split("...")]
+    assert len(rows) > 10
+    for part in filter(None, (part.strip() for part in parts)):
+        assert part in said, part
 
 
 def test_every_promise_names_a_test():

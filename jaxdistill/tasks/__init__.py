@@ -12,6 +12,21 @@ from jaxdistill.tasks.task import Task
 
 # What others call a task, beside its own name.
 _ALIASES = {"lunarlander": "lander/standard"}
+_added: dict[str, Task] = {}
+
+
+def add(task: Task) -> None:
+    """Makes a task of one's own known by its name, such as "corridor" or "corridor/long".
+
+    Raises:
+      ValueError: the name, as `get` reads it, is that of another task.
+    """
+    standing = _by_key().get(_key(task.name))
+    if standing not in (None, task):
+        raise ValueError(f"{task.name!r} is the name of {standing.name} already; take another")
+    _added[task.name] = task
+    names.cache_clear()
+    _by_key.cache_clear()
 
 
 def get(name: str) -> Task:
@@ -33,7 +48,7 @@ def get(name: str) -> Task:
     by_key = _by_key()
     text = name if isinstance(name, str) else ""
     space, _, last = text.rpartition("/")
-    own = _key(space) in ("lander", "combat")
+    own = _key(space) in {"lander", "combat", *(_key(x.rpartition("/")[0]) for x in _added)} - {""}
     spellings = [_key(text)] if own else [_key(text), _key(last)]
     for key in spellings:
         if key in by_key:
@@ -68,16 +83,16 @@ def under(task: Task, rules: Rules) -> Task:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The names of all tasks: Atari's 104 games, landers and combat, sorted within each suite.
+    """The names of all tasks: Atari's 104 games, landers, combat and those that were added.
 
     Duels of other health, such as "combat/duel_10hp", are found besides.
     """
-    return (*atari.games(), *sorted(combat.COMBATS), *sorted(lander.LANDERS))
+    return (*atari.games(), *sorted(combat.COMBATS), *sorted(lander.LANDERS), *sorted(_added))
 
 
 @functools.cache
 def _by_key() -> dict[str, Task]:
-    tasks: dict[str, Task] = {**atari.games(), **lander.LANDERS, **combat.COMBATS}
+    tasks: dict[str, Task] = {**atari.games(), **lander.LANDERS, **combat.COMBATS, **_added}
     keys = {_key(name.rpartition("/")[2]): task for name, task in tasks.items()}
     keys |= {_key(name): task for name, task in tasks.items()}
     return keys | {alias: tasks[name] for alias, name in _ALIASES.items()}
