@@ -34,12 +34,16 @@ def programs() -> str:
         "# Programs and flags\n\nInstalled, they are `jaxdistill PROGRAM`; in a checkout `python "
         "launch/PROGRAM.py`. Every input is a flag.\n"
     ]
-    for path in sorted((ROOT / "launch").glob("[!_]*.py")):
+    from jaxdistill.cli import PROGRAMS
+
+    for name, file in PROGRAMS.items():
+        path = ROOT / "launch" / f"{file}.py"
         shown = subprocess.run(
-            [sys.executable, str(path), "--help"], capture_output=True, text=True, check=False
+            [sys.executable, str(path), "--helpfull"], capture_output=True, text=True, check=False
         ).stdout
         text = inspect.cleandoc(path.read_text().split('"""')[1])
-        parts.append(f"## {path.stem}\n\n{_prose(text)}\n\n{_flags(shown, path)}")
+        called = name if name == file else f"{name} ({path.name})"
+        parts.append(f"## {called}\n\n{_prose(text)}\n\n{_flags(shown, path)}")
     return "\n".join(parts)
 
 
@@ -49,7 +53,7 @@ def _prose(text: str) -> str:
 
 
 def _flags(shown: str, path: pathlib.Path) -> str:
-    """A table of the flags that `--help` shows of a program and of what it shares with others."""
+    """A table of the flags that `--helpfull` shows of a program and of what it shares with others."""
     rows = ["| flag | means |", "|---|---|"]
     for section in re.split(r"^(?=\S.*:$)", shown, flags=re.MULTILINE):
         owner = section.partition(":\n")[0].strip()
@@ -88,20 +92,23 @@ def settings_page() -> str:
 def _fields(settings: type, prefix: str) -> str:
     told = _attributes(settings)
     hints = typing.get_type_hints(settings)
-    rows = ["| `--config.` | default | type | means |", "|---|---|---|---|"]
+    rows = ["| `--config.` | default | means |", "|---|---|---|"]
     for field in dataclasses.fields(settings):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             continue
         default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        if field.default is None:
+            default = f"none ({_named(kind)})"
         means = told.get(field.name, "").replace("|", "\\|")
-        rows.append(f"| `{prefix}{field.name}` | {default} | {_type(kind)} | {means} |")
+        rows.append(f"| `{prefix}{field.name}` | {default} | {means} |")
     return "\n".join(rows) + "\n"
 
 
-def _type(kind: Any) -> str:
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    return name.replace("typing.", "").replace("jaxdistill.", "").replace("|", "or")
+def _named(kind: Any) -> str:
+    """What kind of value an optional setting takes, in a word."""
+    (kind,) = (x for x in typing.get_args(kind) if x is not type(None))
+    return {str: "text", int: "number", float: "number"}.get(kind, "several")
 
 
 def _attributes(settings: type) -> dict[str, str]:
