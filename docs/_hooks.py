@@ -53,7 +53,7 @@ def _prose(text: str) -> str:
 
 
 def _flags(shown: str, path: pathlib.Path) -> str:
-    """A table of the flags that `--helpfull` shows of a program and of what it shares with others."""
+    """A table of the flags that `--helpfull` shows of a program and what it shares with others."""
     rows = ["| flag | means |", "|---|---|"]
     for section in re.split(r"^(?=\S.*:$)", shown, flags=re.MULTILINE):
         owner = section.partition(":\n")[0].strip()

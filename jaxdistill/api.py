@@ -85,7 +85,8 @@ class Policy:
         """Actions for `observations`, `(B,)`, or `(B, A)` of keys and angles, valid in the task.
 
         Args:
-          observations, task: as `outputs` takes them.
+          observations: as `outputs` takes them.
+          task: as `outputs` takes it.
           key: of random draws; with `epsilon` or `sample` it must be given.
           epsilon: chance of a uniformly random valid action.
           sample: draw from the softmax of logits instead of taking the most likely.
