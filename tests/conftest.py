@@ -28,6 +28,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+# Most of the time would go into making good code of what runs for a second. `XLA_FLAGS= make test`
+# is the suite with the code that users have.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
 # Nor do programs find or leave games in anybody's home.
 os.environ["XDG_CACHE_HOME"] = _compiled.name
 
