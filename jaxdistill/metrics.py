@@ -36,6 +36,20 @@ _COMPILING = "compiling, which no rate counts"
 _FLUSH_INTERVAL = 10  # seconds until TensorBoard sees a row at the latest
 
 
+_Show = Callable[[int, Mapping[str, float]], None]
+_shown_in: list[Callable[[Path], _Show]] = []
+
+
+def show_in(begin: Callable[[Path], _Show]) -> None:
+    """Has writers of this process show their rows elsewhere too.
+
+    Args:
+      begin: called with the directory of each that is opened; returns what is called with every
+        step and its finite scalars by name.
+    """
+    _shown_in.append(begin)
+
+
 class Writer:
     """Appends rows to `DIRECTORY/metrics.jsonl` and their scalars to `DIRECTORY/tensorboard`.
 
@@ -69,6 +83,7 @@ class Writer:
         with settings_lib.writing(self._path.parent):
             self._events = _Events(self._path.parent / "tensorboard", resume_step)
             self._file: TextIO = self._path.open("a", encoding="utf-8", newline="\n")
+        self._elsewhere = [begin(self._path.parent) for begin in _shown_in]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row.
@@ -93,6 +108,8 @@ class Writer:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
         self._events.write(int(step), finite)
+        for show in self._elsewhere:
+            show(int(step), finite)
 
     def close(self) -> None:
         """Flushes and closes both files; closing twice is harmless."""

@@ -8,6 +8,7 @@ Called again with the same settings it resumes; called on a finished run it prin
 from _cache import cache_dir
 from _main import BEGAN, command, run
 from _processes import join_processes
+from _wandb import show
 from absl import flags
 from ml_collections import config_flags
 
@@ -24,6 +25,7 @@ def main() -> None:
 
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
+    show(chosen)
     result = distill.distill(
         chosen,
         _WORKDIR.value,

@@ -11,6 +11,7 @@ import pathlib
 
 from _cache import cache_dir
 from _main import BEGAN, command, run
+from _wandb import show
 from absl import flags
 from ml_collections import config_flags
 
@@ -37,6 +38,7 @@ def main() -> None:
         roles = students.load_roles(_WORKDIR.value, students.load_settings(_WORKDIR.value))
         fields["games"] = tuple(role.game for role in roles)
     chosen = settings.build(regime.Settings, fields)
+    show(chosen)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")
     result = training.train(
         chosen,

@@ -5,6 +5,7 @@ Called again with the same settings it resumes; called on a finished training it
 
 from _cache import cache_dir
 from _main import BEGAN, command, run
+from _wandb import show
 from absl import flags
 from ml_collections import config_flags
 
@@ -23,6 +24,7 @@ def main() -> None:
     from jaxdistill.run import training
 
     chosen = settings.build(regime.Settings, _CONFIG.value.to_dict())
+    show(chosen)
     result = training.train(
         chosen,
         _WORKDIR.value,

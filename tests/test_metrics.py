@@ -55,6 +55,15 @@ def test_rows_are_read_back_in_order(tmp_path):
     assert _scalars(directory) == [(0, "loss", 1.0), (5, "loss", 0.5), (5, "pong/score", -3.0)]
 
 
+def test_rows_are_shown_elsewhere_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_shown_in", [])
+    seen = []
+    metrics.show_in(lambda where: lambda step, numbers: seen.append((where, step, dict(numbers))))
+    with metrics.Writer(tmp_path) as writer:
+        writer.write(3, {"loss": np.float32(0.5), "score": math.nan})
+    assert seen == [(tmp_path, 3, {"loss": 0.5})]
+
+
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux's full device")
 @pytest.mark.parametrize("full", ["metrics.jsonl", "tensorboard"])
 def test_a_full_disk_is_one_error_and_never_waited_for(tmp_path, full):

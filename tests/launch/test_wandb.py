@@ -1,0 +1,60 @@
+"""What --wandb shows elsewhere, kept on this machine."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+PROGRAM = """
+import dataclasses, sys
+sys.path.insert(0, sys.argv[2])
+from absl import flags
+import _wandb
+from jaxdistill import metrics
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    rounds: int = 3
+flags.FLAGS(["program", *sys.argv[3:]])
+_wandb.show(Settings())
+for begun in (None, 1):  # killed after step 1, and gone on with
+    with metrics.Writer(sys.argv[1], begun) as writer:
+        writer.write(begun or 0, {"loss": 0.5})
+        writer.write((begun or 0) + 1, {"loss": 0.25, "score/pong": float("nan")})
+"""
+
+
+def shown(directory, *flags):
+    command = [sys.executable, "-c", PROGRAM, str(directory), str(LAUNCH), *flags]
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_what_is_logged_is_shown_as_one_run_that_goes_on(tmp_path):
+    pytest.importorskip("wandb")
+    done = shown(tmp_path, "--wandb=project")
+    assert done.returncode == 0, done.stderr
+    name = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    runs = [*(tmp_path / "wandb").glob("offline-run-*/*.wandb")]
+    assert runs and all(path.stem == f"run-{name}" for path in runs)
+    kept = b"".join(path.read_bytes() for path in runs)
+    assert b"loss" in kept and b"0.25" in kept and b"rounds" in kept
+    assert b"score/pong" not in kept, "it is not finite"
+
+
+def test_it_is_asked_for(tmp_path):
+    assert shown(tmp_path).returncode == 0
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_where_it_is_missing_a_line_says_what_to_install(tmp_path):
+    (tmp_path / "wandb.py").write_text("raise ImportError('no wandb here')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['program'] + {[]!r}\n"
+    code += PROGRAM.replace("sys.argv[2]", repr(str(LAUNCH))).replace(
+        "*sys.argv[3:]", "'--wandb=project'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: --wandb needs Weights & Biases (no wandb here): pip install" in done.stderr
