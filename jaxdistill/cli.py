@@ -17,6 +17,7 @@ PROGRAMS = {
     "train": "train_expert",
     "finetune": "finetune",
     "merge-weights": "merge_weights",
+    "sweep": "sweep",
     "convert": "convert",
     "evaluate": "evaluate",
     "watch": "watch",

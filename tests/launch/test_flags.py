@@ -16,6 +16,7 @@ from PIL import Image
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
+from jaxdistill.report import tables
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks import lander as lander_tasks
 from jaxdistill.tasks.atari import ATARI
@@ -44,7 +45,7 @@ def program(monkeypatch, capsys):
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
-        for name in ("_main", "_processes", "_cache"):
+        for name in ("_main", "_processes", "_cache", "_wandb"):
             sys.modules.pop(name, None)
 
     def load(name):
@@ -141,6 +142,43 @@ def test_weights_that_cannot_be_merged_are_one_line(
     assert (code, out, err.count("\n")) == (2, "", 1) and said in err
     assert not workdir.exists()
     assert program.own("merge_weights") == {"config", "method", "workdir"}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatch):
+    made = []
+
+    def distilled(settings, workdir, **_):
+        made.append((workdir.name, settings.learn.loss, settings.seed))
+        workdir.mkdir(parents=True)
+        games = [{"game": "asterix", "retention": 0.5 + settings.seed / 10}]
+        (workdir / "result.json").write_text(json.dumps({"games": games, "seconds": {}}))
+        return {}
+
+    monkeypatch.setattr(distill, "distill", distilled)
+    monkeypatch.setattr(tables, "print_result", lambda result: None)
+    monkeypatch.setattr(tables, "read_result", lambda path: json.loads(path.read_text()))
+    config = f"--config={LAUNCH.parent / 'configs' / 'merge.py'}:asterix={experts / 'q'}"
+
+    def swept(over, *more):
+        given = (config, f"--over={over}", f"--workdir={tmp_path / 'runs'}", *more)
+        return program("sweep", *given)
+
+    code, out, _ = swept("learn.loss=kl,mse;seed=0,1", "--index=1")
+    assert code == 0 and "1 of 4 runs" in out and "60%" in out
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    code, out, _ = swept("learn.loss=kl,mse;seed=0,1")
+    assert code == 0 and "2 of 4 runs" in out
+    assert made == [("learn.loss=kl,seed=1", "kl", 1), ("learn.loss=mse,seed=0", "mse", 0)]
+    for over, said in (
+        ("learn.los=kl", "learn.los"),
+        ("learn.loss=kl,no", "learn.loss is 'no', expected one of"),
+        ("seed=0", "--index is 2, expected less than the 1 variants"),
+    ):
+        code, out, err = swept(over)
+        assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+    assert len(made) == 2
+    assert program.own("sweep") == {"config", "over", "workdir", "index"}
 
 
 def test_an_error_line_holds_nothing_that_a_terminal_obeys(program):

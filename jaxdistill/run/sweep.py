@@ -1,0 +1,101 @@
+"""One run with several seeds or settings: which variants there are, and one table of all."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.report import tables
+
+SEED = "seed"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """One run of a sweep.
+
+    Attributes:
+      changes: values of the dotted fields that it changes, in the order in which they were given.
+    """
+
+    changes: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its directory, such as "learn.loss=kl,seed=1"."""
+        return ",".join(f"{field}={value}" for field, value in self.changes.items())
+
+    @property
+    def but_seed(self) -> tuple[tuple[str, Any], ...]:
+        """Its changes, without the seed that repetitions differ in."""
+        return tuple((field, value) for field, value in self.changes.items() if field != SEED)
+
+
+def variants(over: str) -> list[Variant]:
+    """All combinations of "learn.loss=kl,q_values;seed=0,1,2", the last field changing fastest.
+
+    Raises:
+      ValueError: a part is no FIELD=VALUE,VALUE, or a field is named twice.
+    """
+    fields: dict[str, list[Any]] = {}
+    for part in filter(None, (part.strip() for part in over.split(";"))):
+        field, _, values = part.partition("=")
+        listed = [_typed(value) for value in values.split(",") if value]
+        if not field or not listed or "/" in values:
+            raise ValueError(f"--over: {part!r} is not FIELD=VALUE,VALUE; such as seed=0,1,2")
+        if field in fields:
+            raise ValueError(f"--over: {field} is named twice; list its values behind one =")
+        fields[field] = listed
+    if not fields:
+        raise ValueError("--over names no field; such as --over='learn.loss=kl,q_values;seed=0,1'")
+    return [Variant(dict(zip(fields, x, strict=True))) for x in itertools.product(*fields.values())]
+
+
+def _typed(value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return {"true": True, "false": False}.get(value, value)
+
+
+def results(chosen: Sequence[Variant], workdir: pathlib.Path) -> dict[Variant, dict[str, Any]]:
+    """What the variants that have ended wrote, in their order."""
+    paths = {variant: workdir / variant.name / "result.json" for variant in chosen}
+    return {x: tables.read_result(path) for x, path in paths.items() if path.is_file()}
+
+
+def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
+    """A row of all seeds of the same changes: the median of each game's retention, and the range.
+
+    Time is of collecting and learning, the median too.
+    """
+    groups: dict[tuple[tuple[str, Any], ...], list[Mapping[str, Any]]]
+    groups = collections.defaultdict(list)
+    for variant, result in ended.items():
+        groups[variant.but_seed].append(result)
+    fields = [field for field, _ in next(iter(groups))]
+    games = [row["game"] for row in next(iter(ended.values()))["games"]]
+    cells = []
+    for changes, same in groups.items():
+        kept = np.array([[row["retention"] for row in x["games"]] for x in same], float)
+        means, minutes = kept.mean(1), [_minutes(x["seconds"]) for x in same]
+        told = [_spread(column) for column in (*kept.T, means)]
+        cells.append((*(str(x) for _, x in changes), len(same), *told, float(np.median(minutes))))
+    return (*fields, "runs", *games, "mean", "minutes"), cells
+
+
+def _minutes(seconds: Mapping[str, float]) -> float:
+    return sum(seconds.get(phase, 0.0) for phase in ("collect", "store", "learn")) / 60
+
+
+def _spread(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.0%}"
+    return f"{np.median(values):.0%} [{values.min():.0%}, {values.max():.0%}]"
