@@ -181,6 +181,26 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
     assert program.own("sweep") == {"config", "over", "workdir", "index"}
 
 
+def test_what_is_compiled_is_kept_where_games_are(program, tmp_path, monkeypatch):
+    program.load("evaluate")
+    cache = sys.modules["_cache"]
+    standing = jax.config.jax_compilation_cache_dir
+    try:
+        flags.FLAGS(["program", f"--cache_dir={tmp_path}"])
+        assert cache.cache_dir() == tmp_path
+        assert jax.config.jax_compilation_cache_dir == standing, "its own variable goes before"
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        flags.FLAGS(["program", "--cache_dir="])
+        assert cache.cache_dir() is None
+        assert jax.config.jax_compilation_cache_dir == standing
+        flags.FLAGS(["program", f"--cache_dir={tmp_path}"])
+        assert cache.cache_dir() == tmp_path
+        (directory,) = (tmp_path / "compiled").iterdir()
+        assert jax.config.jax_compilation_cache_dir == str(directory)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", standing)
+
+
 def test_an_error_line_holds_nothing_that_a_terminal_obeys(program):
     code, _, line = program("evaluate", "--expert=no\x1b[2J\x07file")
     assert code == 2 and line.startswith("error: ") and r"no\x1b[2J\x07file" in line
