@@ -136,7 +136,7 @@ class ScriptedTask(Task):
 class ScriptedPool(Pool):
     """A pool whose games have scripted lengths and scores; what is counted, `Pool` counts.
 
-    Its one fact of a game is how long it was.
+    Its one fact of a game is how long it was. `sent` are the actions, -1 for who does not step.
 
     Args:
       episodes: per slot, the `(length, score)` or `(length, score, cut)` of its games in turn; the
@@ -159,19 +159,22 @@ class ScriptedPool(Pool):
         return observations
 
     def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
-        assert rows is None
-        self.sent.append(np.array(actions))
+        self._rows = np.arange(self.num_envs) if rows is None else rows
+        self.sent.append(np.full(self.num_envs, -1))
+        self.sent[-1][self._rows] = actions
 
     def _receive(self) -> Played:
-        n = self.num_envs
+        n, rows = self.num_envs, self._rows
         rewards, ended, cut = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
-        self._ages = np.where(self.last.over, 0, self._ages + 1).astype(np.int32)
-        for slot, plan in enumerate(self._episodes):
+        self._ages[rows] = np.where(self.last.over, 0, self._ages + 1)[rows]
+        for slot in rows:
+            plan = self._episodes[slot]
             length, score, *rest = plan[min(self._played[slot], len(plan) - 1)]
             if self._ages[slot] == length:
                 rewards[slot], ended[slot], cut[slot] = score, True, bool(rest and rest[0])
                 self._played[slot] += 1
-        return Played(self._observations(), rewards, np.zeros(n), ended, cut)
+        none, own = np.zeros(len(rows)), self._observations()[rows]
+        return Played(own, rewards[rows], none, ended[rows], cut[rows], self._sent)
 
     def skip(self, counts: np.ndarray) -> None:
         raise NotImplementedError("a script begins at its beginning")

@@ -202,12 +202,13 @@ class _Slots:
         self._start = np.zeros(pool.num_envs, np.int64)
         self._searched = np.zeros(pool.num_envs, np.int64)
         self.episodes: list[list[_Episode]] = [[] for _ in range(pool.num_envs)]
+        self.rows = np.arange(pool.num_envs)  # those that step
         self._take_over()
 
     def _take_over(self) -> None:
         """Gives the measured policy the games that have come to a start."""
         step, opening = self._pool.last, self._opening
-        for slot in np.flatnonzero(~self.own & ~step.over):
+        for slot in self.rows[~self.own[self.rows] & ~step.over[self.rows]]:
             if len(self.episodes[slot]) == self._games:
                 self.own[slot] = True  # stepped in vain, and nobody need open for it
                 continue
@@ -222,7 +223,7 @@ class _Slots:
         """Takes note of the pool's last step; returns how many games that count ended with it."""
         step, finished = self._pool.last, 0
         facts = self._pool.facts if step.over.any() else {}
-        for slot in np.flatnonzero(step.over):
+        for slot in self.rows[step.over[self.rows]]:
             if not self.own[slot]:
                 self._searched[slot] += 1
                 if self._searched[slot] == _LONGEST_SEARCH:
@@ -242,23 +243,44 @@ class _Slots:
                 self.episodes[slot].append(episode)
                 finished += 1
             self.own[slot] = False
+        if finished and self._pool.partial:
+            self.rows = self._unfinished
         self._take_over()
         return finished
 
     @property
+    def some(self) -> np.ndarray | None:
+        """`rows`, or None if that is all of them."""
+        return self.rows if len(self.rows) < self._pool.num_envs else None
+
+    @property
+    def seats(self) -> np.ndarray:
+        """`(K,)` of the games in `rows`."""
+        return self._seats[self.rows]
+
+    @property
+    def played(self) -> np.ndarray:
+        """`(K,)` bool, which of them the measured policy plays."""
+        return self.own[self.rows]
+
+    @property
     def ages(self) -> np.ndarray:
-        """`(num_envs,)` steps since each game began."""
-        return self._pool.last.ages
+        """`(K,)` steps since each of them began."""
+        return self._pool.last.ages[self.rows]
 
     @property
     def over(self) -> np.ndarray:
-        """`(num_envs,)` bool, the game has ended and the next step begins another."""
-        return self._pool.last.over
+        """`(K,)` bool, which of them have ended, so that the next step begins others."""
+        return self._pool.last.over[self.rows]
 
     @property
     def playing(self) -> bool:
         """Whether games that count are still to come."""
-        return any(len(episodes) < self._games for episodes in self.episodes)
+        return bool(len(self._unfinished))
+
+    @property
+    def _unfinished(self) -> np.ndarray:
+        return np.flatnonzero([len(episodes) < self._games for episodes in self.episodes])
 
 
 def _with_openings(
@@ -268,7 +290,7 @@ def _with_openings(
 
     def act(observations, key, indices, seats):
         parts = [[x for x, g in zip(slots, games, strict=True) if g == index] for index in indices]
-        own = [np.concatenate([x.own for x in mine]) for mine in parts]
+        own = [np.concatenate([x.played for x in mine]) for mine in parts]
         # A game that is over is answered by whoever is asked: the action is ignored.
         left = [np.concatenate([~x.over for x in mine]) for mine in parts]
         if not any((a & ~b).any() for a, b in zip(left, own, strict=True)):
@@ -309,8 +331,8 @@ def play_games(
     """Plays exactly `games_per_env` whole games in every environment slot of every pool.
 
     A fixed number per slot counts long and short games alike; the first E games to finish would be
-    the short ones. A pool whose slots have all finished is not stepped any more, so several small
-    pools of a game waste less on its longest games than one large pool does; see `split_pools`.
+    the short ones. What has finished is not stepped any more, nor shown to the policy: where a pool
+    steps some of its environments for less than all, the slot; elsewhere the pool.
 
     Args:
       pools: fresh pools; a game already begun would count as whole.
@@ -346,7 +368,8 @@ def play_games(
             key,
             mesh,
             games=present,
-            seats=[seats[i] for i in active],
+            seats=[slots[i].seats for i in active],
+            rows=[slots[i].some for i in active],
             start=turn,
         )
         for _ in play:
@@ -358,10 +381,8 @@ def play_games(
                 continue
             if advance:
                 advance(finished)
-            still = [i for i in active if slots[i].playing]
-            if still != active:
-                active = still
-                break
+            active = [i for i in active if slots[i].playing]
+            break
     played: dict[int, list[_Episode]] = {game: [] for game in games}
     for game, mine in zip(games, slots, strict=True):
         played[game].extend(episode for episodes in mine.episodes for episode in episodes)

@@ -180,6 +180,7 @@ def play(
     *,
     games: Sequence[int] | None = None,
     seats: Sequence[np.ndarray] | None = None,
+    rows: Sequence[np.ndarray | None] | None = None,
     start: int = 0,
     parts: int | None = None,
 ) -> Iterator[Turn]:
@@ -193,6 +194,8 @@ def play(
         as one batch.
       seats: `(num_envs,)` integers per pool, the number of each row among all rows of its game,
         here or elsewhere; by default they are counted through the pools of the game.
+      rows: which environments of each pool are shown and step, `(K,)`, or None for all of them. A
+        turn's actions, and `seats`, are theirs.
       parts: policy calls per turn; by default 1 on CPU, where it would compete with the pools for
         the same cores, and 2 elsewhere.
     """
@@ -206,29 +209,31 @@ def play(
         for part in range(parts)
     ]
     pools_of = {game: [i for i, g in enumerate(games) if g == game] for game in indices}
-    rows = {game: [pools[i] for i in pools_of[game]] for game in indices}
+    own = [None] * len(pools) if rows is None else [*rows]
+    asking = {
+        game: _Rows([pools[i] for i in of_it], [own[i] for i in of_it])
+        for game, of_it in pools_of.items()
+    }
     numbers = {
-        game: _batch_seats(
-            rows[game], None if seats is None else [seats[i] for i in pools_of[game]]
-        )
-        for game in indices
+        game: asking[game].seats(None if seats is None else [seats[i] for i in of_it])
+        for game, of_it in pools_of.items()
     }
     turn = start
     while True:
         turn_key = _fold_in(key, turn)
         answers, shown = [], list[Any]()
         for part in asked:
-            observations = tuple(look(rows[game], mesh) for game in part)
+            observations = tuple(asking[game].look(mesh) for game in part)
             answers.append(policy(observations, turn_key, part, tuple(numbers[g] for g in part)))
             shown.extend(observations)
         actions: dict[int, np.ndarray] = {}
         for part, (chosen, _) in zip(asked, answers, strict=True):
             for game, row in zip(part, jax.device_get(chosen), strict=True):
                 offset = 0
-                for i in pools_of[game]:
-                    actions[i] = np.asarray(row[offset : offset + pools[i].num_envs])
-                    pools[i].send(actions[i])
-                    offset += pools[i].num_envs
+                for i, count in zip(pools_of[game], asking[game].counts, strict=True):
+                    actions[i] = np.asarray(row[offset : offset + count])
+                    pools[i].send(actions[i], own[i])
+                    offset += count
         extra = tuple(item for _, items in answers for item in items or ())
         played = tuple(actions[i] for i in range(len(pools)))
         yield Turn(tuple(shown), played, extra, tuple(pool.receive() for pool in pools))
@@ -237,42 +242,50 @@ def play(
 
 def look(pools: Sequence[Pool], mesh: Mesh) -> Any:
     """What one game's pools show now, on the devices: see `Observations`."""
-    view = pools[0].view
-    frames = meshes.put_rows(mesh, _batch([pool.last.observations for pool in pools]))
-    if not isinstance(view, Screen):
-        return frames
-    return Shown(frames, meshes.put_rows(mesh, _batch([pool.last.ages for pool in pools])), view)
+    return _Rows(pools, [None] * len(pools)).look(mesh)
 
 
-def _batch(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of one game's pools; several are padded to a doubling of one's size.
+class _Rows:
+    """One game's pools as one batch.
 
-    An evaluation drops its pools one by one as their games end, and every new batch size would be
-    compiled anew.
+    Rows of several, or of some of their environments, are padded to a power of two: an evaluation
+    drops its games one by one as they end, and every new batch size would be compiled anew.
     """
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    rows, size = _batch_size([len(part) for part in parts])
-    batch = np.zeros((size, *first.shape[1:]), first.dtype)
-    np.concatenate(parts, out=batch[:rows])
-    return batch
 
+    def __init__(self, pools: Sequence[Pool], rows: Sequence[np.ndarray | None]):
+        """Of each pool the environments `rows`, or all."""
+        self._pools, self._rows = pools, rows
+        self.counts = [
+            pool.num_envs if own is None else len(own)
+            for pool, own in zip(pools, rows, strict=True)
+        ]
+        total = sum(self.counts)
+        whole = len(pools) == 1 and rows[0] is None
+        self._size = total if whole else max(4, 1 << (total - 1).bit_length())
 
-def _batch_size(sizes: Sequence[int]) -> tuple[int, int]:
-    """Rows of one game's pools, and how many they are padded to."""
-    rows, size = sum(sizes), sizes[0]
-    while size < rows:
-        size *= 2
-    return rows, size
+    def look(self, mesh: Mesh) -> Any:
+        """What they show now, on the devices: see `Observations`."""
+        view = self._pools[0].view
+        frames = self._batch([pool.last.observations for pool in self._pools])
+        if not isinstance(view, Screen):
+            return meshes.put_rows(mesh, frames)
+        ages = self._batch([pool.last.ages for pool in self._pools])
+        return Shown(meshes.put_rows(mesh, frames), meshes.put_rows(mesh, ages), view)
 
+    def seats(self, given: Sequence[np.ndarray] | None) -> np.ndarray:
+        """Their seat numbers, by default counted, and 0 for what they are padded with."""
+        total = sum(self.counts)
+        numbers = np.zeros(self._size, np.int32)
+        numbers[:total] = np.arange(total) if given is None else np.concatenate(given)
+        return numbers
 
-def _batch_seats(pools: Sequence[Pool], seats: Sequence[np.ndarray] | None) -> np.ndarray:
-    """Seat numbers of the rows of `_batch`, 0 for those it is padded with."""
-    rows, size = _batch_size([pool.num_envs for pool in pools])
-    numbers = np.zeros(size, np.int32)
-    numbers[:rows] = np.arange(rows) if seats is None else np.concatenate(seats)
-    return numbers
+    def _batch(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        parts = [x if own is None else x[own] for x, own in zip(parts, self._rows, strict=True)]
+        if len(parts) == 1 and len(parts[0]) == self._size:
+            return parts[0]
+        batch = np.zeros((self._size, *parts[0].shape[1:]), parts[0].dtype)
+        np.concatenate(parts, out=batch[: sum(self.counts)])
+        return batch
 
 
 _fold_in = jax.jit(jax.random.fold_in)

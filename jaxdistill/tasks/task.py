@@ -265,6 +265,7 @@ class Pool(abc.ABC):
       num_envs: N.
       view: what is shown.
       skips: games that are over may be skipped; see `skip`.
+      partial: a step of some of its environments takes less than one of all.
       last: what the last step said, or how the first games begin.
     """
 
@@ -272,6 +273,7 @@ class Pool(abc.ABC):
     num_envs: int
     view: AnyShown
     skips: bool = True
+    partial: bool = True
     last: Step
 
     def __init__(self, task: Task, num_envs: int, view: AnyShown | None, max_steps: int):

@@ -38,6 +38,8 @@ class CombatPool(Pool):
     its chance comes from it.
     """
 
+    partial = False
+
     def __init__(
         self,
         task: Task,
