@@ -679,7 +679,7 @@ def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path):
     said = {"env": "atari_pong", "nonlinearity": "elu"}
     (run / "config.json").write_text(json.dumps(said))
     arguments = beside.arguments({}, run / "checkpoint_p0" / "x.pth")
-    assert beside.game_in_arguments(arguments) == "pong"
+    assert beside.games({}, arguments) == ("pong",)
     known = {convention.name: convention for convention in CONVENTIONS}
     chosen = with_arguments(known["Sample Factory"], arguments, "x.pth")
     assert chosen.plan.activation == "elu"

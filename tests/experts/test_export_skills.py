@@ -126,7 +126,9 @@ def test_a_student_is_written_with_what_it_plays_and_sees(tmp_path):
     }
     assert tree["final_scores"] == {"combat/duel_10hp": 3.0, "combat/movement": -10.0}
     shown = np.random.default_rng(2).uniform(-1, 1, (5, 1, COMBAT.view.shape[-1])).astype("f4")
-    for game in (None, "combat/duel_10hp", "combat/movement", "combat/duel"):
+    with pytest.raises(ValueError, match="plays combat/movement, combat/duel_10hp, and pong was"):
+        formats.load(path, game="pong")
+    for game in (None, "combat/duel_10hp", "combat/movement"):
         expert = formats.load(path, game=game)
         assert (expert.view, expert.outputs, expert.game) == (DUEL, "logits", game)
         jax.tree.map(np.testing.assert_array_equal, expert.params, params)

@@ -171,9 +171,8 @@ def test_golden_stable_baselines(golden):
 def test_saved_expert_loads_as_it_was(golden, tmp_path):
     expert = formats.load(GOLDEN / "expert_dueling.pth", spec=GOLDEN / "expert_dueling.toml")
     expert.save(tmp_path / "expert")
-    again = formats.convert(tmp_path / "expert", game="Pong-v5")
-    assert again.expert.game == "pong" and again.rows() == []
-    assert formats.load(tmp_path / "expert").game == "breakout"
+    again = formats.convert(tmp_path / "expert", game="Breakout-v5")
+    assert again.expert.game == "breakout" and again.rows() == []
     assert again.expert.network == expert.network
     jax.tree.map(np.testing.assert_array_equal, again.expert.params, expert.params)
 
@@ -1227,6 +1226,32 @@ def test_game_given_beats_the_spec(saved, spec):
     other = spec(SPEC.replace("[0, 1, 3, 4]", "[0, 1, 3, 20]").replace('game = "breakout"', ""))
     assert formats.load(saved(TENSORS), spec=other).actions[-1] == 20
     refused(saved(TENSORS), "actions", "found 20", "0..17", spec=other, game="breakout")
+
+
+def test_another_game_than_the_own_is_refused(saved, spec, tmp_path):
+    """Whoever says it: a spec, a directory, our own file, a program's arguments, a merged file."""
+    described = formats.load(saved(TENSORS), spec=spec(SPEC), game="breakout")
+    ends = "and pong was asked for; name its own game, or none"
+    message = refused(saved(TENSORS), f"plays breakout, {ends}", spec=spec(SPEC), game="pong")
+    assert message.startswith(str(spec(SPEC)))
+    described.save(tmp_path / "expert")
+    refused(tmp_path / "expert", f"expert: plays breakout, {ends}", game="pong")
+    export.export_expert(
+        formats.load(saved(plain_reference()), game="breakout"), tmp_path / "ours.pth"
+    )
+    refused(tmp_path / "ours.pth", f"ours.pth: plays breakout, {ends}", game="pong")
+    listed = {"policy_net_state_dict": plain_reference(), "games": ["Pong-v5", "breakout"]}
+    assert formats.load(saved(listed), game="breakout").game == "breakout"
+    refused(saved(listed), "plays pong, breakout, and qbert was asked for", game="qbert")
+    called = {
+        "policy_net_state_dict": plain_reference(),
+        "args": {"env_id": "BreakoutNoFrameskip-v4"},
+    }
+    refused(saved(called), f"plays breakout, {ends}", game="pong")
+    # A name is no more than a hint.
+    (tmp_path / "pong.pth").write_bytes(saved(plain_reference()).read_bytes())
+    found = formats.convert(tmp_path / "pong.pth", game="qbert")
+    assert "the file's name says pong; it is read as an expert of qbert" in found.notes
 
 
 def test_padding_is_derived_where_only_one_fits(saved, spec):

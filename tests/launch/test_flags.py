@@ -212,6 +212,7 @@ def experts(watcher, tmp_path_factory):
     root = tmp_path_factory.mktemp("experts")
     watcher("asterix", 1, "q").save(root / "q")
     watcher("asterix", 1, "logits").save(root / "logits")
+    dataclasses.replace(watcher("asterix", 1, "logits"), game=None).save(root / "any")
     return root
 
 
@@ -236,7 +237,8 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     assert measured(*quick) == base
     for name, value in EVALUATE.items():
         assert measured(*quick, f"--{name}={value}") != base, name
-    assert measured(*quick, "--game=pong") != base
+    assert measured(*quick, "--game=asterix", expert="any") == base
+    assert measured(*quick, "--game=pong", expert="any") != base
     assert measured(*quick, expert="q") != base
     assert measured(*quick, f"--out={tmp_path / 'x.json'}") == base
     assert (tmp_path / "x.json").is_file()
@@ -269,6 +271,8 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("evaluate", ("--workdir=T", "--opening_by=expert"), "goes with a distillation"),
         ("evaluate", ("--workdir=T", "--sample_logits"), "--sample_logits goes with --expert"),
         ("evaluate", ("--workdir=T", "--game=pong"), "learnt lander/standard, lander/windy, not"),
+        ("evaluate", ("--expert=Q", "--game=pong"), "plays asterix, and pong was asked for"),
+        ("convert", ("--source=Q", "--game=pong", "--out=x"), "plays asterix, and pong was asked"),
         ("watch", ("--workdir=T", "--out=x.gif"), "name one of lander/standard, lander/windy"),
         ("watch", ("--workdir=T", "--out=x.gif", "--spec=y"), "--spec goes with --expert"),
         ("watch", ("--expert=Q", "--out=x.gif", "--sample_logits"), "--sample_logits goes with"),
@@ -316,7 +320,7 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
             ["--epsilon=1"],
             ["--seed=2"],
             ["--sample_logits"],
-            ["--game=pong"],
+            [f"--expert={experts / 'any'}", "--game=pong"],
             ["--rules=noop_max=1"],
         )
     ]
@@ -332,7 +336,7 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
             ["--episodes=2"],
             ["--epsilon=0.9"],
             ["--seed=3"],
-            ["--game=pong"],
+            [f"--source={experts / 'any'}", "--game=pong"],
             ["--rules=frame_skip=2"],
         )
     ]

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,14 +85,14 @@ def convert(
       path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
         `Expert.save` wrote.
       spec: path of a TOML file that describes the state_dict.
-      game: its game, where the file does not say; goes before what file, spec or directory say.
-        Where nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`,
-        `dqn-PongNoFrameskip-v4.zip`), or in a folder called so, plays it.
+      game: its game, where file, spec or directory do not say. Where nothing says it, a file
+        called after a game (`pong.pth`, `space_invaders_dqn.pt`, `dqn-PongNoFrameskip-v4.zip`), or
+        in a folder called so, plays it.
 
     Raises:
       FileNotFoundError: no such file, or no expert in the directory.
       ValueError: one line on what keeps it from being read: the file is damaged or dangerous,
-        follows no known convention, or has tensors missing or of wrong shape.
+        follows no known convention, has tensors missing or of wrong shape, or is of another game.
     """
     game = None if game is None else tasks.get(game).name
     described = None if spec is None else specs.read(shipped.found(spec))
@@ -103,8 +103,8 @@ def convert(
         if student.stands_in(path):
             return Conversion(student.Student.load(path).expert(game), "student")
         expert = Expert.load(path)
-        expert = expert if game is None else dataclasses.replace(expert, game=game)
-        return Conversion(expert, "converted before")
+        game = _agreed(game, (expert.game,), str(path))
+        return Conversion(dataclasses.replace(expert, game=game), "converted before")
     data = None
     if stable_baselines3.is_archive(path):
         file, data = stable_baselines3.read(path)
@@ -117,21 +117,41 @@ def convert(
     if not any(found.values()):
         raise ValueError(f"{path}: holds no tensors; expected a state_dict")
     if described:
+        game = _agreed(game, (described.game,), described.path)
         conversion = _by_spec(str(path), found, described, game)
     else:
         said = carried.read(file.tree, str(path))
         arguments = besides.arguments(file.tree, pathlib.Path(path))
-        game = game or (said.game if said else None) or besides.game_in_arguments(arguments)
-        guess, source = (game, "") if game else besides.game_in_names(pathlib.Path(path))
-        conversion = _by_names(str(path), found, file.tree, data, guess, said, arguments)
-        if source:
-            note = f"its game, {guess}, is taken from {source}"
+        games = tuple(said.views) if said else besides.games(file.tree, arguments)
+        game = _agreed(game, games, str(path))
+        guess, source = besides.game_in_names(pathlib.Path(path))
+        conversion = _by_names(str(path), found, file.tree, data, game or guess, said, arguments)
+        note = f"its game, {guess}, is taken from {source}"
+        if game:
+            note = f"{source} says {guess}; it is read as an expert of {game}"
+        if guess and guess != game:
             conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
     return dataclasses.replace(conversion, skipped=file.skipped)
 
 
+def _agreed(asked: str | None, said: Sequence[str | None], who: str) -> str | None:
+    """The game that was asked for, or that a file says itself.
+
+    Args:
+      said: the games that it names, None where it names none.
+
+    Raises:
+      ValueError: it is an expert of other games than the one that was asked for.
+    """
+    games = [game for game in said if game is not None]
+    if asked is not None and games and asked not in games:
+        raise ValueError(
+            f"{who}: plays {brief(games)}, and {asked} was asked for; name its own game, or none"
+        )
+    return asked or (games[0] if len(games) == 1 else None)
+
+
 def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
-    game = game or spec.game
     place = _described(path, found, spec)
     arrays = found[place]
     where = _where(path, place)

@@ -35,13 +35,16 @@ def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
     return {}
 
 
-def game_in_arguments(arguments: Mapping[str, Any]) -> str | None:
-    """The game that a program was called with, if it is one of ours."""
-    for name in ("env_id", "env"):
-        said = arguments.get(name)
-        if isinstance(said, str) and (game := _known(said[:80].removeprefix("atari_"))):
-            return game
-    return None
+def games(tree: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The games of ours that a file says it plays: those it lists, or its program was called with.
+
+    The reference's merged files list theirs under "games".
+    """
+    listed = tree.get("games") if isinstance(tree, dict) else None
+    if not isinstance(listed, (list, tuple)):
+        listed = [arguments.get("env_id"), arguments.get("env")]
+    named = [x[:80].removeprefix("atari_") for x in listed if isinstance(x, str)]
+    return tuple(dict.fromkeys(filter(None, map(_known, named))))
 
 
 def game_in_names(path: pathlib.Path) -> tuple[str | None, str]:

@@ -35,12 +35,6 @@ class Carried:
         rows = [{"game": game, "view": view.to_dict()} for game, view in self.views.items()]
         return {"outputs": self.outputs, "plays": rows}
 
-    @property
-    def game(self) -> str | None:
-        """Its game, if it plays only one."""
-        (game, *others) = self.views
-        return None if others else game
-
     def view(self, game: str | None, where: str) -> AnyView:
         """What it sees in `game`.
 
