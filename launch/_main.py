@@ -7,13 +7,15 @@ Programs import what is heavy in their functions: flags are read, and what is be
 from __future__ import annotations
 
 import copy
+import difflib
 import math
 import os
 import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -79,6 +81,9 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             _announce(arguments)
         try:
             rest = flags.FLAGS(arguments)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:  # of a ConfigDict
+            told = str(error.args[0] if error.args else error).strip("'\"")
+            _fail(_unknown_field(arguments) or f"a --config.NAME is no setting ({told})")
         except flags.Error as error:
             # What a config file refuses comes with its whole traceback.
             *_, last = str(error).strip().splitlines()
@@ -111,6 +116,47 @@ def _with_config_found(arguments: Sequence[str]) -> list[str]:
         found.append(argument)
         before = argument
     return found
+
+
+def _unknown_field(arguments: Sequence[str]) -> str | None:
+    """The line for the first `--config.NAME` that is no field of the config; None where all are."""
+    pairs = [x.lstrip("-").partition("=") for x in arguments]
+    (file,) = [value or pairs[i + 1][0] for i, (x, _, value) in enumerate(pairs) if x == "config"][
+        -1:
+    ]
+    known = dict(_fields(flags.FLAGS["config"].parser.parse(file)))
+    for flag, _, _ in pairs:
+        name = flag.removeprefix("no").removeprefix("config.")
+        if name == flag or "[" in name or name in known:
+            continue
+        first, _, last = name.rpartition(".")
+
+        def alike(other: str, name: str = name, last: str = last) -> float:
+            """How alike both are, by all of it and by the end."""
+            both = ((name, other), (last, other.rpartition(".")[2]))
+            return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in both)
+
+        best = max(known, key=alike)
+        if alike(best) >= _ALIKE:
+            return f"--{flag} is no setting; did you mean --config.{best}?"
+        while first and not any(x.startswith(f"{first}.") for x in known):
+            first = first.rpartition(".")[0]
+        there = [x.rpartition(".")[2] for x in known if x.rpartition(".")[0] == first]
+        where = ".".join(filter(None, ("config", first)))
+        return f"--{flag} is no setting; expected --{where}.NAME of {', '.join(there)}"
+    return None
+
+
+_ALIKE = 1.3  # of 2, from which a name is taken for another that was mistyped
+
+
+def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields of a config by their dotted names, and those that hold others."""
+    for name in config:
+        value = config[name]
+        yield f"{prefix}{name}", value
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            yield from _fields(value, f"{prefix}{name}.")
 
 
 def _in_order(arguments: Sequence[str]) -> bool:

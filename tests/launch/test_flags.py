@@ -116,6 +116,41 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 @pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("distill", "--config.learn.roundz=3", "did you mean --config.learn.rounds?"),
+        ("distill", "--config.learning_rate=3", "did you mean --config.learn.learning_rate?"),
+        ("collect", "--config.lern.rounds=3", "did you mean --config.learn.rounds?"),
+        ("collect", "--config.rules.x=3", "expected --config.rules.NAME of difficulty, end_at"),
+        ("distill", "--noconfig.learn.follow", "did you mean --config.collect.follow?"),
+        ("distill", "--config.seed.x=3", "expected --config.NAME of collect, compute_dtype, ev"),
+        ("merge_weights", "--config.merge.scales=1", "did you mean --config.merge.scale?"),
+        ("train_expert", "--config.discout=1", "did you mean --config.discount?"),
+        ("finetune", "--config.discout=1", "did you mean --config.discount?"),
+    ],
+)
+def test_a_mistyped_setting_is_one_line_with_the_closest_name(program, tmp_path, name, given, said):
+    config = "quickstart" if name in ("distill", "collect") else name
+    where = f"--{'out' if name == 'collect' else 'workdir'}={tmp_path / 'x'}"
+    flag = given.partition("=")[0]
+    code, out, err = program(
+        name, f"--config={LAUNCH.parent / 'configs' / config}.py", given, where
+    )
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {flag} is no setting; {said}") and err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_a_mistyped_setting_of_an_expert_is_one_line(program, tmp_path):
+    config = f"--config={LAUNCH.parent / 'configs' / 'quickstart.py'}"
+    for given, said in (("[7].path", "tuple index out of range"), ("[0].pth", "pth")):
+        code, _, err = program("distill", config, f"--config.experts{given}=x", "--workdir=x")
+        assert (code, err) == (2, f"error: a --config.NAME is no setting ({said})\n")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize(
     ("argument", "method", "said"),
     [
         ("", "sum", "--method is 'sum', expected one of mean, task_arithmetic, fisher, htcl, "),
