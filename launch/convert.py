@@ -53,7 +53,8 @@ def main() -> None:
         scores = records.measure_expert(
             expert, episodes=_EPISODES.value, epsilon=epsilon, seed=_SEED.value
         )
-        tables.print_expert(expert, scores, epsilon=epsilon)
+        random = records.random_score(expert.task)
+        tables.print_expert(expert, scores, epsilon=epsilon, random=random)
     expert.save(_OUT.value)
     metrics.say(f"saved in {_OUT.value}")
 

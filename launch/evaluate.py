@@ -141,7 +141,8 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         )
         for player in (expert, expert.under(USUAL))[: 1 if expert.rules == USUAL else 2]
     )
-    tables.print_expert(expert, own, *usual, epsilon=measured["epsilon"])
+    random = records.random_score(expert.task, measured["max_steps"])
+    tables.print_expert(expert, own, *usual, epsilon=measured["epsilon"], random=random)
     row = {"game": expert.game, "expert": own.summary()}
     for scores in usual:
         row |= {"rules": expert.rules.to_dict(), "expert_usual": scores.summary()}

@@ -28,6 +28,7 @@ from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
 from jaxdistill.play.lessons import REPORT, Lesson, of_experts
+from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView
 
 RANDOM = "random"
@@ -217,11 +218,33 @@ def _write(directory: pathlib.Path, of: Mapping[str, Any], scores: Scores) -> No
 @functools.cache
 def _packaged() -> dict[str, Scores]:
     """Games of random play that come with the package, by the digest of what decides them."""
+    return {_digest(row["of"]): Scores.from_dict(row["games"]) for row in _rows()}
+
+
+@functools.cache
+def _rows() -> list[dict[str, Any]]:
+    """The games, each row with what decides them as `of`."""
     file = importlib.resources.files(__package__).joinpath(PACKAGED)
-    if not file.is_file():
-        return {}
-    rows = json.loads(file.read_text("utf-8"))
-    return {_digest(row["of"]): Scores.from_dict(row["games"]) for row in rows}
+    return json.loads(file.read_text("utf-8")) if file.is_file() else []
+
+
+def random_score(task: Task, max_steps: int | None = None) -> float | None:
+    """The mean score of uniformly random play, measured here or published; None where unknown.
+
+    Args:
+      max_steps: step limit of one game; by default the task's.
+    """
+    changed = set(task.told.get("rules", ())) - set(_CHANGES_LITTLE)
+    if changed or (max_steps or task.max_steps) < task.max_steps:
+        return None
+    for row in _rows():
+        if row["of"]["task"] == task.name:
+            return Scores.from_dict(row["games"]).mean
+    return task.random_score
+
+
+# Rules under which random play scores much the same.
+_CHANGES_LITTLE = ("fire_after_life", "noop_max", "repeat_action_probability")
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""What a run's log suggests where a student plays far below an expert."""
+"""What is suggested where an expert plays like nobody, or a student far below its expert."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxdistill.experts.expert import Expert, Teacher
+from jaxdistill.play import evaluation
+from jaxdistill.tasks.views import View
 
 _LOW, _REACHED = 0.9, 0.95  # retention, and what its interval does not reach
 _ALIKE = 0.97  # agreement from which choices in the states learnt from are no longer the trouble
@@ -34,6 +38,38 @@ def closing_hint(
         if advice := _advice(row, history, int(result["rounds"]), loss, values):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
+
+
+def no_better_than_random(
+    expert: Teacher, scores: evaluation.Scores, random: float | None
+) -> str | None:
+    """A warning of an expert that plays no better than at random, or None.
+
+    Args:
+      scores: the expert's. Of few games the interval is wide, and so the warning careful.
+      random: mean score of random play; None where it is not known.
+    """
+    low, high = scores.interval()
+    if random is None or low > random:
+        return None
+    clearly = "" if scores.mean <= random else "clearly "
+    return (
+        f"warning: {expert.name} scores {scores.mean:.1f} [{low:.1f}, {high:.1f}] in "
+        f"{expert.task.name}, not {clearly}better than random play ({random:.1f}): what "
+        f"it sees or does may differ from training. Likely: {likely(expert)}"
+    )
+
+
+def likely(expert: Teacher) -> str:
+    """What is often otherwise than in training, for who sees what the expert sees."""
+    if isinstance(expert, Expert) and isinstance(expert.view, View):
+        other = expert.rules.beside(expert.played)
+        return (
+            (f"its own game ({other}; set rules), " if other else "")
+            + "the resize (area or linear), the order of its actions, the stack order, pixels 0..1 "
+            "or 0..255"
+        )
+    return "the task, the order of its actions, numbers that were scaled in training"
 
 
 def _far_below(row: Mapping[str, Any]) -> bool:

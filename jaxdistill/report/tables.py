@@ -14,6 +14,7 @@ from typing import Any
 from jaxdistill import metrics, settings, tasks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.play import evaluation
+from jaxdistill.report import hints
 from jaxdistill.tasks import atari
 
 WIDTH = 80  # columns of a terminal, at most, that tables and what is said of them take
@@ -52,6 +53,8 @@ def print_experts(
     )
     _print_endings(rows)
     metrics.tell(_starts(rows, "expert"), WIDTH)
+    for expert, s, r in zip(experts, scores, random, strict=True):
+        _warn(expert, s, r.mean)
 
 
 def print_expert(
@@ -60,11 +63,13 @@ def print_expert(
     usual: evaluation.Scores | None = None,
     *,
     epsilon: float,
+    random: float | None = None,
 ) -> None:
     """One expert's score, and how its games ended.
 
     Args:
       usual: its score in the usual game, where its own is another.
+      random: the mean score of random play in its own, where that is known.
     """
     name = str(expert.game)
     rows: list[dict[str, Any]] = [{"game": name, "expert": scores.summary()}]
@@ -91,6 +96,12 @@ def print_expert(
     if usual is not None:
         metrics.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
     _print_endings(rows)
+    _warn(expert, scores, random)
+
+
+def _warn(expert: Teacher, scores: evaluation.Scores, random: float | None) -> None:
+    if warning := hints.no_better_than_random(expert, scores, random):
+        metrics.tell(warning, WIDTH)
 
 
 def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:

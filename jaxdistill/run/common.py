@@ -19,9 +19,10 @@ from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.report import hints
 from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks.views import AnyView, View
+from jaxdistill.tasks.views import AnyView
 
 _PLAYED = "played"
 
@@ -316,18 +317,6 @@ def check_experts(
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
                 f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
-                f"or does differs from training. Likely: {_likely(expert)}. Mend the spec, or set "
-                f"evaluate.lowest_expert_share to 0 to go on"
+                f"or does differs from training. Likely: {hints.likely(expert)}. Mend the spec, or "
+                f"set evaluate.lowest_expert_share to 0 to go on"
             )
-
-
-def _likely(expert: Teacher) -> str:
-    """What is often otherwise than in training, for who sees what the expert sees."""
-    if isinstance(expert, Expert) and isinstance(expert.view, View):
-        other = expert.rules.beside(expert.played)
-        return (
-            (f"its own game ({other}; set rules), " if other else "")
-            + "the resize (area or linear), the order of its actions, the stack order, pixels 0..1 "
-            "or 0..255"
-        )
-    return "the task, the order of its actions, numbers that were scaled in training"

@@ -56,6 +56,8 @@ def test_prints_what_it_recognised_and_plays(tmp_path):
         assert words in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("breakout "))
     assert "1.5" in row
+    _, warning = " ".join(done.stdout.split()).split("warning: ")
+    assert "better than random play (1.3): what it sees" in warning  # as the package has measured
     assert json.loads((out / "expert.json").read_text())["game"] == "breakout"
     assert formats.load(out).network.head == "dueling"
 

@@ -10,6 +10,7 @@ from jaxdistill import mesh, networks, tasks
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.tasks import combat
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
 LANDERS = [tasks.get(name) for name in ("lander/standard", "lander/windy")]
@@ -278,3 +279,16 @@ def test_a_student_has_a_mark_in_each_of_its_tasks():
         mark(activation="elu"),
     ]
     assert mark() == mark() and len({mark(), *others}) == 1 + len(others)
+
+
+def test_what_random_play_scores_is_known_where_somebody_has_measured_it():
+    breakout, qbert = tasks.get("breakout"), tasks.get("qbert")
+    measured = records.random_score(breakout)
+    assert 1.0 < measured < 1.8 and measured != breakout.random_score
+    assert records.random_score(qbert) == qbert.random_score == 163.9
+    assert records.random_score(tasks.get("adventure")) is None
+    # Games that end otherwise, or sooner, are others.
+    assert records.random_score(breakout, 100) is None
+    rules = Rules(fire_after_life=True, repeat_action_probability=0.25)
+    assert records.random_score(breakout.under(rules)) == measured
+    assert records.random_score(breakout.under(Rules(end_at_life=True))) is None

@@ -1,7 +1,12 @@
 """Tests for what a closed run suggests."""
 
+import types
+
+import numpy as np
 import pytest
 
+from jaxdistill import tasks
+from jaxdistill.play import evaluation
 from jaxdistill.report import hints
 
 
@@ -116,3 +121,29 @@ def test_what_is_not_logged_of_a_task_says_nothing():
     del (bare := _result())["games"][1]["agreement"]
     assert hint(bare, [{"step": 1, "loss": 1.0}], loss="kl") is None
     assert hint(bare, _history(FALLING)) is not None
+
+
+def _scores(*scores):
+    ones = np.ones(len(scores), int)
+    return evaluation.Scores(np.array(scores, float), ones, np.arange(len(scores)), ones == 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "random", "said"),
+    [
+        ((-20.5, -20.5), -20.3, "not better than random play (-20.3)"),
+        ((-20.0, -20.0), -20.3, None),
+        # Their mean is above, and two games so far apart say nothing.
+        ((-21.0, 21.0), -20.3, "not clearly better than random play (-20.3)"),
+        ((-21.0, -21.0), None, None),
+    ],
+)
+def test_an_expert_that_plays_no_better_than_at_random(scores, random, said):
+    expert = types.SimpleNamespace(name="champion", task=tasks.get("pong"))
+    warning = hints.no_better_than_random(expert, _scores(*scores), random)
+    if said is None:
+        assert warning is None
+    else:
+        assert warning.startswith(f"warning: champion scores {np.mean(scores):.1f} [")
+        assert f"in pong, {said}: what it sees or does may differ" in warning
+        assert "\n" not in warning
