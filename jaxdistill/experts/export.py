@@ -176,7 +176,9 @@ def export_expert(
         }
     checkpoint = {
         **convention,
-        carried.KEY: carried.Carried(expert.outputs, {expert.game: expert.view}).to_dict(),
+        carried.KEY: carried.Carried(
+            expert.outputs, {expert.game: expert.view}, expert.rules
+        ).to_dict(),
     }
     save(checkpoint, path, overwrite=overwrite)
 

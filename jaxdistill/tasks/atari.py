@@ -160,7 +160,7 @@ class Game(Task):
           ValueError: it has no full set of actions.
         """
         game = games()[self.name]
-        if rules.full_actions and game.name in _WITHOUT_FULL_SET:
+        if rules.full_actions and not has_full_set(game.name):
             raise ValueError(
                 f"{game.name} has no full set of actions; leave rules.full_actions at False"
             )
@@ -201,6 +201,11 @@ class Game(Task):
         """See `AtariCamera`."""
         del max_steps  # it is not stepped past the end of what a pool plays
         return AtariCamera(self, seed=seed)
+
+
+def has_full_set(name: str) -> bool:
+    """Whether all 18 actions can be valid in a game."""
+    return name not in _WITHOUT_FULL_SET
 
 
 @functools.cache

@@ -25,7 +25,8 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import formats, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside
-from jaxdistill.experts.formats.conventions import CONVENTIONS, with_arguments
+from jaxdistill.experts.formats.conventions import CONVENTIONS, rules_of, with_arguments
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), np.uint8)
@@ -156,7 +157,8 @@ def atari_agents(torch, folder, *, atoms=None):
         net.register_buffer("_AtariNet__support", torch.linspace(-10, 10, atoms))
     buffer = io.BytesIO()
     torch.save({"estimator_state": net.state_dict(), "step": 50_000_000}, buffer)
-    path = folder / "DQN_modern" / "Breakout" / "0" / "model_50000000.gz"
+    program = "C51_classic" if atoms else "DQN_modern"
+    path = folder / program / "Breakout" / "0" / "model_50000000.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress(buffer.getvalue(), 1))
     return path, theirs
@@ -566,6 +568,7 @@ class Row:
     Attributes:
       write: makes it in a folder; its path, and outputs (and the value of an actor-critic).
       game: what says that it plays Breakout.
+      rules: its own game.
     """
 
     convention: str
@@ -574,19 +577,23 @@ class Row:
     outputs: str = "q"
     actions: tuple[int, ...] = BREAKOUT
     view: View = dataclasses.field(default_factory=View)
+    rules: Rules = USUAL
 
 
+FIRE = Rules(fire_after_life=True)
+STICKY = Rules(repeat_action_probability=0.25, noop_max=1)
+MACHADO = Rules(repeat_action_probability=0.25, noop_max=1, full_actions=True)
 NAME, FOLDER, SAID = "the file's name", "the name of its folder, ", ""
 ATARI_AGENTS = View(maximum="after", padding="zero")
 KAIXHIN = View(resize="linear", maximum="after", padding="zero")
 TORCH = (
-    Row("CleanRL C51", cleanrl_c51, SAID),
-    Row("CleanRL QDagger", cleanrl_qdagger, NAME),
-    Row("atari-agents DQN", atari_agents, FOLDER + "Breakout", view=ATARI_AGENTS),
+    Row("CleanRL C51", cleanrl_c51, SAID, rules=FIRE),
+    Row("CleanRL QDagger", cleanrl_qdagger, NAME, rules=FIRE),
+    Row("atari-agents DQN", atari_agents, FOLDER + "Breakout", view=ATARI_AGENTS, rules=STICKY),
     Row("atari-agents C51", atari_agents_c51, FOLDER + "Breakout", view=ATARI_AGENTS),
-    Row("Stable-Baselines3 QR-DQN, CNN", sb3_qrdqn, NAME),
-    Row("Sample Factory", sample_factory, SAID, "logits"),
-    Row("Sample Factory, pixels as they are", sample_factory_plain, SAID, "logits"),
+    Row("Stable-Baselines3 QR-DQN, CNN", sb3_qrdqn, NAME, rules=FIRE),
+    Row("Sample Factory", sample_factory, SAID, "logits", rules=FIRE),
+    Row("Sample Factory, pixels as they are", sample_factory_plain, SAID, "logits", rules=FIRE),
     Row("PFRL DQN", pfrl_dqn, FOLDER + "BreakoutNoFrameskip-v4"),
     Row("PFRL Rainbow", pfrl_rainbow, FOLDER + "BreakoutNoFrameskip-v4"),
     Row("PFRL IQN", pfrl_iqn, FOLDER + "BreakoutNoFrameskip-v4"),
@@ -596,14 +603,21 @@ TORCH = (
     Row("Kaixhin Rainbow 1.4, data-efficient", kaixhin_14_small, NAME, view=KAIXHIN),
 )
 FLAX = (
-    Row("CleanRL DQN, Flax", cleanrl_flax_dqn, NAME),
-    Row("CleanRL C51, Flax", cleanrl_flax_c51, SAID),
-    Row("CleanRL or cleanba PPO, Flax", cleanrl_flax_ppo, SAID, "logits"),
-    Row("cleanba IMPALA or PPO, residual", cleanba_impala, SAID, "logits", tuple(range(18))),
-    Row("Dopamine DQN", dopamine_dqn, FOLDER + "Breakout"),
-    Row("Dopamine C51 or Rainbow", dopamine_c51, FOLDER + "Breakout"),
-    Row("Dopamine QR-DQN", dopamine_qrdqn, FOLDER + "Breakout"),
-    Row("Dopamine IQN", dopamine_iqn, FOLDER + "Breakout"),
+    Row("CleanRL DQN, Flax", cleanrl_flax_dqn, NAME, rules=FIRE),
+    Row("CleanRL C51, Flax", cleanrl_flax_c51, SAID, rules=FIRE),
+    Row("CleanRL or cleanba PPO, Flax", cleanrl_flax_ppo, SAID, "logits", rules=FIRE),
+    Row(
+        "cleanba IMPALA or PPO, residual",
+        cleanba_impala,
+        SAID,
+        "logits",
+        tuple(range(18)),
+        rules=MACHADO,
+    ),
+    Row("Dopamine DQN", dopamine_dqn, FOLDER + "Breakout", rules=STICKY),
+    Row("Dopamine C51 or Rainbow", dopamine_c51, FOLDER + "Breakout", rules=STICKY),
+    Row("Dopamine QR-DQN", dopamine_qrdqn, FOLDER + "Breakout", rules=STICKY),
+    Row("Dopamine IQN", dopamine_iqn, FOLDER + "Breakout", rules=STICKY),
 )
 
 
@@ -613,7 +627,10 @@ def check(row: Row, path: pathlib.Path, theirs: np.ndarray) -> None:
     expert = conversion.expert
     assert conversion.convention == row.convention
     assert (expert.game, expert.outputs, expert.actions) == ("breakout", row.outputs, row.actions)
-    assert expert.view == row.view
+    assert (expert.view, expert.rules) == (row.view, row.rules)
+    (own,) = [x for x in conversion.notes if x.startswith("its own game")] or [""]
+    assert own.endswith(f"'s: {row.rules.beside(USUAL)}; --rules says otherwise" if own else "")
+    assert bool(own) == (row.rules != USUAL)
     source = [note for note in conversion.notes if note.startswith("its game")]
     assert source == ([f"its game, breakout, is taken from {row.game}"] if row.game else [])
     shown = jnp.asarray(PIXELS)
@@ -671,6 +688,29 @@ def test_every_convention_has_a_file():
 def test_names_that_say_a_game(path, game):
     found, source = beside.game_in_names(pathlib.Path("/nowhere") / path)
     assert found == game and bool(source) == (game is not None)
+
+
+def test_what_names_and_outputs_say_of_an_experts_own_game():
+    known = {convention.name: convention for convention in CONVENTIONS}
+
+    def rules(name, actions, game, path="x.gz", **arguments):
+        return rules_of(known[name], actions, game, path, arguments)
+
+    agents, cleanba = "atari-agents DQN", "cleanba IMPALA or PPO, residual"
+    assert rules(agents, BREAKOUT, "breakout") == STICKY
+    assert rules(agents, BREAKOUT, "breakout", "DQN_classic_adam/Breakout/x.gz") == USUAL
+    assert rules(cleanba, BREAKOUT, "breakout") == FIRE
+    # Boxing has all 18 actions of its own, so that its outputs alone say nothing.
+    full = tuple(range(18))
+    assert rules(cleanba, full, "boxing") == FIRE
+    machado = {"exp_name": "cleanba_ppo_envpool_machado_atari_wrapper"}
+    assert rules(cleanba, full, "boxing", **machado) == MACHADO
+    assert rules(cleanba, full, None, **machado) == MACHADO
+    assert rules(cleanba, full, "skiing", **machado) == STICKY  # which has no full set
+    assert rules("CleanRL DQN", full, "pong") == dataclasses.replace(FIRE, full_actions=True)
+    assert rules("reference, plain", full, "pong") == USUAL
+    lander = "multi-task lander, single or task-blind"
+    assert rules(lander, tuple(range(4)), "lander/heavy") == USUAL
 
 
 def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path):

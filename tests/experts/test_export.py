@@ -13,6 +13,7 @@ import pytest
 from jaxdistill import networks
 from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import Vector, View
 
 CONVS = tuple(
@@ -261,7 +262,9 @@ def test_values_that_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("changes", [{}, {"outputs": "logits", "game": "qbert"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"outputs": "logits", "game": "qbert", "rules": Rules(fire_after_life=True)}]
+)
 @pytest.mark.parametrize(
     "view", [View(), View(resize="linear"), View(stack=4, crop=(34, 194), steps=((110, 84),))]
 )
@@ -270,7 +273,7 @@ def test_an_expert_keeps_its_view_its_game_and_its_outputs(view, changes, tmp_pa
     export.export_expert(expert, tmp_path / "pong.pth")
     conversion = formats.convert(tmp_path / "pong.pth")
     back = conversion.expert
-    assert (back.view, back.outputs) == (view, expert.outputs)
+    assert (back.view, back.outputs, back.rules) == (view, expert.outputs, expert.rules)
     # A file's name says its game only where the file itself does not.
     assert back.game == (expert.game or "pong")
     (said,) = (note for note in conversion.notes if "the file's name" in note)

@@ -22,6 +22,7 @@ from jaxdistill.experts.formats import beside as besides
 from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, brief
+from jaxdistill.tasks.atari import USUAL
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector
@@ -232,6 +233,8 @@ def _by_names(
             conventions.check_plays(view, count, game, where)
         actions = conventions.actions_of(name, count, convention.actions, game, where)
         outputs = said.outputs if said else convention.outputs
+        rules = conventions.rules_of(convention, actions, game, path, arguments)
+        rules = said.rules if said else rules
     elif policies := _matches(found, lambda arrays, _: stable_baselines3.is_policy(arrays)):
         place = _only(path, {place: arrays for place, (_, arrays) in policies.items()})
         _, arrays = policies[place]
@@ -242,7 +245,7 @@ def _by_names(
             built = skills.of_keys_and_angles(built, policy.game, policy.space, policy.log_std)
         name, notes, game = policy.name, policy.notes, policy.game
         actions, outputs, view = policy.actions, policy.outputs, policy.view
-        log_std = policy.log_std
+        log_std, rules = policy.log_std, policy.rules
     elif data is not None:
         arrays = max(found.values(), key=len)
         kind = stable_baselines3.unsupported(arrays) or brief(arrays)
@@ -262,8 +265,11 @@ def _by_names(
         game=game,
         source=path,
         log_std=log_std,
+        rules=rules,
     )
-    notes = (*built.notes, *notes, *_elsewhere(found, place))
+    own = rules.beside(USUAL)
+    trained = [f"its own game is {name}'s: {own}; --rules says otherwise"] if own else []
+    notes = (*built.notes, *notes, *trained, *_elsewhere(found, place))
     return Conversion(expert, name, built.layers, notes=notes)
 
 

@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdistill import tasks
+from jaxdistill import settings, tasks
 from jaxdistill.tasks import combat
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import AnyView, from_dict
 
 KEY = "jaxdistill"
@@ -25,15 +26,18 @@ class Carried:
     Attributes:
       outputs: "q" or "logits".
       views: what it sees, by game; of an expert that names no game, under None.
+      rules: how its own game is played.
     """
 
     outputs: str
     views: Mapping[str | None, AnyView]
+    rules: Rules = USUAL
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `read` turns them back."""
         rows = [{"game": game, "view": view.to_dict()} for game, view in self.views.items()]
-        return {"outputs": self.outputs, "plays": rows}
+        rules = self.rules.to_dict()
+        return {"outputs": self.outputs, "plays": rows, **({"rules": rules} if rules else {})}
 
     def view(self, game: str | None, where: str) -> AnyView:
         """What it sees in `game`.
@@ -64,7 +68,7 @@ def read(tree: Any, where: str) -> Carried | None:
         views = {_game(row["game"]): from_dict(row["view"]) for row in fields["plays"]}
         if not views or fields["outputs"] not in _OUTPUTS:
             raise ValueError("no game, or outputs that are neither Q-values nor logits")
-        return Carried(fields["outputs"], views)
+        return Carried(fields["outputs"], views, settings.build(Rules, fields.get("rules", {})))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:120]
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from jaxdistill.experts.formats.layers import (
     named,
     noisy,
 )
-from jaxdistill.tasks.atari import NUM_ACTIONS
+from jaxdistill.tasks.atari import ATARI, NUM_ACTIONS, USUAL, Rules, has_full_set
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, View, described
@@ -54,6 +55,8 @@ class Convention:
       view: what networks with convolutions see, but for the number of frames.
       aside: pattern of names that it has besides, and that do not play.
       fits: what tells it from others of the same names.
+      rules: its own game, as its program trains: see `rules_of`.
+      variants: other rules, by a word in the file's path or its program's name that says so.
       notes: what a person should read.
     """
 
@@ -67,6 +70,8 @@ class Convention:
     view: View = dataclasses.field(default_factory=View)
     aside: str | None = None
     fits: Callable[[Arrays], bool] = lambda arrays: True
+    rules: Rules = USUAL
+    variants: tuple[tuple[str, Rules], ...] = ()
     notes: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -113,6 +118,14 @@ SKILLS_PLAN = Plan(
         PlannedStream(named("clicking_head.0"), named("clicking_head.2"), (6,)),
     ),
 )
+
+# FIRE is pressed for who is trained behind FireReset around EpisodicLife, after every lost life; so
+# does EnvPool, where a life ends an episode.
+FIRE_RESET = Rules(fire_after_life=True)
+# As Machado et al. 2018 advise, with a game's own actions or with all.
+_STICKY = Rules(repeat_action_probability=0.25, noop_max=1)
+_MACHADO = dataclasses.replace(_STICKY, full_actions=True)
+_CLEANBA_GAMES = (("machado", _MACHADO),)
 
 _MEANS = ("noisy layers: their means are taken, without noise",)
 _SUPPORT = Support(atoms=networks.Atoms(-10.0, 10.0, 51))
@@ -250,6 +263,7 @@ CONVENTIONS = (
         "CleanRL DQN",
         Plan(convs=_CLEANRL, hidden=(named("network.7"),), action=named("network.9")),
         "q",
+        rules=FIRE_RESET,
     ),
     Convention(
         "CleanRL PPO",
@@ -261,11 +275,13 @@ CONVENTIONS = (
             value=named("critic"),
         ),
         "logits",
+        rules=FIRE_RESET,
     ),
     Convention(
         "CleanRL C51",
         _nature_linear(_CLEANRL, "network.7", "network.9", support=Support("atoms")),
         "q",
+        rules=FIRE_RESET,
     ),
     Convention(
         "CleanRL QDagger",
@@ -278,12 +294,15 @@ CONVENTIONS = (
             torch_pool=True,
         ),
         "q",
+        rules=FIRE_RESET,
     ),
     Convention(
         "atari-agents DQN",
         _nature_linear(_CRL, "head.0", "head.2"),
         "q",
         view=View(maximum="after", padding="zero"),
+        rules=_STICKY,
+        variants=(("classic", USUAL),),
     ),
     Convention(
         "atari-agents C51",
@@ -346,14 +365,23 @@ CONVENTIONS = (
         ),
         "logits",
         aside=r".*\.count|returns_normalizer\..*",
+        rules=FIRE_RESET,
     ),
     Convention(
         "Sample Factory, pixels as they are",
         _SAMPLE_FACTORY_PLAN,
         "logits",
         aside=r"returns_normalizer\..*",
+        rules=FIRE_RESET,
     ),
-    Convention("Dopamine DQN", _DOPAMINE, "q", inside="online_params", fits=_outputs(1)),
+    Convention(
+        "Dopamine DQN",
+        _DOPAMINE,
+        "q",
+        inside="online_params",
+        fits=_outputs(1),
+        rules=_STICKY,
+    ),
     Convention(
         "Dopamine C51 or Rainbow",
         dataclasses.replace(_DOPAMINE, support=_SUPPORT),
@@ -361,6 +389,7 @@ CONVENTIONS = (
         inside="online_params",
         fits=_outputs(_DOPAMINE_ATOMS),
         notes=(_DEFAULT_SUPPORT,),
+        rules=_STICKY,
     ),
     Convention(
         "Dopamine QR-DQN",
@@ -368,6 +397,7 @@ CONVENTIONS = (
         "q",
         inside="online_params",
         fits=_outputs(_DOPAMINE_QUANTILES),
+        rules=_STICKY,
     ),
     Convention(
         "Dopamine IQN",
@@ -379,16 +409,30 @@ CONVENTIONS = (
         ),
         "q",
         inside="online_params",
+        rules=_STICKY,
     ),
     Convention(
         "CleanRL C51, Flax",
         dataclasses.replace(_FLAX, support=_SUPPORT),
         "q",
         inside="model_weights",
+        rules=FIRE_RESET,
     ),
-    Convention("CleanRL DQN, Flax", _FLAX, "q"),
-    Convention("CleanRL or cleanba PPO, Flax", _FLAX_PPO, "logits"),
-    Convention("cleanba IMPALA or PPO, residual", _CLEANBA, "logits"),
+    Convention("CleanRL DQN, Flax", _FLAX, "q", rules=FIRE_RESET),
+    Convention(
+        "CleanRL or cleanba PPO, Flax",
+        _FLAX_PPO,
+        "logits",
+        rules=FIRE_RESET,
+        variants=_CLEANBA_GAMES,
+    ),
+    Convention(
+        "cleanba IMPALA or PPO, residual",
+        _CLEANBA,
+        "logits",
+        rules=FIRE_RESET,
+        variants=_CLEANBA_GAMES,
+    ),
     Convention(
         "multi-task lander, shared with embedding",
         dataclasses.replace(LANDER_PLAN, embedding="task_embedding.weight"),
@@ -445,6 +489,32 @@ def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: 
             raise ValueError(f"{where}: nonlinearity is {shown}, expected relu, elu or tanh")
         plan = dataclasses.replace(plan, activation=activation)
     return dataclasses.replace(convention, plan=plan)
+
+
+def rules_of(
+    convention: Convention,
+    actions: Sequence[int],
+    game: str | None,
+    path: str,
+    arguments: Mapping[str, Any],
+) -> Rules:
+    """How the game of a file's expert is played, as far as its convention and its names say.
+
+    Args:
+      actions: what its outputs stand for. All 18 where its game has fewer of its own say that it
+        was trained with them, as those of cleanba's that are called machado.
+    """
+    own = None if game is None else tasks.get(game)
+    if own is not None and own.suite != ATARI:
+        return USUAL
+    minimal = not convention.actions
+    wide = minimal and own is not None and len(actions) == NUM_ACTIONS > len(own.actions)
+    names = "/".join(pathlib.Path(path).parts[-4:])  # the file's, and three folders'
+    said = f"{names} {arguments.get('exp_name', '')} {'machado' if wide else ''}".lower()
+    found = (rules for word, rules in convention.variants if word in said)
+    rules = next(found, convention.rules)
+    full = wide or rules.full_actions
+    return dataclasses.replace(rules, full_actions=full and (own is None or has_full_set(own.name)))
 
 
 def nearly(arrays: Arrays) -> str | None:

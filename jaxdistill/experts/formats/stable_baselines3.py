@@ -20,7 +20,7 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.formats import skills
-from jaxdistill.experts.formats.conventions import actions_of, check_plays
+from jaxdistill.experts.formats.conventions import FIRE_RESET, actions_of, check_plays
 from jaxdistill.experts.formats.layers import (
     Arrays,
     Conv,
@@ -33,6 +33,7 @@ from jaxdistill.experts.formats.layers import (
     tensor,
 )
 from jaxdistill.experts.formats.skills import Space
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import AnyView, Vector, View
 
 _WEIGHTS, _DATA = "policy.pth", "data"
@@ -64,6 +65,7 @@ class Policy:
       game: its task, as it was given or as its spaces say.
       space: what it was trained in, if it plays a skill: see `skills.of_keys_and_angles`.
       log_std: of such a policy's outputs, where it has any.
+      rules: how its own game is played, if that is one of Atari.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Policy:
     game: str | None = None
     space: Space | None = None
     log_std: tuple[float, ...] | None = None
+    rules: Rules = USUAL
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
@@ -216,7 +219,9 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
         actions = actions_of(name, count, (), game, where)
     if view is None:
         notes.append(_VECTORS)
-    return Policy(name, plan, "q" if is_q else "logits", actions, view, tuple(notes), game)
+    rules = USUAL if view is None else FIRE_RESET  # its AtariWrapper's
+    outputs = "q" if is_q else "logits"
+    return Policy(name, plan, outputs, actions, view, tuple(notes), game, rules=rules)
 
 
 def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy:
