@@ -2,9 +2,12 @@
 
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 
-from jaxdistill.experts import formats
+from jaxdistill import networks
+from jaxdistill.experts import export, formats
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.sources import ExpertSource, load
 from jaxdistill.tasks.atari import Rules
@@ -72,3 +75,201 @@ def test_an_expert_has_the_rules_of_its_spec_and_changes_beside_it(tmp_path):
     assert load(ExpertSource(file, spec)).rules == Rules(noop_max=1)
     with pytest.raises(ValueError, match="rules: found 'sticky=1'"):
         load(ExpertSource(file, spec, rules="sticky=1"))
+
+
+def _tensors(**shapes):
+    """Random tensors; a double underscore is a dot."""
+    rng = np.random.default_rng(len(shapes))
+    drawn = {name: rng.normal(0, 0.2, shape) for name, shape in shapes.items()}
+    return {name.replace("__", "."): x.astype(np.float32) for name, x in drawn.items()}
+
+
+def _nature(*names, to=("weight", "bias"), flat=(5, 49 * 5)):
+    """Three small convolutions and a hidden layer."""
+    weight, bias = to
+    sizes = [(3, 4, 8, 8), (4, 3, 4, 4), (5, 4, 3, 3)]
+    if weight == "kernel":
+        sizes = [(k, k, i, o) for o, i, k, _ in sizes]
+    shapes = {f"{name}__{weight}": s for name, s in zip(names, [*sizes, flat], strict=True)}
+    last = -1 if weight == "kernel" else 0
+    return shapes | {
+        f"{name}__{bias}": (s[last],) for name, s in zip(names, [*sizes, flat], strict=True)
+    }
+
+
+HEAD = """
+game = "breakout"
+outputs = "{outputs}"
+actions = "minimal"
+activation = "relu"
+pixels = "0..1"
+{top}
+[view]
+{view}
+{layers}
+[head]
+{head}
+"""
+
+
+def _written(names, head, *, outputs="q", top="", view="", padding="0", hidden=True):
+    layers = [
+        f'[[layers]]\ntype = "conv"\nkey = "{name}"\nstride = {stride}\npadding = {padding}\n'
+        for name, stride in zip(names, (4, 2, 1), strict=False)
+    ]
+    if hidden:
+        layers.append(f'[[layers]]\ntype = "dense"\nkey = "{names[3]}"\n')
+    fields = {"outputs": outputs, "top": top, "view": view, "head": head}
+    return HEAD.format(layers="".join(layers), **fields)
+
+
+def _c51():
+    names = [f"network__{i}" for i in (0, 2, 4, 7)]
+    tensors = _tensors(**_nature(*names), network__9__weight=(44, 5), network__9__bias=(44,))
+    tensors["atoms"] = np.linspace(-4, 6, 11, dtype=np.float32)
+    dotted = [name.replace("__", ".") for name in names]
+    head = 'type = "linear"\naction = "network.9"\nsupport = "atoms"'
+    return "CleanRL C51", tensors, _written(dotted, head)
+
+
+def _kaixhin():
+    names, shapes = ["convs__0", "convs__2", "convs__4"], {}
+    for name, inputs, outputs in (
+        ("h_v", 245, 5),
+        ("h_a", 245, 5),
+        ("z_v", 5, 51),
+        ("z_a", 5, 204),
+    ):
+        for kind in ("mu", "sigma", "epsilon"):
+            shapes[f"fc_{name}__weight_{kind}"] = (outputs, inputs)
+            shapes[f"fc_{name}__bias_{kind}"] = (outputs,)
+    convs = {k: s for k, s in _nature(*names, "x").items() if not k.startswith("x_")}
+    head = (
+        'type = "dueling"\naction_hidden = [{key = "fc_h_a", noisy = true}]\n'
+        'action = {key = "fc_z_a", noisy = true}\natoms = [-10, 10, 51]\n'
+        'value_hidden = [{weight = "fc_h_v.weight_mu", bias = "fc_h_v.bias_mu"}]\n'
+        'value = {key = "fc_z_v", noisy = true}'
+    )
+    view = 'resize = "linear"\nmaximum = "after"\npadding = "zero"'
+    dotted = [name.replace("__", ".") for name in names]
+    spec = _written(dotted, head, view=view, hidden=False)
+    return "Kaixhin Rainbow 1.4", _tensors(**convs, **shapes), spec
+
+
+def _iqn():
+    names = ["psi__0", "psi__2", "psi__4", "f__0"]
+    last = {"f__2__weight": (4, 5), "f__2__bias": (4,)}
+    phi = {"phi__0__linear__weight": (245, 7), "phi__0__linear__bias": (245,)}
+    head = 'type = "linear"\naction = "f.2"\nfractions = "phi.0.linear"'
+    dotted = [name.replace("__", ".") for name in names]
+    return "PFRL IQN", _tensors(**_nature(*names), **last, **phi), _written(dotted, head)
+
+
+def _normalised():
+    enc, run = "encoder.encoders.obs.enc.", "obs_normalizer.running_mean_std.running_mean_std.obs."
+    names = [f"{enc}{x}" for x in ("conv_head.0", "conv_head.2", "conv_head.4", "mlp_layers.0")]
+    tensors = _tensors(**_nature(*names))
+    for name, outputs in (("action_parameterization.distribution_linear", 4), ("critic_linear", 1)):
+        tensors |= _tensors(**{f"{name}.weight": (outputs, 5), f"{name}.bias": (outputs,)})
+    tensors |= {f"{run}running_mean": np.full((4, 84, 84), 0.25, np.float32)}
+    tensors |= {f"{run}running_var": np.linspace(1, 2, 28224, dtype=np.float32).reshape(4, 84, 84)}
+    head = (
+        'type = "actor_critic"\naction = "action_parameterization.distribution_linear"\n'
+        f'value = "critic_linear"\n[statistics]\nmean = "{run}running_mean"\n'
+        f'variance = "{run}running_var"\nepsilon = 1e-5\nclip = 5'
+    )
+    return "Sample Factory", tensors, _written(names, head, outputs="logits")
+
+
+def _same():
+    """TensorFlow's padding, Flax's kernels and 200 quantiles, the actions first."""
+    names = ["Conv_0", "Conv_1", "Conv_2", "Dense_0"]
+    shapes = _nature(*names, to=("kernel", "bias"), flat=(121 * 5, 5))
+    last = {"Dense_1__kernel": (5, 800), "Dense_1__bias": (800,)}
+    head = 'type = "linear"\naction = "Dense_1"\nquantiles = 200'
+    spec = _written(names, head, top='kernels = "inputs_first"', padding='"same"')
+    return "Dopamine QR-DQN", {"online_params": _tensors(**shapes, **last)}, spec
+
+
+@pytest.mark.parametrize("make", [_c51, _kaixhin, _iqn, _normalised, _same])
+def test_a_spec_says_what_a_convention_knows(make, tmp_path):
+    """The same network and numbers, by names alone and by a spec."""
+    convention, tensors, text = make()
+    export.save(tensors, tmp_path / "expert.pth")
+    (tmp_path / "spec.toml").write_text(text)
+    known = formats.convert(tmp_path / "expert.pth", game="breakout")
+    said = formats.convert(tmp_path / "expert.pth", spec=tmp_path / "spec.toml")
+    assert known.convention == convention
+    assert said.expert.network == known.expert.network and said.expert.view == known.expert.view
+    jax.tree.map(np.testing.assert_array_equal, said.expert.params, known.expert.params)
+
+
+def test_quantiles_are_told_apart_by_what_comes_first(tmp_path):
+    tensors = {"a.weight": np.arange(12, dtype=np.float32).reshape(6, 2)}
+    tensors["a.bias"] = np.array([0, 1, 2, 3, 4, 5], np.float32)
+    export.save(tensors, tmp_path / "x.pth")
+    text = 'outputs = "q"\n[head]\ntype = "linear"\naction = "a"\nquantiles = 3\n'
+    for first, bias in (("false", [1, 4]), ("true", [2, 3])):
+        (tmp_path / "x.toml").write_text(f"{text}quantiles_first = {first}\n")
+        expert = formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+        assert expert.params["params"]["action"]["bias"].tolist() == bias
+
+
+def test_a_stack_with_its_newest_frame_first(tmp_path):
+    """Frames are turned, not the colours in them; so are the numbers they are normalised by."""
+    tensors = _tensors(a__weight=(2, 6, 8, 8), a__bias=(2,), b__weight=(4, 800), b__bias=(4,))
+    means = np.arange(6, dtype=np.float32)[:, None, None]
+    tensors["mean"] = np.broadcast_to(means, (6, 84, 84)).copy()
+    tensors["variance"] = tensors["mean"] + 1
+    export.save(tensors, tmp_path / "x.pth")
+    layer = '[[layers]]\ntype = "conv"\nkey = "a"\nstride = 4\n'
+    head = (
+        'type = "linear"\naction = "b"\n[statistics]\nmean = "mean"\nvariance = "variance"\n'
+        "epsilon = 1e-8\nclip = 5"
+    )
+    answers = []
+    shown = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 84, 84), np.uint8)
+    for order in ("oldest_first", "newest_first"):
+        text = HEAD.format(
+            outputs="q",
+            top=f'stack_order = "{order}"',
+            view='gray = "none"',
+            layers=layer,
+            head=head,
+        )
+        (tmp_path / "x.toml").write_text(text)
+        expert = formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+        seen = (shown if order == "oldest_first" else shown[:, ::-1]).reshape(2, 6, 84, 84)
+        answers.append(np.asarray(networks.forward(expert.network, expert.params, seen)))
+        means = expert.params["params"]["input"]["mean"][:, 0, 0].tolist()
+        assert means == ([0, 1, 2, 3, 4, 5] if order == "oldest_first" else [3, 4, 5, 0, 1, 2])
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[head]", "[head]\natoms = [1, 2]", r"head\.atoms: found \[1, 2\], expected \[least"),
+        ("[head]", "[head]\natoms = [2, 1, 5]", r"head\.atoms: found \[2, 1, 5\]"),
+        ("[head]", "[head]\nquantiles = 20_000", "quantiles: found 20000, expected at most 10000"),
+        ("[head]", "[head]\nquantiles_first = 1", "found 1, expected true or false"),
+        ("[head]", "[head]\nquantiles_first = true", "found without quantiles"),
+        ("[head]", '[head]\nsupport = "x"\nquantiles = 2', "quantiles: found beside support"),
+        ("[view]", 'stack_order = "x"\n[view]', "'x', expected one of oldest_first, newest"),
+        ("[view]", 'kernels = "x"\n[view]', "'x', expected one of outputs_first, inputs"),
+        ("[view]", '[statistics]\nmean = "x"\n[view]', "statistics.variance: missing; expected"),
+        (
+            "[view]",
+            '[statistics]\nmean = "x"\nvariance = "y"\nepsilon = 0\nclip = 5\n[view]',
+            "statistics.epsilon: found 0, expected a number above 0",
+        ),
+        ("[[layers]]", "[[layers]]\nnoisy = 1", r"layers\[1\]\.noisy: found 1, expected true"),
+        ("[[layers]]", "[[layers]]\nnoisy = true", "lacks "),
+    ],
+)
+def test_a_wrong_head_is_one_line(old, new, message, tmp_path):
+    assert old in TEXT
+    (tmp_path / "it.toml").write_text(TEXT.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        formats.load(GOLDEN / "expert_dueling.pth", spec=tmp_path / "it.toml")
+    assert "\n" not in str(error.value)

@@ -165,7 +165,12 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
     view = specs.view_of(spec, spec.plan.channels(arrays))
     built = layers.build(arrays, spec.plan, view, where)
     unused = sorted(set(arrays) - set(spec.plan.tensors()))
-    if reason := _not_plain(unused):
+    # Of a noisy layer the means are taken, and how much noise there is left aside.
+    means = [x.weight.removesuffix("_mu") for x in spec.plan.layers() if x.weight.endswith("_mu")]
+    noise = tuple(
+        f"{x.removesuffix('weight')}{kind}_" for x in means for kind in ("weight", "bias")
+    )
+    if reason := _not_plain([name for name in unused if not name.startswith(noise)]):
         raise ValueError(f"{where}: {reason}")
     expert = Expert(
         name=spec.name or pathlib.Path(path).stem,

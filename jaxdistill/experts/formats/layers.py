@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -161,6 +162,8 @@ class Plan:
       fractions: the layer of an implicit quantile network that takes cosines of a fraction; its
         vectors for `FRACTIONS` midpoints become the network's.
       statistics: what pixels are normalised by.
+      newest_first: the file's network takes the frames of a stack in this order; ours take the
+        oldest first.
     """
 
     action: Weights = NO_LAYER
@@ -181,6 +184,7 @@ class Plan:
     quantiles: Quantiles | None = None
     fractions: Weights | None = None
     statistics: Statistics | None = None
+    newest_first: bool = False
 
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
@@ -313,12 +317,18 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         at = params.setdefault(section, {}) if section else params
         at[own] = {"kernel": np.ascontiguousarray(kernel), "bias": np.ascontiguousarray(bias)}
 
-    channels = None if view is None else view.stack
+    channels = view.shape[0] if isinstance(view, View) else None
     kernels = []
     for conv in plan.convs:
         kernel = _conv_kernel(arrays, conv, channels, plan, where)
         channels = kernel.shape[3]
         kernels.append(kernel)
+    if plan.newest_first:
+        if not kernels or not isinstance(view, View):
+            raise ValueError(
+                f"{where}: frames are put in order for a network that begins with a conv"
+            )
+        kernels[0] = _turned(kernels[0], 2, view)
     sections = []
     for section in plan.sections:
         kernel = _conv_kernel(arrays, Conv(section.conv, 1, 3, 1), channels, plan, where)
@@ -340,13 +350,16 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
             shown = "3x3 / 1, padding 1" + (", maximum 3x3 / 2" if name == "conv" else "")
             add(f"section{i}/{name}", "conv", weights, kernel, shown, act)
     if plan.statistics is not None:
-        params["input"] = _scales(arrays, plan.statistics, view, where, notes)
+        scales = _scales(arrays, plan.statistics, view, where, notes)
+        if plan.newest_first and isinstance(view, View):
+            scales = {name: _turned(x, 0, view) for name, x in scales.items()}
+        params["input"] = scales
 
     first = _first_dense(plan)
     if grid is not None:
         flat = grid[0] * grid[1] * grid[2]
     elif isinstance(view, View):
-        flat = view.stack * view.height * view.width
+        flat = math.prod(view.shape)
     elif isinstance(view, Vector):
         flat = view.size + (0 if vectors is None else vectors.shape[1])
     else:
@@ -495,6 +508,13 @@ def _conv_kernel(
             f"{where}: {name} has shape {arrays[name].shape}, expected a square kernel (O, I, k, k)"
         )
     return weight
+
+
+def _turned(array: np.ndarray, axis: int, view: View) -> np.ndarray:
+    """With the frames of a stack, which are one axis, in the other order."""
+    shape = array.shape
+    apart = array.reshape(*shape[:axis], view.stack, -1, *shape[axis + 1 :])
+    return np.flip(apart, axis).reshape(shape)
 
 
 def _block(arrays: Arrays, conv: Conv, channels: int, plan: Plan, where: str) -> np.ndarray:

@@ -6,6 +6,7 @@ actions = [0, 1, 3, 4]       # actions (ALE's) by output; or "minimal" (the game
 activation = "relu"          # of every layer but the last; a layer may say its own
 pixels = "0..1"              # the file's network takes pixels over 255; or "0..255", as they are
 advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
+stack_order = "newest_first" # optional, as kernels = "inputs_first": a file of Keras or Flax
 
 [view]                       # what it sees; see `jaxdistill.tasks.views.View` for all fields
 resize = "linear"
@@ -18,16 +19,28 @@ type = "conv"
 key = "conv1"                # tensors conv1.weight and conv1.bias; or weight = and bias =
 kernel = 8                   # optional, the tensor knows it; checked if given
 stride = 4
-padding = 0                  # optional, see `layers.build`
+padding = 0                  # optional, see `layers.build`; or "same", TensorFlow's
 
 [[layers]]
 type = "dense"
-key = "fc"                   # with bias = false if it has none
+key = "fc"                   # with bias = false if it has none, noisy = true if it is noisy
 
 [head]
 type = "actor_critic"        # "linear", "dueling" or "actor_critic"
 action = "actor"             # a key, or a table such as {weight = "w", bias = "b"}
 value = "critic"             # action_hidden = [...] and value_hidden = [...] are private layers
+atoms = [-10, 10, 51]        # of a categorical head: least and largest return, and how many
+support = "atoms"            # or the tensor that holds them all
+quantiles = 200              # of a quantile head; quantiles_first = true for (quantiles, actions)
+fractions = "phi"            # of implicit quantiles: the layer that takes cosines
+
+[statistics]                 # what pixels are normalised by: tensors of their mean and variance
+mean = "obs_rms.mean"
+variance = "obs_rms.var"
+epsilon = 1e-8
+clip = 10                    # and cut to plus or minus this
+
+docs/specs.md says more of each.
 """
 
 from __future__ import annotations
@@ -40,7 +53,19 @@ from typing import Any
 
 from jaxdistill import networks, settings, tasks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
-from jaxdistill.experts.formats.layers import Conv, Plan, Weights, brief, named
+from jaxdistill.experts.formats.layers import (
+    SAME,
+    Conv,
+    Plan,
+    Quantiles,
+    Statistics,
+    Support,
+    Weights,
+    brief,
+    flax,
+    named,
+    noisy,
+)
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
 
@@ -48,6 +73,9 @@ from jaxdistill.tasks.views import View
 _MAX_BYTES = 16 * 2**10
 
 _PIXELS = {"0..1": False, "0..255": True}
+_ORDERS = {"oldest_first": False, "newest_first": True}
+_KERNELS = {"outputs_first": named, "inputs_first": flax}  # PyTorch's; Flax's and Keras's
+_MOST = 10_000  # atoms or quantiles
 _TYPES = {
     str: "a string",
     int: "a whole number",
@@ -83,10 +111,18 @@ class Spec:
 
 
 class _Table:
-    """A TOML table that knows its place, for messages, and which of its fields were asked for."""
+    """A TOML table that knows its place, for messages, and which of its fields were asked for.
 
-    def __init__(self, fields: dict[str, Any], path: str, place: str = ""):
-        self.fields, self.path, self.place = dict(fields), path, place
+    Attributes:
+      named: what the tensors of a layer are called.
+    """
+
+    def __init__(self, fields: dict[str, Any], path: str, place: str = "", named=named):
+        self.fields, self.path, self.place, self.named = dict(fields), path, place, named
+
+    def inner(self, fields: dict[str, Any], place: str) -> _Table:
+        """A table in this one."""
+        return _Table(fields, self.path, f"{self.place}{place}.", self.named)
 
     def error(self, field: str, text: str) -> ValueError:
         return ValueError(f"{self.path}: {self.place}{brief([field])}: {text}")
@@ -143,10 +179,12 @@ def read(path: str | os.PathLike[str]) -> Spec:
     outputs = top.take("outputs", str, '"q" or "logits"', ("q", "logits"))
     actions = _actions(top, game)
     activation = top.take("activation", str, choices=networks.ACTIVATIONS)
+    kernels = top.take("kernels", str, choices=_KERNELS) or "outputs_first"
+    top.named = _KERNELS[kernels]
     convs, hidden, activations = _layers(top, activation)
     view = top.take("view", dict)
     if view is not None:
-        view = _view(_Table(view, path, "view."))
+        view = _view(top.inner(view, "view"))
     elif convs:
         raise top.error("view", 'missing; expected a table such as [view] with resize = "area"')
     pixels = top.take("pixels", str, choices=_PIXELS)
@@ -158,6 +196,9 @@ def read(path: str | os.PathLike[str]) -> Spec:
         raise top.error(
             "pixels", "found without [view]; a network on vectors takes them as they are"
         )
+    order = top.take("stack_order", str, choices=_ORDERS)
+    if order is not None and not convs:
+        raise top.error("stack_order", "found without a conv; dense layers take frames as they are")
     head, last = _head(top, activation)
     activations += last
     spec = Spec(
@@ -167,6 +208,9 @@ def read(path: str | os.PathLike[str]) -> Spec:
             hidden=hidden,
             activation=_brief_activation(activations),
             raw_pixels=_PIXELS.get(pixels, False),
+            newest_first=_ORDERS.get(order, False),
+            flax=top.named is flax,
+            statistics=_statistics(top, view),
             **head,
         ),
         outputs=outputs,
@@ -179,8 +223,8 @@ def read(path: str | os.PathLike[str]) -> Spec:
         rules=_rules(top),
     )
     top.finish(
-        "game, outputs, actions, activation, pixels, advertised_score, name, state_dict, view, "
-        "rules, layers, head"
+        "game, outputs, actions, activation, pixels, stack_order, kernels, advertised_score, name, "
+        "state_dict, view, rules, layers, head, statistics"
     )
     return spec
 
@@ -254,40 +298,98 @@ def _layers(
     for number, fields in enumerate(top.take("layers", list) or [], 1):
         if not isinstance(fields, dict):
             raise top.error("layers", f"found {_shown(fields)}, expected [[layers]] tables")
-        table = _Table(fields, top.path, f"layers[{number}].")
+        table = top.inner(fields, f"layers[{number}]")
         kind = table.take("type", str, '"conv" or "dense"', ("conv", "dense"))
         weights = _weights(table)
         used.append(_activation(table, activation))
         if kind == "dense":
             hidden.append(weights)
-            table.finish("type, key, weight, bias, activation")
+            table.finish("type, key, weight, bias, noisy, activation")
             continue
         if hidden:
             raise table.error("type", "found a conv after a dense layer, expected all convs first")
         stride = _number(table, "stride", 1, "the convolution's stride") or 1
-        kernel, padding = _number(table, "kernel", 1), _number(table, "padding", 0)
-        table.finish("type, key, weight, bias, kernel, stride, padding, activation")
+        kernel, padding = _number(table, "kernel", 1), _padding(table)
+        table.finish("type, key, weight, bias, noisy, kernel, stride, padding, activation")
         convs.append(Conv(weights, stride, kernel, padding))
     return tuple(convs), tuple(hidden), used
 
 
+def _padding(table: _Table) -> int | str | None:
+    if table.fields.get("padding") == SAME:
+        del table.fields["padding"]
+        return SAME
+    return _number(table, "padding", 0)
+
+
 def _head(top: _Table, activation: str | None) -> tuple[dict[str, Any], list[str]]:
     """Fields of the plan, and the activation of each hidden layer of the streams."""
-    table = _Table(
-        top.take("head", dict, "a table such as [head] with type and action"), top.path, "head."
-    )
+    table = top.inner(top.take("head", dict, "a table such as [head] with type and action"), "head")
     kind = table.take("type", str, f"one of {', '.join(networks.HEADS)}", networks.HEADS)
     fields: dict[str, Any] = {"head": kind, "action": _key(table, "action", required=True)}
     fields["action_hidden"] = _keys(table, "action_hidden")
-    known = "type, action, action_hidden, activation"
+    known = ["type", "action", "action_hidden"]
     if kind != "linear":
         fields["value"] = _key(table, "value", required=True)
         fields["value_hidden"] = _keys(table, "value_hidden")
-        known = "type, action, value, action_hidden, value_hidden, activation"
+        known += ["value", "value_hidden"]
     hidden = len(fields["action_hidden"]) + len(fields.get("value_hidden", ()))
     activations = [_activation(table, activation)] * hidden if hidden else []
-    table.finish(known)
+    if kind != "actor_critic":
+        fields |= _returns(table)
+        known += ["atoms", "support", "quantiles", "quantiles_first", "fractions"]
+    table.finish(", ".join([*known, "activation"]))
     return fields, activations
+
+
+def _returns(table: _Table) -> dict[str, Any]:
+    """Fields of the plan of a head that predicts how returns are distributed."""
+    atoms, tensor = table.take("atoms", list), table.take("support", str)
+    count, fractions = _number(table, "quantiles", 1), _key(table, "fractions")
+    first = table.fields.pop("quantiles_first", None)
+    if type(first) not in (bool, type(None)):
+        raise table.error("quantiles_first", f"found {_shown(first)}, expected true or false")
+    said = {"atoms": atoms, "support": tensor, "quantiles": count, "fractions": fractions}
+    given = [name for name, value in said.items() if value is not None]
+    if len(given) > 1:
+        raise table.error(given[1], f"found beside {given[0]}; a head has one of {', '.join(said)}")
+    if first is not None and count is None:
+        raise table.error("quantiles_first", "found without quantiles, how many there are")
+    if count is not None and count > _MOST:
+        raise table.error("quantiles", f"found {count}, expected at most {_MOST}")
+    support = Support(tensor) if tensor is not None else None
+    if atoms is not None:
+        numbers = all(type(x) in (int, float) and abs(x) < _HUGE for x in atoms)
+        if not numbers or len(atoms) != 3 or not atoms[0] < atoms[1] or not _counts(atoms[2]):
+            wanted = f"[least return, largest return, how many of 2..{_MOST}]"
+            raise table.error("atoms", f"found {_shown(atoms)}, expected {wanted}")
+        support = Support(atoms=networks.Atoms(float(atoms[0]), float(atoms[1]), atoms[2]))
+    quantiles = None if count is None else Quantiles(count, bool(first))
+    return {"support": support, "quantiles": quantiles, "fractions": fractions}
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and 2 <= value <= _MOST
+
+
+def _statistics(top: _Table, view: dict[str, Any] | None) -> Statistics | None:
+    fields = top.take("statistics", dict)
+    if fields is None:
+        return None
+    if view is None:
+        raise top.error("statistics", "found without [view]; they are those of pixels")
+    table = top.inner(fields, "statistics")
+    mean, variance = (
+        table.take(name, str, f"the name of the tensor of the pixels' {name}")
+        for name in ("mean", "variance")
+    )
+    epsilon = table.take("epsilon", float, "what is added to the variance, such as 1e-5")
+    clip = table.take("clip", float, "the furthest from 0 that a pixel goes, such as 5")
+    for name, value in (("epsilon", epsilon), ("clip", clip)):
+        if value <= 0:
+            raise table.error(name, f"found {_shown(value)}, expected a number above 0")
+    table.finish("mean, variance, epsilon, clip")
+    return Statistics(mean, variance, float(epsilon), float(clip))
 
 
 def _view(table: _Table) -> dict[str, Any]:
@@ -325,7 +427,13 @@ def _rules(top: _Table) -> Rules:
 
 
 def _weights(table: _Table) -> Weights:
-    """The tensors of a layer: `key`, or `weight` and `bias`; `bias = false` says there is none."""
+    """The tensors of a layer: `key`, or `weight` and `bias`; `bias = false` says there is none.
+
+    Of a noisy layer they are its means.
+    """
+    is_noisy = table.fields.pop("noisy", False)
+    if type(is_noisy) is not bool:
+        raise table.error("noisy", f"found {_shown(is_noisy)}, expected true or false")
     without = table.fields.get("bias") is False
     if without:
         del table.fields["bias"]
@@ -335,9 +443,13 @@ def _weights(table: _Table) -> Weights:
             "key", "expected the layer's name in the file, or weight and bias instead"
         )
     if weight is None:
-        weights = named(key)
+        weights = noisy(key) if is_noisy else table.named(key)
         bias = weights.bias if bias is None else bias
         weight = weights.weight
+    elif is_noisy:
+        raise table.error(
+            "noisy", "found beside weight; name the tensor of its means there, or key"
+        )
     elif bias is None and not without:
         raise table.error("bias", "missing; expected the bias tensor's name, or false")
     return Weights(weight, None if without else bias)
@@ -356,12 +468,12 @@ def _keys(table: _Table, field: str) -> tuple[Weights, ...]:
 
 def _as_weights(table: _Table, field: str, value: Any) -> Weights:
     if isinstance(value, str):
-        return named(value)
+        return table.named(value)
     if not isinstance(value, dict):
         raise table.error(field, f"found {_shown(value)}, expected the layer's name in the file")
-    inner = _Table(value, table.path, f"{table.place}{field}.")
+    inner = table.inner(value, field)
     weights = _weights(inner)
-    inner.finish("key, weight, bias")
+    inner.finish("key, weight, bias, noisy")
     return weights
 
 
