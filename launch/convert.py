@@ -3,7 +3,14 @@
 `--source=FILE --out=DIR [--spec=FILE.toml] [--game=pong] [--episodes=16]`
 
 The shared agent of the public multi-task lander holds three experts: `--game=lander/windy` chooses.
+
+Of a file that no convention knows, `--source=FILE --spec_template=NEW.toml` writes what a spec has
+to say, with questions where the file says nothing; `--source=FILE --spec=FILE.toml
+--try_episodes=4` plays the likely answers to those about activation, resize, pixels and the order
+of frames.
 """
+
+import pathlib
 
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
@@ -16,14 +23,63 @@ _RULES = flags.DEFINE_string(
 )
 _GAME = flags.DEFINE_string("game", None, "its game, where the source does not say")
 _EPISODES = flags.DEFINE_integer("episodes", 0, "whole games to play it for", 0)
+_TEMPLATE = flags.DEFINE_string(
+    "spec_template", None, "new TOML file for a spec with what the source says, instead of --out"
+)
+_TRY = flags.DEFINE_integer(
+    "try_episodes",
+    0,
+    "games to play by each likely answer to what --spec leaves open, instead of --out",
+    lower_bound=0,
+)
 _EPSILON = flags.DEFINE_float(
     "epsilon", None, "chance of a random action; by default 0.05 in Atari, and 0 elsewhere", 0, 1
 )
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the games and of chance", 0, LARGEST_SEED)
-flags.mark_flags_as_required(["source", "out"])
+flags.mark_flags_as_required(["source"])
 
 
 def main() -> None:
+    if _TEMPLATE.value is not None:
+        others = ("out", "spec", "rules", "episodes", "epsilon", "seed", "try_episodes")
+        only_with("a conversion, without --spec_template", *others)
+        _write_template(pathlib.Path(_TEMPLATE.value))
+    elif _TRY.value:
+        only_with("a conversion, without --try_episodes", "out", "episodes")
+        _try()
+    elif _OUT.value is None:
+        raise ValueError("give --out=DIR for the expert, --spec_template or --try_episodes")
+    else:
+        _convert()
+
+
+def _write_template(path: pathlib.Path) -> None:
+    from jaxdistill import metrics, settings
+    from jaxdistill.experts.formats import template
+
+    if path.exists():
+        raise ValueError(f"--spec_template={path} exists; choose another file")
+    text = template.write(_SOURCE.value, game=_GAME.value)
+    with settings.writing(path):
+        path.write_text(text, encoding="utf-8")
+    metrics.say(f"saved in {path}; answer what it asks, then give it as --spec")
+
+
+def _try() -> None:
+    from jaxdistill.play import records, trying
+    from jaxdistill.report import tables
+
+    if _SPEC.value is None:
+        raise ValueError("--try_episodes plays what a spec leaves open; give --spec=FILE.toml")
+    choices = trying.experts(_SOURCE.value, _SPEC.value, game=_GAME.value, rules=_RULES.value)
+    answers, experts = zip(*choices, strict=True)
+    epsilon = experts[0].task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
+    scores = trying.play(experts, episodes=_TRY.value, epsilon=epsilon, seed=_SEED.value)
+    best = tables.print_tries(answers, scores, epsilon=epsilon)
+    tables.warn(experts[best], scores[best], records.random_score(experts[best].task))
+
+
+def _convert() -> None:
     from jaxdistill import metrics, networks
     from jaxdistill.experts import formats, sources
     from jaxdistill.experts.expert import check_new

@@ -54,7 +54,7 @@ def print_experts(
     _print_endings(rows)
     metrics.tell(_starts(rows, "expert"), WIDTH)
     for expert, s, r in zip(experts, scores, random, strict=True):
-        _warn(expert, s, r.mean)
+        warn(expert, s, r.mean)
 
 
 def print_expert(
@@ -96,10 +96,41 @@ def print_expert(
     if usual is not None:
         metrics.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
     _print_endings(rows)
-    _warn(expert, scores, random)
+    warn(expert, scores, random)
 
 
-def _warn(expert: Teacher, scores: evaluation.Scores, random: float | None) -> None:
+def print_tries(
+    answers: Sequence[Mapping[str, str]], scores: Sequence[evaluation.Scores], *, epsilon: float
+) -> int:
+    """What an expert scores by each choice of answers to what is not known of it, the best first.
+
+    Returns:
+      The index of the best.
+    """
+    order = sorted(range(len(answers)), key=lambda i: -scores[i].mean)
+    best, *others = order
+    _print(
+        f"{len(scores[best].scores)} games each, epsilon {epsilon:g}, 95% bootstrap interval",
+        (*(name.rpartition(".")[2] for name in answers[best]), "score", "steps each"),
+        [
+            (
+                *answers[i].values(),
+                _measured(scores[i].summary()),
+                _digits(float(scores[i].lengths.mean())),
+            )
+            for i in order
+        ],
+        names=(),
+    )
+    if others and scores[others[0]].interval()[1] >= scores[best].interval()[0]:
+        metrics.tell("the first is not clearly better than the next: try more games", WIDTH)
+    told = ", ".join(f'{name} = "{answer}"' for name, answer in answers[best].items())
+    metrics.tell(f"the best has {told}", WIDTH)
+    return best
+
+
+def warn(expert: Teacher, scores: evaluation.Scores, random: float | None) -> None:
+    """Says so if the expert plays no better than at random, see `hints.no_better_than_random`."""
     if warning := hints.no_better_than_random(expert, scores, random):
         metrics.tell(warning, WIDTH)
 

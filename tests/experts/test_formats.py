@@ -1348,7 +1348,6 @@ def test_near_misses_say_what_differs(saved):
     [
         ("norm.running_mean", "batch normalisation"),
         ("gru.weight_ih", "recurrent"),
-        ("fc.weight_mu", "noisy"),
     ],
 )
 def test_networks_of_other_kinds(name, kind, saved):

@@ -9,6 +9,7 @@ import pytest
 from jaxdistill import networks
 from jaxdistill.experts import export, formats
 from jaxdistill.experts.formats import spec as specs
+from jaxdistill.experts.formats import template
 from jaxdistill.experts.sources import ExpertSource, load
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
@@ -197,11 +198,15 @@ def test_a_spec_says_what_a_convention_knows(make, tmp_path):
     convention, tensors, text = make()
     export.save(tensors, tmp_path / "expert.pth")
     (tmp_path / "spec.toml").write_text(text)
+    (tmp_path / "written.toml").write_text(template.write(tmp_path / "expert.pth", game="breakout"))
     known = formats.convert(tmp_path / "expert.pth", game="breakout")
-    said = formats.convert(tmp_path / "expert.pth", spec=tmp_path / "spec.toml")
     assert known.convention == convention
-    assert said.expert.network == known.expert.network and said.expert.view == known.expert.view
-    jax.tree.map(np.testing.assert_array_equal, said.expert.params, known.expert.params)
+    for spec in ("spec.toml", "written.toml"):
+        said = formats.convert(tmp_path / "expert.pth", spec=tmp_path / spec)
+        assert said.expert.network == known.expert.network and said.expert.view == known.expert.view
+        assert (said.expert.game, said.expert.actions) == ("breakout", known.expert.actions)
+        jax.tree.map(np.testing.assert_array_equal, said.expert.params, known.expert.params)
+    assert said.expert.rules == known.expert.rules  # as it was written, with all that is known
 
 
 def test_quantiles_are_told_apart_by_what_comes_first(tmp_path):
@@ -273,3 +278,82 @@ def test_a_wrong_head_is_one_line(old, new, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         formats.load(GOLDEN / "expert_dueling.pth", spec=tmp_path / "it.toml")
     assert "\n" not in str(error.value)
+
+
+def _answer(text, **answers):
+    """The spec with these questions answered."""
+    for name, answer in answers.items():
+        (line,) = (x for x in text.splitlines() if x.startswith(f"# {name} = "))
+        text = text.replace(line, f"{name} = {answer}")
+    return text
+
+
+def test_a_file_that_nobody_knows_is_asked_about(tmp_path):
+    """What the template guesses is what somebody once wrote by hand, but for what it asks."""
+    tensors = _tensors(
+        **_nature("torso__0", "torso__2", "torso__4", "pi__0", flat=(6, 245)),
+        pi__2__weight=(4, 6),
+        pi__2__bias=(4,),
+        v__0__weight=(7, 245),
+        v__0__bias=(7,),
+        v__2__weight=(1, 7),
+    )
+    slots = {f"{name}.momentum": array for name, array in tensors.items()}
+    path = tmp_path / "breakout_x.pth"
+    export.save({"net": tensors, "optimizer": slots | {"target": tensors}}, path)
+    text = template.write(path)
+    said = "# By itself it is not read: breakout_x.pth (net): follows no known convention"
+    assert text.splitlines()[1] == said
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"activation: missing"):
+        specs.read(tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text(_answer(text, activation='"elu"', pixels='"0..255"'))
+    found = formats.convert(path, spec=tmp_path / "x.toml")
+    expert, network = found.expert, found.expert.network
+    assert (expert.game, expert.outputs, expert.actions) == ("breakout", "logits", (0, 1, 3, 4))
+    assert [(x.kernel, x.stride, x.padding) for x in network.convs] == [
+        (8, 4, 0),
+        (4, 2, 0),
+        (3, 1, 0),
+    ]
+    assert (network.head, network.action_hidden, network.value_hidden) == (
+        "actor_critic",
+        (6,),
+        (7,),
+    )
+    assert network.activation == "elu" and expert.view == View()
+    np.testing.assert_array_equal(expert.params["params"]["value"]["bias"], [0.0])
+    kernel = tensors["torso.0.weight"].transpose(2, 3, 1, 0) * np.float32(255)
+    np.testing.assert_array_equal(expert.params["params"]["conv1"]["kernel"], kernel)
+
+
+def test_a_template_of_what_specs_cannot_say_is_refused(tmp_path):
+    weights = {"fc1.weight": (5, 8), "fc2.weight": (5, 5), "fc3.weight": (4, 5)}
+    weights |= {name.replace("weight", "bias"): (s[0],) for name, s in weights.items()}
+    export.save({"q_network": _tensors(**weights)}, tmp_path / "lander_heavy.pth")
+    text = template.write(tmp_path / "lander_heavy.pth")
+    assert 'game = "lander/heavy"' in text and "[view]" not in text and "[rules]" not in text
+    embedded = {**weights, "fc1.weight": (5, 11), "task_embedding.weight": (1, 3)}
+    export.save({"q_network": _tensors(**embedded)}, tmp_path / "lander_heavy.pth", overwrite=True)
+    with pytest.raises(ValueError, match="needs no spec; none describes networks of several tasks"):
+        template.write(tmp_path / "lander_heavy.pth")
+    export.save({"x": np.zeros((2, 2, 2), np.float32)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="holds no dense layers; found x"):
+        template.write(tmp_path / "x.pth")
+
+
+def test_what_a_spec_leaves_open_is_tried_with_every_likely_answer(tmp_path):
+    (tmp_path / "x.toml").write_text(TEXT)
+    (answers, *others) = specs.tried(tmp_path / "x.toml")
+    assert answers[0] == {"stack_order": "oldest_first"} and len(others) == 1
+    text = TEXT.replace('activation = "elu"', "").replace('pixels = "0..255"', "")
+    (tmp_path / "x.toml").write_text(text.replace('resize = "area"', ""))
+    choices = specs.tried(tmp_path / "x.toml")
+    assert len(choices) == 3 * 2 * 2 * 2 == len({tuple(x.values()) for x, _ in choices})
+    wanted = {"activation": "tanh", "pixels": "0..255", "stack_order": "newest_first"}
+    (chosen,) = (x for said, x in choices if said == wanted | {"view.resize": "linear"})
+    assert chosen.plan.activation == "tanh" and chosen.plan.raw_pixels and chosen.plan.newest_first
+    assert chosen.view == {"resize": "linear"}
+    (tmp_path / "x.toml").write_text(f'stack_order = "oldest_first"\n{TEXT}')
+    with pytest.raises(ValueError, match="answers all that can be tried; leave out one of activ"):
+        specs.tried(tmp_path / "x.toml")

@@ -313,6 +313,11 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("watch", ("--expert=Q", "--out=x.gif", "--sample_logits"), "--sample_logits goes with"),
         ("convert", ("--source=Q", "--out=x", "--epsilon=0.5"), "--epsilon goes with --episodes"),
         ("convert", ("--source=Q", "--out=x", "--seed=1"), "--seed goes with --episodes"),
+        ("convert", ("--source=Q",), "give --out=DIR for the expert, --spec_template or"),
+        ("convert", ("--source=Q", "--spec_template=x", "--rules=x"), "--rules goes with a conv"),
+        ("convert", ("--source=Q", "--spec_template=x"), "is a directory; a spec describes a file"),
+        ("convert", ("--source=Q", "--try_episodes=1"), "plays what a spec leaves open; give"),
+        ("convert", ("--source=Q", "--try_episodes=1", "--out=x"), "--out goes with a conv"),
         ("export", ("--workdir=x", "--out=x", "--dtype=float16"), "--dtype goes with"),
         ("export", ("--workdir=T", "--out=x"), "holds a training and no distillation"),
         ("export", ("--expert=Q", "--out=x", "--format=expert"), "--format goes with"),
@@ -377,7 +382,7 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
     ]
     assert len(set(seen)) == 6
     rows = {"rules", "source", "out", "episodes", "epsilon", "seed", "game"}
-    assert program.own("convert") == rows | {"spec"}
+    assert program.own("convert") == rows | {"spec", "spec_template", "try_episodes"}
     assert program.own("export") == {
         "workdir",
         "expert",
@@ -387,6 +392,25 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
         "game",
         "dtype",
     }
+
+
+def test_a_spec_is_begun_and_what_it_leaves_open_is_played(program, tmp_path):
+    golden = LAUNCH.parent / "tests" / "golden" / "expert_dueling"
+    source, spec = f"--source={golden}.pth", tmp_path / "new.toml"
+    code, _, err = program("convert", source, f"--spec_template={spec}", "--game=breakout")
+    assert code == 0, err
+    assert "# activation = " in spec.read_text() and 'game = "breakout"' in spec.read_text()
+    code, _, err = program("convert", source, f"--spec_template={spec}")
+    assert code == 2 and "exists; choose another file" in err
+    # Two answers, to the order of frames alone.
+    tries = (source, f"--spec={golden}.toml", "--epsilon=1", "--seed=1", "--try_episodes=2")
+    code, out, err = program("convert", *tries)
+    assert code == 0, err
+    assert out.startswith("2 games each, epsilon 1, 95%")
+    rows = [x.split() for x in out.splitlines() if "_first  " in x]
+    assert sorted(row[0] for row in rows) == ["newest_first", "oldest_first"]
+    assert float(rows[0][1]) >= float(rows[1][1])
+    assert f'the best has stack_order = "{rows[0][0]}"' in out
 
 
 def test_an_expert_of_combat_is_written_for_stable_baselines3(program, tmp_path):

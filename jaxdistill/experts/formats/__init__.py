@@ -21,7 +21,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside as besides
 from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
 from jaxdistill.experts.formats import spec as specs
-from jaxdistill.experts.formats.layers import Arrays, Layer, brief
+from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
 from jaxdistill.tasks.atari import USUAL
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
@@ -48,6 +48,9 @@ class Conversion:
       layers: one row per layer; empty for an expert that had been converted before.
       skipped: objects in the file that are neither tensors nor plain data, and were not made.
       notes: sentences a person should read: what was left out, what was assumed.
+      plan: which tensors form which layer, by their names in the file; None for an expert that had
+        been converted before.
+      place: where in the file they are.
     """
 
     expert: Expert
@@ -55,6 +58,8 @@ class Conversion:
     layers: tuple[Layer, ...] = ()
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    plan: Plan | None = None
+    place: str = ""
 
     def rows(self) -> list[tuple[object, ...]]:
         """The layer table, one tuple per layer, in the order of `COLUMNS`."""
@@ -67,7 +72,7 @@ class Conversion:
 def load(
     path: str | os.PathLike[str],
     *,
-    spec: str | os.PathLike[str] | None = None,
+    spec: str | os.PathLike[str] | specs.Spec | None = None,
     game: str | None = None,
 ) -> Expert:
     """The expert in a PyTorch file, or in a directory that `Expert.save` wrote; see `convert`."""
@@ -77,7 +82,7 @@ def load(
 def convert(
     path: str | os.PathLike[str],
     *,
-    spec: str | os.PathLike[str] | None = None,
+    spec: str | os.PathLike[str] | specs.Spec | None = None,
     game: str | None = None,
 ) -> Conversion:
     """Reads an expert.
@@ -85,7 +90,7 @@ def convert(
     Args:
       path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
         `Expert.save` wrote.
-      spec: path of a TOML file that describes the state_dict.
+      spec: path of a TOML file that describes the state_dict, or what was read there.
       game: its game, where file, spec or directory do not say. Where nothing says it, a file
         called after a game (`pong.pth`, `space_invaders_dqn.pt`, `dqn-PongNoFrameskip-v4.zip`), or
         in a folder called so, plays it.
@@ -96,7 +101,7 @@ def convert(
         follows no known convention, has tensors missing or of wrong shape, or is of another game.
     """
     game = None if game is None else tasks.get(game).name
-    described = None if spec is None else specs.read(shipped.found(spec))
+    described = spec if spec is None or isinstance(spec, specs.Spec) else specs.read(spec)
     path = shipped.found(path)
     if path.is_dir():
         if described:
@@ -106,17 +111,7 @@ def convert(
         expert = Expert.load(path)
         game = _agreed(game, (expert.game,), str(path))
         return Conversion(dataclasses.replace(expert, game=game), "converted before")
-    data = None
-    if stable_baselines3.is_archive(path):
-        file, data = stable_baselines3.read(path)
-    else:
-        file = torch_file.read(path)
-    try:
-        found = torch_file.state_dicts(file.tree)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not any(found.values()):
-        raise ValueError(f"{path}: holds no tensors; expected a state_dict")
+    file, data, found = opened(path)
     if described:
         game = _agreed(game, (described.game,), described.path)
         conversion = _by_spec(str(path), found, described, game)
@@ -133,6 +128,28 @@ def convert(
         if guess and guess != game:
             conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
     return dataclasses.replace(conversion, skipped=file.skipped)
+
+
+def opened(
+    path: pathlib.Path,
+) -> tuple[torch_file.TorchFile, dict[str, Any] | None, Found]:
+    """A file, the data of a Stable-Baselines3 archive, and the state_dicts that are in it.
+
+    Raises:
+      FileNotFoundError, ValueError: it cannot be read, or holds no tensors.
+    """
+    data = None
+    if stable_baselines3.is_archive(path):
+        file, data = stable_baselines3.read(path)
+    else:
+        file = torch_file.read(path)
+    try:
+        found = torch_file.state_dicts(file.tree)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not any(found.values()):
+        raise ValueError(f"{path}: holds no tensors; expected a state_dict")
+    return file, data, found
 
 
 def _agreed(asked: str | None, said: Sequence[str | None], who: str) -> str | None:
@@ -165,12 +182,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
     view = specs.view_of(spec, spec.plan.channels(arrays))
     built = layers.build(arrays, spec.plan, view, where)
     unused = sorted(set(arrays) - set(spec.plan.tensors()))
-    # Of a noisy layer the means are taken, and how much noise there is left aside.
-    means = [x.weight.removesuffix("_mu") for x in spec.plan.layers() if x.weight.endswith("_mu")]
-    noise = tuple(
-        f"{x.removesuffix('weight')}{kind}_" for x in means for kind in ("weight", "bias")
-    )
-    if reason := _not_plain([name for name in unused if not name.startswith(noise)]):
+    if reason := _not_plain(unused):
         raise ValueError(f"{where}: {reason}")
     expert = Expert(
         name=spec.name or pathlib.Path(path).stem,
@@ -185,7 +197,14 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         rules=spec.rules,
     )
     notes = [*built.notes, *_unused(unused), *_elsewhere(found, place)]
-    return Conversion(expert, f"spec {spec.path}", built.layers, notes=tuple(notes))
+    return Conversion(
+        expert,
+        f"spec {spec.path}",
+        built.layers,
+        notes=tuple(notes),
+        plan=spec.plan,
+        place=place,
+    )
 
 
 def _described(path: str, found: Found, spec: specs.Spec) -> str:
@@ -228,7 +247,8 @@ def _by_names(
         if convention.suite == COMBAT.name and game is not None:
             view = COMBAT.views[0][1]  # what students see
         view = said.view(game, where) if said else view
-        built = layers.build(arrays, convention.plan, view, where)
+        plan = convention.plan
+        built = layers.build(arrays, plan, view, where)
         name, notes = _beside(convention, tree, game)
         if convention.suite == LANDER.name:
             built = _one_lander(built, convention, game, where)
@@ -245,7 +265,8 @@ def _by_names(
         _, arrays = policies[place]
         where = _where(path, place)
         policy = stable_baselines3.policy(arrays, data, game, where)
-        built = layers.build(arrays, policy.plan, policy.view, where)
+        plan = policy.plan
+        built = layers.build(arrays, plan, policy.view, where)
         if policy.game is not None and policy.space is not None:
             built = skills.of_keys_and_angles(built, policy.game, policy.space, policy.log_std)
         name, notes, game = policy.name, policy.notes, policy.game
@@ -275,7 +296,10 @@ def _by_names(
     own = rules.beside(USUAL)
     trained = [f"its own game is {name}'s: {own}; --rules says otherwise"] if own else []
     notes = (*built.notes, *notes, *trained, *_elsewhere(found, place))
-    return Conversion(expert, name, built.layers, notes=notes)
+    # By the names that the file has.
+    names = {id(array): name for name, array in found[place].items()}
+    plan = plan.renamed({name: names[id(array)] for name, array in arrays.items()})
+    return Conversion(expert, name, built.layers, notes=notes, plan=plan, place=place)
 
 
 def _one_lander(
@@ -437,8 +461,6 @@ def _not_plain(names: list[str]) -> str | None:
         "running_mean": "batch normalisation",
         "weight_ih": "a recurrent cell",
         "weight_hh": "a recurrent cell",
-        "weight_mu": "noisy layers",
-        "weight_sigma": "noisy layers",
         "in_proj_weight": "attention",
     }
     for name in names:
@@ -448,8 +470,8 @@ def _not_plain(names: list[str]) -> str | None:
     return None
 
 
-def _unknown(path: str, found: Found) -> str:
-    """The line for a file of no known convention: what it holds, and what a spec has to say."""
+def likeliest(found: Found) -> str:
+    """Where the network is, most likely, that plays."""
     # An optimiser has as many tensors of the same shapes.
 
     def layers_of(place: str) -> tuple[int, int]:
@@ -457,7 +479,12 @@ def _unknown(path: str, found: Found) -> str:
         own = [name for name in _that_play(found[place]) if found[place][name].ndim in (2, 4)]
         return len(own), -len(found[place])
 
-    place = max(_that_play(found) or found, key=layers_of)
+    return max(_that_play(found) or found, key=layers_of)
+
+
+def _unknown(path: str, found: Found) -> str:
+    """The line for a file of no known convention: what it holds, and what a spec has to say."""
+    place = likeliest(found)
     arrays = found[place]
     where = _where(path, place)
     if reason := _not_plain(list(arrays)):
@@ -471,4 +498,7 @@ def _unknown(path: str, found: Found) -> str:
     seen = brief(f"{name} {'x'.join(map(str, shape))}" for name, shape in kernels.items())
     looks = (conventions.nearly(inner) for _, inner in _peeled(arrays))
     why = next(filter(None, looks), None) or "follows no known convention"
-    return f"{where}: {why}; give a spec (--spec) with {missing}; found {seen}"
+    return (
+        f"{where}: {why}; give a spec (--spec; --spec_template begins one) with {missing}; "
+        f"found {seen}"
+    )

@@ -203,6 +203,22 @@ class Plan:
             *value,
         )
 
+    def renamed(self, names: Mapping[str, str]) -> Plan:
+        """The same plan of tensors that are called otherwise."""
+
+        def new(value: Any) -> Any:
+            if isinstance(value, str):
+                return names.get(value, value)
+            if isinstance(value, tuple):
+                return tuple(map(new, value))
+            if not dataclasses.is_dataclass(value) or isinstance(value, type):
+                return value
+            fields = {f.name: new(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return dataclasses.replace(value, **fields)
+
+        plan: Plan = new(self)
+        return plan
+
     @property
     def first_conv(self) -> Weights | None:
         """What sees the picture; None for a network of dense layers."""

@@ -46,12 +46,13 @@ docs/specs.md says more of each.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import reprlib
 import tomllib
 from typing import Any
 
-from jaxdistill import networks, settings, tasks
+from jaxdistill import networks, settings, shipped, tasks
 from jaxdistill.experts.formats.conventions import ALL_ACTIONS
 from jaxdistill.experts.formats.layers import (
     SAME,
@@ -149,6 +150,15 @@ class _Table:
             raise self.error(field, f"unknown field; known fields: {known}")
 
 
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "activation": ("relu", "elu", "tanh"),
+    "pixels": tuple(_PIXELS),
+    "stack_order": tuple(_ORDERS),
+    "view.resize": ("area", "linear"),
+}
+"""What people often do not know of an expert, and the likely answers, the likeliest first."""
+
+
 def read(path: str | os.PathLike[str]) -> Spec:
     """Reads a spec.
 
@@ -156,7 +166,54 @@ def read(path: str | os.PathLike[str]) -> Spec:
       FileNotFoundError: no such file.
       ValueError: it is not TOML, or a field is missing, unknown or of the wrong kind.
     """
-    path = os.fspath(path)
+    return _spec(*_loaded(path))
+
+
+def tried(path: str | os.PathLike[str]) -> list[tuple[dict[str, str], Spec]]:
+    """A spec with every likely answer to those of the `QUESTIONS` that it leaves open.
+
+    Returns:
+      The answers by question, and the spec with them, for each choice of answers.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read`; or no question is open.
+    """
+    fields, path = _loaded(path)
+    open_ = {name: likely for name, likely in QUESTIONS.items() if _is_open(fields, name)}
+    if not open_:
+        raise ValueError(
+            f"{path}: answers all that can be tried; leave out one of {', '.join(QUESTIONS)}"
+        )
+    choices = (dict(zip(open_, x, strict=True)) for x in itertools.product(*open_.values()))
+    return [(answers, _spec(_answered(fields, answers), path)) for answers in choices]
+
+
+def _is_open(fields: dict[str, Any], question: str) -> bool:
+    """Whether a spec leaves a question open that matters to its network."""
+    view, head = (x if isinstance(x, dict) else None for x in map(fields.get, ("view", "head")))
+    tables = [layer for layer in fields.get("layers") or [] if isinstance(layer, dict)]
+    if question == "activation":
+        hidden = head and (head.get("action_hidden") or head.get("value_hidden"))
+        inside = [*tables, *([head] if head and hidden else [])]
+        return "activation" not in fields and any("activation" not in x for x in inside)
+    if view is None:
+        return False
+    if question == "view.resize":
+        return "resize" not in view
+    has_frames = view.get("stack") != 1 and any(x.get("type") == "conv" for x in tables)
+    return question not in fields and (question != "stack_order" or has_frames)
+
+
+def _answered(fields: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
+    said = {name: answer for name, answer in answers.items() if "." not in name}
+    if resize := answers.get("view.resize"):
+        said["view"] = fields["view"] | {"resize": resize}
+    return fields | said
+
+
+def _loaded(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+    """The fields of a TOML file, and what messages call it."""
+    path = os.fspath(shipped.found(path))
     try:
         with open(path, "rb") as file:
             text = file.read(_MAX_BYTES + 1)
@@ -169,7 +226,11 @@ def read(path: str | os.PathLike[str]) -> Spec:
         raise ValueError(f"{path}: cannot be read as a spec: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a TOML file ({_shown(str(error))})") from error
+    return fields, path
 
+
+def _spec(fields: dict[str, Any], path: str) -> Spec:
+    """The spec of these fields, checked."""
     top = _Table(fields, path)
     game = top.take("game", str)
     try:

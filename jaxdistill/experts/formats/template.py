@@ -1,0 +1,425 @@
+"""A spec to be completed: what a file says filled in, and what it does not as commented questions.
+
+Of a file that is recognised all is known. Of any other the order of its layers is guessed from the
+order, the shapes and the names of its tensors, and strides and paddings from what fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdistill import networks, settings, shipped, tasks
+from jaxdistill.experts import formats
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import beside
+from jaxdistill.experts.formats.layers import (
+    SAME,
+    Arrays,
+    Conv,
+    Plan,
+    Weights,
+    brief,
+    flax,
+    named,
+    noisy,
+)
+from jaxdistill.experts.formats.spec import QUESTIONS
+from jaxdistill.tasks.views import View
+
+_VALUE = re.compile(r"value|critic|(^|[._])(v|vf|val|fc_[hz]_v)([._0-9]|$)")
+_ADVANTAGE = re.compile(r"adv|(^|[._])fc_[hz]_a([._0-9]|$)")
+_ACTOR = re.compile(r"actor|policy|(^|[._])(pi|logits?)([._0-9]|$)")
+_SIZES = ((84, 84), (80, 80), (42, 42), (64, 64), (96, 96), (105, 80))
+_STRIDES = {
+    8: (4,),
+    7: (4, 3, 2),
+    6: (3, 2),
+    5: (2, 1, 5, 3),
+    4: (2, 1),
+    3: (1, 2),
+    2: (1, 2),
+    1: (1,),
+}
+_MOST_FITS = 6
+_SCREEN = 6400  # numbers, from which a first dense layer rather sees a screen
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draft:
+    """What is known, or guessed, of a file; None is not known.
+
+    Attributes:
+      expert: as it was read, where the file is recognised.
+      fits: of a guess, sizes of the picture with strides and paddings that agree with its shapes.
+      outputs: how many there are.
+    """
+
+    plan: Plan
+    place: str
+    game: str | None
+    outputs: int
+    stack: int | None
+    expert: Expert | None = None
+    fits: tuple[tuple[tuple[int, int], tuple[tuple[int, int | str], ...]], ...] = ()
+
+
+def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
+    """The text of a spec for a PyTorch file.
+
+    Args:
+      game: its game, where somebody has said it.
+
+    Raises:
+      FileNotFoundError, ValueError: the file cannot be read, holds no layers, or is recognised and
+        of a kind that no spec describes.
+    """
+    path = shipped.found(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
+    file, _, found = formats.opened(path)
+    try:
+        known = formats.convert(path, game=game)
+    except ValueError as error:
+        arguments = beside.arguments(file.tree, path)
+        said = (*beside.games(file.tree, arguments), beside.game_in_names(path)[0])
+        game = tasks.get(game).name if game else next(filter(None, said), None)
+        draft = _guessed(str(path), found, game)
+        head = f"Guessed from names, shapes and the order of {path.name}: check them."
+        why = str(error).replace(str(path), path.name).partition("; give")[0]
+        why = f"By itself it is not read: {settings.one_line(why, 300)}"
+        return "\n".join([f"# {head}", f"# {why}", *_text(draft, brief([path.name]))]) + "\n"
+    assert known.plan is not None
+    if reason := _beyond(known.plan):
+        raise ValueError(
+            f"{path}: is recognised as {known.convention} and needs no spec; none describes "
+            f"{reason}"
+        )
+    expert = known.expert
+    stack = expert.view.stack if isinstance(expert.view, View) else None
+    draft = _Draft(
+        known.plan, known.place, expert.game, expert.network.num_outputs, stack, expert=expert
+    )
+    head = f"{path.name} is recognised as {known.convention}; this says the same."
+    return "\n".join([f"# {head}", *_text(draft, brief([path.name]))]) + "\n"
+
+
+def _beyond(plan: Plan) -> str | None:
+    """What a spec has no words for, of a plan."""
+    if plan.sections:
+        return "residual sections"
+    if plan.streams or plan.embedding:
+        return "networks of several tasks or streams"
+    if any(layer.half is not None for layer in plan.layers()):
+        return "two layers in one tensor"
+    return None
+
+
+# --- guesses
+
+
+def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
+    place = formats.likeliest(found)
+    convs, dense, is_flax = _layers(found[place])
+    if not dense:
+        raise ValueError(f"{path}: holds no dense layers; found {brief(found[place])}")
+
+    def width(layer: Weights, axis: int) -> int:
+        """Inputs (axis 1) or outputs (axis 0) of a dense layer."""
+        return found[place][layer.weight].shape[1 - axis if is_flax else axis]
+
+    values = [layer for layer in dense if _VALUE.search(layer.key)]
+    values = values or [layer for layer in dense if width(layer, 0) == 1]
+    others = [layer for layer in dense if layer not in values]
+    if not others:
+        values, others = [], dense
+    fields: dict[str, Any] = {"hidden": tuple(others[:-1]), "action": others[-1]}
+    if values:
+        fields |= {"value": values[-1], "value_hidden": tuple(values[:-1])}
+        # What both see is shared.
+        inputs = [width(layer, 1) for layer in others]
+        shared = inputs.index(width(values[0], 1)) if width(values[0], 1) in inputs else 0
+        fields |= {"hidden": tuple(others[:shared]), "action_hidden": tuple(others[shared:-1])}
+        is_dueling = any(_ADVANTAGE.search(layer.key) for layer in others)
+        fields["head"] = "dueling" if is_dueling else "actor_critic"
+    plan = Plan(convs=tuple(Conv(x, 1, padding=None) for x in convs), flax=is_flax, **fields)
+    flat = width(dense[0], 1)
+    first = found[place][convs[0].weight].shape if convs else ()
+    stack = first[2 if is_flax else 1] if convs else None
+    fits = tuple(_fits([found[place][x.weight].shape for x in convs], flat, is_flax))
+    return _Draft(plan, place, game, width(others[-1], 0), stack, fits=fits)
+
+
+def _layers(arrays: Arrays) -> tuple[list[Weights], list[Weights], bool]:
+    """The convolutions and the dense layers, in the file's order, and whether inputs come first."""
+    kernels: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        twin = any(other.tobytes() == array.tobytes() for other in kernels.values())
+        aside = "target" in name.lower() or re.search(r"(sigma|epsilon)$", name)
+        if array.ndim in (2, 4) and not aside and not twin:
+            kernels[name] = array
+    is_flax = any(name.endswith("kernel") for name in kernels)
+
+    def weights(name: str) -> Weights:
+        layer = Weights(name, None)
+        for to, end in ((named, ".weight"), (flax, ".kernel"), (noisy, ".weight_mu")):
+            if name.endswith(end):
+                layer = to(name.removesuffix(end))
+        return layer if layer.bias in arrays else Weights(name, None)
+
+    convs = [weights(name) for name, array in kernels.items() if array.ndim == 4]
+    dense = [weights(name) for name, array in kernels.items() if array.ndim == 2]
+    return convs, dense, is_flax
+
+
+def _fits(shapes: list[tuple[int, ...]], flat: int, is_flax: bool) -> Iterator[Any]:
+    """Sizes of a picture, strides and paddings of convolutions that end in `flat` numbers."""
+    if not shapes:
+        return
+    kernels = [shape[0] if is_flax else shape[2] for shape in shapes]
+    channels = shapes[-1][-1] if is_flax else shapes[-1][0]
+    choices = [
+        [(stride, padding) for padding in (0, 1, 2, SAME) for stride in _STRIDES.get(kernel, (2,))]
+        for kernel in kernels
+    ]
+    count = 0
+    for size, layers in itertools.product(_SIZES, itertools.product(*choices)):
+        sides = list(size)
+        for (stride, padding), kernel in zip(layers, kernels, strict=True):
+            if isinstance(padding, int):
+                sides = [(n + 2 * padding - kernel) // stride + 1 for n in sides]
+            else:
+                sides = [-(-n // stride) for n in sides]
+        same = {isinstance(padding, str) for _, padding in layers}
+        if len(same) == 1 and min(sides) > 0 and channels * sides[0] * sides[1] == flat:
+            yield size, layers
+            count += 1
+            if count == _MOST_FITS:
+                return
+
+
+# --- as text
+
+
+def _said(name: str, value: Any, comment: str = "") -> str:
+    text = f"{name} = {_toml(value)}"
+    return f"{text:<28} # {comment}" if comment else text
+
+
+def _asked(name: str, value: Any, comment: str) -> str:
+    return f"{f'# {name} = {_toml(value)}':<28} # {comment}"
+
+
+def _toml(value: Any) -> str:
+    """Text, numbers, true and false, lists of them, and tables in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(x)}" for name, x in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _text(draft: _Draft, name: str) -> Iterator[str]:
+    plan, expert = draft.plan, draft.expert
+    yield "# Lines such as '# NAME = ...' are questions: take the '# ' away and say what is true."
+    if expert is None:
+        yield f"# Those about {', '.join(QUESTIONS)} can be played:"
+        yield f"# launch/convert.py --source={name} --spec=THIS --try_episodes=4"
+    yield "# docs/specs.md explains every field."
+    yield ""
+    if draft.game:
+        yield _said("game", draft.game)
+    else:
+        yield _asked("game", "breakout", "which of `jaxdistill.tasks`; leave out if none")
+    yield from _outputs(draft)
+    yield from _activation(draft)
+    convs = bool(plan.convs)
+    if convs and expert:
+        yield _said("pixels", QUESTIONS["pixels"][plan.raw_pixels])
+    elif convs:
+        yield _asked("pixels", "0..1", "0..1 if its program divided by 255, else 0..255")
+    if convs and plan.newest_first:
+        yield _said("stack_order", "newest_first")
+    elif convs and not expert:
+        yield _asked("stack_order", "oldest_first", "or newest_first: which is the first channel")
+    if plan.flax:
+        yield _said("kernels", "inputs_first", "as Flax and Keras have them")
+    if draft.place:
+        yield _said("state_dict", draft.place, "where in the file")
+    yield _asked("advertised_score", 0, "a run stops if it plays far below this")
+    yield from _view(draft)
+    yield from _rules(draft)
+    yield from _layer_tables(draft)
+    yield from _head(draft)
+
+
+def _outputs(draft: _Draft) -> Iterator[str]:
+    head, expert, count = draft.plan.head, draft.expert, draft.outputs
+    if expert:
+        yield _said("outputs", expert.outputs)
+    elif head != "linear":
+        kind = "logits" if head == "actor_critic" else "q"
+        yield _said("outputs", kind, "by its head")
+    else:
+        yield _asked("outputs", "q", "q (Q-values: DQN, C51, ...) or logits (a policy)")
+    minimal = () if draft.game is None else tasks.get(draft.game).actions
+    if expert and (expert.actions != tuple(range(count)) or draft.game):
+        yield _said("actions", list(expert.actions))
+    elif len(minimal) == count:
+        text = f"{list(minimal)}, if in the order of ALE; or a list such as it"
+        yield _said("actions", "minimal", text)
+    elif count == 18:
+        yield _said("actions", "full")
+    elif not expert:
+        text = f'"minimal", "full", or ALE\'s action for each of the {count} outputs'
+        yield _asked("actions", list(range(count)), text)
+
+
+def _activation(draft: _Draft) -> Iterator[str]:
+    known = draft.plan.activation
+    if draft.expert and isinstance(known, str):
+        yield _said("activation", known)
+    elif not draft.expert:
+        others = [x for x in networks.ACTIVATIONS if x != "relu"]
+        yield _asked("activation", "relu", f"of all layers but the last; or {', '.join(others)}")
+
+
+def _view(draft: _Draft) -> Iterator[str]:
+    seen = draft.expert.view if draft.expert else None
+    if isinstance(seen, View):
+        yield from ("", "[view]")
+        for field, value in seen.to_dict().items():
+            if value != getattr(View(), field) or field in ("height", "width", "stack", "resize"):
+                yield _said(field, value)
+        return
+    if draft.expert or (draft.stack is None and not draft.plan.convs):
+        return
+    yield from ("", "[view]")
+    (height, width), *_ = [size for size, _ in draft.fits] or [(84, 84)]
+    sizes = sorted({size for size, _ in draft.fits}, reverse=True)
+    told = f"its layers fit {' or '.join(f'{a}x{b}' for a, b in sizes)}" if sizes else "or another"
+    yield _said("height", height, told) if sizes else _asked("height", height, told)
+    yield _said("width", width) if sizes else _asked("width", width, told)
+    if draft.stack:
+        yield _said("stack", draft.stack, 'frames; a third of it with gray = "none"')
+    yield _asked("resize", "area", "area (INTER_AREA), linear (OpenCV's usual, PIL) or nearest")
+    yield _asked("gray", "luminance", 'or "mean" of the colours, or "none": in colour')
+    yield _asked("maximum", "before", 'over two frames, before or after resizing, or "none"')
+    yield _asked("padding", "repeat", 'or "zero": what is before the first frame')
+    yield _asked("crop", [34, 194], "first row and end row, if the screen was cut")
+    yield _asked("steps", [[110, 84]], "sizes resized to before, if there were any")
+    yield _asked("spacing", 4, "emulator frames between two of the stack")
+    yield _asked("difference", True, "each frame less the one before")
+
+
+def _rules(draft: _Draft) -> Iterator[str]:
+    screens = draft.expert is None or isinstance(draft.expert.view, View)
+    if not screens or (draft.game is not None and tasks.get(draft.game).suite.name != "atari"):
+        return
+    own = draft.expert.rules.to_dict() if draft.expert else {}
+    yield ""
+    yield "[rules]" if own else "# [rules]"
+    for field, value in own.items():
+        yield _said(field, value)
+    if "fire_after_life" not in own:
+        text = "if it was trained behind FireReset and EpisodicLife"
+        yield _asked("fire_after_life", True, text)
+    if "repeat_action_probability" not in own:
+        yield _asked("repeat_action_probability", 0.25, "sticky actions")
+
+
+def _layer_tables(draft: _Draft) -> Iterator[str]:
+    plan, expert = draft.plan, draft.expert
+    activations = iter(() if isinstance(plan.activation, str) else plan.activation)
+    built = expert.network.convs if expert else ()
+    for i, conv in enumerate(plan.convs):
+        yield from ("", "[[layers]]", _said("type", "conv"), *_named(conv.weights))
+        if expert:
+            yield _said("stride", built[i].stride)
+            if conv.padding:
+                yield _said("padding", conv.padding)
+        else:
+            yield from _geometry(draft, i)
+        yield from (_said("activation", x) for x in itertools.islice(activations, 1))
+    for layer in plan.hidden:
+        yield from ("", "[[layers]]", _said("type", "dense"), *_named(layer))
+        yield from (_said("activation", x) for x in itertools.islice(activations, 1))
+
+
+def _geometry(draft: _Draft, index: int) -> Iterator[str]:
+    """Stride and padding of one of the convolutions of a guess."""
+    fits = [layers[index] for _, layers in draft.fits]
+    if not fits:
+        yield _asked("stride", 2, "no usual strides and paddings agree with the dense layers")
+        yield _asked("padding", 0, "zeros on every side")
+        return
+    others = [f"{s} with padding {p}" for s, p in dict.fromkeys(fits) if (s, p) != fits[0]]
+    told = f"also fit: {', '.join(others)}, together with other layers" if others else ""
+    yield _said("stride", fits[0][0], told)
+    if fits[0][1]:
+        yield _said("padding", fits[0][1])
+
+
+def _named(layer: Weights) -> Iterator[str]:
+    yield from (_said(name, value) for name, value in _table(layer).items())
+
+
+def _table(layer: Weights) -> dict[str, Any]:
+    """The fields that name a layer's tensors."""
+    for to, end in ((named, ".weight"), (flax, ".kernel"), (noisy, ".weight_mu")):
+        key = layer.weight.removesuffix(end)
+        if key == layer.weight:
+            continue
+        fields = {"key": key} | ({"noisy": True} if to is noisy else {})
+        if layer == to(key):
+            return fields
+        if layer.bias is None:
+            return fields | {"bias": False}
+    return {"weight": layer.weight, "bias": layer.bias or False}
+
+
+def _key(layer: Weights) -> Any:
+    fields = _table(layer)
+    return fields["key"] if fields.keys() == {"key"} else fields
+
+
+def _head(draft: _Draft) -> Iterator[str]:
+    plan = draft.plan
+    yield from ("", "[head]")
+    told = '"actor_critic" or "dueling"' if plan.value and not draft.expert else ""
+    yield _said("type", plan.head, told)
+    if plan.action_hidden:
+        yield _said("action_hidden", [_key(layer) for layer in plan.action_hidden])
+    yield _said("action", _key(plan.action))
+    if plan.value:
+        if plan.value_hidden:
+            yield _said("value_hidden", [_key(layer) for layer in plan.value_hidden])
+        yield _said("value", _key(plan.value))
+    if not isinstance(plan.activation, str) and (plan.action_hidden or plan.value_hidden):
+        yield _said("activation", plan.activation[-1])
+    if plan.support and plan.support.tensor:
+        yield _said("support", plan.support.tensor)
+    elif plan.support and plan.support.atoms:
+        atoms = plan.support.atoms
+        yield _said("atoms", [atoms.low, atoms.high, atoms.count])
+    if plan.quantiles:
+        yield _said("quantiles", plan.quantiles.count)
+        yield _said("quantiles_first", plan.quantiles.first)
+    if plan.fractions:
+        yield _said("fractions", _key(plan.fractions))
+    if draft.expert is None and draft.outputs > 18:
+        per = [n for n in (51, 200, 32, 64) if draft.outputs % n == 0] or [51]
+        text = f"{draft.outputs} outputs: C51 has 51 returns an action"
+        yield _asked("atoms", [-10, 10, per[0]], text)
+        yield _asked("quantiles", per[-1], "QR-DQN has 200; quantiles_first = true if they are")
+    if plan.statistics:
+        yield from ("", "[statistics]")
+        for field, value in dataclasses.asdict(plan.statistics).items():
+            yield _said(field, value)

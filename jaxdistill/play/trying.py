@@ -1,0 +1,53 @@
+"""What nobody knows of an expert, found out by playing: every likely answer, a few games each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from jaxdistill.experts import formats, sources
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import spec as specs
+from jaxdistill.play import records
+from jaxdistill.play.evaluation import Scores
+
+MAX_STEPS = 3_000
+"""Of one game: who sees nothing may play for ever."""
+
+
+def experts(
+    path: str | os.PathLike[str],
+    spec: str | os.PathLike[str],
+    *,
+    game: str | None = None,
+    rules: str | None = None,
+) -> list[tuple[dict[str, str], Expert]]:
+    """A file's expert by each choice of answers to what its spec leaves open, see `specs.tried`.
+
+    Args:
+      rules: as `sources.by_rules` takes them.
+
+    Raises:
+      FileNotFoundError, ValueError: spec or file cannot be read, no question is open, or the
+        expert's game is not known.
+    """
+    read = [
+        (answers, sources.by_rules(formats.load(path, spec=chosen, game=game), rules))
+        for answers, chosen in specs.tried(spec)
+    ]
+    read[0][1].task.require()
+    return read
+
+
+def play(experts: Sequence[Expert], *, episodes: int, epsilon: float, seed: int) -> list[Scores]:
+    """The same games of each, of at most `MAX_STEPS`."""
+    return [
+        records.measure_expert(
+            expert,
+            episodes=episodes,
+            epsilon=epsilon,
+            seed=seed,
+            max_steps=min(MAX_STEPS, expert.task.max_steps),
+        )
+        for expert in experts
+    ]
