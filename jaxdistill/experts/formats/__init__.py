@@ -16,15 +16,23 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxdistill import networks, shipped, tasks
-from jaxdistill.experts import student, torch_file
+from jaxdistill.experts import hub, student, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside as besides
-from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
+from jaxdistill.experts.formats import (
+    carried,
+    conventions,
+    layers,
+    published,
+    skills,
+    stable_baselines3,
+)
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, brief
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
-from jaxdistill.tasks.views import AnyView, Vector
+from jaxdistill.tasks.views import AnyView, Vector, View
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
@@ -34,6 +42,7 @@ Found = Mapping[str, Arrays]
 """State_dicts by their place in a file."""
 
 _Match = TypeVar("_Match")
+_STUDENT, _CONVERTED = "student", "converted before"  # conventions of our own directories
 _MAX_PREFIXES = 5
 _MANGLED = re.compile(r"_[A-Za-z0-9]{1,80}__")
 
@@ -82,9 +91,9 @@ def convert(
     """Reads an expert.
 
     Args:
-      path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
-        `Expert.save` wrote.
-      spec: path of a TOML file that describes the state_dict.
+      path: a PyTorch file of a known convention, of any other with a `spec`, a directory that
+        `Expert.save` wrote, or one of these on the hub: see `hub`.
+      spec: path of a TOML file that describes the state_dict; or its address on the hub.
       game: its game, where the file does not say; goes before what file, spec or directory say.
         Where nothing says it, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`,
         `dqn-PongNoFrameskip-v4.zip`), or in a folder called so, plays it.
@@ -95,16 +104,80 @@ def convert(
         follows no known convention, or has tensors missing or of wrong shape.
     """
     game = None if game is None else tasks.get(game).name
-    described = None if spec is None else specs.read(shipped.found(spec))
-    path = shipped.found(path)
+    described = None if spec is None else specs.read(_spec_at(spec))
+    if hub.is_address(path):
+        return _published(hub.fetch(path), described, game)
+    return _read(shipped.found(path), described, game)
+
+
+def _spec_at(spec: str | os.PathLike[str]) -> pathlib.Path:
+    return hub.fetch_file(spec, specs.MAX_BYTES) if hub.is_address(spec) else shipped.found(spec)
+
+
+def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | None) -> Conversion:
+    """What a repository of the hub holds, with what is said of it there."""
+    path, address, texts = fetched
+    told = published.read(texts, address.repository)
+    try:
+        found = _read(path, described, game, (told.game, told.game_from) if told.game else None)
+        expert = found.expert
+        _check_told(told, expert)
+    except (OSError, ValueError) as error:  # not where the cache has it
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(str(error).replace(str(path), str(address))) from error
+    changes: dict[str, Any] = {"source": str(address)}
+    if found.convention not in (_STUDENT, _CONVERTED) and (described is None or not described.name):
+        changes["name"] = address.repository.rpartition("/")[2]
+    if expert.advertised_score is None:
+        changes["advertised_score"] = told.scores.get(str(expert.game))
+    notes = list(found.notes)
+    if changes.get("advertised_score") is not None:
+        notes.append(f"its repository claims a mean score of {changes['advertised_score']:g}")
+    if told.rules and expert.rules == USUAL and isinstance(expert.view, View):
+        changes["rules"] = rules = Rules(**told.rules)
+        if rules != USUAL:
+            notes.append(f"its own game, by its repository: {rules.beside(USUAL)}")
+    if told.wrappers:
+        notes.append(f"trained behind {', '.join(told.wrappers)}, which may change what it sees")
+    expert = dataclasses.replace(expert, **changes)
+    return dataclasses.replace(found, expert=expert, notes=tuple(notes))
+
+
+def _check_told(told: published.Told, expert: Expert) -> None:
+    """Refuses an expert that sees what cannot be shown to it, by what lies beside it."""
+    if told.normalised and not isinstance(expert.view, View):
+        raise ValueError(
+            f"{expert.source}: config.yml says that what it sees was normalised, by numbers in "
+            f"vec_normalize.pkl, which is not read; expected an expert without"
+        )
+    stack = told.stack
+    if stack is not None and isinstance(expert.view, View) and stack != expert.view.stack:
+        raise ValueError(
+            f"{expert.source}: config.yml says frame_stack {stack}, and its network takes "
+            f"{expert.view.stack} frames; expected the config of this file"
+        )
+
+
+def _read(
+    path: pathlib.Path,
+    described: specs.Spec | None,
+    game: str | None,
+    guess: tuple[str | None, str] | None = None,
+) -> Conversion:
+    """Reads a file or a directory of this machine.
+
+    Args:
+      guess: the game where neither `game` nor the file says it, and what says so; by default what
+        its name says.
+    """
     if path.is_dir():
         if described:
             raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
         if student.stands_in(path):
-            return Conversion(student.Student.load(path).expert(game), "student")
+            return Conversion(student.Student.load(path).expert(game), _STUDENT)
         expert = Expert.load(path)
         expert = expert if game is None else dataclasses.replace(expert, game=game)
-        return Conversion(expert, "converted before")
+        return Conversion(expert, _CONVERTED)
     data = None
     if stable_baselines3.is_archive(path):
         file, data = stable_baselines3.read(path)
@@ -120,12 +193,12 @@ def convert(
         conversion = _by_spec(str(path), found, described, game)
     else:
         said = carried.read(file.tree, str(path))
-        arguments = besides.arguments(file.tree, pathlib.Path(path))
+        arguments = besides.arguments(file.tree, path)
         game = game or (said.game if said else None) or besides.game_in_arguments(arguments)
-        guess, source = (game, "") if game else besides.game_in_names(pathlib.Path(path))
-        conversion = _by_names(str(path), found, file.tree, data, guess, said, arguments)
+        played, source = (game, "") if game else guess or besides.game_in_names(path)
+        conversion = _by_names(str(path), found, file.tree, data, played, said, arguments)
         if source:
-            note = f"its game, {guess}, is taken from {source}"
+            note = f"its game, {played}, is taken from {source}"
             conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
     return dataclasses.replace(conversion, skipped=file.skipped)
 

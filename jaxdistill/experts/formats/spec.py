@@ -45,7 +45,7 @@ from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
-_MAX_BYTES = 16 * 2**10
+MAX_BYTES = 16 * 2**10
 
 _PIXELS = {"0..1": False, "0..255": True}
 _TYPES = {
@@ -123,9 +123,9 @@ def read(path: str | os.PathLike[str]) -> Spec:
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise ValueError(f"it has over {_MAX_BYTES} bytes")
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it has over {MAX_BYTES} bytes")
         fields = tomllib.loads(text.decode())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected a spec in TOML") from None
