@@ -4,7 +4,8 @@
         --config=configs/merge.py:pong=experts/pong.pth,breakout=experts/breakout.zip
 
 FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable-Baselines3,
-CleanRL), or a directory made by `launch/convert.py`; one that needs a spec is GAME=FILE@SPEC.toml.
+CleanRL), a directory made by `launch/convert.py`, or one of these on the Hugging Face hub,
+GAME=hf://USER/NAME[@REVISION][/PATH]; one that needs a spec is GAME=FILE@SPEC.toml.
 What its own game was is said behind it, as in GAME=FILE?fire_after_life=true&noop_max=1 (see
 `tasks.atari.Rules`); how the run plays, by `--config.rules.fire_after_life=True`.
 Every field below can be set by flag, as `--config.learn.rounds=400`.
@@ -21,6 +22,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
+from jaxdistill.experts import hub
 from jaxdistill.run import recipe
 from jaxdistill.tasks import atari
 
@@ -33,8 +35,8 @@ def sources(experts: str) -> tuple[dict[str, str | None], ...]:
         if not found:
             raise ValueError(f"expected GAME=FILE in --config=configs/...:..., got {part!r}")
         file, _, rules = file.partition("?")
-        path, _, spec = file.partition("@")
-        parsed.append({"game": game, "path": path, "spec": spec or None, "rules": rules or None})
+        path, spec = hub.with_spec(file)
+        parsed.append({"game": game, "path": path, "spec": spec, "rules": rules or None})
     return tuple(parsed)
 
 

@@ -133,7 +133,8 @@ def load(
     """A policy from an expert's or a student's file or directory, or from the workdir of a run.
 
     Args:
-      path: of a distillation the chosen student is read, of a training the best network so far.
+      path: of a distillation the chosen student is read, of a training the best network so far;
+        `hf://user/name[@revision][/path]` is one on the Hugging Face hub.
       task: the only one to play; for an expert's file that does not say it, what it plays.
       spec: TOML file that describes the file of an expert.
 
@@ -144,9 +145,8 @@ def load(
     if training.stands_in(where):
         names = [x.name for x in training.load_settings(where).tasks] if task is None else [task]
         experts = [training.best_as_expert(where, name) for name in names]
-    elif student.stands_in(where) or (where / "config.json").is_file():
-        read = student.Student.load if student.stands_in(where) else students.read
-        found = read(where)
+    elif (found := student.read(path)) or (where / "config.json").is_file():
+        found = found or students.read(where)
         experts = found.experts() if task is None else [found.expert(task)]
     else:
         expert = formats.load(path, spec=spec, game=task)

@@ -22,6 +22,7 @@ PROGRAMS = {
     "evaluate": "evaluate",
     "watch": "watch",
     "export": "export",
+    "push": "push",
     "doctor": "doctor",
 }
 """What each is called here, and its file in `launch/`."""

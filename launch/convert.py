@@ -15,7 +15,9 @@ import pathlib
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-_SOURCE = flags.DEFINE_string("source", None, "PyTorch file, or the directory of an expert")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "PyTorch file, directory of an expert, or hf://USER/NAME"
+)
 _OUT = flags.DEFINE_string("out", None, "new directory for the expert")
 _SPEC = flags.DEFINE_string("spec", None, "TOML file that says what the source does not")
 _RULES = flags.DEFINE_string(

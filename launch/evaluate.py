@@ -18,7 +18,9 @@ from absl import flags
 if TYPE_CHECKING:
     from jaxdistill.tasks.task import Suite
 
-_EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
+_EXPERT = flags.DEFINE_string(
+    "expert", None, "checkpoint, directory made by launch/convert.py, or hf://USER/NAME"
+)
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
 _GAME = flags.DEFINE_string("game", None, "the expert's, or the only one of a run to play")
 _RULES = flags.DEFINE_string(

@@ -9,7 +9,9 @@ import pathlib
 from _main import LARGEST_SEED, only_with, run
 from absl import flags
 
-_EXPERT = flags.DEFINE_string("expert", None, "checkpoint, or directory made by launch/convert.py")
+_EXPERT = flags.DEFINE_string(
+    "expert", None, "checkpoint, directory made by launch/convert.py, or hf://USER/NAME"
+)
 _SPEC = flags.DEFINE_string("spec", None, "TOML file describing the checkpoint")
 _RULES = flags.DEFINE_string(
     "rules", None, "changes to the expert's own game, such as fire_after_life=true&noop_max=1"

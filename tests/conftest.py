@@ -89,6 +89,28 @@ def unprivileged():
         os.seteuid(0)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A Hugging Face hub on this machine, which `huggingface_hub` takes for the only one."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    import hub_server
+
+    served = hub_server.Hub()
+    with pytest.MonkeyPatch.context() as patch:
+        # Environment variables were read when it was imported.
+        patch.setattr(constants, "ENDPOINT", served.endpoint)
+        template = f"{served.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
+        patch.setenv("HF_TOKEN", hub_server.TOKEN)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield served
+    served.close()
+
+
 class Play(NamedTuple):
     """Recorded play of a real pool: `steps[t]` is what `actions[t]` answered, `steps[-1]` the last.
 

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import venv
 
+import hub_server
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +41,7 @@ def main() -> None:
         (wheel,) = where.glob("*.whl")
         venv.create(where / "venv", with_pip=True)
         binaries = where / "venv" / "bin"
-        run(binaries / "python", *pip[1:], "install", wheel, where=where)
+        run(binaries / "python", *pip[1:], "install", f"{wheel}[hub]", where=where)
 
         program = binaries / "jaxdistill"
         outside = where / "outside"
@@ -57,6 +59,9 @@ def main() -> None:
             "error: jaxdistill has no program 'distil'; did you mean distill?"
         ]
 
+        server = hub_server.Hub()
+        os.environ.update(HF_ENDPOINT=server.endpoint, HF_TOKEN=hub_server.TOKEN)
+        os.environ.update(HF_HUB_DISABLE_XET="1", HF_HOME=str(where / "hub"), NO_PROXY="127.0.0.1")
         told = {}
         for line in tutorial("sh").splitlines():
             command, *flags = shlex.split(line)
@@ -71,6 +76,9 @@ def main() -> None:
         assert "jaxdistill distill --config=tiny:" in page
         assert "pong" in told["evaluate"] and "freeway" in told["evaluate"]
         assert (outside / "pong_student.pth").stat().st_size > 100_000
+        assert "pushed; read it as hf://me/two-games@" in told["push"]
+        assert (outside / "again.gif").stat().st_size > 1000
+        server.close()
         said = run(binaries / "python", "-c", tutorial("python"), where=outside)
         assert said.split() == ["('pong',", "'freeway')"], said
     print("the wheel installs and works")

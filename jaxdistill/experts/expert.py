@@ -42,7 +42,7 @@ class Expert:
       view: what it sees.
       game: name of its task; None where the file does not say or it is no task of ours.
       advertised_score: score claimed by whoever published it, None where unknown.
-      source: file it came from.
+      source: file it came from; on the hub, its address with the commit.
       log_std: logarithm of the deviation of each output that is an angle, anything at keys; None
         where it is not known, or there are no angles.
       rules: how its own game is played, where it was trained and scored.
@@ -350,6 +350,11 @@ class Team:
     def name(self) -> str:
         """Theirs."""
         return " + ".join(expert.name for expert in self.experts)
+
+    @property
+    def source(self) -> str:
+        """Theirs."""
+        return " + ".join(expert.source for expert in self.experts)
 
     @property
     def task(self) -> Task:

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import expert as experts
-from jaxdistill.experts import torch_file
+from jaxdistill.experts import hub, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
@@ -33,12 +33,14 @@ class Role:
     """One game of a student: what it sees there, and the actions and the name of its expert.
 
     `actions` are the valid ones that the expert has an output for: the student is taught no others.
+    `source` is where the expert came from, on the hub with its commit; "" where nobody wrote it.
     """
 
     game: str
     view: AnyView
     actions: tuple[int, ...]
     expert: str
+    source: str = ""
 
     @property
     def task(self) -> Task:
@@ -61,6 +63,7 @@ class Role:
             from_dict(row["view"]),
             tuple(row["actions"]),
             str(row["expert"]),
+            str(row.get("source", "")),
         )
         if not role.actions or not set(role.actions) <= set(role.task.actions):
             raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
@@ -192,6 +195,20 @@ class Student:
 def stands_in(directory: str | os.PathLike[str]) -> bool:
     """Whether a student that was exported is there."""
     return pathlib.Path(directory, _DESCRIPTION).is_file()
+
+
+def read(path: str | os.PathLike[str]) -> Student | None:
+    """The student that was exported to `path` or pushed there; None if something else is there.
+
+    Raises:
+      FileNotFoundError, ValueError, OSError: it is damaged, or cannot be fetched; see `hub.fetch`.
+    """
+    if not hub.is_address(path):
+        return Student.load(path) if stands_in(path) else None
+    fetched = hub.fetch(path)
+    if not stands_in(fetched.path):
+        return None
+    return dataclasses.replace(Student.load(fetched.path), name=str(fetched.address))
 
 
 def game_index(

@@ -24,7 +24,8 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
-from jaxdistill.experts import formats
+from jaxdistill.experts import formats, hub
+from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
 from jaxdistill.learn import checkpoints, dataset, divergence, learner
@@ -521,8 +522,8 @@ def params_of(run: Run, named: str, field: str) -> networks.Params:
     """What a student of the run may begin as.
 
     Args:
-      named: a game of the run, whose expert is meant; a file of any expert; or the directory of
-        another run, whose student is.
+      named: a game of the run, whose expert is meant; a file of any expert; the directory of
+        another run, whose student is; or a student that was exported or pushed.
       field: the setting that names it.
 
     Raises:
@@ -534,10 +535,13 @@ def params_of(run: Run, named: str, field: str) -> networks.Params:
         settings, state, network = students.load_student(path)
         view = students.load_roles(path, settings)[0].view
         name, params = f"the student of {named}", jax.device_get(state.playing)
+    elif named not in run.names and (exported := travelling.read(named)) is not None:
+        network, view = exported.network, exported.roles[0].view
+        name, params = f"the student {named}", exported.params
     else:
         if named in run.names:
             expert = run.experts[run.names.index(named)]
-        elif path.exists():
+        elif path.exists() or hub.is_address(named):
             expert = formats.load(named)
         else:
             raise ValueError(
@@ -744,6 +748,7 @@ def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[d
             {
                 "game": run.names[i],
                 "expert_name": run.experts[i].name,
+                "expert_source": run.experts[i].source,
                 "random": random.summary(),
                 "expert": expert.summary(),
                 "student": student.summary(),

@@ -34,6 +34,7 @@ LIBRARIES = (
 EXTRAS = {
     "lander": ("gymnasium", "Box2D"),
     "video": ("av",),
+    "hub": ("huggingface_hub",),
     "parity": ("torch",),
     "cuda": ("jax_cuda12_plugin",),
 }

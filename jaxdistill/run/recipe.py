@@ -88,7 +88,8 @@ class Learn:
         trying what its expert would not, which matters where the student drives.
       warm_start: name of the game whose expert the student begins as a copy of, a file of any
         expert of its shape, or the directory of a run or of merged weights (`launch/distill.py`,
-        `launch/merge_weights.py`), whose student it goes on from; None begins fresh.
+        `launch/merge_weights.py`), whose student it goes on from, or of a student that was
+        exported; or one of these on the hub. None begins fresh.
       target_retention: learning ends once the student keeps this much of every game in the games
         it is chosen by, 1 being all; None learns all rounds.
       ema_decay: the student that plays is the exponential moving average of the parameters with

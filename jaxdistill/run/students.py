@@ -34,7 +34,7 @@ def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]
     """The roles of the student of a run, whose experts `recipe.teachers` gives."""
     views = recipe.student_views(settings, experts)
     return tuple(
-        Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name)
+        Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name, e.source)
         for e, view in zip(experts, views, strict=True)
     )
 
@@ -229,7 +229,7 @@ def _card(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
     }
 
 
-_MEASURED = ("games", "epsilon", "opening_steps", "opening_by")
+_MEASURED = ("games", "episodes", "epsilon", "opening_steps", "opening_by")
 
 
 def _sha256(path: pathlib.Path) -> str | None:

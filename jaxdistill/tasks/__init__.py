@@ -45,16 +45,9 @@ def get(name: str) -> Task:
     Raises:
       ValueError: if there is no such task; the message names the closest ones.
     """
-    by_key = _by_key()
-    text = name if isinstance(name, str) else ""
-    space, _, last = text.rpartition("/")
-    own = _key(space) in {"lander", "combat", *(_key(x.rpartition("/")[0]) for x in _added)} - {""}
-    spellings = [_key(text)] if own else [_key(text), _key(last)]
-    for key in spellings:
-        if key in by_key:
-            return by_key[key]
-    if duel := combat.find(text):
-        return duel
+    if task := find(name):
+        return task
+    by_key, spellings = _by_key(), _spellings(name)
     close = dict.fromkeys(
         by_key[key].name
         for spelling in spellings
@@ -64,6 +57,22 @@ def get(name: str) -> Task:
     raise ValueError(
         f"unknown task {name!r}: {hint}jaxdistill.tasks.names() lists all {len(names())}"
     )
+
+
+def find(name: str) -> Task | None:
+    """As `get`; None where there is no such task."""
+    by_key = _by_key()
+    for key in _spellings(name):
+        if key in by_key:
+            return by_key[key]
+    return combat.find(name if isinstance(name, str) else "")
+
+
+def _spellings(name: str) -> list[str]:
+    text = name if isinstance(name, str) else ""
+    space, _, last = text.rpartition("/")
+    own = _key(space) in {"lander", "combat", *(_key(x.rpartition("/")[0]) for x in _added)} - {""}
+    return [_key(text)] if own else [_key(text), _key(last)]
 
 
 def under(task: Task, rules: Rules) -> Task:

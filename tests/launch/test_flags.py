@@ -16,6 +16,7 @@ from PIL import Image
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.student import Role, Student
 from jaxdistill.report import tables
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks import lander as lander_tasks
@@ -80,7 +81,7 @@ def program(monkeypatch, capsys):
     ("name", "resumes"),
     [
         *((name, True) for name in ("collect", "distill", "merge_weights", "train_expert")),
-        *((name, False) for name in ("convert", "evaluate", "export", "watch")),
+        *((name, False) for name in ("convert", "evaluate", "export", "push", "watch")),
     ],
 )
 def test_an_interrupted_program_says_what_is_true(program, name, resumes, monkeypatch, capsys):
@@ -92,7 +93,7 @@ def test_an_interrupted_program_says_what_is_true(program, name, resumes, monkey
     run = module.run
     text = (LAUNCH / f"{name}.py").read_text()
     assert ("run(main, resumes=True)" in text) == resumes
-    needed = dict.fromkeys(("workdir", "out", "source", "method"), "x")
+    needed = dict.fromkeys(("workdir", "out", "source", "method", "repo"), "x")
     needed["config"] = "configs/quickstart.py"
     given = [f"--{k}={v}" for k, v in needed.items() if k in flags.FLAGS]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *given])
@@ -411,6 +412,55 @@ def test_a_spec_is_begun_and_what_it_leaves_open_is_played(program, tmp_path):
     assert sorted(row[0] for row in rows) == ["newest_first", "oldest_first"]
     assert float(rows[0][1]) >= float(rows[1][1])
     assert f'the best has stack_order = "{rows[0][0]}"' in out
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # by huggingface_hub
+def test_every_flag_of_push_changes_what_is_pushed(program, server, tmp_path, watcher):
+    expert = watcher("asterix", 1)
+    score = {"mean": 1.0, "interval": [0.0, 2.0], "episodes": 3}
+    rows = dict.fromkeys(("random", "expert", "student"), score)
+    rows |= {"retention": 1.0, "retention_interval": [0.5, 1.5], "human_normalised": None}
+    measured = {"epsilon": 0.05, "opening_steps": 0, "opening_by": "random"}
+    for name, mean in (("one", 1.0), ("other", 2.0)):
+        scored = rows | {"game": "asterix", "student": score | {"mean": mean}}
+        card = {"measured": measured | {"games": [scored]}}
+        role = Role("asterix", expert.view, expert.task.actions, expert.name)
+        Student("x", expert.network, expert.params, "q", (role,), card=card).save(tmp_path / name)
+
+    def pushed(*given, name="one", repo="me/flags"):
+        before = {key: dict(x.branches) for key, x in server.repositories.items()}
+        code, out, err = program("push", f"--workdir={tmp_path / name}", f"--repo={repo}", *given)
+        assert code == 0, err
+        changed = {
+            (key, branch, tuple(repository.commits[commit].items()))
+            for key, repository in server.repositories.items()
+            for branch, commit in repository.branches.items()
+            if before.get(key, {}).get(branch) != commit
+        }
+        return changed, repo in server.repositories and server.repositories[repo].private, out
+
+    def first(*given, **options):
+        server.repositories.clear()
+        return pushed(*given, **options)[:2]
+
+    seen = [
+        first(),
+        first(name="other"),
+        first(repo="me/elsewhere"),
+        first("--revision=next"),
+        first("--private"),
+        first("--license=mit"),
+        first(f"--dry_run={tmp_path / 'dry'}"),
+    ]
+    assert all(one not in seen[:i] for i, one in enumerate(seen)) and seen[-1] == (set(), False)
+    assert (tmp_path / "dry" / "README.md").is_file() and not server.repositories
+    assert "pushed; read it as hf://me/flags@" in pushed()[2]
+    code, _, err = program(
+        "push", f"--workdir={tmp_path}", "--repo=a/b", "--private", f"--dry_run={tmp_path / 'x'}"
+    )
+    assert code == 2 and "--private goes with a push without --dry_run" in err
+    own = {"workdir", "repo", "revision", "private", "license", "dry_run"}
+    assert program.own("push") == own
 
 
 def test_an_expert_of_combat_is_written_for_stable_baselines3(program, tmp_path):

@@ -19,7 +19,7 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, lessons, rollouts
-from jaxdistill.run import distill, recipe, students
+from jaxdistill.run import distill, push, recipe, students
 from jaxdistill.tasks.views import View
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -32,7 +32,10 @@ SETTINGS = recipe.Settings(experts=(ExpertSource("x"),))
 def an_expert(game, view, seed=0, network="net3"):
     network = networks.create(network)
     params = networks.init(network, jax.random.key(seed), view.shape)
-    return Expert(f"tiny {game}", network, params, "q", tuple(range(18)), view=view, game=game)
+    actions, source = tuple(range(18)), f"{game}.pth"
+    return Expert(
+        f"tiny {game}", network, params, "q", actions, view=view, game=game, source=source
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,30 @@ def run(tmp_path_factory):
     )
     distill.distill(settings, root / "student")
     return root
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # by huggingface_hub
+def test_a_run_is_pushed_with_its_report_and_its_clips(run, server):
+    address = push.push(run / "student", "me/run")
+    repository = server.repositories["me/run"]
+    files = repository.commits[address.partition("@")[2]]
+    clips_of = {f"clips/{game}.gif" for game in VIEWS}
+    assert (
+        set(files) == {"policy.json", "policy.safetensors", "README.md", "report.html"} | clips_of
+    )
+    assert files["report.html"] == (run / "student" / "report.html").read_bytes()
+    for name in clips_of:
+        assert files[name].startswith(b"GIF8") and len(files[name]) > 1000
+        assert f"![expert beside student]({name})" in files["README.md"].decode()
+    assert b"| pong | tiny pong | pong.pth |" in files["README.md"]
+    rows = json.loads((run / "student" / "result.json").read_text())["games"]
+    assert [row["expert_source"] for row in rows] == [f"{game}.pth" for game in VIEWS]
+    read, own = student.read("hf://me/run"), students.read(run / "student")
+    assert read.roles == own.roles and [x.source for x in read.roles] == [
+        "pong.pth",
+        "breakout.pth",
+    ]
+    assert jax.tree.all(jax.tree.map(np.array_equal, read.params, own.params))
 
 
 @pytest.fixture

@@ -16,16 +16,23 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxdistill import networks, shipped, tasks
-from jaxdistill.experts import student, torch_file
+from jaxdistill.experts import hub, student, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside as besides
-from jaxdistill.experts.formats import carried, conventions, layers, skills, stable_baselines3
+from jaxdistill.experts.formats import (
+    carried,
+    conventions,
+    layers,
+    published,
+    skills,
+    stable_baselines3,
+)
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
-from jaxdistill.tasks.atari import USUAL
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
-from jaxdistill.tasks.views import AnyView, Vector
+from jaxdistill.tasks.views import AnyView, Vector, View
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
@@ -35,6 +42,7 @@ Found = Mapping[str, Arrays]
 """State_dicts by their place in a file."""
 
 _Match = TypeVar("_Match")
+_STUDENT, _CONVERTED = "student", "converted before"  # conventions of our own directories
 _MAX_PREFIXES = 5
 _MANGLED = re.compile(r"_[A-Za-z0-9]{1,80}__")
 
@@ -88,9 +96,10 @@ def convert(
     """Reads an expert.
 
     Args:
-      path: a PyTorch file of a known convention, of any other with a `spec`, or a directory that
-        `Expert.save` wrote.
-      spec: path of a TOML file that describes the state_dict, or what was read there.
+      path: a PyTorch file of a known convention, of any other with a `spec`, a directory that
+        `Expert.save` wrote, or one of these on the hub: see `hub`.
+      spec: path of a TOML file that describes the state_dict, or its address on the hub; or what
+        was read there.
       game: its game, where file, spec or directory do not say. Where nothing says it, a file
         called after a game (`pong.pth`, `space_invaders_dqn.pt`, `dqn-PongNoFrameskip-v4.zip`), or
         in a folder called so, plays it.
@@ -101,31 +110,98 @@ def convert(
         follows no known convention, has tensors missing or of wrong shape, or is of another game.
     """
     game = None if game is None else tasks.get(game).name
-    described = spec if spec is None or isinstance(spec, specs.Spec) else specs.read(spec)
-    path = shipped.found(path)
+    described = spec if spec is None or isinstance(spec, specs.Spec) else specs.read(_spec_at(spec))
+    if hub.is_address(path):
+        return _published(hub.fetch(path), described, game)
+    return _read(shipped.found(path), described, game)
+
+
+def _spec_at(spec: str | os.PathLike[str]) -> pathlib.Path:
+    return hub.fetch_file(spec, specs.MAX_BYTES) if hub.is_address(spec) else shipped.found(spec)
+
+
+def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | None) -> Conversion:
+    """What a repository of the hub holds, with what is said of it there."""
+    path, address, texts = fetched
+    told = published.read(texts, address.repository)
+    try:
+        found = _read(path, described, game, (told.game, told.game_from) if told.game else None)
+        expert = found.expert
+        _check_told(told, expert)
+    except (OSError, ValueError) as error:  # not where the cache has it
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(str(error).replace(str(path), str(address))) from error
+    changes: dict[str, Any] = {"source": str(address)}
+    if found.convention not in (_STUDENT, _CONVERTED) and (described is None or not described.name):
+        changes["name"] = address.repository.rpartition("/")[2]
+    if expert.advertised_score is None:
+        changes["advertised_score"] = told.scores.get(str(expert.game))
+    notes = list(found.notes)
+    if changes.get("advertised_score") is not None:
+        notes.append(f"its repository claims a mean score of {changes['advertised_score']:g}")
+    own = described is None and found.convention not in (_STUDENT, _CONVERTED)
+    if told.rules and isinstance(expert.view, View) and (own or expert.rules == USUAL):
+        # It knows more than the convention.
+        notes = [note for note in notes if not note.startswith("its own game is ")]
+        changes["rules"] = rules = Rules(**told.rules)
+        if rules != USUAL:
+            notes.append(f"its own game, by its repository: {rules.beside(USUAL)}")
+    if told.wrappers:
+        notes.append(f"trained behind {', '.join(told.wrappers)}, which may change what it sees")
+    expert = dataclasses.replace(expert, **changes)
+    return dataclasses.replace(found, expert=expert, notes=tuple(notes))
+
+
+def _check_told(told: published.Told, expert: Expert) -> None:
+    """Refuses an expert that sees what cannot be shown to it, by what lies beside it."""
+    if told.normalised and not isinstance(expert.view, View):
+        raise ValueError(
+            f"{expert.source}: config.yml says that what it sees was normalised, by numbers in "
+            f"vec_normalize.pkl, which is not read; expected an expert without"
+        )
+    stack = told.stack
+    if stack is not None and isinstance(expert.view, View) and stack != expert.view.stack:
+        raise ValueError(
+            f"{expert.source}: config.yml says frame_stack {stack}, and its network takes "
+            f"{expert.view.stack} frames; expected the config of this file"
+        )
+
+
+def _read(
+    path: pathlib.Path,
+    described: specs.Spec | None,
+    game: str | None,
+    guess: tuple[str | None, str] | None = None,
+) -> Conversion:
+    """Reads a file or a directory of this machine.
+
+    Args:
+      guess: the game where neither `game` nor the file says it, and what says so; by default what
+        its name says.
+    """
     if path.is_dir():
         if described:
             raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
         if student.stands_in(path):
-            return Conversion(student.Student.load(path).expert(game), "student")
+            return Conversion(student.Student.load(path).expert(game), _STUDENT)
         expert = Expert.load(path)
         game = _agreed(game, (expert.game,), str(path))
-        return Conversion(dataclasses.replace(expert, game=game), "converted before")
+        return Conversion(dataclasses.replace(expert, game=game), _CONVERTED)
     file, data, found = opened(path)
     if described:
         game = _agreed(game, (described.game,), described.path)
         conversion = _by_spec(str(path), found, described, game)
     else:
         said = carried.read(file.tree, str(path))
-        arguments = besides.arguments(file.tree, pathlib.Path(path))
+        arguments = besides.arguments(file.tree, path)
         games = tuple(said.views) if said else besides.games(file.tree, arguments)
         game = _agreed(game, games, str(path))
-        guess, source = besides.game_in_names(pathlib.Path(path))
-        conversion = _by_names(str(path), found, file.tree, data, game or guess, said, arguments)
-        note = f"its game, {guess}, is taken from {source}"
+        hinted, source = guess or besides.game_in_names(path)
+        conversion = _by_names(str(path), found, file.tree, data, game or hinted, said, arguments)
+        note = f"its game, {hinted}, is taken from {source}"
         if game:
-            note = f"{source} says {guess}; it is read as an expert of {game}"
-        if guess and guess != game:
+            note = f"{source} says {hinted}; it is read as an expert of {game}"
+        if hinted and hinted != game:
             conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
     return dataclasses.replace(conversion, skipped=file.skipped)
 

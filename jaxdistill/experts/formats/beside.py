@@ -54,23 +54,21 @@ def game_in_names(path: pathlib.Path) -> tuple[str | None, str]:
     stand anywhere in it (`dqn-PongNoFrameskip-v4.zip`), or a game after "atari" (`atari_pong`). A
     folder may be called like that, or like the game and no more.
     """
-    if game := _first_words(path.stem) or _in_words(path.stem):
+    if game := _first_words(path.stem) or game_in_words(path.stem):
         return game, "the file's name"
     for folder in list(path.absolute().parents)[:_FOLDERS]:
         name = folder.name
         alone = _known(name[:80])
         # Any folder may be called aiming or standard.
         alone = alone if alone and tasks.get(alone).suite.name == "atari" else None
-        if game := alone or _in_words(name):
+        if game := alone or game_in_words(name):
             return game, f"the name of its folder, {name}"
     return None, ""
 
 
 def _known(name: str) -> str | None:
-    try:
-        return tasks.get(name).name
-    except ValueError:
-        return None
+    task = tasks.find(name)
+    return None if task is None else task.name
 
 
 def _first_words(text: str) -> str | None:
@@ -86,7 +84,7 @@ def _first_words(text: str) -> str | None:
     return next((known[start] for start in starts if start in known), None)
 
 
-def _in_words(text: str) -> str | None:
+def game_in_words(text: str) -> str | None:
     """The game whose environment's id stands in a name, or that follows "atari" there."""
     games = (_known(name) for name in _candidates(text[:200]))
     return next((game for game in games if game and not game.startswith("combat/")), None)

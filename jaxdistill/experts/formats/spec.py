@@ -71,7 +71,7 @@ from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
-_MAX_BYTES = 16 * 2**10
+MAX_BYTES = 16 * 2**10
 
 _PIXELS = {"0..1": False, "0..255": True}
 _ORDERS = {"oldest_first": False, "newest_first": True}
@@ -216,9 +216,9 @@ def _loaded(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     path = os.fspath(shipped.found(path))
     try:
         with open(path, "rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise ValueError(f"it has over {_MAX_BYTES} bytes")
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it has over {MAX_BYTES} bytes")
         fields = tomllib.loads(text.decode())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected a spec in TOML") from None

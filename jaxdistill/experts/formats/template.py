@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill import networks, settings, shipped, tasks
-from jaxdistill.experts import formats
+from jaxdistill.experts import formats, hub
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside
 from jaxdistill.experts.formats.layers import (
@@ -81,7 +81,7 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
       FileNotFoundError, ValueError: the file cannot be read, holds no layers, or is recognised and
         of a kind that no spec describes.
     """
-    path = shipped.found(path)
+    path = hub.fetch(path)[0] if hub.is_address(path) else shipped.found(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
     file, _, found = formats.opened(path)

@@ -1,0 +1,126 @@
+"""The model card of a student: `README.md` of its repository, for people and for the hub."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jaxdistill.experts import hub
+from jaxdistill.experts.student import Student
+from jaxdistill.report import tables
+from jaxdistill.tasks.atari import Game
+from jaxdistill.tasks.task import Task
+from jaxdistill.text import shown
+
+_TAGS = ("reinforcement-learning", "policy-distillation", "jaxdistill", "jax")
+
+
+def text(student: Student, address: hub.Address, clips: Sequence[str] = ()) -> str:
+    """The card of a student that is measured, at the address where it will be.
+
+    Its metadata has the licence of `student.card`, if there is one, and a `model-index` with the
+    student's mean score in each task; the interval, the number of whole games and epsilon are
+    arguments of that metric.
+
+    Args:
+      clips: paths of pictures in the repository, to be shown.
+    """
+    name = address.repository.rpartition("/")[2]
+    return f"---\n{_metadata(student, name)}\n---\n\n{_body(student, address, name, clips)}"
+
+
+def _metadata(student: Student, name: str) -> str:
+    library, measured = hub.library(), student.card["measured"]
+    rows = {row["game"]: row["student"] for row in measured["games"]}
+    results = [
+        library.EvalResult(
+            task_type="reinforcement-learning",
+            task_name="reinforcement-learning",
+            dataset_type=_environment(role.task),
+            dataset_name=_environment(role.task),
+            metric_type="mean_reward",
+            metric_name="mean_reward",
+            metric_value=round(rows[role.game]["mean"], 4),
+            metric_args={
+                "interval_95": [round(x, 4) for x in rows[role.game]["interval"]],
+                "episodes": rows[role.game]["episodes"],
+                "epsilon": measured["epsilon"],
+            },
+        )
+        for role in student.roles
+    ]
+    of_the_hub = [x for role in student.roles for x in hub.addresses(role.source)]
+    return library.ModelCardData(
+        license=student.card.get("license"),
+        library_name="jaxdistill",
+        pipeline_tag="reinforcement-learning",
+        tags=[*_TAGS, *(_environment(role.task) for role in student.roles)],
+        base_model=[*dict.fromkeys(x.repository for x in of_the_hub)] or None,
+        model_name=name,
+        eval_results=results,
+    ).to_yaml(line_break="\n")
+
+
+def _environment(task: Task) -> str:
+    """What the hub's cards call a task."""
+    return f"ALE/{task.env_id}" if isinstance(task, Game) else task.name
+
+
+def _body(student: Student, address: hub.Address, name: str, clips: Sequence[str]) -> str:
+    measured, games = student.card["measured"], student.games
+    episodes = max(row["student"]["episodes"] for row in measured["games"])
+    protocol = tables.protocol({"episodes": episodes, **measured})
+    made = student.card.get("made", {}).get("method", "distillation")
+    first = games[0]
+    pictures = "".join(f"![expert beside student]({clip})\n" for clip in clips)
+    return f"""# {name}
+
+One network that plays {", ".join(games)}, made of an expert of each by
+{made} with jaxdistill.
+
+{_table(*tables.student_lines(measured["games"]))}
+
+{protocol}. Retention is (student - random) / (expert - random).
+
+{pictures}
+## Use it
+
+```
+pip install 'jaxdistill[hub]'
+jaxdistill evaluate --expert={address} --game={first}
+jaxdistill watch --expert={address} --game={first} --out=game.gif
+```
+
+It stands wherever an expert's file can: to distil it again,
+`jaxdistill distill --config=merge:{first}={address} --workdir=DIR`. From Python:
+
+```python
+import jaxdistill
+
+policy = jaxdistill.load("{address}")
+actions = policy.act(observations, task="{first}")
+```
+
+## Its experts
+
+{_table(("task", "expert", "from"), [(x.game, x.expert, _origin(x.source)) for x in student.roles])}
+
+`policy.json` says what it sees, its actions and how it was made; `policy.safetensors` holds its
+weights.
+"""
+
+
+def _origin(source: str) -> str:
+    """Where an expert came from: its address, or what its file is called."""
+    return ", ".join(map(str, hub.addresses(source))) or pathlib.PurePath(source).name
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return re.sub(r"([|<>`\[\]*_\\])", r"\\\1", shown("" if value is None else value))

@@ -1,0 +1,122 @@
+"""A student's repository on the Hugging Face hub: what it holds, and how it gets there."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import pathlib
+import re
+import tempfile
+
+from jaxdistill.experts import hub, student
+from jaxdistill.experts.student import Student
+from jaxdistill.report import card
+from jaxdistill.run import students
+
+_REPORT = "report.html"
+_CLIP = re.compile(r'<img alt="([^"]{1,80})" src="data:image/gif;base64,([A-Za-z0-9+/=]+)"')
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}")
+
+
+def push(
+    source: str | os.PathLike[str],
+    repository: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    license: str | None = None,
+    dry_run: str | os.PathLike[str] | None = None,
+) -> str:
+    """Makes or updates a repository of the hub, in one commit: all of it or nothing.
+
+    It holds the student (`policy.json`, `policy.safetensors`), its model card (`README.md`), and of
+    a run `report.html` and the clips that are in it.
+
+    Args:
+      source: workdir of a run, or directory of a student that was exported.
+      repository: "user/name"; made if there is none.
+      revision: branch to push to, made if there is none; by default the main one.
+      private: a repository that is made is for its owner alone.
+      license: the hub's name of the licence, such as "mit"; by default what the student says.
+      dry_run: a new directory that is given the files; nothing is pushed.
+
+    Returns:
+      The address that loads it: `hf://user/name@COMMIT`, without the commit where none was made.
+
+    Raises:
+      FileNotFoundError, ValueError, OSError: one line on what is missing or refused; then nothing
+        was pushed.
+    """
+    address = hub.parse(f"{hub.PREFIX}{repository}")
+    if str(address) != f"{hub.PREFIX}{repository}" or address.revision or address.path:
+        raise ValueError(f"repo is {repository!r}, expected USER/NAME")
+    if revision is not None:
+        address = hub.parse(f"{address}@{revision}")
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise ValueError(f"license is {license!r}, expected the hub's name of it, such as mit")
+    library = hub.library()
+    if dry_run is None and library.get_token() is None:
+        raise ValueError(f"to push to {address} takes a token that may write; {hub.LOG_IN}")
+    files = files_of(source, address, license)
+    if dry_run is not None:
+        _write(pathlib.Path(dry_run), files)
+        return str(address)
+    with hub.explained(address):
+        api = library.HfApi()
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise ValueError(
+                f"{address} is there and public, and nothing was pushed; make it private on its "
+                "page, or leave --private out"
+            )
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repository,
+            [library.CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message="A student of jaxdistill",
+            revision=revision,
+        )
+    return str(dataclasses.replace(address, revision=commit.oid))
+
+
+def files_of(
+    source: str | os.PathLike[str], address: hub.Address, license: str | None = None
+) -> dict[str, bytes]:
+    """What a repository of a student holds, by path; raises as `push` does."""
+    source = pathlib.Path(source)
+    if student.stands_in(source):
+        found, page = Student.load(source), ""
+    else:
+        found = students.read(source)
+        report = source / _REPORT
+        page = report.read_text("utf-8") if report.is_file() else ""
+    measured = found.card.get("measured") or {}
+    scored = [row.get("game") for row in measured.get("games", ())]
+    if missing := [game for game in found.games if game not in scored]:
+        raise ValueError(
+            f"{source} has no scores of {', '.join(missing)}; let its run come to its table, then "
+            "push it"
+        )
+    if license is not None:
+        found = dataclasses.replace(found, card={**found.card, "license": license})
+    with tempfile.TemporaryDirectory() as folder:
+        found.save(folder)
+        files = {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
+    clips = {
+        f"clips/{game.replace('/', '_')}.gif": base64.b64decode(gif)
+        for game, gif in _CLIP.findall(page)
+        if game in found.games
+    }
+    files[hub.CARD] = card.text(found, address, [*clips]).encode()
+    return files | ({_REPORT: page.encode()} if page else {}) | clips
+
+
+def _write(directory: pathlib.Path, files: dict[str, bytes]) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} is not empty; choose another --dry_run")
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,179 @@
+"""Students pushed to a hub on this machine: what is there then, and what is refused before."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdistill
+from jaxdistill import networks, tasks
+from jaxdistill.experts import formats
+from jaxdistill.experts.student import Role, Student
+from jaxdistill.run import push
+from jaxdistill.tasks.views import View
+
+yaml = pytest.importorskip("yaml")
+# By huggingface_hub, where it stores a large file.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+GAMES = ("pong", "breakout")
+
+
+def _played(mean, low, high, episodes=100):
+    return {"mean": mean, "interval": [low, high], "episodes": episodes}
+
+
+def _row(game, random, expert, student):
+    kept = {"retention": 0.94, "retention_interval": [0.9, 0.98], "human_normalised": 0.5}
+    return {"game": game, "random": random, "expert": expert, "student": student} | kept
+
+
+MEASURED = {
+    "games": [
+        _row("pong", _played(-20.3, -20.5, -20.0), _played(15.3, 14.6, 16.0), _played(13, 11, 14)),
+        _row("breakout", _played(1.3, 1, 2), _played(90, 83, 97), _played(89, 82, 96, 256)),
+    ],
+    "episodes": 256,
+    "epsilon": 0.05,
+    "opening_steps": 10,
+    "opening_by": "random",
+}
+CARD = {"made": {"method": "distillation"}, "measured": MEASURED, "license": None}
+SOURCES = (f"hf://sb3/dqn-Pong@{'a' * 40}/dqn-Pong.zip", "/home/me/secret/a|b.pth")
+
+
+def _student(card=CARD):
+    chosen = [tasks.get(game) for game in GAMES]
+    module = networks.for_tasks(networks.create("net3"), chosen)
+    wanted = jax.eval_shape(lambda: networks.init(module, jax.random.key(0), (4, 84, 84)))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(x.dtype), wanted)
+    roles = tuple(
+        Role(task.name, View(), task.actions, f"{task.name} expert", source)
+        for task, source in zip(chosen, SOURCES, strict=True)
+    )
+    return Student("mine", module, params, "q", roles, card=card)
+
+
+@pytest.fixture
+def standing(tmp_path):
+    """Where a student that is measured is written."""
+    _student().save(tmp_path / "student")
+    return tmp_path / "student"
+
+
+def _metadata(text):
+    _, front, body = text.decode().split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_what_is_pushed_is_loaded_back(server, standing, tmp_path):
+    address = push.push(standing, "me/both", license="mit")
+    commit = server.repositories["me/both"].branches["main"]
+    assert address == f"hf://me/both@{commit}" and not server.repositories["me/both"].private
+    files = server.repositories["me/both"].commits[commit]
+    assert set(files) == {"policy.json", "policy.safetensors", "README.md"}
+    assert json.loads(files["policy.json"])["card"]["license"] == "mit"
+    policy = jaxdistill.load("hf://me/both")
+    own = Student.load(standing)
+    for game in GAMES:
+        params = own.expert(game).params
+        assert jax.tree.all(jax.tree.map(np.array_equal, policy.experts[game].params, params))
+        assert formats.load(address, game=game).source == address
+    # The card's score is what the student promises where it is an expert.
+    assert formats.load(address, game="pong").advertised_score == 13
+    assert formats.load(address, game="breakout").advertised_score == 89
+
+    assert push.push(standing, "me/both", license="mit") == address
+    again = push.push(standing, "me/both", license="apache-2.0")
+    assert again != address and formats.load("hf://me/both", game="pong").source == again
+    # A dry run writes the same.
+    push.push(standing, "me/both", license="apache-2.0", dry_run=tmp_path / "dry")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "dry").iterdir()}
+    assert written == server.repositories["me/both"].commits[again.partition("@")[2]]
+
+
+def test_the_card_says_how_it_plays(server, standing):
+    push.push(standing, "me/card")
+    repository = server.repositories["me/card"]
+    files = repository.commits[repository.branches["main"]]
+    metadata, body = _metadata(files["README.md"])
+    assert metadata["library_name"] == "jaxdistill" and "license" not in metadata
+    assert {"reinforcement-learning", "jaxdistill", "ALE/Pong-v5"} <= set(metadata["tags"])
+    assert metadata["base_model"] == ["sb3/dqn-Pong"]
+    (index,) = metadata["model-index"]
+    pong, breakout = index["results"]
+    assert index["name"] == "card" and pong["dataset"] == {
+        "name": "ALE/Pong-v5",
+        "type": "ALE/Pong-v5",
+    }
+    (metric,) = breakout["metrics"]
+    assert metric["type"] == "mean_reward" and metric["value"] == 89
+    assert metric["args"] == {"interval_95": [82, 96], "episodes": 256, "epsilon": 0.05}
+    assert (
+        "| pong | -20.3 | 15.3 \\[14.6, 16.0\\] | 13.0 \\[11.0, 14.0\\] | 94% \\[90, 98\\] |"
+        in body
+    )
+    assert "100 to 256 whole games per score, after 10 or more steps of random play" in body
+    assert "jaxdistill evaluate --expert=hf://me/card --game=pong" in body
+    assert 'jaxdistill.load("hf://me/card")' in body and "clips/" not in body
+    assert f"| pong | pong expert | {SOURCES[0]} |" in body
+    assert "| breakout | breakout expert | a\\|b.pth |" in body and "secret" not in body
+
+
+def test_a_branch_and_a_private_repository(server, standing):
+    push.push(standing, "me/branches")
+    main = server.repositories["me/branches"].branches["main"]
+    address = push.push(standing, "me/branches", revision="next", license="mit")
+    branches = server.repositories["me/branches"].branches
+    assert branches["main"] == main != branches["next"] == address.partition("@")[2]
+    card = server.repositories["me/branches"].commits[branches["next"]]["README.md"].decode()
+    assert "--expert=hf://me/branches@next" in card
+    assert formats.load("hf://me/branches@next", game="pong").source == address
+
+    push.push(standing, "me/private", private=True)
+    assert server.repositories["me/private"].private
+    push.push(standing, "me/private", private=True, license="mit")  # and again
+    with pytest.raises(ValueError, match="is there and public, and nothing was pushed"):
+        push.push(standing, "me/branches", private=True, license="mit")
+    assert branches["main"] == main
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"repository": "both"}, "hf://both is no address of the hub"),
+        ({"repository": "me/both/"}, "repo is 'me/both/', expected USER/NAME"),
+        ({"repository": "me/both@main"}, "repo is 'me/both@main', expected USER/NAME"),
+        ({"revision": "a b"}, "hf://me/none@a b is no address of the hub"),
+        ({"license": "MIT License"}, "license is 'MIT License', expected the hub's name of it"),
+        ({"card": CARD | {"measured": {}}}, "has no scores of pong, breakout; let its run come to"),
+        ({"card": {}}, "has no scores of pong, breakout"),
+        ({"token": ""}, "takes a token that may write; log in with `hf auth login`, or set HF_"),
+        ({"token": "hf_another"}, "does not allow it with this token; log in with"),
+    ],
+)
+def test_nothing_is_pushed_where_something_is_missing(server, tmp_path, monkeypatch, options, said):
+    _student(options.pop("card", CARD)).save(tmp_path / "student")
+    monkeypatch.setenv("HF_TOKEN", options.pop("token", "hf_local"))
+    with pytest.raises((ValueError, OSError)) as error:
+        push.push(tmp_path / "student", **({"repository": "me/none"} | options))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert "me/none" not in server.repositories
+
+
+def test_a_push_that_ends_in_the_middle_leaves_what_was_there(
+    server, standing, tmp_path, monkeypatch
+):
+    push.push(standing, "me/whole")
+    before = dict(server.repositories["me/whole"].branches)
+    monkeypatch.setattr(server, "fails", "/commit/")
+    with pytest.raises(OSError, match=r"hf://me/whole: .* answers 500"):
+        push.push(standing, "me/whole", license="mit")
+    assert server.repositories["me/whole"].branches == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(ValueError, match="full is not empty; choose another --dry_run"):
+        push.push(standing, "me/whole", dry_run=tmp_path / "full")
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        push.push(tmp_path / "nothing", "me/whole")
