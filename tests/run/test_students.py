@@ -22,6 +22,7 @@ from jaxdistill.play import clips, lessons, rollouts
 from jaxdistill.run import distill, push, recipe, students
 from jaxdistill.tasks.views import View
 
+pytestmark = pytest.mark.usefixtures("without_page")
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
