@@ -259,6 +259,12 @@ class Training:
             network = regime.network_of(settings)
             params = networks.init(network, key, view.shape)
         for teacher, own in zip(experts, shown, strict=False):
+            if teacher.recurrent:
+                raise ValueError(
+                    f"{teacher.name} is recurrent, and a training asks its experts about single "
+                    f"states; "
+                    + ("set expert_weight to 0" if student else "distil it (launch/distill.py)")
+                )
             if teacher.view.whole != own:
                 raise ValueError(
                     f"{teacher.name} sees {teacher.view}, and a training shows {own} alone, which "
