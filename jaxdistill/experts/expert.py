@@ -186,6 +186,11 @@ class Expert:
         outputs, carry = networks.advance(self.network, params, self.view.see(shown), carry)
         return self.in_suite(outputs), carry
 
+    @functools.cached_property
+    def next_step(self) -> Callable[..., tuple[jax.Array, Any]]:
+        """`step`, jitted by itself; see `_next_step`."""
+        return _next_step(self.step)
+
     def in_suite(self, outputs: jax.Array) -> jax.Array:
         """The network's outputs `(B, K)` in the suite's order `(B, A)`, as far as its task goes."""
         task = self.task
@@ -448,6 +453,11 @@ class Team:
         outputs, carries = zip(*steps, strict=True)
         return self._of_each(outputs), carries
 
+    @functools.cached_property
+    def next_step(self) -> Callable[..., tuple[jax.Array, Any]]:
+        """`step`, jitted by itself; see `_next_step`."""
+        return _next_step(self.step)
+
     def _with(self, params: Sequence[Any]) -> list[tuple[Expert, Any]]:
         return list(zip(self.experts, params, strict=True))
 
@@ -460,6 +470,23 @@ class Team:
 
 
 Teacher = Expert | Team
+
+
+def _next_step(step: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
+    """`next_step(params, shown, begun, carry)`: with nothing carried in `begun` rows, `(B,)` bool.
+
+    Compiled by itself, it has the same bits whatever is computed beside it: a run that goes on sees
+    the games in progress again.
+    """
+
+    @jax.jit
+    def next_step(params: Any, shown: Any, begun: jax.Array, carry: Any):
+        def forgotten(x: jax.Array) -> jax.Array:
+            return jnp.where(begun.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+
+        return step(params, shown, jax.tree.map(forgotten, carry))
+
+    return next_step
 
 
 def expert_outputs(

@@ -169,7 +169,9 @@ def export_policy(
 def _check(network: networks.Network, kinds: Sequence[str]) -> None:
     """Refuses networks that an `ActorCriticPolicy` over a vector cannot be, saying what to do."""
     problem, advice = None, "train or distil one such as skills_actor_critic or mlp_actor_critic"
-    if network.convs or network.residual:
+    if network.core:
+        problem, advice = "a recurrent core", "distil it"
+    elif network.convs or network.residual:
         problem = "convolutions"
     elif network.knows_game:
         problem = "layers of each task's own (controllers, a task embedding, a one-hot vector)"

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.experts.expert import Teacher
@@ -22,9 +21,6 @@ class Memory:
     def __init__(self, experts: Sequence[Teacher]):
         self._experts = experts
         self._kept: dict[int, tuple[np.ndarray, Any]] = {}
-        # By itself, so that it has the same bits whatever is computed beside it: a run that goes on
-        # sees the games in progress again.
-        self._step = jax.jit(self._stepped, static_argnums=0)
 
     def outputs(
         self,
@@ -57,7 +53,8 @@ class Memory:
     ) -> jax.Array:
         begun = np.ones(len(seats), bool)
         begun[: len(ages)] = ages == 0
-        said, carry = self._step(game, params, shown, begun, self._carry(game, seats))
+        expert, carry = self._experts[game], self._carry(game, seats)
+        said, carry = expert.next_step(params, shown, begun, carry)
         self._kept[game] = (np.array(seats), carry)
         return said
 
@@ -76,11 +73,3 @@ class Memory:
             return np.concatenate([x, np.zeros_like(x[:1])])[rows]
 
         return jax.tree.map(moved, carry)
-
-    def _stepped(
-        self, game: int, params: Any, shown: Any, begun: jax.Array, carry: Any
-    ) -> tuple[jax.Array, Any]:
-        def forgotten(x: jax.Array) -> jax.Array:
-            return jnp.where(begun.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
-
-        return self._experts[game].step(params, shown, jax.tree.map(forgotten, carry))
