@@ -606,7 +606,7 @@ def _running(x: jax.Array, carry: Carry, decay: float) -> tuple[jax.Array, Carry
     """
     x = pixels(x, jnp.float32)
     axes = tuple(range(1, x.ndim))
-    new = (x.mean(axes), x.std(axes), 1.0)
+    new = (x.mean(axes), x.std(axes), jnp.ones(len(x)))
     carry = tuple(decay * old + (1 - decay) * now for old, now in zip(carry, new, strict=True))
     mean, deviation = (jnp.expand_dims(average / carry[2], axes) for average in carry[:2])
     return (x - mean) / (deviation + 1e-8), carry
