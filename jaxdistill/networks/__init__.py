@@ -1,6 +1,6 @@
 """The Flax network of every expert and student, and the one table that names them."""
 
-from jaxdistill.networks.convolutions import ACTIVATIONS, ConvLayer
+from jaxdistill.networks.convolutions import ACTIVATIONS, ConvLayer, plain_convolutions
 from jaxdistill.networks.network import (
     CELLS,
     COMPUTE_DTYPES,
@@ -58,6 +58,7 @@ __all__ = [
     "init",
     "initial_carry",
     "only_of_experts",
+    "plain_convolutions",
     "task_vectors",
     "to_dict",
     "with_outputs",

@@ -431,7 +431,7 @@ class Network(nn.Module):
     def _mean_return(self, out: jax.Array, shared: jax.Array) -> jax.Array:
         """Logits `(B, num_outputs * atoms)` -> means `(B, num_outputs)` of the distributions."""
         assert self.atoms
-        out = out.reshape(len(out), self.num_outputs, self.atoms.count)
+        out = out.reshape(out.shape[0], self.num_outputs, self.atoms.count)
         if self.head == "dueling":
             out = out - out.mean(axis=1, keepdims=True) + self._value(shared)[:, None]
         support = jnp.linspace(self.atoms.low, self.atoms.high, self.atoms.count)
@@ -444,7 +444,7 @@ class Network(nn.Module):
             own = last(self._run(shared, layers, norms, self._layers(3)).astype(jnp.float32))
             empty = jnp.zeros((own.shape[0], self.num_outputs), own.dtype)
             choices.append(empty.at[:, actions].set(own))
-        return jnp.stack(choices)[rows, jnp.arange(len(rows))]
+        return jnp.stack(choices)[rows, jnp.arange(rows.shape[0])]
 
     def _streamed(self, shared: jax.Array) -> jax.Array:
         """What every stream makes of the same features, each number at its output's place."""
