@@ -250,8 +250,8 @@ class Training:
             network, params = ppo.with_critic(student, settings.q_temperature, key)
             view = student.view
             shown = [own.whole for own in student.views(settings.tasks)]
-            teachers = [student.teachers[task.name] for task in settings.tasks]
-            experts = teachers if settings.expert_weight else []
+            taught = settings.tasks if settings.expert_weight else []
+            experts = [student.teachers[task.name] for task in taught]
         elif settings.warm_start:
             network = regime.network_of(settings)
             params = _copied(settings, network, experts)
@@ -270,8 +270,8 @@ class Training:
                     f"{teacher.name} sees {teacher.view}, and a training shows {own} alone, which "
                     f"its student sees; set expert_weight to 0"
                 )
-        taught = lessons.of_tasks(settings.tasks, settings.seed, shown)
-        return Beginning(settings, taught, experts, network, params, view, self._mesh)
+        chosen = lessons.of_tasks(settings.tasks, settings.seed, shown)
+        return Beginning(settings, chosen, experts, network, params, view, self._mesh)
 
     def __enter__(self) -> Training:
         return self
