@@ -68,7 +68,8 @@ class Policy:
           task: which of its tasks; None where it has one.
 
         Raises:
-          ValueError: it does not play `task`, or sees observations of another shape.
+          ValueError: it does not play `task`, sees observations of another shape, or is recurrent:
+            then single states are not enough.
         """
         expert = self._expert(task)
         return np.asarray(expert.suite_outputs(_checked(observations, expert)))

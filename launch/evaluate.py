@@ -3,7 +3,8 @@
 `--expert=FILE [--spec=FILE.toml] [--game=pong]` measures one expert, in its own game and, where
 that is another, in the one that runs play if nothing is said. `--workdir=DIR [--game=pong]`
 measures again, in all games of a run or in one, the chosen student of a distillation, with its
-experts and random play beside it; or the best network of a training, with random play beside it.
+experts and random play beside it; or the best network of a training, with random play beside it; or
+a student that was exported, with random play and what its card says of its experts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _RULES = flags.DEFINE_string(
     "rules", None, "changes to the expert's own game, such as fire_after_life=true&noop_max=1"
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "a distillation whose student, or a training whose network to measure"
+    "workdir",
+    None,
+    "a distillation whose student, or a training whose network to measure; or an exported student",
 )
 _EPISODES = flags.DEFINE_integer("episodes", 100, "whole games per game", lower_bound=1)
 _EPSILON = flags.DEFINE_float(
@@ -94,8 +97,9 @@ def _measured(suite: Suite, max_steps: int | None = None) -> dict[str, Any]:
 
 
 def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    from jaxdistill.experts import student
     from jaxdistill.report import tables
-    from jaxdistill.run import distill, students, training
+    from jaxdistill.run import distill, students, training, travelled
 
     where = _WORKDIR.value
     if training.stands_in(where):
@@ -107,6 +111,15 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         )
         measured["opening_by"] = "random"
         tables.print_networks(rows, measured)
+        return rows, measured
+    if (found := student.read(where)) is not None:
+        only_with("a distillation whose experts are at hand", "opening_by")
+        measured = _measured(found.roles[0].task.suite, found.max_steps)
+        rows = travelled.evaluate(
+            found, seed=_SEED.value, game=_GAME.value, cache_dir=cache_dir(), **measured
+        )
+        measured["opening_by"] = "random"
+        tables.print_alone(rows, measured)
         return rows, measured
     limit = students.load_settings(where).evaluate.max_steps
     measured = _measured(students.load_suite(where), limit)

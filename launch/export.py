@@ -1,22 +1,28 @@
 """Writes a run's chosen student as a PyTorch file: `--workdir=DIR --out=FILE.pth`.
 
 With `--format=student`, `--out=DIR` becomes a directory that needs neither run nor experts, and
-stands wherever an expert's file can: as the expert of each of its tasks.
+stands wherever an expert's file can: as the expert of each of its tasks; and it is a `--workdir` of
+`evaluate`, `watch`, `finetune` and this program.
 
 The file loads with `torch.load(weights_only=True)`. A student of Atari is written in the reference
 *merged* convention; as the expert of one of its games (`--format=expert --game=pong`), or an
 expert (`--expert=DIR`, made by launch/convert.py), in the reference *expert* convention, with the
 `training_config.json` that its programs look for beside it. A student of landers is written as the
 public multi-task lander's shared agent, and an expert of one as its single agents; a student of
-combat as the public fighter's distilled policy. What PPO has taught in combat (`--expert=DIR`, such
-as RUN/experts/combat/duel) is written as a zip for Stable-Baselines3's `PPO.load` with
-`--format=sb3`. `--convention` is another name of `--format`.
+combat as the public fighter's distilled policy. `--convention` is another name of `--format`.
+
+Formats of other programs, of a student (`--game` is the one to write of several) or an expert:
+
+* `sb3`, a Stable-Baselines3 zip: for `DQN.load` of one game of Atari, if the network has Nature's
+  convolutions, dueling or not; for `PPO.load` of what PPO has taught in combat
+  (`--expert=DIR`, such as RUN/experts/combat/duel);
+* `onnx`, and `stablehlo` for `jax.export`: one function of what is seen, and of the task where
+  there are several, to outputs and the greedy action. `FILE.json` says what goes in and comes out.
 """
 
 from __future__ import annotations
 
 import datetime
-import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,17 +31,20 @@ from absl import flags
 
 if TYPE_CHECKING:
     from jaxdistill.experts.expert import Expert
+    from jaxdistill.experts.student import Student
     from jaxdistill.tasks.views import AnyView
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation run whose student to write")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "a distillation run whose student to write, or a student that was exported"
+)
 _EXPERT = flags.DEFINE_string("expert", None, "an expert to write instead")
 _OUT = flags.DEFINE_string("out", None, "the file or directory to write; must not exist")
 _FORMAT = flags.DEFINE_enum(
     "format",
     "merged",
-    ["merged", "expert", "sb3", "student"],
-    "convention of a student's file, or a directory of its own; sb3, for PPO of "
-    "Stable-Baselines3, of an expert's too",
+    ["merged", "expert", "sb3", "student", "onnx", "stablehlo"],
+    "convention of a student's file, or a directory of its own; sb3 (Stable-Baselines3), onnx and "
+    "stablehlo of an expert's too",
 )
 flags.DEFINE_alias("convention", "format")
 _GAME = flags.DEFINE_string("game", None, "of a student of several, to be the expert of")
@@ -45,21 +54,21 @@ flags.mark_flag_as_required("out")
 
 def main() -> None:
     from jaxdistill import metrics
-    from jaxdistill.experts import export, export_sb3, formats
-    from jaxdistill.report import tables
+    from jaxdistill.experts import export_sb3, formats
     from jaxdistill.run import students
-    from jaxdistill.tasks.combat import COMBAT
-    from jaxdistill.tasks.views import View
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
     if _EXPERT.value:
         only_with("--workdir", "game")
-    if _FORMAT.value == "student":
-        only_with("another format", "expert", "game", "dtype")
-        students.read(_WORKDIR.value).save(_OUT.value)
-    elif _FORMAT.value == "sb3":
+    if _FORMAT.value in ("sb3", "student", "onnx", "stablehlo"):
         only_with("another format", "dtype")
+    if _FORMAT.value == "student":
+        only_with("another format", "expert", "game")
+        students.read(_WORKDIR.value).save(_OUT.value)
+    elif _FORMAT.value in ("onnx", "stablehlo"):
+        _write_portable()
+    elif _FORMAT.value == "sb3":
         expert = (
             formats.load(_EXPERT.value)
             if _EXPERT.value
@@ -69,40 +78,65 @@ def main() -> None:
         if expert.view != expert.task.view:
             metrics.say(f"note: other readers will not know what it sees: {expert.view}")
     elif _EXPERT.value:
-        only_with("--workdir, or is sb3", "format")
+        only_with("--workdir, or is of another program", "format")
         _write_expert(formats.load(_EXPERT.value))
     elif _FORMAT.value == "expert":
         _write_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
     else:
         only_with("--format=expert", "game", "dtype")
-        chosen, student, network = students.load_student(_WORKDIR.value)
-        roles = students.load_roles(_WORKDIR.value, chosen)
-        if network.knows_game and isinstance(roles[0].view, View):
-            raise ValueError(
-                f"the student of {_WORKDIR.value} knows its games, as no merged file can; write it "
-                f"game by game: --format=expert --game=NAME"
-            )
-        result = pathlib.Path(_WORKDIR.value, "result.json")
-        rows = tables.read_result(result)["games"] if result.is_file() else []
-        export.export(
-            student.playing,
-            network,
-            _OUT.value,
-            views={role.game: role.view for role in roles},
-            outputs=students.outputs_of(chosen),
-            merge_config=students.how_made(_WORKDIR.value),
-            final_scores={row["game"]: row["student"]["mean"] for row in rows},
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
-        if roles[0].task.suite != COMBAT:  # whose convention has logits
-            _notes(students.outputs_of(chosen), [role.view for role in roles])
-        for role in roles:
-            if names := students.untaught(role):
-                metrics.say(
-                    f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
-                    f"choose it; as the expert of one game (--format=expert) it never does"
-                )
+        _write_merged(students.read(_WORKDIR.value))
     metrics.say(f"saved in {_OUT.value}")
+
+
+def _write_portable() -> None:
+    """A file that others run, and its description."""
+    from jaxdistill import metrics
+    from jaxdistill.experts import export_onnx, export_stablehlo, formats, portable
+    from jaxdistill.run import students
+
+    if _EXPERT.value:
+        policy = portable.of_expert(formats.load(_EXPERT.value))
+    elif _GAME.value:
+        policy = portable.of_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
+    else:
+        policy = portable.of_student(students.read(_WORKDIR.value))
+    written = export_onnx if _FORMAT.value == "onnx" else export_stablehlo
+    written.write(policy, _OUT.value)
+    metrics.say(f"what goes in and comes out: {_OUT.value}.json")
+
+
+def _write_merged(student: Student) -> None:
+    """A student of several games in the convention of its suite."""
+    from jaxdistill import metrics
+    from jaxdistill.experts import export
+    from jaxdistill.run import students
+    from jaxdistill.tasks.combat import COMBAT
+    from jaxdistill.tasks.views import View
+
+    roles = student.roles
+    if student.network.knows_game and isinstance(roles[0].view, View):
+        raise ValueError(
+            f"the student of {student.name} knows its games, as no merged file can; write it "
+            f"game by game: --format=expert --game=NAME"
+        )
+    export.export(
+        student.params,
+        student.network,
+        _OUT.value,
+        views={role.game: role.view for role in roles},
+        outputs=student.outputs,
+        merge_config=student.made,
+        final_scores=student.scores,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    if roles[0].task.suite != COMBAT:  # whose convention has logits
+        _notes(student.outputs, [role.view for role in roles])
+    for role in roles:
+        if names := students.untaught(role):
+            metrics.say(
+                f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
+                f"choose it; as the expert of one game (--format=expert) it never does"
+            )
 
 
 def _write_expert(expert: Expert) -> None:

@@ -4,7 +4,8 @@ It goes on from the student that the run has chosen, with all its heads, by prox
 optimisation: in the games that the config names or, where it names none, in all games of the run at
 once. `--config.expert_weight` above 0 keeps it near the run's experts, by a weight that falls to 0
 over `--config.expert_fraction` of the training. See `configs/skills.py:finetune` and
-`configs/finetune.py`. Called again with the same settings it resumes.
+`configs/finetune.py`. `--workdir` may be a student that was exported, too: it goes on without its
+experts, into `--out`. Called again with the same settings it resumes.
 """
 
 import pathlib
@@ -16,9 +17,11 @@ from absl import flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "see configs/finetune.py")
-_WORKDIR = flags.DEFINE_string("workdir", None, "a distillation, whose student goes on")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "a distillation, whose student goes on; or a student that was exported"
+)
 _OUT = flags.DEFINE_string(
-    "out", None, "directory of the training; by default `finetuned` in --workdir"
+    "out", None, "directory of the training; by default `finetuned` in the --workdir of a run"
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "directory for a jax.profiler trace of 3 iterations"
@@ -28,15 +31,20 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     from jaxdistill import metrics, settings
+    from jaxdistill.experts import student
     from jaxdistill.learn import regime
     from jaxdistill.report import tables
     from jaxdistill.run import students, training
 
     fields = _CONFIG.value.to_dict()
     fields["student"] = _WORKDIR.value
+    exported = student.read(_WORKDIR.value)
+    if exported and not _OUT.value:
+        raise ValueError(
+            f"{_WORKDIR.value} is a student that was exported, and stays as it is; give --out=DIR"
+        )
     if not fields.get("games"):
-        roles = students.load_roles(_WORKDIR.value, students.load_settings(_WORKDIR.value))
-        fields["games"] = tuple(role.game for role in roles)
+        fields["games"] = tuple((exported or students.read(_WORKDIR.value)).games)
     chosen = settings.build(regime.Settings, fields)
     show(chosen)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")

@@ -1,6 +1,7 @@
 """Plays one game to a file: `--expert=FILE` or `--workdir=DIR [--game=pong]`, `--out=game.gif`.
 
-Of a distillation the chosen student plays, of a training the best network so far. The file is a
+Of a distillation the chosen student plays, of a training the best network so far; an exported
+student's directory is a `--workdir` too. The file is a
 GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[video]'`).
 """
 
@@ -17,7 +18,9 @@ _RULES = flags.DEFINE_string(
     "rules", None, "changes to the expert's own game, such as fire_after_life=true&noop_max=1"
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "a distillation whose student, or a training whose network to watch"
+    "workdir",
+    None,
+    "a distillation whose student, or a training whose network to watch; or an exported student",
 )
 _GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not leave only one")
 _OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")

@@ -15,6 +15,7 @@ import pytest
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
+from jaxdistill.run import distill
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task
 from jaxdistill.tasks.views import View
@@ -56,6 +57,13 @@ LONGEST = ("test_processes.py", "test_kill.py", "test_programs.py", "test_skills
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; workers are given files in this order."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture
+def without_page(request, monkeypatch):
+    """Runs that a test makes leave out their report's page, a third of the time of a tiny one."""
+    if not request.node.get_closest_marker("page"):
+        monkeypatch.setattr(distill, "_write_page", lambda *_: None)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def judges(*outputs, score=None, names=("pong", "breakout", "freeway")):
     ]
 
 
+pytestmark = pytest.mark.usefixtures("without_page")
 PLAIN = recipe.Settings(experts=(ExpertSource("x"),))
 Q, LOGITS, BOTH = judges("q"), judges("logits"), judges("q", "logits")
 SKILLS = ("combat/movement", "combat/aiming", "combat/clicking", "combat/duel")

@@ -157,15 +157,39 @@ class Expert:
             return None
         return to_suite(jnp.asarray([self.log_std]), self.actions, self.task.suite.num_actions)[0]
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether it answers by what it carries from step to step: by `step` alone."""
+        return self.network.core is not None
+
     def judge(self, params: Any, shown: Any) -> jax.Array:
         """Outputs `(B, A)` in the suite's order, of what pools show of any of its tasks; for jit.
 
         Args:
           params: its own, or others of the same network.
           shown: an array, or `Shown` of a screen.
+
+        Raises:
+          ValueError: it is recurrent.
         """
         outputs = networks.forward(self.network, params, self.view.see(shown))
         return self.in_suite(outputs)
+
+    def carry(self, rows: int) -> Any:
+        """What it carries where games begin, see `step`; nothing if it is not recurrent."""
+        return networks.initial_carry(self.network, rows)
+
+    def step(self, params: Any, shown: Any, carry: Any) -> tuple[jax.Array, Any]:
+        """As `judge`, of the next step of the games that `carry` is of, and what is carried on."""
+        if not self.recurrent:
+            return self.judge(params, shown), carry
+        outputs, carry = networks.advance(self.network, params, self.view.see(shown), carry)
+        return self.in_suite(outputs), carry
+
+    @functools.cached_property
+    def next_step(self) -> Callable[..., tuple[jax.Array, Any]]:
+        """`step`, jitted by itself; see `_next_step`."""
+        return _next_step(self.step)
 
     def in_suite(self, outputs: jax.Array) -> jax.Array:
         """The network's outputs `(B, K)` in the suite's order `(B, A)`, as far as its task goes."""
@@ -407,15 +431,62 @@ class Team:
             whole = whole if log_std is None else jnp.where(expert.mask, log_std, whole)
         return whole
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether one of them is."""
+        return any(expert.recurrent for expert in self.experts)
+
     def judge(self, params: Sequence[Any], shown: Any) -> jax.Array:
         """Outputs `(B, A)`, each output by its expert; as `Expert.judge`."""
-        whole = jnp.zeros((shown.shape[0], self.task.suite.num_actions))
-        for expert, own in zip(self.experts, params, strict=True):
-            whole = jnp.where(expert.mask, expert.judge(own, shown), whole)
+        return self._of_each([e.judge(own, shown) for e, own in self._with(params)])
+
+    def carry(self, rows: int) -> Any:
+        """Theirs; as `Expert.carry`."""
+        return tuple(expert.carry(rows) for expert in self.experts)
+
+    def step(self, params: Sequence[Any], shown: Any, carry: Any) -> tuple[jax.Array, Any]:
+        """As `Expert.step`."""
+        steps = [
+            expert.step(own, shown, kept)
+            for (expert, own), kept in zip(self._with(params), carry, strict=True)
+        ]
+        outputs, carries = zip(*steps, strict=True)
+        return self._of_each(outputs), carries
+
+    @functools.cached_property
+    def next_step(self) -> Callable[..., tuple[jax.Array, Any]]:
+        """`step`, jitted by itself; see `_next_step`."""
+        return _next_step(self.step)
+
+    def _with(self, params: Sequence[Any]) -> list[tuple[Expert, Any]]:
+        return list(zip(self.experts, params, strict=True))
+
+    def _of_each(self, outputs: Sequence[jax.Array]) -> jax.Array:
+        """All outputs, each by its expert."""
+        whole = jnp.zeros((len(outputs[0]), self.task.suite.num_actions))
+        for expert, own in zip(self.experts, outputs, strict=True):
+            whole = jnp.where(expert.mask, own, whole)
         return self.task.limited(whole)
 
 
 Teacher = Expert | Team
+
+
+def _next_step(step: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
+    """`next_step(params, shown, begun, carry)`: with nothing carried in `begun` rows, `(B,)` bool.
+
+    Compiled by itself, it has the same bits whatever is computed beside it: a run that goes on sees
+    the games in progress again.
+    """
+
+    @jax.jit
+    def next_step(params: Any, shown: Any, begun: jax.Array, carry: Any):
+        def forgotten(x: jax.Array) -> jax.Array:
+            return jnp.where(begun.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+
+        return step(params, shown, jax.tree.map(forgotten, carry))
+
+    return next_step
 
 
 def expert_outputs(
@@ -423,6 +494,7 @@ def expert_outputs(
     params: Sequence[Any],
     observations: Sequence[Any],
     indices: Sequence[int],
+    said: Sequence[jax.Array | None] | None = None,
 ) -> list[jax.Array]:
     """Outputs `(N, A)` of several experts of one suite, each of what its own pools show; for jit.
 
@@ -432,12 +504,16 @@ def expert_outputs(
     Args:
       params: the parameters of *all* experts, in their order.
       indices: the expert each observation array is for.
+      said: outputs that are known, such as those of a recurrent expert; None for others.
     """
     results: dict[int, jax.Array] = {}
     groups: dict[Any, list[tuple[int, Expert]]] = {}
     for position, index in enumerate(indices):
         expert, shown = experts[index], observations[position]
-        if jax.default_backend() == "cpu" or isinstance(expert, Team):
+        known = None if said is None else said[position]
+        if known is not None:
+            results[position] = known
+        elif jax.default_backend() == "cpu" or isinstance(expert, Team):
             results[position] = expert.judge(params[index], shown)
         else:
             seen = jax.eval_shape(expert.view.see, shown)

@@ -241,7 +241,6 @@ def to_state_dict(
         a weight is not finite in `dtype`.
     """
     _check(network)
-    grid = _grid(network, view)
     tree = params["params"]
     names = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3"}
     if network.head == "dueling":
@@ -262,16 +261,7 @@ def to_state_dict(
         else:
             kernel = kernel.T
             if ours in ("value_fc1", "action_fc1", "fc1"):
-                # Our networks flatten (H, W, C), PyTorch's (C, H, W).
-                channels = network.convs[-1].features
-                if kernel.shape[1] != grid[0] * grid[1] * channels:
-                    raise ValueError(
-                        f"{ours} takes {kernel.shape[1]} numbers, and its convolutions make "
-                        f"{grid[0]}x{grid[1]}x{channels} of a {view.height}x{view.width} view; "
-                        f"these parameters are of another view"
-                    )
-                kernel = kernel.reshape(-1, *grid, channels).transpose(0, 3, 1, 2)
-                kernel = kernel.reshape(len(kernel), -1)
+                kernel = channels_first(kernel, network, view, ours)
         for name, array in (("weight", kernel), ("bias", tree[ours]["bias"])):
             state_dict[f"{theirs}.{name}"] = _written(array, f"{ours} {name}", dtype)
     return state_dict
@@ -404,6 +394,27 @@ def _check_skills(network: networks.Network) -> None:
             f"shared layers (n, n, n/2) and streams of 64, 32 and 16 units for the keys, the "
             f"angles (through tanh) and the click: {distil}"
         )
+
+
+def channels_first(
+    weight: np.ndarray, network: networks.Network, view: View, name: str
+) -> np.ndarray:
+    """The weights `(outputs, inputs)` of a layer behind convolutions, as PyTorch has its inputs.
+
+    Our networks flatten (H, W, C), PyTorch's (C, H, W).
+
+    Raises:
+      ValueError: they are of another view.
+    """
+    grid, channels = _grid(network, view), network.convs[-1].features
+    if weight.shape[1] != grid[0] * grid[1] * channels:
+        raise ValueError(
+            f"{name} takes {weight.shape[1]} numbers, and its convolutions make "
+            f"{grid[0]}x{grid[1]}x{channels} of a {view.height}x{view.width} view; these "
+            f"parameters are of another view"
+        )
+    weight = weight.reshape(-1, *grid, channels).transpose(0, 3, 1, 2)
+    return weight.reshape(len(weight), -1)
 
 
 def _grid(network: networks.Network, view: View) -> tuple[int, int]:

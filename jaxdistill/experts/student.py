@@ -96,6 +96,12 @@ class Student:
         """Names of what it plays."""
         return [role.game for role in self.roles]
 
+    @property
+    def max_steps(self) -> int | None:
+        """The step limit of one game that it was measured with; None is each task's own."""
+        limit = _measured(self.card).get("max_steps")
+        return limit if type(limit) is int and 0 < limit <= settings.LARGEST else None
+
     def expert(self, game: str | None = None) -> Expert:
         """The student as an expert for one of its games.
 
@@ -133,6 +139,44 @@ class Student:
     def experts(self) -> list[Expert]:
         """As `expert`, for each of its games."""
         return [self.expert(game) for game in self.games]
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """How it was made, as far as its card says."""
+        made = self.card.get("made")
+        return dict(made) if isinstance(made, Mapping) else {}
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Its mean score in each game, as far as its card says."""
+        found = {}
+        for row in _rows(self.card):
+            student = row.get("student")
+            mean = student.get("mean") if isinstance(student, Mapping) else None
+            if row.get("game") in self.games and isinstance(mean, (int, float)):
+                found[row["game"]] = float(mean)
+        return found
+
+    def expert_scores(self, task: Task, protocol: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What its card says its expert scores in a task, as `evaluation.Scores.summary` has it.
+
+        Args:
+          task: under the rules that it is played by.
+          protocol: how play is measured: `epsilon`, `opening_steps`, `opening_by` and `max_steps`,
+            None being the task's own limit.
+
+        Returns:
+          None where the card says nothing of it, or it was measured otherwise.
+        """
+        measured = _measured(self.card)
+        if task.name not in self.games or tasks.under(tasks.get(task.name), self.rules) != task:
+            return None
+        alike = all(measured.get(name) == x for name, x in protocol.items() if name != "max_steps")
+        limit = (self.max_steps or task.max_steps) if "max_steps" in measured else None
+        if not alike or limit != (protocol["max_steps"] or task.max_steps):
+            return None
+        told: list[Any] = [x.get("expert") for x in _rows(self.card) if x.get("game") == task.name]
+        return dict(told[0]) if told and _is_summary(told[0], task) else None
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes `policy.json` and `policy.safetensors` into a new directory.
@@ -209,6 +253,39 @@ def read(path: str | os.PathLike[str]) -> Student | None:
     if not stands_in(fetched.path):
         return None
     return dataclasses.replace(Student.load(fetched.path), name=str(fetched.address))
+
+
+def _measured(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a card, which anybody may have written, says of how its student plays."""
+    measured = card.get("measured")
+    return measured if isinstance(measured, Mapping) else {}
+
+
+def _rows(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The games of which a card says how they were played."""
+    rows = _measured(card).get("games")
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def _is_summary(scores: Any, task: Task) -> bool:
+    """Whether it is a player's mean, interval and counts, all finite, with the task's facts."""
+    names = {"mean", "interval", "episodes", "distinct_starts", "mean_steps"}
+    facts = set(task.facts)
+    if facts:
+        names |= {"facts", "steps_interval"}
+    if not isinstance(scores, Mapping) or not names <= scores.keys():
+        return False
+    told = scores["facts"] if facts else {}
+    if not isinstance(told, Mapping) or told.keys() != facts:
+        return False
+    intervals = [scores[name] for name in names if name.endswith("interval")]
+    for fact in told.values():
+        if not isinstance(fact, Mapping) or not {"mean", "interval"} <= fact.keys():
+            return False
+        intervals.append(fact["interval"])
+    pairs = all(isinstance(x, list) and len(x) == 2 for x in intervals)
+    leaves = settings.flatten({name: scores[name] for name in names}).values()
+    return pairs and all(type(x) in (int, float) and np.isfinite(x) for x in leaves)
 
 
 def game_index(

@@ -14,6 +14,7 @@ from jaxdistill import networks, tasks
 from jaxdistill import (
     settings as settings_lib,
 )
+from jaxdistill.experts import student as exported
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import (
@@ -46,7 +47,7 @@ class Settings:
       algorithm: "pqn"; "dqn", deep Q-learning from a replay memory; or "ppo", proximal policy
         optimisation, for a network with a critic.
       student: workdir of a distillation whose student the training goes on from, with its network
-        and all its heads; None begins fresh. With "ppo".
+        and all its heads, or directory of one that was exported; None begins fresh. With "ppo".
       network: a key of `networks.NETWORKS`; with "pqn" it should have LayerNorm.
       compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
         outputs and losses are float32 all the same.
@@ -274,8 +275,9 @@ class Student:
       network, params: its own.
       outputs: "q" or "logits", as `Expert.outputs`.
       view: what it sees of what pools show.
-      teachers: of each game it was taught, by name.
+      teachers: of each game it was taught, by name; empty where they are not at hand.
       own: what it sees in each game, by name, where that is not `view`.
+      alone: itself, if it came without its teachers: what it has to say of them.
     """
 
     name: str
@@ -285,6 +287,7 @@ class Student:
     view: AnyView
     teachers: Mapping[str, Teacher]
     own: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
+    alone: exported.Student | None = None
 
     def views(self, chosen: Sequence[Task]) -> list[AnyView]:
         """What it sees in each of some tasks."""
@@ -369,8 +372,9 @@ def refuse_idle(settings: Settings, student: Student | None = None) -> None:
     """
     outputs, own = {expert.outputs for expert in experts_of(settings)}, set[str]()
     if student is not None:
-        outputs = {student.teachers[task.name].outputs for task in settings.tasks}
         own = {student.outputs}
+        taught = (student.teachers.get(task.name) for task in settings.tasks)
+        outputs = {teacher.outputs for teacher in taught if teacher} or own
     elif settings.student is not None:
         outputs = own = {"q", "logits"}
     matching = ("q_temperature", "logits_temperature")

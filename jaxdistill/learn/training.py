@@ -250,8 +250,8 @@ class Training:
             network, params = ppo.with_critic(student, settings.q_temperature, key)
             view = student.view
             shown = [own.whole for own in student.views(settings.tasks)]
-            teachers = [student.teachers[task.name] for task in settings.tasks]
-            experts = teachers if settings.expert_weight else []
+            taught = settings.tasks if settings.expert_weight else []
+            experts = [student.teachers[task.name] for task in taught]
         elif settings.warm_start:
             network = regime.network_of(settings)
             params = _copied(settings, network, experts)
@@ -259,13 +259,19 @@ class Training:
             network = regime.network_of(settings)
             params = networks.init(network, key, view.shape)
         for teacher, own in zip(experts, shown, strict=False):
+            if teacher.recurrent:
+                raise ValueError(
+                    f"{teacher.name} is recurrent, and a training asks its experts about single "
+                    f"states; "
+                    + ("set expert_weight to 0" if student else "distil it (launch/distill.py)")
+                )
             if teacher.view.whole != own:
                 raise ValueError(
                     f"{teacher.name} sees {teacher.view}, and a training shows {own} alone, which "
                     f"its student sees; set expert_weight to 0"
                 )
-        taught = lessons.of_tasks(settings.tasks, settings.seed, shown)
-        return Beginning(settings, taught, experts, network, params, view, self._mesh)
+        chosen = lessons.of_tasks(settings.tasks, settings.seed, shown)
+        return Beginning(settings, chosen, experts, network, params, view, self._mesh)
 
     def __enter__(self) -> Training:
         return self

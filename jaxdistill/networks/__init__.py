@@ -1,15 +1,19 @@
 """The Flax network of every expert and student, and the one table that names them."""
 
-from jaxdistill.networks.convolutions import ACTIVATIONS, ConvLayer
+from jaxdistill.networks.convolutions import ACTIVATIONS, ConvLayer, plain_convolutions
 from jaxdistill.networks.network import (
+    CELLS,
     COMPUTE_DTYPES,
     HEADS,
     NATURE_CONVS,
     NETWORKS,
     Atoms,
+    Carry,
+    Core,
     Network,
     Params,
     Stream,
+    advance,
     count,
     create,
     first_dense,
@@ -20,6 +24,7 @@ from jaxdistill.networks.network import (
     forward_with_values,
     from_dict,
     init,
+    initial_carry,
     only_of_experts,
     task_vectors,
     to_dict,
@@ -28,15 +33,19 @@ from jaxdistill.networks.network import (
 
 __all__ = [
     "ACTIVATIONS",
+    "CELLS",
     "COMPUTE_DTYPES",
     "HEADS",
     "NATURE_CONVS",
     "NETWORKS",
     "Atoms",
+    "Carry",
     "ConvLayer",
+    "Core",
     "Network",
     "Params",
     "Stream",
+    "advance",
     "count",
     "create",
     "first_dense",
@@ -47,7 +56,9 @@ __all__ = [
     "forward_with_values",
     "from_dict",
     "init",
+    "initial_carry",
     "only_of_experts",
+    "plain_convolutions",
     "task_vectors",
     "to_dict",
     "with_outputs",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -57,6 +59,21 @@ HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"
 # residual block whose end is small starts as the identity, so features do not grow with depth.
 SMALL_INIT = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
+_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """What is traced in its body has convolutions as XLA knows them, whatever it is traced on.
+
+    For programs that run elsewhere; each backend makes of them what it likes best.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
 
 class Conv(nn.Module):
     """One convolution with its bias: `(B, H, W, C)` -> `(B, H', W', features)`."""
@@ -75,7 +92,8 @@ class Conv(nn.Module):
         height, width = (size + sum(self.layer.pad) for size in x.shape[1:3])
         if min(height, width) < k:
             raise ValueError(f"a {k}x{k} convolution does not fit an input of {height}x{width}")
-        convolve = _matmul_convolve if jax.default_backend() == "cpu" else _convolve
+        plain = _plain.get() or jax.default_backend() != "cpu"
+        convolve = _convolve if plain else _matmul_convolve
         y = convolve(x, kernel, self.layer)
         # The bias is in what is kept: adding it to every patch again would cost as much as copying.
         return checkpoint_name(y + bias.astype(self.dtype), CONVOLVED)

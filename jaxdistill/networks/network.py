@@ -15,7 +15,8 @@ one game (`for_one_game`) it is an ordinary one again.
 
 Other people's experts may see pixels normalised each by itself (`input_clip`), predict the return's
 distribution in place of its mean (`atoms`, `fractions`), or pad as other libraries do; what they
-answer is a mean all the same.
+answer is a mean all the same. Or they are *recurrent*: a cell behind the shared layers answers by
+what it carries from step to step of a game, too (`advance`).
 
 Observations are `(B, C, H, W)` as emulators and PyTorch hand them over. `uint8` means pixels and is
 divided by 255 inside the network; floats are taken as they are.
@@ -24,7 +25,8 @@ divided by 255 inside the network; floats are taken as they are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -48,6 +50,10 @@ from jaxdistill.tasks.atari import NUM_ACTIONS
 from jaxdistill.tasks.task import Task
 
 Params = Mapping[str, Any]
+
+Carry = tuple[jax.Array, ...]
+"""What a recurrent network carries from step to step, each array `(B, ...)`; zeros where a game
+begins, and nothing at all of other networks."""
 
 HEADS = ("linear", "dueling", "actor_critic")
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -86,6 +92,55 @@ class Atoms:
     low: float
     high: float
     count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """A recurrent cell behind the shared layers, with PyTorch's two biases.
+
+    Attributes:
+      kind: a key of `CELLS`.
+      width: its units.
+    """
+
+    kind: str
+    width: int
+
+
+def _gru(seen: jax.Array, kept: jax.Array, carry: Carry) -> Carry:
+    """h of what is seen and kept, `(B, 3 width)` each: reset, update and new."""
+    (h,) = carry
+    (reset, update, new), (old_reset, old_update, old) = (jnp.split(x, 3, -1) for x in (seen, kept))
+    update = nn.sigmoid(update + old_update)
+    new = jnp.tanh(new + nn.sigmoid(reset + old_reset) * old)
+    return ((1 - update) * new + update * h,)
+
+
+def _lstm(seen: jax.Array, kept: jax.Array, carry: Carry) -> Carry:
+    """h and c of what is seen and kept, `(B, 4 width)` each: input, forget, cell and output."""
+    enter, forget, cell, leave = jnp.split(seen + kept, 4, -1)
+    c = nn.sigmoid(forget) * carry[1] + nn.sigmoid(enter) * jnp.tanh(cell)
+    return (nn.sigmoid(leave) * jnp.tanh(c), c)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One kind of recurrent cell.
+
+    Attributes:
+      gates: each of them is a dense layer of `width` outputs, side by side with the others.
+      step: what is carried on, of both dense layers' outputs and of what was carried.
+      carried: of how many arrays `(B, width)` that is; the first is what the head sees.
+    """
+
+    gates: int
+    step: Callable[[jax.Array, jax.Array, Carry], Carry]
+    carried: int
+
+
+CELLS = {"gru": Cell(3, _gru, 1), "lstm": Cell(4, _lstm, 2)}
+"""Cho et al. 2014, with the reset behind the product as PyTorch has it; Hochreiter and Schmidhuber
+1997, with the forget gate of Gers et al. 2000."""
 
 
 class Fractions(nn.Module):
@@ -139,6 +194,11 @@ class Network(nn.Module):
         leaves them.
       torch_pool: maxima of residual sections lie where PyTorch's padding of 1 has them, in place
         of TensorFlow's "SAME": in pictures of an even size one pixel up and to the left.
+      core: a recurrent cell between the shared layers and a linear or dueling head. Its outputs are
+        had by `advance` alone.
+      frame_decay: of a recurrent network: each frame less the running mean of all frames since the
+        game began, over their running deviation; both keep this share of themselves in a step. 0
+        leaves frames as they are.
       dtype: what the torso computes in; parameters and head outputs stay float32.
     """
 
@@ -160,13 +220,15 @@ class Network(nn.Module):
     fractions: int = 0
     input_clip: float = 0.0
     torch_pool: bool = False
+    core: Core | None = None
+    frame_decay: float = 0.0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Names the parameters: conv1.., fc1.., action_fc1.., action, value_fc1.., value.
 
-        With controllers controller1_fc1.., controller1, controller2_fc1.. stand for the action's;
-        with streams stream1_fc1, stream1, stream2_fc1..
+        A core has core_input and core_hidden. With controllers controller1_fc1.., controller1,
+        controller2_fc1.. stand for the action's; with streams stream1_fc1, stream1, stream2_fc1..
         """
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
@@ -176,6 +238,7 @@ class Network(nn.Module):
             raise ValueError("a network has a learnt vector per game or a one-hot one, not both")
         _check_streams(self)
         _check_distribution(self)
+        _check_core(self)
         if self.knows_game and not self.game_actions:
             raise ValueError("controllers and task embeddings need the games; see for_tasks")
         for name in self.activations:
@@ -211,6 +274,11 @@ class Network(nn.Module):
                 name="task_embedding",
             )
         self.fc, self.fc_norm = self._dense("fc", self.hidden)
+        if self.core:
+            width = CELLS[self.core.kind].gates * self.core.width
+            dense = functools.partial(nn.Dense, width, dtype=self.dtype)
+            self.core_input = dense(kernel_init=HIDDEN_INIT, name="core_input")
+            self.core_hidden = dense(kernel_init=nn.initializers.orthogonal(), name="core_hidden")
         if self.controllers:
             self.controller = [
                 (
@@ -324,11 +392,27 @@ class Network(nn.Module):
 
     def outputs(self, features: jax.Array, games: Any = None) -> jax.Array:
         """Q-values or logits `(B, num_outputs)` float32 from `features`."""
+        if self.core:
+            raise ValueError(
+                "a recurrent network answers by what it carries through a game, and here each "
+                "state stands alone"
+            )
         if self.fractions:
             features = self.fraction(features)
-        shared = self._shared(features, games)
+        return self._headed(self._shared(features, games), games)
+
+    def advance(self, features: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+        """`outputs` of a recurrent network, and what it carries on."""
+        assert self.core
+        shared = self._shared(features, None)
+        kept = self.core_hidden(carry[0])
+        carry = CELLS[self.core.kind].step(self.core_input(shared), kept, carry)
+        return self._headed(carry[0], None), carry
+
+    def _headed(self, shared: jax.Array, games: Any) -> jax.Array:
+        """Outputs of what the layers before the head make."""
         if self.controllers:
-            return self._controlled(shared, self._rows(features, games))
+            return self._controlled(shared, self._rows(shared, games))
         if self.streams:
             out = self._streamed(shared)
         else:
@@ -347,7 +431,7 @@ class Network(nn.Module):
     def _mean_return(self, out: jax.Array, shared: jax.Array) -> jax.Array:
         """Logits `(B, num_outputs * atoms)` -> means `(B, num_outputs)` of the distributions."""
         assert self.atoms
-        out = out.reshape(len(out), self.num_outputs, self.atoms.count)
+        out = out.reshape(out.shape[0], self.num_outputs, self.atoms.count)
         if self.head == "dueling":
             out = out - out.mean(axis=1, keepdims=True) + self._value(shared)[:, None]
         support = jnp.linspace(self.atoms.low, self.atoms.high, self.atoms.count)
@@ -360,7 +444,7 @@ class Network(nn.Module):
             own = last(self._run(shared, layers, norms, self._layers(3)).astype(jnp.float32))
             empty = jnp.zeros((own.shape[0], self.num_outputs), own.dtype)
             choices.append(empty.at[:, actions].set(own))
-        return jnp.stack(choices)[rows, jnp.arange(len(rows))]
+        return jnp.stack(choices)[rows, jnp.arange(rows.shape[0])]
 
     def _streamed(self, shared: jax.Array) -> jax.Array:
         """What every stream makes of the same features, each number at its output's place."""
@@ -384,8 +468,8 @@ class Network(nn.Module):
         return self._value(self._shared(self.features(observations), games))[:, 0]
 
     def _check_value(self) -> None:
-        if self.head == "linear" or self.atoms:
-            kind = "categorical" if self.atoms else "linear"
+        if self.head == "linear" or self.atoms or self.core:
+            kind = "categorical" if self.atoms else "recurrent" if self.core else "linear"
             raise ValueError(f"a {kind} head has no state value")
 
     def outputs_and_values(
@@ -398,6 +482,9 @@ class Network(nn.Module):
 
     def __call__(self, observations: jax.Array, games: Any = None) -> jax.Array:
         """Q-values or logits `(B, num_outputs)`; `games` as `forward` takes them."""
+        if self.core and self.is_initializing():
+            carry = initial_carry(self, len(observations))[: CELLS[self.core.kind].carried]
+            return self.advance(self.features(observations), carry)[0]
         return self.outputs(self.features(observations), games)
 
 
@@ -436,8 +523,25 @@ def _check_distribution(network: Network) -> None:
         raise ValueError(f"the least of its {network.atoms} is not below the largest")
 
 
+def _check_core(network: Network) -> None:
+    """Raises ValueError where a core stands beside what has no place for it."""
+    if network.core is None:
+        if network.frame_decay:
+            raise ValueError("frame_decay is for a network with a core, which carries the mean")
+        return
+    if network.core.kind not in CELLS:
+        raise ValueError(f"core {network.core.kind!r} is not one of {', '.join(CELLS)}")
+    if network.knows_game or network.fractions or network.head == "actor_critic":
+        raise ValueError(
+            "a network with a core has a linear or a dueling head, no fractions, and no parts of "
+            "its own for each game"
+        )
+
+
 def only_of_experts(network: Network) -> str | None:
     """What this network has that no file format of ours and no student has; None if nothing."""
+    if network.core:
+        return "a recurrent core"
     if network.atoms:
         return "a categorical head"
     if network.fractions:
@@ -466,6 +570,46 @@ def forward(
     """
     features = _features(network, params, observations)
     return cast(jax.Array, network.apply(params, features, games, method="outputs"))
+
+
+def initial_carry(network: Network, rows: int) -> Carry:
+    """What a network carries where games begin, all zeros; empty if it is not recurrent."""
+    if network.core is None:
+        return ()
+    cell = tuple(
+        jnp.zeros((rows, network.core.width)) for _ in range(CELLS[network.core.kind].carried)
+    )
+    return cell + tuple(jnp.zeros(rows) for _ in range(3 if network.frame_decay else 0))
+
+
+def advance(
+    network: Network, params: Params, observations: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
+    """One step of a recurrent network: as `forward`, and what it carries on.
+
+    Args:
+      carry: what the last step of the same games gave, see `initial_carry`.
+    """
+    own = CELLS[network.core.kind].carried if network.core else 0
+    frames = carry[own:]
+    if network.frame_decay:
+        observations, frames = _running(observations, frames, network.frame_decay)
+    features = _features(network, params, observations)
+    outputs, cell = network.apply(params, features, carry[:own], method="advance")
+    return outputs, (*cell, *frames)
+
+
+def _running(x: jax.Array, carry: Carry, decay: float) -> tuple[jax.Array, Carry]:
+    """Frames normalised by the running mean and deviation of them all.
+
+    Averages that begin at 0 are too small at first: by the running average of 1.
+    """
+    x = pixels(x, jnp.float32)
+    axes = tuple(range(1, x.ndim))
+    new = (x.mean(axes), x.std(axes), jnp.ones(len(x)))
+    carry = tuple(decay * old + (1 - decay) * now for old, now in zip(carry, new, strict=True))
+    mean, deviation = (jnp.expand_dims(average / carry[2], axes) for average in carry[:2])
+    return (x - mean) / (deviation + 1e-8), carry
 
 
 def forward_with_values(
@@ -764,6 +908,8 @@ def first_dense(network: Network) -> list[str]:
     """Names of the layers that take the features."""
     if network.hidden:
         return ["fc1"]
+    if network.core:
+        return ["core_input"]
     if network.streams:
         first = [f"stream{i}_fc1" for i in range(1, len(network.streams) + 1)]
     else:
@@ -783,6 +929,8 @@ def to_dict(network: Network) -> dict[str, Any]:
         "fractions": network.fractions,
         "input_clip": network.input_clip,
         "torch_pool": network.torch_pool,
+        "core": network.core and dataclasses.asdict(network.core),
+        "frame_decay": network.frame_decay,
     }
     return {name: value for name, value in later.items() if value} | {
         "convs": [
@@ -828,6 +976,8 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     fields["game_actions"] = tuple(tuple(actions) for actions in fields.get("game_actions", ()))
     if fields.get("atoms") is not None:
         fields["atoms"] = Atoms(**fields["atoms"])
+    if fields.get("core") is not None:
+        fields["core"] = Core(**fields["core"])
     if not isinstance(fields["activation"], str):
         fields["activation"] = tuple(fields["activation"])
     network = Network(**fields)
@@ -835,6 +985,7 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     widths = (*network.residual, *network.hidden, *network.action_hidden, *network.value_hidden)
     widths += tuple(stream.width for stream in network.streams)
     owned = tuple(output for stream in network.streams for output in stream.outputs)
+    widths += (network.core.width,) if network.core else ()
     sizes = (*(size for conv in convs for size in conv[:3]), *widths, network.num_outputs)
     others = (*(n for conv in convs for n in conv[3:]), network.task_embedding, *owned)
     others += (network.fractions, network.atoms.count if network.atoms else 0)
@@ -856,6 +1007,9 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     numbers += [network.atoms.low, network.atoms.high] if network.atoms else []
     if not all(type(x) in (int, float) and abs(x) < 1e9 for x in numbers) or numbers[0] < 0:
         raise ValueError("input_clip and the ends of atoms are finite numbers")
+    if type(network.frame_decay) not in (int, float) or not 0 <= network.frame_decay < 1:
+        raise ValueError("frame_decay is a number of 0..1, below 1")
     _check_streams(network)
     _check_distribution(network)
+    _check_core(network)
     return network

@@ -38,7 +38,7 @@ class Clip(NamedTuple):
 
 def record(
     lesson: Lesson,
-    policy: rollouts.Policy,
+    policy: rollouts.AnyPolicy,
     *,
     seed: int = 0,
     steps: int | None = None,

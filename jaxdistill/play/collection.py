@@ -16,6 +16,7 @@ from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.play.memory import Memory
 from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.task import Pool
 from jaxdistill.tasks.views import Screen, Shown
@@ -114,6 +115,8 @@ class Collector:
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._see = jax.jit(self._stored, static_argnums=0)
         self._params = [expert.params for expert in seating.experts]
+        self._memory = Memory(seating.experts)
+        self._seats = np.arange(self._first, self._first + self.pools[0].num_envs)
         if past is not None and past.actions.shape[1]:
             self._resume(past)
 
@@ -178,6 +181,8 @@ class Collector:
                 ago = length - time
                 if ago <= len(shown) and (self._newest(game)[rows] != shown[-ago][rows]).any():
                     return False
+                if self._seating.experts[game].recurrent:
+                    self._remembered((game,), (rollouts.look([pool], self._mesh),))
                 pool.step(actions[time][rows], None if len(rows) == pool.num_envs else rows)
                 advance(len(rows))
         return states is None or np.array_equal(pool.states, states)
@@ -193,16 +198,34 @@ class Collector:
             return np.asarray(self._see(game, rollouts.look([pool], self._mesh)))
         return pool.last.observations[:, -1]
 
+    def _remembered(
+        self, games: Sequence[int], observations: Sequence[Any]
+    ) -> tuple[jax.Array | None, ...]:
+        """What recurrent experts say of what the pools show now, and carry on; see `Memory`."""
+        ages = [self.pools[game].last.ages for game in games]
+        seats = [self._seats] * len(games)
+        return self._memory.outputs(self._params, observations, games, seats, ages)
+
     def replace_experts(self, experts: Sequence[Teacher]) -> None:
         """From now on these play and label: the same networks with other parameters."""
         self._params = [expert.params for expert in experts]
 
     def _choose(
-        self, experts, student, observations, key, by_expert, seats, *, games, student_drives: bool
+        self,
+        experts,
+        student,
+        observations,
+        key,
+        by_expert,
+        seats,
+        said,
+        *,
+        games,
+        student_drives: bool,
     ):
         seating, taught = self._seating, self._seating.lessons
         teachers = seating.experts
-        labels = expert_outputs(teachers, experts, observations, games)
+        labels = expert_outputs(teachers, experts, observations, games, said)
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
             rows = np.repeat(np.asarray(games), labels[0].shape[0])
@@ -271,6 +294,7 @@ class Collector:
                 key,
                 by_expert,
                 seats,
+                self._remembered(games, observations),
                 games=games,
                 student_drives=expert_slots < num_envs,
             )
@@ -282,7 +306,7 @@ class Collector:
             policy,
             self._seating.key,
             self._mesh,
-            seats=[np.arange(self._first, self._first + own)] * len(self.pools),
+            seats=[self._seats] * len(self.pools),
             start=self.steps,
         )
         for _ in range(length):

@@ -41,7 +41,8 @@ class Opening:
     published scores have it, and nothing keeps the sides apart.
 
     Attributes:
-      policy: plays the first steps.
+      policy: plays the first steps; if it is recurrent, another value than is measured with it,
+        since each carries its own.
       steps: how many, at least.
       random: uniformly random play, see `rollouts.random_policy`.
       side: `CHOOSING` or `REPORTING`.
@@ -49,7 +50,7 @@ class Opening:
         `random`.
     """
 
-    policy: rollouts.Policy
+    policy: rollouts.AnyPolicy
     steps: int
     random: rollouts.Policy
     side: int
@@ -284,19 +285,22 @@ class _Slots:
 
 
 def _with_openings(
-    policy: rollouts.Policy, opening: Opening, slots: Sequence[_Slots], games: Sequence[int]
+    policy: rollouts.AnyPolicy, opening: Opening, slots: Sequence[_Slots], games: Sequence[int]
 ) -> rollouts.Policy:
-    """`policy` where it has taken over the game, others where a slot is still in its opening."""
+    """`policy` where it has taken over the game, others where a slot is still in its opening.
+
+    One that is recurrent has seen what was played there.
+    """
 
     def act(observations, key, indices, seats):
         parts = [[x for x, g in zip(slots, games, strict=True) if g == index] for index in indices]
         own = [np.concatenate([x.played for x in mine]) for mine in parts]
         # A game that is over is answered by whoever is asked: the action is ignored.
         left = [np.concatenate([~x.over for x in mine]) for mine in parts]
-        if not any((a & ~b).any() for a, b in zip(left, own, strict=True)):
-            return policy(observations, key, indices, seats)
         ages = [np.concatenate([x.ages for x in mine]) for mine in parts]
-        candidates = [
+        if not any((a & ~b).any() for a, b in zip(left, own, strict=True)):
+            return rollouts.ask(policy, observations, key, indices, seats, ages)
+        candidates: list[tuple[list[np.ndarray], rollouts.AnyPolicy]] = [
             (own, policy),
             ([rows < opening.steps for rows in ages], opening.policy),
             ([np.ones_like(rows) for rows in own], opening.random),
@@ -304,9 +308,12 @@ def _with_openings(
         chosen: list[np.ndarray] = []
         for who, plays in candidates:
             turn = [a & b for a, b in zip(who, left, strict=True)]
-            if not any(rows.any() for rows in turn):
+            watches = plays is policy and isinstance(plays, rollouts.Recurrent)
+            if not watches and not any(rows.any() for rows in turn):
                 continue
-            answers = jax.device_get(plays(observations, key, indices, seats)[0])
+            answers = jax.device_get(
+                rollouts.ask(plays, observations, key, indices, seats, ages)[0]
+            )
             chosen = chosen or [np.zeros_like(answer) for answer in answers]
             for actions, answer, rows in zip(chosen, answers, turn, strict=True):
                 actions[: len(rows)][rows] = answer[: len(rows)][rows]
@@ -318,7 +325,7 @@ def _with_openings(
 
 def play_games(
     pools: Sequence[Pool],
-    policy: rollouts.Policy,
+    policy: rollouts.AnyPolicy,
     key: jax.Array,
     mesh: Mesh,
     *,
@@ -469,7 +476,7 @@ def split_pools(
 
 def measure(
     lessons: Sequence[Lesson],
-    policy: rollouts.Policy,
+    policy: rollouts.AnyPolicy,
     protocol: Protocol,
     episodes: int | Sequence[range],
     mesh: Mesh,

@@ -59,7 +59,7 @@ class Player:
     """
 
     name: str
-    policy: rollouts.Policy
+    policy: rollouts.AnyPolicy
     marks: tuple[str, ...]
     passing: bool = False
 

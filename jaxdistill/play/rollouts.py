@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
+from jaxdistill.play.memory import Memory
 from jaxdistill.tasks.actions import Discrete, Form
 from jaxdistill.tasks.task import Pool, Step
 from jaxdistill.tasks.views import AnyView, Screen, Shown
@@ -37,7 +38,51 @@ or anything extra per game).
 `games` says which game (by index) each observation array belongs to: pools whose games are all
 played leave an evaluation early, and an accelerator is given some games while others are stepped.
 What is chosen for one row must not depend on which others are asked for with it: random draws are
-by `seats`, so that they are the same in one process and in several."""
+by `seats`, so that they are the same in one process and in several.
+
+Policies are asked by `ask`: one that is `Recurrent` has to be told more."""
+
+
+class Recurrent:
+    """Experts with recurrent ones among them, as a policy: asked for every step of its games."""
+
+    def __init__(self, experts: Sequence[Teacher], act: Callable[..., Any]):
+        """`act` is `expert_actor`'s, with what recurrent experts say behind its other arguments."""
+        self._params, self._act = [expert.params for expert in experts], act
+        self._memory = Memory(experts)
+
+    def answer(
+        self,
+        observations: Observations,
+        key: jax.Array,
+        games: tuple[int, ...],
+        seats: Seats,
+        ages: Sequence[np.ndarray],
+    ) -> tuple[tuple[jax.Array, ...], Sequence[Any]]:
+        """As a `Policy` does.
+
+        Args:
+          ages: `(N,)` per game, steps since the games began, of the rows that are no padding.
+        """
+        said = self._memory.outputs(self._params, observations, games, seats, ages)
+        return self._act(self._params, observations, key, games, seats, said)
+
+
+AnyPolicy = Policy | Recurrent
+
+
+def ask(
+    policy: AnyPolicy,
+    observations: Observations,
+    key: jax.Array,
+    games: tuple[int, ...],
+    seats: Seats,
+    ages: Sequence[np.ndarray],
+) -> tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None]:
+    """What a policy answers, whether it is told `ages` or not; see `Recurrent.answer`."""
+    if isinstance(policy, Recurrent):
+        return policy.answer(observations, key, games, seats, ages)
+    return policy(observations, key, games, seats)
 
 
 class Turn(NamedTuple):
@@ -105,7 +150,7 @@ def network_actor(
 
 def expert_actor(
     experts: Sequence[Teacher], *, epsilon: float, sample_logits: bool = True
-) -> Policy:
+) -> AnyPolicy:
     """All experts playing their own games, in one jitted call; draws are by the tasks' numbers.
 
     Args:
@@ -115,7 +160,6 @@ def expert_actor(
     """
     form = experts[0].task.suite.form
     masks = [jnp.asarray(expert.mask) for expert in experts]
-    params = [expert.params for expert in experts]
 
     @functools.partial(jax.jit, static_argnums=3)
     def act(
@@ -124,8 +168,9 @@ def expert_actor(
         key: jax.Array,
         indices: tuple[int, ...],
         seats: Seats,
+        said: Sequence[jax.Array | None] | None = None,
     ):
-        outputs = expert_outputs(experts, params, observations, indices)
+        outputs = expert_outputs(experts, params, observations, indices, said)
         return tuple(
             form.choose(
                 output,
@@ -139,7 +184,9 @@ def expert_actor(
             for index, output, seat in zip(indices, outputs, seats, strict=True)
         ), outputs
 
-    return functools.partial(act, params)
+    if any(expert.recurrent for expert in experts):
+        return Recurrent(experts, act)
+    return functools.partial(act, [expert.params for expert in experts])
 
 
 def random_policy(
@@ -174,7 +221,7 @@ def random_policy(
 
 def play(
     pools: Sequence[Pool],
-    policy: Policy,
+    policy: AnyPolicy,
     key: jax.Array,
     mesh: Mesh,
     *,
@@ -224,7 +271,9 @@ def play(
         answers, shown = [], list[Any]()
         for part in asked:
             observations = tuple(asking[game].look(mesh) for game in part)
-            answers.append(policy(observations, turn_key, part, tuple(numbers[g] for g in part)))
+            ages = [asking[game].ages for game in part]
+            places = tuple(numbers[game] for game in part)
+            answers.append(ask(policy, observations, turn_key, part, places, ages))
             shown.extend(observations)
         actions: dict[int, np.ndarray] = {}
         for part, (chosen, _) in zip(asked, answers, strict=True):
@@ -271,6 +320,13 @@ class _Rows:
             return meshes.put_rows(mesh, frames)
         ages = self._batch([pool.last.ages for pool in self._pools])
         return Shown(meshes.put_rows(mesh, frames), meshes.put_rows(mesh, ages), view)
+
+    @property
+    def ages(self) -> np.ndarray:
+        """Steps since their games began, without what they are padded with."""
+        pairs = zip(self._pools, self._rows, strict=True)
+        ages = [pool.last.ages if own is None else pool.last.ages[own] for pool, own in pairs]
+        return np.concatenate(ages)
 
     def seats(self, given: Sequence[np.ndarray] | None) -> np.ndarray:
         """Their seat numbers, by default counted, and 0 for what they are padded with."""

@@ -141,6 +141,18 @@ def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
     metrics.tell(_starts(rows, "student"), WIDTH)
 
 
+def print_alone(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
+    """As `print_students`, of a student whose experts are not at hand."""
+    print_students(rows, {**measured, "games": rows})
+    known = any("expert" in row for row in rows)
+    told = (
+        "experts are as the student's card has them, and were not played again"
+        if known
+        else "its card has no scores of its experts that were measured so"
+    )
+    metrics.tell(told, WIDTH)
+
+
 def _print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
     _print(
         protocol(measured),
@@ -216,7 +228,7 @@ def student_lines(rows: Sequence[Mapping[str, Any]]) -> Cells:
         [
             (noun(rows), lambda row: row["game"]),
             ("random", lambda row: _digits(row["random"]["mean"])),
-            ("expert", lambda row: _measured(row["expert"])),
+            ("expert", lambda row: _of(row, "expert", _measured)),
             ("student", lambda row: _measured(row["student"])),
             ("retention", _kept),
             ("agrees", lambda row: _known(row.get("agreement"), _share)),
@@ -598,10 +610,11 @@ def _measured(known: Mapping[str, Any], shown: Callable[[float], str] = _digits)
     return f"{mean} [{', '.join(end.removesuffix('%') for end in ends)}]"
 
 
-def _kept(row: Mapping[str, Any]) -> str:
-    """Retention with its interval, in percent."""
-    if any(x is None or math.isnan(x) for x in row["retention_interval"]):
-        return _whole_share(row["retention"])
+def _kept(row: Mapping[str, Any]) -> str | None:
+    """Retention with its interval, in percent, as far as they are known."""
+    interval = row.get("retention_interval")
+    if interval is None or any(x is None or math.isnan(x) for x in interval):
+        return _known(row.get("retention"), _whole_share)
     return _measured(
         {"mean": row["retention"], "interval": row["retention_interval"]}, _whole_share
     )

@@ -182,7 +182,7 @@ class Run:
 
     def measure(
         self,
-        policy: rollouts.Policy,
+        policy: rollouts.AnyPolicy,
         purpose: int,
         episodes: int | Sequence[range],
         only: Sequence[int] | None = None,
@@ -223,7 +223,7 @@ class Run:
         """The student as it is evaluated, in this process."""
         return functools.partial(self.student_act, meshes.take_local(self.mesh, params))
 
-    def expert_policy(self) -> rollouts.Policy:
+    def expert_policy(self) -> rollouts.AnyPolicy:
         """The experts as they are evaluated."""
         chosen = self.settings.evaluate
         return rollouts.expert_actor(

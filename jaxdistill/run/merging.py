@@ -102,6 +102,11 @@ def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
                 f"experts of one shape are merged, and {first.game}'s has {_told(first)}, "
                 f"{expert.game}'s {_told(expert)}; distil them instead (launch/distill.py)"
             )
+    if kind := networks.only_of_experts(first.network):
+        raise ValueError(
+            f"the experts have {kind}, which no student has; distil them instead "
+            f"(launch/distill.py)"
+        )
     suite = first.task.suite
     if first.actions != tuple(range(suite.num_actions)):
         raise ValueError(

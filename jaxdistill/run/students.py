@@ -20,12 +20,13 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, shipped, tasks
 from jaxdistill import settings as settings_lib
+from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.experts.student import Role, Student, game_index
 from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks.task import Suite
+from jaxdistill.tasks.task import Suite, Task
 
 _FILE = "student.json"
 
@@ -190,11 +191,16 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
 
 
 def read(workdir: str | os.PathLike[str]) -> Student:
-    """The chosen student of a run as one value, with a card that says how it was made and plays.
+    """A student as one value, with a card that says how it was made and plays.
+
+    Args:
+      workdir: of a run, whose chosen student is meant; or one that was exported or pushed.
 
     Raises:
-      FileNotFoundError, ValueError: the run is not there or has chosen no student.
+      FileNotFoundError, ValueError: neither is there, or the run has chosen no student.
     """
+    if (exported := travelling.read(workdir)) is not None:
+        return exported
     settings, state, network = load_student(workdir)
     return Student(
         name=str(workdir),
@@ -223,7 +229,8 @@ def _card(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
             }
             for source in settings.experts
         ],
-        "measured": {name: measured[name] for name in _MEASURED if name in measured},
+        "measured": {name: measured[name] for name in _MEASURED if name in measured}
+        | {"max_steps": settings.evaluate.max_steps},
         "versions": {name: importlib.metadata.version(name) for name in ("jaxdistill", "jax")},
         "license": None,
     }
@@ -241,50 +248,58 @@ def _sha256(path: pathlib.Path) -> str | None:
 
 
 def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
-    """The chosen student of a run, as an expert for one of its games; see `Student.expert`.
+    """A student that `read` reads, as an expert for one of its games; see `Student.expert`.
 
     Raises:
-      FileNotFoundError, ValueError: the run is not there, has chosen no student, or the game is not
-        one of its own.
+      FileNotFoundError, ValueError: as `read`, or the game is not one of its own.
     """
     return read(workdir).expert(game)
 
 
 def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Student:
-    """The chosen student of the run in `workdir`, to be trained further in some of its games.
+    """A student that `read` reads, to be trained further in some of its games.
 
-    One whose experts play a task together goes on in others of that kind too, such as a duel of
-    other health.
+    One that plays a task of keys and angles whole goes on in others of that kind too, such as a
+    duel of other health. One that was exported has no teachers.
 
     Raises:
-      FileNotFoundError, ValueError: the run is not there or has chosen no student, an expert of it
-        cannot be read, or a game is not one of its own.
+      FileNotFoundError, ValueError: as `read`; an expert of the run cannot be read, or a game is
+        not one of its own.
     """
-    settings, state, network = load_student(workdir)
-    roles = {role.game: role for role in load_roles(workdir, settings)}
-    params = jax.device_get(state.playing)
-    teachers = {str(expert.game): expert for expert in recipe.teachers(settings)}
-    if settings.together and not network.knows_game:
-        alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
-        suite = alone[0].task.suite
-        for game in games:
-            if game not in teachers and tasks.get(game).suite == suite:
-                teachers[game] = Team(alone, game)
+    alone = travelling.read(workdir)
+    student = alone or read(workdir)
     for game in games:
-        if game not in teachers:
-            game_index([*roles], game, workdir)  # which refuses it
+        if game not in student.games and not _knows_enough(student, tasks.get(game)):
+            game_index(student.games, game, workdir)  # which refuses it
+    network, params = student.network, student.params
     if network.knows_game:
-        indices = [[*roles].index(game) for game in games]
+        indices = [student.games.index(game) for game in games]
         network, params = networks.for_some_games(network, params, indices)
     return regime.Student(
         name=f"student of {workdir}",
         network=network,
         params=params,
-        outputs=outputs_of(settings),
-        view=next(iter(roles.values())).view,
-        teachers=teachers,
-        own={} if settings.together else {game: role.view for game, role in roles.items()},
+        outputs=student.outputs,
+        view=student.roles[0].view,
+        teachers={} if alone else _teachers(load_settings(workdir), games),
+        own={role.game: role.view for role in student.roles},
+        alone=alone,
     )
+
+
+def _knows_enough(student: Student, task: Task) -> bool:
+    """Whether a task that a student was not taught asks for no more than one that it was."""
+    if student.network.knows_game or not task.suite.kinds:
+        return False
+    whole = [role for role in student.roles if role.task.suite == task.suite]
+    return any(set(task.actions) <= set(role.actions) for role in whole)
+
+
+def _teachers(settings: Settings, games: Sequence[str]) -> dict[str, Teacher]:
+    """Who teaches each game of a run, and others that its experts play together as well."""
+    teachers = {str(expert.game): expert for expert in recipe.teachers(settings)}
+    alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
+    return teachers | {game: Team(alone, game) for game in games if game not in teachers}
 
 
 def untaught(role: Role) -> list[str]:

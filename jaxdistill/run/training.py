@@ -115,7 +115,7 @@ def _report(
     timer = metrics.Timer()
     experts = load_experts(workdir)
     with timer.phase("report"):
-        rows = _measure(
+        rows = measure(
             experts,
             seed=records.REPORT_SEED,
             episodes=settings.final_episodes,
@@ -163,7 +163,14 @@ def _student(settings: Settings) -> regime.Student | None:
     """What the training goes on from, if it does."""
     if settings.student is None:
         return None
-    return students.to_go_on_from(settings.student, [task.name for task in settings.tasks])
+    names = [task.name for task in settings.tasks]
+    student = students.to_go_on_from(settings.student, names)
+    if settings.expert_weight and student.alone:
+        raise ValueError(
+            f"expert_weight is {settings.expert_weight:g}, and {student.name} came without its "
+            f"experts; set it to 0, or go on from its run"
+        )
+    return student
 
 
 def _read_learnt(
@@ -183,7 +190,7 @@ def _read_learnt(
         )
 
 
-def _measure(
+def measure(
     experts: Sequence[Expert],
     *,
     seed: int,
@@ -200,15 +207,17 @@ def _measure(
 
     Args:
       known: games that are not played again.
-      student: what the network was trained further from; it and who taught it play too.
+      student: what the network was trained further from; it and who taught it play too. Where
+        those are not at hand, what it says of them stands in their place.
       only: the index of the one task to play; its row is as it would be among the others.
     """
     everything = lessons.of_experts(experts, seed)
-    if student is not None:  # who taught it may see a screen in another way
+    teachers = student.teachers if student else {}
+    if teachers:  # who may see a screen in another way
         everything = tuple(
             dataclasses.replace(
                 lesson,
-                view=lesson.task.shown([lesson.seen, student.teachers[lesson.name].view]),
+                view=lesson.task.shown([lesson.seen, teachers[lesson.name].view]),
             )
             for lesson in everything
         )
@@ -231,10 +240,11 @@ def _measure(
         return records.Player(name, policy, tuple(marks), passing)
 
     players = {"random": records.Player("random", random, (records.RANDOM,) * len(everything))}
-    if student is not None:
+    if teachers:
         players["expert"] = player(
-            "experts", [student.teachers[lesson.name] for lesson in everything], passing=False
+            "experts", [teachers[lesson.name] for lesson in everything], passing=False
         )
+    if student is not None:
         views = student.views([lesson.task for lesson in everything])
         act = rollouts.network_actor(
             student.network,
@@ -259,10 +269,22 @@ def _measure(
         who: records.measure(chosen, one, protocol, episodes, mesh, known)
         for who, one in players.items()
     }
+    how = {
+        "epsilon": epsilon,
+        "opening_steps": opening_steps,
+        "opening_by": "random",
+        "max_steps": max_steps,
+    }
+    alone = student.alone if student else None
     return [
         {
             "game": lesson.name,
             **{who: scores[index].summary() for who, scores in played.items()},
+            **(
+                {"expert": told}
+                if (told := alone and alone.expert_scores(lesson.task, how))
+                else {}
+            ),
             "human_normalised": lesson.task.human_normalised(played["network"][index].mean),
             **({"max_steps": max_steps or lesson.task.max_steps} if lesson.task.facts else {}),
         }
@@ -375,7 +397,7 @@ def evaluate(
     settings = load_settings(workdir)
     names = [task.name for task in settings.tasks]
     suite = settings.tasks[0].suite
-    return _measure(
+    return measure(
         load_experts(workdir),
         seed=seed,
         episodes=episodes,

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-RESIZES = ("area", "linear", "nearest")
-GRAYS = ("luminance", "mean", "none")
+RESIZES = ("area", "linear", "nearest", "smooth")
+GRAYS = ("luminance", "mean", "stretched", "none")
 MAXIMA = ("before", "after", "none")
 PADDINGS = ("repeat", "zero")
 SCREEN = (210, 160)
@@ -36,10 +36,13 @@ class View:
     Attributes:
       height, width: size of the resized frame in pixels.
       stack: how many of the latest frames form one observation, oldest first.
-      resize: "area" (EnvPool's default), "linear" or "nearest", as OpenCV has them. Experts are
-        sensitive to it: one Breakout expert scores 409 with linear and 6 with area.
-      gray: "luminance" (as ALE gives it), "mean" of the three colours, or "none": frames in colour,
-        an observation of `(3 stack, height, width)`, each frame's red, green and blue in turn.
+      resize: "area" (EnvPool's default), "linear" or "nearest", as OpenCV has them, or "smooth", as
+        Pillow's bilinear. Experts are sensitive to it: one Breakout expert scores 409 with linear
+        and 6 with area.
+      gray: "luminance" (as ALE gives it), "mean" of the three colours, "stretched": that mean, with
+        the darkest pixel of a frame at 0 and the brightest at 255 (as SciPy's `imresize` made
+        pictures of numbers), or "none": frames in colour, an observation of
+        `(3 stack, height, width)`, each frame's red, green and blue in turn.
       crop: (first row, row after the last) of the screen that is kept; None keeps all.
       steps: sizes (height, width) resized to before the final one, where an expert resized twice.
       gray_last: resized in colour, and made gray then.
@@ -105,7 +108,7 @@ class View:
     def native(self) -> bool:
         """Whether EnvPool makes this view itself."""
         plain = View(self.height, self.width, self.stack, self.resize)
-        return self == plain and self.resize != "nearest"
+        return self == plain and self.resize in ("area", "linear")
 
     @property
     def whole(self) -> View:
@@ -358,10 +361,15 @@ def _look(view: View, coloured: bool, x: jax.Array) -> jax.Array:
 
 
 def _gray(x: jax.Array, kind: str) -> jax.Array:
-    """`(..., 3, H, W)` uint8 in one tone: ALE's luminance, or the mean, to the nearest level."""
+    """`(..., 3, H, W)` uint8 in one tone: ALE's luminance, or a mean, to the nearest level."""
     red, green, blue = (x[..., i, :, :].astype(jnp.int32) for i in range(3))
     if kind == "mean":
         return ((2 * (red + green + blue) + 3) // 6).astype(jnp.uint8)
+    if kind == "stretched":
+        total = red + green + blue
+        low, high = (f(total, (-2, -1), keepdims=True) for f in (jnp.min, jnp.max))
+        span = jnp.maximum(high - low, 1)
+        return ((510 * (total - low) + span) // (2 * span)).astype(jnp.uint8)
     # 0.2989, 0.587 and 0.114 of 2**16.
     return ((19589 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(jnp.uint8)
 
@@ -422,6 +430,14 @@ def _area_growing(place: int, scale: float, old: int) -> np.ndarray:
     return _between(first, 0.0 if part <= 0 else part - np.floor(part), old)
 
 
+def _smooth(place: int, scale: float, old: int) -> np.ndarray:
+    """Pillow's bilinear: a triangle as wide as two new pixels."""
+    width = max(scale, 1.0)
+    far = np.abs(np.arange(old) + 0.5 - (place + 0.5) * scale)
+    triangle = np.clip(1 - far / width, 0, None)
+    return triangle / triangle.sum()
+
+
 def _nearest(place: int, scale: float, old: int) -> np.ndarray:
     """OpenCV's, which is the one before."""
     return _between(int(np.floor(place * scale)), 0.0, old)
@@ -443,4 +459,5 @@ _SHARES: dict[str, Callable[[int, float, int], np.ndarray]] = {
     "area_growing": _area_growing,
     "linear": _linear,
     "nearest": _nearest,
+    "smooth": _smooth,
 }

@@ -253,6 +253,216 @@ def sample_factory_plain(torch, folder):
     return sample_factory(torch, folder, normalised=False)
 
 
+# Recurrent ones: what they answer is that of `GAMES`, step by step, with a game that begins anew.
+
+EPISODES = np.array([[1, 1, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
+"""Whether the games of three rows begin with each of four steps."""
+
+
+def screens(view):
+    """What the rows see at each step: `(T, B, *shape)`."""
+    return np.random.default_rng(3).integers(0, 256, (*EPISODES.shape, *view.shape), np.uint8)
+
+
+def played(torch, module, cell, view, before, after, prepare=lambda x, begins: x / 255):
+    """Outputs `(T, B, actions)` of a cell between two functions."""
+    randomised(torch, module)
+    gates = {torch.nn.LSTM: 2, torch.nn.LSTMCell: 2}.get(type(cell), 1)
+    carry = [torch.zeros(3, cell.hidden_size) for _ in range(gates)]
+    answers = []
+    with torch.no_grad():
+        for x, begins in zip(screens(view), EPISODES, strict=True):
+            begins = torch.from_numpy(begins)
+            carry = [torch.where(begins[:, None], 0, part) for part in carry]
+            x = before(prepare(torch.from_numpy(x).float(), begins))
+            if isinstance(cell, (torch.nn.LSTM, torch.nn.GRU)):
+                state = [part[None] for part in carry]
+                x, carry = cell(x[None], tuple(state) if gates > 1 else state[0])
+                x, carry = x[0], [part[0] for part in (carry if gates > 1 else [carry])]
+            else:
+                carry = cell(x, tuple(carry) if gates > 1 else carry[0])
+                carry = list(carry) if gates > 1 else [carry]
+                x = carry[0]
+            answers.append(after(x).numpy())
+    return np.stack(answers)
+
+
+def cleanrl_lstm(torch, folder):
+    net, linear = torch.nn.Module(), torch.nn.Linear
+    convs = convolutions(torch)
+    convs[0] = torch.nn.Conv2d(1, WIDTHS[0], 8, 4)
+    net.network = torch.nn.Sequential(
+        *sequential(torch, *convs, linear(49 * 5, HIDDEN)), torch.nn.ReLU()
+    )
+    net.lstm = torch.nn.LSTM(HIDDEN, 7)
+    net.actor, net.critic = linear(7, 4), linear(7, 1)
+    theirs = played(torch, net, net.lstm, View(stack=1), net.network, net.actor)
+    path = folder / "ppo_atari_lstm_BreakoutNoFrameskip-v4.pth"
+    torch.save(net.state_dict(), path)
+    return path, theirs
+
+
+def recurrent_ppo(torch, folder, critic="lstm", layers=()):
+    net, linear = torch.nn.Module(), torch.nn.Linear
+    convs = [part for conv in convolutions(torch) for part in (conv, torch.nn.ReLU())]
+    net.features_extractor = torch.nn.ModuleDict(
+        {
+            "cnn": torch.nn.Sequential(*convs, torch.nn.Flatten()),
+            "linear": torch.nn.Sequential(linear(49 * 5, HIDDEN), torch.nn.ReLU()),
+        }
+    )
+    net.pi_features_extractor = net.vf_features_extractor = net.features_extractor
+    sizes = (7, *layers)
+    pairs = list(zip(sizes, layers, strict=False))
+    streams = {
+        name: torch.nn.Sequential(*(x for a, b in pairs for x in (linear(a, b), torch.nn.Tanh())))
+        for name in ("policy_net", "value_net")
+    }
+    net.mlp_extractor = torch.nn.ModuleDict(streams)
+    net.lstm_actor = torch.nn.LSTM(HIDDEN, 7)
+    if critic == "lstm":
+        net.lstm_critic = torch.nn.LSTM(HIDDEN, 7)
+    elif critic == "linear":
+        net.critic = linear(HIDDEN, 7)
+    net.action_net, net.value_net = linear(sizes[-1], 4), linear(sizes[-1], 1)
+    extract = net.features_extractor
+
+    def before(x):
+        return extract["linear"](extract["cnn"](x))
+
+    def after(x):
+        return net.action_net(net.mlp_extractor["policy_net"](x))
+
+    theirs = played(torch, net, net.lstm_actor, View(), before, after)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    space = {":type:": "<class 'gym.spaces.box.Box'>", "dtype": "uint8", "_shape": [4, 84, 84]}
+    actions = {":type:": "<class 'gym.spaces.discrete.Discrete'>", "n": "4"}
+    data = {"policy_kwargs": {}, "n_epochs": 4, "observation_space": space, "action_space": actions}
+    path = folder / "ppo_lstm-BreakoutNoFrameskip-v4.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps(data))
+        archive.writestr("policy.pth", buffer.getvalue())
+    return path, theirs
+
+
+def recurrent_ppo_shared(torch, folder):
+    return recurrent_ppo(torch, folder, critic="shared", layers=(5,))
+
+
+def recurrent_ppo_plain_critic(torch, folder):
+    return recurrent_ppo(torch, folder, critic="linear")
+
+
+def four_convolutions(torch, cell, inputs, names, view, prepare):
+    """baby-a3c and pytorch-a3c: four convolutions, a cell, and two linear heads."""
+    net, functional = torch.nn.Module(), torch.nn.functional
+    for i, channels in enumerate((1, 2, 2, 2), 1):
+        net.add_module(f"conv{i}", torch.nn.Conv2d(channels, 2, 3, stride=2, padding=1))
+    kind = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell}[cell]
+    net.add_module(cell, kind(2 * inputs, 7))
+    actor, critic = names
+    net.add_module(actor, torch.nn.Linear(7, 4))
+    net.add_module(critic, torch.nn.Linear(7, 1))
+
+    def before(x):
+        for i in range(1, 5):
+            x = functional.elu(net.get_submodule(f"conv{i}")(x))
+        return x.flatten(1)
+
+    cell, actor = net.get_submodule(cell), net.get_submodule(actor)
+    return net, played(torch, net, cell, view, before, actor, prepare)
+
+
+def baby_a3c(torch, folder, cell, names=("actor_linear", "critic_linear"), wrapped=False):
+    net, theirs = four_convolutions(torch, cell, 25, names, BABY, lambda x, begins: x / 255)
+    path = folder / "breakout-v4" / "model.80.tar"
+    path.parent.mkdir()
+    torch.save({"state_dict": net.state_dict()} if wrapped else net.state_dict(), path)
+    return path, theirs
+
+
+def baby_a3c_gru(torch, folder):
+    return baby_a3c(torch, folder, "gru")
+
+
+def baby_a3c_lstm(torch, folder):
+    return baby_a3c(torch, folder, "lstm")
+
+
+def baby_a3c_first(torch, folder):
+    return baby_a3c(torch, folder, "lstm", ("pol_func", "val_func"), wrapped=True)
+
+
+def starter(torch, folder):
+    """Frames are normalised by averages that its environment keeps; here since a game began."""
+    kept = torch.zeros(3, 3)
+
+    def prepare(x, begins):
+        nonlocal kept
+        x = x / 255
+        new = torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3), correction=0), torch.ones(3)])
+        kept = torch.where(begins, 0, kept) * 0.9999 + new * (1 - 0.9999)
+        mean, deviation = (kept[:2] / kept[2])[:, :, None, None, None]
+        return (x - mean) / (deviation + 1e-8)
+
+    names = ("actor_linear", "critic_linear")
+    net, theirs = four_convolutions(torch, "lstm", 9, names, STARTER, prepare)
+    path = folder / "breakout_a3c.pth"
+    torch.save(net.state_dict(), path)
+    return path, theirs
+
+
+def sample_factory_core(torch, folder, kind, normalised):
+    """The file of a feed-forward one, with a core between its encoder and its heads."""
+    path, _ = sample_factory(torch, folder, normalised=normalised)
+    file = torch.load(path, weights_only=True)
+    weights, linear = file["model"], torch.nn.Linear
+    net = torch.nn.Module()
+    net.core = torch.nn.Module()
+    net.core.core = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[kind](HIDDEN, 7)
+    net.critic_linear = linear(7, 1)
+    net.action_parameterization = torch.nn.Module()
+    net.action_parameterization.distribution_linear = linear(7, 4)
+    enc = {
+        name.removeprefix("encoder.encoders.obs.enc."): x
+        for name, x in weights.items()
+        if name.startswith("encoder")
+    }
+    place = "obs_normalizer.running_mean_std.running_mean_std.obs.running_"
+
+    def before(x):
+        if normalised:
+            mean, variance = (weights[f"{place}{x}"].float() for x in ("mean", "var"))
+            x = ((x - mean) / torch.sqrt(variance + 1e-5)).clamp(-5, 5)
+        for i, stride in ((0, 4), (2, 2), (4, 1)):
+            kernel, bias = (enc[f"conv_head.{i}.{x}"] for x in ("weight", "bias"))
+            x = torch.relu(torch.nn.functional.conv2d(x, kernel, bias, stride))
+        return torch.relu(x.flatten(1) @ enc["mlp_layers.0.weight"].T + enc["mlp_layers.0.bias"])
+
+    head = net.action_parameterization.distribution_linear
+    theirs = played(torch, net, net.core.core, View(), before, head)
+    file["model"] = weights | net.state_dict()
+    torch.save(file, path)
+    return path, theirs
+
+
+def sample_factory_gru(torch, folder):
+    return sample_factory_core(torch, folder, "gru", normalised=True)
+
+
+def sample_factory_gru_plain(torch, folder):
+    return sample_factory_core(torch, folder, "gru", normalised=False)
+
+
+def sample_factory_lstm(torch, folder):
+    return sample_factory_core(torch, folder, "lstm", normalised=True)
+
+
+def sample_factory_lstm_plain(torch, folder):
+    return sample_factory_core(torch, folder, "lstm", normalised=False)
+
+
 def pfrl(torch, folder, net, name):
     """PFRL packs a folder: the model, its target and the optimiser."""
     parts = {}
@@ -586,6 +796,24 @@ MACHADO = Rules(repeat_action_probability=0.25, noop_max=1, full_actions=True)
 NAME, FOLDER, SAID = "the file's name", "the name of its folder, ", ""
 ATARI_AGENTS = View(maximum="after", padding="zero")
 KAIXHIN = View(resize="linear", maximum="after", padding="zero")
+BABY = View(80, 80, 1, resize="smooth", gray="stretched", crop=(35, 195), maximum="none")
+STARTER = View(
+    *(42, 42, 1, "linear", "mean", (34, 194), ((80, 80),)), gray_last=True, maximum="none"
+)
+RECURRENT = (
+    Row("CleanRL PPO, LSTM", cleanrl_lstm, NAME, "logits", view=View(stack=1)),
+    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo, NAME, "logits"),
+    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo_shared, NAME, "logits"),
+    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo_plain_critic, NAME, "logits"),
+    Row("baby-a3c, GRU", baby_a3c_gru, FOLDER + "breakout-v4", "logits", view=BABY),
+    Row("baby-a3c, LSTM", baby_a3c_lstm, FOLDER + "breakout-v4", "logits", view=BABY),
+    Row("baby-a3c, LSTM", baby_a3c_first, FOLDER + "breakout-v4", "logits", view=BABY),
+    Row("pytorch-a3c, as the universe starter agent", starter, NAME, "logits", view=STARTER),
+    Row("Sample Factory, GRU", sample_factory_gru, SAID, "logits"),
+    Row("Sample Factory, GRU, pixels as they are", sample_factory_gru_plain, SAID, "logits"),
+    Row("Sample Factory, LSTM", sample_factory_lstm, SAID, "logits"),
+    Row("Sample Factory, LSTM, pixels as they are", sample_factory_lstm_plain, SAID, "logits"),
+)
 TORCH = (
     Row("CleanRL C51", cleanrl_c51, SAID, rules=FIRE),
     Row("CleanRL QDagger", cleanrl_qdagger, NAME, rules=FIRE),
@@ -621,6 +849,23 @@ FLAX = (
 )
 
 
+def answers(expert):
+    """What we answer: to `PIXELS`, or step by step if it is recurrent."""
+    if not expert.recurrent:
+        ours = np.asarray(networks.forward(expert.network, expert.params, jnp.asarray(PIXELS)))
+        if expert.network.head == "actor_critic":
+            value = expert.network.apply(expert.params, jnp.asarray(PIXELS), method="value")
+            ours = np.column_stack([ours, value])
+        return ours
+    step = jax.jit(networks.advance, static_argnums=0)
+    carry, outputs = expert.carry(EPISODES.shape[1]), []
+    for x, begins in zip(screens(expert.view), EPISODES, strict=True):
+        kept = [np.where(begins.reshape(-1, *[1] * (part.ndim - 1)), 0, part) for part in carry]
+        said, carry = step(expert.network, expert.params, x, tuple(map(np.float32, kept)))
+        outputs.append(np.asarray(said))
+    return np.stack(outputs)
+
+
 def check(row: Row, path: pathlib.Path, theirs: np.ndarray) -> None:
     """All by itself: nothing but the file is given."""
     conversion = formats.convert(path)
@@ -633,11 +878,7 @@ def check(row: Row, path: pathlib.Path, theirs: np.ndarray) -> None:
     assert bool(own) == (row.rules != USUAL)
     source = [note for note in conversion.notes if note.startswith("its game")]
     assert source == ([f"its game, breakout, is taken from {row.game}"] if row.game else [])
-    shown = jnp.asarray(PIXELS)
-    ours = np.asarray(networks.forward(expert.network, expert.params, shown))
-    if expert.network.head == "actor_critic":
-        value = expert.network.apply(expert.params, shown, method="value")
-        ours = np.column_stack([ours, value])
+    ours = answers(expert)
     assert np.ptp(theirs, axis=0).max() > 1e-2  # the input matters
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     # What is kept is what was read.
@@ -652,6 +893,11 @@ def test_files_of_pytorch_programs(row, torch, tmp_path):
     check(row, *row.write(torch, tmp_path))
 
 
+@pytest.mark.parametrize("row", RECURRENT, ids=lambda row: row.write.__name__)
+def test_files_of_recurrent_programs(row, torch, tmp_path):
+    check(row, *row.write(torch, tmp_path))
+
+
 @pytest.mark.parametrize("row", FLAX, ids=lambda row: row.write.__name__)
 def test_files_of_flax_programs(row, tmp_path):
     check(row, *row.write(tmp_path))
@@ -662,7 +908,8 @@ def test_every_convention_has_a_file():
     others = ("reference", "CRL-Atari", "multi-task lander", "fighter")
     own = {"CleanRL DQN", "CleanRL PPO"}
     named = {c.name for c in CONVENTIONS if not c.name.startswith(others)} - own
-    assert named == {row.convention for row in TORCH + FLAX} - {"Stable-Baselines3 QR-DQN, CNN"}
+    found = {row.convention for row in TORCH + RECURRENT + FLAX}
+    assert named == {name for name in found if not name.startswith("Stable-Baselines3")}
 
 
 # --- what says the game, and files that are not quite theirs

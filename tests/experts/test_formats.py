@@ -776,7 +776,7 @@ def test_sb3_policies_that_cannot_be_expressed(sb3, saved, tmp_path):
     kwargs = {"policy_kwargs": {}}
     noise = {"log_std": np.zeros(2, np.float32)}
     refused(sb3(policy | noise, **kwargs), "a policy of Box(2) on 4 numbers; expected Discrete")
-    refused(sb3(policy | state_dict(("lstm_actor.x", (2, 2))), **kwargs), "recurrent")
+    refused(sb3(policy | state_dict(("lstm_actor.x", (2, 2))), **kwargs), "lstm_actor.x.weight")
     refused(sb3(policy | state_dict(("extra", (2, 2))), **kwargs), "extra.weight")
     refused(
         sb3(state_dict(("quantile_net.quantile_net.0", (2, 2)))), "2 outputs are not 200 quantiles"
@@ -1347,7 +1347,7 @@ def test_near_misses_say_what_differs(saved):
     ("name", "kind"),
     [
         ("norm.running_mean", "batch normalisation"),
-        ("gru.weight_ih", "recurrent"),
+        ("gru.weight_hh_l1", "a second layer of recurrent cells"),
     ],
 )
 def test_networks_of_other_kinds(name, kind, saved):

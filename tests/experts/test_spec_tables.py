@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks
-from jaxdistill.experts import export, formats
+from jaxdistill.experts import export, formats, torch_file, torch_writer
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats import template
 from jaxdistill.experts.sources import ExpertSource, load
 from jaxdistill.tasks.atari import Rules
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import Vector, View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TEXT = (GOLDEN / "expert_dueling.toml").read_text()
@@ -357,3 +358,112 @@ def test_what_a_spec_leaves_open_is_tried_with_every_likely_answer(tmp_path):
     (tmp_path / "x.toml").write_text(f'stack_order = "oldest_first"\n{TEXT}')
     with pytest.raises(ValueError, match="answers all that can be tried; leave out one of activ"):
         specs.tried(tmp_path / "x.toml")
+
+
+RECURRENT = """
+outputs = "logits"
+activation = "relu"
+
+[[layers]]
+type = "dense"
+key = "fc"
+
+[[layers]]
+type = "gru"
+key = "rnn"
+layer = 0
+
+[head]
+type = "linear"
+action = "out"
+"""
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """A file of a dense layer, a GRU as `torch.nn.GRU` names it, a head, and a critic's GRU."""
+    rng, shapes = np.random.default_rng(0), {"fc": (3, 5), "out": (2, 4)}
+    tensors = {f"{key}.weight": rng.normal(size=shape) for key, shape in shapes.items()}
+    tensors |= {f"{key}.bias": rng.normal(size=shape[0]) for key, shape in shapes.items()}
+    for key in ("rnn", "critic_rnn"):
+        tensors |= {f"{key}.weight_ih_l0": rng.normal(size=(12, 3))}
+        tensors |= {f"{key}.weight_hh_l0": rng.normal(size=(12, 4))}
+        tensors |= {f"{key}.bias_{part}_l0": rng.normal(size=12) for part in ("ih", "hh")}
+    torch_writer.save({k: x.astype(np.float32) for k, x in tensors.items()}, tmp_path / "x.pth")
+    return tmp_path / "x.pth"
+
+
+def _read(cell, text):
+    (cell.parent / "x.toml").write_text(text)
+    return formats.convert(cell, spec=cell.parent / "x.toml")
+
+
+def test_a_spec_says_where_a_cell_is(cell):
+    conversion = _read(cell, RECURRENT)
+    expert = conversion.expert
+    assert expert.network.core == networks.Core("gru", 4) and expert.recurrent
+    assert expert.view == Vector(5)
+    assert [row.name for row in conversion.layers] == ["fc1", "core_input", "core_hidden", "action"]
+    assert any("critic_rnn" in note for note in conversion.notes)
+    expert.save(cell.parent / "expert")
+    again = Expert.load(cell.parent / "expert")
+    assert again.network == expert.network
+    said = [
+        networks.advance(x.network, x.params, np.ones((2, 1, 5)), x.carry(2))
+        for x in (expert, again)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("layer = 0", "", r"lacks rnn\.weight_ih, rnn\.bias_ih"),
+        ("layer = 0", "layer = 1", r"layers\[2\]\.layer: expected 0: a cell has one layer"),
+        ('"gru"', '"lstm"', r"rnn\.weight_hh_l0 has 12 rows, expected 16, of 4 gates of 4 units"),
+        ('"gru"', '"rnn"', r"type: found 'rnn', expected one of conv, dense, gru, lstm"),
+        ('"linear"', '"actor_critic"', "head.type: found actor_critic behind a recurrent layer"),
+        (
+            "outputs",
+            "frame_decay = 1.5\noutputs",
+            "frame_decay: found 1.5, expected a number below 1",
+        ),
+        ("layer = 0", '[[layers]]\ntype = "dense"\nkey = "fc"', "a layer after a recurrent one"),
+    ],
+)
+def test_cells_that_cannot_be_are_one_line(cell, old, new, message):
+    assert old in RECURRENT
+    with pytest.raises(ValueError, match=message) as error:
+        _read(cell, RECURRENT.replace(old, new))
+    assert "\n" not in str(error.value)
+
+
+def test_a_cell_that_a_spec_leaves_out_is_noticed(cell):
+    without = RECURRENT.replace(
+        'type = "gru"\nkey = "rnn"\nlayer = 0', 'type = "dense"\nkey = "to"'
+    )
+    tensors = torch_file.read(cell).tree | {
+        "to.weight": np.ones((4, 3), np.float32),
+        "to.bias": np.ones(4, np.float32),
+    }
+    torch_writer.save(tensors, cell, overwrite=True)
+    with pytest.raises(ValueError, match=r"rnn\.weight_hh_l0 is of a recurrent cell; describe it"):
+        _read(cell, without)
+
+
+def test_what_a_cell_has_no_place_beside():
+    core = networks.Core("lstm", 4)
+    for fields, message in (
+        ({"head": "actor_critic"}, "a network with a core has a linear or a dueling head"),
+        ({"fractions": 4}, "a network with a core has a linear or a dueling head"),
+        ({"core": networks.Core("rnn", 4)}, "core 'rnn' is not one of gru, lstm"),
+        ({"core": None, "frame_decay": 0.5}, "frame_decay is for a network with a core"),
+    ):
+        network = networks.Network(convs=(), **({"core": core} | fields))
+        with pytest.raises(ValueError, match=message):
+            networks.from_dict(networks.to_dict(network))
+    fields = networks.to_dict(networks.Network(convs=(), core=core, frame_decay=0.5))
+    assert networks.from_dict(fields).core == core
+    for wrong in ({"core": {"kind": "gru", "width": 0}}, {"frame_decay": 1.0}):
+        with pytest.raises(ValueError, match=r"sizes are whole numbers|frame_decay is a number"):
+            networks.from_dict(fields | wrong)

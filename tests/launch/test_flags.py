@@ -252,6 +252,111 @@ def experts(watcher, tmp_path_factory):
     return root
 
 
+CARD = {
+    "measured": {
+        "games": [
+            {
+                "game": "pong",
+                "expert": {
+                    "mean": 12.5,
+                    "interval": [10.25, 14.75],
+                    "episodes": 64,
+                    "distinct_starts": 60,
+                    "mean_steps": 1000.0,
+                },
+            }
+        ],
+        "epsilon": 0.05,
+        "opening_steps": 10,
+        "opening_by": "random",
+        "max_steps": 60,
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def student(watcher, tmp_path_factory):
+    """A student of two games that was exported; its card knows the expert of one."""
+    one, where = watcher("pong", 1), tmp_path_factory.mktemp("exported") / "student"
+    chosen = [tasks.get(game) for game in ("pong", "breakout")]
+    roles = tuple(Role(task.name, one.view, task.actions, "someone") for task in chosen)
+    Student("mine", one.network, one.params, "q", roles, card=CARD).save(where)
+    return where
+
+
+def test_an_exported_student_is_a_workdir(program, student, tmp_path):
+    def done(name, *given):
+        code, out, err = program(name, f"--workdir={student}", *given)
+        assert code == 0, err
+        return out
+
+    whole = done("evaluate", "--episodes=1", f"--out={tmp_path / 'x.json'}")
+    assert "12.5 [10.2, 14.8]" in whole
+    assert (
+        "breakout" in whole and "of at most 60 steps" in whole and "as the student's card" in whole
+    )
+    pong, breakout = json.loads((tmp_path / "x.json").read_text())["games"]
+    assert pong["expert"] == CARD["measured"]["games"][0]["expert"]
+    kept = (pong["student"]["mean"] - pong["random"]["mean"]) / (12.5 - pong["random"]["mean"])
+    assert pong["retention"] == pytest.approx(kept) and "expert" not in breakout
+    other = done("evaluate", "--episodes=1", "--epsilon=0.5", "--game=pong")
+    assert "12.5" not in other and "no scores of its experts" in other and "breakout" not in other
+
+    film = tmp_path / "film.gif"
+    assert "9 frames" in done("watch", "--game=breakout", "--steps=8", f"--out={film}")
+    again = tmp_path / "again"
+    done("export", "--format=student", f"--out={again}")
+    files = ("policy.json", "policy.safetensors")
+    assert [(again / x).read_bytes() for x in files] == [(student / x).read_bytes() for x in files]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_an_exported_student_goes_on_elsewhere_and_alone(program, student, tmp_path, contents):
+    before = contents(student)
+    config = f"--config={LAUNCH.parent / 'configs' / 'finetune.py'}"
+    for given, said in (
+        ((), "is a student that was exported, and stays as it is; give --out=DIR"),
+        (
+            (f"--out={tmp_path / 'on'}", "--config.expert_weight=0.5"),
+            "expert_weight is 0.5, and student of",
+        ),
+    ):
+        code, out, err = program("finetune", config, f"--workdir={student}", *given)
+        assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    assert contents(student) == before and not (tmp_path / "on").exists()
+
+
+def test_a_policy_is_written_for_other_programs(program, student, experts, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("flatbuffers")
+
+    def told(name, *given):
+        out = tmp_path / name
+        code, printed, err = program("export", f"--out={out}", *given)
+        assert code == 0 and f"what goes in and comes out: {out}.json" in printed, err
+        said = json.loads((tmp_path / f"{name}.json").read_text())
+        return (
+            out.read_bytes(),
+            [x["name"] for x in said["inputs"]],
+            [x["name"] for x in said["tasks"]],
+        )
+
+    both, one = ["observations", "task"], ["observations"]
+    whole = f"--workdir={student}"
+    files = []
+    for kind in ("onnx", "stablehlo"):
+        for given, inputs, games in (
+            ((whole,), both, ["pong", "breakout"]),
+            ((whole, "--game=breakout"), one, ["breakout"]),
+            ((f"--expert={experts / 'q'}",), one, ["asterix"]),
+        ):
+            name = f"{kind}{len(files)}"
+            content, *said = told(name, f"--format={kind}", *given)
+            assert said == [inputs, games]
+            files.append(content)
+    assert len(set(files)) == 6
+
+
 EVALUATE = {
     "episodes": "2",
     "epsilon": "0.9",
@@ -328,16 +433,23 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
             "--dtype goes",
         ),
         ("export", ("--expert=Q", "--out=x", "--format=sb3", "--game=x"), "--game goes with"),
-        ("export", ("--expert=Q", "--out=x", "--format=sb3"), "plays asterix; zips for"),
+        ("export", ("--expert=Q", "--out=x", "--format=student"), "--expert goes with another"),
+        ("export", ("--expert=Q", "--out=x", "--format=onnx", "--dtype=float16"), "--dtype goes"),
+        ("export", ("--workdir=S", "--out=x", "--format=sb3"), "name one of pong, breakout"),
+        ("evaluate", ("--workdir=S", "--opening_by=expert"), "whose experts are at hand"),
+        ("evaluate", ("--workdir=S", "--game=qbert"), "distilled pong, breakout, not qbert"),
+        ("watch", ("--workdir=S", "--out=x.gif"), "name one of pong, breakout"),
+        ("export", ("--expert=Q", "--out=x", "--format=sb3"), "convolutions other than Nature's"),
         ("export", ("--workdir=T", "--out=x", "--format=sb3"), "holds a training and no"),
     ],
 )
 def test_a_flag_that_means_nothing_is_refused(
-    program, experts, tmp_path, name, given, said, request
+    program, experts, student, tmp_path, name, given, said, request
 ):
     if "--workdir=T" in given:
         _, training, _ = request.getfixturevalue("lander_training")
         given = [x.replace("=T", f"={training}") for x in given]
+    given = [x.replace("=S", f"={student}") for x in given]
     given = [
         x.replace("=Q", f"={experts / 'q'}").replace("=x", f"={tmp_path / 'x'}") for x in given
     ]

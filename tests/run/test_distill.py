@@ -20,6 +20,7 @@ from jaxdistill.play import lessons
 from jaxdistill.report import page
 from jaxdistill.run import common, distill, recipe, students
 
+pytestmark = pytest.mark.usefixtures("without_page")
 GAMES = ("pong", "breakout")
 
 

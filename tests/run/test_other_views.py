@@ -1,5 +1,9 @@
-"""A whole run of experts that see otherwise than their student, in a game that is not theirs."""
+"""A whole run of experts that see otherwise than their student, in a game that is not theirs.
 
+One of them is recurrent: it is played, labels, is resumed and spread over devices like any other.
+"""
+
+import dataclasses
 import json
 
 import jax
@@ -7,10 +11,12 @@ import numpy as np
 import pytest
 
 from jaxdistill import mesh, networks
+from jaxdistill.experts import export, export_sb3
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset
-from jaxdistill.run import distill, recipe, students
+from jaxdistill.learn import dataset, regime
+from jaxdistill.learn import training as learning
+from jaxdistill.run import distill, merging, recipe, students
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
@@ -20,9 +26,11 @@ ONE, FOUR = mesh.create(jax.devices()[:1]), mesh.create()
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    root, network = tmp_path_factory.mktemp("experts"), networks.Network(convs=(), num_outputs=18)
+    root = tmp_path_factory.mktemp("experts")
     views = {"space_invaders": CROPPED, "pong": View(maximum="none")}
     for seed, (game, view) in enumerate(views.items()):
+        core = networks.Core("gru", 4) if game == "space_invaders" else None
+        network = networks.Network(convs=(), num_outputs=18, core=core)
         params = networks.init(network, jax.random.key(seed), view.shape)
         params = jax.tree.map(lambda x: np.asarray(30 * x, np.float32), params)
         own = Rules(fire_after_life=True) if game == "pong" else Rules()
@@ -73,3 +81,25 @@ def test_it_collects_the_same_on_one_device_and_on_four(settings, tmp_path):
     for name in ("frames", "actions", "ages", "usable"):
         np.testing.assert_array_equal(getattr(one, name), getattr(four, name))
     np.testing.assert_allclose(one.labels, four.labels, rtol=1e-5, atol=1e-4)
+
+
+def test_a_recurrent_expert_is_refused_where_single_states_are_asked_for(settings, tmp_path):
+    view, network = View(42, 42, 1), networks.Network(convs=(), core=networks.Core("lstm", 2))
+    params = jax.tree.map(np.asarray, networks.init(network, jax.random.key(0), view.shape))
+    games = ("pong", "freeway")
+    experts = [Expert(x, network, params, "q", tuple(range(18)), view, x) for x in games]
+    source = ExpertSource(str(tmp_path / "pong"))
+    experts[0].save(source.path)
+    beside = regime.Settings(games=("pong",), num_envs=4, experts=(source,))
+    with pytest.raises(ValueError, match=r"pong is recurrent, and a training asks .* distil it"):
+        learning.Training(beside, tmp_path / "training")
+    merge = merging.Settings(experts=(source, source), method="mean")
+    with pytest.raises(ValueError, match="experts have a recurrent core, which no student has"):
+        merging.settled(merge, experts)
+    with pytest.raises(ValueError, match="cannot express a recurrent core"):
+        export.export_expert(experts[0], tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="PPO cannot express a recurrent core"):
+        export_sb3.export_policy(network, params, tmp_path / "x.zip", kinds=("key",) * 18, turn=1.0)
+    warm = dataclasses.replace(settings.learn, warm_start="space_invaders")
+    with pytest.raises(ValueError, match=r"space_invaders .* is not of the student's shape"):
+        distill.distill(dataclasses.replace(settings, learn=warm), tmp_path / "run")

@@ -27,6 +27,7 @@ from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import Vector
 
+pytestmark = pytest.mark.usefixtures("without_page")
 GAMES = ("asterix", "carnival")
 LINEAR = networks.Network(convs=())
 ENVS, INITIAL, ROUND, WINDOW, ROUNDS = 4, 24, 8, 28, 4

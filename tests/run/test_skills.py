@@ -18,6 +18,7 @@ from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.views import Vector
 
+pytestmark = pytest.mark.usefixtures("without_page")
 SKILLS = ("movement", "aiming", "clicking")
 GAMES = (*(f"combat/{skill}" for skill in SKILLS), "combat/duel")
 ONE = mesh.create(jax.devices()[:1])

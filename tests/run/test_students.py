@@ -19,9 +19,10 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, lessons, rollouts
-from jaxdistill.run import distill, push, recipe, students
+from jaxdistill.run import distill, push, recipe, students, training, travelled
 from jaxdistill.tasks.views import View
 
+pytestmark = pytest.mark.usefixtures("without_page")
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
@@ -265,6 +266,97 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     trained = Expert.load(tmp_path / "run" / "experts" / "pong")
     assert trained.view == SMALL
     assert np.isfinite(trained.suite_outputs(stacks(SMALL))).all()
+
+
+# --- A student that was exported.
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    """The run's student in a directory of its own."""
+    students.read(run / "student").save(run / "exported")
+    return run / "exported"
+
+
+def test_an_exported_student_is_measured_as_in_its_run(run, exported):
+    """The same games; its experts as its card has them, where they were measured so."""
+    how = {"episodes": 2, "epsilon": 0.05, "opening_steps": 10, "max_steps": 20}
+    alone = students.read(exported)
+    rows = travelled.evaluate(alone, seed=0, **how)
+    wanted = distill.evaluate_student(run / "student", seed=0, **how)
+    (result, other) = json.loads((run / "student" / "result.json").read_text())["games"]
+    for row, whole, told in zip(rows, wanted, (result, other), strict=True):
+        assert row["student"] == whole["student"] and row["random"] == whole["random"]
+        assert row["expert"] == told["expert"] and row["game"] == told["game"]
+        assert row["retention"] == pytest.approx(whole["retention"], nan_ok=True)
+    assert alone.max_steps == 20
+    (row,) = travelled.evaluate(alone, seed=0, game="breakout", **how | {"max_steps": 15})
+    assert row["game"] == "breakout" and not {"expert", "retention"} & row.keys()
+    with pytest.raises(ValueError, match="pong, breakout, not freeway"):
+        travelled.evaluate(alone, seed=0, game="freeway", **how)
+
+
+def test_what_a_card_says_counts_where_play_is_measured_so(exported):
+    alone, pong = students.read(exported), tasks.get("pong")
+    how = {"epsilon": 0.05, "opening_steps": 10, "opening_by": "random", "max_steps": 20}
+    told = alone.expert_scores(pong, how)
+    assert told == alone.card["measured"]["games"][0]["expert"]
+    for name, value in (
+        *(("epsilon", 0.0), ("opening_steps", 0), ("opening_by", "expert"), ("max_steps", None)),
+    ):
+        assert alone.expert_scores(pong, how | {name: value}) is None
+    sticky = dataclasses.replace(pong.rules, repeat_action_probability=0.25)
+    assert alone.expert_scores(pong.under(sticky), how) is None
+    assert alone.expert_scores(tasks.get("qbert"), how) is None
+    measured = alone.card["measured"]
+    row = measured["games"][0]
+
+    def with_expert(expert):
+        games = [{**row, "expert": expert}]
+        card = {"measured": {**measured, "games": games}}
+        return dataclasses.replace(alone, card=card).expert_scores(pong, how)
+
+    assert with_expert(told) == told
+    for damaged in (
+        *(None, [], {}, {**told, "mean": "12"}, {**told, "mean": float("nan")}),
+        *({**told, "interval": [1.0]}, {**told, "interval": 3}, {**told, "episodes": None}),
+    ):
+        assert with_expert(damaged) is None
+    for card in ({}, {"measured": 3}, {"measured": {"games": [3]}}, {"made": []}):
+        odd = dataclasses.replace(alone, card=card)
+        assert odd.expert_scores(pong, how) is odd.max_steps is None
+        assert odd.scores == odd.made == {}
+    assert list(alone.scores) == list(VIEWS) and alone.made["method"] == "distillation"
+
+
+def test_an_exported_student_goes_on_without_its_experts(exported, tmp_path):
+    settings = regime.Settings(
+        games=("breakout", "pong"),
+        algorithm="ppo",
+        student=str(exported),
+        num_envs=2,
+        rollout_steps=4,
+        total_steps=8,
+        batch_per_game=8,
+        epochs=1,
+        max_steps=20,
+        eval_every=8,
+        eval_episodes=1,
+        eval_epsilon=0.05,
+        final_episodes=2,
+        expert_weight=0.0,
+    )
+    with pytest.raises(ValueError, match=r"expert_weight is 1, and student of .*exported came"):
+        training.train(dataclasses.replace(settings, expert_weight=1.0), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    result = training.train(settings, tmp_path / "on")
+    told = {row["game"]: row["expert"] for row in students.read(exported).card["measured"]["games"]}
+    for row in result["games"]:
+        assert row["expert"] == told[row["game"]]
+        assert {"random", "student", "network"} <= row.keys()
+    with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
+        students.to_go_on_from(exported, ["freeway"])
+    assert students.to_go_on_from(exported, ["pong"]).teachers == {}
 
 
 # --- Going on from a student.

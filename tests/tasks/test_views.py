@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdistill import mesh
 from jaxdistill.tasks import views
@@ -73,8 +74,8 @@ def test_fields_left_out_have_their_defaults():
         ({"height": 0}, "height is 0"),
         ({"width": -1}, "width is -1"),
         ({"stack": 0}, "stack is 0"),
-        ({"resize": "bicubic"}, "'bicubic', expected one of area, linear, nearest"),
-        ({"gray": "red"}, "'red', expected one of luminance, mean, none"),
+        ({"resize": "bicubic"}, "'bicubic', expected one of area, linear, nearest, smooth"),
+        ({"gray": "red"}, "'red', expected one of luminance, mean, stretched, none"),
         ({"maximum": True}, "maximum is True, expected one of before, after, none"),
         ({"padding": "black"}, "'black', expected one of repeat, zero"),
         ({"spacing": 0}, "spacing is 0, expected a whole number of 1"),
@@ -208,7 +209,7 @@ def test_sizes_are_those_of_opencv_to_one_grey_level(golden):
 def test_sizes_are_those_of_the_opencv_that_is_installed():
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(1)
-    for kind in views.RESIZES:
+    for kind in ("area", "linear", "nearest"):
         for _ in range(6):
             height, width, *old = rng.integers(5, 120, 4)
             image = rng.integers(0, 256, old).astype(np.uint8)
@@ -216,6 +217,14 @@ def test_sizes_are_those_of_the_opencv_that_is_installed():
             wanted = cv2.resize(image, (int(width), int(height)), interpolation=number)
             new = np.asarray(views._resized(image, (int(height), int(width)), kind), int)
             assert np.abs(new - wanted).max() <= 1, (kind, old, height, width)
+
+
+def test_smooth_sizes_are_those_of_pillow_to_one_grey_level(golden):
+    for height, width in ((80, 80), (84, 84), (33, 190)):
+        picture = Image.fromarray(golden["screen"][..., 1])
+        wanted = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), int)
+        new = np.asarray(views._resized(np.asarray(picture), (height, width), "smooth"), int)
+        assert np.abs(new - wanted).max() <= 1, (height, width)
 
 
 def test_a_plain_image_keeps_its_level_whatever_its_size():
@@ -230,6 +239,9 @@ def test_tones_by_hand():
     # 0.2989, 0.587 and 0.114 of a hundred; and whole levels, halves up.
     assert np.asarray(views._gray(image, "luminance")).tolist() == [[255, 30, 59, 1]]
     assert np.asarray(views._gray(image, "mean")).tolist() == [[255, 33, 33, 1]]
+    # Sums of 765, 100, 100 and 2, of which 763 are stretched over 255: 98 of them are 32.75.
+    assert np.asarray(views._gray(image, "stretched")).tolist() == [[255, 33, 33, 0]]
+    assert not np.asarray(views._gray(image[..., :1], "stretched")).any(), "one level alone is 0"
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,13 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
     view = specs.view_of(spec, spec.plan.channels(arrays))
     built = layers.build(arrays, spec.plan, view, where)
     unused = sorted(set(arrays) - set(spec.plan.tensors()))
+    # Beside a cell that plays, another is its critic's.
+    cells = [] if spec.plan.core else [name for name in unused if "weight_hh" in name]
+    if cells:
+        raise ValueError(
+            f"{where}: {brief(cells)} is of a recurrent cell; describe it as one of [[layers]], of "
+            f"type {' or '.join(networks.CELLS)}"
+        )
     if reason := _not_plain(unused):
         raise ValueError(f"{where}: {reason}")
     expert = Expert(
@@ -535,8 +542,8 @@ def _not_plain(names: list[str]) -> str | None:
     """What these names show that no stack of convolutions and dense layers has."""
     signs = {
         "running_mean": "batch normalisation",
-        "weight_ih": "a recurrent cell",
-        "weight_hh": "a recurrent cell",
+        "weight_hh_l1": "a second layer of recurrent cells",
+        "_reverse": "a recurrent cell that looks ahead",
         "in_proj_weight": "attention",
     }
     for name in names:

@@ -15,6 +15,7 @@ from jaxdistill.experts.formats.layers import (
     Arrays,
     Conv,
     Plan,
+    PlannedCore,
     PlannedSection,
     PlannedStream,
     Quantiles,
@@ -25,6 +26,7 @@ from jaxdistill.experts.formats.layers import (
     flax,
     named,
     noisy,
+    recurrent,
 )
 from jaxdistill.tasks.atari import ATARI, NUM_ACTIONS, USUAL, Rules, has_full_set
 from jaxdistill.tasks.combat import COMBAT
@@ -193,6 +195,7 @@ _SAMPLE_FACTORY_PLAN = Plan(
     value=named("critic_linear"),
 )
 _RUNNING = "obs_normalizer.running_mean_std.running_mean_std.obs."
+_STATISTICS = Statistics(f"{_RUNNING}running_mean", f"{_RUNNING}running_var", 1e-5, 5.0)
 
 _RAINBOW = Plan(
     convs=_nature("conv1", "conv2", "conv3"),
@@ -214,6 +217,105 @@ def _kaixhin(name: str, convs: tuple[Conv, ...]) -> Convention:
         aside=r".*_(sigma|epsilon)",
         notes=(*_MEANS, _DEFAULT_SUPPORT),
     )
+
+
+NO_CRITIC = "its critic is left out: nothing here asks a recurrent expert for values"
+
+
+def _has_gates(core: PlannedCore, arrays: Arrays) -> bool:
+    """Whether the cell in the file is of this kind, by its gates."""
+    shape = arrays[core.hidden.weight].shape
+    return len(shape) == 2 and shape[0] == networks.CELLS[core.kind].gates * shape[1]
+
+
+def _sample_factory_core(kind: str, statistics: Statistics | None) -> Convention:
+    core = recurrent(kind, "core.core", "_l0")
+    pixels = "" if statistics else ", pixels as they are"
+    return Convention(
+        f"Sample Factory, {kind.upper()}{pixels}",
+        dataclasses.replace(
+            _SAMPLE_FACTORY_PLAN, head="linear", value=None, core=core, statistics=statistics
+        ),
+        "logits",
+        aside=r".*\.count|returns_normalizer\..*|critic_linear\..*",
+        fits=functools.partial(_has_gates, core),
+        notes=(NO_CRITIC,),
+    )
+
+
+def _four_convolutions(
+    name: str, core: PlannedCore, head: tuple[str, str], size: int, view: View, **fields: Any
+) -> Convention:
+    """Four convolutions of 3x3 at stride 2, whose last picture has `size` rows, and a cell.
+
+    Args:
+      head: names of the actor and the critic.
+    """
+    plan = Plan(
+        convs=tuple(Conv(named(f"conv{i}"), 2, 3, 1) for i in range(1, 5)),
+        core=core,
+        action=named(head[0]),
+        activation="elu",
+        frame_decay=fields.pop("frame_decay", 0.0),
+    )
+
+    def fits(arrays: Arrays) -> bool:
+        shape = arrays[core.input.weight].shape
+        return len(shape) == 2 and shape[1] == size**2 * arrays["conv4.bias"].size
+
+    aside = rf"{head[1]}\.(weight|bias)"
+    notes = (NO_CRITIC, *fields.pop("notes"))
+    return Convention(
+        name, plan, "logits", view=view, aside=aside, fits=fits, notes=notes, **fields
+    )
+
+
+_LINEAR_HEADS = ("actor_linear", "critic_linear")
+_BABY = tuple(
+    _four_convolutions(
+        f"baby-a3c, {kind.upper()}",
+        recurrent(kind, kind),
+        head,
+        5,
+        View(
+            height=80,
+            width=80,
+            stack=1,
+            resize="smooth",
+            gray="stretched",
+            crop=(35, 195),
+            maximum="none",
+        ),
+        notes=("its own game skips 2 to 4 frames at random in a step; here 4",),
+    )
+    for kind, head in (
+        ("gru", _LINEAR_HEADS),
+        ("lstm", _LINEAR_HEADS),
+        ("lstm", ("pol_func", "val_func")),
+    )
+)
+_STARTER = _four_convolutions(
+    "pytorch-a3c, as the universe starter agent",
+    recurrent("lstm", "lstm"),
+    _LINEAR_HEADS,
+    3,
+    View(
+        height=42,
+        width=42,
+        stack=1,
+        resize="linear",
+        gray="mean",
+        crop=(34, 194),
+        steps=((80, 80),),
+        gray_last=True,
+        maximum="none",
+    ),
+    frame_decay=0.9999,
+    notes=(
+        "frames are normalised by their running mean and deviation since the game began; in its "
+        "own program these go on from game to game",
+    ),
+)
 
 
 def _pfrl_noisy(key: str, half: int | None = None) -> Weights:
@@ -358,11 +460,22 @@ CONVENTIONS = (
         (Conv(named("convs.0"), 5, 5), Conv(named("convs.2"), 5, 5)),
     ),
     Convention(
+        "CleanRL PPO, LSTM",
+        _nature_linear(_CLEANRL, "network.7", "actor", core=recurrent("lstm", "lstm", "_l0")),
+        "logits",
+        aside=r"critic\.(weight|bias)",
+        notes=(NO_CRITIC,),
+    ),
+    *_BABY,
+    _STARTER,
+    *(
+        _sample_factory_core(kind, statistics)
+        for kind in ("gru", "lstm")
+        for statistics in (_STATISTICS, None)
+    ),
+    Convention(
         "Sample Factory",
-        dataclasses.replace(
-            _SAMPLE_FACTORY_PLAN,
-            statistics=Statistics(f"{_RUNNING}running_mean", f"{_RUNNING}running_var", 1e-5, 5.0),
-        ),
+        dataclasses.replace(_SAMPLE_FACTORY_PLAN, statistics=_STATISTICS),
         "logits",
         aside=r".*\.count|returns_normalizer\..*",
         rules=FIRE_RESET,

@@ -142,6 +142,27 @@ class PlannedStream:
     bounded: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class PlannedCore:
+    """A recurrent cell of a `Plan`; `kind` as in `networks.Core`.
+
+    Attributes:
+      input, hidden: the layers of what is seen and of what was carried, gates one after another.
+    """
+
+    kind: str
+    input: Weights
+    hidden: Weights
+
+
+def recurrent(kind: str, key: str, layer: str = "") -> PlannedCore:
+    """A PyTorch cell called `key`; `layer` is "_l0" where it is the first of a `GRU` or `LSTM`."""
+    input, hidden = (
+        Weights(f"{key}.weight_{part}{layer}", f"{key}.bias_{part}{layer}") for part in ("ih", "hh")
+    )
+    return PlannedCore(kind, input, hidden)
+
+
 NO_LAYER = Weights("", None)
 
 
@@ -164,6 +185,7 @@ class Plan:
       statistics: what pixels are normalised by.
       newest_first: the file's network takes the frames of a stack in this order; ours take the
         oldest first.
+      core, frame_decay: as in `Network`.
     """
 
     action: Weights = NO_LAYER
@@ -185,6 +207,8 @@ class Plan:
     fractions: Weights | None = None
     statistics: Statistics | None = None
     newest_first: bool = False
+    core: PlannedCore | None = None
+    frame_decay: float = 0.0
 
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
@@ -192,11 +216,13 @@ class Plan:
         convs = tuple(conv.weights for conv in self.convs)
         streams = tuple(part for stream in self.streams for part in (stream.hidden, stream.last))
         fractions = () if self.fractions is None else (self.fractions,)
+        core = () if self.core is None else (self.core.input, self.core.hidden)
         return (
             *convs,
             *(layer for section in self.sections for _, layer in section.layers),
             *fractions,
             *self.hidden,
+            *core,
             *self.action_hidden,
             *(streams or (self.action,)),
             *self.value_hidden,
@@ -410,6 +436,12 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     atoms = _atoms(arrays, plan, where)
     depth = atoms.count if atoms else 1
     shared = stream("fc", plan.hidden, flat)
+    core = None
+    if plan.core:
+        core = _core(arrays, plan.core, shared, where)
+        dense("core_input", plan.core.input, shared, "none")
+        dense("core_hidden", plan.core.hidden, core.width, plan.core.kind)
+        shared = core.width
     streams = []
     for i, part in enumerate(plan.streams, 1):
         width = dense(f"stream{i}_fc1", part.hidden, shared, next(activations))
@@ -457,6 +489,8 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         fractions=FRACTIONS if plan.fractions else 0,
         input_clip=plan.statistics.clip if plan.statistics else 0.0,
         torch_pool=plan.torch_pool,
+        core=core,
+        frame_decay=plan.frame_decay,
     )
     if vectors is not None:
         tasks, size = vectors.shape
@@ -468,6 +502,8 @@ def _first_dense(plan: Plan) -> tuple[Weights, ...]:
     """The dense layers that see the flattened input of the dense part."""
     if plan.hidden:
         return plan.hidden[:1]
+    if plan.core:
+        return (plan.core.input,)
     streams = [stream.hidden for stream in plan.streams]
     first = streams or [(*plan.action_hidden, plan.action)[0]]
     if plan.value is not None:
@@ -575,6 +611,22 @@ def _atoms(arrays: Arrays, plan: Plan, where: str) -> networks.Atoms | None:
     if len(returns) < 2 or not low < high or np.abs(returns - even).max() > 1e-5 * (high - low):
         raise ValueError(f"{where}: {brief([name])} holds returns that are not evenly spaced")
     return networks.Atoms(low, high, len(returns))
+
+
+def _core(arrays: Arrays, core: PlannedCore, inputs: int, where: str) -> networks.Core:
+    """The cell that these tensors are of, whose sizes fit each other."""
+    gates = networks.CELLS[core.kind].gates
+    weight = tensor(arrays, core.hidden.weight, (None, None), where)
+    width = weight.shape[1]
+    for name, columns in ((core.hidden.weight, width), (core.input.weight, inputs)):
+        rows = arrays[name].shape[0]
+        if rows != gates * width:
+            raise ValueError(
+                f"{where}: {brief([name])} has {rows} rows, expected {gates * width}, of {gates} "
+                f"gates of {width} units, as {core.kind} has"
+            )
+        tensor(arrays, name, (rows, columns), where)
+    return networks.Core(core.kind, width)
 
 
 def _vectors(

@@ -5,6 +5,7 @@ outputs = "logits"           # or "q"
 actions = [0, 1, 3, 4]       # actions (ALE's) by output; or "minimal" (the game's own), or "full"
 activation = "relu"          # of every layer but the last; a layer may say its own
 pixels = "0..1"              # the file's network takes pixels over 255; or "0..255", as they are
+frame_decay = 0.9999         # optional, see `networks.Network`; for recurrent networks
 advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
 stack_order = "newest_first" # optional, as kernels = "inputs_first": a file of Keras or Flax
 
@@ -24,6 +25,11 @@ padding = 0                  # optional, see `layers.build`; or "same", TensorFl
 [[layers]]
 type = "dense"
 key = "fc"                   # with bias = false if it has none, noisy = true if it is noisy
+
+# [[layers]]                 # the last may be a recurrent cell: "gru" or "lstm"
+# type = "lstm"
+# key = "lstm"               # tensors lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh;
+# layer = 0                  # with this lstm.weight_ih_l0 and so on, as torch.nn.LSTM calls them
 
 [head]
 type = "actor_critic"        # "linear", "dueling" or "actor_critic"
@@ -58,6 +64,7 @@ from jaxdistill.experts.formats.layers import (
     SAME,
     Conv,
     Plan,
+    PlannedCore,
     Quantiles,
     Statistics,
     Support,
@@ -66,6 +73,7 @@ from jaxdistill.experts.formats.layers import (
     flax,
     named,
     noisy,
+    recurrent,
 )
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
@@ -242,7 +250,11 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
     activation = top.take("activation", str, choices=networks.ACTIVATIONS)
     kernels = top.take("kernels", str, choices=_KERNELS) or "outputs_first"
     top.named = _KERNELS[kernels]
-    convs, hidden, activations = _layers(top, activation)
+    convs, hidden, core, activations = _layers(top, activation)
+    decay = top.take("frame_decay", float) or 0.0
+    if not 0 <= decay < 1 or (decay and not core):
+        what = "a number below 1" if core else "none without a recurrent layer, which carries it"
+        raise top.error("frame_decay", f"found {_shown(decay)}, expected {what}")
     view = top.take("view", dict)
     if view is not None:
         view = _view(top.inner(view, "view"))
@@ -260,13 +272,15 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
     order = top.take("stack_order", str, choices=_ORDERS)
     if order is not None and not convs:
         raise top.error("stack_order", "found without a conv; dense layers take frames as they are")
-    head, last = _head(top, activation)
+    head, last = _head(top, activation, core)
     activations += last
     spec = Spec(
         path=path,
         plan=Plan(
             convs=convs,
             hidden=hidden,
+            core=core,
+            frame_decay=decay,
             activation=_brief_activation(activations),
             raw_pixels=_PIXELS.get(pixels, False),
             newest_first=_ORDERS.get(order, False),
@@ -284,8 +298,8 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
         rules=_rules(top),
     )
     top.finish(
-        "game, outputs, actions, activation, pixels, stack_order, kernels, advertised_score, name, "
-        "state_dict, view, rules, layers, head, statistics"
+        "game, outputs, actions, activation, pixels, frame_decay, stack_order, kernels, "
+        "advertised_score, name, state_dict, view, rules, layers, head, statistics"
     )
     return spec
 
@@ -351,16 +365,30 @@ def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
 
 def _layers(
     top: _Table, activation: str | None
-) -> tuple[tuple[Conv, ...], tuple[Weights, ...], list[str]]:
-    """The convolutions, the dense layers, and the activation of each."""
+) -> tuple[tuple[Conv, ...], tuple[Weights, ...], PlannedCore | None, list[str]]:
+    """The convolutions, the dense layers, a recurrent cell, and the activation of the others."""
     convs: list[Conv] = []
     hidden: list[Weights] = []
+    core: PlannedCore | None = None
     used: list[str] = []
     for number, fields in enumerate(top.take("layers", list) or [], 1):
         if not isinstance(fields, dict):
             raise top.error("layers", f"found {_shown(fields)}, expected [[layers]] tables")
         table = top.inner(fields, f"layers[{number}]")
-        kind = table.take("type", str, '"conv" or "dense"', ("conv", "dense"))
+        kinds = ("conv", "dense", *networks.CELLS)
+        kind = table.take("type", str, f"one of {', '.join(kinds)}", kinds)
+        if core:
+            raise table.error(
+                "type", "found a layer after a recurrent one; it is the head's: action_hidden"
+            )
+        if kind in networks.CELLS:
+            key = table.take("key", str, "the cell's name in the file")
+            if table.take("layer", int) not in (None, 0):
+                raise table.error("layer", "expected 0: a cell has one layer here")
+            first = "_l0" if "layer" in fields else ""
+            core = recurrent(kind, key, first)
+            table.finish("type, key, layer")
+            continue
         weights = _weights(table)
         used.append(_activation(table, activation))
         if kind == "dense":
@@ -373,7 +401,7 @@ def _layers(
         kernel, padding = _number(table, "kernel", 1), _padding(table)
         table.finish("type, key, weight, bias, noisy, kernel, stride, padding, activation")
         convs.append(Conv(weights, stride, kernel, padding))
-    return tuple(convs), tuple(hidden), used
+    return tuple(convs), tuple(hidden), core, used
 
 
 def _padding(table: _Table) -> int | str | None:
@@ -383,10 +411,18 @@ def _padding(table: _Table) -> int | str | None:
     return _number(table, "padding", 0)
 
 
-def _head(top: _Table, activation: str | None) -> tuple[dict[str, Any], list[str]]:
+def _head(
+    top: _Table, activation: str | None, core: PlannedCore | None
+) -> tuple[dict[str, Any], list[str]]:
     """Fields of the plan, and the activation of each hidden layer of the streams."""
     table = top.inner(top.take("head", dict, "a table such as [head] with type and action"), "head")
     kind = table.take("type", str, f"one of {', '.join(networks.HEADS)}", networks.HEADS)
+    if core and kind == "actor_critic":
+        raise table.error(
+            "type",
+            "found actor_critic behind a recurrent layer, expected linear or dueling: nothing here "
+            "asks a recurrent expert for values, so leave the critic out",
+        )
     fields: dict[str, Any] = {"head": kind, "action": _key(table, "action", required=True)}
     fields["action_hidden"] = _keys(table, "action_hidden")
     known = ["type", "action", "action_hidden"]

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 archives: DQN, QR-DQN, PPO, A2C and TRPO; PPO's skills.
+"""Stable-Baselines3 archives: DQN, QR-DQN, PPO, RecurrentPPO, A2C and TRPO; PPO's skills.
 
 An archive is a zip that holds `data`, a JSON object, and `policy.pth`, a PyTorch file. In `data`,
 what JSON cannot hold is a base64 pickle (":serialized:") beside the strings and numbers found in
@@ -20,7 +20,12 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.formats import skills
-from jaxdistill.experts.formats.conventions import FIRE_RESET, actions_of, check_plays
+from jaxdistill.experts.formats.conventions import (
+    FIRE_RESET,
+    NO_CRITIC,
+    actions_of,
+    check_plays,
+)
 from jaxdistill.experts.formats.layers import (
     Arrays,
     Conv,
@@ -30,6 +35,7 @@ from jaxdistill.experts.formats.layers import (
     brief,
     inputs,
     named,
+    recurrent,
     tensor,
 )
 from jaxdistill.experts.formats.skills import Space
@@ -51,7 +57,6 @@ _ACTIVATIONS = {
 }
 _VECTORS = "vectors go in as they are; VecNormalize statistics are not in this file"
 _UNSUPPORTED = {
-    "lstm_actor": "a recurrent cell",
     "actor.mu": "continuous actions",
     "actor.latent_pi": "continuous actions",
 }
@@ -177,6 +182,8 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
         raise ValueError(f"{where}: lacks {brief(missing)}; it has {brief(arrays)}")
 
     algorithm = _actor_critic_name(data)
+    if plan.core:
+        algorithm = "RecurrentPPO"
     if is_q:
         algorithm = "DQN" if q_network == "q_net" else "QR-DQN"
     name = f"Stable-Baselines3 {algorithm}, {'CNN' if plan.convs else 'MLP'}"
@@ -233,7 +240,7 @@ def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy
             f"(use_sde); expected ({trained.size},)"
         )
     game = skills.task_of(trained, policy.game, where)
-    if policy.plan.head != "actor_critic":
+    if policy.plan.head != "actor_critic" and not policy.plan.core:
         raise ValueError(f"{where}: {policy.name} does not play {game}; expected PPO or A2C")
     task = tasks.get(game)
     notes = [_VECTORS]
@@ -293,6 +300,17 @@ def _actor_critic_plan(arrays: Arrays) -> tuple[Plan, set[str], list[str]]:
     ignored = {"log_std"} | {
         name for p in prefixes if p != prefix for name in arrays if name.startswith(p)
     }
+    if any(name.startswith("lstm_actor.") for name in arrays):
+        own = ("value_net.", "mlp_extractor.value_net.", "lstm_critic.", "critic.")
+        ignored |= {name for name in arrays if name.startswith(own)}
+        plan = dataclasses.replace(
+            plan,
+            head="linear",
+            value_hidden=(),
+            value=None,
+            core=recurrent("lstm", "lstm_actor", "_l0"),
+        )
+        return plan, ignored, [NO_CRITIC]
     if not _same(critic, actor or base) and critic:
         ignored |= {n for n in arrays if n.startswith(("value_net.", "mlp_extractor.value_net."))}
         plan = dataclasses.replace(plan, head="linear", value_hidden=(), value=None)

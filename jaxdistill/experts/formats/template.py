@@ -117,6 +117,8 @@ def _beyond(plan: Plan) -> str | None:
         return "residual sections"
     if plan.streams or plan.embedding:
         return "networks of several tasks or streams"
+    if plan.core:
+        return "how a program's recurrent network is read, critic and all; write one by hand"
     if any(layer.half is not None for layer in plan.layers()):
         return "two layers in one tensor"
     return None

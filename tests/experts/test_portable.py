@@ -1,0 +1,259 @@
+"""Policies as ONNX and StableHLO: run by other programs, they answer as ours do."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import networks, tasks
+from jaxdistill.experts import export_onnx, export_stablehlo, portable
+from jaxdistill.experts.student import Role, Student
+from jaxdistill.networks import Atoms, ConvLayer, Network
+from jaxdistill.play import lessons
+from jaxdistill.tasks.views import View
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("flatbuffers")
+
+CONVS = (ConvLayer(6, 8, 4), ConvLayer(8, 4, 2, 1))
+ATARI = ("pong", "breakout")
+LANDERS = ("lander/windy", "lander/heavy")
+CASES = {
+    "dueling": (Network(convs=CONVS, head="dueling", action_hidden=(7,), value_hidden=(5,)), ATARI),
+    "controllers": (
+        Network(convs=CONVS, hidden=(8,), action_hidden=(6,), controllers=True, layer_norm=True),
+        ATARI,
+    ),
+    "embedding": (Network(convs=CONVS, hidden=(8,), task_embedding=3, activation="silu"), ATARI),
+    "residual": (
+        Network(convs=(), residual=(3, 4), hidden=(8,), layer_norm=True, activation="gelu"),
+        ATARI,
+    ),
+    "residual, PyTorch's": (
+        Network(convs=(ConvLayer(3, 3),), residual=(3,), hidden=(8,), torch_pool=True),
+        ATARI[1:],
+    ),
+    "categorical": (
+        Network(
+            convs=(ConvLayer(6, 8, 4, 2, 1),),
+            head="dueling",
+            action_hidden=(6,),
+            value_hidden=(5,),
+            atoms=Atoms(-10.0, 10.0, 7),
+            input_clip=5.0,
+        ),
+        ATARI[1:],
+    ),
+    "one of controllers": (
+        Network(convs=CONVS, action_hidden=(6,), controllers=True),
+        ATARI[1:],
+    ),
+    "one hot": (Network(convs=(), hidden=(9, 6), one_hot=True, activation="selu"), LANDERS),
+    "activations": (
+        Network(
+            convs=(),
+            hidden=(7,) * 5,
+            activation=("elu", "tanh", "leaky_relu", "sigmoid", "none"),
+        ),
+        LANDERS[:1],
+    ),
+    "skills": (networks.create("skills"), ("combat/duel", "combat/aiming")),
+}
+
+
+def a_policy(network, games):
+    """A student of numbers drawn by chance, such that outputs are about 1."""
+    chosen = [tasks.get(game) for game in games]
+    network, view = networks.for_tasks(network, chosen), chosen[0].suite.view
+    shapes = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), view.shape))
+    generator = np.random.default_rng(1)
+
+    def draw(path, x):
+        scale = 0.2 if x.ndim == 1 else 1.4 / np.prod(x.shape[:-1]) ** 0.5
+        drawn = (path[-1].key == "scale") + generator.normal(size=x.shape) * scale
+        return drawn.astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    if network.input_clip:
+        params["params"]["input"]["scale"] += 3
+    roles = tuple(Role(task.name, view, task.actions, "someone") for task in chosen)
+    outputs = "logits" if chosen[0].suite.kinds else "q"
+    return portable.of_student(Student("mine", network, params, outputs, roles))
+
+
+def of_its_own(policy, play, rows=9):
+    """Real states of Breakout with some of noise, or numbers; and each row's task."""
+    generator = np.random.default_rng(2)
+    if policy.dtype == "uint8":
+        real = play.observations[50::150, 0]
+        noise = generator.integers(0, 256, (rows - len(real), *policy.shape), np.uint8)
+        seen = np.concatenate([real, noise])
+    else:
+        seen = generator.normal(size=(rows, *policy.shape)).astype(np.float32)
+    which = np.arange(len(seen), dtype=np.int32) % len(policy.roles)
+    return (seen, which) if policy.several else (seen,)
+
+
+def ours(policy, given):
+    """What the network says, task by task, and the greedy action by its form."""
+    seen, which = given if policy.several else (given[0], np.zeros(len(given[0]), np.int32))
+    network = policy.network
+    forward = jax.jit(networks.forward, static_argnums=0)
+    outputs = np.asarray(forward(network, policy.params, seen, which))
+    whole = np.zeros((len(seen), policy.suite.num_actions), np.float32)
+    whole[:, list(policy.places)] = outputs
+    form = policy.suite.form
+    return whole, np.asarray(form.greedy(whole, policy.masks[which]))
+
+
+def same(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def everything(breakout_play, tmp_path_factory):
+    """Each case's policy, what goes in, what is to come out, and where it is written."""
+    root, made = tmp_path_factory.mktemp("portable"), {}
+    for number, (name, case) in enumerate(CASES.items()):
+        policy = a_policy(*case)
+        given = of_its_own(policy, breakout_play)
+        made[name] = (policy, given, ours(policy, given), root / str(number))
+        assert np.ptp(made[name][2][0], axis=0).max() > 0.02, name
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_onnxruntime_answers_as_we_do(case, everything):
+    policy, given, wanted, where = everything[case]
+    path = where.with_suffix(".onnx")
+    export_onnx.write(policy, path)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(path)
+    names = [x.name for x in session.get_inputs()]
+    same(session.run(None, dict(zip(names, given, strict=True))), wanted)
+    same(
+        session.run(None, dict(zip(names, [x[:2] for x in given], strict=True))),
+        [x[:2] for x in wanted],
+    )
+
+    told = json.loads((path.parent / f"{path.name}.json").read_text())
+    assert json.loads(model.metadata_props[0].value) == told
+    for said, own in zip(told["inputs"] + told["outputs"], (*given, *wanted), strict=True):
+        assert said["dtype"] == own.dtype and said["shape"] == ["batch", *own.shape[1:]]
+    assert names == [x["name"] for x in told["inputs"]]
+    assert [x["name"] for x in told["tasks"]] == list(CASES[case][1])
+    if wanted[1].ndim == 1:
+        which = given[1] if policy.several else np.zeros(len(given[0]), int)
+        allowed = [told["tasks"][i]["actions"] for i in which]
+        assert all(a in own for a, own in zip(wanted[1].tolist(), allowed, strict=True))
+
+
+READER = """
+import sys, jax, numpy as np
+from jax import export
+for path in sys.argv[1:]:
+    program = export.deserialize(bytearray(open(path, "rb").read()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    given = np.load(path + ".npz")
+    given = [given[name] for name in sorted(given)]
+    outputs, action = program.call(*given)
+    less = program.call(*[x[:2] for x in given])[0]  # another number of rows
+    np.savez(path + ".out.npz", outputs=outputs, action=action, less=less)
+assert not [name for name in sys.modules if name.startswith(("jaxdistill", "flax"))]
+"""
+ALONE = ("dueling", "controllers", "embedding", "residual", "skills")
+
+
+def test_jax_alone_answers_as_we_do(everything, tmp_path):
+    """In a process that does not import this package."""
+    paths = []
+    for case in ALONE:
+        policy, given, _, _ = everything[case]
+        path = tmp_path / case
+        export_stablehlo.write(policy, path)
+        np.savez(tmp_path / f"{case}.npz", **{f"input{i}": x for i, x in enumerate(given)})
+        told = json.loads((tmp_path / f"{case}.json").read_text())
+        assert told == json.loads(json.dumps(policy.described()))
+        paths.append(str(path))
+    subprocess.run([sys.executable, "-c", READER, *paths], check=True, cwd=tmp_path)
+    for case, path in zip(ALONE, paths, strict=True):
+        found, wanted = np.load(f"{path}.out.npz"), everything[case][2]
+        same((found["outputs"], found["action"]), wanted)
+        np.testing.assert_allclose(found["less"], wanted[0][:2], rtol=1e-5, atol=1e-5)
+
+
+def test_a_game_is_played_move_for_move(watcher, tmp_path):
+    """By an expert that answers to what moves."""
+    expert = watcher("breakout", 1)
+    export_onnx.write(portable.of_expert(expert), tmp_path / "watcher.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "watcher.onnx")
+    (lesson,) = lessons.of_experts([expert], 0)
+    pools = [lesson.task.pool(1, seed=5, max_steps=150) for _ in range(2)]
+    moves, score = [], 0.0
+    for _ in range(150):
+        ours, theirs = (pool.last.observations for pool in pools)
+        np.testing.assert_array_equal(ours, theirs)
+        (action,) = np.asarray(expert.greedy(ours))
+        (chosen,) = session.run(["action"], {"observations": theirs})[0]
+        assert action == chosen
+        moves.append(int(action))
+        score += pools[0].step(np.array([action])).rewards[0]
+        pools[1].step(np.array([chosen]))
+        if pools[0].last.over[0]:
+            break
+    assert len(set(moves)) > 1 and pools[1].last.over[0], "a whole game, within the limit"
+
+
+def test_what_it_was_not_taught_is_never_chosen(everything):
+    policy, given, (outputs, _), _ = everything["dueling"]
+    roles = tuple(dataclasses.replace(role, actions=role.actions[1:2]) for role in policy.roles)
+    _, action = dataclasses.replace(policy, roles=roles)(*map(jax.numpy.asarray, given))
+    np.testing.assert_array_equal(action, [roles[i].actions[0] for i in given[1]])
+    assert (outputs.argmax(axis=1) != action).any()
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_path, monkeypatch):
+    policy = everything["one of controllers"][0]
+    broken = jax.tree.map(lambda x: x * np.float32(np.inf), policy.params)
+    quantiles = dataclasses.replace(policy, network=policy.network.clone(fractions=4))
+    (tmp_path / "stands").write_text("mine")
+    (tmp_path / "beside.json").write_text("mine")
+    for format_, wrong, name, said in (
+        (export_onnx, quantiles, "x", "implicit quantiles are not written as ONNX"),
+        *(
+            (format_, given, name, said)
+            for format_ in (export_onnx, export_stablehlo)
+            for given, name, said in (
+                (dataclasses.replace(policy, params=broken), "x", "NaN or infinite weights"),
+                (policy, "stands", "stands already exists"),
+                (policy, "beside", "beside.json already exists"),
+            )
+        ),
+    ):
+        with pytest.raises(ValueError, match=said) as error:
+            format_.write(wrong, tmp_path / name)
+        assert "\n" not in str(error.value)
+    for package, format_ in (("onnx", export_onnx), ("flatbuffers", export_stablehlo)):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ValueError, match=f"with the package {package}: pip install"):
+            format_.write(policy, tmp_path / "x")
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["beside.json", "stands"]
+
+
+def test_what_an_expert_sees_is_what_goes_in(watcher):
+    """Also what EnvPool does not make, such as differences."""
+    expert = watcher("pong", 1)
+    assert portable.of_expert(expert).dtype == "uint8"
+    other = dataclasses.replace(expert, view=View(difference=True))
+    told = portable.of_expert(other).described()
+    assert told["inputs"][0]["dtype"] == "float32" and told["tasks"][0]["view"]["difference"]
+    assert told["tasks"][0]["actions"] == [0, 1, 3, 4, 11, 12]
+    assert told["action_names"][:2] == ["NOOP", "FIRE"] and told["rules"]["frame_skip"] == 4
