@@ -801,18 +801,36 @@ STARTER = View(
     *(42, 42, 1, "linear", "mean", (34, 194), ((80, 80),)), gray_last=True, maximum="none"
 )
 RECURRENT = (
-    Row("CleanRL PPO, LSTM", cleanrl_lstm, NAME, "logits", view=View(stack=1)),
-    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo, NAME, "logits"),
-    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo_shared, NAME, "logits"),
-    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo_plain_critic, NAME, "logits"),
+    Row("CleanRL PPO, LSTM", cleanrl_lstm, NAME, "logits", view=View(stack=1), rules=FIRE),
+    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo, NAME, "logits", rules=FIRE),
+    Row("Stable-Baselines3 RecurrentPPO, CNN", recurrent_ppo_shared, NAME, "logits", rules=FIRE),
+    Row(
+        "Stable-Baselines3 RecurrentPPO, CNN",
+        recurrent_ppo_plain_critic,
+        NAME,
+        "logits",
+        rules=FIRE,
+    ),
     Row("baby-a3c, GRU", baby_a3c_gru, FOLDER + "breakout-v4", "logits", view=BABY),
     Row("baby-a3c, LSTM", baby_a3c_lstm, FOLDER + "breakout-v4", "logits", view=BABY),
     Row("baby-a3c, LSTM", baby_a3c_first, FOLDER + "breakout-v4", "logits", view=BABY),
     Row("pytorch-a3c, as the universe starter agent", starter, NAME, "logits", view=STARTER),
-    Row("Sample Factory, GRU", sample_factory_gru, SAID, "logits"),
-    Row("Sample Factory, GRU, pixels as they are", sample_factory_gru_plain, SAID, "logits"),
-    Row("Sample Factory, LSTM", sample_factory_lstm, SAID, "logits"),
-    Row("Sample Factory, LSTM, pixels as they are", sample_factory_lstm_plain, SAID, "logits"),
+    Row("Sample Factory, GRU", sample_factory_gru, SAID, "logits", rules=FIRE),
+    Row(
+        "Sample Factory, GRU, pixels as they are",
+        sample_factory_gru_plain,
+        SAID,
+        "logits",
+        rules=FIRE,
+    ),
+    Row("Sample Factory, LSTM", sample_factory_lstm, SAID, "logits", rules=FIRE),
+    Row(
+        "Sample Factory, LSTM, pixels as they are",
+        sample_factory_lstm_plain,
+        SAID,
+        "logits",
+        rules=FIRE,
+    ),
 )
 TORCH = (
     Row("CleanRL C51", cleanrl_c51, SAID, rules=FIRE),
@@ -873,7 +891,7 @@ def check(row: Row, path: pathlib.Path, theirs: np.ndarray) -> None:
     assert conversion.convention == row.convention
     assert (expert.game, expert.outputs, expert.actions) == ("breakout", row.outputs, row.actions)
     assert (expert.view, expert.rules) == (row.view, row.rules)
-    (own,) = [x for x in conversion.notes if x.startswith("its own game")] or [""]
+    (own,) = [x for x in conversion.notes if x.endswith("; --rules says otherwise")] or [""]
     assert own.endswith(f"'s: {row.rules.beside(USUAL)}; --rules says otherwise" if own else "")
     assert bool(own) == (row.rules != USUAL)
     source = [note for note in conversion.notes if note.startswith("its game")]

@@ -239,6 +239,7 @@ def _sample_factory_core(kind: str, statistics: Statistics | None) -> Convention
         "logits",
         aside=r".*\.count|returns_normalizer\..*|critic_linear\..*",
         fits=functools.partial(_has_gates, core),
+        rules=FIRE_RESET,
         notes=(NO_CRITIC,),
     )
 
@@ -464,6 +465,7 @@ CONVENTIONS = (
         _nature_linear(_CLEANRL, "network.7", "actor", core=recurrent("lstm", "lstm", "_l0")),
         "logits",
         aside=r"critic\.(weight|bias)",
+        rules=FIRE_RESET,
         notes=(NO_CRITIC,),
     ),
     *_BABY,
