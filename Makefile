@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart skills test installed lint docs mutants clean
+.PHONY: quickstart skills test installed lint docs notebook mutants clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,11 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+# Runs the notebook from its first cell to its last; what it shows is thrown away.
+notebook: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
 
 # Changes the code a little, again and again, and counts what the tests notice: within an hour.
 mutants: $(VENV)/.installed
