@@ -1083,15 +1083,16 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 def test_every_field_of_an_experts_source_changes_something(world, tmp_path):
     spec = (GOLDEN / "expert_dueling.toml").read_text()
+    spec = spec.replace('game = "breakout"', "")  # or no other game may be asked for
     (tmp_path / "one.toml").write_text(spec)
     (tmp_path / "other.toml").write_text(spec.replace('outputs = "q"', 'outputs = "logits"'))
     file, one = str(GOLDEN / "expert_dueling.pth"), str(tmp_path / "one.toml")
-    base = ExpertSource(file, spec=one)
+    base = ExpertSource(file, spec=one, game="breakout")
     rows = {
         "path": ExpertSource(str(world.root / "asterix")),
-        "spec": ExpertSource(file, spec=str(tmp_path / "other.toml")),
+        "spec": ExpertSource(file, spec=str(tmp_path / "other.toml"), game="breakout"),
         "game": ExpertSource(file, spec=one, game="kaboom"),
-        "rules": ExpertSource(file, spec=one, rules="noop_max=1"),
+        "rules": ExpertSource(file, spec=one, game="breakout", rules="noop_max=1"),
     }
     assert sorted(rows) == sorted(fields_of(ExpertSource))
     seen = {

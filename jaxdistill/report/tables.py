@@ -611,10 +611,12 @@ def _measured(known: Mapping[str, Any], shown: Callable[[float], str] = _digits)
 
 
 def _kept(row: Mapping[str, Any]) -> str | None:
-    """Retention with its interval, in percent, as far as they are known."""
+    """Retention with its interval, in percent, as far as they are known; None where none can be."""
     interval = row.get("retention_interval")
+    if "retention" not in row:
+        return None
     if interval is None or any(x is None or math.isnan(x) for x in interval):
-        return _known(row.get("retention"), _whole_share)
+        return _whole_share(row["retention"])
     return _measured(
         {"mean": row["retention"], "interval": row["retention_interval"]}, _whole_share
     )

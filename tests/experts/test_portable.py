@@ -185,7 +185,8 @@ def test_jax_alone_answers_as_we_do(everything, tmp_path):
         paths.append(str(path))
     subprocess.run([sys.executable, "-c", READER, *paths], check=True, cwd=tmp_path)
     for case, path in zip(ALONE, paths, strict=True):
-        found, wanted = np.load(f"{path}.out.npz"), everything[case][2]
+        with np.load(f"{path}.out.npz") as file:
+            found, wanted = dict(file), everything[case][2]
         same((found["outputs"], found["action"]), wanted)
         np.testing.assert_allclose(found["less"], wanted[0][:2], rtol=1e-5, atol=1e-5)
 

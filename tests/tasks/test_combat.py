@@ -144,9 +144,9 @@ def test_the_level_of_hits_is_another_reward_of_the_same_duel():
     """The reference's: of the totals so far 0.5 and -0.25, and 0.015 of the health that is left."""
     hits, actions, steps = _played(combat.DUEL)
     pool, same, levels = _played(combat.DUEL_LEVEL)
-    np.testing.assert_array_equal(actions, same)
+    np.testing.assert_allclose(actions, same, atol=1e-5)  # two programs, compiled each for itself
     for name, numbers in hits.facts.items():
-        np.testing.assert_array_equal(pool.facts[name], numbers)
+        np.testing.assert_allclose(pool.facts[name], numbers, rtol=1e-4, atol=1e-4)
     level = 0.515 * pool.facts["dealt"] - 0.265 * pool.facts["taken"]
     np.testing.assert_allclose(levels[-1].rewards, level, atol=1e-4)
     assert levels[-1].scores[SCRIPTED].mean() > 2500
