@@ -52,13 +52,20 @@ def pytest_configure() -> None:
         )
 
 
-# Files of few tests that take minutes: begun last, one worker would wait for the other.
-LONGEST = ("test_processes.py", "test_kill.py", "test_programs.py", "test_skills.py")
+# Files that take minutes, the longest first: begun last, one worker would wait for the other.
+LONGEST = tuple(
+    f"test_{name}.py"
+    for name in (
+        *("distill", "processes", "effects", "skills", "run", "programs", "trainings", "students"),
+        *("kill", "ppo_training", "flags", "collection", "other_views"),
+    )
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; workers are given files in this order."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture
