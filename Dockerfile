@@ -1,15 +1,15 @@
 # docker build -t jaxdistill .                              CPU
 # docker build -t jaxdistill:cuda --build-arg EXTRAS=cuda . an NVIDIA GPU; run it with --gpus all
 #
-# docker run --rm -v "$PWD:/work" jaxdistill distill --config=quickstart --workdir=quickstart
+# docker run --rm -v "$PWD:/runs" jaxdistill distill --config=quickstart --workdir=quickstart
 FROM python:3.11-slim-bookworm
 ARG EXTRAS=lander
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/work/.cache
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/runs/.cache
 WORKDIR /src
 COPY . .
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[${EXTRAS}]" && rm -rf /src/*
-WORKDIR /work
+WORKDIR /runs
 # As who owns what is written: docker run --user "$(id -u):$(id -g)"
 USER 1000:1000
 ENTRYPOINT ["jaxdistill"]
