@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -214,6 +215,18 @@ def test_lines_of_the_trouble_page_are_said_somewhere():
     assert len(rows) > 10
     for part in filter(None, (part.strip() for part in parts)):
         assert part in said, part
+
+
+def test_mutants_change_the_code_as_it_is():
+    """Each `old` of benchmarks/mutants.toml stands once in its file, and `new` is another."""
+    listed = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text())["mutant"]
+    assert len(listed) > 100
+    for mutant in listed:
+        text = (ROOT / mutant["file"]).read_text()
+        assert text.count(mutant["old"]) == 1, mutant
+        changed = text.replace(mutant["old"], mutant["new"])
+        ast.parse(changed)
+        assert changed != text, mutant
 
 
 def test_every_promise_names_a_test():
