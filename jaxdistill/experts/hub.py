@@ -120,7 +120,7 @@ def with_spec(text: str) -> tuple[str, str | None]:
     return (path, spec) if spec.endswith(".toml") else (text, None)
 
 
-def library() -> Any:
+def package() -> Any:
     """The module `huggingface_hub`; ValueError with what to do where it is not installed."""
     try:
         import huggingface_hub
@@ -234,7 +234,7 @@ def explained(address: Address) -> Iterator[None]:
 
 
 def _explanation(error: Exception, address: Address) -> Exception:
-    hub = library()
+    hub = package()
     errors, where = hub.errors, hub.constants.ENDPOINT
     name = f"{PREFIX}{address.repository}"
     if isinstance(error, errors.GatedRepoError):
@@ -275,7 +275,7 @@ def _explanation(error: Exception, address: Address) -> Exception:
 
 
 def _list(address: Address) -> _Listing:
-    hub = library()
+    hub = package()
     known = address.revision is not None and _COMMIT.fullmatch(address.revision)
     if known and address.path:
         kept = _cached(address)
@@ -301,7 +301,7 @@ def _list(address: Address) -> _Listing:
 
 def _cached(address: Address) -> _Listing | None:
     """What the cache has of a revision."""
-    hub = library()
+    hub = package()
     try:
         kept = hub.snapshot_download(
             address.repository, revision=address.revision, local_files_only=True
@@ -320,7 +320,7 @@ def _download(address: Address, listing: _Listing, name: str) -> pathlib.Path:
     """A file of the listing's commit, in the cache, which learns what commit the revision is."""
     if listing.folder is not None:
         return listing.folder / name
-    api = library().HfApi()
+    api = package().HfApi()
     for revision in (address.revision, listing.commit):
         path = pathlib.Path(api.hf_hub_download(address.repository, name, revision=revision))
         if listing.commit in path.parts:  # or the revision has moved on just now

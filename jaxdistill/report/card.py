@@ -32,10 +32,10 @@ def text(student: Student, address: hub.Address, clips: Sequence[str] = ()) -> s
 
 
 def _metadata(student: Student, name: str) -> str:
-    library, measured = hub.library(), student.card["measured"]
+    package, measured = hub.package(), student.card["measured"]
     rows = {row["game"]: row["student"] for row in measured["games"]}
     results = [
-        library.EvalResult(
+        package.EvalResult(
             task_type="reinforcement-learning",
             task_name="reinforcement-learning",
             dataset_type=_environment(role.task),
@@ -52,7 +52,7 @@ def _metadata(student: Student, name: str) -> str:
         for role in student.roles
     ]
     of_the_hub = [x for role in student.roles for x in hub.addresses(role.source)]
-    return library.ModelCardData(
+    return package.ModelCardData(
         license=student.card.get("license"),
         library_name="jaxdistill",
         pipeline_tag="reinforcement-learning",

@@ -55,15 +55,15 @@ def push(
         address = hub.parse(f"{address}@{revision}")
     if license is not None and not _LICENSE.fullmatch(license):
         raise ValueError(f"license is {license!r}, expected the hub's name of it, such as mit")
-    library = hub.library()
-    if dry_run is None and library.get_token() is None:
+    package = hub.package()
+    if dry_run is None and package.get_token() is None:
         raise ValueError(f"to push to {address} takes a token that may write; {hub.LOG_IN}")
     files = files_of(source, address, license)
     if dry_run is not None:
         _write(pathlib.Path(dry_run), files)
         return str(address)
     with hub.explained(address):
-        api = library.HfApi()
+        api = package.HfApi()
         api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise ValueError(
@@ -74,7 +74,7 @@ def push(
             api.create_branch(repository, branch=revision, exist_ok=True)
         commit = api.create_commit(
             repository,
-            [library.CommitOperationAdd(name, content) for name, content in files.items()],
+            [package.CommitOperationAdd(name, content) for name, content in files.items()],
             commit_message="A student of jaxdistill",
             revision=revision,
         )

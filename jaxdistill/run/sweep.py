@@ -96,6 +96,8 @@ def _minutes(seconds: Mapping[str, float]) -> float:
 
 
 def _spread(values: np.ndarray) -> str:
+    if np.isnan(values).any():
+        return "-"  # an expert that plays like random play: nothing can be kept of it
     if len(values) == 1:
         return f"{values[0]:.0%}"
     return f"{np.median(values):.0%} [{values.min():.0%}, {values.max():.0%}]"
