@@ -88,7 +88,7 @@ row reference reference.py
 
 # Two experts found on the web. An hour and a half.
 if [[ -n ${JAXDISTILL_EXPERTS:-} ]]; then
-    row web "breakout_pong_thirdparty.py:$JAXDISTILL_EXPERTS"
+    row web "thirdparty.py:$JAXDISTILL_EXPERTS"
 fi
 
 python benchmarks/results.py "$out"

@@ -314,7 +314,7 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
         ("reference", "breakout=experts/breakout.pth,pong=experts/pong.pth"),
         ("merge", "pong=experts/pong.pth,breakout=experts/breakout.zip"),
         ("plain_expert", "pong=runs/pong/experts/pong"),
-        ("breakout_pong_thirdparty", "weights"),
+        ("thirdparty", "weights"),
         ("lander_merge", "standard=runs/landers/experts/lander/standard"),
         *(("experiments.single", game) for game in ("pong", "breakout", "freeway")),
         *(("experiments.states", who) for who in ("fixed", "expert", "student", "half", "falling")),
@@ -324,7 +324,7 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
 def test_no_config_that_is_shipped_says_anything_idle(config, argument):
     made = importlib.import_module(f"configs.{config}").get_config(*filter(None, [argument]))
     chosen = settings_lib.build(recipe.Settings, made.to_dict())
-    third = config == "breakout_pong_thirdparty"
+    third = config == "thirdparty"
     experts = judges("q", "logits", score=20.0) if third else judges(*"q" * len(chosen.experts))
     recipe.refuse_idle(chosen, SKILLED if config == "skills" else experts)
 

@@ -171,7 +171,7 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
         ),
         (
             "distill.py",
-            ["--config=configs/breakout_pong_thirdparty.py:nowhere", "--workdir=x"],
+            ["--config=configs/thirdparty.py:nowhere", "--workdir=x"],
             "nowhere/breakout_a3c.pth",
         ),
         ("evaluate.py", ["--expert=x", "--epsilon=nan"], "--epsilon is nan, expected a finite"),

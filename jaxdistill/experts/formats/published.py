@@ -135,7 +135,7 @@ def _wrappers(said: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     rules: dict[str, Any] = {}
     others: list[str] = []
     for entry in _list(said) if isinstance(said, list) else [said]:
-        named = entry if isinstance(entry, dict) else {entry: {}}
+        named = {entry: {}} if isinstance(entry, str) else _mapping(entry)
         for path, fields in named.items():
             if not isinstance(path, str) or path.lower() in ("", "none", "null"):
                 continue

@@ -1,0 +1,31 @@
+"""Three experts found on the web, by different authors, with different networks, outputs and views.
+
+    python launch/distill.py --workdir=runs/thirdparty \
+        --config=configs/thirdparty.py:DIRECTORY_OF_THE_WEIGHTS
+
+Breakout: an A3C actor-critic (logits) that needs linear resizing. Pong: a DQN (Q-values) that saw
+every fourth frame alone. SpaceInvaders: a DQN that sees a part of the screen, in the mean of its
+colours, resized twice. Each sees what it was trained on, the student one view for all. Their specs
+in `configs/experts/` say where each was published; what comes of it is in docs/results.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import merge
+
+EXPERTS = {
+    "breakout": "breakout_a3c.pth@configs/experts/breakout_a3c.toml",
+    "pong": "pong_dqn.pth@configs/experts/pong_dqn.toml",
+    "space_invaders": "spaceinvaders_dqn.ptm@configs/experts/spaceinvaders_dqn.toml",
+}
+
+
+def get_config(directory: str = "weights") -> ConfigDict:
+    config = merge.get_config(
+        ",".join(f"{game}={directory}/{file}" for game, file in EXPERTS.items())
+    )
+    config.learn.rounds = 400
+    config.evaluate.every_rounds = 100
+    # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
+    config.evaluate.lowest_expert_share = 0.2
+    return config
