@@ -25,6 +25,7 @@ def get_config(directory: str = "weights") -> ConfigDict:
         ",".join(f"{game}={directory}/{file}" for game, file in EXPERTS.items())
     )
     config.learn.rounds = 400
+    config.learn.batch_per_game = 32  # of smaller minibatches fewer rows are needed
     config.evaluate.every_rounds = 100
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
     config.evaluate.lowest_expert_share = 0.2

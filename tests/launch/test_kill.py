@@ -1,4 +1,4 @@
-"""The short form of benchmarks/kill.py: one run, stopped in four ways."""
+"""The short form of benchmarks/kill.py: one run, stopped in three ways."""
 
 import random
 import signal
@@ -14,10 +14,9 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(tmp_path)
     arguments = kill.make_flags(tmp_path / "experts")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert kill.finish(arguments, whole) == []
-    for phase, number in (("collect", signal.SIGKILL), ("save", signal.SIGKILL)):
-        run = kill.Run(arguments, stopped)
-        assert kill.stopped_at(run, phase, generator, number) is not None, run.untidy()
-        kill.read(stopped)
+    run = kill.Run(arguments, stopped)
+    assert kill.stopped_at(run, "save", generator, signal.SIGKILL) is not None, run.untidy()
+    kill.read(stopped)
     run = kill.Run(arguments, stopped)
     assert kill.stopped_at(run, "learn", generator, signal.SIGTERM) == 0, run.untidy()
     # Two go on at once: one of them may, and it ends what all of them began.

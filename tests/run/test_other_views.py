@@ -20,6 +20,7 @@ from jaxdistill.run import distill, merging, recipe, students
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
+pytestmark = pytest.mark.usefixtures("without_page")
 CROPPED = View(crop=(8, 196), gray="mean", resize="linear", steps=((94, 84),))
 ONE, FOUR = mesh.create(jax.devices()[:1]), mesh.create()
 
