@@ -330,6 +330,27 @@ class _Programs:
 # --- containers: each makes a file (or a directory) in a folder, and reads it
 
 
+_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+_SCORE = {"type": "mean_reward", "value": "20.70 +/- 0.46"}
+_RESULT = {"dataset": {"type": "PongNoFrameskip-v4", "name": "Pong"}, "metrics": [_SCORE]}
+_BESIDE: dict[str, Any] = {
+    "README.md": {
+        "tags": ["atari", "Pong-v5"],
+        "model-index": [{"name": "x", "results": [_RESULT]}],
+    },
+    "config.yml": {
+        "env_wrapper": [{_WRAPPER: {"noop_max": 0, "frame_skip": 3}}, "other.Wrapper"],
+        "frame_stack": 4,
+        "normalize": "{'norm_obs': True}",
+        "normalize_kwargs": {"norm_obs": True, "norm_reward": False},
+    },
+    "args.yml": {"env": "PongNoFrameskip-v4", "algo": "dqn"},
+    "env_kwargs.yml": {"full_action_space": True, "mode": 2, "repeat_action_probability": 0.25},
+    "results.json": {"mean_reward": 20.7, "n_eval_episodes": 10},
+    "config.json": {"env": "atari_pong"},
+}
+
+
 class Container(NamedTuple):
     """Makes a damaged file in a folder, and reads it."""
 
@@ -344,7 +365,9 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     import numpy as np
 
     from jaxdistill import settings
-    from jaxdistill.experts import formats, torch_file
+    from jaxdistill.experts import formats, hub, torch_file
+    from jaxdistill.experts.formats import published, template
+    from jaxdistill.experts.student import Role, Student
     from jaxdistill.learn import checkpoints, dataset
     from jaxdistill.play import collection, evaluation, records
     from jaxdistill.report import tables
@@ -478,6 +501,30 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
     expert = formats.load(GOLDEN / "expert_dueling.pth", spec=GOLDEN / "expert_dueling.toml")
     expert.save(base / "expert")
+    role = Role("breakout", expert.view, expert.actions, expert.name)
+    card = {"measured": {"games": [{"game": "breakout", "student": {"mean": 3.0}}]}}
+    Student("one", expert.network, expert.params, expert.outputs, (role,), expert.rules, card).save(
+        base / "student"
+    )
+
+    def sketched(folder: pathlib.Path, rng: random.Random) -> pathlib.Path:
+        """A file that a spec is begun for: recognised, or not."""
+        name = rng.choice(("golden_module.pth", "expert_dueling.pth", "expert_ppo.zip"))
+        data = damaged_zip(texts[name], rng, lambda _, content: damaged(content, rng))
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    def words(folder: pathlib.Path, rng: random.Random) -> pathlib.Path:
+        """What stands beside a file on the hub: damaged JSON, which is YAML too."""
+        for name in rng.sample(sorted(_BESIDE), rng.choice((1, 2, len(_BESIDE)))):
+            text = damaged_json(json.dumps(_BESIDE[name]).encode(), rng)
+            if name == hub.CARD:
+                text = b"---\n" + text + b"\n---\nA card.\n"
+            (folder / name).write_bytes(damaged(text, rng) if rng.random() < 0.2 else text)
+        return folder
+
+    def read_words(folder: pathlib.Path) -> None:
+        published.read({path.name: path.read_bytes() for path in folder.iterdir()}, "me/mine")
 
     chosen = recipe.Settings(experts=(recipe.ExpertSource(path="pong.pth", game="pong"),))
     played = {"mean": 3.0, "interval": [3.0, 3.0], "episodes": 2, "distinct_starts": 1}
@@ -552,7 +599,10 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
             file(spec, ".toml"), lambda path: convert(GOLDEN / "expert_dueling.pth", path)
         ),
         "dataset": Container(directory(base / "log"), read_log),
+        "spec begun for a file": Container(sketched, template.write),
+        "files of a hub": Container(words, read_words),
         "expert directory": Container(directory(base / "expert"), formats.load),
+        "student directory": Container(directory(base / "student"), Student.load),
         "JSON of a run": Container(run_json, read_json),
         "checkpoint": Container(directory(base / "checkpoints"), read_checkpoint),
     }
@@ -577,8 +627,11 @@ SHARES = {
     "safetensors": 10,
     "SB3 zip": 10,
     "TOML spec": 10,
+    "spec begun for a file": 5,
+    "files of a hub": 10,
     "dataset": 5,
     "expert directory": 5,
+    "student directory": 5,
     "JSON of a run": 4,
     "checkpoint": 1,
 }
