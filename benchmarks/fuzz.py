@@ -125,7 +125,7 @@ def damaged_json(text: bytes, rng: random.Random) -> bytes:
                 node[rng.choice(_TEXTS)] = node.pop(key)
             case 2 if isinstance(node, list):
                 node.insert(key, node[key])
-            case 3 if type(node[key]) in (int, float):
+            case 3 if type(node[key]) in (int, float) and abs(node[key]) < 1e300:
                 node[key] = node[key] * rng.choice((-1, 0, 2, 1.5, 1e6)) + rng.choice((0, 1))
             case _:
                 node[key] = _value(rng)
@@ -759,6 +759,10 @@ def _warm_up(known: dict[str, Container], base: pathlib.Path) -> None:
     import encodings.cp437
     import encodings.raw_unicode_escape
     import encodings.unicode_escape
+    import encodings.utf_16_be  # JSON may be in any of these
+    import encodings.utf_16_le
+    import encodings.utf_32_be
+    import encodings.utf_32_le
     import grp
     import pwd
 

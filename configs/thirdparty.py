@@ -24,6 +24,7 @@ def get_config(directory: str = "weights") -> ConfigDict:
     config = merge.get_config(
         ",".join(f"{game}={directory}/{file}" for game, file in EXPERTS.items())
     )
+    config.collect.steps_per_round = 512
     config.learn.rounds = 400
     config.learn.batch_per_game = 32  # of smaller minibatches fewer rows are needed
     config.evaluate.every_rounds = 100

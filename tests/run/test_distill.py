@@ -217,9 +217,9 @@ def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
         settings,
         collect=recipe.Collect(window_steps=256, **collect),
         learn=dataclasses.replace(
-            settings.learn, rounds=6, updates_per_round=20, batch_per_game=32, learning_rate=1e-3
+            settings.learn, rounds=3, updates_per_round=20, batch_per_game=16, learning_rate=2e-3
         ),
-        evaluate=dataclasses.replace(settings.evaluate, every_rounds=6),
+        evaluate=dataclasses.replace(settings.evaluate, every_rounds=3),
     )
     assert distill.distill(fixed, tmp_path / "run")["games"]
     assert not (tmp_path / "run/dataset").exists()
