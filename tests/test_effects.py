@@ -134,6 +134,7 @@ PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
         ({"experts": True}, {"logits_temperature": 0.1}),
         ({"experts": True, "warm_start": True, "expert_weight": 0.0}, {"expert_fraction": 0.25}),
         ({"experts": True, "warm_start": True, "expert_weight": 0.0}, {"q_temperature": 0.1}),
+        ({}, {"core_width": 64}),
         ({"discount": 0.0}, {"trace": 0.5}),
         ({"discount": 0.0}, {"double": True}),
         ({"discount": 0.0, "algorithm": "dqn"}, {"target_episodes": 5}),
@@ -638,7 +639,7 @@ class World:
         act = exploration.make_act(settings, LINEAR, masks)
         params, average = (networks.init(LINEAR, jax.random.key(i), SHAPE) for i in (0, 1))
         stacks = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
-        return act(params, average, (stacks,))
+        return act(params, average, (stacks,), np.zeros((1, 3), bool), ((), ()))
 
     def improved(self, settings):
         """Parameters after one learning phase on made-up steps."""
@@ -707,6 +708,12 @@ class World:
             training.iterate()
             training.iterate()
             return training.state.playing, training.state.step
+
+    def carried(self, settings):
+        """What is carried on after an iteration, and what is learnt of it."""
+        with learning.Training(settings, self.fresh(), ONE) as training:
+            training.iterate()
+            return training._actor.carry, training.state.params
 
     def evaluated(self, settings):
         """What a network that is evaluated plays."""
@@ -913,6 +920,8 @@ TRAINING = {
     "student": ("opened", lambda world: str(world.student)),
     **{f"rules.{name}": ("trained_by", value) for name, value in RULES.items()},
     "network": ("opened", "wide"),
+    "core": ("carried", "gru"),
+    "core_width": ("carried", 3),
     "compute_dtype": ("opened", "bfloat16"),
     "seed": ("explored", 1),
     "num_envs": ("explored", 8),
@@ -992,6 +1001,7 @@ TRAINING_BESIDE = {
     "reward_scale": SCORING,
     "max_steps": {"opening_steps": 2},
     "average_rate": {"double": True},
+    "core_width": {"core": "lstm"},
     "expert_weight": _taught("asterix"),
     "expert_fraction": _taught("asterix"),
     "q_temperature": _taught("asterix"),

@@ -481,10 +481,7 @@ def _next_step(step: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]
 
     @jax.jit
     def next_step(params: Any, shown: Any, begun: jax.Array, carry: Any):
-        def forgotten(x: jax.Array) -> jax.Array:
-            return jnp.where(begun.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
-
-        return step(params, shown, jax.tree.map(forgotten, carry))
+        return step(params, shown, networks.forget(carry, begun))
 
     return next_step
 

@@ -54,21 +54,43 @@ def epsilon_at(settings: Settings, iteration: int, episodes: int = 0) -> float:
     return epsilon / 3 if settings.hold_exponent else epsilon
 
 
+Carries = tuple[networks.Carry, networks.Carry]
+"""What two sets of parameters carry, those that choose and those that value; `(G, N, ...)` each."""
+
+
 def make_act(
     settings: Settings, network: networks.Network, masks: jax.Array
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Jitted `act(params, average, observations)` -> greedy actions and their values, `(G, N)`."""
+) -> Callable[..., tuple[jax.Array, jax.Array, Carries]]:
+    """Jitted `act(params, average, observations, begun, carries)`.
+
+    It gives greedy actions and their values, `(G, N)`, and what is carried on. `begun` `(G, N)`
+    says where a game begins; it and `carries` matter to a recurrent network alone.
+    """
+
+    def said(params: Any, seen: jax.Array, rows: np.ndarray, begun: jax.Array, carry: Any):
+        if network.core is None:
+            return networks.forward(network, params, seen, rows), carry
+        return networks.advance(network, params, seen, networks.forget(carry, begun))
 
     @jax.jit
-    def act(params: Any, average: Any, observations: tuple[jax.Array, ...]):
+    def act(
+        params: Any,
+        average: Any,
+        observations: tuple[jax.Array, ...],
+        begun: jax.Array,
+        carries: Carries,
+    ):
         shape = (len(observations), observations[0].shape[0])
         rows = np.repeat(np.arange(shape[0]), shape[1])
-        stacked = jnp.concatenate(observations)
-        outputs = networks.forward(network, params, stacked, rows)
-        actions = greedy(outputs, masks[rows])
-        judge = networks.forward(network, average, stacked, rows) if settings.double else outputs
-        values = jnp.take_along_axis(judge, actions[:, None], axis=1)
-        return actions.reshape(shape), values.reshape(shape)
+        stacked, begins = jnp.concatenate(observations), begun.reshape(-1)
+        chooses, judges = jax.tree.map(lambda x: x.reshape(rows.size, *x.shape[2:]), carries)
+        outputs, chooses = said(params, stacked, rows, begins, chooses)
+        actions, valued = greedy(outputs, masks[rows]), outputs
+        if settings.double:
+            valued, judges = said(average, stacked, rows, begins, judges)
+        values = jnp.take_along_axis(valued, actions[:, None], axis=1)
+        carries = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), (chooses, judges))
+        return actions.reshape(shape), values.reshape(shape), carries
 
     return act
 
@@ -94,28 +116,45 @@ class Actor:
         self._act = make_act(settings, network, masks(lessons))
         self._explorer = Explorer(settings, [lesson.task.actions for lesson in lessons])
         self.epsilon = 0.0
+        # Kept on the host, as the pools are.
+        games, count = len(lessons), settings.num_envs
+        nothing = jax.tree.map(
+            lambda x: np.zeros((games, count, *x.shape[1:]), x.dtype),
+            networks.initial_carry(network, 1),
+        )
+        self._carries: Carries = (nothing, nothing if settings.double else ())
 
     def begin(self, iteration: int, episodes: int) -> dict[str, float]:
         """Sets the chance of exploring in an iteration; returns what to log."""
         self.epsilon = epsilon_at(self._settings, iteration, episodes)
         return {"epsilon": self.epsilon}
 
+    @property
+    def carry(self) -> networks.Carry:
+        """What was carried on from the last step by who chooses; empty if it is not recurrent."""
+        return self._carries[0]
+
     def act(
-        self, observations: tuple[jax.Array, ...], turn: int
+        self, observations: tuple[jax.Array, ...], begun: np.ndarray, turn: int
     ) -> tuple[np.ndarray, dict[str, jax.Array]]:
         """Actions `(G, N)`, and the `values` of the greedy ones."""
-        chosen, values = self._act(*self._algorithm.acting, observations)
+        acting = self._algorithm.acting
+        chosen, values, carries = self._act(*acting, observations, begun, self._carries)
+        self._carries = jax.device_get(carries)
         return self._explorer(np.asarray(chosen), turn, self.epsilon), {"values": values}
 
-    def judge(self, observations: tuple[jax.Array, ...]) -> jax.Array:
-        """Values `(G, N)` of what was seen last."""
-        return self._act(*self._algorithm.acting, observations)[1]
+    def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
+        """Values `(G, N)` of what was seen last; nothing is carried on from it."""
+        return self._act(*self._algorithm.acting, observations, begun, self._carries)[1]
 
     @property
     def host(self) -> dict[str, np.ndarray]:
         """What a checkpoint holds."""
-        return {"remaining": self._explorer.remaining, "held": self._explorer.held}
+        carried = {f"carry{i}": x for i, x in enumerate(jax.tree.leaves(self._carries))}
+        return {"remaining": self._explorer.remaining, "held": self._explorer.held, **carried}
 
     def restore(self, host: Mapping[str, np.ndarray]) -> None:
         """Goes on as `host` was."""
         self._explorer.remaining, self._explorer.held = host["remaining"], host["held"]
+        leaves, kind = jax.tree.flatten(self._carries)
+        self._carries = jax.tree.unflatten(kind, [host[f"carry{i}"] for i in range(len(leaves))])

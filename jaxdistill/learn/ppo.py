@@ -617,7 +617,7 @@ class Ppo:
         return np.asarray(params["log_std"]) if self.policy.turns else None
 
     def learn(
-        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+        self, rollout: dict[str, Any], iteration: int, key: jax.Array, *, copies: bool
     ) -> learner.Metrics:
         """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
         del copies
@@ -675,15 +675,22 @@ class Actor:
         del iteration, episodes
         return {}
 
+    @property
+    def carry(self) -> networks.Carry:
+        """Nothing: no network that it learns with is recurrent."""
+        return ()
+
     def act(
-        self, observations: tuple[jax.Array, ...], turn: int
+        self, observations: tuple[jax.Array, ...], begun: np.ndarray, turn: int
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Actions `(G, N, ...)`, drawn, and what `Rollout` and `Guide` hold of them."""
+        del begun
         key = _fold_in(self._key, turn)
         return self._play(self._algorithm.train.params, self._expert_params, observations, key)
 
-    def judge(self, observations: tuple[jax.Array, ...]) -> jax.Array:
+    def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
         """Values `(G, N)` of what was seen last."""
+        del begun
         return self._values(self._algorithm.train.params, observations)
 
     @property

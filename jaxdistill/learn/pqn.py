@@ -4,6 +4,9 @@ No replay memory and no target network: many environments play for a few steps, 
 are computed backwards over them, and the same steps are learnt from once or twice before they are
 thrown away. LayerNorm in the network is what keeps this stable.
 
+A recurrent network learns from whole windows: what it carried when it began to play them is kept,
+and an update replays them through its core, which forgets where a game begins (Gallici et al.).
+
 With experts at hand it need not begin from nothing, nor end where they did: a distillation loss
 beside the Q-learning one, its weight falling to 0, lets a student take over what a mediocre expert
 knows and then surpass it (kickstarting, Schmitt et al. 2018; QDagger, Agarwal et al. 2022).
@@ -30,7 +33,13 @@ from jaxdistill.learn import (
     learner,
     losses,
 )
-from jaxdistill.learn.regime import Beginning, Settings, expert_weight_at, optimiser
+from jaxdistill.learn.regime import (
+    Beginning,
+    Settings,
+    check_divisible,
+    expert_weight_at,
+    optimiser,
+)
 
 
 def q_lambda_targets(
@@ -73,11 +82,13 @@ def make_learn(
 
     `learn(state, rollout, key)` takes a dictionary of `(G, T, N)` arrays: `actions`, `rewards`,
     `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
-    to match, where S is the stack's depth. With `experts`, one per game, it also holds
+    to match, where S is the stack's depth. For a recurrent network it holds its `carry`
+    `(G, N, ...)` into the first step, too; minibatches are of whole environments then. With
+    `experts`, one per game, it also holds
     `expert_params`, theirs, and `expert_weight`; what is added to the loss is that times
     `temperature * KL(expert || softmax(Q / temperature))`.
     """
-    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
+    check_divisible(settings, mesh)
     num_games = len(settings.games)
     rows_per_game = settings.steps_per_iteration
     minibatches = rows_per_game // settings.batch_per_game
@@ -89,6 +100,32 @@ def make_learn(
         ]
     )
 
+    def replayed(
+        params: Any,
+        carry: networks.Carry,
+        seen: jax.Array,
+        begun: jax.Array,
+        game: jax.Array,
+        rows: jax.Array,
+    ) -> jax.Array:
+        """Outputs `(B, A)` of B rows, the T steps of one environment after those of another."""
+
+        def in_time(x: jax.Array) -> jax.Array:
+            return x.reshape(-1, settings.rollout_steps, *x.shape[1:]).swapaxes(0, 1)
+
+        first, env = in_time(game)[0], in_time(rows)[0]  # of the first step, t * N + n is n
+        carry = jax.tree.map(lambda x: x[first, env], carry)
+        outputs = networks.unroll(network, params, in_time(seen), in_time(begun), carry)
+        return outputs.swapaxes(0, 1).reshape(rows.size, -1)
+
+    def shuffled(key: jax.Array) -> jax.Array:
+        """All rows of a game in another order; of a recurrent network, one window after another."""
+        if network.core is None:
+            return jax.random.permutation(key, rows_per_game)
+        envs = jax.random.permutation(key, settings.num_envs)
+        steps = settings.num_envs * jnp.arange(settings.rollout_steps)
+        return (envs[:, None] + steps).reshape(-1)
+
     def objective(params: Any, rollout: dict[str, Any], rows: jax.Array):
         game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
         # The first depth - 1 frames only complete the stacks of the first steps.
@@ -98,9 +135,12 @@ def make_learn(
             rollout["frames"], rollout["ages"], game, rows + offset, depth
         )
         at = (game.reshape(-1), rows.reshape(-1))
-        outputs = networks.forward(
-            network, params, observations.reshape(-1, *observations.shape[2:]), at[0]
-        )
+        seen = observations.reshape(-1, *observations.shape[2:])
+        if network.core is None:
+            outputs = networks.forward(network, params, seen, at[0])
+        else:
+            begun = rollout["ages"].reshape(num_games, -1)[at[0], at[1] + offset] == 0
+            outputs = replayed(params, rollout["carry"], seen, begun, *at)
         action, target, valid = (
             rollout[name].reshape(num_games, -1)[at] for name in ("actions", "targets", "valid")
         )
@@ -141,7 +181,7 @@ def make_learn(
 
         def epoch(state: learner.TrainState, key: jax.Array):
             keys = jax.random.split(key, num_games)
-            order = jax.vmap(lambda k: jax.random.permutation(k, rows_per_game))(keys)
+            order = jax.vmap(shuffled)(keys)
             batches = order.reshape(num_games, minibatches, -1).swapaxes(0, 1)
             return jax.lax.scan(minibatch, state, batches)
 
@@ -196,7 +236,7 @@ class Pqn:
         return arrays["train"]
 
     def learn(
-        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
+        self, rollout: dict[str, Any], iteration: int, key: jax.Array, *, copies: bool
     ) -> learner.Metrics:
         """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
         del copies

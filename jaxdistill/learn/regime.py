@@ -10,6 +10,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxdistill import (
+    mesh as meshes,
+)
 from jaxdistill import networks, tasks
 from jaxdistill import (
     settings as settings_lib,
@@ -49,6 +52,9 @@ class Settings:
       student: workdir of a distillation whose student the training goes on from, with its network
         and all its heads, or directory of one that was exported; None begins fresh. With "ppo".
       network: a key of `networks.NETWORKS`; with "pqn" it should have LayerNorm.
+      core, core_width: with "pqn", a cell behind the network's shared layers, "gru" or "lstm", and
+        its units: the network carries what it keeps from step to step of a game. It learns from
+        whole windows of `rollout_steps`. "none" carries nothing.
       compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
         outputs and losses are float32 all the same.
       seed: of everything random.
@@ -103,6 +109,8 @@ class Settings:
     algorithm: Annotated[str, OneOf(("pqn", "dqn", "ppo"))] = "pqn"
     student: Text | None = None
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling_small_layer_norm"
+    core: Annotated[str, OneOf(("none", *networks.CELLS))] = "none"
+    core_width: Count = 128
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
     rules: Rules = USUAL
@@ -172,6 +180,11 @@ class Settings:
                 f"batch_per_game {self.batch_per_game} does not divide the {rows} steps of one "
                 f"iteration (num_envs {self.num_envs} x rollout_steps {self.rollout_steps})"
             )
+        if self.core != "none" and self.batch_per_game % self.rollout_steps:
+            raise ValueError(
+                f"batch_per_game is {self.batch_per_game}, expected a multiple of rollout_steps "
+                f"{self.rollout_steps}: with core {self.core!r} a minibatch is of whole windows"
+            )
         if self.total_steps < rows:
             raise ValueError(
                 f"total_steps {self.total_steps} is less than the {rows} of one iteration"
@@ -203,6 +216,11 @@ class Settings:
                 f"algorithm is {self.algorithm!r}, and {suite.name} is played with keys and "
                 f"angles, which have no Q-values; expected 'ppo'"
             )
+        if self.core != "none" and self.algorithm != "pqn":
+            raise ValueError(
+                f"core is {self.core!r}, and {self.algorithm} learns from single states; set core "
+                f"to 'none', or algorithm to 'pqn'"
+            )
         if self.student:
             return  # whose network it is, and who sees all in one way
         if len({task.view for task in chosen}) > 1 and not self.independent:
@@ -210,7 +228,14 @@ class Settings:
                 f"games {', '.join(task.name for task in chosen)} are seen in different ways; set "
                 f"independent to True, or name one"
             )
-        network = networks.for_tasks(networks.create(self.network), chosen)
+        try:
+            network = network_of(self)
+        except ValueError as error:
+            if self.core == "none":
+                raise
+            raise ValueError(
+                f"network {self.network!r} with core {self.core!r}: {error}"
+            ) from error
         if self.algorithm == "ppo" and network.head == "linear":
             known = [n for n, x in networks.NETWORKS.items() if x.head != "linear"]
             raise ValueError(
@@ -326,9 +351,17 @@ def settled(settings: Settings) -> Settings:
 
 def network_of(settings: Settings) -> networks.Network:
     """The network of all tasks of a training."""
-    return networks.for_tasks(
-        networks.create(settings.network, settings.compute_dtype), settings.tasks
-    )
+    core = None if settings.core == "none" else networks.Core(settings.core, settings.core_width)
+    network = networks.create(settings.network, settings.compute_dtype, core=core)
+    return networks.for_tasks(network, settings.tasks)
+
+
+def check_divisible(settings: Settings, mesh: Mesh) -> None:
+    """Raises ValueError unless a minibatch, or what it holds whole, splits over the devices."""
+    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
+    if settings.core != "none":
+        windows = settings.batch_per_game // settings.rollout_steps
+        meshes.check_divisible(mesh, "batch_per_game / rollout_steps", windows)
 
 
 def optimiser(settings: Settings) -> optax.GradientTransformation:
@@ -410,6 +443,7 @@ def refuse_idle(settings: Settings, student: Student | None = None) -> None:
                 "student is given",
                 ("network", "compute_dtype", "warm_start"),
             ),
+            (settings.core == "none", "core is 'none'", ("core_width",)),
             (
                 settings.algorithm != "ppo",
                 f"algorithm is {settings.algorithm!r}",

@@ -62,14 +62,21 @@ class Actor(Protocol):
         """Is told where the training stands, before an iteration; returns what to log."""
         ...
 
-    def act(self, observations: Any, turn: int) -> tuple[Any, dict[str, jax.Array]]:
+    @property
+    def carry(self) -> networks.Carry:
+        """What a recurrent network carries into the next step, `(G, N, ...)`; else nothing."""
+        ...
+
+    def act(
+        self, observations: Any, begun: np.ndarray, turn: int
+    ) -> tuple[Any, dict[str, jax.Array]]:
         """Actions `(G, N, ...)` of what is seen, one array per game; and what to remember of them.
 
-        Of that `values` `(G, N)` is what this is worth.
+        Of that `values` `(G, N)` is what this is worth. `begun` `(G, N)` says where a game begins.
         """
         ...
 
-    def judge(self, observations: Any) -> jax.Array:
+    def judge(self, observations: Any, begun: np.ndarray) -> jax.Array:
         """`values` alone."""
         ...
 
@@ -124,23 +131,27 @@ class _Collector:
 
     def rollout(
         self, actor: Actor, iteration: int, mesh: Mesh, timer: metrics.Timer
-    ) -> tuple[dict[str, np.ndarray], list[list[float]]]:
+    ) -> tuple[dict[str, Any], list[list[float]]]:
         """Plays one iteration: the arrays that are learnt from, and scores of games that ended.
 
         The arrays are `(G, T, N, ...)`: what `pqn.make_learn` takes, and whatever else the actor
-        remembers.
+        remembers. Of a recurrent network `carry` is what it carried into the first step.
         """
         settings = self._settings
         first = iteration * settings.rollout_steps
         turn = first
         remembered: list[dict[str, jax.Array]] = []
+        carry = actor.carry
         dtype = self.pools[0].task.suite.form.action_dtype
+
+        def begun() -> np.ndarray:
+            return np.stack([step.ages == 0 for step in before])
 
         def policy(
             observations: Any, _key: Any, _games: Any, _seats: Any
         ) -> tuple[tuple[np.ndarray, ...], None]:
             with timer.phase("inference"):
-                actions, more = actor.act(observations, turn)
+                actions, more = actor.act(observations, begun(), turn)
                 remembered.append(more)
                 chosen = np.asarray(actions)
             return tuple(chosen), None
@@ -176,8 +187,10 @@ class _Collector:
                 break
         with timer.phase("inference"):
             last = tuple(meshes.put_rows(mesh, step.observations) for step in before)
-            final = actor.judge(last)
-        arrays = {name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()}
+            final = actor.judge(last, begun())
+        arrays: dict[str, Any] = {
+            name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()
+        }
         arrays["frames"] = np.stack(frames).swapaxes(0, 1)
         arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth).astype(np.uint8)
         for name in remembered[0]:
@@ -185,6 +198,8 @@ class _Collector:
             arrays[name] = np.stack(rows).swapaxes(0, 1)
         following = [*arrays["values"].swapaxes(0, 1)[1:], np.asarray(final)]
         arrays["next_values"] = np.stack(following).swapaxes(0, 1)
+        if carry:
+            arrays["carry"] = carry
         return arrays, finished
 
 
@@ -212,6 +227,7 @@ class Training:
         self.lessons, self.network, self._experts = begin.lessons, begin.network, begin.experts
         self._view = begin.view
         self.names = tuple(lesson.name for lesson in self.lessons)
+        self.best: dict[str, Any] = {}
         masks, form = lessons.masks(self.lessons), self.lessons[0].task.suite.form
         self._learner: Algorithm = _ALGORITHMS[settings.algorithm](begin)
         self._actor: Actor = (
@@ -230,9 +246,13 @@ class Training:
         self._random_policy = rollouts.random_policy(
             masks, form, [lesson.task.number for lesson in self.lessons]
         )
+        self._remembering = (
+            rollouts.expert_actor(self._as_experts(begin.params), epsilon=settings.eval_epsilon)
+            if self.network.core
+            else None
+        )
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
-        self.best: dict[str, Any] = {}
         self.iteration = self._episodes = 0
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
@@ -259,7 +279,7 @@ class Training:
             network = regime.network_of(settings)
             params = networks.init(network, key, view.shape)
         for teacher, own in zip(experts, shown, strict=False):
-            if teacher.recurrent:
+            if teacher.recurrent and settings.expert_weight:
                 raise ValueError(
                     f"{teacher.name} is recurrent, and a training asks its experts about single "
                     f"states; "
@@ -356,7 +376,7 @@ class Training:
         # New pools from the same seeds: every network is tried on the same starts.
         scores = evaluation.measure(
             self.lessons,
-            functools.partial(self._evaluate_act, self._learner.network_params(params)),
+            self._player(self._learner.network_params(params)),
             evaluation.Protocol(
                 purpose,
                 settings.seed,
@@ -373,6 +393,12 @@ class Training:
         )
         means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
         return means, evaluation.normalised_mean(settings.tasks, [*means.values()])
+
+    def _player(self, params: networks.Params) -> rollouts.AnyPolicy:
+        """The network in games that are evaluated."""
+        if isinstance(self._remembering, rollouts.Recurrent):
+            return self._remembering.by([params] * len(self.names))
+        return functools.partial(self._evaluate_act, params)
 
     def decide(self) -> None:
         """Lets the best and the last network play `final_episodes`; the better is the best."""
@@ -427,7 +453,10 @@ class Training:
         Raises:
           ValueError: nothing has been evaluated yet.
         """
-        params = jax.device_get(self.best_params())
+        return self._as_experts(jax.device_get(self.best_params()))
+
+    def _as_experts(self, params: Any) -> list[Expert]:
+        """A network of what is learnt, as one expert per game."""
         experts = []
         for index, lesson in enumerate(self.lessons):
             name = lesson.name
@@ -448,7 +477,7 @@ class Training:
                     game=name,
                     view=self._view if self._view.whole != self._view else lesson.seen,
                     log_std=None if log_std is None else tuple(map(float, log_std)),
-                    advertised_score=self.best["scores"][name],
+                    advertised_score=self.best.get("scores", {}).get(name),
                     source=str(self.workdir),
                     rules=self.settings.rules,
                 )
@@ -507,7 +536,7 @@ def train(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     # What can be refused is, before anything is written.
-    meshes.check_divisible(mesh, "batch_per_game", settings.batch_per_game)
+    regime.check_divisible(settings, mesh)
     if not (workdir / "config.json").exists():
         regime.refuse_idle(settings, student)
     settings = regime.settled(settings)

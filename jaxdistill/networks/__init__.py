@@ -20,6 +20,7 @@ from jaxdistill.networks.network import (
     for_one_game,
     for_some_games,
     for_tasks,
+    forget,
     forward,
     forward_with_values,
     from_dict,
@@ -28,6 +29,7 @@ from jaxdistill.networks.network import (
     only_of_experts,
     task_vectors,
     to_dict,
+    unroll,
     with_outputs,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "for_one_game",
     "for_some_games",
     "for_tasks",
+    "forget",
     "forward",
     "forward_with_values",
     "from_dict",
@@ -61,5 +64,6 @@ __all__ = [
     "plain_convolutions",
     "task_vectors",
     "to_dict",
+    "unroll",
     "with_outputs",
 ]

@@ -403,11 +403,22 @@ class Network(nn.Module):
 
     def advance(self, features: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
         """`outputs` of a recurrent network, and what it carries on."""
+        carry = self.carried(self.entering(features), carry)
+        return self.leaving(carry[0]), carry
+
+    def entering(self, features: jax.Array) -> jax.Array:
+        """What its core is given of `features`: all that comes before what is carried."""
         assert self.core
-        shared = self._shared(features, None)
-        kept = self.core_hidden(carry[0])
-        carry = CELLS[self.core.kind].step(self.core_input(shared), kept, carry)
-        return self._headed(carry[0], None), carry
+        return self.core_input(self._shared(features, None))
+
+    def carried(self, entering: jax.Array, carry: Carry) -> Carry:
+        """What its core carries on."""
+        assert self.core
+        return CELLS[self.core.kind].step(entering, self.core_hidden(carry[0]), carry)
+
+    def leaving(self, kept: jax.Array) -> jax.Array:
+        """`outputs` by the first of what is carried on."""
+        return self._headed(kept, None)
 
     def _headed(self, shared: jax.Array, games: Any) -> jax.Array:
         """Outputs of what the layers before the head make."""
@@ -599,6 +610,43 @@ def advance(
     return outputs, (*cell, *frames)
 
 
+def forget(carry: Carry, begun: jax.Array) -> Carry:
+    """What is carried, and nothing in the rows `begun`, `(B,)` bool, where a game begins."""
+
+    def forgotten(x: jax.Array) -> jax.Array:
+        return jnp.where(begun.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+
+    return cast(Carry, jax.tree.map(forgotten, carry))
+
+
+def unroll(
+    network: Network, params: Params, observations: jax.Array, begun: jax.Array, carry: Carry
+) -> jax.Array:
+    """Outputs `(T, B, num_outputs)` of T steps of a recurrent network, as `advance` gives them.
+
+    All that does not depend on what is carried is computed for all steps at once. For a network
+    without `frame_decay`.
+
+    Args:
+      observations: `(T, B, ...)`.
+      begun: `(T, B)` bool, where a game begins: nothing is carried into it.
+      carry: into the first step.
+    """
+    assert not network.frame_decay
+    steps, rows = begun.shape
+    flat = observations.reshape(steps * rows, *observations.shape[2:])
+    entering = network.apply(params, _features(network, params, flat), method="entering")
+
+    def step(carry: Carry, now: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
+        carried = network.apply(params, now[0], forget(carry, now[1]), method="carried")
+        return cast(Carry, carried), carried[0]
+
+    entering = cast(jax.Array, entering).reshape(steps, rows, -1)
+    _, kept = lax.scan(step, carry, (entering, begun))
+    outputs = network.apply(params, kept.reshape(steps * rows, -1), method="leaving")
+    return cast(jax.Array, outputs).reshape(steps, rows, -1)
+
+
 def _running(x: jax.Array, carry: Carry, decay: float) -> tuple[jax.Array, Carry]:
     """Frames normalised by the running mean and deviation of them all.
 
@@ -766,8 +814,8 @@ def for_tasks(network: Network, tasks: Sequence[Task]) -> Network:
     One that does not know its game stays as it is otherwise.
 
     Raises:
-      ValueError: it looks at pictures, and they show none; or its streams are of another number of
-        outputs.
+      ValueError: it looks at pictures, and they show none; its streams are of another number of
+        outputs; or it has no place for its core.
     """
     suite = tasks[0].suite
     if (network.convs or network.residual) and len(suite.view.shape) != 3:
@@ -789,6 +837,7 @@ def for_tasks(network: Network, tasks: Sequence[Task]) -> Network:
             f"the network is of other tasks than {tasks[0].name}, with its {suite.num_actions} "
             f"outputs: {error}"
         ) from error
+    _check_core(network)
     if not network.knows_game:
         return network
     return network.clone(game_actions=tuple(task.actions for task in tasks))

@@ -46,10 +46,22 @@ Policies are asked by `ask`: one that is `Recurrent` has to be told more."""
 class Recurrent:
     """Experts with recurrent ones among them, as a policy: asked for every step of its games."""
 
-    def __init__(self, experts: Sequence[Teacher], act: Callable[..., Any]):
-        """`act` is `expert_actor`'s, with what recurrent experts say behind its other arguments."""
-        self._params, self._act = [expert.params for expert in experts], act
-        self._memory = Memory(experts)
+    def __init__(
+        self,
+        experts: Sequence[Teacher],
+        act: Callable[..., Any],
+        params: Sequence[Any] | None = None,
+    ):
+        """`act` is `expert_actor`'s, with what recurrent experts say behind its other arguments.
+
+        `params` are other parameters than the experts' own.
+        """
+        self._params = [expert.params for expert in experts] if params is None else params
+        self._experts, self._act, self._memory = experts, act, Memory(experts)
+
+    def by(self, params: Sequence[Any]) -> Recurrent:
+        """The same experts with other parameters, before their games; nothing is compiled anew."""
+        return Recurrent(self._experts, self._act, params)
 
     def answer(
         self,

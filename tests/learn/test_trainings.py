@@ -291,7 +291,7 @@ def test_acting_asks_each_games_own_controller():
     params, average = (networks.init(network, jax.random.key(i), (4, 20, 20)) for i in (0, 1))
     act = exploration.make_act(_settings(double=True), network, masks)
     seen = np.random.default_rng(0).integers(0, 256, (2, 9, 4, 20, 20)).astype(np.uint8)
-    actions, values = act(params, average, tuple(seen))
+    actions, values, _ = act(params, average, tuple(seen), np.zeros((2, 9), bool), ((), ()))
     for game in (0, 1):
         chosen = greedy(network.apply(params, seen[game], game), masks[game])
         np.testing.assert_array_equal(actions[game], chosen)
@@ -412,18 +412,21 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     scripted_envpool(script)
     chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16, **changes)
     collector = learning._Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
-    seen, turns = [], []
+    seen, begins, turns = [], [], []
 
     class Actor:
         """Says how often it was asked; values what is seen at a hundred times its number."""
 
-        def act(self, observations, turn):
+        carry = (np.full((1, 2, 1), 7),)
+
+        def act(self, observations, begun, turn):
             turns.append(turn)
-            more = {"values": self.judge(observations), "asked": np.full((1, 2), len(turns))}
+            more = {"values": self.judge(observations, begun), "asked": np.full((1, 2), len(turns))}
             return np.full((1, 2), 3), more
 
-        def judge(self, observations):
+        def judge(self, observations, begun):
             (shown,) = observations
+            begins.append(begun[0, 0].item())
             seen.append(np.asarray(shown)[:, 0, 0, 0])
             return 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
 
@@ -440,6 +443,9 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     # What follows each step, the last included: painted 1 after the first step and so on.
     assert column("next_values") == [100.0 * n for n in range(1, 9)]
     assert [row.tolist() for row in seen] == [[n, n] for n in range(9)]
+    # Where games begin, and what was carried into the first step, whatever was carried on since.
+    assert begins == [YES, NO, NO, NO, NO, YES, NO, YES, NO]
+    assert rollout["carry"] == Actor.carry
     # What is remembered of each step stands beside it; turns are counted through iterations.
     assert column("values") == [100.0 * n for n in range(8)] and column("asked") == [*range(1, 9)]
     assert turns == [*range(2 * 8, 3 * 8)]
