@@ -198,6 +198,8 @@ NONSENSE = {
         **dict.fromkeys(("final_episodes", "max_steps"), MANY),
         **dict.fromkeys(("replay_size", "first_update", "target_episodes"), MANY),
         "algorithm": ("sarsa",),
+        "core": ("rnn", None),
+        "core_width": MANY,
         "student": ("", 3),
         "optimiser": ("sgd",),
         "ema_decay": (-0.1, 1.0, NAN),
