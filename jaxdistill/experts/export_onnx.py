@@ -37,7 +37,7 @@ def write(policy: Portable, path: str | os.PathLike[str]) -> None:
 
     Raises:
       ValueError: the package `onnx` is not installed, the network has what is not written as ONNX,
-        one of the files is there already, or a weight is not finite.
+        or as `portable.write`.
     """
     portable.write(policy, path, lambda: _model(policy))
 

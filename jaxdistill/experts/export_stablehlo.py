@@ -28,8 +28,7 @@ def write(policy: Portable, path: str | os.PathLike[str]) -> None:
     Products are float32 throughout, also where a device would take less by itself.
 
     Raises:
-      ValueError: the package `flatbuffers` is not installed, one of the files is there already, or
-        a weight is not finite.
+      ValueError: the package `flatbuffers` is not installed, or as `portable.write`.
     """
 
     def made() -> bytes:

@@ -177,8 +177,13 @@ def write(portable: Portable, path: str | os.PathLike[str], made: Callable[[], b
       made: gives what is in the file.
 
     Raises:
-      ValueError: one of them is there already, or a weight is not finite.
+      ValueError: one of them is there already, a weight is not finite, or it is recurrent.
     """
+    if portable.network.core:
+        raise ValueError(
+            f"{portable.name}: it has a recurrent core, and the file would be a function of single "
+            f"states; distil it, and export the student"
+        )
     beside = pathlib.Path(f"{os.fspath(path)}.json")
     for free in (path, beside):
         torch_writer.check_free(free, overwrite=False)

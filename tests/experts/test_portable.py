@@ -225,6 +225,8 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_p
     policy = everything["one of controllers"][0]
     broken = jax.tree.map(lambda x: x * np.float32(np.inf), policy.params)
     quantiles = dataclasses.replace(policy, network=policy.network.clone(fractions=4))
+    core = networks.Core("gru", 4)
+    recurrent = dataclasses.replace(policy, network=policy.network.clone(core=core))
     (tmp_path / "stands").write_text("mine")
     (tmp_path / "beside.json").write_text("mine")
     for format_, wrong, name, said in (
@@ -234,6 +236,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_p
             for format_ in (export_onnx, export_stablehlo)
             for given, name, said in (
                 (dataclasses.replace(policy, params=broken), "x", "NaN or infinite weights"),
+                (recurrent, "x", "it has a recurrent core, .* distil it, and export the student"),
                 (policy, "stands", "stands already exists"),
                 (policy, "beside", "beside.json already exists"),
             )

@@ -42,6 +42,7 @@ SETTINGS = regime.Settings(
     max_steps=20,
 )
 AIMING = dataclasses.replace(SETTINGS, games=("combat/aiming",))
+BEGUN = np.ones((1, SETTINGS.num_envs), bool)  # which matters to nobody who carries nothing
 
 
 def _learnt(settings, workdir, mesh=ONE, iterations=2, student=None):
@@ -173,7 +174,7 @@ def test_angles_begin_with_the_deviation_that_is_said(tmp_path):
         with learning.Training(chosen, tmp_path / str(degrees), ONE) as training:
             params = jax.device_get(training.state.params)
             shown = tuple(pool.last.observations for pool in training._collector.pools)
-            acted, _ = training._actor.act(shown, 0)
+            acted, _ = training._actor.act(shown, BEGUN, 0)
             means = ppo.judge(training._learner.policy, params, jnp.asarray(shown[0])).outputs
         assert params["log_std"].shape == (9,)
         np.testing.assert_allclose(np.exp(params["log_std"]), np.radians(degrees), rtol=1e-6)
@@ -190,8 +191,8 @@ def test_the_actor_draws_by_turn_and_remembers_what_it_did(tmp_path):
         (pool,) = training._collector.pools
         shown = (pool.last.observations,)
         actor, params = training._actor, training.state.params
-        actions, remembered = actor.act(shown, 3)
-        again, other = actor.act(shown, 3)[0], actor.act(shown, 4)[0]
+        actions, remembered = actor.act(shown, BEGUN, 3)
+        again, other = actor.act(shown, BEGUN, 3)[0], actor.act(shown, BEGUN, 4)[0]
         policy = training._learner.policy
     assert actions.shape == (1, 8, 9) and remembered.keys() == {"log_probabilities", "values"}
     np.testing.assert_array_equal(actions, again)
@@ -202,7 +203,7 @@ def test_the_actor_draws_by_turn_and_remembers_what_it_did(tmp_path):
     )
     np.testing.assert_allclose(remembered["log_probabilities"][0], likely, rtol=1e-5)
     np.testing.assert_allclose(remembered["values"][0], judged.values, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(actor.judge(shown)[0], judged.values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actor.judge(shown, BEGUN)[0], judged.values, rtol=1e-5, atol=1e-6)
     assert actor.begin(0, 0) == {} == actor.host
 
 
@@ -250,9 +251,8 @@ def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_a
             chosen = dataclasses.replace(chosen, logits_temperature=temperature)
             with learning.Training(chosen, directory / "run", ONE) as training:
                 (pool,) = training._collector.pools
-                said.append(
-                    np.asarray(training._actor.act((pool.last.observations,), 0)[1]["labels"])
-                )
+                shown = (pool.last.observations,)
+                said.append(np.asarray(training._actor.act(shown, BEGUN, 0)[1]["labels"]))
         own = np.asarray(expert.judge(expert.params, pool.last.observations))
         np.testing.assert_allclose(said[0][0], own, rtol=1e-5)
         factor = 4.0 if skill == "clicking" else 1.0
@@ -330,7 +330,7 @@ def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student)
         for name, layer in student.params["params"].items():
             assert _same(layer, start[name])
         shown = tuple(pool.last.observations for pool in training._collector.pools)
-        actions, remembered = training._actor.act(shown, 0)
+        actions, remembered = training._actor.act(shown, BEGUN, 0)
         row = training.iterate()
         after = jax.device_get(training.state.params["network"]["params"])
     np.testing.assert_array_equal(
