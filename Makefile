@@ -12,6 +12,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 # Three experts in PyTorch files in, one student out, and a table of how well it plays.
 quickstart: $(VENV)/.installed
 	$(BIN)/python launch/distill.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -40,13 +44,11 @@ lint: $(VENV)/.installed
 	$(BIN)/hadolint Dockerfile
 
 # The site, in site/; it needs no network to be read.
-docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 # Runs the notebook from its first cell to its last; what it shows is thrown away.
-notebook: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+notebook: $(VENV)/.docs
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
 
 # Changes the code a little, again and again, and counts what the tests notice: within an hour.

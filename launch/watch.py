@@ -1,8 +1,9 @@
-"""Plays one game to a file: `--expert=FILE` or `--workdir=DIR [--game=pong]`, `--out=game.gif`.
+"""Plays a game to a file: `--expert=FILE` or `--workdir=DIR [--game=pong]`, `--out=game.gif`.
 
 Of a distillation the chosen student plays, of a training the best network so far; an exported
-student's directory is a `--workdir` too. The file is a
-GIF, or an MP4 where PyAV is installed (`pip install 'jaxdistill[video]'`).
+student's directory is a `--workdir` too. Without `--game` it plays one of each of its games, shown
+beside each other. The file is a GIF, or an MP4 where PyAV is installed (`pip install
+'jaxdistill[video]'`).
 """
 
 import pathlib
@@ -22,9 +23,14 @@ _WORKDIR = flags.DEFINE_string(
     None,
     "a distillation whose student, or a training whose network to watch; or an exported student",
 )
-_GAME = flags.DEFINE_string("game", None, "the game, where expert or run do not leave only one")
+_GAME = flags.DEFINE_string(
+    "game", None, "an expert's game, where its file does not say it; or the only one of a workdir"
+)
 _OUT = flags.DEFINE_string("out", None, "the .gif or .mp4 to write")
 _STEPS = flags.DEFINE_integer("steps", None, "the most steps to play", lower_bound=1)
+_WIDTH = flags.DEFINE_integer(
+    "width", None, "of each game's picture, in pixels; by default its own", 16, 1024
+)
 _EPSILON = flags.DEFINE_float(
     "epsilon",
     None,
@@ -49,31 +55,41 @@ def main() -> None:
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
     if _WORKDIR.value:
         only_with("--expert", "spec", "rules")
-        read = (
-            training.best_as_expert
-            if training.stands_in(_WORKDIR.value)
-            else students.student_as_expert
-        )
-        player = read(_WORKDIR.value, _GAME.value)
+        if training.stands_in(_WORKDIR.value):
+            players = (
+                [training.best_as_expert(_WORKDIR.value, _GAME.value)]
+                if _GAME.value
+                else training.load_experts(_WORKDIR.value)
+            )
+        else:
+            student = students.read(_WORKDIR.value)
+            games = [_GAME.value] if _GAME.value else student.games
+            players = [student.expert(game) for game in games]
     else:
-        player = sources.load(
-            sources.ExpertSource(_EXPERT.value, _SPEC.value, _GAME.value, _RULES.value)
-        )
-    (lesson,) = lessons.of_experts([player], _SEED.value)
-    if player.outputs != "logits":
+        players = [
+            sources.load(
+                sources.ExpertSource(_EXPERT.value, _SPEC.value, _GAME.value, _RULES.value)
+            )
+        ]
+    if any(player.outputs != "logits" for player in players):
         only_with("a player that holds logits", "sample_logits")
-    epsilon = lesson.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
-    clip = clips.record(
-        lesson,
-        rollouts.expert_actor([player], epsilon=epsilon, sample_logits=_SAMPLE.value),
-        seed=_SEED.value,
-        steps=_STEPS.value,
+    played = []
+    for lesson in lessons.of_experts(players, _SEED.value):
+        epsilon = lesson.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
+        clip = clips.record(
+            lesson,
+            rollouts.expert_actor(players, epsilon=epsilon, sample_logits=_SAMPLE.value),
+            seed=_SEED.value,
+            steps=_STEPS.value,
+        )
+        played.append(clips.resized(clip, _WIDTH.value) if _WIDTH.value else clip)
+    whole = played[0]._replace(frames=clips.side_by_side(*played))
+    clips.write(whole, _OUT.value)
+    told = "; ".join(
+        f"{player.game}, {player.name}: score {clip.score:g}, {'over' if clip.over else 'stopped'}"
+        for player, clip in zip(players, played, strict=True)
     )
-    clips.write(clip, _OUT.value)
-    state = "over" if clip.over else "stopped"
-    metrics.say(
-        f"{_OUT.value}: {player.name}, {len(clip.frames)} frames, score {clip.score:g}, {state}"
-    )
+    metrics.say(f"{_OUT.value}: {len(whole.frames)} frames; {told}")
 
 
 if __name__ == "__main__":

@@ -695,9 +695,14 @@ def _features(network: Network, params: Params, observations: jax.Array) -> jax.
 
 def init(network: Network, key: jax.Array, observation_shape: tuple[int, ...]) -> Params:
     """Fresh float32 parameters for observations of one example's shape, e.g. `(4, 84, 84)`."""
+    return _init(network, tuple(observation_shape), key)
+
+
+# One program, in which the network itself need not run; compiling it takes seconds, so it is kept.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(network: Network, observation_shape: tuple[int, ...], key: jax.Array) -> Params:
     example = jnp.zeros((1, *observation_shape), jnp.float32)
-    # One program for all, in which the network itself need not run.
-    return cast(Params, jax.jit(lambda key: network.init(key, example, 0))(key))
+    return cast(Params, network.init(key, example, 0))
 
 
 def count(params: Params) -> int:

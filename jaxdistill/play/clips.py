@@ -7,6 +7,7 @@ shows the very same game, as people see it.
 from __future__ import annotations
 
 import io
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -67,16 +68,35 @@ def record(
     return Clip(np.stack(frames), score, over, task.frames_per_second)
 
 
-def side_by_side(left: Clip, right: Clip) -> np.ndarray:
-    """Frames `(T, H, 2 W + 8, 3)` of two clips; the shorter one stands still at its end."""
-    length = max(len(left.frames), len(right.frames))
-    gap = np.full((length, left.frames.shape[1], 8, 3), 255, np.uint8)
-    return np.concatenate([_extend(left.frames, length), gap, _extend(right.frames, length)], 2)
+def side_by_side(*clips: Clip) -> np.ndarray:
+    """Frames `(T, H, W, 3)` of several clips of one size, 8 white pixels apart.
+
+    They stand in rows of four, or of the square root of their number if that is more. Whoever has
+    the shorter game stands still at its end.
+    """
+    length = max(len(clip.frames) for clip in clips)
+    columns = min(len(clips), max(4, math.isqrt(len(clips) - 1) + 1))
+    rows = -(-len(clips) // columns)
+    height, width = clips[0].frames.shape[1:3]
+    shape = (length, rows * (height + 8) - 8, columns * (width + 8) - 8, 3)
+    whole = np.full(shape, 255, np.uint8)
+    for index, clip in enumerate(clips):
+        row, column = divmod(index, columns)
+        top, left = row * (height + 8), column * (width + 8)
+        place = whole[:, top : top + height, left : left + width]
+        place[: len(clip.frames)] = clip.frames
+        place[len(clip.frames) :] = clip.frames[-1]
+    return whole
 
 
-def _extend(frames: np.ndarray, length: int) -> np.ndarray:
-    still = np.repeat(frames[-1:], length - len(frames), axis=0)
-    return np.concatenate([frames, still])
+def resized(clip: Clip, width: int) -> Clip:
+    """The clip with frames `(T, round(width H / W), width, 3)`, each pixel the mean of its area."""
+    height = max(1, round(width * clip.frames.shape[1] / clip.frames.shape[2]))
+    frames = [
+        np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+        for frame in clip.frames
+    ]
+    return clip._replace(frames=np.stack(frames))
 
 
 def to_gif(
@@ -126,7 +146,8 @@ def write(clip: Clip, path: str | os.PathLike[str]) -> None:
 
 
 def _write_mp4(clip: Clip, path: pathlib.Path) -> None:
-    frames = clip.frames
+    height, width = clip.frames.shape[1:3]
+    frames = clip.frames[:, : height - height % 2, : width - width % 2]  # H.264 takes even sizes
     try:
         import av
     except ImportError as error:

@@ -303,7 +303,16 @@ def test_an_exported_student_is_a_workdir(program, student, tmp_path):
     assert "12.5" not in other and "no scores of its experts" in other and "breakout" not in other
 
     film = tmp_path / "film.gif"
-    assert "9 frames" in done("watch", "--game=breakout", "--steps=8", f"--out={film}")
+    given = ("--steps=8", f"--out={film}", "--width=80")
+    assert "9 frames; breakout, " in done("watch", "--game=breakout", *given)
+    alone = Image.open(io.BytesIO(film.read_bytes()))
+    film.unlink()
+    said = done("watch", *given)
+    assert "9 frames; pong, " in said and "; breakout, " in said, "without a game all are played"
+    beside = Image.open(io.BytesIO(film.read_bytes()))
+    assert (alone.size, beside.size) == ((80, 105), (168, 105))
+    parts = [np.asarray(picture.convert("RGB"), float) for picture in (alone, beside)]
+    assert np.abs(parts[0] - parts[1][:, 88:]).mean() < 10, "the second is that of breakout alone"
     again = tmp_path / "again"
     done("export", "--format=student", f"--out={again}")
     files = ("policy.json", "policy.safetensors")
@@ -414,7 +423,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("evaluate", ("--workdir=T", "--game=pong"), "learnt lander/standard, lander/windy, not"),
         ("evaluate", ("--expert=Q", "--game=pong"), "plays asterix, and pong was asked for"),
         ("convert", ("--source=Q", "--game=pong", "--out=x"), "plays asterix, and pong was asked"),
-        ("watch", ("--workdir=T", "--out=x.gif"), "name one of lander/standard, lander/windy"),
+        ("watch", ("--workdir=T", "--out=x.gif", "--game=pong"), "learnt lander/standard, lander"),
         ("watch", ("--workdir=T", "--out=x.gif", "--spec=y"), "--spec goes with --expert"),
         ("watch", ("--expert=Q", "--out=x.gif", "--sample_logits"), "--sample_logits goes with"),
         ("convert", ("--source=Q", "--out=x", "--epsilon=0.5"), "--epsilon goes with --episodes"),
@@ -438,7 +447,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("export", ("--workdir=S", "--out=x", "--format=sb3"), "name one of pong, breakout"),
         ("evaluate", ("--workdir=S", "--opening_by=expert"), "whose experts are at hand"),
         ("evaluate", ("--workdir=S", "--game=qbert"), "distilled pong, breakout, not qbert"),
-        ("watch", ("--workdir=S", "--out=x.gif"), "name one of pong, breakout"),
+        ("watch", ("--workdir=S", "--out=x.gif", "--game=qbert"), "distilled pong, breakout, not"),
         ("export", ("--expert=Q", "--out=x", "--format=sb3"), "convolutions other than Nature's"),
         ("export", ("--workdir=T", "--out=x", "--format=sb3"), "holds a training and no"),
     ],
@@ -475,10 +484,11 @@ def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program,
             ["--sample_logits"],
             [f"--expert={experts / 'any'}", "--game=pong"],
             ["--rules=noop_max=1"],
+            ["--width=40"],
         )
     ]
-    assert len(set(seen)) == 7
-    rows = {"rules", "expert", "out", "steps", "epsilon", "seed", "sample_logits", "game"}
+    assert len(set(seen)) == 8
+    rows = {"rules", "expert", "out", "steps", "epsilon", "seed", "sample_logits", "game", "width"}
     assert program.own("watch") == rows | {"spec", "workdir"}
 
     convert = [f"--source={experts / 'q'}", "--episodes=1", "--epsilon=0.5"]
@@ -692,6 +702,8 @@ def test_every_flag_of_watch_shows_in_a_training_s_film(program, lander_training
         filmed(*quick, *given)
         for given in ([], ["--epsilon=1"], ["--seed=2"], ["--steps=35"], ["--game=lander/standard"])
     ]
+    films.append(filmed("--steps=30"))
+    assert Image.open(io.BytesIO(films[-1])).width == 2 * 300 + 8, "both of its landers"
     assert len(set(films)) == len(films)
     assert filmed(*quick, "--epsilon=0") == films[0], "landers do not explore unless it is said"
     picture = Image.open(io.BytesIO(films[0]))

@@ -560,6 +560,26 @@ def test_layer_norm_stands_before_the_activation():
     np.testing.assert_allclose(actual, [[0.0, 0.037090, 2.777460]] * 2, rtol=1e-4, atol=1e-5)
 
 
+def test_kernels_of_convolutions_begin_as_flax_draws_them():
+    """To the bit, though they are drawn as matrices."""
+    x, key = jnp.zeros((1, 9, 9, 3)), jax.random.key(7)
+    mine = convolutions.Conv(ConvLayer(8, 3, 1), jnp.float32)
+    theirs = nn.Conv(8, (3, 3), kernel_init=convolutions.HIDDEN_INIT)
+    kernels = [jax.jit(one.init)(key, x)["params"]["kernel"] for one in (mine, theirs)]
+    assert kernels[0].shape == (3, 3, 3, 8)
+    np.testing.assert_array_equal(*kernels)
+
+
+def test_fresh_parameters_are_by_their_key():
+    """The program that draws them is kept; its key is not in it."""
+    first, again, other = (
+        jax.tree.leaves(networks.init(TINY, jax.random.key(k), TINY_INPUT)) for k in (0, 0, 1)
+    )
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    kernels = [(a, b) for a, b in zip(first, other, strict=True) if a.ndim > 1]
+    assert len(kernels) == 4 and all((a != b).any() for a, b in kernels)
+
+
 def test_layer_norm_of_convolutions_is_over_the_channels_of_each_pixel():
     network = Network(convs=(ConvLayer(4, 1),), num_outputs=2, layer_norm=True, activation="none")
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)

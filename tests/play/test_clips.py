@@ -48,12 +48,35 @@ def test_a_clip_is_recorded_and_written(tmp_path):
         clips.write(clip, tmp_path / "a.avi")
 
 
+def test_clips_stand_in_rows():
+    """Five of 4x6 pixels, each of one gray: four in a row, and the fifth below."""
+    one = [Clip(np.full((1 + i, 4, 6, 3), 10 * i, np.uint8), 0.0, True, 15) for i in range(5)]
+    whole = clips.side_by_side(*one)
+    assert whole.shape == (5, 4 + 8 + 4, 4 * 6 + 3 * 8, 3)
+    for frame in whole:  # the shorter ones stand still
+        for index, (top, left) in enumerate([(0, 0), (0, 14), (0, 28), (0, 42), (12, 0)]):
+            assert (frame[top : top + 4, left : left + 6] == 10 * index).all()
+    assert (whole != 255).sum() == 5 * 5 * 4 * 6 * 3, "and nothing else"
+    for count, shape in ((4, (4, 48)), (17, (4 * 4 + 3 * 8, 5 * 6 + 4 * 8))):
+        assert clips.side_by_side(*[one[0]] * count).shape == (1, *shape, 3)
+
+
+def test_a_clip_is_made_smaller_by_the_means_of_areas():
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    frames[1, :2, :2] = [[[0, 8, 100], [40, 8, 100]], [[80, 8, 100], [120, 8, 100]]]
+    small = clips.resized(Clip(frames, 3.0, True, 15), 2)
+    assert small.frames.shape == (2, 2, 2, 3) and small.score == 3.0
+    assert small.frames[1].tolist() == [[[60, 8, 100], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
+    assert clips.resized(small, 3).frames.shape == (2, 3, 3, 3)
+
+
 def test_a_clip_is_a_film_where_pyav_is_installed(tmp_path):
     av = pytest.importorskip("av")
-    clips.write(Clip(np.zeros((12, 210, 328, 3), np.uint8), 0.0, True, 50), tmp_path / "a.mp4")
+    clips.write(Clip(np.zeros((12, 211, 329, 3), np.uint8), 0.0, True, 50), tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as film:
         assert sum(1 for _ in film.decode(video=0)) == 12
-        assert film.streams.video[0].average_rate == 50
+        (stream,) = film.streams.video
+        assert (stream.width, stream.height, stream.average_rate) == (328, 210, 50)
 
 
 def test_a_film_without_pyav_is_refused_with_what_to_do(tmp_path, monkeypatch):
