@@ -97,7 +97,7 @@ def _fields(settings: type, prefix: str) -> str:
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             continue
-        default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        default = "" if field.default is dataclasses.MISSING else f"`{field.default}`"
         if field.default is None:
             default = f"none ({_named(kind)})"
         means = told.get(field.name, "").replace("|", "\\|")

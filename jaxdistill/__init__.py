@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxdistill import tasks
     from jaxdistill.api import Policy, distill, evaluate, load
 
+    __version__: str
+
 __all__ = ["Policy", "distill", "evaluate", "load", "tasks"]
 
 
@@ -25,6 +27,8 @@ def __getattr__(name: str) -> Any:
     # Importing the package is cheap and touches no device; what is asked for is not.
     if name == "tasks":
         return importlib.import_module("jaxdistill.tasks")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("jaxdistill")
     if name in __all__:
         return getattr(importlib.import_module("jaxdistill.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-import importlib
+import importlib.metadata
 import json
 import pathlib
 import re
@@ -12,6 +12,7 @@ import tomllib
 
 import pytest
 
+import jaxdistill
 from benchmarks import results
 from jaxdistill import settings
 from jaxdistill.experts.sources import load_experts
@@ -227,6 +228,15 @@ def test_mutants_change_the_code_as_it_is():
         changed = text.replace(mutant["old"], mutant["new"])
         ast.parse(changed)
         assert changed != text, mutant
+
+
+def test_there_is_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest = re.findall(r"^## (\d\S*) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[0]
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^(?:version|date-released): (.*)$", cited, re.M) == [*newest]
+    assert newest[0] == project["version"]
+    assert jaxdistill.__version__ == importlib.metadata.version("jaxdistill")
 
 
 def test_every_promise_names_a_test():
