@@ -47,8 +47,10 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-# Runs the notebook from its first cell to its last; what it shows is thrown away.
+# Runs the notebook from its first cell to its last; what it shows is thrown away. What runs for
+# seconds is compiled with little care.
 notebook: $(VENV)/.docs
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
 
 # Changes the code a little, again and again, and counts what the tests notice: within an hour.
