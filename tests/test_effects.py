@@ -867,7 +867,8 @@ RUN_BESIDE = {
     "learn.warm_start": lambda world: {"experts": (world.source("twin"),)},
     "evaluate.opening_by": {"evaluate.opening_steps": 20},
     "evaluate.report_width": lambda world: {
-        **{"evaluate.report_episodes": 17, "evaluate.max_steps": 12},
+        "evaluate.report_episodes": 17,
+        "evaluate.max_steps": 12,
         "experts": (world.source("asterix"),),
     },
     "evaluate.lowest_expert_share": lambda world: {"experts": (world.source("loud"),)},
