@@ -18,13 +18,13 @@ GAMES = ("breakout", "pong", "freeway")
 def get_config() -> ConfigDict:
     config = merge.get_config(",".join(f"{game}=experts/{game}.pth" for game in GAMES))
     config.collect.initial_steps = 4096
-    config.collect.steps_per_round = 384
+    config.collect.steps_per_round = 512
     config.collect.expert_share_rounds = 100
     config.collect.final_expert_share = 0.5  # far from an expert's own play its labels are no guide
-    config.learn.rounds = 200
+    config.learn.rounds = 100
     config.learn.warm_start = "breakout"
     config.learn.clip_norm = 0.5  # now and then a step had undone hundreds
-    config.learn.batch_per_game = 32  # of smaller minibatches fewer rows are needed
-    config.evaluate.every_rounds = 100
-    config.evaluate.select_episodes = 16
+    config.learn.batch_per_game = 64
+    config.evaluate.every_rounds = 50
+    config.evaluate.select_episodes = 24
     return config
