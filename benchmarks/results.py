@@ -170,7 +170,7 @@ TABLES = (
         },
     ),
     Table(
-        "Two experts found on the web",
+        "Experts found on the web",
         ("game", "random", "expert", "student", "retention", "agreement", "regret"),
         {"web": ""},
     ),
