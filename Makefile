@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
+# What runs for seconds is compiled with little care.
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 .PHONY: quickstart skills test installed lint docs notebook mutants clean
 
@@ -35,7 +37,7 @@ test: $(VENV)/.installed
 
 # What a wheel holds, installed into an empty environment and used outside of this checkout.
 installed: $(VENV)/.installed
-	$(BIN)/python tests/installed.py
+	$(QUICK) $(BIN)/python tests/installed.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -47,11 +49,9 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-# Runs the notebook from its first cell to its last; what it shows is thrown away. What runs for
-# seconds is compiled with little care.
+# Runs the notebook from its first cell to its last; what it shows is thrown away.
 notebook: $(VENV)/.docs
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
+	$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
 
 # Changes the code a little, again and again, and counts what the tests notice: within an hour.
 mutants: $(VENV)/.installed
