@@ -69,21 +69,22 @@ def record(
 
 
 def side_by_side(*clips: Clip) -> np.ndarray:
-    """Frames `(T, H, W, 3)` of several clips of one size, 8 white pixels apart.
+    """Frames `(T, H, W, 3)` of several clips, 8 white pixels apart.
 
     They stand in rows of four, or of the square root of their number if that is more. Whoever has
-    the shorter game stands still at its end.
+    the shorter game stands still at its end, and around a smaller picture it is white.
     """
     length = max(len(clip.frames) for clip in clips)
     columns = min(len(clips), max(4, math.isqrt(len(clips) - 1) + 1))
     rows = -(-len(clips) // columns)
-    height, width = clips[0].frames.shape[1:3]
+    height, width = (max(clip.frames.shape[axis] for clip in clips) for axis in (1, 2))
     shape = (length, rows * (height + 8) - 8, columns * (width + 8) - 8, 3)
     whole = np.full(shape, 255, np.uint8)
     for index, clip in enumerate(clips):
         row, column = divmod(index, columns)
         top, left = row * (height + 8), column * (width + 8)
-        place = whole[:, top : top + height, left : left + width]
+        tall, wide = clip.frames.shape[1:3]
+        place = whole[:, top : top + tall, left : left + wide]
         place[: len(clip.frames)] = clip.frames
         place[len(clip.frames) :] = clip.frames[-1]
     return whole

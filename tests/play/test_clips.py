@@ -59,6 +59,10 @@ def test_clips_stand_in_rows():
     assert (whole != 255).sum() == 5 * 5 * 4 * 6 * 3, "and nothing else"
     for count, shape in ((4, (4, 48)), (17, (4 * 4 + 3 * 8, 5 * 6 + 4 * 8))):
         assert clips.side_by_side(*[one[0]] * count).shape == (1, *shape, 3)
+    taller = one[1]._replace(frames=np.zeros((2, 5, 3, 3), np.uint8))  # some games have more rows
+    frame = clips.side_by_side(one[2], taller)[0]
+    assert frame.shape == (5, 6 + 8 + 6, 3) and not frame[:, 14:17].any()
+    assert (frame[:4, :6] == 20).all() and (frame[4, :14] == 255).all()
 
 
 def test_a_clip_is_made_smaller_by_the_means_of_areas():
