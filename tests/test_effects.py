@@ -64,6 +64,7 @@ DATASET = {"collect.dataset": "d", "collect.steps_per_round": 0}
         (Q, {"collect.final_expert_share": 1.0}, {"collect.change_drivers": True}),
         (Q, {"collect.final_expert_share": 1.0}, {"collect.student_epsilon": 0.5}),
         (Q, {"collect.num_envs": 1}, {"collect.change_drivers": True}),
+        (Q, {}, {"learn.warm_layers": "convolutions"}),
         (Q, {"learn.loss": "kl"}, {"learn.first_loss": "kl", "learn.first_rounds": 2}),
         (
             Q,
@@ -377,6 +378,9 @@ def world(watcher, skilled, tmp_path_factory):
         watcher("asterix", 1, "q"), network=LINEAR, params=networks.init(LINEAR, KEY, SHAPE)
     )
     twin.save(root / "twin")
+    seeing = networks.create("net3")
+    params = networks.init(seeing, KEY, SHAPE)
+    dataclasses.replace(twin, network=seeing, params=params).save(root / "seeing")
     for name in SKILLS[:3]:
         skilled(name.partition("/")[2]).save(root / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -825,6 +829,7 @@ RUN = {
     "learn.logits_temperature": ("learnt", 0.1),
     "learn.entropy_weight": ("learnt", 0.5),
     "learn.warm_start": ("begun", "asterix"),
+    "learn.warm_layers": ("begun", "convolutions"),
     "learn.target_retention": ("ended", 1e-6),
     "learn.ema_decay": ("learnt", 0.0),
     "learn.optimiser": ("learnt", "radam"),
@@ -865,6 +870,11 @@ RUN_BESIDE = {
     "learn.first_loss": {"learn.first_loss": "nll", "learn.first_rounds": 2},
     "learn.first_rounds": {"learn.first_loss": "nll", "learn.first_rounds": 2},
     "learn.warm_start": lambda world: {"experts": (world.source("twin"),)},
+    "learn.warm_layers": lambda world: {
+        "network": "net3",
+        "experts": (world.source("seeing"),),
+        "learn.warm_start": "asterix",
+    },
     "evaluate.opening_by": {"evaluate.opening_steps": 20},
     "evaluate.report_width": lambda world: {
         "evaluate.report_episodes": 17,

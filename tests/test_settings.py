@@ -169,6 +169,7 @@ NONSENSE = {
         **dict.fromkeys(("q_temperature", "logits_temperature"), TEMPERATURE),
         **dict.fromkeys(("entropy_weight", "weight_decay"), (-1e-4, NAN, 1e39)),
         "warm_start": ("",),
+        "warm_layers": ("convs",),
         "ema_decay": (-0.1, 1.0, NAN),
         "target_retention": RATE,
         "optimiser": ("sgd",),

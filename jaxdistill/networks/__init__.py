@@ -29,8 +29,10 @@ from jaxdistill.networks.network import (
     only_of_experts,
     task_vectors,
     to_dict,
+    torso,
     unroll,
     with_outputs,
+    with_torso,
 )
 
 __all__ = [
@@ -64,6 +66,8 @@ __all__ = [
     "plain_convolutions",
     "task_vectors",
     "to_dict",
+    "torso",
     "unroll",
     "with_outputs",
+    "with_torso",
 ]

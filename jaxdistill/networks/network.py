@@ -973,6 +973,30 @@ def first_dense(network: Network) -> list[str]:
     return first
 
 
+def torso(network: Network) -> Network:
+    """Its convolutions alone, with a linear head: of networks where it is equal they fit both."""
+    layers = network._layers(2)
+    return Network(
+        convs=network.convs,
+        residual=network.residual,
+        activation=network.activations[:layers],
+        layer_norm=network.layer_norm,
+        input_clip=network.input_clip,
+        torch_pool=network.torch_pool,
+        frame_decay=network.frame_decay,
+    )
+
+
+def with_torso(params: Params, other: Params) -> Params:
+    """`params` with the convolutions of `other`, of a network of the same `torso`."""
+    return {
+        "params": {
+            name: other["params"][name] if name.startswith(("input", "conv", "section")) else layer
+            for name, layer in params["params"].items()
+        }
+    }
+
+
 def to_dict(network: Network) -> dict[str, Any]:
     """The fields of a network as plain JSON values; `from_dict` turns them back.
 

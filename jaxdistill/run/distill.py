@@ -481,7 +481,7 @@ def _make_update(run: Run) -> learner.Update:
         loss=lrn.loss,
         first_loss=lrn.first_loss,
         first_updates=[
-            0 if lesson.name == lrn.warm_start else lrn.first_rounds * lrn.updates_per_round
+            0 if lesson.name == lrn.begins_as else lrn.first_rounds * lrn.updates_per_round
             for lesson in run.taught
         ],
         masks=lessons.masks(run.taught),
@@ -511,20 +511,25 @@ def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics
 
 
 def _initial_params(run: Run) -> networks.Params:
-    warm = run.settings.learn.warm_start
-    if warm is None:
-        key = jax.random.fold_in(run.key, 100)
-        return networks.init(run.network, key, run.view.shape)
-    return params_of(run, warm, "learn.warm_start")
+    learn = run.settings.learn
+    if learn.begins_as is not None:
+        return params_of(run, learn.begins_as, "learn.warm_start")
+    fresh = networks.init(run.network, jax.random.fold_in(run.key, 100), run.view.shape)
+    if learn.warm_start is None:
+        return fresh
+    return params_of(run, learn.warm_start, "learn.warm_start", behind=fresh)
 
 
-def params_of(run: Run, named: str, field: str) -> networks.Params:
+def params_of(
+    run: Run, named: str, field: str, *, behind: networks.Params | None = None
+) -> networks.Params:
     """What a student of the run may begin as.
 
     Args:
       named: a game of the run, whose expert is meant; a file of any expert; the directory of
         another run, whose student is; or a student that was exported or pushed.
       field: the setting that names it.
+      behind: the convolutions alone are copied, with these parameters behind them.
 
     Raises:
       FileNotFoundError, ValueError: it is none of these, cannot be read, or is of another shape.
@@ -556,8 +561,16 @@ def params_of(run: Run, named: str, field: str) -> networks.Params:
         name, params, actions = expert.name, expert.params, expert.actions
         network, view = expert.network, expert.view
     # Compared without what they compute in, which is no part of a shape.
-    same = networks.to_dict(network) == networks.to_dict(run.network)
-    same = same and view.shape == run.view.shape
+    copied = networks.torso if behind is not None else lambda whole: whole
+    theirs, own = (networks.to_dict(copied(x)) for x in (network, run.network))
+    same = theirs == own and view.shape == run.view.shape
+    if behind is not None:
+        if not (same and (own["convs"] or own["residual"])):
+            raise ValueError(
+                f"{field}: {name} and the student (network {run.settings.network!r}) do not have "
+                f"the same convolutions; leave learn.warm_layers at 'all', or begin fresh"
+            )
+        return networks.with_torso(behind, params)
     if not same or actions != tuple(range(run.suite.num_actions)):
         raise ValueError(
             f"{field}: {name} ({network.num_outputs} outputs) is not of the student's shape "

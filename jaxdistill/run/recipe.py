@@ -28,6 +28,7 @@ from jaxdistill.settings import (
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import AnyView
 
+WARM_LAYERS = ("all", "convolutions")
 _LOSSES = tuple(dict.fromkeys((*losses.LOSSES, *losses.FACTORED)))
 
 
@@ -81,8 +82,8 @@ class Learn:
       loss: one of `losses.of` the suite's outputs, or "auto": `q_values` if all experts have
         Q-values, begun with `q_kl` for a fifth of the rounds; `kl` if one has logits.
       first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
-        `loss`; None is that loss from the start. A game the student begins with (`warm_start`) has
-        `loss` all along: there is nothing to lead it to.
+        `loss`; None is that loss from the start. A game that all of the student begins with
+        (`warm_start`) has `loss` all along: there is nothing to lead it to.
       q_temperature, logits_temperature: the softmax temperature of experts with either.
       entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
         trying what its expert would not, which matters where the student drives.
@@ -90,6 +91,8 @@ class Learn:
         expert of its shape, or the directory of a run or of merged weights (`launch/distill.py`,
         `launch/merge_weights.py`), whose student it goes on from, or of a student that was
         exported; or one of these on the hub. None begins fresh.
+      warm_layers: what it copies of that, "all", or its "convolutions", behind which the student
+        begins fresh: it has less to unlearn, and the other network may be of another shape there.
       target_retention: learning ends once the student keeps this much of every game in the games
         it is chosen by, 1 being all; None learns all rounds.
       ema_decay: the student that plays is the exponential moving average of the parameters with
@@ -113,6 +116,7 @@ class Learn:
     logits_temperature: Temperature = 1.0
     entropy_weight: Weight = 0.0
     warm_start: Text | None = None
+    warm_layers: Annotated[str, OneOf(WARM_LAYERS)] = "all"
     target_retention: Positive | None = None
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.998
     optimiser: Annotated[str, OneOf(learner.OPTIMISERS)] = "adamw"
@@ -125,6 +129,11 @@ class Learn:
 
     def __post_init__(self) -> None:
         settings_lib.check(self, "learn.")
+
+    @property
+    def begins_as(self) -> str | None:
+        """Whose answers the student begins with: those of `warm_start`, if all of it is copied."""
+        return self.warm_start if self.warm_layers == "all" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,12 +403,17 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
                 ("collect.change_drivers",),
             ),
             (
+                lrn.warm_start is None,
+                "learn.warm_start is None and the student begins fresh",
+                ("learn.warm_layers",),
+            ),
+            (
                 learnt.first_loss == learnt.loss,
                 "learn.loss is the same",
                 ("learn.first_loss", "learn.first_rounds"),
             ),
             (
-                {expert.game for expert in experts} == {lrn.warm_start},
+                {expert.game for expert in experts} == {lrn.begins_as},
                 "the student begins with its only game (learn.warm_start)",
                 ("learn.first_loss", "learn.first_rounds"),
             ),

@@ -378,6 +378,38 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
         distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
 
 
+def test_a_warm_start_may_be_of_the_convolutions_alone(experts, settings, tmp_path):
+    # Convolutions as net3's, and another head.
+    network = networks.Network(
+        convs=networks.create("net3").convs, action_hidden=(8,), head="actor_critic"
+    )
+    params = networks.init(network, jax.random.key(9), (4, 84, 84))
+    Expert(
+        name="warm",
+        network=network,
+        params=params,
+        outputs="logits",
+        actions=tuple(range(18)),
+        game="pong",
+    ).save(tmp_path / "warm")
+
+    def begun(network="net3", **learn):
+        changed = dataclasses.replace(settings.learn, **learn)
+        changed = dataclasses.replace(settings, network=network, learn=changed)
+        return distill._initial_params(common.Run(changed, mesh.create()))["params"]
+
+    fresh = begun()
+    copied = begun(warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
+    convolutions = [name for name in fresh if name.startswith("conv")]
+    assert len(convolutions) == 3 and copied.keys() == fresh.keys()
+    for name, layer in copied.items():
+        of = params["params"] if name in convolutions else fresh
+        jax.tree.map(np.testing.assert_array_equal, layer, of[name])
+    for other in ("net1", "mlp"):
+        with pytest.raises(ValueError, match="do not have the same convolutions; leave"):
+            begun(other, warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
+
+
 def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp_path, monkeypatch):
     network = networks.Network(convs=(), action_hidden=(8,), controllers=True, task_embedding=3)
     monkeypatch.setitem(networks.NETWORKS, "mine", network)
