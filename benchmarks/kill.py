@@ -1,6 +1,7 @@
 """Kills real runs at random moments, goes on, and compares with a run that nobody killed.
 
-    python benchmarks/kill.py [--kills=50] [--pairs=6] [--others=3] [--directory=DIR] [--seed=0]
+    python benchmarks/kill.py [--kills=50] [--pairs=6] [--others=3] [--skills=6] [--directory=DIR]
+        [--seed=0]
 
 The run is of two games with tiny experts, made here; the program is `launch/distill.py`. A row of
 the table is a way to be stopped: by `kill -9` while collecting, learning, saving and so on; one of
@@ -10,6 +11,10 @@ command is started again, until it ends. *Equal* is a run whose checkpoints (the
 latest, optimiser included), dataset, baselines, metrics and result are those of the uninterrupted
 one bit by bit, wall-clock numbers aside. *Lost* is one that is not, or that ended otherwise than it
 should. Needs no accelerator; the disk and read-only rows need the right to mount.
+
+The last rows are of `make skills` in small: an expert's training, the merge and the training of its
+student, each killed beside what uninterrupted ones had left. Of a training the networks that it
+leaves are compared, its metrics and its result.
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -41,6 +47,9 @@ from jaxdistill.run import students
 _KILLS = flags.DEFINE_integer("kills", 50, "times a run is killed with SIGKILL", lower_bound=0)
 _PAIRS = flags.DEFINE_integer("pairs", 6, "times one of two processes is", lower_bound=0)
 _OTHERS = flags.DEFINE_integer("others", 3, "times each of the other rows", lower_bound=0)
+_SKILLS = flags.DEFINE_integer(
+    "skills", 6, "times each program of the skills is killed", lower_bound=0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments")
 _DIRECTORY = flags.DEFINE_string("directory", None, "where runs are kept; by default nowhere")
 
@@ -64,6 +73,34 @@ SETTINGS = {
     "evaluate.max_steps": 60,
     "evaluate.opening_steps": 5,
 }
+SKILLS = ("movement", "aiming", "clicking")
+SKILLED = {
+    "collect.num_envs": 4,
+    "collect.initial_steps": 256,
+    "collect.steps_per_round": 64,
+    "collect.window_steps": 512,
+    "collect.expert_share_rounds": 2,
+    "learn.rounds": 6,
+    "learn.updates_per_round": 4,
+    "learn.batch_per_game": 16,
+    "evaluate.every_rounds": 2,
+    "evaluate.select_episodes": 2,
+    "evaluate.report_episodes": 4,
+    "evaluate.max_steps": 60,
+    "evaluate.lowest_expert_share": 0.0,
+}
+TRAINED = {
+    "num_envs": 4,
+    "rollout_steps": 16,
+    "total_steps": 64 * 6,
+    "epochs": 2,
+    "batch_per_game": 16,
+    "eval_every": 64 * 2,
+    "eval_episodes": 2,
+    "final_episodes": 2,
+    "max_steps": 40,
+}
+TRAINING_PHASES = ("collect", "learn", "evaluate", "report")
 
 # Runs a program that says on a pipe which phase it enters. KILL_JUMP: its clocks jump there by up
 # to so many seconds, the one that tells the time of day in both directions.
@@ -89,8 +126,32 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def make_flags(directory: pathlib.Path) -> list[str]:
-    """Flags of the run, whose experts are made in `directory`."""
+class Program(NamedTuple):
+    """A program and what it is told.
+
+    Attributes:
+      path: its file.
+      flags: all but where it writes.
+      out: the flag that says where.
+    """
+
+    path: str
+    flags: tuple[str, ...]
+    out: str = "workdir"
+
+
+def program(name: str, config: str, settings: Mapping[str, object], **fields: object) -> Program:
+    """A program of launch/, with `settings` in place of what its config says."""
+    told = [
+        f"--config={ROOT}/configs/{config}",
+        "--cache_dir=",  # every run plays for itself
+        *(f"--config.{field}={value}" for field, value in settings.items()),
+    ]
+    return Program(f"{ROOT}/launch/{name}.py", tuple(told), **fields)
+
+
+def make_run(directory: pathlib.Path) -> Program:
+    """The run, whose experts are made in `directory`."""
     network = networks.Network(
         convs=(networks.ConvLayer(4, 8, 4), networks.ConvLayer(4, 4, 2)), hidden=(16,)
     )
@@ -104,18 +165,14 @@ def make_flags(directory: pathlib.Path) -> list[str]:
             game=game,
         ).save(directory / game)
     experts = ",".join(f"{game}={directory / game}" for game in GAMES)
-    return [
-        f"--config={ROOT}/configs/merge.py:{experts}",
-        "--cache_dir=",  # every run plays for itself
-        *(f"--config.{name}={value}" for name, value in SETTINGS.items()),
-    ]
+    return program("distill", f"merge.py:{experts}", SETTINGS)
 
 
 class Run:
-    """One start of the program in a directory."""
+    """One start of a program that writes into a directory."""
 
     def __init__(
-        self, arguments: Sequence[str], workdir: pathlib.Path, *, jump: float = 0.0, cpus: int = 2
+        self, program: Program, workdir: pathlib.Path, *, jump: float = 0.0, cpus: int = 2
     ):
         reading, writing = os.pipe()
         environment = {
@@ -127,10 +184,13 @@ class Run:
             "KILL_PIPE": str(writing),
             "KILL_JUMP": str(jump),
         }
-        program = [sys.executable, "-c", _CHILD, str(ROOT / "launch/distill.py")]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read after the run)
         self.process = subprocess.Popen(
-            [*program, *arguments, f"--workdir={workdir}"],
+            [
+                *(sys.executable, "-c", _CHILD, program.path),
+                *program.flags,
+                f"--{program.out}={workdir}",
+            ],
             env=environment,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
@@ -181,6 +241,21 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
         if not same(a, b):
             found.append(name)
 
+    compare("metrics", *(without_seconds(metrics.read(x)) for x in (one, other)))
+    name = "result.json"
+    compare(name, *(without_seconds(json.loads((x / name).read_text())) for x in (one, other)))
+    if not (other / "report.html").is_file():
+        found.append("report.html")
+    found += [
+        f"left behind: {path.name}"
+        for path in other.rglob("*")
+        if path.name.endswith((".partial", ".tmp", ".replaced")) or "checkpoint-tmp" in path.name
+    ]
+    if (one / "experts").is_dir():  # a training, and this is what it leaves
+        files = [sorted((x / "experts").rglob("*.*")) for x in (one, other)]
+        read = [{y.name: np.frombuffer(y.read_bytes(), np.uint8) for y in x} for x in files]
+        compare("networks", *read)
+        return found
     best = [students.load_student(x)[1] for x in (one, other)]
     compare("best student", *best)
     latest = []
@@ -191,19 +266,9 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     compare("latest student", *latest)
     logs = [dataset.open_log(x / "dataset") for x in (one, other)]
     compare("dataset", *(tuple(log.read(0, log.length)) for log in logs))
-    compare("metrics", *(without_seconds(metrics.read(x)) for x in (one, other)))
-    name = "result.json"
-    compare(name, *(without_seconds(json.loads((x / name).read_text())) for x in (one, other)))
     played = [{y.name: y.read_text() for y in (x / "played").iterdir()} for x in (one, other)]
     compare("games played", *played)
-    if not (other / "report.html").is_file():
-        found.append("report.html")
-    remains = [
-        path.name
-        for path in other.rglob("*")
-        if path.name.endswith((".partial", ".tmp", ".replaced")) or "checkpoint-tmp" in path.name
-    ]
-    return found + [f"left behind: {name}" for name in remains]
+    return found
 
 
 def same(one: object, other: object) -> bool:
@@ -252,6 +317,12 @@ class Tally:
             self.equal.update(kinds)
         print(f"{workdir}: {', '.join(kinds)}: {'LOST' if wrong else 'equal'}", file=sys.stderr)
 
+    def add(self, other: Tally, prefix: str) -> None:
+        """Counts what another has counted, by longer names."""
+        for mine, its in ((self.times, other.times), (self.equal, other.equal)):
+            mine.update({prefix + kind: number for kind, number in its.items()})
+        self.notes += other.notes
+
     def print(self) -> None:
         """The table, and what is wrong below it."""
         rows = [
@@ -263,9 +334,9 @@ class Tally:
             print(note)
 
 
-def finish(arguments: Sequence[str], workdir: pathlib.Path, **options: float) -> list[str]:
+def finish(program: Program, workdir: pathlib.Path, **options: float) -> list[str]:
     """Starts the program and lets it end; returns what was wrong with that."""
-    run = Run(arguments, workdir, **options)
+    run = Run(program, workdir, **options)
     code = run.end()
     return [f"exit {code}: {' '.join(run.said())}{run.untidy()}"] if code or run.untidy() else []
 
@@ -283,7 +354,7 @@ def stopped_at(
 
 
 def kill_often(
-    arguments: Sequence[str],
+    program: Program,
     reference: pathlib.Path,
     directory: pathlib.Path,
     generator: random.Random,
@@ -299,7 +370,7 @@ def kill_often(
         wrong: list[str] = []
         while plan and not wrong:
             phase, sent = plan[0]
-            run = Run(arguments, workdir)
+            run = Run(program, workdir)
             code = stopped_at(run, phase, generator, sent)
             if code is None and run.process.returncode:
                 wrong.append(f"exit {run.process.returncode}: {run.said()}{run.untidy()}")
@@ -307,21 +378,57 @@ def kill_often(
                 break
             plan.pop(0)
             kinds.append(f"{signal.Signals(sent).name} in {phase}")
-        tally.finish(kinds, reference, workdir, wrong or finish(arguments, workdir))
+        tally.finish(kinds, reference, workdir, wrong or finish(program, workdir))
 
 
-def _pair(arguments: Sequence[str], workdir: pathlib.Path) -> list[Run]:
+def kill_skills(
+    directory: pathlib.Path, generator: random.Random, times: int, tally: Tally
+) -> None:
+    """Kills each program of the skills so often, beside what whole ones of them have left."""
+
+    def whole(program: Program, workdir: pathlib.Path) -> pathlib.Path:
+        wrong = finish(program, workdir)
+        if wrong:
+            raise RuntimeError(f"not even an uninterrupted run ends well: {wrong}")
+        return workdir
+
+    def kill(program: Program, reference: pathlib.Path, phases: Sequence[str]) -> None:
+        name = pathlib.Path(program.path).stem
+        plan = [(phases[i % len(phases)], signal.SIGKILL) for i in range(times)]
+        own = Tally()
+        kill_often(program, reference, directory / f"{name}-killed", generator, plan, own)
+        tally.add(own, f"{name} of skills: ")
+
+    trained = {}
+    for skill in SKILLS:
+        training = program("train_expert", f"skills.py:{skill}", TRAINED)
+        trained[skill] = whole(training, directory / skill)
+    kill(training, trained[skill], TRAINING_PHASES)
+    files = ",".join(f"{x}={path}/experts/combat/{x}" for x, path in trained.items())
+    merging = program("distill", f"skills.py:merge,{files}", SKILLED)
+    merged = whole(merging, directory / "merged")
+    kill(merging, merged, PHASES)
+    further = program("finetune", "skills.py:finetune", TRAINED, out="out")
+    further = further._replace(flags=(*further.flags, f"--workdir={merged}"))
+    kill(further, whole(further, directory / "further"), TRAINING_PHASES)
+
+
+def _pair(program: Program, workdir: pathlib.Path) -> list[Run]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
     return [
-        Run([*arguments, address, "--processes=2", f"--process={i}"], workdir, cpus=1)
+        Run(
+            program._replace(flags=(*program.flags, address, "--processes=2", f"--process={i}")),
+            workdir,
+            cpus=1,
+        )
         for i in range(2)
     ]
 
 
 def kill_one_of_two(
-    arguments: Sequence[str],
+    program: Program,
     directory: pathlib.Path,
     generator: random.Random,
     times: int,
@@ -329,13 +436,13 @@ def kill_one_of_two(
 ) -> None:
     """Kills the leader or the follower by turns; the other is given a while to end by itself."""
     whole = directory / "pair"
-    for run in _pair(arguments, whole):
+    for run in _pair(program, whole):
         if run.end():
             raise RuntimeError(f"two processes cannot run here: {run.said()}{run.untidy()}")
     for number in range(1, times + 1):
         workdir, kinds, wrong = directory / f"pair-{number}", [], []
         for victim in (number % 2, (number + 1) % 2):
-            both = _pair(arguments, workdir)
+            both = _pair(program, workdir)
             phase = generator.choice(("collect", "learn", "evaluate", "save"))
             if stopped_at(both[victim], phase, generator) is not None:
                 kinds.append(f"{('leader', 'follower')[victim]} of two killed")
@@ -343,7 +450,7 @@ def kill_one_of_two(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 other.process.wait(30)
             other.end(signal.SIGKILL)
-        for run in _pair(arguments, workdir):
+        for run in _pair(program, workdir):
             if run.end() or run.untidy():
                 wrong.append(f"exit {run.process.returncode}: {run.said()}{run.untidy()}")
         tally.finish(kinds, whole, workdir, wrong)
@@ -379,7 +486,7 @@ def fill(disk: pathlib.Path, left: int) -> None:
 
 
 def fill_up(
-    arguments: Sequence[str],
+    program: Program,
     reference: pathlib.Path,
     directory: pathlib.Path,
     generator: random.Random,
@@ -389,7 +496,7 @@ def fill_up(
     kind, wrong = "disk full", []
     with small_disk(directory / "full") as disk:
         for _ in range(3):
-            run = Run(arguments, disk / "run")
+            run = Run(program, disk / "run")
             phase = generator.choice(PHASES[:-1])
             if not run.reaches(phase, generator.choice((1, 2))):
                 run.end()
@@ -401,12 +508,12 @@ def fill_up(
             # Where the disk fills in the middle of a save, Orbax prints tracebacks of its own too.
             if code and (code != 2 or len(run.said()) != 1):
                 wrong.append(f"in {phase} exit {code}: {run.said()}{run.untidy()}")
-        wrong += finish(arguments, disk / "run")
+        wrong += finish(program, disk / "run")
         tally.finish([kind], reference, disk / "run", wrong)
 
 
 def read_only(
-    arguments: Sequence[str],
+    program: Program,
     reference: pathlib.Path,
     directory: pathlib.Path,
     generator: random.Random,
@@ -415,23 +522,23 @@ def read_only(
     """A run is started where it may not write: one line, nothing else."""
     wrong = []
     with small_disk(directory / "read-only") as disk:
-        stopped_at(Run(arguments, disk / "run"), "learn", generator)
+        stopped_at(Run(program, disk / "run"), "learn", generator)
         for how in ("ro", "rw"):
             subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
             if how == "ro":
-                run = Run(arguments, disk / "run")
+                run = Run(program, disk / "run")
                 code = run.end()
                 if code != 2 or len(run.said()) != 1 or run.untidy():
                     wrong.append(f"exit {code}: {run.said()}{run.untidy()}")
-        wrong += finish(arguments, disk / "run")
+        wrong += finish(program, disk / "run")
         tally.finish(["read-only directory"], reference, disk / "run", wrong)
 
 
 def start_twice(
-    arguments: Sequence[str], reference: pathlib.Path, workdir: pathlib.Path, tally: Tally
+    program: Program, reference: pathlib.Path, workdir: pathlib.Path, tally: Tally
 ) -> None:
     """Two starts at once: one of them runs, the other is told so."""
-    both = [Run(arguments, workdir) for _ in range(2)]
+    both = [Run(program, workdir) for _ in range(2)]
     ended = {run.end(): run for run in both}
     wrong = []
     if set(ended) != {0, 2} or "is being written to by process" not in " ".join(ended[2].said()):
@@ -441,10 +548,10 @@ def start_twice(
 
 
 def read_beside(
-    arguments: Sequence[str], reference: pathlib.Path, workdir: pathlib.Path, tally: Tally
+    program: Program, reference: pathlib.Path, workdir: pathlib.Path, tally: Tally
 ) -> int:
     """Everything is read over and over while it is written; returns how often."""
-    run, wrong, count = Run(arguments, workdir), [], 0
+    run, wrong, count = Run(program, workdir), [], 0
     while run.process.poll() is None:
         count += 1
         try:
@@ -486,29 +593,31 @@ def main(_: list[str]) -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
         jax.config.update("jax_num_cpu_devices", 2)  # as the runs have
         generator, tally = random.Random(_SEED.value), Tally()
-        arguments, reference = make_flags(directory / "experts"), directory / "whole"
-        wrong = finish(arguments, reference)
+        run, reference = make_run(directory / "experts"), directory / "whole"
+        wrong = finish(run, reference)
         if wrong:
             raise RuntimeError(f"not even an uninterrupted run ends well: {wrong}")
         start = time.monotonic()
 
         plan = [(PHASES[i % len(PHASES)], signal.SIGKILL) for i in range(_KILLS.value)]
-        kill_often(arguments, reference, directory, generator, plan, tally)
+        kill_often(run, reference, directory, generator, plan, tally)
         terms = [(generator.choice(PHASES[1:]), signal.SIGTERM) for _ in range(_OTHERS.value)]
-        kill_often(arguments, reference, directory / "term", generator, terms, tally)
+        kill_often(run, reference, directory / "term", generator, terms, tally)
         for number in range(_OTHERS.value):
             place = directory / f"other-{number}"
             place.mkdir()
-            start_twice(arguments, reference, place / "twice", tally)
-            read_beside(arguments, reference, place / "read", tally)
-            wrong = finish(arguments, place / "clock", jump=3600.0)
+            start_twice(run, reference, place / "twice", tally)
+            read_beside(run, reference, place / "read", tally)
+            wrong = finish(run, place / "clock", jump=3600.0)
             tally.finish(["a clock that jumps"], reference, place / "clock", wrong)
             try:
-                fill_up(arguments, reference, place, generator, tally)
-                read_only(arguments, reference, place, generator, tally)
+                fill_up(run, reference, place, generator, tally)
+                read_only(run, reference, place, generator, tally)
             except OSError as error:
                 print(error, file=sys.stderr)
-        kill_one_of_two(arguments, directory, generator, _PAIRS.value, tally)
+        kill_one_of_two(run, directory, generator, _PAIRS.value, tally)
+        if _SKILLS.value:
+            kill_skills(directory / "skills", generator, _SKILLS.value, tally)
         tally.print()
         print(f"{time.monotonic() - start:.0f} seconds")
         sys.exit(bool(tally.notes))

@@ -11,16 +11,16 @@ from benchmarks import kill
 @pytest.mark.slow
 def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(tmp_path):
     generator, tally = random.Random(), kill.Tally()
-    arguments = kill.make_flags(tmp_path / "experts")
+    program = kill.make_run(tmp_path / "experts")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert kill.finish(arguments, whole) == []
-    run = kill.Run(arguments, stopped)
+    assert kill.finish(program, whole) == []
+    run = kill.Run(program, stopped)
     assert kill.stopped_at(run, "save", generator, signal.SIGKILL) is not None, run.untidy()
     kill.read(stopped)
-    run = kill.Run(arguments, stopped)
+    run = kill.Run(program, stopped)
     assert kill.stopped_at(run, "learn", generator, signal.SIGTERM) == 0, run.untidy()
     # Two go on at once: one of them may, and it ends what all of them began.
-    kill.start_twice(arguments, whole, stopped, tally)
+    kill.start_twice(program, whole, stopped, tally)
     assert not tally.notes
     assert tally.equal["two starts at once"] == 1
 
