@@ -210,7 +210,9 @@ class Training:
       iteration: iterations done.
       state: parameters and optimiser.
       timer: phases "collect" (within it "inference"), "learn" and "evaluate".
-      best: the best evaluation so far: `step`, `value`, and `scores` by game.
+      best: the best evaluation so far: `step`, `value`, and `scores` by game. One network of
+        several games that goes on from a student is as good as the game that has gained least, and
+        the student is the first that is evaluated: what one game gains is not paid by another.
     """
 
     def __init__(
@@ -254,6 +256,11 @@ class Training:
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
         self.iteration = self._episodes = 0
+        # Of a student of several games: the parameters it plays with, and its mean scores.
+        self._first: Any = None
+        self._begun: dict[str, float] | None = None
+        if student is not None and len(self.names) > 1:
+            self._first = jax.device_get(self.state.playing)
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
         self._collector = _Collector(settings, self.lessons, began, log)
@@ -325,6 +332,7 @@ class Training:
         self._recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
         self._actor.restore(restored.host)
         self._episodes = restored.progress.get("episodes", 0)
+        self._begun = restored.progress.get("begun")
         return restored.progress["pools_began"], restored.host.get("log")
 
     def iterate(self) -> dict[str, float]:
@@ -361,17 +369,30 @@ class Training:
     def evaluate(self) -> tuple[dict[str, float], float]:
         """Plays whole games from fixed starts; returns the mean score per game, and their value."""
         with self.timer.phase("evaluate"):
-            means, value = self._play(
-                self.state.playing, self.settings.eval_episodes, lessons.SELECT
-            )
+            means = self._play(self.state.playing, self.settings.eval_episodes, lessons.SELECT)
+        if self._first is not None and not self.iteration:
+            self._begun = means
+        value = self._value(means, self._begun)
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         # Fresh pools from time to time keep the log that a resumed run replays short.
         self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
         return means, value
 
-    def _play(self, params: Any, episodes: int, purpose: int) -> tuple[dict[str, float], float]:
-        """Mean scores by game, and what networks are chosen by."""
+    @property
+    def due(self) -> bool:
+        """Whether what it begins with is still to be evaluated."""
+        return self._first is not None and not self.iteration and self._begun is None
+
+    def _value(self, means: dict[str, float], begun: dict[str, float] | None) -> float:
+        """What networks are chosen by."""
+        chosen = self.settings.tasks
+        if begun is None:
+            return evaluation.normalised_mean(chosen, [*means.values()])
+        return evaluation.least_gain(chosen, [*means.values()], [begun[name] for name in means])
+
+    def _play(self, params: Any, episodes: int, purpose: int) -> dict[str, float]:
+        """Mean scores by game."""
         settings = self.settings
         # New pools from the same seeds: every network is tried on the same starts.
         scores = evaluation.measure(
@@ -391,8 +412,7 @@ class Training:
             episodes,
             self._mesh,
         )
-        means = {name: s.mean for name, s in zip(self.names, scores, strict=True)}
-        return means, evaluation.normalised_mean(settings.tasks, [*means.values()])
+        return {name: s.mean for name, s in zip(self.names, scores, strict=True)}
 
     def _player(self, params: networks.Params) -> rollouts.AnyPolicy:
         """The network in games that are evaluated."""
@@ -401,21 +421,39 @@ class Training:
         return functools.partial(self._evaluate_act, params)
 
     def decide(self) -> None:
-        """Lets the best and the last network play `final_episodes`; the better is the best."""
+        """Lets the best and the last network play `final_episodes`; the better is the best.
+
+        So does the student that they are compared with, and stays if both are worse.
+        """
         if self.best.get("decided"):
             return
+        first = () if self._begun is None else (0,)
         with self.timer.phase("evaluate"):
-            played = []
-            for step in dict.fromkeys((self.best["step"], self.steps)):
-                params = self._restore_params(step // self.settings.steps_per_iteration)
-                means, value = self._play(params, self.settings.final_episodes, lessons.DECIDE)
-                played.append({"step": step, "value": value, "scores": means, "decided": True})
-        self.best = max(played, key=lambda result: result["value"])
+            scores = {
+                step: self._play(
+                    self._restore_params(step // self.settings.steps_per_iteration),
+                    self.settings.final_episodes,
+                    lessons.DECIDE,
+                )
+                for step in dict.fromkeys((*first, self.best["step"], self.steps))
+            }
+        played = [
+            {
+                "step": step,
+                "value": self._value(means, scores[0] if first else None),
+                "scores": means,
+                "decided": True,
+            }
+            for step, means in scores.items()
+        ]
+        self.best = max(played, key=lambda result: (result["value"], result["step"]))
         self.save()
 
     def _restore_params(self, iteration: int) -> networks.Params:
         if iteration == self.iteration:
             return self.state.playing
+        if not iteration:
+            return self._first
         return self._learner.train_of(self._saved.restore(iteration, self.arrays).state).playing
 
     def save(self, value: float | None = None) -> None:
@@ -433,6 +471,7 @@ class Training:
                 "recent": [list(x) for x in self._recent],
                 "pools_began": self._collector.began,
                 "episodes": self._episodes,
+                "begun": self._begun,
             },
             value=value,
         )
@@ -606,7 +645,7 @@ def _train(
 ) -> dict[str, Any]:
     """The iterations that are still to do."""
     settings, per_iteration = training.settings, training.settings.steps_per_iteration
-    resume_step = training.steps if training.iteration else -1
+    resume_step = training.steps if training.best or training.iteration else -1
     if training.best:  # a kill may have come before the best was written down
         _save_experts(training, workdir)
     with (
@@ -622,6 +661,8 @@ def _train(
         last_saved = time.monotonic()
         trace = metrics.Profile(profile)
         stack.callback(trace.close)
+        if training.due:
+            _evaluate(training, workdir, writer)
         while training.iteration < settings.iterations:
             trace.step()
             row = training.iterate()
@@ -643,13 +684,7 @@ def _train(
                 writer.write(steps, row | seconds)
             every = settings.eval_every
             if at_end or steps // every > (steps - per_iteration) // every:
-                standing = training.best.get("step")
-                scores, value = training.evaluate()
-                # Before the checkpoint: a resumed training keeps the rows up to it.
-                writer.write(steps, {f"eval/{name}": x for name, x in scores.items()})
-                training.save(value)
-                if training.best["step"] != standing:
-                    _save_experts(training, workdir)
+                _evaluate(training, workdir, writer)
                 last_saved = time.monotonic()
             elif time.monotonic() - last_saved > 120 or iteration == stop_at or preemption.asked():
                 training.save()
@@ -660,6 +695,17 @@ def _train(
     training.decide()
     _save_experts(training, workdir)
     return training.best
+
+
+def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer) -> None:
+    """Evaluates what has been learnt, and saves it."""
+    standing = training.best.get("step")
+    scores, value = training.evaluate()
+    # Before the checkpoint: a resumed training keeps the rows up to it.
+    writer.write(training.steps, {f"eval/{name}": x for name, x in scores.items()})
+    training.save(value)
+    if training.best["step"] != standing:
+        _save_experts(training, workdir)
 
 
 def _save_experts(training: Training, workdir: pathlib.Path) -> None:

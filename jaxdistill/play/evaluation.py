@@ -550,10 +550,20 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
+def _normalised(chosen: Sequence[Task], means: Sequence[float]) -> np.ndarray:
+    """Human-normalised scores `(G,)`, with the plain score of tasks where that is not known."""
+    normalised = [task.human_normalised(mean) for task, mean in zip(chosen, means, strict=True)]
+    return np.asarray([m if n is None else n for n, m in zip(normalised, means, strict=True)])
+
+
 def normalised_mean(chosen: Sequence[Task], means: Sequence[float]) -> float:
     """The mean human-normalised score, with the plain score of tasks where that is not known."""
-    normalised = [task.human_normalised(mean) for task, mean in zip(chosen, means, strict=True)]
-    return float(np.mean([m if n is None else n for n, m in zip(normalised, means, strict=True)]))
+    return float(np.mean(_normalised(chosen, means)))
+
+
+def least_gain(chosen: Sequence[Task], means: Sequence[float], begun: Sequence[float]) -> float:
+    """Of the gains over `begun`, in scores as `normalised_mean` takes them, the smallest."""
+    return float(np.min(_normalised(chosen, means) - _normalised(chosen, begun)))
 
 
 def retention_interval(

@@ -368,6 +368,39 @@ def test_a_student_goes_on_killed_or_not(tmp_path, student):
     assert expert.network.streams and len(expert.log_std) == 9
 
 
+@pytest.mark.parametrize("lost", [0.0, 1.0])
+def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypatch, lost):
+    """The student that it goes on from is the first evaluated, and stays where a game has lost."""
+    chosen = dataclasses.replace(
+        SETTINGS,
+        games=("combat/duel", "combat/clicking"),
+        student="a run",
+        network=regime.Settings.network,
+        expert_weight=0.0,
+        total_steps=64 * 2,
+        eval_every=64,
+    )
+    played = []
+
+    def play(training, params, episodes, purpose):
+        played.append((jax.device_get(params), purpose))
+        gained = not _same(played[-1][0], played[0][0])
+        return {"combat/duel": 5.0 + 9.0 * gained, "combat/clicking": 5.0 - lost * gained}
+
+    monkeypatch.setattr(learning.Training, "_play", play)
+    learning.train(chosen, tmp_path, mesh=ONE, stop_at=1, student=student)
+    best = learning.train(chosen, tmp_path, mesh=ONE, student=student)
+    assert best["step"] == (0 if lost else 128) and best["value"] == 0.0
+    rows = [row for row in metrics.read(tmp_path) if "eval/combat/duel" in row]
+    assert [row["step"] for row in rows] == [0, 64, 128]
+    assert [row["eval/combat/duel"] for row in rows] == [5.0, 14.0, 14.0]
+    # At the end it plays the same games as the network it is compared with.
+    assert [purpose for _, purpose in played[-2:]] == [lessons.DECIDE] * 2
+    kept = Expert.load(tmp_path / "experts" / "combat" / "duel").params["params"]
+    first = all(_same(layer, kept[name]) for name, layer in student.params["params"].items())
+    assert first is bool(lost)
+
+
 def test_skills_are_learnt_by_networks_of_their_own_that_see_what_each_sees(tmp_path):
     chosen = dataclasses.replace(
         SETTINGS, games=("combat/aiming", "combat/clicking"), independent=True, total_steps=64

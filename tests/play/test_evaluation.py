@@ -477,6 +477,9 @@ def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is
     chosen = [tasks.get("pong"), tasks.get("carnival")]
     assert evaluation.normalised_mean(chosen, [-3.05, 40.0]) == pytest.approx((0.5 + 40) / 2)
     assert evaluation.normalised_mean(chosen[:1], [-3.05]) == pytest.approx(0.5)
+    # A game that loses is not paid for by one that gains; 35.3 points of Pong are 1.
+    assert evaluation.least_gain(chosen, [-3.05, 40.0], [-20.7, 41.0]) == pytest.approx(-1)
+    assert evaluation.least_gain(chosen, [-3.05, 42.0], [-20.7, 41.0]) == pytest.approx(0.5)
 
 
 def test_the_bootstrap_interval_by_hand():
