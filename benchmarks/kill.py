@@ -252,9 +252,8 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
         if path.name.endswith((".partial", ".tmp", ".replaced")) or "checkpoint-tmp" in path.name
     ]
     if (one / "experts").is_dir():  # a training, and this is what it leaves
-        files = [sorted((x / "experts").rglob("*.*")) for x in (one, other)]
-        read = [{y.name: np.frombuffer(y.read_bytes(), np.uint8) for y in x} for x in files]
-        compare("networks", *read)
+        files = [sorted((x / "experts").rglob("*.safetensors")) for x in (one, other)]
+        compare("networks", *([np.frombuffer(y.read_bytes(), np.uint8) for y in x] for x in files))
         return found
     best = [students.load_student(x)[1] for x in (one, other)]
     compare("best student", *best)

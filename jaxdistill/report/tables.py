@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxdistill import metrics, settings, tasks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.play import evaluation
@@ -172,9 +174,30 @@ def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
 
 def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
     columns, cells = ending_lines(rows)
-    if cells:
-        title = f"{ENDINGS}; 95% intervals, left out where they round to the mean"
-        _print(title, columns, cells, names=("",))
+    title = f"{ENDINGS}; 95% intervals, left out where they round to the mean"
+    for shown in _side_by_side(cells):
+        kept = [0, *shown]
+        _print(
+            title, [columns[i] for i in kept], [[x[i] for i in kept] for x in cells], names=("",)
+        )
+        title = ENDINGS
+
+
+def _side_by_side(cells: Sequence[Sequence[Any]]) -> list[list[int]]:
+    """The columns after the first, in as few tables as are no wider than `WIDTH` beside it."""
+    if not cells:
+        return []
+
+    def wide(column: int) -> int:
+        parts = [str(row[column]).partition(" [") for row in cells]
+        return max(len(mean) for mean, _, _ in parts) + max(len(f + x) for _, f, x in parts) + 2
+
+    columns = np.arange(1, len(cells[0]))
+    for count in range(1, len(columns) + 1):
+        tables = [part.tolist() for part in np.array_split(columns, count)]
+        if all(sum(map(wide, (0, *part))) <= WIDTH for part in tables):
+            break
+    return tables
 
 
 def _print(
