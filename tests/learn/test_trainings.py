@@ -521,17 +521,17 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
     monkeypatch.setattr(evaluation, "measure", look)
     params = watcher("carnival", 2).params
     with learning.Training(chosen, tmp_path / "run") as training:
-        means, value = training._play(params, 5, 1)
-        assert training._play(params, 5, 1) == (means, value), "always the same starts"
+        means = training._play(params, 5, 1)
+        assert training._play(params, 5, 1) == means, "always the same starts"
         other = dataclasses.replace(chosen, max_steps=20)
         training.settings = other
-        assert training._play(params, 5, 1)[0]["carnival"] < means["carnival"]
+        assert training._play(params, 5, 1)["carnival"] < means["carnival"]
         training.settings = dataclasses.replace(chosen, opening_steps=9)
-        assert training._play(params, 5, 1)[0] != means
+        assert training._play(params, 5, 1) != means
     assert openings == [(0, evaluation.CHOOSING)] * 3 + [(9, evaluation.CHOOSING)]
     exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
     with learning.Training(exploring, tmp_path / "other") as training:
-        tried = [training._play(params, 5, purpose)[0] for purpose in (1, 2)]
+        tried = [training._play(params, 5, purpose) for purpose in (1, 2)]
         assert tried[0] != means and tried[0] != tried[1]
     assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING] * 2
     carnival = tasks.get("carnival")
@@ -603,8 +603,7 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
 
     def play(self, params, episodes, purpose):
         purposes.append((episodes, purpose))
-        value = next(values[episodes])
-        return {"pong": value}, value
+        return {"pong": next(values[episodes])}
 
     monkeypatch.setattr(learning.Training, "_play", play)
     best = learning.train(chosen, tmp_path)
