@@ -140,14 +140,16 @@ class Program(NamedTuple):
     out: str = "workdir"
 
 
-def program(name: str, config: str, settings: Mapping[str, object], **fields: object) -> Program:
+def program(
+    name: str, config: str, settings: Mapping[str, object], out: str = "workdir"
+) -> Program:
     """A program of launch/, with `settings` in place of what its config says."""
     told = [
         f"--config={ROOT}/configs/{config}",
         "--cache_dir=",  # every run plays for itself
         *(f"--config.{field}={value}" for field, value in settings.items()),
     ]
-    return Program(f"{ROOT}/launch/{name}.py", tuple(told), **fields)
+    return Program(f"{ROOT}/launch/{name}.py", tuple(told), out)
 
 
 def make_run(directory: pathlib.Path) -> Program:

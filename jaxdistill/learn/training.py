@@ -260,7 +260,8 @@ class Training:
         self._first: Any = None
         self._begun: dict[str, float] | None = None
         if student is not None and len(self.names) > 1:
-            self._first = jax.device_get(self.state.playing)
+            # A copy: what it is of is donated to the first update.
+            self._first = jax.tree.map(np.array, jax.device_get(self.state.playing))
         self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
         began, log = self._restore()
         self._collector = _Collector(settings, self.lessons, began, log)

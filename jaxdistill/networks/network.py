@@ -974,7 +974,10 @@ def first_dense(network: Network) -> list[str]:
 
 
 def torso(network: Network) -> Network:
-    """Its convolutions alone, with a linear head: of networks where it is equal they fit both."""
+    """Its convolutions alone, with a linear head.
+
+    Networks whose torsos are equal can take over each other's convolutions; see `with_torso`.
+    """
     layers = network._layers(2)
     return Network(
         convs=network.convs,

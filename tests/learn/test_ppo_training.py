@@ -383,12 +383,13 @@ def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypat
     played = []
 
     def play(training, params, episodes, purpose):
-        played.append((jax.device_get(params), purpose))
+        played.append((jax.tree.map(np.array, jax.device_get(params)), purpose))
         gained = not _same(played[-1][0], played[0][0])
         return {"combat/duel": 5.0 + 9.0 * gained, "combat/clicking": 5.0 - lost * gained}
 
     monkeypatch.setattr(learning.Training, "_play", play)
-    learning.train(chosen, tmp_path, mesh=ONE, stop_at=1, student=student)
+    if lost:  # killed on the way or not
+        learning.train(chosen, tmp_path, mesh=ONE, stop_at=1, student=student)
     best = learning.train(chosen, tmp_path, mesh=ONE, student=student)
     assert best["step"] == (0 if lost else 128) and best["value"] == 0.0
     rows = [row for row in metrics.read(tmp_path) if "eval/combat/duel" in row]
@@ -396,6 +397,7 @@ def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypat
     assert [row["eval/combat/duel"] for row in rows] == [5.0, 14.0, 14.0]
     # At the end it plays the same games as the network it is compared with.
     assert [purpose for _, purpose in played[-2:]] == [lessons.DECIDE] * 2
+    assert _same(played[-2][0], played[0][0]) and not _same(played[-1][0], played[0][0])
     kept = Expert.load(tmp_path / "experts" / "combat" / "duel").params["params"]
     first = all(_same(layer, kept[name]) for name, layer in student.params["params"].items())
     assert first is bool(lost)

@@ -337,19 +337,18 @@ def test_two_experts_of_one_game_are_refused(settings, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def _save_expert(directory, network, params, outputs):
+    """An expert of Pong that has all actions."""
+    actions = tuple(range(18))
+    Expert("warm", network, params, outputs, actions, game="pong").save(directory)
+
+
 def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pong").write_text("a file of the game's name is not what is meant")
     network = networks.create("net3")
     params = networks.init(network, jax.random.key(9), (4, 84, 84))
-    Expert(
-        name="warm",
-        network=network,
-        params=params,
-        outputs="q",
-        actions=tuple(range(18)),
-        game="pong",
-    ).save(tmp_path / "warm")
+    _save_expert(tmp_path / "warm", network, params, "q")
     warm = dataclasses.replace(
         settings,
         experts=(ExpertSource(str(tmp_path / "warm")),),
@@ -384,14 +383,7 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
         convs=networks.create("net3").convs, action_hidden=(8,), head="actor_critic"
     )
     params = networks.init(network, jax.random.key(9), (4, 84, 84))
-    Expert(
-        name="warm",
-        network=network,
-        params=params,
-        outputs="logits",
-        actions=tuple(range(18)),
-        game="pong",
-    ).save(tmp_path / "warm")
+    _save_expert(tmp_path / "warm", network, params, "logits")
 
     def begun(network="net3", **learn):
         changed = dataclasses.replace(settings.learn, **learn)
