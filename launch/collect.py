@@ -16,11 +16,11 @@ flags.mark_flags_as_required(["config", "out"])
 
 def main() -> None:
     from jaxdistill import metrics, settings
-    from jaxdistill.run import distill, recipe
+    from jaxdistill.run import data, recipe
 
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
-    info = distill.collect(chosen, _OUT.value)
+    info = data.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]
     metrics.say(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
 

@@ -15,7 +15,7 @@ import pytest
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.run import distill
+from jaxdistill.run import closing
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task
 from jaxdistill.tasks.views import View
@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def without_page(request, monkeypatch):
     """Runs that a test makes leave out their report's page, a third of the time of a tiny one."""
     if not request.node.get_closest_marker("page"):
-        monkeypatch.setattr(distill, "_write_page", lambda *_: None)
+        monkeypatch.setattr(closing, "write_page", lambda *_: None)
 
 
 @pytest.fixture

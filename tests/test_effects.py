@@ -17,7 +17,7 @@ from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset, exploration, learner, pqn, regime, weight_merging
 from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
-from jaxdistill.run import common, distill, merging, recipe, students, weights
+from jaxdistill.run import choosing, common, data, distill, merging, recipe, students, weights
 from jaxdistill.run import training as training_runs
 
 
@@ -449,7 +449,7 @@ class World:
     def data(self):
         """A dataset of other length."""
         longer = changed(self.settings, {"collect.initial_steps": ENVS * 15})
-        distill.collect(longer, self.root / "data", ONE)
+        data.collect(longer, self.root / "data", ONE)
         return self.root / "data"
 
     def source(self, name):
@@ -516,7 +516,7 @@ class World:
         """The states that are learnt from, after 2 x `STEPS` steps."""
         made = common.Run(settings, ONE)
         log = types.SimpleNamespace(length=2 * STEPS, read=lambda a, b: self._chunk(made, b - a))
-        return distill.window_of(made, log).window
+        return data.window_of(made, log).window
 
     def _chunk(self, made, steps):
         """Made-up states of every task that is learnt from."""
@@ -554,7 +554,7 @@ class World:
     def stored(self, settings):
         """The steps that learning begins with, and whether more are collected."""
         made = common.Run(settings, ONE)
-        log, collector = distill.states_of(made, self.fresh(), None, metrics.Timer())
+        log, collector = data.resume(made, self.fresh(), None, metrics.Timer())
         return log.length, collector is None
 
     def measured(self, settings):
@@ -582,7 +582,7 @@ class World:
         workdir = self.fresh()
         longer = changed(settings, {"learn.rounds": 4})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(distill, "_kept", lambda baselines, means: [0.5] * len(means))
+            patch.setattr(choosing, "_kept", lambda baselines, means: [0.5] * len(means))
             distill.distill(longer, workdir, mesh=ONE, stop_after="train")
         return sum("loss" in row for row in metrics.read(workdir))
 

@@ -52,7 +52,7 @@ def settings(tmp_path_factory):
         ),
         learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
         evaluate=recipe.Evaluate(
-            every_rounds=2, select_episodes=4, report_episodes=8, max_steps=40
+            every_rounds=2, select_episodes=2, report_episodes=4, max_steps=24
         ),
     )
 
@@ -130,7 +130,7 @@ def _assert_two_make_what_one_makes(settings, tmp_path, begun=None, rtol=0.0):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
     result = json.loads((tmp_path / "two/result.json").read_text())
     for row, expected in zip(result["games"], whole["games"], strict=True):
-        assert row["student"]["episodes"] == row["expert"]["episodes"] == 8
+        assert row["student"]["episodes"] == row["expert"]["episodes"] == 4
         assert row["game"] == expected["game"]
         # Every episode draws by its seat, and the seats are put in order again.
         for who in ("random", "expert", "student"):
@@ -141,6 +141,7 @@ def _assert_two_make_what_one_makes(settings, tmp_path, begun=None, rtol=0.0):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_page")
 def test_two_processes_end_what_one_began(settings, tmp_path):
     _assert_two_make_what_one_makes(settings, tmp_path, begun="round:1")
     one, two = (
@@ -150,6 +151,7 @@ def test_two_processes_end_what_one_began(settings, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_page")
 def test_two_processes_merge_skills_as_one_does(settings, skilled, tmp_path):
     """All fights of a purpose are one pool, which one of them plays; both know how they ended."""
     skills = ("movement", "aiming", "clicking")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,11 +26,11 @@ from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
-from jaxdistill.learn import checkpoints, dataset, divergence, learner
-from jaxdistill.play import clips, collection, evaluation, lessons, racing
-from jaxdistill.report import hints, page, tables
+from jaxdistill.learn import checkpoints, divergence, learner
+from jaxdistill.play import evaluation, lessons
+from jaxdistill.report import tables
+from jaxdistill.run import choosing, closing, data, recipe, students
 from jaxdistill.run import common as runs
-from jaxdistill.run import recipe, students
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
 
@@ -51,54 +49,6 @@ _KNOBS = (
 )
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
-_COMPARED_STATES = 2048  # per game, of the last four times as many collected
-_CHUNK_STEPS = 64
-
-
-def collect(
-    settings: Settings, directory: str | os.PathLike[str], mesh: Mesh | None = None
-) -> dict:
-    """Lets the experts play `collect.initial_steps` steps per game into a dataset on disk.
-
-    Resumes where a killed call stopped; the result is the same.
-
-    Returns:
-      What the dataset says of itself, with its `length` in steps per environment.
-
-    Raises:
-      ValueError: another process collects there, or it holds something else; see
-        `lock.one_writer`.
-    """
-    if settings.collect.dataset or not settings.collect.initial_steps:
-        raise ValueError(
-            "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
-        )
-    run = Run(settings, mesh or meshes.create())
-    for lesson in run.lessons:
-        lesson.task.require()
-    with lock.one_writer(directory, "dataset.json"):
-        with meshes.leader_first("dataset"):
-            log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
-        _collect_initial(run, log)
-    return log.info | {"length": log.length}
-
-
-def _collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
-    collector = run.seat(log.past())
-    per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
-    each = run.settings.collect.num_envs * len(run.taught)
-    with metrics.progress(
-        f"collect {', '.join(lesson.name for lesson in run.taught)}",
-        per_env * each,
-        "steps",
-        done=log.length * each,
-    ) as advance:
-        while log.length < per_env:
-            length = min(_CHUNK_STEPS, per_env - log.length)
-            log.append(collector.collect(length, advance=advance), collector.states())
-            if meshes.agree(preemption.asked()):
-                raise preemption.Preempted
-    return collector
 
 
 def distill(
@@ -148,7 +98,7 @@ def distill(
         default since the first stage.
 
     Returns:
-      What is written to `result.json`: see `_result`.
+      What is written to `result.json`: see `closing.result_of`.
 
     Raises:
       ValueError, FileNotFoundError: something the user can mend, in one line.
@@ -234,76 +184,19 @@ def _stages(
     result_path = workdir / "result.json"
     with meshes.leader_first("result"), timer.phase("report"):
         if meshes.leads():
-            outputs = compare_outputs(run, workdir, state.playing)
-            rows = rows_of(run, scores)
+            outputs = closing.compare_outputs(run, workdir, state.playing)
+            rows = closing.rows_of(run, scores)
             for index, (row, seen) in enumerate(zip(rows, chosen_by, strict=True)):
                 starts = scores["student"][index].starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
-            result = result_of(run, rows, outputs)
+            result = closing.result_of(run, rows, outputs)
             result |= {"best_round": best_step, "rounds": settings.learn.rounds}
-            result |= _hint(run, workdir, result)
+            result |= closing.hint_of(run, workdir, result)
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
-            _write_page(run, workdir, state.playing, result, outputs, command)
+            closing.write_page(run, workdir, state.playing, result, outputs, command)
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
             settings_lib.write_json(result_path, result)
     return tables.read_result(result_path)
-
-
-def compare_outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
-    """What experts and the student of `params` say of states collected last; by one process."""
-    params = meshes.take_local(run.mesh, params)
-    log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
-    per_env = min(log.length, max(1, 4 * _COMPARED_STATES // run.settings.collect.num_envs))
-    window = window_of(run, log, per_env, meshes.local(run.mesh)).window
-    counts = np.asarray(window.counts)
-    chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
-    rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
-    stacks, labels = jax.device_get(dataset.gather(window, rows))
-    forward = jax.jit(functools.partial(networks.forward, run.network))
-    return {
-        lesson.name: page.Outputs(
-            labels[index],
-            np.asarray(forward(params, run.view.see(stacks[index]), index)),
-            lesson.mask,
-            run.suite,
-        )
-        for index, lesson in enumerate(run.taught)
-    }
-
-
-def _write_page(
-    run: Run,
-    workdir: pathlib.Path,
-    params: Any,
-    result: dict[str, Any],
-    outputs: dict[str, page.Outputs],
-    command: str,
-) -> None:
-    """Everything the run has to show, as `report.html`; by one process, on its own devices."""
-    params = meshes.take_local(run.mesh, params)
-    plays = {}
-    for lesson in run.lessons:
-        expert, student = (
-            clips.record(
-                lesson,
-                policy,
-                seed=lesson.pool_seed(lessons.SHOW),
-                steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
-                max_steps=run.settings.evaluate.max_steps,
-            )
-            for policy in (run.expert_policy(), functools.partial(run.student_act, params))
-        )
-        plays[lesson.name] = (expert, student)
-    vectors = networks.task_vectors(run.network, params)
-    page.write(
-        workdir,
-        result,
-        settings=dataclasses.asdict(run.settings),
-        outputs=outputs,
-        plays=plays,
-        command=command,
-        embeddings={} if vectors is None else dict(zip(run.names, vectors.tolist(), strict=True)),
-    )
 
 
 def evaluate_student(
@@ -352,7 +245,7 @@ def evaluate_student(
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [game_index(run.names, game, workdir)]
-    return rows_of(run, run.play_reported(student.playing, only))
+    return closing.rows_of(run, run.play_reported(student.playing, only))
 
 
 def _train(
@@ -379,12 +272,12 @@ def _train(
             restored = saved.restore(begun, state)
             state, done = restored.state, begun
             ended = restored.progress.get("ended", False) and lrn.target_retention is not None
-            best = _Chosen.from_dict(restored.progress.get("best"))
+            best = choosing.Candidate.from_dict(restored.progress.get("best"))
             timer.restore(restored.progress["timer"])
-        log, collector = states_of(run, workdir, begun, timer)
+        log, collector = data.resume(run, workdir, begun, timer)
         if stop_after == "collect":
             return state, 0, []
-        buffer = window_of(run, log)
+        buffer = data.window_of(run, log)
 
         total = lrn.rounds * lrn.updates_per_round
         with (
@@ -414,7 +307,7 @@ def _train(
                         log.append(chunk, collector.states())
                         buffer.append(chunk)
                 if index == done:
-                    _check_usable(run, buffer)
+                    data.check_usable(run, buffer)
                 with timer.phase("learn"):
                     state, numbers = update(state, buffer.window, update_key)
                     row = _told(run, learner.host_metrics(numbers, run.names[: len(run.taught)]))
@@ -431,7 +324,7 @@ def _train(
                     with timer.phase("evaluate"):
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
-                        chosen = _select(run, state, baselines, writer, step, advance, best)
+                        chosen = choosing.select(run, state, baselines, writer, step, advance, best)
                     if chosen is not None:
                         value = chosen.value
                         best = chosen if best is None or value >= best.value else best
@@ -577,239 +470,6 @@ def params_of(
             f"(network {run.settings.network!r}); begin fresh instead"
         )
     return params
-
-
-def states_of(
-    run: Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
-) -> tuple[dataset.Log, collection.Collector | None]:
-    """The dataset as the restored state had seen it, and pools to go on collecting in."""
-    collect = run.settings.collect
-    if collect.dataset:
-        log = dataset.open_log(collect.dataset)
-        own = json.loads(json.dumps(run.log_info()))
-        for name in (
-            "games",
-            "frame_shape",
-            "frame_dtype",
-            "action_shape",
-            "views",
-            "expert_views",
-            "rules",
-            "experts",
-            "num_envs",
-        ):
-            if log.info.get(name) != own.get(name):
-                raise ValueError(
-                    f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
-                    f"than this run's ({own.get(name)!r}); collect again, or use the same"
-                )
-        return log, None
-    with timer.phase("collect"):
-        with meshes.leader_first("dataset"):
-            log = dataset.Log(workdir / "dataset", run.log_info(), writes=meshes.leads())
-        initial = collect.initial_steps // collect.num_envs
-        per_round = collect.steps_per_round // collect.num_envs
-        log.truncate(min(log.length, initial + (begun or 0) * per_round))
-        collector = None
-        if log.length < initial:
-            collector = _collect_initial(run, log)
-        elif per_round:
-            collector = run.seat(log.past())
-    return log, collector if per_round else None
-
-
-def window_of(
-    run: Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
-) -> dataset.WindowBuffer:
-    """A window over the tail of the log, filled as if the run had never stopped."""
-    collect = run.settings.collect
-    if per_env is None:
-        per_env = collect.window_steps // collect.num_envs
-        if not collect.steps_per_round:
-            per_env = min(per_env, log.length)
-    buffer = dataset.WindowBuffer(
-        len(run.taught),
-        collect.num_envs,
-        per_env,
-        run.stored.shape[1:],
-        run.suite.num_actions,
-        mesh or run.mesh,
-        depth=run.stored.stack,
-        frame_dtype=run.suite.frame_dtype,
-    )
-    buffer.skip(max(0, log.length - per_env))
-    for start in range(max(0, log.length - per_env), log.length, 256):
-        buffer.append(log.read(start, min(log.length, start + 256)))
-    return buffer
-
-
-def _check_usable(run: Run, buffer: dataset.WindowBuffer) -> None:
-    for lesson, count in zip(run.taught, np.asarray(buffer.window.counts), strict=True):
-        if not count:
-            raise ValueError(f"the window holds no usable step of {lesson.name}; collect more")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """A student that may be the best.
-
-    Attributes:
-      value: what it is chosen by, see `_value`.
-      kept: its retention in each game that it is chosen by.
-      played: the games it is chosen by, by their lessons' indices.
-    """
-
-    value: float
-    kept: tuple[float, ...]
-    played: dict[int, evaluation.Scores]
-
-    def reaches(self, target: float | None) -> bool:
-        """Whether every game is where the run may end."""
-        return target is not None and min(self.kept) >= target
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        played = {str(i): scores.to_dict() for i, scores in self.played.items()}
-        return {"value": self.value, "kept": list(self.kept), "played": played}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any] | None) -> _Chosen | None:
-        """The inverse of `to_dict`; None of None, where no student has been measured."""
-        if fields is None:
-            return None
-        played = fields["played"].items()
-        played = {int(i): evaluation.Scores.from_dict(scores) for i, scores in played}
-        return cls(fields["value"], tuple(fields["kept"]), played)
-
-
-def _select(
-    run: Run,
-    state: learner.TrainState,
-    baselines: dict[str, list[evaluation.Scores]],
-    writer: metrics.Writer | metrics.NoWriter,
-    step: int,
-    advance: metrics.Advance,
-    best: _Chosen | None,
-) -> _Chosen | None:
-    """Plays games that are never reported; None once they show that the best so far is better.
-
-    Every student plays the same games, some of them first: one that is clearly worse there than
-    the best has been in the very same plays no more.
-    """
-    episodes = run.settings.evaluate.select_episodes
-    only = run.chosen_by
-    names = [run.names[i] for i in only]
-    policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
-    value = functools.partial(_value, run, baselines)
-    dropped = False
-    while games < episodes and not dropped:
-        seats = range(games, min(episodes, max(4, 2 * games, episodes // 4)))
-        new = run.measure(policy, lessons.SELECT, [seats] * len(only), only)
-        for index, scores in zip(only, new, strict=True):
-            played[index] = played[index].joined(scores) if index in played else scores
-        games = seats.stop
-        dropped = (
-            best is not None and games < episodes and racing.is_worse(played, best.played, value)
-        )
-    means = {index: scores.mean for index, scores in played.items()}
-    kept = _kept(baselines, means)
-    row = {f"score/{name}": means[i] for i, name in zip(only, names, strict=True)}
-    if run.settings.collect.follow:
-        # What the experts of the beginning scored is no measure any more: the best student is.
-        experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
-        row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
-    row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
-    row |= {"mean_retention": float(np.nan_to_num(kept).mean()), "select_games": float(games)}
-    writer.write(step, row)
-    advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
-    return None if dropped else _Chosen(value(means), tuple(kept), played)
-
-
-def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:
-    """The retention of each lesson, by mean scores by their indices."""
-    return [
-        evaluation.retention(mean, baselines["expert"][i].mean, baselines["random"][i].mean)
-        for i, mean in means.items()
-    ]
-
-
-def _value(
-    run: Run, baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]
-) -> float:
-    """What the best student is chosen by: the mean retention over games.
-
-    What a game keeps beyond 100% counts a tenth at first, and never more than ten points in all: it
-    shall not pay for another game's loss. A run whose experts still learn has no such measure, and
-    takes normalised scores.
-    """
-    if run.settings.collect.follow:
-        chosen = [run.lessons[i].task for i in means]
-        return evaluation.normalised_mean(chosen, [*means.values()])
-    known = np.nan_to_num(_kept(baselines, means))
-    beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
-    return float(np.where(known > 1, beyond, known).mean())
-
-
-def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dict[str, Any]]:
-    """One row per game: random, expert and student scores, and what the student kept."""
-    rows = []
-    for i, student in scores["student"].items():
-        expert, random = scores["expert"][i], scores["random"][i]
-        task = run.lessons[i].task
-        limit = run.settings.evaluate.max_steps or task.max_steps
-        rows.append(
-            {
-                "game": run.names[i],
-                "expert_name": run.experts[i].name,
-                "expert_source": run.experts[i].source,
-                "random": random.summary(),
-                "expert": expert.summary(),
-                "student": student.summary(),
-                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
-                "retention_interval": list(evaluation.retention_interval(student, expert, random)),
-                "human_normalised": task.human_normalised(student.mean),
-                **({"max_steps": limit} if task.suite.facts else {}),
-            }
-        )
-    return rows
-
-
-def result_of(
-    run: Run, rows: list[dict[str, Any]], outputs: dict[str, page.Outputs]
-) -> dict[str, Any]:
-    """What the closing table shows of games and how they were measured, as JSON."""
-    kept = np.asarray([row["retention"] for row in rows])
-    return {
-        "games": [
-            row | (_choices(outputs[row["game"]]) if row["game"] in outputs else {}) for row in rows
-        ],
-        "mean_retention": float(kept.mean()),
-        "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
-        "worst_retention": float(kept.min()),
-        "episodes": max(row["student"]["episodes"] for row in rows),
-        "epsilon": run.settings.evaluate.epsilon,
-        "opening_steps": run.settings.evaluate.opening_steps,
-        "opening_by": run.settings.evaluate.opening_by,
-    }
-
-
-def _hint(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str, str]:
-    """What the log suggests, as `hint`; empty where it suggests nothing."""
-    said = hints.closing_hint(
-        result,
-        metrics.read(workdir),
-        loss=run.settings.learn.loss,
-        values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
-    )
-    return {} if said is None else {"hint": said}
-
-
-def _choices(outputs: page.Outputs) -> dict[str, float]:
-    """How alike student and expert choose, as far as it is said of this task."""
-    student, expert, mask = map(jnp.asarray, (outputs.student, outputs.expert, outputs.mask))
-    form = outputs.suite.form
-    compared = form.compare(student, expert, mask)
-    return {name: float(compared[name].mean()) for name in form.compared(outputs.mask)}
 
 
 def _told(run: Run, row: dict[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks
+from jaxdistill import lock, metrics, networks, preemption
 from jaxdistill import (
     mesh as meshes,
 )
@@ -28,8 +28,8 @@ from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import checkpoints, dataset, learner, weight_merging
 from jaxdistill.play import lessons
 from jaxdistill.report import tables
+from jaxdistill.run import closing, data, distill, merging, students
 from jaxdistill.run import common as runs
-from jaxdistill.run import distill, merging, students
 from jaxdistill.run.common import Run
 from jaxdistill.run.merging import Settings
 from jaxdistill.tasks.views import Screen
@@ -61,6 +61,7 @@ def merge(
 
     Raises:
       ValueError, FileNotFoundError: something the user can mend, in one line.
+      preemption.Preempted: SIGTERM has come; a merge on its way is begun again by the next call.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     experts = load_experts(settings.experts)
@@ -125,14 +126,14 @@ def _stages(
     expert, random = baselines["expert"], baselines["random"]
     tables.print_experts(run.experts, expert, random)
     runs.check_experts(run.experts, expert, random, settings.evaluate.lowest_expert_share)
-    log, _ = distill.states_of(run, workdir, None, timer)
+    log, _ = data.resume(run, workdir, None, timer)
     params = _merged_once(given, workdir, log, timer).playing
     if stop_after is not None:
         return {}
     with timer.phase("report"):
-        rows = distill.rows_of(run, run.play_reported(params))
-        outputs = distill.compare_outputs(run, workdir, params)
-        result = distill.result_of(run, [row | {"shared_starts": 0} for row in rows], outputs)
+        rows = closing.rows_of(run, run.play_reported(params))
+        outputs = closing.compare_outputs(run, workdir, params)
+        result = closing.result_of(run, [row | {"shared_starts": 0} for row in rows], outputs)
     result |= {"method": settings.method}
     result["seconds"] = metrics.add_up([timer.seconds()], wall())
     settings_lib.write_json(workdir / "result.json", result)
@@ -180,7 +181,12 @@ def _merged(given: _Given, log: dataset.Log) -> networks.Params:
         loss = weight_merging.imitation_loss(network, view, chosen.loss, chosen.q_temperature)
     seen = _seen(run, settings, log)
     with metrics.progress(method, None, "rows") as advance:
-        states = weight_merging.States(seen, loss, chosen, seed=settings.seed, advance=advance)
+
+        def gone_through(rows: int) -> None:
+            preemption.stop_if_asked()
+            advance(rows)
+
+        states = weight_merging.States(seen, loss, chosen, seed=settings.seed, advance=gone_through)
         if method == "fisher":
             fishers = [weight_merging.fisher(states, x, i) for i, x in enumerate(experts)]
             return weight_merging.fisher_mean(experts, fishers)
@@ -204,7 +210,7 @@ def _seen(run: Run, settings: Settings, log: dataset.Log) -> weight_merging.Seen
     rewards, ended = _replayed(run, log, played) if by_reward else nothing
     if limit := settings.merge.reward_limit:
         rewards = np.clip(rewards, -limit, limit)
-    window = distill.window_of(run, log, log.length).window
+    window = data.window_of(run, log, log.length).window
     flat = (x.reshape(len(x), -1) for x in (played, rewards, ended))
     return weight_merging.Seen(window, run.masks, *meshes.put(run.mesh, tuple(flat)))
 

@@ -18,7 +18,7 @@ from jaxdistill.learn import checkpoints, dataset, learner, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 from jaxdistill.report import page
-from jaxdistill.run import common, distill, recipe, students
+from jaxdistill.run import choosing, common, data, distill, recipe, students
 
 pytestmark = pytest.mark.usefixtures("without_page")
 GAMES = ("pong", "breakout")
@@ -205,10 +205,10 @@ def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
     large = dataclasses.replace(
         settings, collect=dataclasses.replace(settings.collect, initial_steps=512)
     )
-    info = distill.collect(large, tmp_path / "data")
+    info = data.collect(large, tmp_path / "data")
     assert info["length"] == 512 // 4
     with pytest.raises(ValueError, match=r"initial_steps above 0, and leave collect\.dataset out"):
-        distill.collect(
+        data.collect(
             dataclasses.replace(settings, collect=recipe.Collect(dataset="x", steps_per_round=0)),
             tmp_path / "none",
         )
@@ -231,9 +231,9 @@ def test_a_killed_collection_resumes_to_the_same_dataset(settings, tmp_path):
     half = dataclasses.replace(
         settings, collect=dataclasses.replace(settings.collect, initial_steps=64)
     )
-    distill.collect(half, tmp_path / "a")
-    distill.collect(settings, tmp_path / "a")
-    distill.collect(settings, tmp_path / "b")
+    data.collect(half, tmp_path / "a")
+    data.collect(settings, tmp_path / "a")
+    data.collect(settings, tmp_path / "b")
     a, b = (dataset.open_log(tmp_path / name) for name in "ab")
     for one, other in zip(a.read(0, a.length), b.read(0, b.length), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -309,7 +309,7 @@ def test_losses_that_are_not_finite_stop_the_first_round(settings, tmp_path):
 
 
 def test_who_writes_takes_the_lock_and_a_finished_run_needs_none(settings, whole_run, tmp_path):
-    for write, mark in ((distill.distill, "config.json"), (distill.collect, "dataset.json")):
+    for write, mark in ((distill.distill, "config.json"), (data.collect, "dataset.json")):
         with (
             lock.one_writer(tmp_path / mark, mark),
             pytest.raises(ValueError, match=r"is being written to by process"),
@@ -649,8 +649,8 @@ def test_a_run_may_end_before_its_rounds(settings, tmp_path):
 
 def test_learning_ends_where_every_game_is_at_its_target(settings, tmp_path, monkeypatch):
     kept = iter([[0.9, 0.99], [0.97, 0.95], [1.0, 1.0]])
-    monkeypatch.setattr(distill, "_kept", lambda *_: next(kept))
-    monkeypatch.setattr(distill, "_value", lambda *_: 1.0)
+    monkeypatch.setattr(choosing, "_kept", lambda *_: next(kept))
+    monkeypatch.setattr(choosing, "value_of", lambda *_: 1.0)
     chosen = _with(settings, rounds=8, target_retention=0.95)
     distill.distill(chosen, tmp_path / "run", stop_after="train")
     assert len(_steps(tmp_path / "run")) == 4, "at the second of four evaluations"
@@ -681,7 +681,7 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     def select(best):
         seats.clear()
         with metrics.progress("learn", 1, "updates") as advance:
-            chosen = distill._select(run, state, baselines, metrics.NoWriter(), 1, advance, best)
+            chosen = choosing.select(run, state, baselines, metrics.NoWriter(), 1, advance, best)
         return chosen, list(seats)
 
     first, played = select(None)

@@ -16,7 +16,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, regime
 from jaxdistill.learn import training as learning
-from jaxdistill.run import distill, merging, recipe, students
+from jaxdistill.run import data, distill, merging, recipe, students
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
@@ -76,7 +76,7 @@ def test_it_ends_with_the_same_student_after_a_kill(settings, tmp_path, capsys):
 def test_it_collects_the_same_on_one_device_and_on_four(settings, tmp_path):
     read = []
     for name, devices in (("one", ONE), ("four", FOUR)):
-        distill.collect(settings, tmp_path / name, devices)
+        data.collect(settings, tmp_path / name, devices)
         read.append(dataset.open_log(tmp_path / name).read(0, 10))
     one, four = read
     for name in ("frames", "actions", "ages", "usable"):

@@ -22,7 +22,7 @@ from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
-from jaxdistill.run import common, distill, recipe
+from jaxdistill.run import choosing, closing, common, distill, recipe
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import Vector
@@ -118,7 +118,7 @@ def done(settings, tmp_path_factory):
         patch.setattr(checkpoints.Checkpoints, "save", keep)
         patch.setattr(clips, "record", show)
         patch.setattr(page, "CLIP_SECONDS", 3 / 15)
-        patch.setattr(distill, "_COMPARED_STATES", 8)
+        patch.setattr(closing, "_COMPARED_STATES", 8)
         distill.distill(settings, workdir, stop_after="baselines")
         distill.distill(settings, workdir, stop_after="round:2")
         # Killed when half of the third round was collected, and written down.
@@ -423,8 +423,20 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
 
 def test_a_result_holds_what_its_log_suggests(done):
     history = metrics.read(done.workdir)
-    said = hints.closing_hint(done.result, history, loss="kl", values=False)
+    said = hints.closing_hint(done.result, history, loss="kl", values=False, guesses={})
     assert done.result.get("hint") == said
+
+
+def test_the_hint_knows_whose_likeliest_action_is_played(settings, done):
+    """Carnival's expert alone holds logits; they are all but even."""
+    *others, carnival = done.result["games"]
+    low = {"retention": 0.5, "retention_interval": [0.4, 0.6], "agreement": 0.5}
+    result = done.result | {"games": [*others, carnival | low]}
+    for sampled in (True, False):
+        evaluate = dataclasses.replace(settings.evaluate, sample_logits=sampled)
+        run = common.Run(dataclasses.replace(settings, evaluate=evaluate), mesh.create())
+        said = closing.hint_of(run, done.workdir, result).get("hint", "")
+        assert ("logits_temperature" in said) == (not sampled)
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
@@ -564,7 +576,7 @@ def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
 
 def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
     """Its labels, its place in the table; and the best student is the one that scores most."""
-    values, save, select = [], checkpoints.Checkpoints.save, distill._select
+    values, save, select = [], checkpoints.Checkpoints.save, choosing.select
     first, later = watcher("carnival", 2), watcher("carnival", 9)
     first.save(tmp_path / "expert")
 
@@ -580,7 +592,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
         return select(*arguments)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
-    monkeypatch.setattr(distill, "_select", select_and_replace)
+    monkeypatch.setattr(choosing, "select", select_and_replace)
     monkeypatch.setattr(page, "CLIP_SECONDS", 1 / 15)
     monkeypatch.setattr(lessons, "SELECT", lessons.REPORT)
     following = dataclasses.replace(

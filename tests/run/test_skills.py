@@ -13,7 +13,7 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, regime
 from jaxdistill.play import lessons, records
-from jaxdistill.run import common, distill, recipe, students, training
+from jaxdistill.run import common, data, distill, recipe, students, training
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.views import Vector
@@ -335,7 +335,7 @@ def test_a_collected_dataset_holds_all_that_is_played(settings, tmp_path):
         collect=FIXED,
         learn={"rounds": 2},
     )
-    info = distill.collect(fixed, tmp_path / "data")
+    info = data.collect(fixed, tmp_path / "data")
     assert tuple(info["games"]) == GAMES and info["length"] == 32
     learnt = changed(fixed, collect={"dataset": str(tmp_path / "data"), "initial_steps": 8192})
     for name, chosen in (("own", fixed), ("given", learnt)):

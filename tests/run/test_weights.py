@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import reference
-from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill import mesh, metrics, networks, preemption, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -56,8 +56,18 @@ def settings(_tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(settings, tmp_path_factory):
-    """A merge that was killed once its weights were merged: its directory, and its result."""
+    """A merge stopped on its way and killed once its weights were merged: where, and its result."""
     workdir = tmp_path_factory.mktemp("merge") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stopped(*args):
+            patch.setattr(preemption, "_asked", True)
+            return htcl(*args)
+
+        htcl = weight_merging.htcl
+        patch.setattr(weight_merging, "htcl", stopped)
+        with pytest.raises(preemption.Preempted):
+            weights.merge(settings, workdir, mesh=ONE)
     assert weights.merge(settings, workdir, mesh=ONE, stop_after="merge") == {}
     assert not (workdir / "result.json").exists()
     with pytest.MonkeyPatch.context() as patch:

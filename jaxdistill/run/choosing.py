@@ -1,0 +1,117 @@
+"""Which student is the best so far, by games that are never reported."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdistill import metrics
+from jaxdistill.learn import learner
+from jaxdistill.play import evaluation, lessons, racing
+from jaxdistill.report import tables
+from jaxdistill.run.common import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A student that may be the best.
+
+    Attributes:
+      value: what it is chosen by, see `value_of`.
+      kept: its retention in each game that it is chosen by.
+      played: the games it is chosen by, by their lessons' indices.
+    """
+
+    value: float
+    kept: tuple[float, ...]
+    played: dict[int, evaluation.Scores]
+
+    def reaches(self, target: float | None) -> bool:
+        """Whether every game is where the run may end."""
+        return target is not None and min(self.kept) >= target
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        played = {str(i): scores.to_dict() for i, scores in self.played.items()}
+        return {"value": self.value, "kept": list(self.kept), "played": played}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any] | None) -> Candidate | None:
+        """The inverse of `to_dict`; None of None, where no student has been measured."""
+        if fields is None:
+            return None
+        played = fields["played"].items()
+        played = {int(i): evaluation.Scores.from_dict(scores) for i, scores in played}
+        return cls(fields["value"], tuple(fields["kept"]), played)
+
+
+def select(
+    run: Run,
+    state: learner.TrainState,
+    baselines: dict[str, list[evaluation.Scores]],
+    writer: metrics.Writer | metrics.NoWriter,
+    step: int,
+    advance: metrics.Advance,
+    best: Candidate | None,
+) -> Candidate | None:
+    """Plays games that are never reported; None once they show that the best so far is better.
+
+    Every student plays the same games, some of them first: one that is clearly worse there than
+    the best has been in the very same plays no more.
+    """
+    episodes = run.settings.evaluate.select_episodes
+    only = run.chosen_by
+    names = [run.names[i] for i in only]
+    policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
+    value = functools.partial(value_of, run, baselines)
+    dropped = False
+    while games < episodes and not dropped:
+        seats = range(games, min(episodes, max(4, 2 * games, episodes // 4)))
+        new = run.measure(policy, lessons.SELECT, [seats] * len(only), only)
+        for index, scores in zip(only, new, strict=True):
+            played[index] = played[index].joined(scores) if index in played else scores
+        games = seats.stop
+        dropped = (
+            best is not None and games < episodes and racing.is_worse(played, best.played, value)
+        )
+    means = {index: scores.mean for index, scores in played.items()}
+    kept = _kept(baselines, means)
+    row = {f"score/{name}": means[i] for i, name in zip(only, names, strict=True)}
+    if run.settings.collect.follow:
+        # What the experts of the beginning scored is no measure any more: the best student is.
+        experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
+        row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
+    row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
+    row |= {"mean_retention": float(np.nan_to_num(kept).mean()), "select_games": float(games)}
+    writer.write(step, row)
+    advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
+    return None if dropped else Candidate(value(means), tuple(kept), played)
+
+
+def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:
+    """The retention of each lesson, by mean scores by their indices."""
+    return [
+        evaluation.retention(mean, baselines["expert"][i].mean, baselines["random"][i].mean)
+        for i, mean in means.items()
+    ]
+
+
+def value_of(
+    run: Run, baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]
+) -> float:
+    """What the best student is chosen by: the mean retention over games.
+
+    What a game keeps beyond 100% counts a tenth at first, and never more than ten points in all: it
+    shall not pay for another game's loss. A run whose experts still learn has no such measure, and
+    takes normalised scores.
+    """
+    if run.settings.collect.follow:
+        chosen = [run.lessons[i].task for i in means]
+        return evaluation.normalised_mean(chosen, [*means.values()])
+    known = np.nan_to_num(_kept(baselines, means))
+    beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
+    return float(np.where(known > 1, beyond, known).mean())

@@ -1,0 +1,146 @@
+"""What a run shows when it ends: its rows, its result and its page."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import mesh as meshes
+from jaxdistill import metrics, networks
+from jaxdistill.learn import dataset
+from jaxdistill.play import clips, evaluation, lessons
+from jaxdistill.report import hints, page
+from jaxdistill.run import data
+from jaxdistill.run.common import Run
+
+_COMPARED_STATES = 2048  # per game, of the last four times as many collected
+
+
+def compare_outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
+    """What experts and the student of `params` say of states collected last; by one process."""
+    params = meshes.take_local(run.mesh, params)
+    log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
+    per_env = min(log.length, max(1, 4 * _COMPARED_STATES // run.settings.collect.num_envs))
+    window = data.window_of(run, log, per_env, meshes.local(run.mesh)).window
+    counts = np.asarray(window.counts)
+    chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
+    rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
+    stacks, labels = jax.device_get(dataset.gather(window, rows))
+    forward = jax.jit(functools.partial(networks.forward, run.network))
+    return {
+        lesson.name: page.Outputs(
+            labels[index],
+            np.asarray(forward(params, run.view.see(stacks[index]), index)),
+            lesson.mask,
+            run.suite,
+        )
+        for index, lesson in enumerate(run.taught)
+    }
+
+
+def write_page(
+    run: Run,
+    workdir: pathlib.Path,
+    params: Any,
+    result: dict[str, Any],
+    outputs: dict[str, page.Outputs],
+    command: str,
+) -> None:
+    """Everything the run has to show, as `report.html`; by one process, on its own devices."""
+    params = meshes.take_local(run.mesh, params)
+    plays = {}
+    for lesson in run.lessons:
+        expert, student = (
+            clips.record(
+                lesson,
+                policy,
+                seed=lesson.pool_seed(lessons.SHOW),
+                steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
+                max_steps=run.settings.evaluate.max_steps,
+            )
+            for policy in (run.expert_policy(), functools.partial(run.student_act, params))
+        )
+        plays[lesson.name] = (expert, student)
+    vectors = networks.task_vectors(run.network, params)
+    page.write(
+        workdir,
+        result,
+        settings=dataclasses.asdict(run.settings),
+        outputs=outputs,
+        plays=plays,
+        command=command,
+        embeddings={} if vectors is None else dict(zip(run.names, vectors.tolist(), strict=True)),
+    )
+
+
+def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dict[str, Any]]:
+    """One row per game: random, expert and student scores, and what the student kept."""
+    rows = []
+    for i, student in scores["student"].items():
+        expert, random = scores["expert"][i], scores["random"][i]
+        task = run.lessons[i].task
+        limit = run.settings.evaluate.max_steps or task.max_steps
+        rows.append(
+            {
+                "game": run.names[i],
+                "expert_name": run.experts[i].name,
+                "expert_source": run.experts[i].source,
+                "random": random.summary(),
+                "expert": expert.summary(),
+                "student": student.summary(),
+                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
+                "retention_interval": list(evaluation.retention_interval(student, expert, random)),
+                "human_normalised": task.human_normalised(student.mean),
+                **({"max_steps": limit} if task.suite.facts else {}),
+            }
+        )
+    return rows
+
+
+def result_of(
+    run: Run, rows: list[dict[str, Any]], outputs: dict[str, page.Outputs]
+) -> dict[str, Any]:
+    """What the closing table shows of games and how they were measured, as JSON."""
+    kept = np.asarray([row["retention"] for row in rows])
+    return {
+        "games": [
+            row | (_choices(outputs[row["game"]]) if row["game"] in outputs else {}) for row in rows
+        ],
+        "mean_retention": float(kept.mean()),
+        "geometric_retention": float(np.exp(np.log(np.maximum(kept, 1e-9)).mean())),
+        "worst_retention": float(kept.min()),
+        "episodes": max(row["student"]["episodes"] for row in rows),
+        "epsilon": run.settings.evaluate.epsilon,
+        "opening_steps": run.settings.evaluate.opening_steps,
+        "opening_by": run.settings.evaluate.opening_by,
+    }
+
+
+def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str, str]:
+    """What the log suggests, as `hint`; empty where it suggests nothing."""
+    said = hints.closing_hint(
+        result,
+        metrics.read(workdir),
+        loss=run.settings.learn.loss,
+        values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
+        guesses={
+            lesson.name: float(np.log(lesson.mask.sum()))
+            for lesson in run.taught
+            if lesson.teacher.outputs == "logits" and not run.settings.evaluate.sample_logits
+        },
+    )
+    return {} if said is None else {"hint": said}
+
+
+def _choices(outputs: page.Outputs) -> dict[str, float]:
+    """How alike student and expert choose, as far as it is said of this task."""
+    student, expert, mask = map(jnp.asarray, (outputs.student, outputs.expert, outputs.mask))
+    form = outputs.suite.form
+    compared = form.compare(student, expert, mask)
+    return {name: float(compared[name].mean()) for name in form.compared(outputs.mask)}

@@ -1,0 +1,137 @@
+"""The states a run learns from: collected, read back after a kill, and windowed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdistill import lock, metrics, preemption
+from jaxdistill import mesh as meshes
+from jaxdistill.learn import dataset
+from jaxdistill.play import collection
+from jaxdistill.run.common import Run
+from jaxdistill.run.recipe import Settings
+
+_CHUNK_STEPS = 64
+
+
+def collect(
+    settings: Settings, directory: str | os.PathLike[str], mesh: Mesh | None = None
+) -> dict:
+    """Lets the experts play `collect.initial_steps` steps per game into a dataset on disk.
+
+    Resumes where a killed call stopped; the result is the same.
+
+    Returns:
+      What the dataset says of itself, with its `length` in steps per environment.
+
+    Raises:
+      ValueError: another process collects there, or it holds something else; see
+        `lock.one_writer`.
+    """
+    if settings.collect.dataset or not settings.collect.initial_steps:
+        raise ValueError(
+            "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
+        )
+    run = Run(settings, mesh or meshes.create())
+    for lesson in run.lessons:
+        lesson.task.require()
+    with lock.one_writer(directory, "dataset.json"):
+        with meshes.leader_first("dataset"):
+            log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
+        collect_initial(run, log)
+    return log.info | {"length": log.length}
+
+
+def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
+    """What is missing of `collect.initial_steps`; the pools to go on collecting in."""
+    collector = run.seat(log.past())
+    per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
+    each = run.settings.collect.num_envs * len(run.taught)
+    with metrics.progress(
+        f"collect {', '.join(lesson.name for lesson in run.taught)}",
+        per_env * each,
+        "steps",
+        done=log.length * each,
+    ) as advance:
+        while log.length < per_env:
+            length = min(_CHUNK_STEPS, per_env - log.length)
+            log.append(collector.collect(length, advance=advance), collector.states())
+            if meshes.agree(preemption.asked()):
+                raise preemption.Preempted
+    return collector
+
+
+def resume(
+    run: Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
+) -> tuple[dataset.Log, collection.Collector | None]:
+    """The dataset as the restored state had seen it, and pools to go on collecting in."""
+    collect = run.settings.collect
+    if collect.dataset:
+        log = dataset.open_log(collect.dataset)
+        own = json.loads(json.dumps(run.log_info()))
+        for name in (
+            "games",
+            "frame_shape",
+            "frame_dtype",
+            "action_shape",
+            "views",
+            "expert_views",
+            "rules",
+            "experts",
+            "num_envs",
+        ):
+            if log.info.get(name) != own.get(name):
+                raise ValueError(
+                    f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
+                    f"than this run's ({own.get(name)!r}); collect again, or use the same"
+                )
+        return log, None
+    with timer.phase("collect"):
+        with meshes.leader_first("dataset"):
+            log = dataset.Log(workdir / "dataset", run.log_info(), writes=meshes.leads())
+        initial = collect.initial_steps // collect.num_envs
+        per_round = collect.steps_per_round // collect.num_envs
+        log.truncate(min(log.length, initial + (begun or 0) * per_round))
+        collector = None
+        if log.length < initial:
+            collector = collect_initial(run, log)
+        elif per_round:
+            collector = run.seat(log.past())
+    return log, collector if per_round else None
+
+
+def window_of(
+    run: Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
+) -> dataset.WindowBuffer:
+    """A window over the tail of the log, filled as if the run had never stopped."""
+    collect = run.settings.collect
+    if per_env is None:
+        per_env = collect.window_steps // collect.num_envs
+        if not collect.steps_per_round:
+            per_env = min(per_env, log.length)
+    buffer = dataset.WindowBuffer(
+        len(run.taught),
+        collect.num_envs,
+        per_env,
+        run.stored.shape[1:],
+        run.suite.num_actions,
+        mesh or run.mesh,
+        depth=run.stored.stack,
+        frame_dtype=run.suite.frame_dtype,
+    )
+    buffer.skip(max(0, log.length - per_env))
+    for start in range(max(0, log.length - per_env), log.length, 256):
+        buffer.append(log.read(start, min(log.length, start + 256)))
+    return buffer
+
+
+def check_usable(run: Run, buffer: dataset.WindowBuffer) -> None:
+    """Refuses a window in which a game has nothing to learn from, by a ValueError."""
+    for lesson, count in zip(run.taught, np.asarray(buffer.window.counts), strict=True):
+        if not count:
+            raise ValueError(f"the window holds no usable step of {lesson.name}; collect more")
