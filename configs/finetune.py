@@ -3,7 +3,9 @@
     python launch/finetune.py --config=configs/finetune.py --workdir=runs/quickstart
 
 The games are balanced as in a merge: each has equally many environments and rows. Name some of them
-alone by `--config.games=pong,breakout`.
+alone by `--config.games=pong,breakout`. The experts hold the student where rewards are rare, with a
+weight that falls to 0. `--config=configs/finetune.py:alone` is by rewards alone, as a student that
+was exported has to learn: its experts are not at hand.
 """
 
 import dataclasses
@@ -13,14 +15,17 @@ from ml_collections import ConfigDict, config_dict
 from jaxdistill.learn import regime
 
 
-def get_config() -> ConfigDict:
+def get_config(beside: str = "experts") -> ConfigDict:
+    """`beside` is "experts" or "alone"."""
+    if beside not in ("experts", "alone"):
+        raise ValueError(f"configs/finetune.py:{beside}: expected experts or alone")
     settings = regime.Settings(
         games=("pong",),
         algorithm="ppo",
         student="the run in --workdir of launch/finetune.py",
         num_envs=16,
         rollout_steps=128,
-        total_steps=204_800,
+        total_steps=102_400 if beside == "experts" else 204_800,
         epochs=3,
         batch_per_game=256,
         optimiser="adamw",
@@ -30,8 +35,9 @@ def get_config() -> ConfigDict:
         trace=0.95,
         entropy_weight=0.001,
         critic_iterations=5,
-        expert_weight=0.0,
-        eval_every=51_200,
+        expert_weight=4.0 if beside == "experts" else 0.0,
+        expert_fraction=1.0 if beside == "experts" else 0.5,
+        eval_every=25_600,
         eval_episodes=32,
         eval_epsilon=0.05,
         final_episodes=100,

@@ -14,7 +14,7 @@ import os
 import pathlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -392,7 +392,13 @@ class Training:
             return evaluation.normalised_mean(chosen, [*means.values()])
         return evaluation.least_gain(chosen, [*means.values()], [begun[name] for name in means])
 
-    def _play(self, params: Any, episodes: int, purpose: int) -> dict[str, float]:
+    def _play(
+        self,
+        params: Any,
+        episodes: int,
+        purpose: int,
+        advance: Callable[[int], object] | None = None,
+    ) -> dict[str, float]:
         """Mean scores by game."""
         settings = self.settings
         # New pools from the same seeds: every network is tried on the same starts.
@@ -412,6 +418,7 @@ class Training:
             ),
             episodes,
             self._mesh,
+            advance=advance,
         )
         return {name: s.mean for name, s in zip(self.names, scores, strict=True)}
 
@@ -429,14 +436,18 @@ class Training:
         if self.best.get("decided"):
             return
         first = () if self._begun is None else (0,)
-        with self.timer.phase("evaluate"):
+        steps, episodes = (*first, self.best["step"], self.steps), self.settings.final_episodes
+        compared = dict.fromkeys(steps)
+        games = len(compared) * len(self.lessons) * episodes
+        with self.timer.phase("evaluate"), metrics.progress("choose", games, "games") as advance:
             scores = {
                 step: self._play(
                     self._restore_params(step // self.settings.steps_per_iteration),
-                    self.settings.final_episodes,
+                    episodes,
                     lessons.DECIDE,
+                    advance,
                 )
-                for step in dict.fromkeys((*first, self.best["step"], self.steps))
+                for step in compared
             }
         played = [
             {

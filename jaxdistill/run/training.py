@@ -168,7 +168,7 @@ def _student(settings: Settings) -> regime.Student | None:
     if settings.expert_weight and student.alone:
         raise ValueError(
             f"expert_weight is {settings.expert_weight:g}, and {student.name} came without its "
-            f"experts; set it to 0, or go on from its run"
+            f"experts; set it to 0, as configs/finetune.py:alone does, or go on from its run"
         )
     return student
 

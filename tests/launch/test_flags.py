@@ -323,14 +323,11 @@ def test_an_exported_student_is_a_workdir(program, student, tmp_path):
 def test_an_exported_student_goes_on_elsewhere_and_alone(program, student, tmp_path, contents):
     before = contents(student)
     config = f"--config={LAUNCH.parent / 'configs' / 'finetune.py'}"
-    for given, said in (
-        ((), "is a student that was exported, and stays as it is; give --out=DIR"),
-        (
-            (f"--out={tmp_path / 'on'}", "--config.expert_weight=0.5"),
-            "expert_weight is 0.5, and student of",
-        ),
+    for named, given, said in (
+        (":alone", (), "is a student that was exported, and stays as it is; give --out=DIR"),
+        ("", (f"--out={tmp_path / 'on'}",), "expert_weight is 4, and student of"),
     ):
-        code, out, err = program("finetune", config, f"--workdir={student}", *given)
+        code, out, err = program("finetune", config + named, f"--workdir={student}", *given)
         assert (code, out, err.count("\n")) == (2, "", 1) and said in err
     assert contents(student) == before and not (tmp_path / "on").exists()
 

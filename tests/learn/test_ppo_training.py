@@ -382,7 +382,7 @@ def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypat
     )
     played = []
 
-    def play(training, params, episodes, purpose):
+    def play(training, params, episodes, purpose, advance=None):
         played.append((jax.tree.map(np.array, jax.device_get(params)), purpose))
         gained = not _same(played[-1][0], played[0][0])
         return {"combat/duel": 5.0 + 9.0 * gained, "combat/clicking": 5.0 - lost * gained}

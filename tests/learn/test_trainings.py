@@ -601,7 +601,7 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
     values = {2: iter([5.0, 3.0]), chosen.final_episodes: iter(final)}
     purposes = []
 
-    def play(self, params, episodes, purpose):
+    def play(self, params, episodes, purpose, advance=None):
         purposes.append((episodes, purpose))
         return {"pong": next(values[episodes])}
 
