@@ -19,13 +19,14 @@ def get_config(beside: str = "experts") -> ConfigDict:
     """`beside` is "experts" or "alone"."""
     if beside not in ("experts", "alone"):
         raise ValueError(f"configs/finetune.py:{beside}: expected experts or alone")
+    near = beside == "experts"
     settings = regime.Settings(
         games=("pong",),
         algorithm="ppo",
         student="the run in --workdir of launch/finetune.py",
         num_envs=16,
         rollout_steps=128,
-        total_steps=102_400 if beside == "experts" else 204_800,
+        total_steps=102_400 if near else 204_800,
         epochs=3,
         batch_per_game=256,
         optimiser="adamw",
@@ -35,9 +36,9 @@ def get_config(beside: str = "experts") -> ConfigDict:
         trace=0.95,
         entropy_weight=0.001,
         critic_iterations=5,
-        expert_weight=4.0 if beside == "experts" else 0.0,
-        expert_fraction=1.0 if beside == "experts" else 0.5,
-        eval_every=25_600,
+        expert_weight=4.0 if near else 0.0,
+        expert_fraction=1.0 if near else 0.5,
+        eval_every=25_600 if near else 51_200,
         eval_episodes=32,
         eval_epsilon=0.05,
         final_episodes=100,

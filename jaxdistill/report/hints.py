@@ -15,7 +15,7 @@ _LOW, _REACHED = 0.9, 0.95  # retention, and what its interval does not reach
 _ALIKE = 0.97  # agreement from which choices in the states learnt from are no longer the trouble
 _FALL, _GAIN, _RISE = 0.05, 0.005, 0.05  # of a loss, of agreement, of retention
 _CHEAP = 0.2  # of the regret at the beginning
-_UNSURE = 0.6  # of the entropy of a guess: what an expert does hardly tells what it would do
+_UNSURE = 0.6  # of the entropy of a guess: so even, probabilities hardly tell which is the largest
 _OF_CHOICES = ("kl", "hinton_kl", "reverse_kl", "nll")
 
 

@@ -13,6 +13,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from configs import finetune
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
@@ -322,10 +323,12 @@ def test_an_exported_student_is_a_workdir(program, student, tmp_path):
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_an_exported_student_goes_on_elsewhere_and_alone(program, student, tmp_path, contents):
     before = contents(student)
+    assert finetune.get_config().expert_weight > 0 == finetune.get_config("alone").expert_weight
     config = f"--config={LAUNCH.parent / 'configs' / 'finetune.py'}"
     for named, given, said in (
         (":alone", (), "is a student that was exported, and stays as it is; give --out=DIR"),
         ("", (f"--out={tmp_path / 'on'}",), "expert_weight is 4, and student of"),
+        (":near", (), "configs/finetune.py:near: expected experts or alone"),
     ):
         code, out, err = program("finetune", config + named, f"--workdir={student}", *given)
         assert (code, out, err.count("\n")) == (2, "", 1) and said in err

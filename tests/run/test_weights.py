@@ -13,7 +13,7 @@ from jaxdistill import mesh, metrics, networks, preemption, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, weight_merging
+from jaxdistill.learn import checkpoints, dataset, weight_merging
 from jaxdistill.learn.weight_merging import Merge
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import tables
@@ -68,6 +68,8 @@ def done(settings, tmp_path_factory):
         patch.setattr(weight_merging, "htcl", stopped)
         with pytest.raises(preemption.Preempted):
             weights.merge(settings, workdir, mesh=ONE)
+    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+        assert saved.latest_step() is None, "it has stopped before its weights were merged"
     assert weights.merge(settings, workdir, mesh=ONE, stop_after="merge") == {}
     assert not (workdir / "result.json").exists()
     with pytest.MonkeyPatch.context() as patch:
