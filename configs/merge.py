@@ -50,6 +50,7 @@ def get_config(experts: str = "") -> ConfigDict:
             "view": config_dict.placeholder(str),
             "rules": dataclasses.asdict(atari.Rules()),
             "network": "dueling",
+            "convolutions": config_dict.placeholder(str),
             "compute_dtype": "float32",
             "seed": 0,
             "collect": dataclasses.asdict(recipe.Collect()),

@@ -5,8 +5,11 @@
 
 Breakout: an A3C actor-critic (logits) that needs linear resizing. Pong: a DQN (Q-values) that saw
 every fourth frame alone. SpaceInvaders: a DQN that sees a part of the screen, in the mean of its
-colours, resized twice. Each sees what it was trained on, the student one view for all. Their specs
-in `configs/experts/` say where each was published; what comes of it is in docs/results.md.
+colours, resized twice. Their specs in `configs/experts/` say where each was published; what comes
+of it is in docs/results.md.
+
+The student sees each game as that game's expert does, and begins with the convolutions of the one
+that is hardest to copy, SpaceInvaders'.
 """
 
 from ml_collections import ConfigDict
@@ -24,10 +27,21 @@ def get_config(directory: str = "weights") -> ConfigDict:
     config = merge.get_config(
         ",".join(f"{game}={directory}/{file}" for game, file in EXPERTS.items())
     )
-    config.collect.steps_per_round = 512
-    config.learn.rounds = 400
-    config.learn.batch_per_game = 32  # of smaller minibatches fewer rows are needed
-    config.evaluate.every_rounds = 100
+    config.view = "experts"
+    config.convolutions = "32x8/4,64x3/2,64x3/1"
+    config.collect.steps_per_round = 320
+    config.collect.expert_share_rounds = 120
+    config.collect.final_expert_share = 0.3  # only an expert comes to the end of Breakout's wall
+    config.learn.rounds = 600
+    config.learn.warm_start = "space_invaders"
+    config.learn.warm_layers = "convolutions"
+    config.learn.logits_temperature = 0.3  # Breakout's expert is hardly ever sure
+    config.learn.updates_per_round = 64
+    config.learn.batch_per_game = 16
+    config.learn.learning_rate = 5e-4  # as in configs/quickstart.py
+    config.learn.clip_norm = 1.0
+    config.evaluate.every_rounds = 200
+    config.evaluate.select_episodes = 32
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
     config.evaluate.lowest_expert_share = 0.2
     return config

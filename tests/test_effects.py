@@ -806,6 +806,7 @@ RUN = {
     "view": ("learnt", "document"),
     **{f"rules.{name}": ("ruled", value) for name, value in RULES.items()},
     "network": ("begun", "wide"),
+    "convolutions": ("begun", "8x8/4,4x3/2"),
     "compute_dtype": ("said", "bfloat16"),
     "seed": ("played", 1),
     "collect.num_envs": ("played", 8),
@@ -864,6 +865,7 @@ def _skills(**beside):
 RUN_BESIDE = {
     "together": _skills(),
     "view": _skills(),
+    "convolutions": {"network": "net3"},
     "learn.resample_unseen": _skills(),
     "learn.together": _skills(together="combat/duel"),
     "collect.dataset": {"collect.steps_per_round": 0},

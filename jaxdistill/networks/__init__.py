@@ -1,6 +1,13 @@
 """The Flax network of every expert and student, and the one table that names them."""
 
-from jaxdistill.networks.convolutions import ACTIVATIONS, ConvLayer, plain_convolutions
+from jaxdistill.networks.convolutions import (
+    ACTIVATIONS,
+    ConvLayer,
+    Convolutions,
+    described,
+    parse,
+    plain_convolutions,
+)
 from jaxdistill.networks.network import (
     CELLS,
     COMPUTE_DTYPES,
@@ -45,6 +52,7 @@ __all__ = [
     "Atoms",
     "Carry",
     "ConvLayer",
+    "Convolutions",
     "Core",
     "Network",
     "Params",
@@ -52,6 +60,7 @@ __all__ = [
     "advance",
     "count",
     "create",
+    "described",
     "first_dense",
     "for_one_game",
     "for_some_games",
@@ -63,6 +72,7 @@ __all__ = [
     "init",
     "initial_carry",
     "only_of_experts",
+    "parse",
     "plain_convolutions",
     "task_vectors",
     "to_dict",

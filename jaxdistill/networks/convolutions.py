@@ -7,7 +7,8 @@ import contextvars
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -48,10 +49,46 @@ class ConvLayer:
     padding: int = 0
     extra: int = 0
 
+    def __str__(self) -> str:
+        more = f"+{self.extra}" if self.extra else ""
+        padding = f"p{self.padding}{more}" if self.padding or more else ""
+        return f"{self.features}x{self.kernel}/{self.stride}{padding}"
+
     @property
     def pad(self) -> tuple[int, int]:
         """Zeros before and after, in either direction."""
         return (self.padding, self.padding + self.extra)
+
+
+class Convolutions:
+    """The texts that say convolutions, as `32x8/4,64x4/2p1`; for settings.
+
+    Of each its features, kernel, stride, and padding if it has any: `p1`, and `p1+1` with one more
+    row below and column to the right.
+    """
+
+    def __contains__(self, text: str) -> bool:
+        return bool(parse(text))
+
+    def __str__(self) -> str:
+        return "FEATURESxKERNEL/STRIDE of each convolution, as 32x8/4,64x4/2p1 (p: padding)"
+
+
+_SAID = re.compile(r"([1-9]\d{0,3})x([1-9]\d?)/([1-9]\d?)(?:p(\d{1,2})(?:\+(\d{1,2}))?)?")
+
+
+def parse(text: str) -> tuple[ConvLayer, ...]:
+    """The layers that `text` says, see `Convolutions`; none if it is no such text."""
+    parts = [_SAID.fullmatch(part) for part in text.split(",")]
+    known = [part for part in parts if part]
+    if len(known) < len(parts):
+        return ()
+    return tuple(ConvLayer(*(int(number or 0) for number in part.groups())) for part in known)
+
+
+def described(layers: Iterable[ConvLayer]) -> str:
+    """The text of which `parse` makes these layers."""
+    return ",".join(map(str, layers))
 
 
 HIDDEN_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")

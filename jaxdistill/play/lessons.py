@@ -125,6 +125,30 @@ def views_beside(experts: Sequence[Teacher]) -> tuple[AnyView, ...]:
     return tuple(view if view.native and view.shape == usual.shape else usual for view in views)
 
 
+def views_of(experts: Sequence[Teacher]) -> tuple[View, ...]:
+    """What a student of these experts sees if it sees, in each task, what that one's expert does.
+
+    Raises:
+      ValueError: one sees no screen, or what no dataset holds, a frame of each step being all that
+        is held; or they see pictures of different shapes.
+    """
+    views = []
+    for expert in experts:
+        view = expert.view
+        if not isinstance(view, View) or not view.framewise:
+            raise ValueError(
+                f"view is 'experts', and {expert.name} sees {view}, which is more than one gray "
+                f"frame of each step; expected None"
+            )
+        if view.shape != (first := experts[0]).view.shape:
+            raise ValueError(
+                f"view is 'experts', and {expert.name} sees {view.shape}, {first.name} "
+                f"{first.view.shape}, and one network sees one shape; expected None"
+            )
+        views.append(view)
+    return tuple(views)
+
+
 def of_tasks(
     tasks: Sequence[Task], seed: int, views: Sequence[AnyView] | None = None
 ) -> tuple[Lesson, ...]:

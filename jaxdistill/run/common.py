@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from jaxdistill import (
     mesh as meshes,
 )
-from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
@@ -54,9 +53,8 @@ class Run:
         self.view = self.lessons[0].seen
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.masks = lessons.masks(self.lessons)
-        self.network = networks.for_tasks(
-            networks.create(settings.network, settings.compute_dtype),
-            [lesson.task for lesson in self.lessons],
+        self.network = recipe.network_of(
+            settings, [lesson.task for lesson in self.lessons], self.view
         )
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
+import jax
 import optax
 
 from jaxdistill import networks, tasks
@@ -26,7 +27,8 @@ from jaxdistill.settings import (
     Weight,
 )
 from jaxdistill.tasks.atari import USUAL, Rules
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.task import Suite, Task
+from jaxdistill.tasks.views import AnyView, View
 
 WARM_LAYERS = ("all", "convolutions")
 _LOSSES = tuple(dict.fromkeys((*losses.LOSSES, *losses.FACTORED)))
@@ -192,8 +194,11 @@ class Settings:
       together: name of a task that all experts play together, each its own part of an action. It
         is one more task of the run, which they teach together and the student is chosen by alone.
       network: a key of `networks.NETWORKS`, the student's.
+      convolutions: the student's, in place of its network's, as `networks.Convolutions` are said:
+        those of an expert, say, for the student to begin with (`learn.warm_layers`).
       view: name of what the student sees, among the suite's views; None is the first of them, and
         of screens what its experts see, as far as EnvPool makes it: see `lessons.views_beside`.
+        "experts" is of screens what each expert sees in its own game, made by EnvPool or not.
       rules: how games of Atari are played, by experts, student and random play alike.
       compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
         parameters, outputs and losses are float32 all the same.
@@ -205,6 +210,7 @@ class Settings:
     view: Text | None = None
     rules: Rules = USUAL
     network: Annotated[str, OneOf(networks.NETWORKS)] = "dueling"
+    convolutions: Annotated[str, networks.Convolutions()] | None = None
     compute_dtype: Annotated[str, OneOf(networks.COMPUTE_DTYPES)] = "float32"
     seed: Steps = 0
     collect: Collect = Collect()
@@ -300,13 +306,45 @@ def student_views(settings: Settings, experts: Sequence[Teacher]) -> tuple[AnyVi
     views = dict(suite.views)
     if settings.view is None and not views:
         return lessons.views_beside(experts)
+    if settings.view == "experts" and isinstance(suite.view, View):
+        return lessons.views_of(experts)
     chosen = next(iter(views)) if settings.view is None else settings.view
     if chosen not in views:
         raise ValueError(
             f"view is {settings.view!r}, expected "
-            + (f"one of {', '.join(views)}" if views else f"None: {suite.name} has one alone")
+            + (f"one of {', '.join(views)}" if views else _usual_view(suite))
         )
     return (views[chosen],) * len(experts)
+
+
+def _usual_view(suite: Suite) -> str:
+    if isinstance(suite.view, View):
+        return "'experts', or None"
+    return f"None: {suite.name} has one alone"
+
+
+def network_of(settings: Settings, tasks: Sequence[Task], view: AnyView) -> networks.Network:
+    """The student's, in a run of these tasks.
+
+    Raises:
+      ValueError: it is none for them, it has no convolutions to replace, or others do not fit what
+        it sees.
+    """
+    network = networks.create(settings.network, settings.compute_dtype)
+    if settings.convolutions is not None:
+        if not network.convs:
+            raise ValueError(
+                f"convolutions is {settings.convolutions!r}, and network {settings.network!r} has "
+                f"none to replace; expected None, or another network"
+            )
+        network = network.clone(convs=networks.parse(settings.convolutions))
+    network = networks.for_tasks(network, tasks)
+    if settings.convolutions is not None:
+        try:
+            jax.eval_shape(lambda key: networks.init(network, key, view.shape), jax.random.key(0))
+        except ValueError as error:
+            raise ValueError(f"convolutions is {settings.convolutions!r}: {error}") from error
+    return network
 
 
 def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:

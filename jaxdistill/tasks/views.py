@@ -111,6 +111,15 @@ class View:
         return self == plain and self.resize in ("area", "linear")
 
     @property
+    def framewise(self) -> bool:
+        """Whether it is of one gray frame of each step, the first repeated, as datasets hold it."""
+        usual = View()
+        return self.gray != "none" and all(
+            getattr(self, name) == getattr(usual, name)
+            for name in ("spacing", "padding", "difference", "channels_last")
+        )
+
+    @property
     def whole(self) -> View:
         """What it is a part of, as a `Vector` may be: nothing else."""
         return self

@@ -404,9 +404,51 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
         learn = dataclasses.replace(settings.learn, **led, warm_start="pong", warm_layers=layers)
         made = common.Run(dataclasses.replace(settings, learn=learn), mesh.create())
         assert distill._make_update(made) == updates
-    for other in ("net1", "mlp"):
-        with pytest.raises(ValueError, match="do not have the same convolutions; leave"):
-            begun(other, warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
+    other = "do not have the same convolutions; "
+    offered = other + "set convolutions to 16x8/4,16x4/2,16x3/1, leave"
+    for name, said in (("net1", offered), ("mlp", other + "leave"), ("impala", other + "leave")):
+        with pytest.raises(ValueError, match=said):
+            begun(name, warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
+
+
+def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_path):
+    """Those of an expert that is no `NETWORKS`, padded ones too, to begin with and to read back."""
+    convs = (networks.ConvLayer(8, 8, 4, 1), networks.ConvLayer(4, 5, 3, 1, 1))
+    network = networks.Network(convs=convs)
+    params = networks.init(network, jax.random.key(9), (4, 84, 84))
+    _save_expert(tmp_path / "warm", network, params, "q")
+    learn = dataclasses.replace(
+        settings.learn, rounds=1, warm_start=str(tmp_path / "warm"), warm_layers="convolutions"
+    )
+    said = "8x8/4p1,4x5/3p1+1"
+    changed = dataclasses.replace(settings, network="net3", convolutions=said, learn=learn)
+    begun = distill._initial_params(common.Run(changed, mesh.create()))["params"]
+    for name in ("conv1", "conv2"):
+        jax.tree.map(np.testing.assert_array_equal, begun[name], params["params"][name])
+    assert begun["dense1"]["kernel"].shape == (7 * 7 * 4, 64) and "conv3" not in begun
+
+    distill.distill(changed, tmp_path / "run", stop_after="train")
+    assert students.load_student(tmp_path / "run")[2].convs == convs
+
+    for wrong, said in (
+        ({"network": "mlp"}, "network 'mlp' has none to replace; expected None, or another"),
+        ({"convolutions": "8x99/4"}, "convolutions is '8x99/4': a 99x99 convolution does not fit"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            common.Run(dataclasses.replace(changed, **wrong), mesh.create())
+    for text in (
+        "",
+        "8x8",
+        "8x8/0",
+        "0x8/4",
+        "8x8/4,",
+        "8x8/4p",
+        "8x8/4p1+",
+        "8x8/4;4x4/2",
+        "nature",
+    ):
+        with pytest.raises(ValueError, match="expected FEATURESxKERNEL/STRIDE of each convolution"):
+            dataclasses.replace(changed, convolutions=text)
 
 
 def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp_path, monkeypatch):
