@@ -26,6 +26,7 @@ def closing_hint(
     loss: str,
     values: bool,
     guesses: Mapping[str, float],
+    begins: Mapping[str, str],
 ) -> str | None:
     """One sentence on a task that is far below its expert, or None where nothing is suggested.
 
@@ -40,10 +41,13 @@ def closing_hint(
       values: whether all experts hold Q-values.
       guesses: of each task whose expert holds logits and plays the likeliest action, the entropy of
         a guess among its actions, in nats.
+      begins: of each task with whose expert's convolutions a student that began fresh could have
+        begun, the flags that say so.
     """
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
-        if advice := _advice(row, history, int(result["rounds"]), loss, values, guesses):
+        rounds, begin = int(result["rounds"]), begins.get(row["game"])
+        if advice := _advice(row, history, rounds, loss, values, guesses, begin):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
 
@@ -92,6 +96,7 @@ def _advice(
     loss: str,
     values: bool,
     guesses: Mapping[str, float],
+    begin: str | None,
 ) -> str | None:
     name = row["game"]
     longer = f"try more rounds, by the same command and --config.learn.rounds={2 * rounds}"
@@ -112,6 +117,8 @@ def _advice(
             f"that is (entropy {unsure:.0%} of a guess's): sharpen them by a smaller "
             f"--config.learn.logits_temperature, such as 0.3"
         )
+    if begin is not None:
+        return f"begin with its expert's convolutions, in a new run: {begin}"
     falls = _improves(-_series(history, f"game_loss/{name}"), _FALL, relative=True)
     if falls or _improves(agreement, _GAIN):
         what = "its loss still fell" if falls else "its agreement still rose"

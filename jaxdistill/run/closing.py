@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdistill import mesh as meshes
 from jaxdistill import metrics, networks
+from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import clips, evaluation, lessons
 from jaxdistill.report import hints, page
@@ -134,8 +135,25 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
             for lesson in run.taught
             if lesson.teacher.outputs == "logits" and not run.settings.evaluate.sample_logits
         },
+        begins={} if run.settings.learn.warm_start else _begins(run),
     )
     return {} if said is None else {"hint": said}
+
+
+def _begins(run: Run) -> dict[str, str]:
+    """The flags with which the student begins with an expert's convolutions, where it can."""
+    own = networks.described(run.network.convs)
+    flags = {}
+    for lesson in run.taught:
+        expert = lesson.teacher
+        if isinstance(expert, Expert) and (
+            convs := run.convolutions_of(expert.network, expert.view)
+        ):
+            flags[lesson.name] = (
+                f"--config.learn.warm_start={lesson.name} --config.learn.warm_layers=convolutions"
+                + (f" --config.convolutions={convs}" if convs != own else "")
+            )
+    return flags
 
 
 def _choices(outputs: page.Outputs) -> dict[str, float]:

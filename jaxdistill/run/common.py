@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxdistill import (
     mesh as meshes,
 )
+from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
@@ -88,6 +89,19 @@ class Run:
     def stored(self) -> AnyView:
         """What the dataset holds, of the shape that all lessons have."""
         return self.lessons[0].stored
+
+    def convolutions_of(self, network: networks.Network, view: AnyView) -> str | None:
+        """The setting with which the student has that network's, or None if it cannot have them.
+
+        Args:
+          view: what the other network sees.
+        """
+        if not (network.convs and self.network.convs and view.shape == self.view.shape):
+            return None
+        having = self.network.clone(convs=network.convs)
+        if networks.to_dict(networks.torso(having)) != networks.to_dict(networks.torso(network)):
+            return None
+        return networks.described(network.convs)
 
     def told(self) -> list[str]:
         """A line on each expert whose own game is another than the one that is played here."""

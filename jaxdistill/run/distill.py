@@ -33,7 +33,6 @@ from jaxdistill.run import choosing, closing, data, recipe, students
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
-from jaxdistill.tasks.views import AnyView
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
@@ -414,16 +413,6 @@ def _initial_params(run: Run) -> networks.Params:
     return params_of(run, learn.warm_start, "learn.warm_start", behind=fresh)
 
 
-def _with_its_own(run: Run, network: networks.Network, view: AnyView) -> str:
-    """How the student would have that network's convolutions, if it can have them."""
-    if not (network.convs and run.network.convs and view.shape == run.view.shape):
-        return ""
-    having = run.network.clone(convs=network.convs)
-    if networks.to_dict(networks.torso(having)) != networks.to_dict(networks.torso(network)):
-        return ""
-    return f"set convolutions to {networks.described(network.convs)}, "
-
-
 def params_of(
     run: Run, named: str, field: str, *, behind: networks.Params | None = None
 ) -> networks.Params:
@@ -470,10 +459,12 @@ def params_of(
     same = theirs == own and view.shape == run.view.shape
     if behind is not None:
         if not (same and (own["convs"] or own["residual"])):
+            others = run.convolutions_of(network, view)
             raise ValueError(
                 f"{field}: {name} and the student (network {run.settings.network!r}) do not have "
-                f"the same convolutions; {_with_its_own(run, network, view)}leave "
-                f"learn.warm_layers at 'all', or begin fresh"
+                f"the same convolutions; "
+                + (f"set convolutions to {others}, " if others else "")
+                + "leave learn.warm_layers at 'all', or begin fresh"
             )
         return networks.with_torso(behind, params)
     if not same or actions != tuple(range(run.suite.num_actions)):

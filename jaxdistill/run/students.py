@@ -269,6 +269,12 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
     for game in games:
         if game not in student.games and not _knows_enough(student, tasks.get(game)):
             game_index(student.games, game, workdir)  # which refuses it
+    for role in student.roles:
+        if role.game in games and not role.view.native:
+            raise ValueError(
+                f"a training shows what EnvPool makes alone, and the student of {workdir} sees "
+                f"{role.view} in {role.game}; distil one with view None"
+            )
     network, params = student.network, student.params
     if network.knows_game:
         indices = [student.games.index(game) for game in games]

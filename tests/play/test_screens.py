@@ -46,9 +46,56 @@ def test_a_student_sees_what_envpool_makes_and_pools_show_what_all_need():
     assert lessons.views_beside([_expert("pong", small), BREAKOUT]) == (View(), BREAKOUT.view)
 
 
-def _collector(experts, log=None):
+def test_a_student_may_see_what_its_experts_see():
+    experts = [INVADERS, PONG, BREAKOUT]
+    taught = lessons.of_experts(experts, 0, lessons.views_of(experts))
+    assert [lesson.seen for lesson in taught] == [expert.view for expert in experts]
+    assert [lesson.view for lesson in taught] == [
+        Screen((12, 8, 4, 0)),
+        Screen((12, 8, 4, 0), gray=True, maximum=False),
+        View(resize="linear"),
+    ]
+    for view, message in (
+        (View(42, 42), r"pong sees \(4, 42, 42\), space_invaders \(4, 84, 84\), and one network"),
+        *(
+            (
+                view,
+                r"pong sees View\(.*, which is more than one gray frame of each step; expected N",
+            )
+            for view in (
+                View(spacing=1),
+                View(padding="zero"),
+                View(difference=True),
+                View(gray="none"),
+                View(channels_last=True),
+            )
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lessons.views_of([INVADERS, _expert("pong", view)])
+
+
+def test_what_is_stored_for_a_student_that_sees_as_its_expert_is_what_that_one_sees():
+    """A minibatch's stack is what the expert labelled, at a game's beginning and later."""
+    experts = [INVADERS, PONG]
+    chunk = _collector(experts, seen=lessons.views_of(experts)).collect(9)
+    for index, expert in enumerate(experts):
+        screen = lessons.of_experts(experts, 3)[index].pool(ENVS, lessons.COLLECT)
+        for time in range(9):
+            shown = Shown(screen.last.observations, screen.last.ages, screen.view)
+            seen = np.asarray(expert.view.see(shown))
+            back = np.minimum([[3, 2, 1, 0]], chunk.ages[index, time][:, None])
+            rows = np.arange(ENVS)[:, None]
+            if time >= back.max():
+                np.testing.assert_array_equal(chunk.frames[index, time - back, rows], seen)
+            screen.step(chunk.actions[index, time])
+    usual = _collector(experts).collect(9)
+    assert (usual.frames != chunk.frames).any((1, 2, 3, 4)).all()
+
+
+def _collector(experts, log=None, seen=None):
     seating = collection.Seating(
-        lessons=lessons.of_experts(experts, 3),
+        lessons=lessons.of_experts(experts, 3, seen),
         network=LINEAR,
         num_envs=ENVS,
         expert_epsilon=0.3,

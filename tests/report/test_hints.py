@@ -42,9 +42,14 @@ def _history(
     return [*rows, {"step": 20, "retention/pong": kept[1]}]
 
 
-def hint(result=None, history=None, loss="q_values", values=True, guesses=()):
+def hint(result=None, history=None, loss="q_values", values=True, guesses=(), begins=()):
     return hints.closing_hint(
-        result or _result(), history or _history(), loss=loss, values=values, guesses=dict(guesses)
+        result or _result(),
+        history or _history(),
+        loss=loss,
+        values=values,
+        guesses=dict(guesses),
+        begins=dict(begins),
     )
 
 
@@ -115,6 +120,13 @@ def test_an_expert_that_is_never_sure_suggests_to_sharpen_it():
     assert hint(history=unsure, values=False, guesses=known) is None, "a loss of values"
     sure = _history(expert_entropy=0.41)
     assert hint(history=sure, loss="kl", values=False, guesses=known) is None
+
+
+def test_who_began_fresh_is_told_how_to_begin():
+    begins = {"pong": "--config.learn.warm_start=pong"}
+    said = hint(history=_history(FALLING), begins=begins)
+    assert said.endswith("with its expert's convolutions, in a new run: " + begins["pong"])
+    assert "more rounds" in hint(history=_history(FALLING), begins={"breakout": "another"})
 
 
 def test_the_hint_is_of_the_game_that_keeps_least():

@@ -18,7 +18,7 @@ from jaxdistill.learn import checkpoints, dataset, learner, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 from jaxdistill.report import page
-from jaxdistill.run import choosing, common, data, distill, recipe, students
+from jaxdistill.run import choosing, closing, common, data, distill, recipe, students
 
 pytestmark = pytest.mark.usefixtures("without_page")
 GAMES = ("pong", "breakout")
@@ -425,10 +425,26 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
     begun = distill._initial_params(common.Run(changed, mesh.create()))["params"]
     for name in ("conv1", "conv2"):
         jax.tree.map(np.testing.assert_array_equal, begun[name], params["params"][name])
-    assert begun["dense1"]["kernel"].shape == (7 * 7 * 4, 64) and "conv3" not in begun
+    assert begun["fc1"]["kernel"].shape == (7 * 7 * 4, 64) and "conv3" not in begun
 
     distill.distill(changed, tmp_path / "run", stop_after="train")
     assert students.load_student(tmp_path / "run")[2].convs == convs
+
+    # Who begins fresh is told of such, and how: each game's expert that has what the student can.
+    _save_expert(tmp_path / "pong", network, params, "q")
+    twice = dataclasses.replace(
+        settings,
+        network="net1",
+        experts=(ExpertSource(str(tmp_path / "pong")), *settings.experts[1:]),
+    )
+    told = closing._begins(common.Run(twice, mesh.create()))
+    flags = "--config.learn.warm_start={} --config.learn.warm_layers=convolutions"
+    assert told == {
+        "pong": f"{flags.format('pong')} --config.convolutions={said}",
+        "breakout": f"{flags.format('breakout')} --config.convolutions=4x8/4,4x4/2",
+    }
+    alike = dataclasses.replace(twice, network="net3", convolutions=said)
+    assert closing._begins(common.Run(alike, mesh.create()))["pong"] == flags.format("pong")
 
     for wrong, said in (
         ({"network": "mlp"}, "network 'mlp' has none to replace; expected None, or another"),

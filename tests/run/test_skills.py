@@ -403,7 +403,7 @@ def test_screens_have_one_view_and_no_skills(settings, watcher, tmp_path):
         learn={"resample_unseen": False},
     )
     for parts, message in (
-        ({"view": "duel"}, "view is 'duel', expected None: atari has one alone"),
+        ({"view": "duel"}, "view is 'duel', expected 'experts', or None"),
         ({"learn": {"loss": "squared"}}, "learn.loss is 'squared', which is not for outputs of po"),
         ({"network": "skills"}, "outputs"),
         ({"together": "pong"}, "together is pong, which watcher of pong plays"),

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks, tasks
+from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, lessons, rollouts
-from jaxdistill.run import distill, push, recipe, students, training, travelled
+from jaxdistill.run import common, distill, push, recipe, students, training, travelled
 from jaxdistill.tasks.views import View
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -375,6 +375,28 @@ def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
         students.to_go_on_from(run / "student", ["pong", "freeway"])
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         students.to_go_on_from(run, ["pong"])
+
+
+def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
+    """As its expert does, in the run, exported and read again; a training cannot show it."""
+    cropped = dataclasses.replace(SMALL, crop=(8, 196), gray="mean", steps=((94, 60),))
+    an_expert("pong", cropped).save(tmp_path / "pong")
+    settings = dataclasses.replace(
+        SETTINGS,
+        experts=(ExpertSource(str(tmp_path / "pong")),),
+        network="net3",
+        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=32, window_steps=128),
+        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
+    )
+    assert common.Run(settings, mesh.create()).view == View(), "unless that is said"
+    distill.distill(dataclasses.replace(settings, view="experts"), tmp_path / "run")
+    assert students.read(tmp_path / "run").roles[0].view == cropped
+    (row,) = distill.evaluate_student(tmp_path / "run", episodes=2, epsilon=0.05, seed=0)
+    assert row["student"]["episodes"] == 2
+    assert students.student_as_expert(tmp_path / "run", "pong").view == cropped
+    with pytest.raises(ValueError, match=r"shows what EnvPool makes alone, .*crop.* in pong; dist"):
+        students.to_go_on_from(tmp_path / "run", ["pong"])
 
 
 def test_a_student_that_goes_on_is_shown_each_game_as_it_learnt_it(run, tmp_path):
