@@ -263,7 +263,10 @@ class Run:
 
     def _other_views(self) -> list[dict[str, Any]]:
         """What the experts see, where one sees a screen in another way than the student."""
-        if all(lesson.view == lesson.stored for lesson in self.taught):
+        if all(
+            lesson.view == lesson.stored or lesson.teacher.view == lesson.seen
+            for lesson in self.taught
+        ):
             return []
         return [lesson.teacher.view.to_dict() for lesson in self.taught]
 
