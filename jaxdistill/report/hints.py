@@ -15,7 +15,6 @@ _LOW, _REACHED = 0.9, 0.95  # retention, and what its interval does not reach
 _ALIKE = 0.97  # agreement from which choices in the states learnt from are no longer the trouble
 _FALL, _GAIN, _RISE = 0.05, 0.005, 0.05  # of a loss, of agreement, of retention
 _CHEAP = 0.2  # of the regret at the beginning
-_UNSURE = 0.6  # of the entropy of a guess: so even, probabilities hardly tell which is the largest
 _OF_CHOICES = ("kl", "hinton_kl", "reverse_kl", "nll")
 
 
@@ -25,7 +24,6 @@ def closing_hint(
     *,
     loss: str,
     values: bool,
-    guesses: Mapping[str, float],
     begins: Mapping[str, str],
 ) -> str | None:
     """One sentence on a task that is far below its expert, or None where nothing is suggested.
@@ -39,15 +37,13 @@ def closing_hint(
       history: the rows of `metrics.jsonl`.
       loss: what was learnt by.
       values: whether all experts hold Q-values.
-      guesses: of each task whose expert holds logits and plays the likeliest action, the entropy of
-        a guess among its actions, in nats.
       begins: of each task with whose expert's convolutions a student that began fresh could have
         begun, the flags that say so.
     """
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
         rounds, begin = int(result["rounds"]), begins.get(row["game"])
-        if advice := _advice(row, history, rounds, loss, values, guesses, begin):
+        if advice := _advice(row, history, rounds, loss, values, begin):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
 
@@ -95,7 +91,6 @@ def _advice(
     rounds: int,
     loss: str,
     values: bool,
-    guesses: Mapping[str, float],
     begin: str | None,
 ) -> str | None:
     name = row["game"]
@@ -108,14 +103,6 @@ def _advice(
         return (
             f"it agrees with its expert in {agreed:.1%} of the states it learns from, but plays in "
             f"others: {drove}try more that the student drives {drive}"
-        )
-    entropy = _series(history, f"expert_entropy/{name}")
-    unsure = entropy[-1] / guesses[name] if name in guesses and len(entropy) else 0.0
-    if loss in _OF_CHOICES and unsure >= _UNSURE:
-        return (
-            f"its expert plays its likeliest action, and its own probabilities hardly tell which "
-            f"that is (entropy {unsure:.0%} of a guess's): sharpen them by a smaller "
-            f"--config.learn.logits_temperature, such as 0.3"
         )
     if begin is not None:
         return f"begin with its expert's convolutions, in a new run: {begin}"

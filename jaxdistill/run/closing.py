@@ -130,11 +130,6 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
         metrics.read(workdir),
         loss=run.settings.learn.loss,
         values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
-        guesses={
-            lesson.name: float(np.log(lesson.mask.sum()))
-            for lesson in run.taught
-            if lesson.teacher.outputs == "logits" and not run.settings.evaluate.sample_logits
-        },
         begins={} if run.settings.learn.warm_start else _begins(run),
     )
     return {} if said is None else {"hint": said}

@@ -21,9 +21,7 @@ def _result(kept=0.7, high=0.8, agreement=0.9, **row):
     return {"games": [fine, game | row], "rounds": 20}
 
 
-def _history(
-    losses=None, agreement=None, regret=None, kept=(0.7, 0.7), share=0.5, expert_entropy=0.1
-):
+def _history(losses=None, agreement=None, regret=None, kept=(0.7, 0.7), share=0.5):
     """Twenty rounds, and an evaluation after every tenth."""
     rows = []
     for i in range(20):
@@ -35,20 +33,18 @@ def _history(
                 "agreement/pong": agreement[i] if agreement else 0.9,
                 "regret/pong": regret[i] if regret else 0.5,
                 "expert_share": share,
-                "expert_entropy/pong": expert_entropy,
             }
         )
     rows[9:9] = [{"step": 9, "retention/pong": kept[0]}]
     return [*rows, {"step": 20, "retention/pong": kept[1]}]
 
 
-def hint(result=None, history=None, loss="q_values", values=True, guesses=(), begins=()):
+def hint(result=None, history=None, loss="q_values", values=True, begins=()):
     return hints.closing_hint(
         result or _result(),
         history or _history(),
         loss=loss,
         values=values,
-        guesses=dict(guesses),
         begins=dict(begins),
     )
 
@@ -109,17 +105,6 @@ def test_a_loss_of_choices_suggests_another():
     assert logits.endswith("try --config.learn.loss=log_prob_mse") and "agrees in 90.0%" in logits
     assert hint(history=cheap, loss="mse") is None
     assert hint(history=_history(regret=[1.0] + [0.3] * 19), loss="kl") is None, "dear choices"
-
-
-def test_an_expert_that_is_never_sure_suggests_to_sharpen_it():
-    """Of two actions: at 0.6 of a guess's entropy, log 2, and where it plays its likeliest."""
-    unsure, known = _history(expert_entropy=0.42), {"pong": float(np.log(2))}
-    said = hint(history=unsure, loss="kl", values=False, guesses=known)
-    assert "61% of a guess's" in said and "--config.learn.logits_temperature" in said
-    assert hint(history=unsure, loss="kl", values=False) is None, "it samples, or holds Q-values"
-    assert hint(history=unsure, values=False, guesses=known) is None, "a loss of values"
-    sure = _history(expert_entropy=0.41)
-    assert hint(history=sure, loss="kl", values=False, guesses=known) is None
 
 
 def test_who_began_fresh_is_told_how_to_begin():

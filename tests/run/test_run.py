@@ -423,20 +423,8 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
 
 def test_a_result_holds_what_its_log_suggests(done):
     history = metrics.read(done.workdir)
-    said = hints.closing_hint(done.result, history, loss="kl", values=False, guesses={}, begins={})
+    said = hints.closing_hint(done.result, history, loss="kl", values=False, begins={})
     assert done.result.get("hint") == said
-
-
-def test_the_hint_knows_whose_likeliest_action_is_played(settings, done):
-    """Carnival's expert alone holds logits; they are all but even."""
-    *others, carnival = done.result["games"]
-    low = {"retention": 0.5, "retention_interval": [0.4, 0.6], "agreement": 0.5}
-    result = done.result | {"games": [*others, carnival | low]}
-    for sampled in (True, False):
-        evaluate = dataclasses.replace(settings.evaluate, sample_logits=sampled)
-        run = common.Run(dataclasses.replace(settings, evaluate=evaluate), mesh.create())
-        said = closing.hint_of(run, done.workdir, result).get("hint", "")
-        assert ("logits_temperature" in said) == (not sampled)
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
