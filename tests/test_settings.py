@@ -186,6 +186,7 @@ NONSENSE = {
     "": {
         "network": ("alexnet",),
         "compute_dtype": ("half",),
+        "convolutions": ("", "32x8", "0x8/4", "32x8/4,", "nature", 3),
         "seed": (-1, 2**32),
         **dict.fromkeys(("together", "view"), ("", " ", 3)),
     },

@@ -125,7 +125,7 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
         ("collect", "--config.lern.rounds=3", "did you mean --config.learn.rounds?"),
         ("collect", "--config.rules.x=3", "expected --config.rules.NAME of difficulty, end_at"),
         ("distill", "--noconfig.learn.follow", "did you mean --config.collect.follow?"),
-        ("distill", "--config.seed.x=3", "expected --config.NAME of collect, compute_dtype, ev"),
+        ("distill", "--config.seed.x=3", "expected --config.NAME of collect, compute_dtype, co"),
         ("merge_weights", "--config.merge.scales=1", "did you mean --config.merge.scale?"),
         ("train_expert", "--config.discout=1", "did you mean --config.discount?"),
         ("finetune", "--config.discout=1", "did you mean --config.discount?"),
