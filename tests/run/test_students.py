@@ -390,7 +390,8 @@ def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
         evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
     )
     assert common.Run(settings, mesh.create()).view == View(), "unless that is said"
-    distill.distill(dataclasses.replace(settings, view="experts"), tmp_path / "run")
+    seeing = dataclasses.replace(settings, view="experts")
+    distill.distill(seeing, tmp_path / "run", stop_after="train")
     assert students.read(tmp_path / "run").roles[0].view == cropped
     (row,) = distill.evaluate_student(tmp_path / "run", episodes=2, epsilon=0.05, seed=0)
     assert row["student"]["episodes"] == 2
