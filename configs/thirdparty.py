@@ -35,7 +35,7 @@ def get_config(directory: str = "weights") -> ConfigDict:
     config.learn.rounds = 480
     config.learn.warm_start = "space_invaders"
     config.learn.warm_layers = "convolutions"
-    config.learn.batch_per_game = 32  # of smaller minibatches fewer rows are needed
+    config.learn.batch_per_game = 32  # row for row as good as 16 here, and faster
     config.evaluate.every_rounds = 240
     config.evaluate.select_episodes = 32
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.

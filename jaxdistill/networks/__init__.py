@@ -4,8 +4,8 @@ from jaxdistill.networks.convolutions import (
     ACTIVATIONS,
     ConvLayer,
     Convolutions,
-    described,
-    parse,
+    describe_convolutions,
+    parse_convolutions,
     plain_convolutions,
 )
 from jaxdistill.networks.network import (
@@ -60,7 +60,7 @@ __all__ = [
     "advance",
     "count",
     "create",
-    "described",
+    "describe_convolutions",
     "first_dense",
     "for_one_game",
     "for_some_games",
@@ -72,7 +72,7 @@ __all__ = [
     "init",
     "initial_carry",
     "only_of_experts",
-    "parse",
+    "parse_convolutions",
     "plain_convolutions",
     "task_vectors",
     "to_dict",

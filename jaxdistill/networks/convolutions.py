@@ -68,7 +68,7 @@ class Convolutions:
     """
 
     def __contains__(self, text: str) -> bool:
-        return bool(parse(text))
+        return bool(parse_convolutions(text))
 
     def __str__(self) -> str:
         return "FEATURESxKERNEL/STRIDE of each convolution, as 32x8/4,64x4/2p1 (p: padding)"
@@ -77,7 +77,7 @@ class Convolutions:
 _SAID = re.compile(r"([1-9]\d{0,3})x([1-9]\d?)/([1-9]\d?)(?:p(\d{1,2})(?:\+(\d{1,2}))?)?")
 
 
-def parse(text: str) -> tuple[ConvLayer, ...]:
+def parse_convolutions(text: str) -> tuple[ConvLayer, ...]:
     """The layers that `text` says, see `Convolutions`; none if it is no such text."""
     parts = [_SAID.fullmatch(part) for part in text.split(",")]
     known = [part for part in parts if part]
@@ -86,8 +86,8 @@ def parse(text: str) -> tuple[ConvLayer, ...]:
     return tuple(ConvLayer(*(int(number or 0) for number in part.groups())) for part in known)
 
 
-def described(layers: Iterable[ConvLayer]) -> str:
-    """The text of which `parse` makes these layers."""
+def describe_convolutions(layers: Iterable[ConvLayer]) -> str:
+    """The text of which `parse_convolutions` makes these layers."""
     return ",".join(map(str, layers))
 
 

@@ -137,7 +137,7 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
 
 def _begins(run: Run) -> dict[str, str]:
     """The flags with which the student begins with an expert's convolutions, where it can."""
-    own = networks.described(run.network.convs)
+    own = networks.describe_convolutions(run.network.convs)
     flags = {}
     for lesson in run.taught:
         expert = lesson.teacher

@@ -101,7 +101,7 @@ class Run:
         having = self.network.clone(convs=network.convs)
         if networks.to_dict(networks.torso(having)) != networks.to_dict(networks.torso(network)):
             return None
-        return networks.described(network.convs)
+        return networks.describe_convolutions(network.convs)
 
     def told(self) -> list[str]:
         """A line on each expert whose own game is another than the one that is played here."""

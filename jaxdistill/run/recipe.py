@@ -337,7 +337,7 @@ def network_of(settings: Settings, tasks: Sequence[Task], view: AnyView) -> netw
                 f"convolutions is {settings.convolutions!r}, and network {settings.network!r} has "
                 f"none to replace; expected None, or another network"
             )
-        network = network.clone(convs=networks.parse(settings.convolutions))
+        network = network.clone(convs=networks.parse_convolutions(settings.convolutions))
     network = networks.for_tasks(network, tasks)
     if settings.convolutions is not None:
         try:

@@ -443,6 +443,11 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
         "pong": f"{flags.format('pong')} --config.convolutions={said}",
         "breakout": f"{flags.format('breakout')} --config.convolutions=4x8/4,4x4/2",
     }
+    low = {"game": "pong", "retention": 0.5, "retention_interval": [0.4, 0.6]}
+    for learn, hinted in ((settings.learn, True), (changed.learn, False)):
+        run = common.Run(dataclasses.replace(twice, learn=learn), mesh.create())
+        hint = closing.hint_of(run, tmp_path / "run", {"games": [low], "rounds": 1})
+        assert ("warm_start=pong" in hint.get("hint", "")) == hinted, "unless it has begun so"
     alike = dataclasses.replace(twice, network="net3", convolutions=said)
     assert closing._begins(common.Run(alike, mesh.create()))["pong"] == flags.format("pong")
 
