@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.optimize
 
 from jaxdistill import networks
 from jaxdistill import settings as settings_lib
@@ -470,6 +469,9 @@ def aligned(
     Raises:
       ValueError: the network has other parts, see `hidden_layers`.
     """
+    # Here and not above: a tenth of a program's start, and few programs align anything.
+    from scipy.optimize import linear_sum_assignment
+
     names = [layer.name for layer in hidden_layers(network)]
 
     @jax.jit
@@ -492,7 +494,7 @@ def aligned(
             network,
             other,
             {
-                name: scipy.optimize.linear_sum_assignment(product, maximize=True)[1]
+                name: linear_sum_assignment(product, maximize=True)[1]
                 for name, product in own.items()
             },
         )

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from scipy import special
 
 from jaxdistill import mesh as mesh_lib
 from jaxdistill import preemption
@@ -597,6 +596,9 @@ def _percentiles(values: np.ndarray, level: float, games: int) -> tuple[float, f
     ("What teachers should know about the bootstrap".) Plain percentiles of few games make too
     narrow an interval: it is widened as Student's t and the factor sqrt(n / (n - 1)) ask for.
     """
+    # Here and not above: a sixth of a program's start, and many programs measure nothing.
+    from scipy import special
+
     if np.isnan(values).all():
         return (float("nan"), float("nan"))
     tail = (1 - level) / 2

@@ -10,12 +10,10 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import jinja2
-import matplotlib.axes
-import matplotlib.figure
 import numpy as np
 
 from jaxdistill import metrics
@@ -24,6 +22,10 @@ from jaxdistill.play import clips
 from jaxdistill.report import tables
 from jaxdistill.tasks.task import Suite
 from jaxdistill.text import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CLIP_SECONDS = 30  # of play in one clip, at most
 CLIP_BYTES = 2_000_000  # of one clip; where it would take more, it has fewer pictures a second
@@ -193,7 +195,7 @@ def _similarity(vectors: Mapping[str, Sequence[float]]) -> str:
     names, numbers = list(vectors), np.asarray(list(vectors.values()), float)
     cosines = cosine_similarity(numbers)
     size = 2.5 + 0.8 * len(names)
-    figure = matplotlib.figure.Figure(figsize=(size + 3, size), layout="constrained")
+    figure = _figure(size + 3, size)
     axis = figure.subplots()
     image = axis.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu_r")
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
@@ -216,7 +218,7 @@ def _curves(
     history: Sequence[Mapping[str, Any]], names: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> str:
     panels = ("game_loss", "agreement", "score")
-    figure = matplotlib.figure.Figure(figsize=(11, 2.6 * len(names)), layout="constrained")
+    figure = _figure(11, 2.6 * len(names))
     axes = figure.subplots(len(names), len(panels), squeeze=False, sharex="col")
     for line, name, row in zip(axes, names, rows, strict=True):
         for axis, panel in zip(line, panels, strict=True):
@@ -235,7 +237,7 @@ def _curves(
     return _svg(figure)
 
 
-def _plot(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float]], who: str) -> None:
+def _plot(axis: Axes, points: Sequence[tuple[float, float]], who: str) -> None:
     """A line, in which few points are marked: of a single one nothing else can be seen."""
     marker = "o" if len(points) <= _FEW_POINTS else None
     axis.plot(*zip(*points, strict=True), color=_COLOURS[who], marker=marker)
@@ -250,7 +252,7 @@ def _training_curves(
     """A panel of each task's scores, and two of how each network learns."""
     count = len(rows) + 2
     lines = (count + 1) // 2
-    figure = matplotlib.figure.Figure(figsize=(11, 2.8 * lines), layout="constrained")
+    figure = _figure(11, 2.8 * lines)
     axes = figure.subplots(lines, 2, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.remove()
@@ -298,7 +300,7 @@ def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
 
 
 def _histograms(outputs: Mapping[str, Outputs]) -> str:
-    figure = matplotlib.figure.Figure(figsize=(11, 2.6 * len(outputs)), layout="constrained")
+    figure = _figure(11, 2.6 * len(outputs))
     axes = figure.subplots(len(outputs), 2, squeeze=False)
     for (left, right), (name, o) in zip(axes, outputs.items(), strict=True):
         valid = np.flatnonzero(o.mask)
@@ -332,7 +334,15 @@ def _chosen(suite: Suite, outputs: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(angles, np.abs(chosen), chosen).mean(axis=0)
 
 
-def _svg(figure: matplotlib.figure.Figure) -> str:
+def _figure(width: float, height: float) -> Figure:
+    """An empty one, in inches."""
+    # Here and not above: a program that draws nothing should not pay for importing what draws.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg")
     return out.getvalue()[out.getvalue().index("<svg") :]
