@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 import pytest
+import quick_emulators
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
@@ -40,6 +41,8 @@ os.environ.setdefault("XLA_FLAGS", _quick)
 os.environ["XDG_CACHE_HOME"] = _compiled.name
 
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
+
+quick_emulators.install()
 
 
 def pytest_configure() -> None:

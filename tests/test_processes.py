@@ -52,7 +52,7 @@ def settings(tmp_path_factory):
         ),
         learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
         evaluate=recipe.Evaluate(
-            every_rounds=2, select_episodes=2, report_episodes=4, max_steps=24
+            every_rounds=2, select_episodes=4, report_episodes=4, max_steps=24
         ),
     )
 

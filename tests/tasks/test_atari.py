@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import envpool
 import numpy as np
@@ -13,6 +15,27 @@ from jaxdistill.tasks.task import Step
 from jaxdistill.tasks.views import Vector, View
 
 PONG, BREAKOUT, FREEWAY = (tasks.get(name) for name in ("pong", "breakout", "freeway"))
+
+
+_PLAY = """
+import envpool, hashlib, numpy
+pool = envpool.make("Breakout-v5", env_type="gymnasium", num_envs=2, seed=3)
+said, actions = [pool.reset()[0]], numpy.random.default_rng(0).integers(0, 4, (200, 2))
+said += [part for row in actions for part in pool.step(row)[:4]]
+played = hashlib.sha256(b"".join(part.tobytes() for part in said)).hexdigest()
+"""
+
+
+def test_emulators_that_tests_make_quickly_play_as_those_of_users():
+    here: dict = {}
+    exec(_PLAY, here)
+    users = subprocess.run(
+        [sys.executable, "-c", f"{_PLAY}\nprint(played)"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert users.stdout.strip() == here["played"]
 
 
 def test_there_are_104_sorted_unique_games():
