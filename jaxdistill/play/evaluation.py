@@ -573,12 +573,18 @@ def retention_interval(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> tuple[float, float]:
-    """Bootstrap interval of the retention, see `_percentiles`; all three are resampled."""
+    """Bootstrap interval of the retention, see `_percentiles`; all three are resampled.
+
+    NaN where these games cannot tell at that level whether the expert is better than random play or
+    worse: a share of what may be nothing has no bounds.
+    """
     student_means, expert_means, random_means = (
         _bootstrap_means(x.scores, resamples, seed)
         for seed, x in enumerate((student, expert, random))
     )
     span = expert_means - random_means
+    if min((span >= 0).mean(), (span <= 0).mean()) > (1 - level) / 2:
+        return (float("nan"), float("nan"))
     ratios = np.divide(
         student_means - random_means, span, out=np.full_like(span, np.nan), where=span != 0
     )

@@ -634,15 +634,15 @@ def _measured(known: Mapping[str, Any], shown: Callable[[float], str] = _digits)
 
 
 def _kept(row: Mapping[str, Any]) -> str | None:
-    """Retention with its interval, in percent, as far as they are known; None where none can be."""
-    interval = row.get("retention_interval")
+    """Retention in percent, with its interval where it has one; None where there is none."""
     if "retention" not in row:
         return None
-    if interval is None or any(x is None or math.isnan(x) for x in interval):
+    if "retention_interval" not in row:
         return _whole_share(row["retention"])
-    return _measured(
-        {"mean": row["retention"], "interval": row["retention_interval"]}, _whole_share
-    )
+    interval = row["retention_interval"]
+    if any(x is None or math.isnan(x) for x in interval):
+        return _whole_share(None)
+    return _measured({"mean": row["retention"], "interval": interval}, _whole_share)
 
 
 def _whole_share(value: float | None) -> str:

@@ -525,6 +525,15 @@ def test_retention_is_undefined_where_the_expert_plays_like_random():
     assert np.isnan(interval).all() and len(interval) == 2
 
 
+def test_nothing_bounds_what_is_kept_of_an_expert_that_may_be_no_better_than_random_play():
+    student, random = _scores(3.0, 4.0), _scores(*range(10))
+    for expert in (_scores(*range(1, 11)), _scores(*range(-1, 9))):
+        assert np.isnan(evaluation.retention_interval(student, expert, random)).all()
+    for expert in (_scores(*range(20, 30)), _scores(*range(-20, -10))):
+        low, high = evaluation.retention_interval(student, expert, random)
+        assert -1 < low < high < 1
+
+
 def test_the_interval_of_the_retention_by_hand():
     constant = evaluation.retention_interval(_scores(15.0), _scores(25.0, 25.0), _scores(5.0))
     assert constant == (0.5, 0.5)

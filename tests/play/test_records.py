@@ -237,27 +237,36 @@ def test_intervals_that_end_the_games_hold_what_they_say(name, monkeypatch):
     assert fewest <= np.mean(games) <= most
 
 
-def test_games_are_played_until_each_task_is_known(played, tmp_path):
-    """One is known after 16, the other never; width 0 asks for all."""
+def test_games_are_played_until_each_task_is_known(played):
+    """Width 0 asks for all; an expert like random play leaves nothing known."""
+    masks, numbers = lessons.masks(LESSONS), [t.number for t in LANDERS]
+    falls, rises = (
+        rollouts.random_policy(masks & (np.arange(4) == action), numbers=numbers)
+        for action in (0, 2)
+    )
 
-    def asked(width):
+    def asked(width, expert):
         played.clear()
         scores = records.until_known(
             LESSONS,
-            {who: player(who) for who in PLAYERS},
+            {
+                who: records.Player(who, policy, (who, who))
+                for who, policy in zip(PLAYERS, (falls, expert, rises), strict=True)
+            },
             PROTOCOL,
             mesh.create(),
-            records.Records(tmp_path / str(width)),
+            records.Records(),
             episodes=40,
             width=width,
         )
         return {name: {i: len(x.scores) for i, x in rows.items()} for name, rows in scores.items()}
 
-    assert asked(0.0) == {who: {0: 40, 1: 40} for who in PLAYERS}
+    assert asked(0.0, rises) == {who: {0: 40, 1: 40} for who in PLAYERS}
     assert [*records.rounds(40)] == [16, 32, 40] and [*records.rounds(16)] == [16]
     assert [*records.rounds(3)] == [3]
-    assert asked(1e9) == {who: {0: 16, 1: 16} for who in PLAYERS}
+    assert asked(1e9, rises) == {who: {0: 16, 1: 16} for who in PLAYERS}
     assert len(played) == 3
+    assert asked(1e9, falls) == {who: {0: 40, 1: 40} for who in PLAYERS}
 
 
 def test_a_student_has_a_mark_in_each_of_its_tasks():

@@ -58,6 +58,15 @@ def test_what_is_not_known_is_a_dash(result, which, capsys):
     assert line.split() == ["pong", "3.0", "3.0", "3.0", "-"]
 
 
+def test_what_is_kept_of_an_expert_that_may_be_no_better_than_random_play_is_a_dash(result, capsys):
+    result = result["measured"]
+    result["games"][0]["retention"] = 5.54
+    tables.print_result(result)
+    out = capsys.readouterr().out
+    assert "554%" not in out
+    assert next(x for x in out.splitlines() if x.split()[:1] == ["pong"]).split()[-1] == "-"
+
+
 def _scores(*, facts, scores=(0.0, 100.0, 200.0, 300.0), lengths=(100, 200, 300, 400)):
     every = {name: np.asarray(x, float) for name, x in facts.items()}
     starts = np.arange(len(scores))
