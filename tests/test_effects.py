@@ -878,10 +878,12 @@ RUN_BESIDE = {
         "learn.warm_start": "asterix",
     },
     "evaluate.opening_by": {"evaluate.opening_steps": 20},
+    # An expert that 16 games tell from random play, or no width would be enough.
     "evaluate.report_width": lambda world: {
         "evaluate.report_episodes": 17,
-        "evaluate.max_steps": 12,
-        "experts": (world.source("asterix"),),
+        "evaluate.max_steps": 60,
+        "experts": (world.source("combat/clicking"),),
+        "network": "skills",
     },
     "evaluate.lowest_expert_share": lambda world: {"experts": (world.source("loud"),)},
 }
