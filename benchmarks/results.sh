@@ -86,7 +86,7 @@ for method in mean task_arithmetic fisher htcl taylor_one_shot taylor_iterative 
 done
 row reference reference.py
 
-# Experts found on the web. An hour and a half.
+# Experts found on the web. Two hours.
 if [[ -n ${JAXDISTILL_EXPERTS:-} ]]; then
     row web "thirdparty.py:$JAXDISTILL_EXPERTS"
 fi
