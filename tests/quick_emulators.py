@@ -17,20 +17,19 @@ _FILLS_THE_TABLE = "_ZN3ale13PhosphorBlend18makeAveragePaletteEv"
 _RETURN = b"\xc3"  # of x86-64
 
 
-def install() -> bool:
-    """Whether it was done."""
+def install() -> None:
+    """Of the emulators that this process makes from now on."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return False
+        return
     import envpool.atari.atari_envpool
 
     library = ctypes.CDLL(envpool.atari.atari_envpool.__file__)
     if not hasattr(library, _FILLS_THE_TABLE):
-        return False
+        return
     place = ctypes.cast(getattr(library, _FILLS_THE_TABLE), ctypes.c_void_p).value
     page = ctypes.c_void_p(place & ~(mmap.PAGESIZE - 1))
     protect, size = ctypes.CDLL(None).mprotect, ctypes.c_size_t(mmap.PAGESIZE)
     if protect(page, size, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
-        return False
+        return
     ctypes.memmove(place, _RETURN, len(_RETURN))
     protect(page, size, mmap.PROT_READ | mmap.PROT_EXEC)
-    return True
