@@ -103,12 +103,9 @@ TABLES = (
         "Losses, one game",
         ("loss", *_COMPARED),
         {
-            "loss_q_values": "`q_values`",
-            "loss_nll": "`nll`",
-            "loss_kl": "`kl`, temperature 0.01",
-            "loss_mse": "`mse`",
-            "loss_nll_seed_1": "`nll`, seed 1",
-            "loss_kl_seed_1": "`kl`, seed 1",
+            f"loss_{loss}_seed_{seed}": f"`{loss}`, seed {seed}"
+            for loss in ("q_values", "nll", "kl", "mse")
+            for seed in (0, 1)
         },
     ),
     Table(
@@ -116,7 +113,7 @@ TABLES = (
         ("`learn.q_temperature`", *_COMPARED),
         {
             "temperature_0.001": "0.001, nearly `nll`'s target",
-            "loss_kl": "0.01, the default",
+            "loss_kl_seed_0": "0.01, the default",
             "temperature_0.1": "0.1",
             "temperature_1.0": "1, the Q-values as they are",
         },

@@ -53,11 +53,10 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
         "JAXDISTILL_EXPERTS": "found",
     }
 
-    def run():
+    def run(*tables):
         log.write_text("")
-        subprocess.run(
-            ["bash", ROOT / "benchmarks" / "results.sh", out], env=environment, check=True
-        )
+        program = ["bash", ROOT / "benchmarks" / "results.sh", out, *tables]
+        subprocess.run(program, env=environment, check=True)
         return [line.split() for line in log.read_text().splitlines()]
 
     lines = run()
@@ -86,6 +85,10 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
     assert len(caches) == 1, "experts are measured once"
     assert lines[-1] == ["benchmarks/results.py", str(out)]
     assert not any("evaluate.py" in program for program, *_ in run()), "nothing is made twice"
+    assert len(run("states")) == 4 + 1, "that table alone, and what there is printed"
+    with pytest.raises(subprocess.CalledProcessError):
+        run("states", "of_nothing")
+    assert not log.read_text(), "nothing is begun before all the names are known"
 
 
 def config_of(flags):
@@ -143,23 +146,23 @@ def test_results_prints_the_runs_it_finds(tmp_path):
         "regret": 0.01,
     }
     seconds = {"baselines": 60.0, "collect": 30.0, "learn": 90.0}
-    for run, row in (("size_net3_pong", game), ("loss_kl", game | {"agreement": 0.256})):
+    for run, row in (("size_net3_pong", game), ("loss_kl_seed_0", game | {"agreement": 0.256})):
         (tmp_path / run).mkdir()
         text = json.dumps({"games": [row], "seconds": seconds})
         (tmp_path / run / "result.json").write_text(text)
     printed = results.markdown(tmp_path).splitlines()
     scores = "10.0 [9.0, 11.2] | 9.1 [8.1, 10.3] | 90% [80, 100]"
     assert [line for line in printed if line.startswith("| `")] == [
-        f"| `kl`, temperature 0.01 | {scores} | 26% | 0.0100 | 2.0 | 3.0 |",
+        f"| `kl`, seed 0 | {scores} | 26% | 0.0100 | 2.0 | 3.0 |",
         "| `learn.q_temperature` | expert | student | retention | agreement | regret | minutes | "
         "in all |",
         f"| `net3` | 61,954 (1.9%) | Space Invaders | {scores} | 50% | 0.0100 | 2.0 | 3.0 |",
     ]
     unknown = game | {"retention": None, "retention_interval": [None, None]}
-    (tmp_path / "loss_mse").mkdir()
+    (tmp_path / "loss_mse_seed_1").mkdir()
     text = json.dumps({"games": [unknown], "seconds": seconds})
-    (tmp_path / "loss_mse" / "result.json").write_text(text)
-    row = "| `mse` | 10.0 [9.0, 11.2] | 9.1 [8.1, 10.3] |  | 50% | 0.0100 | 2.0 | 3.0 |"
+    (tmp_path / "loss_mse_seed_1" / "result.json").write_text(text)
+    row = "| `mse`, seed 1 | 10.0 [9.0, 11.2] | 9.1 [8.1, 10.3] |  | 50% | 0.0100 | 2.0 | 3.0 |"
     assert row in results.markdown(tmp_path).splitlines()
     assert f"| 0.01, the default | {scores} | 26% | 0.0100 | 2.0 | 3.0 |" in printed
     titles = [line for line in printed if line.startswith("#")]
