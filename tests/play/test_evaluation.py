@@ -185,6 +185,16 @@ def test_games_to_choose_by_and_games_to_report_have_no_start_in_common(chosen_a
     assert few[0].distinct_starts <= 4
 
 
+def test_games_of_every_purpose_and_seed_draw_their_own():
+    protocols = [
+        evaluation.Protocol(purpose, seed, NO_OPENING)
+        for purpose in (lessons.SELECT, lessons.REPORT)
+        for seed in (0, 1)
+    ]
+    draws = [float(jax.random.uniform(protocol.key)) for protocol in protocols]
+    assert len(set(draws)) == len(draws)
+
+
 def test_every_policy_takes_over_in_the_same_states(chosen_and_reported):
     reported = chosen_and_reported[1]
 
