@@ -976,7 +976,8 @@ def first_dense(network: Network) -> list[str]:
 def torso(network: Network) -> Network:
     """Its convolutions alone, with a linear head.
 
-    Networks whose torsos are equal can take over each other's convolutions; see `with_torso`.
+    Networks whose torsos are equal can take over each other's convolutions; see `with_torso`, and
+    `may_take_torso` for others that can.
     """
     layers = network._layers(2)
     return Network(
@@ -990,14 +991,43 @@ def torso(network: Network) -> Network:
     )
 
 
+def may_take_torso(own: Network, other: Network) -> bool:
+    """Whether `own` has the convolutions of `other`, or the same ones with more features."""
+    theirs = to_dict(torso(other))
+    if to_dict(torso(own)) == theirs:
+        return bool(own.convs or own.residual)
+    if own.layer_norm or len(own.convs) != len(other.convs):
+        return False
+    pairs = list(zip(own.convs, other.convs, strict=True))
+    cut = own.clone(convs=tuple(dataclasses.replace(a, features=b.features) for a, b in pairs))
+    return all(a.features >= b.features for a, b in pairs) and to_dict(torso(cut)) == theirs
+
+
 def with_torso(params: Params, other: Params) -> Params:
-    """`params` with the convolutions of `other`, of a network of the same `torso`."""
+    """`params` with the convolutions of `other`, of a network whose torso this one may take.
+
+    Where there are more features than in `other`, its own are the first and begin by seeing what
+    they see there, none of the new ones; those are as in `params` and see all. So nothing that
+    `other` has learnt to see is lost, and there is room for what it has not (as Net2WiderNet, Chen
+    et al. 2016, but that the new ones are no copies).
+    """
     return {
         "params": {
-            name: other["params"][name] if name.startswith(("input", "conv", "section")) else layer
+            name: jax.tree.map(_widened, layer, other["params"][name])
+            if name.startswith(("input", "conv", "section"))
+            else layer
             for name, layer in params["params"].items()
         }
     }
+
+
+def _widened(fresh: jax.Array, taken: jax.Array) -> jax.Array:
+    """A kernel `(k, k, C, F)` or bias `(F,)` whose first features are those of `taken`."""
+    if fresh.shape == taken.shape:
+        return taken
+    features = taken.shape[-1]
+    alone = jnp.asarray(fresh).at[..., :features].set(0.0)
+    return alone.at[tuple(slice(size) for size in taken.shape)].set(taken)
 
 
 def to_dict(network: Network) -> dict[str, Any]:

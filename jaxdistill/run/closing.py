@@ -137,16 +137,16 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
 
 def _begins(run: Run) -> dict[str, str]:
     """The flags with which the student begins with an expert's convolutions, where it can."""
-    own = networks.describe_convolutions(run.network.convs)
     flags = {}
     for lesson in run.taught:
         expert = lesson.teacher
         if isinstance(expert, Expert) and (
             convs := run.convolutions_of(expert.network, expert.view)
         ):
+            having = networks.may_take_torso(run.network, expert.network)
             flags[lesson.name] = (
                 f"--config.learn.warm_start={lesson.name} --config.learn.warm_layers=convolutions"
-                + (f" --config.convolutions={convs}" if convs != own else "")
+                + ("" if having else f" --config.convolutions={convs}")
             )
     return flags
 

@@ -453,21 +453,20 @@ def params_of(
             )
         name, params, actions = expert.name, expert.params, expert.actions
         network, view = expert.network, expert.view
-    # Compared without what they compute in, which is no part of a shape.
-    copied = networks.torso if behind is not None else lambda whole: whole
-    theirs, own = (networks.to_dict(copied(x)) for x in (network, run.network))
-    same = theirs == own and view.shape == run.view.shape
+    shown_alike = view.shape == run.view.shape
     if behind is not None:
-        if not (same and (own["convs"] or own["residual"])):
+        if not (shown_alike and networks.may_take_torso(run.network, network)):
             others = run.convolutions_of(network, view)
             raise ValueError(
                 f"{field}: {name} and the student (network {run.settings.network!r}) do not have "
-                f"the same convolutions; "
+                f"the same convolutions, nor the student the same ones with more features; "
                 + (f"set convolutions to {others}, " if others else "")
                 + "leave learn.warm_layers at 'all', or begin fresh"
             )
         return networks.with_torso(behind, params)
-    if not same or actions != tuple(range(run.suite.num_actions)):
+    # Compared without what they compute in, which is no part of a shape.
+    same = networks.to_dict(network) == networks.to_dict(run.network)
+    if not (same and shown_alike and actions == tuple(range(run.suite.num_actions))):
         raise ValueError(
             f"{field}: {name} ({network.num_outputs} outputs) is not of the student's shape "
             f"(network {run.settings.network!r}); begin fresh instead"

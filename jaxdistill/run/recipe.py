@@ -95,6 +95,8 @@ class Learn:
         exported; or one of these on the hub. None begins fresh.
       warm_layers: what it copies of that, "all", or its "convolutions", behind which the student
         begins fresh: it has less to unlearn, and the other network may be of another shape there.
+        The student's convolutions may have more features, which begin fresh too: room for what
+        other games need to be seen.
       target_retention: learning ends once the student keeps this much of every game in the games
         it is chosen by, 1 being all; None learns all rounds.
       ema_decay: the student that plays is the exponential moving average of the parameters with

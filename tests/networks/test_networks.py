@@ -853,6 +853,44 @@ def test_a_network_of_some_outputs_gives_those(network, outputs):
         np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
 
 
+def test_a_wider_network_begins_by_seeing_all_that_the_other_sees():
+    narrow = TINY.clone(hidden=())
+    wide = narrow.clone(convs=(ConvLayer(6, 8, 4), ConvLayer(7, 4, 2)))
+    assert networks.may_take_torso(wide, narrow) and networks.may_take_torso(narrow, narrow)
+    taken, own = _random(narrow, TINY_INPUT), _random(wide, TINY_INPUT)
+    begun = networks.with_torso(own, taken)
+    for name in ("conv1", "conv2"):
+        for part in ("kernel", "bias"):
+            new, fresh = begun["params"][name][part][..., 4:], own["params"][name][part][..., 4:]
+            np.testing.assert_array_equal(new, fresh, err_msg="the others are its own, and see all")
+    assert begun["params"]["action"] is own["params"]["action"]
+
+    # Its outputs are the narrow one's, once they are made of the features that both have.
+    head = taken["params"]["action"]
+    kernel = jnp.pad(head["kernel"], ((0, 3), (0, 0)))  # a pixel of 4 features, here of 7
+    alike = {"params": begun["params"] | {"action": head | {"kernel": kernel}}}
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *TINY_INPUT), dtype=np.uint8)
+    np.testing.assert_allclose(
+        _forward(wide, alike, pixels), _forward(narrow, taken, pixels), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        (TINY, TINY.clone(convs=(ConvLayer(6, 8, 4), ConvLayer(4, 4, 2)))),  # narrower
+        (TINY.clone(convs=(ConvLayer(6, 8, 4), ConvLayer(4, 3, 2))), TINY),  # another kernel
+        (TINY.clone(convs=(ConvLayer(6, 8, 4),)), TINY),
+        (TINY.clone(convs=(ConvLayer(6, 8, 4), ConvLayer(4, 4, 2)), activation="elu"), TINY),
+        (BOTH.clone(convs=(ConvLayer(6, 8, 4), ConvLayer(4, 4, 2))), BOTH),  # means over channels
+        (RESIDUAL.clone(residual=(6,)), RESIDUAL),
+        (Network(convs=(), hidden=(4,)), Network(convs=(), hidden=(4,))),  # has none
+    ],
+)
+def test_convolutions_that_would_see_otherwise_are_not_taken(own, other):
+    assert not networks.may_take_torso(own, other)
+
+
 def test_features_are_flattened_by_row_column_channel():
     network = Network(convs=(ConvLayer(2, 1),), num_outputs=1, activation="none")
     x = jnp.arange(8.0).reshape(1, 2, 2, 2)  # channel 0 holds 0..3, channel 1 holds 4..7

@@ -378,14 +378,14 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
 
 
 def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monkeypatch):
-    # Convolutions as net3's, and another head.
+    # Convolutions as net1's, and another head.
     network = networks.Network(
-        convs=networks.create("net3").convs, action_hidden=(8,), head="actor_critic"
+        convs=networks.create("net1").convs, action_hidden=(8,), head="actor_critic"
     )
     params = networks.init(network, jax.random.key(9), (4, 84, 84))
     _save_expert(tmp_path / "warm", network, params, "logits")
 
-    def begun(network="net3", **learn):
+    def begun(network="net1", **learn):
         changed = dataclasses.replace(settings.learn, **learn)
         changed = dataclasses.replace(settings, network=network, learn=changed)
         return distill._initial_params(common.Run(changed, mesh.create()))["params"]
@@ -404,9 +404,15 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
         learn = dataclasses.replace(settings.learn, **led, warm_start="pong", warm_layers=layers)
         made = common.Run(dataclasses.replace(settings, learn=learn), mesh.create())
         assert distill._make_update(made) == updates
-    other = "do not have the same convolutions; "
-    offered = other + "set convolutions to 16x8/4,16x4/2,16x3/1, leave"
-    for name, said in (("net1", offered), ("mlp", other + "leave"), ("impala", other + "leave")):
+    # With more features, those are the first.
+    wider = begun("dueling", warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
+    for name in convolutions:
+        kernel = params["params"][name]["kernel"]
+        within = tuple(slice(size) for size in kernel.shape)
+        np.testing.assert_array_equal(wider[name]["kernel"][within], kernel)
+    other = "nor the student the same ones with more features; "
+    offered = f"{other}set convolutions to {networks.describe_convolutions(network.convs)}, leave"
+    for name, said in (("net3", offered), ("mlp", other + "leave"), ("impala", other + "leave")):
         with pytest.raises(ValueError, match=said):
             begun(name, warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
 
