@@ -133,21 +133,26 @@ def _same_program(text: str, source: str) -> bool:
 def _unread(source: str) -> list[tuple[tuple[int, int], tuple[int, int], str | None]]:
     """Where changes change nothing, and of which kind; None is any.
 
-    With `from __future__ import annotations` nothing reads annotations, and a signature's star is
-    no product.
+    With `from __future__ import annotations` nothing reads annotations, a signature's star is no
+    product, and `strict=True` says of a `zip` that nothing of unequal length ever reaches it.
     """
     found: list[tuple[tuple[int, int], tuple[int, int], str | None]] = []
     for node in ast.walk(ast.parse(source)):
         for name in ("annotation", "returns"):
             part = getattr(node, name, None)
-            if part is not None:
-                end = (part.end_lineno, part.end_col_offset)
-                found.append(((part.lineno, part.col_offset), end, None))
+            if isinstance(part, ast.AST):
+                found.append((*_place(part), None))
         if isinstance(node, ast.FunctionDef | ast.Lambda):
             body = node.body[0] if isinstance(node, ast.FunctionDef) else node.body
             begin, end = (node.lineno, node.col_offset), (body.lineno, body.col_offset)
             found.append((begin, end, "BinaryOperator"))
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            found.append((*_place(node.value), None))
     return found
+
+
+def _place(node: ast.AST) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
 class Bench:

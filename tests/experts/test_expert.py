@@ -57,6 +57,16 @@ def test_what_was_saved_loads(saved):
     assert np.isfinite(np.concatenate([x.ravel() for x in _leaves(expert.params)])).all()
 
 
+def test_a_directory_that_holds_something_is_left_alone_unless_asked(saved):
+    expert = Expert.load(saved)
+    renamed = dataclasses.replace(expert, name="another")
+    with pytest.raises(ValueError, match="saved"):
+        renamed.save(saved)
+    assert Expert.load(saved).name == expert.name
+    renamed.save(saved, replace=True)
+    assert Expert.load(saved).name == "another"
+
+
 def _leaves(tree):
     return [
         x

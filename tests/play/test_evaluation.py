@@ -617,6 +617,7 @@ def test_scores_survive_json():
         {"cut": [0.5, 1.0]},
         {"lengths": [1.5, 2.0]},
         {"facts": {"rest": [1.0]}},
+        {"facts": {"rest": [1.0, 0.0, 1.0]}},
         {"facts": {"rest": [1.0, float("inf")]}},
     ],
 )
