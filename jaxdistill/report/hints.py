@@ -37,8 +37,8 @@ def closing_hint(
       history: the rows of `metrics.jsonl`.
       loss: what was learnt by.
       values: whether all experts hold Q-values.
-      begins: of each task with whose expert's convolutions a student that began fresh could have
-        begun, the flags that say so.
+      begins: what is advised of the network that a new run begins with, of a task where there is
+        something.
     """
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
@@ -105,7 +105,7 @@ def _advice(
             f"others: {drove}try more that the student drives {drive}"
         )
     if begin is not None:
-        return f"begin with its expert's convolutions, in a new run: {begin}"
+        return f"in a new run, {begin}"
     falls = _improves(-_series(history, f"game_loss/{name}"), _FALL, relative=True)
     if falls or _improves(agreement, _GAIN):
         what = "its loss still fell" if falls else "its agreement still rose"

@@ -130,13 +130,16 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
         metrics.read(workdir),
         loss=run.settings.learn.loss,
         values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
-        begins={} if run.settings.learn.warm_start else _begins(run),
+        begins=_begins(run),
     )
     return {} if said is None else {"hint": said}
 
 
 def _begins(run: Run) -> dict[str, str]:
-    """The flags with which the student begins with an expert's convolutions, where it can."""
+    """Of each task the convolutions that the student could have begun with, in a new run."""
+    learn = run.settings.learn
+    if learn.warm_start is not None:
+        return _room_beside(run, learn.warm_start) if learn.warm_layers == "convolutions" else {}
     flags = {}
     for lesson in run.taught:
         expert = lesson.teacher
@@ -145,10 +148,29 @@ def _begins(run: Run) -> dict[str, str]:
         ):
             having = networks.may_take_torso(run.network, expert.network)
             flags[lesson.name] = (
-                f"--config.learn.warm_start={lesson.name} --config.learn.warm_layers=convolutions"
+                f"begin with its expert's convolutions: --config.learn.warm_start={lesson.name} "
+                f"--config.learn.warm_layers=convolutions"
                 + ("" if having else f" --config.convolutions={convs}")
             )
     return flags
+
+
+def _room_beside(run: Run, named: str) -> dict[str, str]:
+    """Half as many features more, for the tasks whose expert's convolutions are not copied."""
+    expert = run.experts[run.names.index(named)] if named in run.names else None
+    own = run.network.convs
+    wider = tuple(dataclasses.replace(x, features=x.features * 3 // 2) for x in own)
+    if not (
+        isinstance(expert, Expert)
+        and expert.network.convs == own
+        and networks.may_take_torso(run.network.clone(convs=wider), expert.network)
+    ):
+        return {}
+    advice = (
+        f"give it features of its own beside those of {named}'s expert: "
+        f"--config.convolutions={networks.describe_convolutions(wider)}"
+    )
+    return {lesson.name: advice for lesson in run.taught if lesson.name != named}
 
 
 def _choices(outputs: page.Outputs) -> dict[str, float]:

@@ -107,10 +107,10 @@ def test_a_loss_of_choices_suggests_another():
     assert hint(history=_history(regret=[1.0] + [0.3] * 19), loss="kl") is None, "dear choices"
 
 
-def test_who_began_fresh_is_told_how_to_begin():
-    begins = {"pong": "--config.learn.warm_start=pong"}
+def test_who_could_have_begun_otherwise_is_told_how():
+    begins = {"pong": "begin as it: --config.learn.warm_start=pong"}
     said = hint(history=_history(FALLING), begins=begins)
-    assert said.endswith("with its expert's convolutions, in a new run: " + begins["pong"])
+    assert said.endswith("in a new run, " + begins["pong"])
     assert "more rounds" in hint(history=_history(FALLING), begins={"breakout": "another"})
 
 

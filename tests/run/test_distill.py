@@ -444,7 +444,10 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
         experts=(ExpertSource(str(tmp_path / "pong")), *settings.experts[1:]),
     )
     told = closing._begins(common.Run(twice, mesh.create()))
-    flags = "--config.learn.warm_start={} --config.learn.warm_layers=convolutions"
+    flags = (
+        "begin with its expert's convolutions: "
+        "--config.learn.warm_start={} --config.learn.warm_layers=convolutions"
+    )
     assert told == {
         "pong": f"{flags.format('pong')} --config.convolutions={said}",
         "breakout": f"{flags.format('breakout')} --config.convolutions=4x8/4,4x4/2",
@@ -454,6 +457,13 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
         run = common.Run(dataclasses.replace(twice, learn=learn), mesh.create())
         hint = closing.hint_of(run, tmp_path / "run", {"games": [low], "rounds": 1})
         assert ("warm_start=pong" in hint.get("hint", "")) == hinted, "unless it has begun so"
+    # Who has begun with one game's convolutions may have others learn too slowly behind them.
+    behind = dataclasses.replace(changed.learn, warm_start="pong")
+    for convolutions, wider in ((said, "12x8/4p1,6x5/3p1+1"), ("9x8/4p1,4x5/3p1+1", None)):
+        narrow = dataclasses.replace(twice, convolutions=convolutions, learn=behind)
+        advised = closing._begins(common.Run(narrow, mesh.create()))
+        assert list(advised) == (["breakout"] if wider else []), "unless it has room already"
+        assert not wider or advised["breakout"].endswith(f" --config.convolutions={wider}")
     alike = dataclasses.replace(twice, network="net3", convolutions=said)
     assert closing._begins(common.Run(alike, mesh.create()))["pong"] == flags.format("pong")
 
