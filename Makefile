@@ -53,7 +53,8 @@ docs: $(VENV)/.docs
 notebook: $(VENV)/.docs
 	$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
 
-# Changes the code a little, again and again, and counts what the tests notice: within an hour.
+# Changes the code a little, again and again, and counts what the tests notice: for an hour; called
+# again, it goes on.
 mutants: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)

@@ -1,6 +1,6 @@
 """Changes the code a little, again and again, and counts the changes that its tests notice.
 
-    make mutants                                    # everything, within an hour on two cores
+    make mutants                                    # for an hour; called again, it goes on
     .venv/bin/python benchmarks/mutants.py --hand --only=distill,run
     .venv/bin/python benchmarks/mutants.py --tool --scale=3 --minutes=600
 
