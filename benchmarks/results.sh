@@ -119,7 +119,7 @@ weights() { # Not distilled, 2 to 6 minutes each, and the reference's own recipe
     compare reference reference.py
 }
 
-web() { # Experts found on the web. Two hours.
+web() { # Experts found on the web. Three quarters of an hour.
     [[ -z ${JAXDISTILL_EXPERTS:-} ]] || compare web "thirdparty.py:$JAXDISTILL_EXPERTS"
 }
 

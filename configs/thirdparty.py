@@ -10,7 +10,7 @@ of it is in docs/results.md.
 
 The student sees each game as that game's expert does, and begins with the convolutions of the one
 that is hardest to copy, SpaceInvaders', and half as many features of its own beside them: behind
-those alone Breakout is learnt slowly.
+those alone Breakout is learnt slowly. All takes 45 minutes on 2 cores.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +36,7 @@ def get_config(directory: str = "weights") -> ConfigDict:
     config.learn.rounds = 640
     config.learn.warm_start = "space_invaders"
     config.learn.warm_layers = "convolutions"
-    config.learn.batch_per_game = 32  # row for row as good as 16 here, and faster
+    config.learn.batch_per_game = 32
     config.evaluate.every_rounds = 160
     config.evaluate.select_episodes = 32
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
