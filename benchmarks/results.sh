@@ -120,12 +120,16 @@ weights() { # Not distilled, 2 to 6 minutes each, and the reference's own recipe
 }
 
 web() { # Experts found on the web. Three quarters of an hour.
-    [[ -z ${JAXDISTILL_EXPERTS:-} ]] || compare web "thirdparty.py:$JAXDISTILL_EXPERTS"
+    compare web "thirdparty.py:$JAXDISTILL_EXPERTS"
 }
 
-all="losses temperature states sizes past without quickstart again defaults weights web"
+all="losses temperature states sizes past without quickstart again defaults weights"
+[[ -z ${JAXDISTILL_EXPERTS:-} ]] || all+=" web"
 for table in "${@:2}"; do
-    [[ " $all " = *" $table "* ]] || { echo "no table $table; there are $all" >&2; exit 2; }
+    [[ " $all " = *" $table "* ]] || {
+        echo "no table $table; there are $all (web with JAXDISTILL_EXPERTS set)" >&2
+        exit 2
+    }
 done
 for table in "${@:2}"; do "$table"; done
 [[ $# -gt 1 ]] || for table in $all; do "$table"; done
