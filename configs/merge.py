@@ -61,6 +61,7 @@ def get_config(experts: str = "") -> ConfigDict:
     # Nothing by default, and text by flag.
     config.collect.dataset = config_dict.placeholder(str)
     config.learn.warm_start = config_dict.placeholder(str)
+    config.learn.shares = config_dict.placeholder(str)
     config.learn.first_loss = config_dict.placeholder(str)
     config.learn.target_retention = config_dict.placeholder(float)
     config.evaluate.max_steps = config_dict.placeholder(int)

@@ -823,6 +823,7 @@ RUN = {
     "learn.rounds": ("trained", 3),
     "learn.updates_per_round": ("learnt", 3),
     "learn.batch_per_game": ("learnt", 4),
+    "learn.shares": ("learnt", "carnival=2"),
     "learn.loss": ("learnt", "nll"),
     "learn.first_loss": ("learnt", "hinton_kl"),
     "learn.first_rounds": ("learnt", 9),

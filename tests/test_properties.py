@@ -182,7 +182,8 @@ def test_a_window_is_that_of_a_plain_model(lengths, seed):
     for length in lengths:
         buffer.append(collection.Chunk(*(x[:, end : end + length] for x in chunk)))
         end += length
-    stacks, said = (np.asarray(x) for x in _gather(buffer.window, buffer.window.rows))
+    window = buffer.window
+    stacks, said = (np.asarray(x) for x in _gather(window, np.arange(GAMES), window.rows))
     for game in range(GAMES):
         wanted = {}
         for t in range(max(0, end - STEPS), end):

@@ -170,6 +170,7 @@ NONSENSE = {
         **dict.fromkeys(("entropy_weight", "weight_decay"), (-1e-4, NAN, 1e39)),
         "warm_start": ("",),
         "warm_layers": ("convs",),
+        "shares": ("", "pong", "pong=1", "pong=2,pong=3", "pong=2,", "pong=-2", "pong=100", 3),
         "ema_decay": (-0.1, 1.0, NAN),
         "target_retention": RATE,
         "optimiser": ("sgd",),

@@ -73,32 +73,31 @@ def stacks(
     return frames[games[..., None], (time[..., None] - back) % length, env[..., None]]
 
 
-def sample(window: Window, key: jax.Array, rows_per_game: int) -> jax.Array:
-    """Usable rows `(G, rows_per_game)`, uniform with replacement; every game must have some."""
-    num_games = window.counts.shape[0]
-    drawn = jax.random.randint(key, (num_games, rows_per_game), 0, window.counts[:, None])
-    return jnp.take_along_axis(window.rows, drawn, axis=1)
+def sample(window: Window, key: jax.Array, games: jax.Array, count: int) -> jax.Array:
+    """Usable rows `(L, count)` of `games` `(L,)`, uniform with replacement; all must have some."""
+    drawn = jax.random.randint(key, (len(games), count), 0, window.counts[games, None])
+    return window.rows[games[:, None], drawn]
 
 
-def gather(window: Window, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Observations `(G, B, depth, *frame)` and labels `(G, B, A)` of `rows` `(G, B)`."""
-    games = jnp.broadcast_to(jnp.arange(rows.shape[0])[:, None], rows.shape)
+def gather(window: Window, games: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Observations `(L, B, depth, *frame)`, labels `(L, B, A)` of `rows` `(L, B)` of `games`."""
+    games = jnp.broadcast_to(games[:, None], rows.shape)
     envs = window.frames.shape[2]
     labels = window.labels[games, rows // envs, rows % envs]
     return stacks(window.frames, window.ages, games, rows, window.depth), labels
 
 
 def sample_others(
-    window: Window, key: jax.Array, rows_per_game: int
+    window: Window, key: jax.Array, games: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """For each of `(G, rows_per_game)` a usable row of another game: its game, and its row."""
+    """For each of `(L, count)` a usable row of another game than `games`: its game, and its row."""
     num_games = window.counts.shape[0]
     which, where = jax.random.split(key)
-    shape = (num_games, rows_per_game)
+    shape = (len(games), count)
     ahead = jax.random.randint(which, shape, 1, num_games)
-    games = (jnp.arange(num_games)[:, None] + ahead) % num_games
-    places = jax.random.randint(where, shape, 0, window.counts[games])
-    return games, window.rows[games, places]
+    others = (games[:, None] + ahead) % num_games
+    places = jax.random.randint(where, shape, 0, window.counts[others])
+    return others, window.rows[others, places]
 
 
 class WindowBuffer:

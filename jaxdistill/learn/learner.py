@@ -10,6 +10,7 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -126,7 +127,7 @@ def sharded_gradient(
     """`(params, shared, batch) -> (gradient, metrics)`, each device taking its part of the batch.
 
     `loss(params, shared, batch)` returns a mean over the batch and metrics that are means too.
-    Leaves of `batch` are `(G, B, ...)` and split along B, so each device holds equally many rows of
+    Leaves of `batch` are `(L, B, ...)` and split along B, so each device holds equally many rows of
     every game and the mean of the devices' means is the mean. `shared` is whole on every device.
     """
 
@@ -177,6 +178,7 @@ def make_update(
     masks: jax.Array,
     temperatures: jax.Array,
     batch_per_game: int,
+    shares: Sequence[int] | None = None,
     minibatches: int,
     entropy_weight: float = 0.0,
     ema_decay: float = 0.0,
@@ -186,8 +188,8 @@ def make_update(
 ) -> Update:
     """The jitted `update(state, window, key) -> (state, metrics)` of `minibatches` optimiser steps.
 
-    Every minibatch draws `batch_per_game` usable rows of each game, with `fold_in(key, step)`, so
-    that a resumed run draws what the whole run would have. `state` is donated.
+    Every minibatch draws usable rows of each game with `fold_in(key, step)`, so that a resumed run
+    draws what the whole run would have. `state` is donated.
 
     Args:
       loss: one of `losses.of(form)`.
@@ -195,6 +197,9 @@ def make_update(
         from this one into `loss`; None, or 0 updates, is `loss` from the start.
       masks: `(G, A)` bool, the valid actions of each game.
       temperatures: `(G,)`, of each game's expert.
+      batch_per_game: rows of each game in one minibatch.
+      shares: `(G,)`, how many times as many rows a game has, and how much its loss then counts in
+        the mean over games; None is 1 of all.
       entropy_weight: how much of the student's entropy, in nats, is taken off its loss.
       ema_decay: of the state's average, where it keeps one.
       form: what outputs mean; None is one action of several.
@@ -219,22 +224,26 @@ def make_update(
             raise ValueError(f"loss {name!r} is not one of {', '.join(known)}")
     meshes.check_divisible(mesh, "batch per game", batch_per_game)
     num_games, num_actions = masks.shape
+    times = np.ones(num_games, int) if shares is None else np.asarray(shares)
+    chex.assert_shape(times, (num_games,))
+    lanes = jnp.asarray(np.repeat(np.arange(num_games), times))
+    weights = jnp.asarray(times / times.mean(), jnp.float32)
     if first_loss:
         turning = jnp.asarray(first_updates, jnp.float32)
         chex.assert_shape(turning, (num_games,))
 
     def observed(window: dataset.Window, rows: jax.Array, others: Any) -> tuple[Any, jax.Array]:
-        stacks, labels = dataset.gather(window, rows)
+        stacks, labels = dataset.gather(window, lanes, rows)
         stacks = see(stacks)
         if seen is not None:
             foreign = dataset.stacks(window.frames, window.ages, others[0], others[1], window.depth)
-            stacks = jnp.where(seen[:, None, None], stacks, see(foreign))
+            stacks = jnp.where(seen[lanes, None, None], stacks, see(foreign))
         return stacks, labels
 
     def objective(params: Any, shared: tuple[dataset.Window, jax.Array], batch: Any):
         (window, step), (rows, *others) = shared, batch
         stacks, labels = observed(window, rows, others)
-        games = jnp.repeat(jnp.arange(num_games), rows.shape[1])
+        games = jnp.repeat(lanes, rows.shape[1])
         outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]), games)
         labels = labels.reshape(-1, num_actions)
         mask = masks[games]
@@ -251,8 +260,8 @@ def make_update(
 
         game_loss, entropy = per_game(values), per_game(form.entropy(outputs, mask))
         compared = form.compare(outputs, labels, mask)
-        return (game_loss - entropy_weight * entropy).mean(), {
-            "loss": game_loss.mean(),
+        return (weights * (game_loss - entropy_weight * entropy)).mean(), {
+            "loss": (weights * game_loss).mean(),
             "game_loss": game_loss,
             **{name: per_game(x) for name, x in compared.items()},
             "student_entropy": entropy,
@@ -264,10 +273,10 @@ def make_update(
     def update(state: TrainState, window: dataset.Window, key: jax.Array):
         def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             now = jax.random.fold_in(key, state.step)
-            batch: tuple[jax.Array, ...] = (dataset.sample(window, now, batch_per_game),)
+            batch: tuple[jax.Array, ...] = (dataset.sample(window, now, lanes, batch_per_game),)
             if seen is not None:
-                others = dataset.sample_others(window, jax.random.fold_in(now, 1), batch_per_game)
-                batch += others
+                other = jax.random.fold_in(now, 1)
+                batch += dataset.sample_others(window, other, lanes, batch_per_game)
             gradient, metrics = gradient_of(state.params, (window, state.step), batch)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return apply_gradient(state, gradient, transform, ema_decay), metrics

@@ -57,6 +57,7 @@ class Run:
         self.network = recipe.network_of(
             settings, [lesson.task for lesson in self.lessons], self.view
         )
+        self.shares = recipe.shares(settings, [lesson.name for lesson in self.taught])
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network,

@@ -49,6 +49,7 @@ _KNOBS = (
 )
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
+_FREE_WITH_ROUNDS = ("learn.shares",)
 
 
 def distill(
@@ -84,8 +85,8 @@ def distill(
        `final_rate_fraction` the run goes on from its latest checkpoint, or from its first update
        if it has none, and is one with those settings from then on;
     7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
-       rate follows the schedule of that many from then on. The old result is kept as
-       `result-ROUNDS.json`.
+       rate follows the schedule of that many from then on; `learn.shares` may be others then too.
+       The old result is kept as `result-ROUNDS.json`.
 
     Args:
       cache_dir: where games of experts and random play are looked for, and kept for other runs;
@@ -129,9 +130,12 @@ def distill(
 
 def _claim(run: Run, workdir: pathlib.Path) -> None:
     before = _rounds(workdir)
-    divergence.claim(workdir, run.settings, _KNOBS, _FREE)
+    goes_on = before not in (None, run.settings.learn.rounds)
+    divergence.claim(
+        workdir, run.settings, _KNOBS, (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()))
+    )
     students.claim_roles(workdir, run.settings, run.experts)
-    if before is None or before == run.settings.learn.rounds or not meshes.leads():
+    if not goes_on or not meshes.leads():
         return
     result = workdir / "result.json"
     if result.is_file():
@@ -386,6 +390,7 @@ def _make_update(run: Run) -> learner.Update:
         ),
         seen=_seen(run) if lrn.resample_unseen else None,
         batch_per_game=lrn.batch_per_game,
+        shares=run.shares,
         minibatches=lrn.updates_per_round,
         entropy_weight=lrn.entropy_weight,
         ema_decay=lrn.ema_decay,

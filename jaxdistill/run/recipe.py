@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -32,6 +33,26 @@ from jaxdistill.tasks.views import AnyView, View
 
 WARM_LAYERS = ("all", "convolutions")
 _LOSSES = tuple(dict.fromkeys((*losses.LOSSES, *losses.FACTORED)))
+
+
+class Shares:
+    """The texts that say how many times as many rows games have, as `breakout=2,pong=3`."""
+
+    def __contains__(self, text: str) -> bool:
+        return bool(_parse_shares(text))
+
+    def __str__(self) -> str:
+        return "GAME=TIMES of one game or several, 2 to 99 times, as breakout=2,pong=3"
+
+
+_SHARE = re.compile(r"([^=,\s]+)=([2-9]|[1-9][0-9])")
+
+
+def _parse_shares(text: str) -> dict[str, int]:
+    """Each game's times; empty if it is no such text."""
+    parts = [_SHARE.fullmatch(part) for part in text.split(",")]
+    said = {part[1]: int(part[2]) for part in parts if part}
+    return said if len(said) == len(parts) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +102,8 @@ class Learn:
       rounds: how often steps are collected and learnt from.
       updates_per_round: minibatches in one round.
       batch_per_game: rows of each game in one minibatch.
+      shares: games that have more than that, as `breakout=2,pong=3`: so many times as many rows,
+        and so many times as much say in the loss. None is the same of all.
       loss: one of `losses.of` the suite's outputs, or "auto": `q_values` if all experts have
         Q-values, begun with `q_kl` for a fifth of the rounds; `kl` if one has logits.
       first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
@@ -114,6 +137,7 @@ class Learn:
     rounds: Count = 200
     updates_per_round: Count = 32
     batch_per_game: Count = 128
+    shares: Annotated[str, Shares()] | None = None
     loss: Annotated[str, OneOf((*_LOSSES, "auto"))] = "auto"
     first_loss: Annotated[str, OneOf(_LOSSES)] | None = None
     first_rounds: Steps = 0
@@ -376,6 +400,22 @@ def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:
             f"evaluate.opening_steps is {steps}, expected less than the {shortest} steps of a game"
         )
     return dataclasses.replace(settings, learn=lrn, evaluate=e)
+
+
+def shares(settings: Settings, names: Sequence[str]) -> tuple[int, ...]:
+    """How many times as many rows as `learn.batch_per_game` each of these games has.
+
+    Raises:
+      ValueError: `learn.shares` names another game.
+    """
+    said = _parse_shares(settings.learn.shares or "")
+    unknown = said.keys() - set(names)
+    if unknown:
+        raise ValueError(
+            f"learn.shares names {', '.join(sorted(unknown))}, expected games that are learnt "
+            f"from: {', '.join(names)}"
+        )
+    return tuple(said.get(name, 1) for name in names)
 
 
 def expert_share_at(settings: Settings, index: int) -> float:

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import finetune
+from configs import finetune, merge, merge_weights
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
@@ -114,6 +115,20 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
     assert err.startswith("error: --config=configs/lander.py:bogus: expected one of shared, ")
     code, _, err = program("train_expert", f"--config={config}:blind", "--nonsense=1")
     assert code == 2 and "nonsense" in err and "(--help lists the flags)" in err
+
+
+@pytest.mark.parametrize("make", [merge.get_config, merge_weights.get_config])
+def test_what_is_none_by_default_can_be_given_by_flag(make):
+    """A field of a config is None for good, unless it says what it may be."""
+
+    def idle(config, where=""):
+        for name in config:
+            if isinstance(config[name], ConfigDict):
+                yield from idle(config[name], f"{where}{name}.")
+            elif config.get_type(name) is type(None):
+                yield where + name
+
+    assert [*idle(make("pong=experts/pong.pth"))] == []
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections

@@ -64,6 +64,7 @@ def _rows(window):
 
 
 _gather = jax.jit(dataset.gather)
+BOTH = jnp.arange(2)
 
 
 def _expected(chunk, written, steps, depth):
@@ -84,7 +85,8 @@ def _expected(chunk, written, steps, depth):
 def _offered(window):
     """Per game: {(time, env): times in its stack}, that a window offers."""
     per_game = []
-    everything = [np.asarray(x) for x in _gather(window, window.rows)]
+    games = jnp.arange(len(window.counts))
+    everything = [np.asarray(x) for x in _gather(window, games, window.rows)]
     for game, count in enumerate(window.counts.tolist()):
         stacks, labels = (x[game, :count] for x in everything)
         assert stacks.shape[1] == window.depth
@@ -105,7 +107,7 @@ def test_stacks_of_single_frames_are_what_envpool_showed(breakout_play, breakout
         buffer.append(part)
     # Every row, unusable ones too: last observations of a game are stacks like any other.
     rows = np.arange(600 * 3)[None]
-    stacks, labels = _gather(buffer.window, jnp.asarray(rows))
+    stacks, labels = _gather(buffer.window, jnp.arange(1), jnp.asarray(rows))
     shown = breakout_play.observations[:-1].reshape(1800, 4, 84, 84)
     np.testing.assert_array_equal(stacks[0], shown)
     np.testing.assert_array_equal(labels[0], breakout_chunk.labels[0].reshape(-1, 2))
@@ -206,7 +208,7 @@ def test_only_usable_rows_are_drawn_and_all_of_them_equally_often():
     chunk.usable[1, 5:] = False  # one game has far fewer rows than the other
     buffer = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
     buffer.append(collection.Chunk(*(x[:, :30] for x in chunk)))
-    drawn = np.asarray(dataset.sample(buffer.window, jax.random.key(0), 10_000))
+    drawn = np.asarray(dataset.sample(buffer.window, jax.random.key(0), BOTH, 10_000))
     assert drawn.shape == (2, 10_000)
     for rows, usable in zip(drawn, _rows(buffer.window), strict=True):
         values, counts = np.unique(rows, return_counts=True)
@@ -214,16 +216,17 @@ def test_only_usable_rows_are_drawn_and_all_of_them_equally_often():
         mean = 10_000 / len(usable)
         assert abs(counts - mean).max() < 5 * np.sqrt(mean)
     assert len(_rows(buffer.window)[1]) < 15 < 60 < len(_rows(buffer.window)[0])
-    again = dataset.sample(buffer.window, jax.random.key(0), 10_000)
+    again = dataset.sample(buffer.window, jax.random.key(0), BOTH, 10_000)
     np.testing.assert_array_equal(again, drawn)
-    assert (np.asarray(dataset.sample(buffer.window, jax.random.key(1), 10_000)) != drawn).any()
+    other = dataset.sample(buffer.window, jax.random.key(1), BOTH, 10_000)
+    assert (np.asarray(other) != drawn).any()
 
 
 def test_gather_pairs_each_games_frames_with_its_own_labels():
     buffer = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
     buffer.append(_made_up(40))
-    rows = dataset.sample(buffer.window, jax.random.key(0), 64)
-    stacks, labels = _gather(buffer.window, rows)
+    rows = dataset.sample(buffer.window, jax.random.key(0), BOTH, 64)
+    stacks, labels = _gather(buffer.window, BOTH, rows)
     assert stacks.shape == (2, 64, 4, 1, 4) and stacks.dtype == jnp.uint8
     assert labels.shape == (2, 64, 2)
     newest = np.asarray(stacks)[:, :, -1, 0].astype(int)
@@ -232,13 +235,30 @@ def test_gather_pairs_each_games_frames_with_its_own_labels():
     np.testing.assert_array_equal(3 * newest[..., 2] + newest[..., 3], rows)
 
 
+def test_a_game_may_be_drawn_from_twice():
+    buffer = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
+    buffer.append(_made_up(40))
+    games = jnp.array([1, 0, 1])
+    rows = dataset.sample(buffer.window, jax.random.key(0), games, 64)
+    assert rows.shape == (3, 64) and (rows[0] != rows[2]).any()
+    stacks, labels = _gather(buffer.window, games, rows)
+    newest = np.asarray(stacks)[:, :, -1, 0].astype(int)
+    np.testing.assert_array_equal(newest[..., 0], np.repeat([[1], [0], [1]], 64, axis=1))
+    np.testing.assert_array_equal(labels[..., 0], 10 * newest[..., 2] + newest[..., 3])
+    others, rows = dataset.sample_others(buffer.window, jax.random.key(0), games, 64)
+    assert rows.shape == (3, 64) and (rows[0] != rows[2]).any()
+    np.testing.assert_array_equal(others, np.repeat([[0], [1], [0]], 64, axis=1))
+
+
 def test_a_row_of_another_game_is_never_of_its_own():
     """Every usable row of every other game is drawn, each game alike often, each row of it too."""
     chunk = _made_up(60, num_games=3)
     chunk.usable[1, 5:] = False  # one game has far fewer rows than the others
     buffer = WindowBuffer(3, 3, 40, (1, 4), 2, MESH)
     buffer.append(collection.Chunk(*(x[:, :30] for x in chunk)))
-    games, rows = map(np.asarray, dataset.sample_others(buffer.window, jax.random.key(0), 20_000))
+    three = jnp.arange(3)
+    drawn = dataset.sample_others(buffer.window, jax.random.key(0), three, 20_000)
+    games, rows = map(np.asarray, drawn)
     assert games.shape == rows.shape == (3, 20_000)
     usable = _rows(buffer.window)
     for own in range(3):
@@ -250,16 +270,16 @@ def test_a_row_of_another_game_is_never_of_its_own():
             np.testing.assert_array_equal(values, np.sort(usable[other]))
             mean = len(drawn) / len(values)
             assert abs(counts - mean).max() < 5 * np.sqrt(mean)
-    again = dataset.sample_others(buffer.window, jax.random.key(0), 20_000)
+    again = dataset.sample_others(buffer.window, jax.random.key(0), three, 20_000)
     assert all((a == b).all() for a, b in zip(again, (games, rows), strict=True))
-    other_rows = dataset.sample_others(buffer.window, jax.random.key(1), 20_000)[1]
+    other_rows = dataset.sample_others(buffer.window, jax.random.key(1), three, 20_000)[1]
     assert (np.asarray(other_rows) != rows).any()
 
 
 def test_of_two_games_the_other_is_meant():
     buffer = WindowBuffer(2, 3, 40, (1, 4), 2, MESH)
     buffer.append(_made_up(40))
-    games, rows = dataset.sample_others(buffer.window, jax.random.key(0), 64)
+    games, rows = dataset.sample_others(buffer.window, jax.random.key(0), BOTH, 64)
     np.testing.assert_array_equal(games, [[1] * 64, [0] * 64])
     stacks = dataset.stacks(buffer.window.frames, buffer.window.ages, games, rows, 4)
     np.testing.assert_array_equal(stacks[:, :, -1, 0, 0], games)
@@ -479,7 +499,7 @@ def test_vectors_are_stored_and_gathered_as_they_are(tmp_path):
     buffer = WindowBuffer(2, 3, 6, (8,), 4, MESH, depth=1, frame_dtype="float32")
     buffer.append(chunk)
     rows = jnp.asarray(rng.integers(0, 18, (2, 7)))
-    seen, labels = dataset.gather(buffer.window, rows)
+    seen, labels = dataset.gather(buffer.window, BOTH, rows)
     assert seen.shape == (2, 7, 1, 8) and seen.dtype == jnp.float32
     places = np.asarray(buffer.window.frames).reshape(2, 18, 8)
     for game in (0, 1):

@@ -226,6 +226,44 @@ def test_metrics_by_hand_on_a_single_state():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_a_game_of_a_larger_share_has_so_many_more_rows_and_so_much_more_say():
+    transform, temperature = optax.sgd(0.1), jnp.array([0.5, 1.0])
+    key, window = _key(ONE), _window(ONE)
+    games = jnp.array([0, 0, 0, 1])
+    rows = dataset.sample(window, jax.random.fold_in(key, 0), games, 8)
+    stacks, labels = dataset.gather(window, games, rows)
+    stacks, labels = stacks.reshape(32, 4, *FRAME), labels.reshape(32, 6)
+    of = jnp.repeat(games, 8)
+
+    def loss(params):
+        outputs = NETWORK.apply(params, stacks)
+        return losses.kl(outputs, labels, MASKS[of], temperature[of][:, None])
+
+    # All rows have the same say: three quarters of them are of the first game.
+    gradient = jax.grad(lambda params: loss(params).mean())(_fresh_params())
+    wanted = jax.tree.map(lambda x, g: x - 0.1 * g, _fresh_params(), gradient)
+    values = loss(_fresh_params())
+    for devices in (ONE, FOUR):
+        update = learner.make_update(
+            NETWORK,
+            transform,
+            devices,
+            loss="kl",
+            masks=jnp.asarray(MASKS),
+            temperatures=temperature,
+            batch_per_game=8,
+            shares=(3, 1),
+            minibatches=1,
+        )
+        state = learner.create_state(_fresh_params(), transform, devices)
+        state, metrics = update(state, _window(devices), _key(devices))
+        assert _difference(state.params, wanted) < 1e-6
+        np.testing.assert_allclose(metrics["loss"], values.mean(), rtol=1e-5)
+        by_game = [values[:24].mean(), values[24:].mean()]
+        np.testing.assert_allclose(metrics["game_loss"], by_game, rtol=1e-5)
+    assert _difference(wanted, _fresh_params()) > 1e-3
+
+
 def test_a_student_that_knows_its_game_is_told_the_game_of_every_row():
     network = Network(convs=(), controllers=True, num_outputs=6)
     network = network.clone(game_actions=tuple(tuple(np.flatnonzero(mask)) for mask in MASKS))

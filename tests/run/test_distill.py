@@ -696,14 +696,17 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
     """From where it stood, along the longer schedule; what it had come to is kept."""
     workdir, before = whole_run
     shutil.copytree(workdir, tmp_path / "run")
-    longer = _with(settings, rounds=6)
+    with pytest.raises(ValueError, match=r"learn\.shares None, this one has 'pong=2'"):
+        distill.distill(_with(settings, shares="pong=2"), tmp_path / "run")
+    longer = _with(settings, rounds=6, shares="pong=2")
     state = students.create_state(longer, params_of(workdir), mesh.create())
     per = settings.learn.updates_per_round
     result = distill.distill(longer, tmp_path / "run")
     assert result["rounds"] == 6
     assert _steps(tmp_path / "run") == [*_steps(workdir), 5 * per, 6 * per]
     assert json.loads((tmp_path / "run/result-4.json").read_text()) == before
-    assert json.loads((tmp_path / "run/config.json").read_text())["learn"]["rounds"] == 6
+    learn = json.loads((tmp_path / "run/config.json").read_text())["learn"]
+    assert (learn["rounds"], learn["shares"]) == (6, "pong=2")
     assert distill.distill(longer, tmp_path / "run") == result
     # What was learnt before is not learnt again, and the last rounds are those of six.
     rows = [[row for row in metrics.read(x) if "loss" in row] for x in (workdir, tmp_path / "run")]
