@@ -79,6 +79,7 @@ def get_config(variant: str = "shared") -> ConfigDict:
         )
     # Games as a string, so that a flag can list others.
     config = ConfigDict(dataclasses.asdict(settings) | {"games": ",".join(games)})
+    del config.student  # which launch/finetune.py trains further
     config.max_steps = config_dict.placeholder(int)  # the task's own
     config.opening_steps = config_dict.placeholder(int)
     return config

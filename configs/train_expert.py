@@ -30,6 +30,7 @@ def get_config(experts: str = "") -> ConfigDict:
     # A string, so that a flag can list several.
     fields["games"] = ",".join(str(x["game"]) for x in fields["experts"]) or "pong"
     config = ConfigDict(fields)
+    del config.student  # which launch/finetune.py trains further
     config.max_steps = config_dict.placeholder(int)  # the task's own
     config.opening_steps = config_dict.placeholder(int)
     return config

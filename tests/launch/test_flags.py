@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import finetune, merge, merge_weights
+from configs import finetune, lander, merge, merge_weights, train_expert
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
@@ -117,8 +117,15 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
     assert code == 2 and "nonsense" in err and "(--help lists the flags)" in err
 
 
-@pytest.mark.parametrize("make", [merge.get_config, merge_weights.get_config])
-def test_what_is_none_by_default_can_be_given_by_flag(make):
+@pytest.mark.parametrize(
+    "config",
+    [
+        merge.get_config("pong=experts/pong.pth"),
+        merge_weights.get_config(),
+        *(train_expert.get_config(), lander.get_config(), finetune.get_config()),
+    ],
+)
+def test_what_is_none_by_default_can_be_given_by_flag(config):
     """A field of a config is None for good, unless it says what it may be."""
 
     def idle(config, where=""):
@@ -128,7 +135,7 @@ def test_what_is_none_by_default_can_be_given_by_flag(make):
             elif config.get_type(name) is type(None):
                 yield where + name
 
-    assert [*idle(make("pong=experts/pong.pth"))] == []
+    assert [*idle(config)] == []
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
