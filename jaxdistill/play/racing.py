@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxdistill.play.evaluation import Scores
 
-_LEVEL = 0.01  # how likely it may be that the one who is dropped is no worse
+CERTAIN = 0.01
+LIKELY = 0.16  # by more than one standard error
 _RESAMPLES = 1000
 
 
@@ -16,11 +17,12 @@ def is_worse(
     played: Mapping[int, Scores],
     best: Mapping[int, Scores],
     value: Callable[[Mapping[int, float]], float],
+    level: float = CERTAIN,
 ) -> bool:
-    """Whether one player is clearly worse than another in the games that both have played.
+    """Whether one player is worse than another in the games that both have played.
 
     By a paired bootstrap: the same seats are drawn for both, of each lesson by itself, and the one
-    is worse if its value is as high as the other's in fewer than one draw of a hundred.
+    is worse if its value is as high as the other's in a smaller share of the draws than `level`.
 
     Args:
       played: by lesson, its first games.
@@ -39,4 +41,4 @@ def is_worse(
         rows = range(_RESAMPLES)
         return np.asarray([value({i: float(x[row]) for i, x in means.items()}) for row in rows])
 
-    return bool((values(ours) >= values(others)).mean() < _LEVEL)
+    return bool((values(ours) >= values(others)).mean() < level)

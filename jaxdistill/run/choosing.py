@@ -58,26 +58,30 @@ def select(
     advance: metrics.Advance,
     best: Candidate | None,
 ) -> Candidate | None:
-    """Plays games that are never reported; None once they show that the best so far is better.
+    """Plays games that are never reported; None if they show that the student is not to be chosen.
 
     Every student plays the same games, some of them first: one that is clearly worse there than
-    the best has been in the very same plays no more.
+    the best has been in the very same plays no more. One that has played all is chosen unless it is
+    worse by more than one standard error: it has learnt more than those before, and of students
+    that differ by chance alone the best score is the luckiest.
+
+    Args:
+      best: the one of the highest value so far.
     """
     episodes = run.settings.evaluate.select_episodes
     only = run.chosen_by
     names = [run.names[i] for i in only]
     policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
     value = functools.partial(value_of, run, baselines)
-    dropped = False
-    while games < episodes and not dropped:
+    worse = False
+    while games < episodes and not worse:
         seats = range(games, min(episodes, max(4, 2 * games, episodes // 4)))
         new = run.measure(policy, lessons.SELECT, [seats] * len(only), only)
         for index, scores in zip(only, new, strict=True):
             played[index] = played[index].joined(scores) if index in played else scores
         games = seats.stop
-        dropped = (
-            best is not None and games < episodes and racing.is_worse(played, best.played, value)
-        )
+        level = racing.CERTAIN if games < episodes else racing.LIKELY
+        worse = best is not None and racing.is_worse(played, best.played, value, level)
     means = {index: scores.mean for index, scores in played.items()}
     kept = _kept(baselines, means)
     row = {f"score/{name}": means[i] for i, name in zip(only, names, strict=True)}
@@ -89,7 +93,7 @@ def select(
     row |= {"mean_retention": float(np.nan_to_num(kept).mean()), "select_games": float(games)}
     writer.write(step, row)
     advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
-    return None if dropped else Candidate(value(means), tuple(kept), played)
+    return None if worse else Candidate(value(means), tuple(kept), played)
 
 
 def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:

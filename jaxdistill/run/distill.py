@@ -323,21 +323,20 @@ def _train(
                 advance.status(tables.learning_status(row, run.names))
                 writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
 
-                value = None
+                chosen = None
                 if (index + 1) % settings.evaluate.every_rounds == 0 or index + 1 == lrn.rounds:
                     with timer.phase("evaluate"):
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
                         chosen = choosing.select(run, state, baselines, writer, step, advance, best)
                     if chosen is not None:
-                        value = chosen.value
-                        best = chosen if best is None or value >= best.value else best
+                        best = chosen if best is None or chosen.value >= best.value else best
                         ended = chosen.reaches(lrn.target_retention)
                 preempted = meshes.agree(preemption.asked())
                 stopping = stop_after == f"round:{index + 1}" or preempted
                 # When to save for resuming is a matter of time alone: it changes no result.
                 due = meshes.agree(time.monotonic() - last_saved > 60)
-                if value is not None or stopping or due:
+                if chosen is not None or stopping or due:
                     with timer.phase("save"):
                         saved.save(
                             index + 1,
@@ -348,7 +347,7 @@ def _train(
                                 "ended": ended,
                                 "best": None if best is None else best.to_dict(),
                             },
-                            value=value,
+                            value=None if chosen is None else index + 1,  # the last one counts
                         )
                     last_saved = time.monotonic()
                 if preempted:

@@ -26,7 +26,17 @@ def test_one_who_is_worse_in_the_same_games_is_told_however_games_differ():
 
 def test_one_bad_game_is_not_enough():
     best = {0: _played(10, 10, 10, 10, 10, 10, 10, 10)}
-    assert not racing.is_worse({0: _played(11, 11, 11, 11, 11, 11, 11, 0)}, best, _mean)
+    other = {0: _played(11, 11, 11, 11, 11, 11, 11, 0)}
+    assert not racing.is_worse(other, best, _mean)
+    assert not racing.is_worse(other, best, _mean, racing.LIKELY)
+
+
+def test_a_standard_error_is_likely_and_not_certain():
+    """It loses 2 in 8 games at a deviation of 3: 1.9 standard errors, one draw of 33."""
+    best = {0: _played(*[10] * 8)}
+    other = {0: _played(5, 11, 5, 11, 5, 11, 5, 11)}
+    assert racing.is_worse(other, best, _mean, racing.LIKELY)
+    assert not racing.is_worse(other, best, _mean, racing.CERTAIN)
 
 
 def test_lessons_count_as_their_value_says():

@@ -74,7 +74,7 @@ def settings(_linear, watcher, tmp_path_factory):
             logits_temperature=2.0,
             entropy_weight=0.05,
             ema_decay=0.7,
-            learning_rate=0.02,
+            learning_rate=0.015,
             weight_decay=0.01,
         ),
         evaluate=recipe.Evaluate(
@@ -90,12 +90,15 @@ def settings(_linear, watcher, tmp_path_factory):
 
 @dataclasses.dataclass
 class Done:
-    """A finished run: where, what it returned, what it saved after each round, what was shown."""
+    """A finished run: where, what it returned, what it saved after each round, what was shown.
+
+    Of every round stands who was chosen too, or None.
+    """
 
     workdir: object
     result: dict
     states: dict
-    values: dict
+    chosen: dict
     clips: list
 
 
@@ -103,12 +106,17 @@ class Done:
 def done(settings, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
     done = Done(workdir, {}, {}, {}, [])
-    save, record = checkpoints.Checkpoints.save, clips.record
+    save, record, select = checkpoints.Checkpoints.save, clips.record, choosing.select
 
     def keep(self, step, state, **options):
         done.states[step] = jax.device_get(state)
-        done.values[step] = options["value"]
         return save(self, step, state, **options)
+
+    def choose(run, state, *arguments):
+        number = int(state.step) // settings.learn.updates_per_round
+        done.states[number] = jax.device_get(state)
+        done.chosen[number] = select(run, state, *arguments)
+        return done.chosen[number]
 
     def show(lesson, policy, **options):
         done.clips.append((lesson, options))
@@ -116,6 +124,7 @@ def done(settings, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints.Checkpoints, "save", keep)
+        patch.setattr(choosing, "select", choose)
         patch.setattr(clips, "record", show)
         patch.setattr(page, "CLIP_SECONDS", 3 / 15)
         patch.setattr(closing, "_COMPARED_STATES", 8)
@@ -198,7 +207,7 @@ def _updates(params, first_updates):
     devices = mesh.create()
     transform = learner.optimiser(
         "adamw",
-        learning_rate=0.02,
+        learning_rate=0.015,
         updates=ROUNDS * 2,
         final_fraction=0.1,
         weight_decay=0.01,
@@ -310,7 +319,9 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     np.testing.assert_allclose(kept, (scores - random) / (expert - random))
     np.testing.assert_allclose([row["mean_retention"] for row in rows], kept.mean(axis=1))
     values = np.where(kept > 1, 1.1 - 0.1 / np.maximum(kept, 1), kept).mean(axis=1)
-    np.testing.assert_allclose(list(done.values.values()), values)
+    chosen = {number: x.value for number, x in done.chosen.items() if x is not None}
+    assert [*done.chosen] == [1, 2, 3, 4] and len(chosen) > 1
+    np.testing.assert_allclose([*chosen.values()], [values[number - 1] for number in chosen])
     assert (kept > 1).any(), "or a tenth of nothing was counted"
     for number in (1, ROUNDS):
         state = done.states[number]
@@ -318,8 +329,8 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
         assert _means(played) == scores[number - 1].tolist()
 
 
-def test_the_best_student_is_reported_not_the_last(settings, done):
-    best = max(done.values, key=lambda step: (done.values[step], step))
+def test_the_student_that_was_chosen_is_reported_not_the_last(settings, done):
+    best = max(number for number, chosen in done.chosen.items() if chosen is not None)
     assert best < ROUNDS, "the last would be the best: nothing here would show which is reported"
     assert (done.result["best_round"], done.result["rounds"]) == (best, ROUNDS)
     reported = [row["student"]["mean"] for row in done.result["games"]]
@@ -564,22 +575,19 @@ def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
 
 def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
     """Its labels, its place in the table; and the best student is the one that scores most."""
-    values, save, select = [], checkpoints.Checkpoints.save, choosing.select
+    values, select = [], choosing.select
     first, later = watcher("carnival", 2), watcher("carnival", 9)
     first.save(tmp_path / "expert")
-
-    def keep(self, step, state, **options):
-        if options["value"] is not None:
-            values.append(options["value"])
-        return save(self, step, state, **options)
 
     def select_and_replace(*arguments):
         """The training finds a better network after the first evaluation."""
         shutil.rmtree(tmp_path / "expert")
         later.save(tmp_path / "expert")
-        return select(*arguments)
+        *others, _ = arguments
+        chosen = select(*others, None)  # as the first it is chosen, whatever it scores
+        values.append(chosen.value)
+        return chosen
 
-    monkeypatch.setattr(checkpoints.Checkpoints, "save", keep)
     monkeypatch.setattr(choosing, "select", select_and_replace)
     monkeypatch.setattr(page, "CLIP_SECONDS", 1 / 15)
     monkeypatch.setattr(lessons, "SELECT", lessons.REPORT)
