@@ -67,9 +67,12 @@ def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
 
 
 def resume(
-    run: Run, workdir: pathlib.Path, begun: int | None, timer: metrics.Timer
+    run: Run, workdir: pathlib.Path, length: int | None, timer: metrics.Timer
 ) -> tuple[dataset.Log, collection.Collector | None]:
-    """The dataset as the restored state had seen it, and pools to go on collecting in."""
+    """The dataset as the restored state had seen it, and pools to go on collecting in.
+
+    `length` is the steps of each environment that it had seen, None before the first update.
+    """
     collect = run.settings.collect
     if collect.dataset:
         log = dataset.open_log(collect.dataset)
@@ -95,14 +98,13 @@ def resume(
         with meshes.leader_first("dataset"):
             log = dataset.Log(workdir / "dataset", run.log_info(), writes=meshes.leads())
         initial = collect.initial_steps // collect.num_envs
-        per_round = collect.steps_per_round // collect.num_envs
-        log.truncate(min(log.length, initial + (begun or 0) * per_round))
+        log.truncate(min(log.length, initial if length is None else length))
         collector = None
         if log.length < initial:
             collector = collect_initial(run, log)
-        elif per_round:
+        elif collect.steps_per_round:
             collector = run.seat(log.past())
-    return log, collector if per_round else None
+    return log, collector if collect.steps_per_round else None
 
 
 def window_of(

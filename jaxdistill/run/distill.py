@@ -49,7 +49,7 @@ _KNOBS = (
 )
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
-_FREE_WITH_ROUNDS = ("learn.shares",)
+_FREE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
 
 
 def distill(
@@ -85,8 +85,9 @@ def distill(
        `final_rate_fraction` the run goes on from its latest checkpoint, or from its first update
        if it has none, and is one with those settings from then on;
     7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
-       rate follows the schedule of that many from then on; `learn.shares` may be others then too.
-       The old result is kept as `result-ROUNDS.json`.
+       rate follows the schedule of that many from then on; `learn.shares` and
+       `collect.steps_per_round` may be others then too. The old result is kept as
+       `result-ROUNDS.json`.
 
     Args:
       cache_dir: where games of experts and random play are looked for, and kept for other runs;
@@ -271,14 +272,14 @@ def _train(
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         begun = saved.latest_step()
-        done, ended, best = 0, False, None
+        done, length, ended, best = 0, None, False, None
         if begun is not None:
             restored = saved.restore(begun, state)
-            state, done = restored.state, begun
+            state, done, length = restored.state, begun, restored.progress["length"]
             ended = restored.progress.get("ended", False) and lrn.target_retention is not None
             best = choosing.Candidate.from_dict(restored.progress.get("best"))
             timer.restore(restored.progress["timer"])
-        log, collector = data.resume(run, workdir, begun, timer)
+        log, collector = data.resume(run, workdir, length, timer)
         if stop_after == "collect":
             return state, 0, []
         buffer = data.window_of(run, log)

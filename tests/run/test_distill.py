@@ -699,6 +699,10 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
     with pytest.raises(ValueError, match=r"learn\.shares None, this one has 'pong=2'"):
         distill.distill(_with(settings, shares="pong=2"), tmp_path / "run")
     longer = _with(settings, rounds=6, shares="pong=2")
+    steps = 2 * settings.collect.steps_per_round
+    longer = dataclasses.replace(
+        longer, collect=dataclasses.replace(longer.collect, steps_per_round=steps)
+    )
     state = students.create_state(longer, params_of(workdir), mesh.create())
     per = settings.learn.updates_per_round
     result = distill.distill(longer, tmp_path / "run")
@@ -711,6 +715,8 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
     # What was learnt before is not learnt again, and the last rounds are those of six.
     rows = [[row for row in metrics.read(x) if "loss" in row] for x in (workdir, tmp_path / "run")]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1][:4]]
+    seen = [row["steps_per_game"] for row in rows[1]]
+    assert np.diff(seen).tolist() == [*[steps / 2] * 3, *[steps] * 2]
     with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
         assert int(saved.restore(6, state).state.step) == 6 * per
 
