@@ -13,6 +13,7 @@ from jaxdistill.tasks.views import View
 
 _LOW, _REACHED = 0.9, 0.95  # retention, and what its interval does not reach
 _ALIKE = 0.97  # agreement from which choices in the states learnt from are no longer the trouble
+_BY_HEART = 0.04  # more agreement in states that were learnt from than in those collected last
 _FALL, _GAIN, _RISE = 0.05, 0.005, 0.05  # of a loss, of agreement, of retention
 _CHEAP = 0.2  # of the regret at the beginning
 _OF_CHOICES = ("kl", "hinton_kl", "reverse_kl", "nll")
@@ -25,6 +26,7 @@ def closing_hint(
     loss: str,
     values: bool,
     begins: Mapping[str, str],
+    steps_per_round: int,
 ) -> str | None:
     """One sentence on a task that is far below its expert, or None where nothing is suggested.
 
@@ -39,11 +41,12 @@ def closing_hint(
       values: whether all experts hold Q-values.
       begins: what is advised of the network that a new run begins with, of a task where there is
         something.
+      steps_per_round: how many are collected; 0 where the states are fixed.
     """
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
         rounds, begin = int(result["rounds"]), begins.get(row["game"])
-        if advice := _advice(row, history, rounds, loss, values, begin):
+        if advice := _advice(row, history, rounds, loss, values, begin, steps_per_round):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
 
@@ -92,6 +95,7 @@ def _advice(
     loss: str,
     values: bool,
     begin: str | None,
+    steps_per_round: int,
 ) -> str | None:
     name = row["game"]
     longer = f"try more rounds, by the same command and --config.learn.rounds={2 * rounds}"
@@ -103,6 +107,18 @@ def _advice(
         return (
             f"it agrees with its expert in {agreed:.1%} of the states it learns from, but plays in "
             f"others: {drove}try more that the student drives {drive}"
+        )
+    taught = agreement[-max(1, len(agreement) // 5) :].mean() if len(agreement) else 0.0
+    if agreed is not None and taught >= agreed + _BY_HEART:
+        return (
+            f"it agrees with its expert in {taught:.0%} of the states it has learnt from and in "
+            f"{agreed:.0%} of those collected last, so it knows some by heart: "
+            + (
+                f"try more states, by the same command and --config.learn.rounds={2 * rounds} "
+                f"--config.collect.steps_per_round={2 * steps_per_round}"
+                if steps_per_round
+                else "try more states, of a larger dataset"
+            )
         )
     if begin is not None:
         return f"in a new run, {begin}"

@@ -131,6 +131,7 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
         loss=run.settings.learn.loss,
         values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
         begins=_begins(run),
+        steps_per_round=run.settings.collect.steps_per_round,
     )
     return {} if said is None else {"hint": said}
 

@@ -39,13 +39,14 @@ def _history(losses=None, agreement=None, regret=None, kept=(0.7, 0.7), share=0.
     return [*rows, {"step": 20, "retention/pong": kept[1]}]
 
 
-def hint(result=None, history=None, loss="q_values", values=True, begins=()):
+def hint(result=None, history=None, loss="q_values", values=True, begins=(), steps=320):
     return hints.closing_hint(
         result or _result(),
         history or _history(),
         loss=loss,
         values=values,
         begins=dict(begins),
+        steps_per_round=steps,
     )
 
 
@@ -96,6 +97,18 @@ def test_agreement_that_is_high_suggests_the_student_s_own_states():
     assert "agrees with its expert in 98.0% of the states" in said and "drove 50% of them" in said
     assert "--config.collect.final_expert_share" in said and "rounds=" not in said
     assert "more rounds" in hint(_result(agreement=0.96), _history(FALLING))
+
+
+def test_what_is_known_by_heart_suggests_more_states():
+    """The last fifth of the rounds against the states collected last."""
+    early = _history(None, [0.99] * 16 + [0.75, 0.73, 0.75, 0.73])
+    assert hint(_result(agreement=0.69), early) == (
+        "hint: pong keeps 70%; it agrees with its expert in 74% of the states it has learnt from "
+        "and in 69% of those collected last, so it knows some by heart: try more states, by the "
+        "same command and --config.learn.rounds=40 --config.collect.steps_per_round=640"
+    )
+    assert hint(_result(agreement=0.69), early, steps=0).endswith(", of a larger dataset")
+    assert hint(_result(agreement=0.71), early) is None
 
 
 def test_a_loss_of_choices_suggests_another():
