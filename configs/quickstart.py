@@ -18,7 +18,7 @@ GAMES = ("breakout", "pong", "freeway")
 
 def get_config() -> ConfigDict:
     config = merge.get_config(",".join(f"{game}=experts/{game}.pth" for game in GAMES))
-    config.collect.steps_per_round = 320
+    config.collect.steps_per_round = 640
     config.collect.expert_share_rounds = 40
     config.collect.final_expert_share = 0.1
     config.learn.rounds = 160

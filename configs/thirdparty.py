@@ -30,14 +30,14 @@ def get_config(directory: str = "weights") -> ConfigDict:
     )
     config.view = "experts"
     config.convolutions = "48x8/4,96x3/2,96x3/1"  # SpaceInvaders' expert has 32, 64 and 64
-    config.collect.steps_per_round = 320
+    config.collect.steps_per_round = 640
     config.collect.expert_share_rounds = 100
     config.collect.final_expert_share = 0.3  # only an expert comes to the end of Breakout's wall
     config.learn.rounds = 640
     config.learn.warm_start = "space_invaders"
     config.learn.warm_layers = "convolutions"
     config.learn.batch_per_game = 32
-    config.evaluate.every_rounds = 160
+    config.evaluate.every_rounds = 320
     config.evaluate.select_episodes = 32
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
     config.evaluate.lowest_expert_share = 0.2

@@ -735,6 +735,32 @@ def test_a_run_may_end_before_its_rounds(settings, tmp_path):
         distill.distill(_with(settings, rounds=1), tmp_path / "early")
 
 
+def test_the_last_that_is_chosen_counts_and_all_are_held_against_the_best(
+    settings, tmp_path, monkeypatch
+):
+    """Of four students the second is by chance the best, and the last one clearly worse."""
+    given = iter([choosing.Candidate(value, (value,), {}) for value in (0.8, 0.9, 0.85)])
+    held = []
+
+    def select(*arguments):
+        *_, best = arguments
+        held.append(best and best.value)
+        return next(given, None)
+
+    monkeypatch.setattr(choosing, "select", select)
+    distill.distill(_every(settings, 1), tmp_path / "run", stop_after="round:2")
+    distill.distill(_every(settings, 1), tmp_path / "run", stop_after="train")
+    assert held == [None, 0.8, 0.9, 0.9]
+    with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
+        assert saved.best_step() == 3
+
+
+def _every(settings, rounds):
+    return dataclasses.replace(
+        settings, evaluate=dataclasses.replace(settings.evaluate, every_rounds=rounds)
+    )
+
+
 def test_learning_ends_where_every_game_is_at_its_target(settings, tmp_path, monkeypatch):
     kept = iter([[0.9, 0.99], [0.97, 0.95], [1.0, 1.0]])
     monkeypatch.setattr(choosing, "_kept", lambda *_: next(kept))
