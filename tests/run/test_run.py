@@ -131,8 +131,9 @@ def done(settings, tmp_path_factory):
         distill.distill(settings, workdir, stop_after="baselines")
         distill.distill(settings, workdir, stop_after="round:2")
         # Killed when half of the third round was collected, and written down.
-        log = dataset.open_log(workdir / "dataset")
+        log = dataset.Log(workdir / "dataset", dataset.open_log(workdir / "dataset").info)
         log.append(log.read(log.length - 4, log.length))
+        assert dataset.open_log(workdir / "dataset").length == INITIAL + 2 * ROUND + 4
         done.result = distill.distill(settings, workdir)
     return done
 
