@@ -5,7 +5,7 @@
 The student begins with the convolutions of the Breakout expert, the hardest game to copy, and soon
 drives most of the environments itself: where it plays otherwise than an expert would, it learns
 what the expert would do there. On a few cores many small minibatches teach more than few large
-ones. All takes 13 minutes on 2 cores. `--config.evaluate.report_episodes=32` is the quicker table,
+ones. All takes 10 minutes on 2 cores. `--config.evaluate.report_episodes=32` is the quicker table,
 of wider intervals, and `--config.learn.rounds=320` the longer run.
 """
 
