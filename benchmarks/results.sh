@@ -72,6 +72,7 @@ sizes() { # Students smaller than their expert. 5 to 15 minutes each.
         [[ $game != breakout ]] || rounds=600 # the hardest to copy: 74% with net1 after 200
         for network in net1 net3; do
             compare "size_${network}_$game" $one:$game --config.network="$network" \
+                --config.collect.steps_per_round=2048 \
                 --config.learn.rounds=$rounds --config.learn.batch_per_game=128 \
                 --config.collect.expert_share_rounds=$rounds \
                 --config.collect.final_expert_share=0.5 --config.learn.loss=q_values \

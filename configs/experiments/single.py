@@ -15,7 +15,8 @@ from configs import merge
 def get_config(game: str = "pong") -> ConfigDict:
     config = merge.get_config(f"{game}=experts/{game}.pth")
     config.collect.initial_steps = 4096
-    config.collect.steps_per_round = 512
+    config.collect.steps_per_round = 1024
+    config.collect.window_steps = 4096 + 100 * 1024  # all, so that rows differ in nothing else
     config.collect.expert_share_rounds = 10
     config.collect.final_expert_share = 0.0
     config.learn.loss = "kl"
