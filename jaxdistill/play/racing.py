@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxdistill.play.evaluation import Scores
 
+# Levels: how likely it may be that the one who is called worse is not.
 CERTAIN = 0.01
-LIKELY = 0.16  # by more than one standard error
+LIKELY = 0.16  # worse by one standard error
 _RESAMPLES = 1000
 
 
@@ -28,6 +29,7 @@ def is_worse(
       played: by lesson, its first games.
       best: the other's, at least as many; the same seats begin alike.
       value: what both are compared by, of the mean score of each lesson.
+      level: `CERTAIN` while games are still to be played, `LIKELY` once all are.
     """
     generator = np.random.default_rng(0)
     ours, others = dict[int, np.ndarray](), dict[int, np.ndarray]()

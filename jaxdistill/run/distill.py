@@ -261,7 +261,7 @@ def _train(
     stop_after: str | None,
     profile: str | None,
 ) -> tuple[learner.TrainState, int, list[list[int]]]:
-    """All rounds; returns the state that played best, its round, and the starts it was chosen by.
+    """All rounds; returns the state that was chosen, its round, and the starts it was chosen by.
 
     The last are hashes, see `evaluation.start_hash`, per game.
     """

@@ -577,7 +577,7 @@ def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
 
 
 def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
-    """Its labels, its place in the table; and the best student is the one that scores most."""
+    """Its labels, its place in the table; and what counts in choosing is the score itself."""
     values, select = [], choosing.select
     first, later = watcher("carnival", 2), watcher("carnival", 9)
     first.save(tmp_path / "expert")
