@@ -112,6 +112,7 @@ def distill(
         raise ValueError(
             "collect.follow is for one process: several could follow different experts"
         )
+    settings = _begun(settings, workdir)
     run = Run(settings, mesh, known=runs.records_of(settings, workdir, cache_dir))
     for lesson in run.lessons:
         lesson.task.require()
@@ -127,6 +128,26 @@ def distill(
             _claim(run, workdir)
         with metrics.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
             return _stages(run, workdir, stop_after, command, profile, wall)
+
+
+def _begun(settings: Settings, workdir: pathlib.Path) -> Settings:
+    """`settings`, where "auto" stands for what it stood for when the run in `workdir` began.
+
+    What a loss turns from, and for how long, depends on the rounds: were it settled anew with more
+    of them, a student taught half would be turned back.
+    """
+    if settings.learn.loss != "auto" or not (workdir / "config.json").is_file():
+        return settings
+    begun = students.load_settings(workdir).learn
+    if (begun.loss, begun.first_loss) != recipe.AUTO_OF_Q:
+        return settings
+    learn = dataclasses.replace(
+        settings.learn,
+        loss=begun.loss,
+        first_loss=begun.first_loss,
+        first_rounds=begun.first_rounds,
+    )
+    return dataclasses.replace(settings, learn=learn)
 
 
 def _claim(run: Run, workdir: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView, View
 
 WARM_LAYERS = ("all", "convolutions")
-_LOSSES = tuple(dict.fromkeys((*losses.LOSSES, *losses.FACTORED)))
+# As they are now, with those that were added since.
+_LOSSES = collections.ChainMap(dict.fromkeys(losses.FACTORED), losses.LOSSES)
 
 
 class Shares:
@@ -138,7 +140,7 @@ class Learn:
     updates_per_round: Count = 32
     batch_per_game: Count = 128
     shares: Annotated[str, Shares()] | None = None
-    loss: Annotated[str, OneOf((*_LOSSES, "auto"))] = "auto"
+    loss: Annotated[str, OneOf(_LOSSES.new_child({"auto": None}))] = "auto"
     first_loss: Annotated[str, OneOf(_LOSSES)] | None = None
     first_rounds: Steps = 0
     q_temperature: Temperature = 0.01
@@ -374,6 +376,10 @@ def network_of(settings: Settings, tasks: Sequence[Task], view: AnyView) -> netw
     return network
 
 
+AUTO_OF_Q = ("q_values", "q_kl")
+"""The loss that "auto" stands for where all experts hold Q-values, and what it turns from."""
+
+
 def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:
     """`settings` with what "auto" and None stand for in a run of these experts.
 
@@ -386,8 +392,9 @@ def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:
     if lrn.loss == "auto" and "logits" in {expert.outputs for expert in experts}:
         lrn = dataclasses.replace(lrn, loss="kl")
     elif lrn.loss == "auto":
-        first = max(1, lrn.rounds // 5)
-        lrn = dataclasses.replace(lrn, loss="q_values", first_loss="q_kl", first_rounds=first)
+        rounds = max(1, lrn.rounds // 5)
+        loss, first = AUTO_OF_Q
+        lrn = dataclasses.replace(lrn, loss=loss, first_loss=first, first_rounds=rounds)
     tasks = [expert.task for expert in experts]
     limits = {task.max_steps for task in tasks}
     if e.max_steps is None and len(limits) == 1:

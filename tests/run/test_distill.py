@@ -721,6 +721,19 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
         assert int(saved.restore(6, state).state.step) == 6 * per
 
 
+def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(settings, tmp_path):
+    pong = next(x for x in settings.experts if x.path.endswith("pong"))
+    short = dataclasses.replace(_with(settings, rounds=10), experts=(pong,))
+    for rounds in (10, 20):
+        chosen = _with(short, rounds=rounds)
+        distill.distill(chosen, tmp_path, stop_after="baselines")
+        learn = json.loads((tmp_path / "config.json").read_text())["learn"]
+        assert (learn["rounds"], learn["loss"]) == (rounds, "q_values")
+        assert (learn["first_loss"], learn["first_rounds"]) == ("q_kl", 2)
+    with pytest.raises(ValueError, match=r"learn\.first_loss 'q_kl', this one has None"):
+        distill.distill(_with(short, loss="nll"), tmp_path, stop_after="baselines")
+
+
 def test_a_run_may_end_before_its_rounds(settings, tmp_path):
     distill.distill(settings, tmp_path / "run", stop_after="round:3")
     with pytest.raises(ValueError, match=r"collect\.num_envs"):  # decides what is learnt
