@@ -33,7 +33,7 @@ def config(name: str) -> str:
     """The value of `--config` with its file found: `configs/merge.py:pong=FILE`, or `merge:...`."""
     file, colon, argument = name.partition(":")
     short = pathlib.Path(file)
-    if not short.suffix and len(short.parts) == 1 and not short.exists():
+    if not short.suffix and len(short.parts) == 1 and not short.is_file():
         known = found(pathlib.Path("configs", f"{file}.py"))
         file = str(known if known.exists() else short)
     return f"{found(file)}{colon}{argument}"

@@ -11,6 +11,7 @@ import difflib
 import math
 import os
 import pathlib
+import runpy
 import shlex
 import sys
 import time
@@ -45,6 +46,10 @@ from jaxdistill import preemption, shipped, text  # noqa: E402 (found by the pat
 
 LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
 
+_IMPORT = flags.DEFINE_string(
+    "import", None, "Python file to import first: tasks, conventions or losses of your own"
+)
+
 
 def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     """Parses flags and calls `main`; exits 2 with one line on stderr on an error of the user's.
@@ -61,6 +66,8 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; every input is a --flag")
             if resumes:
                 preemption.watch()
+            if _IMPORT.value:
+                _import(pathlib.Path(_IMPORT.value))
             main()
         except (ValueError, OSError) as error:
             _fail(str(error))
@@ -94,7 +101,17 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
                 _fail(f"--{name} is {value}, expected a finite number")
         return rest
 
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("_"):  # beside this one: --help lists what programs share, too
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded, flags_parser=parse)
+
+
+def _import(file: pathlib.Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"--import={file} is no file; expected one of Python")
+    runpy.run_path(str(file), run_name=file.stem)
 
 
 def command() -> str:
@@ -104,15 +121,26 @@ def command() -> str:
     return " ".join([began, shlex.join(rest)]).rstrip()
 
 
+def _config(name: str) -> str:
+    found = shipped.config(name)
+    if not pathlib.Path(found.partition(":")[0]).is_file():
+        known = sorted(path.stem for path in (shipped.ROOT / "configs").glob("[!_]*.py"))
+        _fail(
+            f"there is no config file {name.partition(':')[0]!r}; expected a Python file, or one "
+            f"that comes with the package: {', '.join(known)}"
+        )
+    return found
+
+
 def _with_config_found(arguments: Sequence[str]) -> list[str]:
     """The arguments, with the file of `--config` where it is; see `shipped.config`."""
     found, before = [], ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if equals and name.lstrip("-") == "config" and name.startswith("-"):
-            argument = f"{name}={shipped.config(value)}"
+            argument = f"{name}={_config(value)}"
         elif before in ("-config", "--config"):
-            argument = shipped.config(argument)
+            argument = _config(argument)
         found.append(argument)
         before = argument
     return found

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from jaxdistill import cli, shipped
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.run import common, recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -42,14 +44,16 @@ def test_a_program_gets_its_flags_and_is_called_by_the_one_name(tmp_path):
     )
     assert done.returncode == 2 and "Unknown command line flag 'nonsense'" in done.stderr
     helped = subprocess.run(
-        [sys.executable, "-m", "jaxdistill", "convert", "--help"],
+        [sys.executable, "-m", "jaxdistill", "distill", "--help"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         text=True,
         capture_output=True,
         check=False,
     )
-    assert "jaxdistill convert:" in helped.stdout and "--source" in helped.stdout
+    assert "jaxdistill distill:" in helped.stdout and "--workdir" in helped.stdout
+    for shared in ("--cache_dir", "--wandb", "--coordinator", "--processes"):
+        assert shared in helped.stdout
 
 
 def test_what_is_there_goes_before_what_comes_with_the_package(tmp_path, monkeypatch):
@@ -67,3 +71,14 @@ def test_what_is_there_goes_before_what_comes_with_the_package(tmp_path, monkeyp
         path.parent.mkdir(exist_ok=True)
         path.touch()
         assert shipped.found(own) == pathlib.Path(own) and shipped.config(own) == own
+    # A run's directory that is called as its config hides nothing.
+    (tmp_path / "quickstart").mkdir()
+    assert shipped.config("quickstart") == str(ROOT / "configs" / "quickstart.py")
+
+
+def test_games_that_come_with_the_experts_are_found_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = common.records_of(
+        recipe.Settings(experts=(ExpertSource("experts/pong.pth"),)), tmp_path / "run", None
+    )
+    assert known.given == (ROOT / "experts" / "played",)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxdistill import (
     mesh as meshes,
 )
-from jaxdistill import networks
+from jaxdistill import networks, shipped
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
@@ -298,7 +298,7 @@ def records_of(
     settings: Settings, workdir: pathlib.Path, cache_dir: str | os.PathLike[str] | None
 ) -> records.Records:
     """As `records_in`, and games of its experts are looked for beside their files too."""
-    beside = (pathlib.Path(source.path).parent / _PLAYED for source in settings.experts)
+    beside = (shipped.found(source.path).parent / _PLAYED for source in settings.experts)
     return records_in(workdir, cache_dir, tuple(dict.fromkeys(beside)))
 
 

@@ -151,7 +151,12 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
 @pytest.mark.parametrize(
     ("program", "arguments", "expected"),
     [
-        ("distill.py", ["--config=configs/none.py", "--workdir=x"], "none.py"),
+        ("distill.py", ["--config=configs/none.py", "--workdir=x"], "no config file 'configs/none"),
+        (
+            "distill.py",
+            ["--config=nothing:x", "--config.learn.rounds=1", "--workdir=x"],
+            "no config file 'nothing'; expected a Python file, or one that comes with the package",
+        ),
         ("distill.py", ["--config=configs/merge.py", "--workdir=x"], "name the experts"),
         (
             "distill.py",
