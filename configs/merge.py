@@ -12,10 +12,6 @@ Every field below can be set by flag, as `--config.learn.rounds=400`.
 
 If an expert has the student's network, begin as a copy of it (`--config.learn.warm_start=GAME`): of
 the game that is hardest to copy, as Breakout beside Pong and Freeway.
-
-From nothing a student kept 112%, 98% and 100% of the three shipped experts; on 2 slow cores with
-other programs beside it that was 57 minutes of collecting and learning (650 steps/s, 1,000 rows/s)
-and 15 of games to choose by. See docs/results.md.
 """
 
 import dataclasses

@@ -6,12 +6,8 @@
         --out=experts/pong.pth
 
 The paper's first experiment, one game at a time. The student learns Q-values, on the expert's own
-scale, and which of them is the largest; see `losses.q_values`.
-
-On 2 cores, 100 whole games, epsilon 0.05: Pong 97% [95, 99] in 27 minutes beside two other
-programs, Freeway 102% [100, 104] in 16 (150 rounds). Breakout, the hardest, 70% [59, 82] in 21 (500
-rounds of 24 updates and 1,024 steps, begun as a copy of an earlier expert), and 85% [71, 101] after
-350 rounds more in which the expert went on driving half of the environments.
+scale, and which of them is the largest; see `losses.q_values`. What the shipped experts keep of
+their teachers is in experts/README.md.
 """
 
 from ml_collections import ConfigDict

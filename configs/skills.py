@@ -15,8 +15,8 @@ takes the experts that stand in runs/skills. Others, also Stable-Baselines3 arch
 `--config=configs/skills.py:merge,movement=FILE,aiming=FILE,clicking=FILE`. A duel that ends when
 one is dead: `--config.together=combat/duel_10hp`.
 
-And the student of such a merge, trained further by what it scores in the duel; `scratch` is the
-same training without a student:
+And the student of such a merge, trained further by what it scores in the duel; `scratch` is
+PPO from nothing, in as many steps as all of these together:
 
     python launch/finetune.py --config=configs/skills.py:finetune --workdir=runs/skills/merge
     python launch/train_expert.py --config=configs/skills.py:scratch --workdir=runs/skills/scratch
@@ -88,7 +88,7 @@ def _expert(skill: str) -> regime.Settings:
 
 
 def _scratch(_: str) -> regime.Settings:
-    return _ppo("combat/duel")
+    return dataclasses.replace(_ppo("combat/duel"), total_steps=5_201_920)
 
 
 def _finetune(_: str) -> regime.Settings:

@@ -78,7 +78,8 @@ def main() -> None:
         if expert.view != expert.task.view:
             metrics.say(f"note: other readers will not know what it sees: {expert.view}")
     elif _EXPERT.value:
-        only_with("--workdir, or is of another program", "format")
+        if _FORMAT.value != "expert":
+            only_with("--workdir; of an expert it is expert, sb3, onnx or stablehlo", "format")
         _write_expert(formats.load(_EXPERT.value))
     elif _FORMAT.value == "expert":
         _write_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))

@@ -106,7 +106,7 @@ def _advice(
         drove = f"the experts drove {shares[-1]:.0%} of them; " if len(shares) else ""
         return (
             f"it agrees with its expert in {agreed:.1%} of the states it learns from, but plays in "
-            f"others: {drove}try more that the student drives {drive}"
+            f"others: {drove}try more that the student drives, in a new run {drive}"
         )
     taught = agreement[-max(1, len(agreement) // 5) :].mean() if len(agreement) else 0.0
     if agreed is not None and taught >= agreed + _BY_HEART:
@@ -127,7 +127,10 @@ def _advice(
         what = "its loss still fell" if falls else "its agreement still rose"
         return f"{what} in the last fifth of the rounds: {longer}"
     if len(shares) and shares.min() == 1:
-        return f"it has learnt in states of its expert's own play alone: let it drive too {drive}"
+        return (
+            "it has learnt in states of its expert's own play alone: let it drive too, in a new "
+            f"run {drive}"
+        )
     kept = _series(history, f"retention/{name}")
     if len(kept) > 1 and kept[-1] >= kept[:-1].max() + _RISE:
         return f"its score still rose at the last evaluation: {longer}"
@@ -136,7 +139,7 @@ def _advice(
         other = "q_values" if values else "log_prob_mse"
         return (
             f"it agrees in {agreed:.1%} only, at little regret, and {loss} tells it of choices "
-            f"alone: try --config.learn.loss={other}"
+            f"alone: try --config.learn.loss={other} in a new run"
         )
     return None
 

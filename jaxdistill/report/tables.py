@@ -80,11 +80,12 @@ def print_expert(
         rows.append({"game": name, "expert": usual.summary()})
     _print(
         f"{expert.name}, epsilon {epsilon:g}, 95% bootstrap interval",
-        (noun(rows), *which, "score", "advertised", "games", "starts", "steps each"),
+        (noun(rows), *which, "random", "score", "advertised", "games", "starts", "steps each"),
         [
             (
                 name,
                 *(("own", "usual")[i] for _ in which),
+                _known(random if i == 0 else None, _digits),
                 _measured(row["expert"]),
                 _known(expert.advertised_score, _digits),
                 row["expert"]["episodes"],

@@ -90,7 +90,11 @@ def select(
         experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
-    row |= {"mean_retention": float(np.nan_to_num(kept).mean()), "select_games": float(games)}
+    row |= {
+        "mean_retention": float(np.nan_to_num(kept).mean()),
+        "chosen_by": value(means),
+        "select_games": float(games),
+    }
     writer.write(step, row)
     advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
     return None if worse else Candidate(value(means), tuple(kept), played)

@@ -35,6 +35,9 @@ EXTRAS = {
     "lander": ("gymnasium", "Box2D"),
     "video": ("av",),
     "hub": ("huggingface_hub",),
+    "onnx": ("onnx",),
+    "stablehlo": ("flatbuffers",),
+    "wandb": ("wandb",),
     "parity": ("torch",),
     "cuda": ("jax_cuda12_plugin",),
 }

@@ -19,6 +19,7 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
+from jaxdistill.learn import losses
 from jaxdistill.report import tables
 from jaxdistill.run import distill, recipe, students
 from jaxdistill.tasks import lander as lander_tasks
@@ -115,6 +116,28 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
     assert err.startswith("error: --config=configs/lander.py:bogus: expected one of shared, ")
     code, _, err = program("train_expert", f"--config={config}:blind", "--nonsense=1")
     assert code == 2 and "nonsense" in err and "(--help lists the flags)" in err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_a_file_of_one_s_own_is_imported_first(program, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from jaxdistill.learn import losses\nlosses.LOSSES['mine'] = losses.LOSSES['kl']\n"
+    )
+    config = LAUNCH.parent / "configs" / "merge.py"
+    asked = (
+        *(f"--config={config}:pong={tmp_path / 'none.pth'}", "--config.learn.loss=mine"),
+        f"--workdir={tmp_path / 'run'}",
+    )
+    try:
+        code, _, err = program("distill", *asked)
+        assert code == 2 and "learn.loss is 'mine', expected one of kl, " in err
+        code, _, err = program("distill", *asked, f"--import={mine}")
+        assert code == 2 and "none.pth" in err and "learn.loss" not in err
+        code, _, err = program("distill", *asked, f"--import={tmp_path}")
+        assert code == 2 and f"--import={tmp_path} is no file" in err
+    finally:
+        losses.LOSSES.pop("mine", None)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +480,8 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
         ("convert", ("--source=Q", "--try_episodes=1", "--out=x"), "--out goes with a conv"),
         ("export", ("--workdir=x", "--out=x", "--dtype=float16"), "--dtype goes with"),
         ("export", ("--workdir=T", "--out=x"), "holds a training and no distillation"),
-        ("export", ("--expert=Q", "--out=x", "--format=expert"), "--format goes with"),
+        ("export", ("--expert=Q", "--out=x", "--format=merged"), "--format goes with"),
+        ("export", ("--expert=Q", "--out=x", "--format=expert"), "the reference convention cannot"),
         (
             "export",
             ("--expert=Q", "--out=x", "--format=sb3", "--dtype=float32"),

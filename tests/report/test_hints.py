@@ -113,9 +113,10 @@ def test_what_is_known_by_heart_suggests_more_states():
 
 def test_a_loss_of_choices_suggests_another():
     cheap = _history(regret=[1.0] + [0.1] * 19)
-    assert hint(history=cheap, loss="kl").endswith("try --config.learn.loss=q_values")
+    assert hint(history=cheap, loss="kl").endswith("try --config.learn.loss=q_values in a new run")
     logits = hint(history=cheap, loss="nll", values=False)
-    assert logits.endswith("try --config.learn.loss=log_prob_mse") and "agrees in 90.0%" in logits
+    assert logits.endswith("try --config.learn.loss=log_prob_mse in a new run")
+    assert "agrees in 90.0%" in logits
     assert hint(history=cheap, loss="mse") is None
     assert hint(history=_history(regret=[1.0] + [0.3] * 19), loss="kl") is None, "dear choices"
 
@@ -138,7 +139,7 @@ def test_the_hint_is_of_the_game_that_keeps_least():
 
 def test_experts_that_drive_all_along_suggest_the_student_s_own_states():
     said = hint(history=_history(share=1.0))
-    assert "alone: let it drive too (--config.collect.final_expert_share" in said
+    assert "alone: let it drive too, in a new run (--config.collect.final_expert_share" in said
     assert "more rounds" in hint(history=_history(FALLING, share=1.0))
 
 

@@ -196,8 +196,11 @@ def _expert(game):
 
 def test_experts_are_printed_with_how_their_games_ended(capsys):
     scores = _scores(facts=LANDED)
-    tables.print_expert(_expert("lander/heavy"), scores, epsilon=0.0)
+    tables.print_expert(_expert("lander/heavy"), scores, epsilon=0.0, random=-183.4)
     one = capsys.readouterr().out
+    head = next(line.split() for line in one.splitlines() if "score" in line)
+    row = next(line.split() for line in one.splitlines() if line.startswith("lander/heavy "))
+    assert row[head.index("random")] == "-183.4"
     tables.print_experts([_expert("lander/heavy")], [scores], [scores])
     several = capsys.readouterr().out
     for printed, players in ((one, ["expert"]), (several, ["random", "expert"])):

@@ -320,6 +320,7 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     np.testing.assert_allclose(kept, (scores - random) / (expert - random))
     np.testing.assert_allclose([row["mean_retention"] for row in rows], kept.mean(axis=1))
     values = np.where(kept > 1, 1.1 - 0.1 / np.maximum(kept, 1), kept).mean(axis=1)
+    np.testing.assert_allclose([row["chosen_by"] for row in rows], values)
     chosen = {number: x.value for number, x in done.chosen.items() if x is not None}
     assert [*done.chosen] == [1, 2, 3, 4] and len(chosen) > 1
     np.testing.assert_allclose([*chosen.values()], [values[number - 1] for number in chosen])
