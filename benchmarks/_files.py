@@ -260,6 +260,14 @@ PTH: dict[str, Callable[[], bytes]] = {
     "data of lists": lambda: archive_of(
         policy_pth=zipped(dictionary(w=tensor()), FLOATS), data=b'{"a":[' + b"[]," * 10**6 + b"0]}"
     ),
+    "data of many more lists": lambda: archive_of(
+        policy_pth=zipped(dictionary(w=tensor()), FLOATS),
+        data=b'{"a":[' + b"[]," * (2 * 10**7) + b"0]}",
+    ),
+    "data of one long text": lambda: archive_of(  # 4 bytes a character, for its last
+        policy_pth=zipped(dictionary(w=tensor()), FLOATS),
+        data=b'{"a":"' + b"x" * (6 * 10**7) + "\N{GRINNING FACE}".encode() + b'"}',
+    ),
     "gzip bomb": lambda: gzip.compress(bytes(100 * 2**20)),
     "gzip bomb of many parts": lambda: gzip.compress(bytes(2**20)) * 100,
     "gzip of many nothings": lambda: gzip.compress(b"") * 50_000,

@@ -372,13 +372,14 @@ class Network(nn.Module):
 
     def features(self, observations: jax.Array) -> jax.Array:
         """Convolutions: `(B, C, H, W)` -> `(B, D)`, flattened in (row, column, channel) order."""
-        if self.convs or self.residual:
-            if observations.ndim != 4:
-                raise ValueError(
-                    f"a convolutional network takes (B, C, H, W), got shape {observations.shape}"
-                )
-            if self.input_clip:
-                observations = self.input(observations)
+        pictures = self.convs or self.residual
+        if pictures and observations.ndim != 4:
+            raise ValueError(
+                f"a convolutional network takes (B, C, H, W), got shape {observations.shape}"
+            )
+        if self.input_clip:
+            observations = self.input(observations)
+        if pictures:
             observations = observations.transpose(0, 2, 3, 1)
         x = self._run(observations, self.conv, self.conv_norm, 0)
         for section in self.section:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import optax
@@ -34,7 +34,7 @@ from jaxdistill.tasks.views import AnyView, View
 
 WARM_LAYERS = ("all", "convolutions")
 # As they are now, with those that were added since.
-_LOSSES = collections.ChainMap(dict.fromkeys(losses.FACTORED), losses.LOSSES)
+_LOSSES: collections.ChainMap[str, Any] = collections.ChainMap(dict.fromkeys(losses.FACTORED), losses.LOSSES)
 
 
 class Shares:

@@ -207,7 +207,8 @@ def sb3_qrdqn(torch, folder):
     return path, theirs
 
 
-def sample_factory(torch, folder, *, normalised=True):
+def sample_factory(torch, folder, *, normalised=True, scale=255):
+    """Pixels go in over `scale`, which its config says unless it is 255."""
     linear = torch.nn.Linear
     convs = [part for conv in convolutions(torch) for part in (conv, torch.nn.ReLU())]
     enc = torch.nn.Module()
@@ -219,10 +220,14 @@ def sample_factory(torch, folder, *, normalised=True):
     head = torch.nn.Module()
     head.distribution_linear = linear(HIDDEN, 4)
     draw = np.random.default_rng(1)
-    mean = torch.from_numpy(draw.uniform(0, 0.6, (4, 84, 84)))
-    variance = torch.from_numpy(draw.uniform(0, 0.05, (4, 84, 84)) ** 2)
+    levels = 255 / scale
+    mean = torch.from_numpy(draw.uniform(0, 0.6, (4, 84, 84)) * levels)
+    variance = torch.from_numpy((draw.uniform(0, 0.05, (4, 84, 84)) * levels) ** 2)
 
     def forward(net, x):
+        x = x * levels
+        if not normalised:
+            enc.conv_head[0].weight /= levels  # so that outputs are not hundreds
         if normalised:
             x = ((x - mean.float()) / torch.sqrt(variance.float() + 1e-5)).clamp(-5, 5)
             assert (x.abs() == 5).float().mean() > 0.1  # some are cut, others not
@@ -245,12 +250,23 @@ def sample_factory(torch, folder, *, normalised=True):
     path.parent.mkdir(parents=True)
     optimizer = torch.optim.Adam(net.parameters()).state_dict()
     torch.save({"train_step": 3, "model": weights, "optimizer": optimizer}, path)
-    (run / "config.json").write_text(json.dumps({"env": "atari_breakout", "nonlinearity": "relu"}))
+    said = {"env": "atari_breakout", "nonlinearity": "relu"}
+    if scale != 255:
+        said |= {"obs_subtract_mean": 0.0, "obs_scale": scale}
+    (run / "config.json").write_text(json.dumps(said))
     return path, theirs
 
 
 def sample_factory_plain(torch, folder):
     return sample_factory(torch, folder, normalised=False)
+
+
+def sample_factory_raw(torch, folder):
+    return sample_factory(torch, folder, scale=1.0)
+
+
+def sample_factory_raw_plain(torch, folder):
+    return sample_factory(torch, folder, normalised=False, scale=1.0)
 
 
 # Recurrent ones: what they answer is that of `GAMES`, step by step, with a game that begins anew.
@@ -795,6 +811,7 @@ STICKY = Rules(repeat_action_probability=0.25, noop_max=1)
 MACHADO = Rules(repeat_action_probability=0.25, noop_max=1, full_actions=True)
 NAME, FOLDER, SAID = "the file's name", "the name of its folder, ", ""
 ATARI_AGENTS = View(maximum="after", padding="zero")
+ZEROS = View(padding="zero")
 KAIXHIN = View(resize="linear", maximum="after", padding="zero")
 BABY = View(80, 80, 1, resize="smooth", gray="stretched", crop=(35, 195), maximum="none")
 STARTER = View(
@@ -840,6 +857,8 @@ TORCH = (
     Row("Stable-Baselines3 QR-DQN, CNN", sb3_qrdqn, NAME, rules=FIRE),
     Row("Sample Factory", sample_factory, SAID, "logits", rules=FIRE),
     Row("Sample Factory, pixels as they are", sample_factory_plain, SAID, "logits", rules=FIRE),
+    Row("Sample Factory", sample_factory_raw, SAID, "logits", rules=FIRE),
+    Row("Sample Factory, pixels as they are", sample_factory_raw_plain, SAID, "logits", rules=FIRE),
     Row("PFRL DQN", pfrl_dqn, FOLDER + "BreakoutNoFrameskip-v4"),
     Row("PFRL Rainbow", pfrl_rainbow, FOLDER + "BreakoutNoFrameskip-v4"),
     Row("PFRL IQN", pfrl_iqn, FOLDER + "BreakoutNoFrameskip-v4"),
@@ -860,10 +879,10 @@ FLAX = (
         tuple(range(18)),
         rules=MACHADO,
     ),
-    Row("Dopamine DQN", dopamine_dqn, FOLDER + "Breakout", rules=STICKY),
-    Row("Dopamine C51 or Rainbow", dopamine_c51, FOLDER + "Breakout", rules=STICKY),
-    Row("Dopamine QR-DQN", dopamine_qrdqn, FOLDER + "Breakout", rules=STICKY),
-    Row("Dopamine IQN", dopamine_iqn, FOLDER + "Breakout", rules=STICKY),
+    Row("Dopamine DQN", dopamine_dqn, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
+    Row("Dopamine C51 or Rainbow", dopamine_c51, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
+    Row("Dopamine QR-DQN", dopamine_qrdqn, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
+    Row("Dopamine IQN", dopamine_iqn, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
 )
 
 
@@ -990,6 +1009,14 @@ def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path):
     assert chosen.plan.activation == "elu"
     with pytest.raises(ValueError, match=r"x.pth: nonlinearity is swish, expected relu, elu"):
         with_arguments(known["Sample Factory"], {"nonlinearity": "swish"}, "x.pth")
+    usual = {"obs_subtract_mean": 0.0, "obs_scale": 255.0}
+    for said, raw in (({}, False), (usual, False), (usual | {"obs_scale": 1.0}, True)):
+        assert with_arguments(known["Sample Factory"], said, "").plan.raw_pixels == raw
+    for name, wrong in (("obs_subtract_mean", 128.0), ("obs_scale", 128.0), ("obs_scale", None)):
+        with pytest.raises(
+            ValueError, match=rf"x.pth: its pixels are .*{wrong}.*; expected 0, and 1"
+        ):
+            with_arguments(known["Sample Factory"], usual | {name: wrong}, "x.pth")
     # Atoms that cannot be are not believed.
     wrong = {"v_min": 3.0, "v_max": -3.0, "n_atoms": 51}
     assert with_arguments(known["CleanRL C51, Flax"], wrong, "").plan.support.atoms.low == -10

@@ -22,8 +22,9 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export, export_sb3, formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import template
 from jaxdistill.tasks.atari import Rules
-from jaxdistill.tasks.views import Vector, View
+from jaxdistill.tasks.views import SCREEN, Screen, Shown, Vector, View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "experts"
@@ -578,6 +579,52 @@ def test_parity_of_sb3_pixels_that_are_not_normalised(torch, tmp_path):
     close(outputs(formats.load(path, game="breakout"), observations), theirs)
 
 
+def whole_screen(channels: int) -> dict[str, np.ndarray]:
+    """A DQN of a `CnnPolicy` on 210x160 pixels, with four outputs."""
+    convs = nature(tuple(f"q_net.features_extractor.cnn.{i}" for i in (0, 2, 4)), stack=channels)
+    dense = ("q_net.features_extractor.linear.0", (5, 2 * 22 * 16))
+    return state_dict(*convs, dense, ("q_net.q_net.0", (4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "view"),
+    [
+        ((3, 210, 160), View(210, 160, 1, gray="none", maximum="none")),
+        ((210, 160, 3), View(210, 160, 1, gray="none", maximum="none")),
+        ((12, 210, 160), View(210, 160, 4, gray="none", maximum="none")),
+        ((1, 210, 160), View(210, 160, 1, maximum="none")),
+    ],
+)
+def test_sb3_on_the_whole_screen_sees_its_colours(shape, view, sb3):
+    path = sb3(whole_screen(min(shape)), policy_kwargs={}, observation_space=box(*shape))
+    found = formats.convert(path, game="breakout")
+    assert found.expert.view == view and found.expert.rules == Rules()
+    assert any("no AtariWrapper is assumed" in note for note in found.notes)
+    assert np.isfinite(outputs(found.expert, pixels(1, *view.shape))).all()
+
+
+def test_colours_are_stacked_as_sb3_stacks_them():
+    """`VecFrameStack` rolls (C, H, W) back by one frame's channels and puts the newest last."""
+    frames = pixels(2, 3, *SCREEN)
+    stacked = np.zeros((6, *SCREEN), np.uint8)
+    for frame in frames:
+        stacked = np.roll(stacked, -3, axis=0)
+        stacked[-3:] = frame
+    screen = Screen((4, 0), maximum=False)
+    shown = Shown(jnp.asarray(frames[None]), jnp.ones(1, jnp.int32), screen)
+    view = View(*SCREEN, 2, gray="none", maximum="none")
+    np.testing.assert_array_equal(view.see(shown), stacked[None])
+
+
+def test_sb3_channels_that_may_be_colours_or_frames_are_refused(sb3):
+    convs = nature(tuple(f"q_net.features_extractor.cnn.{i}" for i in (0, 2, 4)), stack=3)
+    dense = ("q_net.features_extractor.linear.0", (5, 98))
+    tensors = state_dict(*convs, dense, ("q_net.q_net.0", (4, 5)))
+    said = "sees 3 channels of 84x84, which are as many gray frames or 1 in colour", "(--spec)"
+    for data in ({}, {"observation_space": box(3, 84, 84)}, {"observation_space": box(84, 84, 3)}):
+        refused(sb3(tensors, policy_kwargs={}, **data), *said, game="breakout")
+
+
 def actor_critic(torch, *, pi, vf, inputs, actions, extractors=None):
     """An actor-critic policy; `extractors` gives those of base, actor and critic."""
     layers = {
@@ -888,6 +935,40 @@ def test_parity_of_sb3_skills(game, torch, tmp_path):
     again = Expert.load(tmp_path / "expert")
     assert (again.view, again.log_std, again.game) == (expert.view, expert.log_std, game)
     np.testing.assert_array_equal(outputs(again, seen), outputs(expert, seen))
+
+
+def same_by_its_template(path, game: str) -> None:
+    """A recognised file is read alike by the spec that is written for it."""
+    known = formats.load(path, game=game)
+    written = path.with_suffix(".toml")
+    written.write_text(template.write(path, game=game))
+    said = formats.load(path, spec=written)
+    for field in ("network", "view", "actions", "outputs", "game", "rules", "log_std"):
+        assert getattr(said, field) == getattr(known, field), field
+    jax.tree.map(np.testing.assert_array_equal, said.params, known.params)
+
+
+@pytest.mark.parametrize("game", SKILLS)
+def test_a_template_of_a_skill_says_the_same_or_is_refused(game, sb3):
+    path = sb3(skill_policy(game), **skill_data(game))
+    if game == "combat/movement":
+        same_by_its_template(path, game)
+        return
+    with pytest.raises(ValueError, match="none describes keys, angles and clicks that are rewrit"):
+        template.write(path)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_template_of_dense_layers_on_a_screen_says_its_pixels(normalised, sb3):
+    tensors = state_dict(
+        ("mlp_extractor.policy_net.0", (5, 60)),
+        ("mlp_extractor.value_net.0", (5, 60)),
+        ("action_net", (4, 5)),
+        ("value_net", (1, 5)),
+    )
+    kwargs = {} if normalised else {"normalize_images": False}
+    path = sb3(tensors, policy_kwargs=kwargs, observation_space=box(2, 6, 5))
+    same_by_its_template(path, "breakout")
 
 
 def test_a_click_is_as_likely_as_the_second_of_its_two_actions(sb3):
@@ -1390,6 +1471,19 @@ def test_weights_that_are_not_numbers(torch, tmp_path):
     tensors["network.9.bias"] = torch.full((4,), 1e300, dtype=torch.float64)
     torch.save(tensors, tmp_path / "net.pth")
     refused(tmp_path / "net.pth", "network.9.bias", "infinite", game="breakout")
+
+
+def test_six_outputs_of_crl_atari_are_those_of_its_games(saved):
+    convs = nature(("features.0", "features.2", "features.4"))
+    six = saved(state_dict(*convs, ("fc.0", (5, 98)), ("fc.2", (6, 5))))
+    for game in (None, "breakout", "pong", "space_invaders", "demon_attack"):
+        assert formats.load(six, game=game).actions == (0, 1, 3, 4, 11, 12)
+    for game in ("qbert", "up_n_down", "freeway"):
+        refused(
+            six, "6 outputs are actions [0, 1, 3, 4, 11, 12]", f"of {game};", "--spec", game=game
+        )
+    full = saved(state_dict(*convs, ("fc.0", (5, 98)), ("fc.2", (18, 5))))
+    assert formats.load(full, game="qbert").actions == tuple(range(18))
 
 
 def test_a_value_stream_has_one_output(saved):

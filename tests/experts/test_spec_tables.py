@@ -1,6 +1,8 @@
 """What a spec says of a screen and of an expert's own game."""
 
+import dataclasses
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats import template
 from jaxdistill.experts.sources import ExpertSource, load
+from jaxdistill.tasks import views
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import Vector, View
 
@@ -189,7 +192,8 @@ def _same():
     shapes = _nature(*names, to=("kernel", "bias"), flat=(121 * 5, 5))
     last = {"Dense_1__kernel": (5, 800), "Dense_1__bias": (800,)}
     head = 'type = "linear"\naction = "Dense_1"\nquantiles = 200'
-    spec = _written(names, head, top='kernels = "inputs_first"', padding='"same"')
+    top, view = 'kernels = "inputs_first"', 'padding = "zero"'
+    spec = _written(names, head, top=top, view=view, padding='"same"')
     return "Dopamine QR-DQN", {"online_params": _tensors(**shapes, **last)}, spec
 
 
@@ -208,6 +212,49 @@ def test_a_spec_says_what_a_convention_knows(make, tmp_path):
         assert (said.expert.game, said.expert.actions) == ("breakout", known.expert.actions)
         jax.tree.map(np.testing.assert_array_equal, said.expert.params, known.expert.params)
     assert said.expert.rules == known.expert.rules  # as it was written, with all that is known
+
+
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+@pytest.mark.parametrize("said", ["0..1", "0..255"])
+def test_statistics_are_of_pixels_as_the_file_takes_them(kind, said, tmp_path):
+    """By NumPy, with a first layer that sees 4 pixels at once or all."""
+    levels = {"0..1": 1, "0..255": 255}[said]
+    sizes = {"conv": (2, 1, 2, 2), "dense": (8, 16)}
+    tensors = _tensors(
+        a__weight=sizes[kind], a__bias=sizes[kind][:1], b__weight=(3, 8), b__bias=(3,)
+    )
+    draw = np.random.default_rng(1)
+    mean = draw.uniform(0.2, 0.6, (1, 4, 4)) * levels
+    variance = (draw.uniform(0.05, 0.2, (1, 4, 4)) * levels) ** 2
+    numbers = {"mean": mean.astype(np.float32), "variance": variance.astype(np.float32)}
+    export.save(tensors | numbers, tmp_path / "x.pth")
+    stride = "stride = 2" if kind == "conv" else ""
+    text = (
+        f'outputs = "q"\nactivation = "relu"\npixels = "{said}"\n'
+        "[view]\nheight = 4\nwidth = 4\nstack = 1\n"
+        f'[[layers]]\ntype = "{kind}"\nkey = "a"\n{stride}\n'
+        '[head]\ntype = "linear"\naction = "b"\n'
+        '[statistics]\nmean = "mean"\nvariance = "variance"\nepsilon = 1e-3\nclip = 1.5\n'
+    )
+    (tmp_path / "x.toml").write_text(text)
+    expert = formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+
+    shown = draw.integers(0, 256, (5, 1, 4, 4), np.uint8)
+    x = (shown / 255 * levels - mean) / np.sqrt(variance + 1e-3)
+    assert 0.1 < (np.abs(x) > 1.5).mean() < 0.9  # some are cut, others not
+    x = np.clip(x, -1.5, 1.5)
+    if kind == "conv":
+        blocks = x.reshape(5, 2, 2, 2, 2)  # row, place in it, column, place in it
+        x = np.einsum("bhiwj,oij->bohw", blocks, tensors["a.weight"][:, 0])
+        x = (x + tensors["a.bias"][:, None, None]).reshape(5, 8)
+    else:
+        x = x.reshape(5, 16) @ tensors["a.weight"].T + tensors["a.bias"]
+    theirs = np.maximum(x, 0) @ tensors["b.weight"].T + tensors["b.bias"]
+    ours = networks.forward(expert.network, expert.params, shown)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    expert.save(tmp_path / "expert")
+    again = Expert.load(tmp_path / "expert")
+    np.testing.assert_array_equal(networks.forward(again.network, again.params, shown), ours)
 
 
 def test_quantiles_are_told_apart_by_what_comes_first(tmp_path):
@@ -415,6 +462,25 @@ def test_a_spec_says_where_a_cell_is(cell):
     jax.tree.map(np.testing.assert_array_equal, *said)
 
 
+def test_frames_over_their_own_deviation_have_no_scale(tmp_path):
+    """Whether pixels were divided by 255 before makes no difference then."""
+    cell = {"b__weight_ih": (12, 8), "b__weight_hh": (12, 4), "b__bias_ih": (12,)}
+    cell |= {"b__bias_hh": (12,), "c__weight": (2, 4), "c__bias": (2,)}
+    tensors = _tensors(a__weight=(2, 1, 2, 2), a__bias=(2,), **cell)
+    export.save(tensors, tmp_path / "x.pth")
+    for said in ("0..1", "0..255"):
+        text = (
+            f'outputs = "q"\nactivation = "relu"\npixels = "{said}"\nframe_decay = 0.5\n'
+            "[view]\nheight = 4\nwidth = 4\n"
+            '[[layers]]\ntype = "conv"\nkey = "a"\nstride = 2\n'
+            '[[layers]]\ntype = "gru"\nkey = "b"\n[head]\ntype = "linear"\naction = "c"\n'
+        )
+        (tmp_path / "x.toml").write_text(text)
+        expert = formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+        kernel = tensors["a.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(expert.params["params"]["conv1"]["kernel"], kernel)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -467,3 +533,35 @@ def test_what_a_cell_has_no_place_beside():
     for wrong in ({"core": {"kind": "gru", "width": 0}}, {"frame_decay": 1.0}):
         with pytest.raises(ValueError, match=r"sizes are whole numbers|frame_decay is a number"):
             networks.from_dict(fields | wrong)
+
+
+def test_every_field_and_value_of_a_spec_is_explained(monkeypatch, cell):
+    """In docs/specs.md, as code."""
+    said, finish = set(), specs._Table.finish
+    monkeypatch.setattr(
+        specs._Table, "finish", lambda table, known: said.add(known) or finish(table, known)
+    )
+    _read(cell, RECURRENT)
+    specs.read(_spec(tmp_path := cell.parent))
+    text = HEAD.format(
+        outputs="q",
+        top="",
+        view="",
+        layers='[[layers]]\ntype = "dense"\nkey = "a"\n',
+        head='type = "dueling"\naction = {key = "b"}\nvalue = "c"\n[statistics]\nmean = "d"\n'
+        'variance = "e"\nepsilon = 1\nclip = 5',
+    )
+    (tmp_path / "x.toml").write_text(text)
+    specs.read(tmp_path / "x.toml")
+    fields = {name for known in said for name in known.split(", ")}
+    fields |= {field.name for field in dataclasses.fields(Rules)}
+    some = {"game", "view", "channels_last", "variance", "noisy", "stride", "layer", "quantiles"}
+    assert some <= fields
+
+    docs = (pathlib.Path(__file__).parents[2] / "docs" / "specs.md").read_text()
+    code = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", docs, flags=re.DOTALL))
+    assert fields <= set(re.findall(r"\w+", " ".join(code)))
+    values = (*views.RESIZES, *views.GRAYS, *views.MAXIMA, *views.PADDINGS, *networks.CELLS)
+    values += (*networks.HEADS, *networks.ACTIVATIONS, *specs._PIXELS, *specs._ORDERS)
+    values += (*specs._KERNELS, "conv", "dense", "same", "minimal", "full", "q", "logits")
+    assert [value for value in values if f'"{value}"' not in " ".join(code)] == []

@@ -33,7 +33,8 @@ from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, View, described
 
-# CRL-Atari: the union of the minimal actions of Breakout, Pong and SpaceInvaders.
+# CRL-Atari: the union of the minimal actions of its three games.
+UNION_GAMES = ("breakout", "pong", "space_invaders")
 UNION_ACTIONS = (0, 1, 3, 4, 11, 12)
 ALL_ACTIONS = tuple(range(NUM_ACTIONS))
 ALL_ENGINES = tuple(range(LANDER.num_actions))
@@ -152,6 +153,7 @@ _FLAX_PPO = Plan(
 )
 _DOPAMINE = dataclasses.replace(_FLAX, convs=_nature(*_FLAX_CONVS, to=flax, padding=SAME))
 _DOPAMINE_ATOMS, _DOPAMINE_QUANTILES = 51, 200
+_ZEROS = View(padding="zero")  # before a game's first frame
 
 
 def _outputs(count: int) -> Callable[[Arrays], bool]:
@@ -495,6 +497,7 @@ CONVENTIONS = (
         "q",
         inside="online_params",
         fits=_outputs(1),
+        view=_ZEROS,
         rules=_STICKY,
     ),
     Convention(
@@ -504,6 +507,7 @@ CONVENTIONS = (
         inside="online_params",
         fits=_outputs(_DOPAMINE_ATOMS),
         notes=(_DEFAULT_SUPPORT,),
+        view=_ZEROS,
         rules=_STICKY,
     ),
     Convention(
@@ -512,6 +516,7 @@ CONVENTIONS = (
         "q",
         inside="online_params",
         fits=_outputs(_DOPAMINE_QUANTILES),
+        view=_ZEROS,
         rules=_STICKY,
     ),
     Convention(
@@ -524,6 +529,7 @@ CONVENTIONS = (
         ),
         "q",
         inside="online_params",
+        view=_ZEROS,
         rules=_STICKY,
     ),
     Convention(
@@ -589,7 +595,7 @@ def matching(arrays: Arrays, place: str) -> Convention | None:
 
 
 def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: str) -> Convention:
-    """The convention as a file's program was called: with other atoms, or another activation."""
+    """The convention as a file's program was called: with other atoms, activation or pixels."""
     plan = convention.plan
     said: list[Any] = [arguments.get(name) for name in ("v_min", "v_max", "n_atoms")]
     numbers = all(type(n) in (int, float) and abs(n) < 1e9 for n in said)
@@ -602,7 +608,13 @@ def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: 
         if activation not in ("relu", "elu", "tanh"):
             shown = brief([str(activation)[:80]])
             raise ValueError(f"{where}: nonlinearity is {shown}, expected relu, elu or tanh")
-        plan = dataclasses.replace(plan, activation=activation)
+        less, over = arguments.get("obs_subtract_mean", 0), arguments.get("obs_scale", 255)
+        if less != 0 or over not in (1, 255):
+            raise ValueError(
+                f"{where}: its pixels are less {brief([str(less)])} and over {brief([str(over)])}, "
+                "by obs_subtract_mean and obs_scale of its config.json; expected 0, and 1 or 255"
+            )
+        plan = dataclasses.replace(plan, activation=activation, raw_pixels=over == 1)
     return dataclasses.replace(convention, plan=plan)
 
 
@@ -663,11 +675,20 @@ def actions_of(
       sets: the sets the convention allows; empty for the game's minimal actions.
 
     Raises:
-      ValueError: the number of outputs fits none, or the game has to be known.
+      ValueError: the number of outputs fits none, the game has to be known, or it is none of those
+        whose union of actions they are.
     """
     for actions in sets:
-        if len(actions) == count:
-            return actions
+        if len(actions) != count:
+            continue
+        is_union = actions == UNION_ACTIONS
+        if is_union and game not in (None, *UNION_GAMES) and tasks.get(game).actions != actions:
+            raise ValueError(
+                f"{where}: is named like {convention}, whose {count} outputs are actions "
+                f"{list(actions)} of {brief(UNION_GAMES)}, not those of {game}; describe it in a "
+                "spec (--spec)"
+            )
+        return actions
     if sets:
         numbers = " or ".join(str(len(actions)) for actions in sets)
         raise ValueError(

@@ -119,7 +119,7 @@ class Statistics:
     """Running statistics that pixels are normalised by: `(x - mean) / sqrt(variance + epsilon)`.
 
     Attributes:
-      mean, variance: names of tensors `(C, H, W)`.
+      mean, variance: names of tensors `(C, H, W)`, of pixels as the file's network takes them.
       clip: the furthest from 0 that they go.
     """
 
@@ -378,8 +378,12 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         blocks = [Conv(weights, 1, 3, 1) for weights in section.blocks]
         sections.append([kernel, *(_block(arrays, x, channels, plan, where) for x in blocks)])
     convs, grid = _geometry(arrays, plan, kernels, channels, view, where, notes)
+    # Our networks divide pixels by 255. What takes them as they are makes up for it: statistics, or
+    # else the first layer. Frames over their own deviation are the same whatever their scale.
+    levels = np.float32(255 if plan.raw_pixels and not plan.frame_decay else 1)
+    first_scale = np.float32(1) if plan.statistics else levels
     for i, (conv, layer, kernel) in enumerate(zip(plan.convs, convs, kernels, strict=True), 1):
-        scale = np.float32(255 if plan.raw_pixels and i == 1 else 1)
+        scale = first_scale if i == 1 else np.float32(1)
         shown = f"{layer.kernel}x{layer.kernel} / {layer.stride}"
         if layer.extra:
             shown += f", padding {layer.padding} and {layer.padding + layer.extra}"
@@ -393,6 +397,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
             add(f"section{i}/{name}", "conv", weights, kernel, shown, act)
     if plan.statistics is not None:
         scales = _scales(arrays, plan.statistics, view, where, notes)
+        scales = {"mean": scales["mean"] / levels, "scale": scales["scale"] * levels}
         if plan.newest_first and isinstance(view, View):
             scales = {name: _turned(x, 0, view) for name, x in scales.items()}
         params["input"] = scales
@@ -423,8 +428,8 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         weight = _dense_weight(arrays, layer, inputs, plan, where)
         if layer in first and grid is not None:
             weight = _rows_first(weight, grid, plan)
-        elif layer in first and plan.raw_pixels:
-            weight = weight * np.float32(255)
+        elif layer in first:
+            weight = weight * first_scale
         add(name, "dense", layer, weight.T, "", act)
         return len(weight)
 

@@ -40,7 +40,7 @@ from jaxdistill.experts.formats.layers import (
 )
 from jaxdistill.experts.formats.skills import Space
 from jaxdistill.tasks.atari import USUAL, Rules
-from jaxdistill.tasks.views import AnyView, Vector, View
+from jaxdistill.tasks.views import SCREEN, AnyView, Vector, View
 
 _WEIGHTS, _DATA = "policy.pth", "data"
 
@@ -56,6 +56,10 @@ _ACTIVATIONS = {
     "Identity": "none",
 }
 _VECTORS = "vectors go in as they are; VecNormalize statistics are not in this file"
+_RAW_SCREEN = (
+    "it sees the screen as it is, so that no AtariWrapper is assumed: no maximum over frames, no "
+    "FIRE after a lost life; its environment's frame skip and sticky actions are not in this file"
+)
 _UNSUPPORTED = {
     "actor.mu": "continuous actions",
     "actor.latent_pi": "continuous actions",
@@ -105,6 +109,12 @@ def read(path: str | os.PathLike[str]) -> tuple[torch_file.TorchFile, dict[str, 
     # What the file's size allows is for both, so that a bomb in a bomb comes to nothing.
     most = torch_file.allowed(os.path.getsize(path))
     weights, text = _members(path, (_WEIGHTS, _DATA), most)
+    # A character may take 4 bytes, once in all the text and once in a string of it; a value 64.
+    if 8 * len(text) + 64 * sum(map(text.count, (b",", b"[", b"{"))) > most:
+        raise ValueError(
+            f"{path}: its member {_DATA!r} would take over {most} bytes, more than a file of its "
+            "size may; refusing to read it"
+        )
     try:
         data = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
@@ -227,6 +237,9 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     if view is None:
         notes.append(_VECTORS)
     rules = USUAL if view is None else FIRE_RESET  # its AtariWrapper's
+    if view is not None and (view.height, view.width) == SCREEN:
+        rules = USUAL  # which has no AtariWrapper
+        notes.append(_RAW_SCREEN)
     outputs = "q" if is_q else "logits"
     return Policy(name, plan, outputs, actions, view, tuple(notes), game, rules=rules)
 
@@ -386,16 +399,35 @@ def _view(arrays: Arrays, plan: Plan, space: Mapping[str, Any], where: str) -> V
         shape = []
     if not plan.convs:
         image = len(shape) == 3 and str(space.get("dtype")).endswith("uint8")
-        return View(stack=shape[0], height=shape[1], width=shape[2]) if image else None
+        return _screen(shape, where) if image else None
     kernel = arrays[plan.convs[0].weights.weight].shape
     channels = kernel[1] if len(kernel) == 4 and kernel[1] else 4
     if not shape:
-        return View(stack=channels)
+        return _screen((channels, View.height, View.width), where)
     if len(shape) != 3:
         raise ValueError(f"{where}: has convolutions, but its observations have shape {shape}")
     if shape[0] != channels and shape[2] == channels:  # the archive says (H, W, C)
         shape = [shape[2], *shape[:2]]
-    return View(stack=shape[0], height=shape[1], width=shape[2])
+    return _screen(shape, where)
+
+
+def _screen(shape: Sequence[int], where: str) -> View:
+    """The view of observations `(C, H, W)`: gray frames, or whole screens as they are shown.
+
+    `VecFrameStack` puts the newest frame's channels last, as `View` has them.
+    """
+    channels, height, width = shape
+    is_colour = channels % 3 == 0
+    if (height, width) == SCREEN and is_colour:
+        return View(height, width, channels // 3, gray="none", maximum="none")
+    if (height, width) == SCREEN:
+        return View(height, width, channels, maximum="none")
+    if is_colour:
+        raise ValueError(
+            f"{where}: sees {channels} channels of {height}x{width}, which are as many gray frames "
+            f"or {channels // 3} in colour; describe it in a spec (--spec) that says gray and stack"
+        )
+    return View(height, width, channels)
 
 
 def _check_actions(space: Mapping[str, Any], kind: str, count: int, where: str) -> None:

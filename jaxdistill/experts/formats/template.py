@@ -97,12 +97,12 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
         why = f"By itself it is not read: {settings.one_line(why, 300)}"
         return "\n".join([f"# {head}", f"# {why}", *_text(draft, brief([path.name]))]) + "\n"
     assert known.plan is not None
-    if reason := _beyond(known.plan):
+    expert = known.expert
+    if reason := _beyond(known.plan, expert, found[known.place]):
         raise ValueError(
             f"{path}: is recognised as {known.convention} and needs no spec; none describes "
             f"{reason}"
         )
-    expert = known.expert
     stack = expert.view.stack if isinstance(expert.view, View) else None
     draft = _Draft(
         known.plan, known.place, expert.game, expert.network.num_outputs, stack, expert=expert
@@ -111,8 +111,8 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
     return "\n".join([f"# {head}", *_text(draft, brief([path.name]))]) + "\n"
 
 
-def _beyond(plan: Plan) -> str | None:
-    """What a spec has no words for, of a plan."""
+def _beyond(plan: Plan, expert: Expert, arrays: Arrays) -> str | None:
+    """What a spec has no words for, of the plan by which an expert was read from these tensors."""
     if plan.sections:
         return "residual sections"
     if plan.streams or plan.embedding:
@@ -121,6 +121,10 @@ def _beyond(plan: Plan) -> str | None:
         return "how a program's recurrent network is read, critic and all; write one by hand"
     if any(layer.half is not None for layer in plan.layers()):
         return "two layers in one tensor"
+    each = expert.network.depth * (plan.quantiles.count if plan.quantiles else 1)
+    outputs = arrays[plan.action.weight].shape[-1 if plan.flax else 0]
+    if expert.log_std is not None or outputs != expert.network.num_outputs * each:
+        return "keys, angles and clicks that are rewritten as they are read"
     return None
 
 
@@ -243,7 +247,7 @@ def _text(draft: _Draft, name: str) -> Iterator[str]:
     yield from _outputs(draft)
     yield from _activation(draft)
     convs = bool(plan.convs)
-    if convs and expert:
+    if expert and isinstance(expert.view, View):
         yield _said("pixels", QUESTIONS["pixels"][plan.raw_pixels])
     elif convs:
         yield _asked("pixels", "0..1", "0..1 if its program divided by 255, else 0..255")
