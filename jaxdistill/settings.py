@@ -16,6 +16,7 @@ import os
 import pathlib
 import types
 import typing
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -326,13 +327,19 @@ def read_json(path: pathlib.Path, advice: str) -> Any:
 _MAX_JSON_BYTES = 16 * 2**20
 
 
-def write_json(path: pathlib.Path, values: Any, indent: int | None = 2) -> None:
+def write_json(
+    path: pathlib.Path, values: Any, indent: int | None = 2, *, alone: bool = True
+) -> None:
     """Writes JSON so that a kill leaves either the old file or the new one.
 
     JSON knows no NaN and no infinity: they are written as null.
+
+    Args:
+      alone: False where another process may write the same file at the same time.
     """
     with writing(path):
-        temporary = path.with_name(f"{path.name}.partial")
+        own = "" if alone else f".{uuid.uuid4().hex[:12]}"
+        temporary = path.with_name(f"{path.name}{own}.partial")
         temporary.write_text(json.dumps(_finite(values), indent=indent, allow_nan=False) + "\n")
         os.replace(temporary, path)
 

@@ -126,6 +126,7 @@ def _write_merged(student: Student) -> None:
         _OUT.value,
         views={role.game: role.view for role in roles},
         outputs=student.outputs,
+        rules=student.rules,
         merge_config=student.made,
         final_scores=student.scores,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -133,7 +134,7 @@ def _write_merged(student: Student) -> None:
     if roles[0].task.suite != COMBAT:  # whose convention has logits
         _notes(student.outputs, [role.view for role in roles])
     for role in roles:
-        if names := students.untaught(role):
+        if names := students.untaught(role, student.rules):
             metrics.say(
                 f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
                 f"choose it; as the expert of one game (--format=expert) it never does"

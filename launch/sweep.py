@@ -5,6 +5,8 @@
 
 Every combination is a run in a directory of its own, `WORKDIR/learn.loss=kl,seed=0`. They are made
 one after another; those that have ended are not made again, and one that was stopped goes on.
+One that cannot be made, as its learning diverges, keeps none of the others from it; the exit code
+is 2 then.
 `--index=I` makes the I-th alone, as one of an array of jobs:
 
     sbatch --array=0-5 launch/slurm.sbatch launch/sweep.py --config=... --over=... --workdir=...
@@ -52,17 +54,25 @@ def main() -> None:
         if index >= len(made):
             raise ValueError(f"--index is {index}, expected less than the {len(made)} variants")
         made = made[index : index + 1]
+    failed = []
     for variant, run_settings in made:
         metrics.say(variant.name)
-        result = distill.distill(
-            run_settings, workdir / variant.name, cache_dir=cache_dir(), command=command()
-        )
+        try:
+            result = distill.distill(
+                run_settings, workdir / variant.name, cache_dir=cache_dir(), command=command()
+            )
+        except ValueError as error:  # such as learning that diverges: the others are made
+            failed.append(f"{variant.name}: {error}")
+            metrics.say(f"not made: {error}")
+            continue
         tables.print_result(result)
-    ended = sweep.results(chosen, workdir)
-    metrics.table(
-        f"retention, {len(ended)} of {len(chosen)} runs: median [least, most] over seeds",
-        *sweep.rows(ended),
-    )
+    if ended := sweep.results(chosen, workdir):
+        metrics.table(
+            f"retention, {len(ended)} of {len(chosen)} runs: median [least, most] over seeds",
+            *sweep.rows(ended),
+        )
+    if failed:
+        raise ValueError("; ".join(failed))
 
 
 if __name__ == "__main__":

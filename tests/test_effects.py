@@ -139,6 +139,10 @@ PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
         ({"discount": 0.0}, {"trace": 0.5}),
         ({"discount": 0.0}, {"double": True}),
         ({"discount": 0.0, "algorithm": "dqn"}, {"target_episodes": 5}),
+        (
+            PPO | {"experts": LOGITS, "warm_start": True, "expert_weight": 0.0},
+            {"q_temperature": 0.1},
+        ),
         ({"experts": True, "warm_start": True, "algorithm": "dqn"}, {"expert_weight": 0.5}),
         ({"experts": True, "warm_start": True, "algorithm": "dqn"}, {"expert_fraction": 0.25}),
         ({"experts": True, "warm_start": True, "algorithm": "dqn"}, {"q_temperature": 0.1}),
@@ -238,6 +242,12 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
         trace=0.95,
     )
     regime.refuse_idle(angles)
+
+
+def test_a_copy_of_q_values_by_ppo_has_a_temperature(monkeypatch):
+    monkeypatch.setattr(regime, "experts_of", lambda _: Q)
+    copied = PPO | {"experts": (ExpertSource("x"),), "warm_start": True, "expert_weight": 0.0}
+    regime.refuse_idle(regime.Settings(games=("pong",), q_temperature=0.1, **copied))
 
 
 def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import typing
 from typing import Annotated
 
@@ -373,6 +374,21 @@ def test_json_is_replaced_whole(tmp_path):
     settings.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"new": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_that_several_write_at_once_is_one_s_whole(tmp_path, monkeypatch):
+    path, replace, seen = tmp_path / "of_all.json", os.replace, []
+
+    def replace_late(*names):
+        monkeypatch.setattr(os, "replace", replace)
+        settings.write_json(path, {"other": [0] * 99}, alone=False)
+        seen.append(settings.read_json(path, "write it again"))
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", replace_late)
+    settings.write_json(path, {"one": 1}, alone=False)
+    assert seen == [{"other": [0] * 99}] and settings.read_json(path, "") == {"one": 1}
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_json_has_null_for_what_is_no_number_and_reads_back(tmp_path):

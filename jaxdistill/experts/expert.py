@@ -296,9 +296,13 @@ def write(
 
 def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]) -> None:
     """Refuses weights that are not this network's, or not finite, with a ValueError."""
-    for i, layer in enumerate(
-        network.convs, 1
-    ):  # first, since tracing takes as long as it is large
+    # First, since tracing takes as long as the network is deep and its convolutions are large.
+    layers = len(network.activations)
+    if network.controllers:
+        layers += len(network.game_actions) * (len(network.action_hidden) + 1)
+    if layers > len(flat):
+        raise ValueError(f"it has {len(flat)} arrays of weights for a network of {layers} layers")
+    for i, layer in enumerate(network.convs, 1):
         kernel = flat[f"params/conv{i}/kernel"].shape
         if kernel != (layer.kernel, layer.kernel, *kernel[2:-1], layer.features):
             raise ValueError(f"conv{i}/kernel has shape {kernel}, against {layer}")

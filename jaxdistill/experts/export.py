@@ -26,7 +26,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
 from jaxdistill.experts.formats.conventions import LANDER_TASKS, SKILLS_PLAN
 from jaxdistill.experts.torch_writer import save
-from jaxdistill.tasks.atari import NUM_ACTIONS
+from jaxdistill.tasks.atari import NUM_ACTIONS, USUAL, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, View
@@ -41,6 +41,7 @@ def export(
     *,
     views: Mapping[str, AnyView],
     outputs: str = "q",
+    rules: Rules = USUAL,
     merge_config: Mapping[str, Any] | None = None,
     final_scores: Mapping[str, float] | None = None,
     created: str = "",
@@ -65,6 +66,7 @@ def export(
       path: the file to write; its folder is made if needed.
       views: the games it plays and what it sees of each, all of one shape.
       outputs: "q" or "logits", as `Expert.outputs`.
+      rules: how its games are played.
       merge_config, final_scores, created: what the convention keeps beside the weights: settings,
         the score per game, and when, as an ISO time.
       overwrite: replace a file that is already there.
@@ -111,7 +113,7 @@ def export(
             tasks.get(game).name: float(score) for game, score in (final_scores or {}).items()
         },
         "created": created,
-        carried.KEY: carried.Carried(outputs, named).to_dict(),
+        carried.KEY: carried.Carried(outputs, named, rules).to_dict(),
     }
     save(checkpoint, path, overwrite=overwrite)
 

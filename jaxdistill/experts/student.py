@@ -47,13 +47,20 @@ class Role:
         """What is played."""
         return tasks.get(self.game)
 
+    def valid(self, rules: Rules) -> tuple[int, ...]:
+        """The valid actions of its game where it is played by these rules."""
+        return tasks.under(self.task, rules).actions
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` turns them back."""
         return dataclasses.asdict(self) | {"view": self.view.to_dict()}
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Role:
+    def from_dict(cls, row: Mapping[str, Any], rules: Rules = USUAL) -> Role:
         """The inverse of `to_dict`.
+
+        Args:
+          rules: how the game is played.
 
         Raises:
           KeyError, TypeError, ValueError: a field is missing or damaged.
@@ -65,7 +72,7 @@ class Role:
             str(row["expert"]),
             str(row.get("source", "")),
         )
-        if not role.actions or not set(role.actions) <= set(role.task.actions):
+        if not role.actions or not set(role.actions) <= set(role.valid(rules)):
             raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
         return role
 
@@ -123,7 +130,7 @@ class Student:
             actions = tuple(a for a in actions if a in role.actions or a not in role.task.actions)
             network, params = networks.with_outputs(network, params, actions)
         else:
-            params = _never_untaught(params, actions, role)
+            params = _never_untaught(params, actions, role, self.rules)
         return Expert(
             name=f"student of {role.expert}",
             network=network,
@@ -215,18 +222,25 @@ class Student:
                 f"{_ADVICE} with this version"
             )
         try:
+            count, most = len(fields["tasks"]), len(tasks.names())
+            if count > most:
+                raise ValueError(f"it names {count} tasks, and there are {most}")
+            rules = settings.build(Rules, fields["rules"], "rules")
             flat = torch_file.read(directory / _WEIGHTS).tree
             student = cls(
                 name=str(directory),
                 network=networks.from_dict(fields["network"]),
                 params=flax.traverse_util.unflatten_dict(flat, sep="/"),
                 outputs=fields["outputs"],
-                roles=tuple(Role.from_dict(row) for row in fields["tasks"]),
-                rules=settings.build(Rules, fields["rules"], "rules"),
+                roles=tuple(Role.from_dict(row, rules) for row in fields["tasks"]),
+                rules=rules,
                 card=dict(fields["card"]),
             )
             if not student.roles:
                 raise ValueError("it names no task")
+            games = len(student.network.game_actions)
+            if student.network.knows_game and games != count:
+                raise ValueError(f"its network knows {games} games, and it names {count}")
             experts.check_weights(student.network, student.roles[0].view, flat)
             student.experts()  # which refuses outputs, actions and views that are none
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
@@ -302,7 +316,9 @@ def game_index(
     return names.index(name)
 
 
-def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role) -> networks.Params:
+def _never_untaught(
+    params: networks.Params, actions: Sequence[int], role: Role, rules: Rules = USUAL
+) -> networks.Params:
     """Parameters that never prefer a valid action which the expert had no output for.
 
     A run masks those, and whoever plays an expert knows its game's valid actions alone. Their
@@ -310,7 +326,7 @@ def _never_untaught(params: networks.Params, actions: Sequence[int], role: Role)
     What a dueling head subtracts, the mean of all, stays as it was where an action that is not
     valid can take up the difference; elsewhere all outputs move by the same number.
     """
-    valid = role.task.actions
+    valid = role.valid(rules)
     taught = [i for i, action in enumerate(actions) if action in role.actions]
     untaught = [i for i, a in enumerate(actions) if a in valid and a not in role.actions]
     free = [i for i, action in enumerate(actions) if action not in valid]

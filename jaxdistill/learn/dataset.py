@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.struct
@@ -211,6 +211,7 @@ class Log:
         info: Mapping[str, Any],
         *,
         writes: bool = True,
+        newer: Collection[str] = (),
     ):
         """Opens the log in `directory`, or begins one there; None keeps it in memory.
 
@@ -220,6 +221,7 @@ class Log:
             and no index, and whatever else must agree for two runs to share it.
           writes: False for one that changes nothing: a reader, or a process of several that
             counts what another one writes.
+          newer: names of `info` that a log of an earlier version does not say.
 
         Raises:
           ValueError: the directory holds a log of something else.
@@ -235,7 +237,8 @@ class Log:
             if (self._directory / _INFO).exists():
                 standing, self.length, self._version = _read_info(self._directory)
                 for name, value in self.info.items():
-                    if standing.get(name) != value:
+                    unsaid = name in newer and name not in standing
+                    if standing.get(name) != value and not unsaid:
                         raise ValueError(
                             f"{self._directory} holds a dataset with {name} "
                             f"{standing.get(name)!r}, expected {value!r}; choose another directory"

@@ -42,8 +42,10 @@ class Explorer:
 def epsilon_at(settings: Settings, iteration: int, episodes: int = 0) -> float:
     """Chance of exploring in one iteration, before which so many games of all tasks have ended.
 
-    An action held for several steps counts once: the chance per step is smaller by its mean
-    length's share, as in epsilon-z-greedy's epsilon / 3.
+    With `hold_exponent` it is a third of epsilon, and the chance p of *beginning* to hold an action
+    at a step where none is held. Of all steps, `m p / (m p + 1 - p)` explore in the long run, where
+    m is the mean length: at exponent 1.6, cut at 10,000 steps, 72. So epsilon 1, 0.1 and 0.01 are
+    97%, 71% and 19% of the steps.
     """
     if settings.epsilon_decay:
         start, end = settings.epsilon_start, settings.epsilon_end

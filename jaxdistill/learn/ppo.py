@@ -36,7 +36,6 @@ from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.learn.regime import Beginning, Student, expert_weight_at, optimiser
-from jaxdistill.play import lessons
 from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyView
 
@@ -172,11 +171,14 @@ class Guide:
       outputs: `(G, T, N, A)`: logits (Q-values over their temperature), or keys' logits and angles.
       weight: of KL(expert || policy) in the loss, a number; it may fall from call to call.
       log_std: `(G, A)`, of the experts' angles; None without a form.
+      mask: `(G, A)` bool, what each expert has an output for: the others are not compared. None is
+        all that counts in the task.
     """
 
     outputs: jax.Array
     weight: jax.Array
     log_std: jax.Array | None = None
+    mask: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -390,9 +392,8 @@ def make_update(
             "clip_fraction": (jnp.abs(ratio - 1) > clip).astype(jnp.float32),
         }
         if rollout.guide is not None:
-            rows["expert_kl"] = _expert_kl(
-                policy, judged, played(rollout.guide.outputs), rollout.guide.log_std, at[0], mask
-            )
+            said = played(rollout.guide.outputs)
+            rows["expert_kl"] = _expert_kl(policy, judged, said, rollout.guide, at[0], mask)
         means = {
             name: (weights * x).reshape(num_tasks, -1).mean(axis=1) for name, x in rows.items()
         }
@@ -496,14 +497,15 @@ def _expert_kl(
     policy: Policy,
     judged: Judged,
     expert: jax.Array,
-    expert_log_std: jax.Array | None,
+    guide: Guide,
     tasks: jax.Array,
     mask: jax.Array,
 ) -> jax.Array:
-    """KL(expert || policy) of each row."""
-    if policy.turns and expert_log_std is None:
+    """KL(expert || policy) of each row, of what the expert has an output for."""
+    if policy.turns and guide.log_std is None:
         raise ValueError("the guide of keys and angles has no log_std; give the experts' (G, A)")
-    theirs = None if expert_log_std is None else expert_log_std[tasks]
+    theirs = None if guide.log_std is None else guide.log_std[tasks]
+    mask = mask if guide.mask is None else mask & guide.mask[tasks]
     return policy.acts.kl(judged.outputs, expert, mask, judged.log_std, theirs)
 
 
@@ -551,9 +553,15 @@ def with_critic(
     network = network.clone(streams=streams)
     fresh = networks.init(network, key, student.view.shape)["params"]
     layers = {**fresh, **student.params["params"]}
-    if student.outputs == "q":
-        layers["action"] = jax.tree.map(lambda x: x / temperature, layers["action"])
-    return network, {"params": layers}
+    params = {"params": layers}
+    return network, as_logits(params, temperature) if student.outputs == "q" else params
+
+
+def as_logits(params: networks.Params, temperature: float) -> networks.Params:
+    """Parameters of Q-values as those of the logits of their softmax at `temperature`."""
+    layers = dict(params["params"])
+    layers["action"] = jax.tree.map(lambda x: x / temperature, layers["action"])
+    return {"params": layers}
 
 
 _CRITIC = (128, 64)  # hidden layers of a critic that is added
@@ -569,6 +577,7 @@ class Ppo:
         self.policy = Policy(begin.network, suite.factored, begin.view)
         self.experts = tuple(begin.experts)
         self._log_std = self._deviations(suite.num_actions) if suite.factored else None
+        self._known = jnp.asarray([expert.mask for expert in self.experts])
         transform = optimiser(settings)
         angle = math.log(math.radians(settings.angle_deviation))
         params = create_params(self.policy, begin.params, angle if suite.factored else None)
@@ -577,7 +586,7 @@ class Ppo:
             self.policy,
             transform,
             mesh,
-            masks=lessons.masks(begin.lessons),
+            masks=begin.masks,
             batch_per_task=settings.batch_per_game,
             epochs=settings.epochs,
             discount=settings.discount,
@@ -626,7 +635,7 @@ class Ppo:
         guide = None
         if labels is not None:
             weight = jnp.float32(expert_weight_at(self._settings, iteration))
-            guide = Guide(labels, weight, self._log_std)
+            guide = Guide(labels, weight, self._log_std, self._known)
         key = jax.random.fold_in(key, 2)
         self.train, numbers = self._update(self.train, Rollout(**on_device, guide=guide), key)
         return numbers
@@ -638,7 +647,7 @@ class Actor:
     def __init__(self, begin: Beginning, algorithm: Ppo):
         self._algorithm = algorithm
         self._key = jax.random.fold_in(jax.random.key(begin.settings.seed), 3)
-        masks, experts, policy = lessons.masks(begin.lessons), algorithm.experts, algorithm.policy
+        masks, experts, policy = begin.masks, algorithm.experts, algorithm.policy
         self._expert_params = [expert.params for expert in experts]
         settings = begin.settings
         temperatures = [

@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import (
@@ -84,15 +83,16 @@ def make_learn(
     `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
     to match, where S is the stack's depth. For a recurrent network it holds its `carry`
     `(G, N, ...)` into the first step, too; minibatches are of whole environments then. With
-    `experts`, one per game, it also holds
-    `expert_params`, theirs, and `expert_weight`; what is added to the loss is that times
-    `temperature * KL(expert || softmax(Q / temperature))`.
+    `experts`, one per game, it also holds `expert_params`, theirs, and `expert_weight`; what is
+    added to the loss is that times `temperature * KL(expert || softmax(Q / temperature))`, over the
+    valid actions that the expert has an output for.
     """
     check_divisible(settings, mesh)
     num_games = len(settings.games)
     rows_per_game = settings.steps_per_iteration
     minibatches = rows_per_game // settings.batch_per_game
-    masks = jnp.asarray(np.stack([task.mask for task in settings.tasks]))
+    # Actions that an expert has no output for are 0 in what it says, which is no Q-value of theirs.
+    masks = jnp.asarray([e.mask & t.mask for e, t in zip(experts, settings.tasks, strict=False)])
     temperatures = jnp.asarray(
         [
             settings.q_temperature if e.outputs == "q" else settings.logits_temperature

@@ -54,6 +54,12 @@ _KNOBS = (
     "logits_temperature",
 )
 
+# Games go on across evaluations, and a resumed training replays all that its present pools have
+# played. So an evaluation begins fresh ones, which cuts the games in progress, once so many steps
+# of each environment were played: eight games of Freeway. Where so many games at the step limit are
+# shorter, those are enough.
+_LOG_STEPS, _LOG_GAMES = 16_384, 4
+
 
 class Actor(Protocol):
     """Who plays while it learns."""
@@ -124,7 +130,7 @@ class _Collector:
 
     @property
     def log(self) -> np.ndarray:
-        """Actions `(G, T, N, ...)` since these pools were fresh, T an evaluation's distance."""
+        """Actions `(G, T, N, ...)` of the T steps that these pools have played."""
         form = self.pools[0].task.suite.form
         shape = (-1, len(self.pools), self._settings.num_envs, *form.action_shape)
         return np.asarray(self._log, form.action_dtype).reshape(shape).swapaxes(0, 1)
@@ -230,7 +236,8 @@ class Training:
         self._view = begin.view
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.best: dict[str, Any] = {}
-        masks, form = lessons.masks(self.lessons), self.lessons[0].task.suite.form
+        self._masks = masks = begin.masks
+        form = self.lessons[0].task.suite.form
         self._learner: Algorithm = _ALGORITHMS[settings.algorithm](begin)
         self._actor: Actor = (
             ppo.Actor(begin, self._learner)
@@ -299,7 +306,10 @@ class Training:
                     f"its student sees; set expert_weight to 0"
                 )
         chosen = lessons.of_tasks(settings.tasks, settings.seed, shown)
-        return Beginning(settings, chosen, experts, network, params, view, self._mesh)
+        masks = lessons.masks(chosen)
+        if student is not None:
+            masks = masks & student.masks(settings.tasks)
+        return Beginning(settings, chosen, experts, network, params, view, self._mesh, masks)
 
     def __enter__(self) -> Training:
         return self
@@ -376,9 +386,16 @@ class Training:
         value = self._value(means, self._begun)
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
-        # Fresh pools from time to time keep the log that a resumed run replays short.
-        self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
+        if self._long_log:
+            self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
         return means, value
+
+    @property
+    def _long_log(self) -> bool:
+        """Whether a resumed training would have too much to replay."""
+        played = (self.iteration - self._collector.began) * self.settings.rollout_steps
+        limits = [self.settings.max_steps or lesson.task.max_steps for lesson in self.lessons]
+        return played >= min(_LOG_STEPS, _LOG_GAMES * max(limits))
 
     @property
     def due(self) -> bool:
@@ -514,9 +531,12 @@ class Training:
             own = self._learner.network_params(params)
             network, alone, actions = networks.for_one_game(self.network, own, index)
             log_std = self._learner.log_std(params)
-            if log_std is not None:  # keys that are not its own go
-                actions = lesson.task.actions
+            played = tuple(a for a in lesson.task.actions if self._masks[index, a])
+            # Keys that are not its own go, and so do actions that its student was not taught.
+            if log_std is not None or played != lesson.task.actions:
+                actions = played
                 network, alone = networks.with_outputs(network, alone, actions)
+            if log_std is not None:
                 log_std = log_std[list(actions)]
             experts.append(
                 Expert(
@@ -539,9 +559,18 @@ class Training:
 def _copied(
     settings: Settings, network: networks.Network, experts: Sequence[Teacher]
 ) -> networks.Params:
-    """What a training with `warm_start` begins with; ValueError if that is of another shape."""
+    """What a training with `warm_start` begins with.
+
+    Raises:
+      ValueError: the expert is of another shape, or holds logits where Q-values are learnt.
+    """
     (expert,) = experts
     assert isinstance(expert, Expert)  # a training is given no teams
+    if settings.algorithm != "ppo" and expert.outputs != "q":
+        raise ValueError(
+            f"warm_start: {expert.name} holds logits, and {settings.algorithm} learns Q-values; "
+            f"expected an expert of Q-values: choose one, or set algorithm to 'ppo'"
+        )
     # Compared without what they compute in, which is no part of a shape.
     same = networks.to_dict(expert.network) == networks.to_dict(network)
     if not same or expert.actions != tuple(range(network.num_outputs)):
@@ -549,6 +578,8 @@ def _copied(
             f"warm_start: {expert.name} is not of the shape of network "
             f"{settings.network!r}; choose its own, or begin fresh"
         )
+    if settings.algorithm == "ppo" and expert.outputs == "q":
+        return ppo.as_logits(expert.params, settings.q_temperature)
     return expert.params
 
 

@@ -283,19 +283,32 @@ class States:
         merge: Merge,
         *,
         seed: int = 0,
+        names: Sequence[str] = (),
         advance: Callable[[int], object] = lambda rows: None,
     ):
         """Chooses the rows: those whose next step was seen too, as "td" needs.
 
         Args:
           merge: its `batch_size` and `catch_up_rate` are read.
+          names: of the games, for messages.
           advance: called with the number of rows that have been gone through.
+
+        Raises:
+          ValueError: there is no such row of a game.
         """
         self._seen, self._merge, self._seed, self._advance = seen, merge, seed, advance
         steps, envs = seen.window.frames.shape[1:3]
         rows, counts = jax.device_get((seen.window.rows, seen.window.counts))
         usable = [row[:count] for row, count in zip(rows, counts, strict=True)]
         self._rows = [row[row < (steps - 1) * envs] for row in usable]
+        for game, row in enumerate(self._rows):
+            if not len(row):
+                name = names[game] if names else f"game {game + 1} of {len(self._rows)}"
+                raise ValueError(
+                    f"{name}: none of its {steps * envs} steps in {envs} environments is followed "
+                    f"by another that was seen, as these weights are merged by; raise "
+                    f"collect.initial_steps"
+                )
         self._batches: dict[tuple[int, ...], list[Batch]] = {}
         self._transform = learner.optimiser(
             "adam_l2",

@@ -7,6 +7,7 @@ shows the very same game, as people see it.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import pathlib
@@ -105,18 +106,24 @@ def to_gif(
 ) -> bytes:
     """An endless GIF of every `every`-th of the frames `(T, H, W, 3)`, at the game's own speed.
 
+    A GIF counts hundredths of a second, and viewers slow down what is shown for one of them: of
+    more than 50 frames a second it has fewer.
+
     Args:
       max_bytes: where it would take more, it is made of fewer frames, each shown for longer; two
         are the least.
     """
+    every = max(every, -(-frames_per_second // 50))
     images = [Image.fromarray(frame).quantize(64) for frame in frames[::every]]
+    # Each ends at the hundredth that is next to its own end: what is rounded does not add up.
+    ends = [round(100 * every * i / frames_per_second) for i in range(len(images) + 1)]
     out = io.BytesIO()
     images[0].save(
         out,
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=round(1000 * every / frames_per_second),
+        duration=[10 * (end - begun) for begun, end in itertools.pairwise(ends)],
         loop=0,
     )
     if max_bytes is None or out.tell() <= max_bytes or len(images) <= 2:

@@ -516,10 +516,10 @@ def measure(
     )
     if processes == 1:
         return played
-    # Every process fills the rows of its own seats, the rest of them with NaN.
+    # Every process fills the rows of its own seats, and leaves the others below any number.
     place = {lesson.index: i for i, lesson in enumerate(lessons)}
     names = lessons[0].task.suite.facts
-    table = np.full((1, len(lessons), max(map(len, wanted)), 4 + len(names)), np.nan)
+    table = np.full((1, len(lessons), max(map(len, wanted)), 4 + len(names)), -np.inf)
     order: dict[int, list[int]] = {index: [] for index in indices}
     for index, own_seats in zip(indices, seats, strict=True):
         order[index].extend(own_seats.tolist())
@@ -530,7 +530,7 @@ def measure(
         table[0, row, np.asarray(mine) - wanted[row].start] = np.stack(columns, 1)
     # As bytes: JAX would make float32 of it.
     tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
-    whole = np.nanmax(tables, axis=0)
+    whole = tables.max(axis=0)
     return [
         Scores(
             scores,

@@ -78,12 +78,18 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
+def read_as(expert: Teacher) -> str:
+    """A digest of what an expert answers by besides its parameters: network, actions and view."""
+    alone = expert.experts if isinstance(expert, Team) else (expert,)
+    return _digest([_described(one) for one in alone])[:12]
+
+
 def expert_mark(expert: Teacher, *, epsilon: float, sample_logits: bool) -> str:
     """What an expert is known by that plays in this way."""
     alone = expert.experts if isinstance(expert, Team) else (expert,)
     return _digest(
         {
-            "experts": [_described(one) for one in alone],
+            "experts": [_described(one) | {"params": fingerprint(one.params)} for one in alone],
             "epsilon": epsilon,
             "sampled": sample_logits and expert.outputs == "logits",
         }
@@ -112,7 +118,6 @@ def student_mark(
 def _described(expert: Expert) -> dict[str, Any]:
     return {
         "network": networks.to_dict(expert.network),
-        "params": fingerprint(expert.params),
         "actions": list(expert.actions),
         "view": expert.view.to_dict(),
         "game": expert.game,
@@ -167,7 +172,7 @@ class Records:
             _write(self.own, of, scores)
         if self.shared and not player.passing:
             with contextlib.suppress(OSError):
-                _write(self.shared, of, scores)
+                _write(self.shared, of, scores, alone=False)
 
 
 def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, Any]:
@@ -206,13 +211,16 @@ def _read(path: pathlib.Path, of: Mapping[str, Any]) -> Scores | None:
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
 
 
-def _write(directory: pathlib.Path, of: Mapping[str, Any], scores: Scores) -> None:
+def _write(
+    directory: pathlib.Path, of: Mapping[str, Any], scores: Scores, *, alone: bool = True
+) -> None:
     path = directory / _name(of)
     with settings.writing(path):
         directory.mkdir(parents=True, exist_ok=True)
     known = _read(path, of)
     if known is None or len(known.scores) < len(scores.scores):
-        settings.write_json(path, {"of": of, "games": scores.to_dict()}, indent=None)
+        values = {"of": of, "games": scores.to_dict()}
+        settings.write_json(path, values, indent=None, alone=alone)
 
 
 @functools.cache

@@ -31,8 +31,8 @@ class Candidate:
     played: dict[int, evaluation.Scores]
 
     def reaches(self, target: float | None) -> bool:
-        """Whether every game is where the run may end."""
-        return target is not None and min(self.kept) >= target
+        """Whether every game is where the run may end; one whose retention is unknown is not."""
+        return target is not None and all(kept >= target for kept in self.kept)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

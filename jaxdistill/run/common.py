@@ -24,6 +24,9 @@ from jaxdistill.run import recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.views import AnyView
 
+READ_AS = "experts_read_as"
+"""What a dataset says of how its experts' files were read; one of an earlier version does not."""
+
 _PLAYED = "played"
 
 
@@ -258,6 +261,7 @@ class Run:
             **({"expert_views": others} if (others := self._other_views()) else {}),
             **({"rules": rules} if (rules := self.settings.rules.to_dict()) else {}),
             "experts": self.fingerprints()[: len(self.taught)],
+            READ_AS: [records.read_as(lesson.teacher) for lesson in self.taught],
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,
         }
@@ -295,21 +299,33 @@ def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:
 
 
 def records_of(
-    settings: Settings, workdir: pathlib.Path, cache_dir: str | os.PathLike[str] | None
+    settings: Settings,
+    workdir: pathlib.Path,
+    cache_dir: str | os.PathLike[str] | None,
+    *,
+    writes: bool = True,
 ) -> records.Records:
     """As `records_in`, and games of its experts are looked for beside their files too."""
     beside = (shipped.found(source.path).parent / _PLAYED for source in settings.experts)
-    return records_in(workdir, cache_dir, tuple(dict.fromkeys(beside)))
+    return records_in(workdir, cache_dir, tuple(dict.fromkeys(beside)), writes=writes)
 
 
 def records_in(
     workdir: pathlib.Path,
     cache_dir: str | os.PathLike[str] | None,
     given: Sequence[pathlib.Path] = (),
+    *,
+    writes: bool = True,
 ) -> records.Records:
-    """Where games are kept that are played in `workdir`: there and, for all runs, in a cache."""
-    shared = None if cache_dir is None else pathlib.Path(cache_dir)
-    return records.Records(workdir / _PLAYED, shared, given)
+    """Where games are kept that are played in `workdir`: there and, for all runs, in a cache.
+
+    Args:
+      writes: False where the run is only read: its games are known, and none is added.
+    """
+    shared, own = None if cache_dir is None else pathlib.Path(cache_dir), workdir / _PLAYED
+    if not writes:
+        return records.Records(None, shared, (own, *given))
+    return records.Records(own, shared, given)
 
 
 def check_experts(

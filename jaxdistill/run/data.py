@@ -13,7 +13,7 @@ from jaxdistill import lock, metrics, preemption
 from jaxdistill import mesh as meshes
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
-from jaxdistill.run.common import Run
+from jaxdistill.run.common import READ_AS, Run
 from jaxdistill.run.recipe import Settings
 
 _CHUNK_STEPS = 64
@@ -42,7 +42,7 @@ def collect(
         lesson.task.require()
     with lock.one_writer(directory, "dataset.json"):
         with meshes.leader_first("dataset"):
-            log = dataset.Log(directory, run.log_info(), writes=meshes.leads())
+            log = _log(run, directory)
         collect_initial(run, log)
     return log.info | {"length": log.length}
 
@@ -86,25 +86,39 @@ def resume(
             "expert_views",
             "rules",
             "experts",
+            READ_AS,
             "num_envs",
         ):
+            if name == READ_AS and name not in log.info:
+                continue
             if log.info.get(name) != own.get(name):
                 raise ValueError(
                     f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
                     f"than this run's ({own.get(name)!r}); collect again, or use the same"
                 )
+        if length is not None:
+            log.truncate(length)  # others may have collected more since; nothing is written
         return log, None
     with timer.phase("collect"):
         with meshes.leader_first("dataset"):
-            log = dataset.Log(workdir / "dataset", run.log_info(), writes=meshes.leads())
+            if length is not None and not (workdir / "dataset").is_dir():
+                raise ValueError(
+                    f"{workdir} holds no dataset, and its student has learnt from {length} steps "
+                    f"of each environment; put it back, or begin in another --workdir"
+                )
+            log = _log(run, workdir / "dataset")
         initial = collect.initial_steps // collect.num_envs
-        log.truncate(min(log.length, initial if length is None else length))
+        log.truncate(min(log.length, initial) if length is None else length)
         collector = None
         if log.length < initial:
             collector = collect_initial(run, log)
         elif collect.steps_per_round:
             collector = run.seat(log.past())
     return log, collector if collect.steps_per_round else None
+
+
+def _log(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:
+    return dataset.Log(directory, run.log_info(), writes=meshes.leads(), newer=(READ_AS,))
 
 
 def window_of(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,11 +80,11 @@ def distill(
        another: see 7;
     5. another process is writing there: this call is refused, see `lock.one_writer`;
     6. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
-       gradients or parameters, before anything of that round is written: the same settings are
-       refused at once. With another `learn.learning_rate`, `clip_norm`, `q_temperature`,
-       `logits_temperature`, `loss`, `first_loss`, `first_rounds`, `entropy_weight` or
-       `final_rate_fraction` the run goes on from its latest checkpoint, or from its first update
-       if it has none, and is one with those settings from then on;
+       gradients or parameters, before a row or a checkpoint of that round is written: the same
+       settings are refused at once. With another `learn.learning_rate`, `clip_norm`,
+       `q_temperature`, `logits_temperature`, `loss`, `first_loss`, `first_rounds`,
+       `entropy_weight` or `final_rate_fraction` the run goes on from its latest checkpoint, or
+       from its first update if it has none, and is one with those settings from then on;
     7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
        rate follows the schedule of that many from then on; `learn.shares` and
        `collect.steps_per_round` may be others then too. The old result is kept as
@@ -159,9 +160,13 @@ def _claim(run: Run, workdir: pathlib.Path) -> None:
     students.claim_roles(workdir, run.settings, run.experts)
     if not goes_on or not meshes.leads():
         return
-    result = workdir / "result.json"
+    result, kept = workdir / "result.json", workdir / f"result-{before}.json"
     if result.is_file():
-        result.rename(workdir / f"result-{before}.json")
+        for number in itertools.count(2):
+            if not kept.exists():
+                break
+            kept = workdir / f"result-{before}-{number}.json"  # it went on to these before
+        result.rename(kept)
     now = run.settings.learn.rounds
     metrics.say(
         f"learn.rounds {before} -> {now}: what was learnt stays, and the rate follows the schedule "
@@ -201,10 +206,11 @@ def _stages(
     )
     if stop_after == "baselines":
         return {}
-    state, best_step, chosen_by = _train(run, workdir, baselines, timer, stop_after, profile)
-    if stop_after is not None:
+    trained = _train(run, workdir, baselines, timer, stop_after, profile)
+    if trained is None:
         return {}
 
+    state = trained.state
     with timer.phase("report"):
         scores = run.play_reported(state.playing)
     result_path = workdir / "result.json"
@@ -212,11 +218,11 @@ def _stages(
         if meshes.leads():
             outputs = closing.compare_outputs(run, workdir, state.playing)
             rows = closing.rows_of(run, scores)
-            for index, (row, seen) in enumerate(zip(rows, chosen_by, strict=True)):
+            for index, (row, seen) in enumerate(zip(rows, trained.chosen_by, strict=True)):
                 starts = scores["student"][index].starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
             result = closing.result_of(run, rows, outputs)
-            result |= {"best_round": best_step, "rounds": settings.learn.rounds}
+            result |= {"best_round": trained.round, "rounds": trained.rounds}
             result |= closing.hint_of(run, workdir, result)
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
             closing.write_page(run, workdir, state.playing, result, outputs, command)
@@ -265,13 +271,29 @@ def evaluate_student(
             max_steps=settings.evaluate.max_steps if max_steps is None else max_steps,
         ),
     )
-    known = runs.records_of(settings, pathlib.Path(workdir), cache_dir)
+    known = runs.records_of(settings, pathlib.Path(workdir), cache_dir, writes=False)
     run = Run(settings, meshes.create(), known=known, report_seed=seed)
     students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [game_index(run.names, game, workdir)]
     return closing.rows_of(run, run.play_reported(student.playing, only))
+
+
+class _Trained(NamedTuple):
+    """What learning came to.
+
+    Attributes:
+      state: of the student that was chosen.
+      round: after which it was chosen.
+      rounds: how many the run was to have, or has had, if it ends before them.
+      chosen_by: the starts that it was chosen by, per game: hashes, see `evaluation.start_hash`.
+    """
+
+    state: learner.TrainState
+    round: int
+    rounds: int
+    chosen_by: list[list[int]]
 
 
 def _train(
@@ -281,11 +303,8 @@ def _train(
     timer: metrics.Timer,
     stop_after: str | None,
     profile: str | None,
-) -> tuple[learner.TrainState, int, list[list[int]]]:
-    """All rounds; returns the state that was chosen, its round, and the starts it was chosen by.
-
-    The last are hashes, see `evaluation.start_hash`, per game.
-    """
+) -> _Trained | None:
+    """All rounds; None where `stop_after` ended them."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
     state = students.create_state(settings, _initial_params(run), run.mesh)
     update = _make_update(run)
@@ -297,12 +316,14 @@ def _train(
         if begun is not None:
             restored = saved.restore(begun, state)
             state, done, length = restored.state, begun, restored.progress["length"]
-            ended = restored.progress.get("ended", False) and lrn.target_retention is not None
+            # Of so many rounds as then (True: of an earlier version); more of them go on.
+            ended = restored.progress.get("ended") in (True, lrn.rounds)
+            ended = ended and lrn.target_retention is not None
             best = choosing.Candidate.from_dict(restored.progress.get("best"))
             timer.restore(restored.progress["timer"])
         log, collector = data.resume(run, workdir, length, timer)
         if stop_after == "collect":
-            return state, 0, []
+            return None
         buffer = data.window_of(run, log)
 
         total = lrn.rounds * lrn.updates_per_round
@@ -366,7 +387,7 @@ def _train(
                             progress={
                                 "timer": timer.state(),
                                 "length": log.length,
-                                "ended": ended,
+                                "ended": lrn.rounds if ended else None,
                                 "best": None if best is None else best.to_dict(),
                             },
                             value=None if chosen is None else index + 1,  # the last one counts
@@ -375,7 +396,7 @@ def _train(
                 if preempted:
                     raise preemption.Preempted
                 if stopping:
-                    return state, 0, []
+                    return None
         best_step = saved.best_step()
         if best_step is None:
             raise ValueError(
@@ -384,7 +405,8 @@ def _train(
             )
         seen = {} if best is None else best.played  # None in a run of an earlier version
         chosen_by = [seen[i].starts.tolist() if i in seen else [] for i in range(len(run.lessons))]
-        return saved.restore(best_step, state).state, best_step, chosen_by
+        rounds = max(lrn.rounds, done)  # it may end before those that it has had
+        return _Trained(saved.restore(best_step, state).state, best_step, rounds, chosen_by)
 
 
 def _make_update(run: Run) -> learner.Update:

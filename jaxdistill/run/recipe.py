@@ -34,7 +34,9 @@ from jaxdistill.tasks.views import AnyView, View
 
 WARM_LAYERS = ("all", "convolutions")
 # As they are now, with those that were added since.
-_LOSSES: collections.ChainMap[str, Any] = collections.ChainMap(dict.fromkeys(losses.FACTORED), losses.LOSSES)
+_LOSSES: collections.ChainMap[str, Any] = collections.ChainMap(
+    dict.fromkeys(losses.FACTORED), losses.LOSSES
+)
 
 
 class Shares:

@@ -26,6 +26,7 @@ from jaxdistill.experts.student import Role, Student, game_index
 from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
 
 _FILE = "student.json"
@@ -50,7 +51,7 @@ def claim_roles(
     """
     path, roles = pathlib.Path(workdir, _FILE), roles_of(settings, experts)
     if path.is_file():
-        check_roles(workdir, _read_roles(path), roles)
+        check_roles(workdir, _read_roles(path, settings.rules), roles)
     else:
         settings_lib.write_json(path, [role.to_dict() for role in roles])
 
@@ -91,7 +92,7 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
     """
     path = pathlib.Path(workdir, _FILE)
     if path.is_file():
-        return _read_roles(path)
+        return _read_roles(path, settings.rules)
     try:
         return roles_of(settings, recipe.teachers(settings))
     except (ValueError, OSError) as error:
@@ -100,11 +101,11 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
         ) from error
 
 
-def _read_roles(path: pathlib.Path) -> tuple[Role, ...]:
+def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
     advice = "remove it, and the run's experts are asked"
     rows = settings_lib.read_json(path, advice)
     try:
-        roles = tuple(Role.from_dict(row) for row in rows)
+        roles = tuple(Role.from_dict(row, rules) for row in rows)
         if not roles:
             raise ValueError("names no game")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -134,8 +135,12 @@ def load_suite(workdir: str | os.PathLike[str]) -> Suite:
     return load_roles(workdir, load_settings(workdir))[0].task.suite
 
 
-def how_made(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """What is said in an exported file of how the student of `workdir` was made."""
+def how_made(workdir: str | os.PathLike[str], updates: int) -> dict[str, Any]:
+    """What is said in an exported file of how the student of `workdir` was made.
+
+    Args:
+      updates: how many it was taught by, which distilled students are said to have had.
+    """
     chosen = _read_settings(pathlib.Path(workdir))[0]
     if isinstance(chosen, merging.Settings):
         read = [name for name, methods in merging.READ_BY.items() if chosen.method in methods]
@@ -144,7 +149,7 @@ def how_made(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return {
         "method": "distillation",
         "loss": learn.loss,
-        "updates": learn.rounds * learn.updates_per_round,
+        "updates": updates,
         "batch_per_game": learn.batch_per_game,
         "learning_rate": learn.learning_rate,
     }
@@ -207,17 +212,17 @@ def read(workdir: str | os.PathLike[str]) -> Student:
         outputs=outputs_of(settings),
         roles=load_roles(workdir, settings),
         rules=settings.rules,
-        card=_card(pathlib.Path(workdir), settings),
+        card=_card(pathlib.Path(workdir), settings, int(state.step)),
     )
 
 
-def _card(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
+def _card(workdir: pathlib.Path, settings: Settings, updates: int) -> dict[str, Any]:
     """How a student was made, of what, and how it plays, as far as the run has come."""
     path, measured = workdir / "result.json", {}
     if path.is_file():
         measured = settings_lib.read_json(path, "the same command writes it again")
     return {
-        "made": how_made(workdir),
+        "made": how_made(workdir, updates),
         "settings": settings_lib.read_json(workdir / "config.json", "begin anew"),
         "experts": [
             {
@@ -288,6 +293,8 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
         teachers={} if alone else _teachers(load_settings(workdir), games),
         own={role.game: role.view for role in student.roles},
         alone=alone,
+        actions={role.game: role.actions for role in student.roles},
+        rules=student.rules,
     )
 
 
@@ -306,9 +313,9 @@ def _teachers(settings: Settings, games: Sequence[str]) -> dict[str, Teacher]:
     return teachers | {game: Team(alone, game) for game in games if game not in teachers}
 
 
-def untaught(role: Role) -> list[str]:
-    """Names of the game's valid actions that the student was never taught."""
-    left = sorted(set(role.task.actions) - set(role.actions))
+def untaught(role: Role, rules: Rules) -> list[str]:
+    """Names of the game's valid actions, by these rules, that the student was never taught."""
+    left = sorted(set(role.valid(rules)) - set(role.actions))
     return [role.task.suite.action_names[action] for action in left]
 
 

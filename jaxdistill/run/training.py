@@ -27,6 +27,7 @@ from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
 from jaxdistill.run import common, students
+from jaxdistill.tasks.atari import USUAL
 
 
 def train(
@@ -41,6 +42,9 @@ def train(
     began: float | None = None,
 ) -> dict[str, Any]:
     """`learning.train`, and then the best network and random play are measured and shown.
+
+    A student goes on by the rules that it was distilled under, unless `settings.rules` says others
+    than the usual ones.
 
     `settings.final_episodes` whole games of each task, with `eval_epsilon`, the same ones in every
     training: of other seeds than any game that helped to choose the network and, where there are
@@ -64,6 +68,8 @@ def train(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     student = _student(settings)
+    if student is not None:
+        settings = _as_distilled(settings, student)
     learning.train(
         settings,
         workdir,
@@ -80,6 +86,18 @@ def train(
         with lock.one_writer(workdir, "config.json"), metrics.wall_clock(workdir) as wall:
             _report(regime.settled(settings), workdir, mesh, command, cache_dir, wall)
     return tables.read_training(path)
+
+
+def _as_distilled(settings: Settings, student: regime.Student) -> Settings:
+    """`settings` by the student's rules, where they say no others; a line where they differ."""
+    if settings.rules == student.rules:
+        return settings
+    differ = student.rules.beside(settings.rules)
+    if settings.rules != USUAL:
+        metrics.say(f"note: {student.name} was distilled with {differ}")
+        return settings
+    metrics.say(f"note: games are played as {student.name} was distilled, with {differ}")
+    return dataclasses.replace(settings, rules=student.rules)
 
 
 class _Learnt(NamedTuple):
@@ -405,7 +423,7 @@ def evaluate(
         opening_steps=suite.opening_steps if opening_steps is None else opening_steps,
         max_steps=settings.max_steps if max_steps is None else max_steps,
         mesh=meshes.create(),
-        known=common.records_in(pathlib.Path(workdir), cache_dir),
+        known=common.records_in(pathlib.Path(workdir), cache_dir, writes=False),
         student=_student(settings),
         only=None if game is None else game_index(names, game, workdir, "learnt"),
     )

@@ -121,6 +121,8 @@ def _stages(
     given: _Given, workdir: pathlib.Path, stop_after: str | None, wall: Callable[[], float]
 ) -> dict[str, Any]:
     run, settings, timer = given.run, given.settings, metrics.Timer()
+    for line in run.told():
+        metrics.say(line)
     with timer.phase("baselines"):
         baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
     expert, random = baselines["expert"], baselines["random"]
@@ -186,7 +188,9 @@ def _merged(given: _Given, log: dataset.Log) -> networks.Params:
             preemption.stop_if_asked()
             advance(rows)
 
-        states = weight_merging.States(seen, loss, chosen, seed=settings.seed, advance=gone_through)
+        states = weight_merging.States(
+            seen, loss, chosen, seed=settings.seed, advance=gone_through, names=run.names
+        )
         if method == "fisher":
             fishers = [weight_merging.fisher(states, x, i) for i, x in enumerate(experts)]
             return weight_merging.fisher_mean(experts, fishers)

@@ -47,7 +47,9 @@ class View:
       steps: sizes (height, width) resized to before the final one, where an expert resized twice.
       gray_last: resized in colour, and made gray then.
       maximum: a frame is the maximum over the last two emulator frames of a step, pixel by pixel,
-        taken "before" resizing or "after" it; or "none": the last one alone.
+        taken "before" resizing or "after" it; or "none": the last one alone. Before resizing it is
+        of luminances, as EnvPool takes it, and of colours where `gray` or `gray_last` asks for
+        them: where the two frames differ in colour that may be of another luminance.
       spacing: emulator frames between two frames of the stack; None is a step.
       padding: what stands for frames before a game's first: "repeat" that one, or "zero".
       difference: each frame less the one before it, over 255, as float32.
@@ -292,12 +294,11 @@ def shown(seen: Sequence[AnyView | Screen], skip: int) -> AnyShown:
     for view in views:
         if view.crop is not None and view.crop[1] > SCREEN[0]:
             raise ValueError(f"view: crop is {view.crop}, and the screen has {SCREEN[0]} rows")
-    gray = all(view.gray == "luminance" and not view.gray_last for view in views)
+    gray = all(map(_of_luminance, views))
+    # Where EnvPool shows colours its maximum is of these, and not of luminances.
+    by_envpool = [v.maximum == "before" and (gray or not _of_luminance(v)) for v in views]
     offsets = {offset for view in views for offset in _offsets(view, skip)}
-    if skip == 1 or (
-        all(view.maximum == "before" for view in views)
-        and all(offset % skip == 0 for offset in offsets)
-    ):
+    if skip == 1 or (all(by_envpool) and all(offset % skip == 0 for offset in offsets)):
         return Screen(tuple(range(max(offsets), -1, -skip)), skip, gray)
     pairs = [view for view in views if view.maximum != "none"]
     offsets |= {offset + 1 for view in pairs for offset in _offsets(view, skip)}
@@ -323,6 +324,11 @@ def _pair(value: object) -> bool:
     return max(value) <= _MAX_SIZE
 
 
+def _of_luminance(view: View) -> bool:
+    """Whether it is made of gray frames as ALE gives them."""
+    return view.gray == "luminance" and not view.gray_last
+
+
 def _offsets(view: View, skip: int) -> list[int]:
     """How many emulator frames before the newest each frame is that a view looks at."""
     spacing = view.spacing or skip
@@ -333,14 +339,17 @@ def _offsets(view: View, skip: int) -> list[int]:
 def _seen(view: View, shown: Shown) -> jax.Array:
     screen = shown.screen
     offsets = _offsets(view, screen.skip)
+    gray_first = not screen.gray and _of_luminance(view)  # as ALE: before any maximum
 
     def frames(before: int = 0) -> jax.Array:
         places = [screen.ago.index(offset + before) for offset in offsets]
         if places == list(range(places[0], places[0] + len(places))):
-            return shown.frames[:, places[0] : places[-1] + 1]
-        return shown.frames[:, np.asarray(places)]
+            taken = shown.frames[:, places[0] : places[-1] + 1]
+        else:
+            taken = shown.frames[:, np.asarray(places)]
+        return _gray(taken, view.gray) if gray_first else taken
 
-    look = functools.partial(_look, view, not screen.gray)
+    look = functools.partial(_look, view, not screen.gray and not gray_first)
     if screen.maximum or view.maximum == "none":
         x = look(frames())
     elif view.maximum == "before":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -154,6 +155,17 @@ def test_weights_of_another_network_are_refused(saved, kind):
 def test_a_description_that_cannot_be_is_refused(saved, change, words):
     _change(saved / JSON, **change)
     _refused(saved, words)
+
+
+@pytest.mark.parametrize("layers", ["hidden", "residual", "action_hidden", "value_hidden", "convs"])
+@pytest.mark.parametrize("saved", ["vector"], indirect=True)
+def test_a_network_deeper_than_its_file_is_refused_at_once(saved, layers):
+    """Tracing takes two milliseconds for every layer."""
+    one = {"features": 1, "kernel": 1, "stride": 1} if layers == "convs" else 1
+    _change(saved / JSON, **{f"network__{layers}": [one] * 20_000, "network__activation": "tanh"})
+    begun = time.process_time()
+    _refused(saved, "arrays of weights for a network of 200")
+    assert time.process_time() - begun < 3.0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, '{"network": 1}', "\xff"])

@@ -67,6 +67,16 @@ def test_student_round_trip_is_exact(network, tmp_path):
     assert os.listdir(path.parent) == ["student.pth"]
 
 
+def test_a_student_keeps_the_rules_of_its_games(tmp_path):
+    rules = Rules(repeat_action_probability=0.25, full_actions=True)
+    views = {"pong": View(), "breakout": View()}
+    export.export(random_params(PLAIN), PLAIN, tmp_path / "s.pth", views=views, rules=rules)
+    expert = formats.load(tmp_path / "s.pth", game="breakout")
+    assert expert.rules == rules and expert.task.actions == tuple(range(18))
+    export.export(random_params(PLAIN), PLAIN, tmp_path / "usual.pth", views=views)
+    assert formats.load(tmp_path / "usual.pth", game="breakout").rules == Rules()
+
+
 @BOTH
 def test_expert_round_trip(network, tmp_path):
     expert = an_expert(network)

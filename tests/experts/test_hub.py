@@ -1,10 +1,12 @@
 """Experts of a hub on this machine: which file is meant, what is fetched, and what is refused."""
 
+import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import jaxdistill
 from configs import merge
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts import formats, hub, torch_writer
+from jaxdistill.experts.formats import published
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.run import common, distill, recipe, students
@@ -462,3 +465,50 @@ def test_an_expert_that_saw_something_else_is_refused(server, zipped):
     )
     server.publish("bad/normal", {"config.yml": b"normalize: '{''norm_obs'': False}'\n"})
     assert formats.load("hf://bad/normal").game is None
+
+
+def shared(size):
+    """YAML whose list h is of `size` times the list before, and so on: `size` to the eighth."""
+    rows = [f"a: &a [{','.join(['1'] * size)}]"]
+    for inner, outer in itertools.pairwise("abcdefgh"):
+        rows.append(f"{outer}: &{outer} [{','.join([f'*{inner}'] * size)}]")
+    return "\n".join(rows)
+
+
+CLAIMED = f"""---
+m: &m [&x {{type: mean_reward, value: 1}}, {", ".join(["*x"] * 300)}]
+r: &r [&y {{dataset: {{type: Pong-v5}}, metrics: *m}}, {", ".join(["*y"] * 300)}]
+model-index: [&z {{results: *r}}, {", ".join(["*z"] * 300)}]
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yml", f"{shared(8)}\nnormalize: *h"),  # 17 million numbers
+        ("config.yml", f"{shared(8)}\nnormalize: x\nnormalize_kwargs: *h"),
+        (hub.CARD, CLAIMED),  # 27 million metrics
+    ],
+    ids=["normalize", "normalize_kwargs", "model-index"],
+)
+def test_a_file_with_aliases_says_nothing_whatever_key_refers_to_them(name, text):
+    """Written out, a few hundred bytes of them would take seconds, or hours."""
+    pytest.importorskip("yaml")
+    begun = time.process_time()
+    found = published.read({name: text.encode()}, "a/b")
+    assert time.process_time() - begun < 1.0
+    assert (found.game, dict(found.scores), found.normalised) == (None, {}, False)
+    plain = published.read({"config.yml": b"frame_stack: 4  # *x\nn_envs: '*'"}, "a/b")
+    assert plain.stack == 4, "an asterisk is no alias"
+
+
+def test_of_a_model_card_so_many_metrics_are_looked_at(monkeypatch):
+    pytest.importorskip("yaml")
+    metrics = [{"type": name, "value": i} for i, name in enumerate(["x", "mean_reward", "x"])]
+    results = [{"dataset": {"type": "Pong-v5"}, "metrics": metrics}]
+    metadata = json.dumps({"model-index": [{"results": results}]})  # JSON is YAML
+    for most, scores in ((1, {}), (2, {"pong": 1.0})):
+        monkeypatch.setattr(published, "_MAX_METRICS", most)
+        text = f"---\n{metadata}\n---\n".encode()
+        assert published.read({hub.CARD: text}, "a/b").scores == scores

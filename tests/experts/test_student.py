@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -12,8 +16,10 @@ import jaxdistill
 from jaxdistill import networks, tasks
 from jaxdistill.experts import formats
 from jaxdistill.experts.student import Role, Student
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
+ROOT = pathlib.Path(__file__).parents[2]
 GAMES = ("pong", "breakout")
 CARD = {"scores": {"pong": 3.5}, "licence": None}
 
@@ -80,10 +86,55 @@ def test_a_student_of_one_game_need_not_be_asked_for_it(tmp_path):
     assert formats.load(tmp_path / "one").game == "breakout"
 
 
+STICKY = Rules(repeat_action_probability=0.25)
+FULL = Rules(full_actions=True)
+
+
+def _by(rules, **changes):
+    """A student of two games that are played by these rules, with all of their valid actions."""
+    student = _student(rules=rules, **changes)
+    roles = [dataclasses.replace(role, actions=role.valid(rules)) for role in student.roles]
+    return dataclasses.replace(student, roles=tuple(roles))
+
+
+@pytest.mark.parametrize("rules", [STICKY, FULL], ids=["sticky", "full"])
+def test_a_student_is_read_with_the_rules_that_it_learnt_by(rules, tmp_path):
+    student = _by(rules)
+    student.save(tmp_path / "student")
+    again = Student.load(tmp_path / "student")
+    assert (again.rules, again.roles) == (rules, student.roles)
+    expert = formats.load(tmp_path / "student", game="pong")
+    assert expert.rules == rules and expert.mask.sum() == len(student.roles[0].actions)
+
+
+def test_the_program_exports_the_rules_of_a_student(tmp_path):
+    _by(rules := dataclasses.replace(FULL, fire_after_life=True), network="nature").save(
+        tmp_path / "student"
+    )
+    out = tmp_path / "student.pth"
+    subprocess.run(
+        [sys.executable, "launch/export.py", f"--workdir={tmp_path / 'student'}", f"--out={out}"],
+        cwd=ROOT,
+        check=True,
+    )
+    assert formats.load(out, game="pong").rules == rules
+
+
+def test_what_the_expert_had_no_output_for_is_never_chosen_by_any_rules():
+    """Of all 18 actions that are valid only two were taught."""
+    student = _student(rules=FULL, games=("pong",))
+    taught = dataclasses.replace(student.roles[0], actions=(3, 7))
+    expert = dataclasses.replace(student, roles=(taught,)).expert()
+    assert expert.mask.all() and set(np.asarray(expert.greedy(_shown(50))).tolist()) <= {3, 7}
+
+
 def _broken(where, **changes):
     path = where / "policy.json"
     fields = json.loads(path.read_text()) | changes
     path.write_text(json.dumps(fields))
+
+
+PONG = {"game": "pong", "view": View().to_dict(), "actions": [0], "expert": "x"}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +143,9 @@ def _broken(where, **changes):
         (lambda at: _broken(at, format="jaxdistill student 9"), "format 'jaxdistill student 9'"),
         (lambda at: _broken(at, tasks=[]), "names no task"),
         (lambda at: _broken(at, tasks=[{"game": "pong"}]), "KeyError"),
+        (lambda at: _broken(at, tasks=[PONG | {"actions": [17]}]), "not valid ones of pong"),
+        (lambda at: _broken(at, tasks=[PONG | {"actions": [18]}]), "not valid ones of pong"),
+        (lambda at: _broken(at, tasks=[PONG | {"game": "skiing", "actions": [5]}]), "of skiing"),
         (lambda at: _broken(at, outputs="v"), "outputs is 'v'"),
         (lambda at: _broken(at, network={"convs": 3}), "is damaged"),
         (lambda at: (at / "policy.safetensors").unlink(), "policy.safetensors"),
@@ -107,6 +161,40 @@ def test_damage_is_one_line(standing, tmp_path, damage, message):
     with pytest.raises(ValueError, match=message) as error:
         Student.load(where)
     assert "\n" not in str(error.value) and str(where) in str(error.value)
+
+
+CONTROLLERS = {"controllers": True, "game_actions": [[0], [0]]}
+
+
+def _network(where, **changes):
+    """The network that `policy.json` describes, changed."""
+    fields = json.loads((where / "policy.json").read_text())["network"]
+    _broken(where, network=fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda at: _broken(at, tasks=[PONG] * 20_000), "it names 20000 tasks, and there are"),
+        (
+            lambda at: _network(at, one_hot=True, game_actions=[[0]] * 20_000),
+            "its network knows 20000 games, and it names 2",
+        ),
+        (
+            lambda at: _network(at, **CONTROLLERS, action_hidden=[1] * 1000),
+            "arrays of weights for a network of 3006 layers",
+        ),
+    ],
+    ids=["tasks", "games", "controllers"],
+)
+def test_a_description_that_asks_for_much_is_refused_at_once(standing, tmp_path, damage, message):
+    student, _ = standing
+    student.save(tmp_path / "student")
+    damage(tmp_path / "student")
+    begun = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        Student.load(tmp_path / "student")
+    assert time.process_time() - begun < 3.0
 
 
 def test_weights_of_another_network_or_that_are_not_finite_are_refused(standing, tmp_path):

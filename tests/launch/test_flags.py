@@ -232,6 +232,8 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
 
     def distilled(settings, workdir, **_):
         made.append((workdir.name, settings.learn.loss, settings.seed))
+        if settings.learn.loss == "nll":
+            raise ValueError("learning has diverged")
         workdir.mkdir(parents=True)
         games = [{"game": "asterix", "retention": 0.5 + settings.seed / 10}]
         (workdir / "result.json").write_text(json.dumps({"games": games, "seconds": {}}))
@@ -260,6 +262,11 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
         code, out, err = swept(over)
         assert (code, out) == (2, "") and said in err and err.count("\n") == 1
     assert len(made) == 2
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    code, out, err = swept("learn.loss=nll,huber;seed=3")
+    assert [name for name, *_ in made[2:]] == ["learn.loss=nll,seed=3", "learn.loss=huber,seed=3"]
+    assert (code, err) == (2, "error: learn.loss=nll,seed=3: learning has diverged\n")
+    assert "1 of 2 runs" in out and "80%" in out
     assert program.own("sweep") == {"config", "over", "workdir", "index"}
 
 

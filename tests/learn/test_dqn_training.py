@@ -64,14 +64,20 @@ def _same(left, right):
     )
 
 
-def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one):
-    """Its memory, its target and its exploration too: stopped before and after an evaluation."""
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one, monkeypatch, fresh):
+    """Its memory, its target and its exploration too: stopped before and after an evaluation.
+
+    Games go on across that, or are begun anew.
+    """
+    monkeypatch.setattr(learning, "_LOG_STEPS", 40 if fresh else 16_384)
     whole = []
     for name, stops in (("whole", ()), ("stopped", (3, 6))):
         for stop in (*stops, None):
             learning.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
         with learning.Training(SETTINGS, tmp_path / name, one) as training:
             whole.append(jax.device_get(training.arrays))
+            assert training._collector.log.shape[1] == (0 if fresh else 80)
     assert _same(*whole)
 
 
@@ -130,7 +136,14 @@ def test_a_game_of_atari_is_learnt_from_frames_stored_once(tmp_path, one):
             {"replay_size": 72, "first_update": 65},
             "first_update is 65, expected at most 64: no more",
         ),
-        ({"first_update": 641}, "first_update is 641, expected at most 640"),
+        # Of 80 steps of 8 environments each one's newest, and one after a game of 60.
+        ({"first_update": 625}, r"at most 624: no more .* \(replay_size 800, total_steps 320\)"),
+        ({"first_update": 625, "total_steps": 351}, "first_update is 625, expected at most 624"),
+        ({"first_update": 633, "max_steps": 79}, "first_update is 633, expected at most 632"),
+        (
+            {"first_update": 313, "independent": True, "network": "mlp"},
+            "first_update is 313, expected at most 312",
+        ),
         ({"epsilon_decay": 1.0}, "epsilon_decay is 1.0, expected 0 or more, less than 1"),
     ],
     ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
@@ -140,6 +153,19 @@ def test_a_memory_that_nothing_is_learnt_from_is_refused(changed, message):
         dataclasses.replace(SETTINGS, **changed)
     # Alone, each of the two tasks has a memory of its own.
     dataclasses.replace(SETTINGS, independent=True, replay_size=71, first_update=35)
+
+
+@pytest.mark.parametrize(("size", "most", "iterations"), [(800, 528, 1), (200, 160, 8)])
+def test_the_most_that_may_be_waited_for_is_what_can_be_drawn_in_the_end(
+    tmp_path, one, size, most, iterations
+):
+    """In games of 5 steps, before which no lander comes down; a small memory is full sooner."""
+    short = dataclasses.replace(SETTINGS, max_steps=5, replay_size=size, first_update=most)
+    with pytest.raises(ValueError, match=f"expected at most {most}: "):
+        dataclasses.replace(short, first_update=most + 1)
+    learnt = _learnt(short, tmp_path, one)
+    assert learnt["memory"].counts.sum() == most
+    assert learnt["state"].train.step == 16 * iterations
 
 
 @pytest.mark.parametrize("wrong", ["warm_start", "batch_per_game"])

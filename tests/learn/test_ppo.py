@@ -363,6 +363,34 @@ def test_what_does_not_count_changes_nothing(name):
     assert _difference(clean.params, other.params) == 0
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_an_expert_has_no_output_for_is_not_compared(name):
+    policy = POLICIES[name]
+    known = np.array([[True, False, True, False], [False, True, False, True]])
+    rollout = _rollout(policy, guided=True)
+
+    def learn(**changes):
+        guide = dataclasses.replace(rollout.guide, **changes)
+        return _learn(policy, dataclasses.replace(rollout, guide=guide), ONE)
+
+    clean, numbers = learn(mask=known)
+    unknown = np.where(known[:, None, None], rollout.guide.outputs, 0)
+    same, again = learn(mask=known, outputs=unknown)
+    assert _difference(clean.params, same.params) == 0 == _difference(numbers, again)
+    assert _difference(clean.params, learn(outputs=unknown)[0].params) > 1e-5
+    # It is no mask of the policy's own.
+    whole = learn()[1]
+    np.testing.assert_allclose(numbers["entropy"], whole["entropy"], rtol=0.05)
+
+
+def test_of_one_known_action_an_expert_says_nothing():
+    known = np.eye(4, dtype=bool)[[1, 3]]
+    policy = POLICIES["one of several"]
+    rollout = _rollout(policy, guided=True)
+    rollout = dataclasses.replace(rollout, guide=dataclasses.replace(rollout.guide, mask=known))
+    assert not _learn(policy, rollout, ONE)[1]["expert_kl"].any()
+
+
 def test_a_network_sees_the_stacks_that_were_played():
     """By a policy that has not changed, what was played is as likely as it was when played."""
     network = Network(convs=(ConvLayer(4, 8, 4),), hidden=(8,), head="actor_critic", num_outputs=4)

@@ -260,6 +260,61 @@ def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_a
         assert np.abs(own).max() > 0.05
 
 
+def test_an_expert_is_met_in_the_keys_that_it_has_and_others_are_played_all_the_same(
+    tmp_path, skilled
+):
+    moving = dataclasses.replace(SETTINGS, games=("combat/movement",))
+    expert = skilled("movement", actions=combat.MOVEMENT.actions[:2])
+    assert expert.mask.sum() == 2 < combat.MOVEMENT.mask.sum()
+    chosen, guides = _taught(moving, tmp_path, expert), []
+    with learning.Training(chosen, tmp_path / "run", ONE) as training:
+        update = training._learner._update
+
+        def spy(state, rollout, key):
+            guides.append(rollout.guide)
+            return update(state, rollout, key)
+
+        training._learner._update = spy
+        training.iterate()
+        pressed = training._collector.log.any(axis=(0, 1, 2))
+    np.testing.assert_array_equal(guides[0].mask, [expert.mask])
+    np.testing.assert_array_equal(pressed, combat.MOVEMENT.mask)
+
+
+@pytest.mark.parametrize("head", ["dueling", "actor_critic"])
+def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
+    """As a student's do, at `q_temperature`, which is not idle then."""
+    network = networks.Network(convs=(), head=head)
+    monkeypatch.setitem(networks.NETWORKS, "linear", network)
+    params = jax.device_get(networks.init(network, jax.random.key(3), (4, 84, 84)))
+    params = jax.tree.map(lambda x: 3 * x, params)
+    expert = Expert("valued", network, params, "q", tuple(range(18)), game="pong")
+    chosen = _taught(
+        dataclasses.replace(SETTINGS, games=("pong",), network="linear", opening_steps=0),
+        tmp_path,
+        expert,
+    )
+    copied = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0, q_temperature=0.25)
+    regime.refuse_idle(copied)
+    seen = np.random.default_rng(0).integers(0, 256, (5, 4, 84, 84)).astype(np.uint8)
+    with learning.Training(copied, tmp_path / "run", ONE) as training:
+        begun = training.state.params
+        said = networks.forward(training.network, begun, seen)
+    values = networks.forward(network, params, seen)
+    assert np.ptp(values, axis=1).min() > 0.1
+    np.testing.assert_allclose(
+        jax.nn.softmax(said), jax.nn.softmax(values / 0.25), rtol=1e-3, atol=1e-6
+    )
+    assert _same(begun["params"]["value"], params["params"]["value"])
+    expert = dataclasses.replace(expert, outputs="logits")
+    expert.save(tmp_path / "expert", replace=True)
+    with pytest.raises(ValueError, match=r"^q_temperature 0\.25: no effect where expert_"):
+        regime.refuse_idle(copied)
+    plain = dataclasses.replace(copied, q_temperature=regime.Settings.q_temperature)
+    with learning.Training(plain, tmp_path / "other", ONE) as training:
+        assert _same(jax.device_get(training.state.params), params)
+
+
 def test_an_experts_own_deviation_is_met_where_it_is_known(tmp_path, skilled):
     usual = math.log(losses.ANGLE_DEVIATION)
     for log_std, wanted in ((None, usual), ((-1.5, -1.5), -1.5)):

@@ -6,12 +6,13 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, exploration, learner, pqn, regime
+from jaxdistill.learn import checkpoints, dataset, exploration, learner, pqn, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons
@@ -147,6 +148,22 @@ def test_an_explored_action_is_held_for_its_zipf_distributed_time():
     for turn in range(1, 8):
         actions = explorer(greedy, turn, 0.0)
         np.testing.assert_array_equal(actions, np.where(lengths > turn, first, 17))
+
+
+def test_at_exponent_1_6_far_more_steps_explore_than_epsilon_says():
+    """Lengths cut at 10,000 steps have a mean of 71.7: what the documents say follows from that."""
+    explorer, lengths = _explorer(num_envs=30_000, batch_per_game=8, hold_exponent=1.6), []
+    for turn in range(20):
+        explorer.remaining[:] = 0
+        explorer(np.full((2, 30_000), 17), turn, 1.0)
+        lengths.append(explorer.remaining + 1)
+    lengths = np.stack(lengths)
+    assert lengths.max() == 10_000 and lengths.mean() == pytest.approx(71.7, abs=3)
+    chosen = _settings(hold_exponent=1.6, epsilon_fraction=0.0, epsilon_end=0.01)
+    begins = exploration.epsilon_at(chosen, 1)
+    held = begins * lengths.mean()
+    assert held / (held + 1 - begins) == pytest.approx(0.19, abs=0.01)
+    assert "19%" in exploration.epsilon_at.__doc__ and "19% at 0.01" in regime.Settings.__doc__
 
 
 def test_a_held_action_is_not_replaced_before_its_time():
@@ -345,6 +362,36 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
     assert _difference(run(learn, 0.0)[0], run(alone, 0.0)[0]) < 1e-6
 
 
+def test_what_an_expert_has_no_output_for_is_not_taught():
+    """Pong's 11 and 12 stand as 0 among its Q-values, which nobody has said of them."""
+    devices, known = mesh.create(), [0, 1, 3, 4]
+    chosen = _settings(games=("pong",), q_temperature=0.1)
+    lacking = NETWORK.clone(num_outputs=4)
+    params, other = (
+        jax.jit(lambda key, net=net: networks.init(net, key, (4, 20, 20)))(jax.random.key(i))
+        for i, net in enumerate((NETWORK, lacking))
+    )
+    # 9 above what is not known, so that it would be worth as good as nothing.
+    other["params"]["action"]["bias"] += 9.0
+    expert = Expert("four", lacking, other, "q", (4, 0, 3, 1), game="pong")
+    transform = optax.sgd(0.0)  # so that all minibatches are learnt from by the same network
+    learn = pqn.make_learn(chosen, NETWORK, transform, devices, [expert])
+    rollout = _rollout()
+    rows = np.arange(32)
+    stacks = dataset.stacks(
+        *(jnp.asarray(rollout[name]) for name in ("frames", "ages")), 0 * rows, rows + 3 * 4, 4
+    )
+    ours, theirs = networks.forward(NETWORK, params, stacks), expert.judge(other, stacks)
+    ours, theirs = (jax.nn.log_softmax(x[:, np.array(known)] / 0.1) for x in (ours, theirs))
+    apart = (np.exp(theirs) * (theirs - ours)).sum(axis=1)
+    wanted = np.where(rollout["valid"].reshape(-1), apart, 0).mean()
+    rollout |= {"expert_params": [other], "expert_weight": jnp.float32(1.0)}
+    state = learner.create_state(params, transform, devices)
+    _, numbers = learn(state, jax.device_put(rollout, mesh.replicated(devices)), jax.random.key(0))
+    assert wanted > 1e-3
+    np.testing.assert_allclose(numbers["expert_kl"], wanted, rtol=1e-3)
+
+
 def test_an_expert_is_asked_only_while_it_counts():
     devices = mesh.create()
     params = jax.jit(lambda: networks.init(NETWORK, jax.random.key(0), (4, 20, 20)))()
@@ -357,7 +404,8 @@ def test_an_expert_is_asked_only_while_it_counts():
         experts=(ExpertSource("any"),),
     )
     task = tasks.get("pong")
-    begin = regime.Beginning(chosen, [], [expert], NETWORK, params, task.view, devices)
+    masks = jnp.asarray(task.mask)[None]
+    begin = regime.Beginning(chosen, [], [expert], NETWORK, params, task.view, devices, masks)
     algorithm = pqn.Pqn(begin)
     taught = []
     for iteration in range(4):
@@ -382,6 +430,28 @@ def test_experts_of_other_games_are_refused(tmp_path):
         learning.Training(other, tmp_path / "other")
     with pytest.raises(ValueError, match="copies one expert, there are 0"):
         learning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
+
+
+@pytest.mark.parametrize("algorithm", ["pqn", "dqn"])
+def test_a_copy_of_logits_learns_no_q_values(tmp_path, algorithm):
+    network = networks.create("net3")
+    params = networks.init(network, jax.random.key(0), (4, 84, 84))
+    Expert("tiny", network, params, "logits", tuple(range(18)), game="pong").save(tmp_path / "it")
+    chosen = _settings(
+        games=("pong",),
+        algorithm=algorithm,
+        experts=(ExpertSource(str(tmp_path / "it")),),
+        warm_start=True,
+        epochs=2,
+        total_steps=32 * 100,
+    )
+    expected = (
+        rf"^warm_start: tiny holds logits, and {algorithm} learns Q-values; expected an expert of "
+        r"Q-values: choose one, or set algorithm to 'ppo'$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        learning.train(chosen, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # --- Collecting, from a scripted emulator.
@@ -641,9 +711,53 @@ def _assert_same_run(actual, expected):
         assert actual.progress[name] == expected.progress[name]
 
 
-def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(whole_run, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [({}, 16_384), ({}, 24), ({"max_steps": 6}, 16_384)],
+    ids=["no bound", "steps", "games"],
+)
+def test_games_go_on_across_evaluations_until_their_log_is_long(
+    tmp_path, monkeypatch, changes, steps
+):
+    """One of 20 steps ends, and counts, though there are 8 between two evaluations."""
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    monkeypatch.setattr(learning, "_LOG_STEPS", steps)
+    chosen = _settings(
+        **{"games": ("pong",), "network": "linear", "max_steps": 20, "opening_steps": 0} | changes
+    )
+    with learning.Training(chosen, tmp_path / "run") as training:
+        (first,) = training._collector.pools
+        for _ in range(2):
+            training.iterate()
+            training.evaluate()
+        assert training._collector.pools == [first]
+        ended = training._episodes
+        training.iterate()
+        assert training._collector.pools == [first] and training._episodes == ended + 4
+        # 24 steps: a game of 20 and one that begins; or three of 6, each with one that begins.
+        assert first.last.ages.tolist() == [3] * 4
+        training.evaluate()
+        (last,) = training._collector.pools
+        if not changes and steps > 24:
+            assert last is first and training._collector.began == 0
+            assert training._collector.log.shape == (1, 24, 4)
+        else:
+            assert last is not first and training._collector.began == 3
+            assert training._collector.log.shape == (1, 0, 4) and not last.last.ages.any()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(
+    whole_run, tmp_path, monkeypatch, fresh
+):
     _, best, final = whole_run
-    # 1: in the middle of games. 2: after an evaluation, where new games begin.
+    if fresh:  # games after the evaluation, since the log of 16 steps is too long
+        monkeypatch.setattr(learning, "_LOG_STEPS", 16)
+        best = learning.train(RUN, tmp_path / "whole")
+        final = _final(RUN, tmp_path / "whole")
+    assert final.progress["pools_began"] == (2 if fresh else 0)
+    tmp_path = tmp_path / "stopped"
+    # 1: in the middle of games. 2: after an evaluation, across which they go on or not.
     for stop_at in (1, 2):
         learning.train(RUN, tmp_path, stop_at=stop_at)
         assert _final(RUN, tmp_path).step == stop_at

@@ -159,6 +159,16 @@ def test_batches_hold_equally_many_rows_of_each_game_and_each_once():
     assert (other.rows != States(seen(), loss, Merge(batch_size=12)).batches([0, 1])[0].rows).any()
 
 
+def test_a_game_of_which_nothing_can_be_learnt_is_named():
+    """Row 6 is of the last step, and nothing was seen after it."""
+    merge, loss = Merge(), weight_merging.td_loss(NETWORK, VIEW, 0.9)
+    for usable in ([6], []):
+        with pytest.raises(ValueError, match=r"^pong: none of its 8 steps in 2 .*initial_steps$"):
+            States(seen(usable=([0], usable)), loss, merge, names=["breakout", "pong"])
+        with pytest.raises(ValueError, match=r"^game 2 of 2: none of its 8 steps"):
+            States(seen(usable=([0], usable)), loss, merge)
+
+
 def test_a_loss_against_labels_is_the_distillations_own():
     labels = np.random.default_rng(0).normal(size=(2, 4, 2, 2)).astype(np.float32)
     loss = weight_merging.imitation_loss(NETWORK, VIEW, "mse", 1.0)

@@ -74,6 +74,39 @@ def test_a_clip_is_made_smaller_by_the_means_of_areas():
     assert clips.resized(small, 3).frames.shape == (2, 3, 3, 3)
 
 
+@pytest.mark.parametrize(
+    ("rate", "every", "pictures", "seconds"),
+    [
+        (15, 1, 150, 10.0),
+        (15, 2, 75, 10.0),
+        (20, 1, 150, 7.5),
+        (30, 1, 150, 5.0),
+        (50, 1, 150, 3.0),
+        (60, 1, 75, 2.5),
+        (60, 3, 50, 2.5),
+    ],
+)
+def test_a_gif_takes_as_long_as_the_game(rate, every, pictures, seconds):
+    """In whole hundredths of a second, of which viewers show no picture for less than two."""
+    frames = np.zeros((150, 8, 8, 3), np.uint8)
+    frames[::2] = 255  # Pillow joins pictures that are the same
+    frames[:, 0, 0, 0] = np.arange(150)
+    with Image.open(io.BytesIO(clips.to_gif(frames, rate, every))) as image:
+        times = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            times.append(image.info["duration"])
+    assert len(times) == pictures and min(times) >= 20 and max(times) - min(times) <= 10
+    assert sum(times) == pytest.approx(1000 * seconds, rel=0.01)
+
+
+def test_a_clip_of_one_picture_is_a_gif():
+    for frames in (np.zeros((1, 4, 4, 3), np.uint8), np.zeros((9, 4, 4, 3), np.uint8)):
+        with Image.open(io.BytesIO(clips.to_gif(frames, 15))) as image:
+            assert image.n_frames == 1
+            assert image.info["duration"] == round(100 * len(frames) / 15) * 10
+
+
 def test_a_clip_is_a_film_where_pyav_is_installed(tmp_path):
     av = pytest.importorskip("av")
     clips.write(Clip(np.zeros((12, 211, 329, 3), np.uint8), 0.0, True, 50), tmp_path / "a.mp4")

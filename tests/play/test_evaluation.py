@@ -17,7 +17,7 @@ from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
-KEY = jax.random.key(0)
+KEY, ONE = jax.random.key(0), mesh.create(jax.devices()[:1])
 
 
 def _still(observations, key, indices, seats):
@@ -318,6 +318,31 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     for every, part, games in zip(whole, parts, some, strict=True):
         assert part.starts.tolist() == every.starts[games].tolist()
         assert part.scores.tolist() == every.scores[games].tolist()
+
+
+def test_processes_share_lessons_of_which_unequally_many_games_are_missing(monkeypatch):
+    """Each plays every second pool, and all are told of all games; warnings are errors."""
+    played = lessons.of_tasks([tasks.get("pong"), tasks.get("breakout")], 7, [View(10, 12)] * 2)
+    protocol = evaluation.Protocol(lessons.REPORT, 7, NO_OPENING, max_steps=3)
+    some = [range(2, 8), range(3, 4)]  # pools of four games: of two, of one
+    alone = evaluation.measure(played, _by_seat, protocol, some, ONE)
+    tables = []
+
+    def gather(table, axis):
+        tables.append(table)
+        if len(tables) < 2:
+            raise InterruptedError
+        return np.concatenate(tables, axis)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(evaluation.mesh_lib, "gather", gather)
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(InterruptedError):
+        evaluation.measure(played, _by_seat, protocol, some, ONE)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    shared = evaluation.measure(played, _by_seat, protocol, some, ONE)
+    assert [x.to_dict() for x in shared] == [x.to_dict() for x in alone]
+    assert [len(x.scores) for x in shared] == [6, 1]
 
 
 def _by_seat(observations, key, indices, seats):

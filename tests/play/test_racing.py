@@ -1,6 +1,7 @@
 """Tests for which of two students is better, asked before all games are played."""
 
 import numpy as np
+import pytest
 
 from jaxdistill.play import racing
 from jaxdistill.play.evaluation import Scores
@@ -9,6 +10,10 @@ from jaxdistill.play.evaluation import Scores
 def _played(*scores):
     starts = np.arange(len(scores))
     return Scores(np.asarray(scores, float), np.ones_like(starts), starts, starts < 0)
+
+
+def _first(means):
+    return means[0]
 
 
 def _mean(means):
@@ -32,11 +37,61 @@ def test_one_bad_game_is_not_enough():
 
 
 def test_a_standard_error_is_likely_and_not_certain():
-    """It loses 2 in 8 games at a deviation of 3: 1.9 standard errors, one draw of 33."""
+    """It loses 2 a game in 8 games, at a deviation of 3.2: 1.8 standard errors."""
     best = {0: _played(*[10] * 8)}
     other = {0: _played(5, 11, 5, 11, 5, 11, 5, 11)}
     assert racing.is_worse(other, best, _mean, racing.LIKELY)
     assert not racing.is_worse(other, best, _mean, racing.CERTAIN)
+
+
+@pytest.mark.parametrize("games", [16, 64])
+def test_likely_is_one_standard_error(games):
+    """Of 16 games Student's t asks for 1.03 of them, of 64 for 1.00."""
+    best = np.resize([0.0, 50.0, 7.0], games)
+    differences = np.resize([1.0, -1.0], games)
+    error = differences.std(ddof=1) / np.sqrt(games)
+    for lost, worse in ((0.92, False), (1.11, True)):
+        ours = {0: _played(*(best + differences - lost * error))}
+        assert racing.is_worse(ours, {0: _played(*best)}, _mean, racing.LIKELY) is worse
+        assert not racing.is_worse(ours, {0: _played(*best)}, _mean)
+
+
+def test_one_game_is_compared_as_it_is():
+    assert racing.is_worse({0: _played(1)}, {0: _played(2)}, _mean)
+    assert not racing.is_worse({0: _played(2)}, {0: _played(2)}, _mean)
+
+
+DRAWS = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "exponential": lambda rng, size: rng.exponential(size=size),
+    "won or lost": lambda rng, size: 2.0 * (rng.random(size) < 0.5),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("first", [4, 8])
+def test_equal_players_are_called_worse_as_rarely_as_is_said(first, draw, monkeypatch):
+    """In 1% of two looks, the second at twice the games; and in 16% once all are played.
+
+    One who is worse by two deviations of what the games differ by is seen at one of the looks.
+    """
+    monkeypatch.setattr(racing, "_RESAMPLES", 200)
+    rng, pairs = np.random.default_rng(0), 300
+    called = dict.fromkeys(("equal", "likely", "worse"), 0)
+    for _ in range(pairs):
+        ours, best = DRAWS[draw](rng, (2, 2 * first))
+
+        def looks(best, ours=ours):
+            halves = [{0: _played(*ours[:games])} for games in (first, 2 * first)]
+            return any(racing.is_worse(half, {0: _played(*best)}, _first) for half in halves)
+
+        called["equal"] += looks(best)
+        called["worse"] += looks(best + 2 * np.sqrt(2))
+        whole = ({0: _played(*ours)}, {0: _played(*best)})
+        called["likely"] += racing.is_worse(*whole, _first, racing.LIKELY)
+    assert called["equal"] <= 0.02 * pairs, called
+    assert called["worse"] >= 0.85 * pairs, called
+    assert 0.11 * pairs <= called["likely"] <= 0.21 * pairs, called
 
 
 def test_lessons_count_as_their_value_says():

@@ -128,6 +128,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
         assert row["regret"] >= 0
     shares = [row["expert_share"] for row in metrics.read(workdir) if "loss" in row]
     assert shares == [1.0, 0.625, 0.25, 0.25]
+    assert students.read(workdir).made["updates"] == 2 * result["best_round"]
     # Choices are those of the student that plays, on the states collected last: here all of them.
     log = dataset.open_log(workdir / "dataset")
     chunk = log.read(0, log.length)
@@ -152,7 +153,9 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
 def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     workdir, _ = whole_run
     measure = functools.partial(distill.evaluate_student, workdir, episodes=2, epsilon=0.05, seed=3)
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     rows = measure()
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before, "it is read"
     assert [row["game"] for row in rows] == list(GAMES)
     alone = measure(game="ALE/Breakout-v5")
     assert json.dumps(alone) == json.dumps(rows[1:]), "the same games, with none beside them"
@@ -620,8 +623,18 @@ def test_experts_that_changed_under_a_run_are_noticed(experts, settings, tmp_pat
     distill.distill(run, tmp_path / "other", stop_after="collect")
     (tmp_path / "pong").rename(tmp_path / "other_pong")
     expert.save(tmp_path / "pong")
-    with pytest.raises(ValueError, match="holds a dataset with experts"):
+    with pytest.raises(ValueError, match="holds a dataset with experts "):
         distill.distill(run, tmp_path / "other")
+    # The same parameters, by a spec that was mended: what was labelled before is of other actions.
+    distill.distill(run, tmp_path / "read", stop_after="collect")
+    shutil.rmtree(tmp_path / "pong")
+    dataclasses.replace(expert, actions=(1, 0, *range(2, 18))).save(tmp_path / "pong")
+    with pytest.raises(ValueError, match="holds a dataset with experts_read_as"):
+        distill.distill(run, tmp_path / "read")
+    info = json.loads((tmp_path / "read/dataset/dataset.json").read_text())
+    del info["info"]["experts_read_as"]  # as an earlier version wrote it
+    (tmp_path / "read/dataset/dataset.json").write_text(json.dumps(info))
+    distill.distill(run, tmp_path / "read", stop_after="collect")
 
 
 def played_by(workdir):
@@ -719,6 +732,29 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
     assert np.diff(seen).tolist() == [*[steps / 2] * 3, *[steps] * 2]
     with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
         assert int(saved.restore(6, state).state.step) == 6 * per
+    # With fewer again it is what it has become, and no result is written over.
+    assert distill.distill(settings, tmp_path / "run")["rounds"] == 6
+    assert distill.distill(longer, tmp_path / "run")["rounds"] == 6
+    assert json.loads((tmp_path / "run/result-4.json").read_text()) == before
+    assert (tmp_path / "run/result-4-2.json").is_file()
+
+
+def test_a_run_whose_dataset_is_gone_does_not_go_on(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="round:1")
+    shutil.rmtree(tmp_path / "run/dataset")
+    with pytest.raises(ValueError, match="holds no dataset, and its student has learnt from 48 st"):
+        distill.distill(settings, tmp_path / "run")
+    assert not (tmp_path / "run/dataset").exists()
+
+
+def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_path):
+    directory = whole_run[0] / "dataset"
+    of_it = dataclasses.replace(settings.collect, dataset=str(directory), steps_per_round=0)
+    run = common.Run(dataclasses.replace(settings, collect=of_it), mesh.create())
+    whole, _ = data.resume(run, tmp_path, None, metrics.Timer())
+    log, _ = data.resume(run, tmp_path, 40, metrics.Timer())
+    assert (log.length, whole.length) == (40, 96)
+    assert dataset.open_log(directory).length == 96
 
 
 def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(settings, tmp_path):
@@ -742,7 +778,7 @@ def test_a_run_may_end_before_its_rounds(settings, tmp_path):
             dataclasses.replace(_with(settings, rounds=2), collect=other), tmp_path / "run"
         )
     result = distill.distill(_with(settings, rounds=2), tmp_path / "run")
-    assert (result["best_round"], result["rounds"]) == (2, 2)
+    assert (result["best_round"], result["rounds"]) == (2, 3), "it is beyond them"
     distill.distill(settings, tmp_path / "early", stop_after="round:1")
     with pytest.raises(ValueError, match=r"rounds is 1, but the run is at round 1 .* at least 2"):
         distill.distill(_with(settings, rounds=1), tmp_path / "early")
@@ -785,6 +821,15 @@ def test_learning_ends_where_every_game_is_at_its_target(settings, tmp_path, mon
     result = distill.distill(chosen, tmp_path / "run")
     assert (result["best_round"], result["rounds"]) == (4, 8)
     assert len(_steps(tmp_path / "run")) == 4
+    # More rounds go on, until it is there again.
+    distill.distill(_with(chosen, rounds=12), tmp_path / "run", stop_after="train")
+    assert len(_steps(tmp_path / "run")) == 6
+
+
+def test_a_game_that_nothing_is_known_of_has_not_reached_its_target():
+    for kept in ((0.99, np.nan), (np.nan, 0.99), (0.99, 0.94)):
+        assert not choosing.Candidate(1.0, kept, {}).reaches(0.95)
+    assert choosing.Candidate(1.0, (0.99, 0.95), {}).reaches(0.95)
 
 
 def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_path):

@@ -1,6 +1,7 @@
 """Students of experts that see something else than 84x84: made, read back, exported, measured."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -18,8 +19,9 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
-from jaxdistill.play import clips, lessons, rollouts
+from jaxdistill.play import clips, evaluation, lessons, rollouts
 from jaxdistill.run import common, distill, push, recipe, students, training, travelled
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -126,7 +128,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     expert = Expert("x", lacking, {}, "q", (1, 0, 4), view=SMALL, game="breakout")
     (role,) = students.roles_of(SETTINGS, [expert])
     assert role.actions == (0, 1, 4)
-    assert students.untaught(role) == ["RIGHT"]
+    assert students.untaught(role, Rules()) == ["RIGHT"]
 
     whole = networks.for_tasks(networks.create(network), [tasks.get("breakout")])
     params = networks.init(whole, jax.random.key(0), SMALL.shape)
@@ -359,6 +361,97 @@ def test_an_exported_student_goes_on_without_its_experts(exported, tmp_path):
     assert students.to_go_on_from(exported, ["pong"]).teachers == {}
 
 
+@pytest.fixture
+def lacking(tmp_path):
+    """An exported student of sticky Breakout that likes RIGHT (3), which it was not taught."""
+    network = networks.create("net3")
+    params = jax.device_get(networks.init(network, jax.random.key(2), SMALL.shape))
+    params = jax.tree.map(np.array, params)
+    params["params"]["action"]["bias"][3] += 9
+    role = student.Role("breakout", SMALL, (0, 1, 4), "three")
+    made = student.Student(
+        "it", network, params, "q", (role,), Rules(repeat_action_probability=0.25)
+    )
+    made.save(tmp_path / "lacking")
+    return tmp_path / "lacking"
+
+
+def going_on(workdir):
+    return regime.Settings(
+        games=("breakout",),
+        algorithm="ppo",
+        student=str(workdir),
+        num_envs=2,
+        rollout_steps=4,
+        total_steps=8,
+        batch_per_game=8,
+        epochs=1,
+        max_steps=40,
+        eval_every=8,
+        eval_episodes=1,
+        eval_epsilon=0.05,
+        final_episodes=2,
+        expert_weight=0.0,
+    )
+
+
+def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path):
+    """In training, where it is chosen and where it is reported; its expert has no others."""
+    settings, out = going_on(lacking), tmp_path / "on"
+    (row,) = training.train(settings, out)["games"]
+    with learning.Training(
+        training.load_settings(out),
+        out,
+        student=students.to_go_on_from(lacking, ["breakout"]),
+    ) as resumed:
+        log = resumed._collector.log
+        act = resumed._evaluate_act
+        shown = (stacks(SMALL, 40),)
+        chosen, _ = act(resumed.best_params(), shown, jax.random.key(0), (0,), (np.arange(40),))
+    assert log.size == 8 and set(log.flat) <= {0, 1, 4}
+    assert set(np.asarray(chosen[0])) <= {0, 1, 4}
+    expert = Expert.load(out / "experts" / "breakout")
+    assert expert.actions == (0, 1, 4) and expert.network.num_outputs == 3
+    played = [json.loads(path.read_text()) for path in (out / "played").iterdir()]
+    assert [game["of"]["valid"] for game in played] == [[0, 1, 4]] * 3  # it, the student, random
+    # The report's student plays as the student of a distillation does: by what it was taught.
+    it = students.to_go_on_from(lacking, ["breakout"])
+    (task,) = training.load_settings(out).tasks
+    masks = it.masks([task])
+    assert np.flatnonzero(masks[0]).tolist() == [0, 1, 4]
+    act = rollouts.network_actor(
+        it.network, jax.numpy.asarray(masks), epsilon=0.05, numbers=[task.number]
+    )
+    random = rollouts.random_policy(jax.numpy.asarray(masks), numbers=[task.number])
+    opening = evaluation.Opening(random, 10, random, evaluation.REPORTING)
+    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 40)
+    (scores,) = evaluation.measure(
+        lessons.of_tasks([task], 0, [SMALL]),
+        functools.partial(act, it.params),
+        protocol,
+        2,
+        mesh.create(),
+    )
+    assert row["student"] == scores.summary()
+
+
+def test_a_student_goes_on_by_the_rules_that_it_was_distilled_under(lacking, tmp_path, capsys):
+    settings = dataclasses.replace(going_on(lacking), total_steps=16)
+    training.train(settings, tmp_path / "sticky", stop_at=1)
+    said = f"games are played as student of {lacking} was distilled, with repeat_action_probability"
+    assert capsys.readouterr().out.count(f"note: {said} 0.25 (not 0.0)\n") == 1
+    sticky = Rules(repeat_action_probability=0.25)
+    assert training.load_settings(tmp_path / "sticky").rules == sticky
+    training.train(settings, tmp_path / "sticky")  # the same command goes on
+    assert Expert.load(tmp_path / "sticky" / "experts" / "breakout").rules == sticky
+    # Others are taken where they are said.
+    other = Rules(noop_max=1)
+    capsys.readouterr()
+    training.train(dataclasses.replace(settings, rules=other), tmp_path / "other", stop_at=1)
+    assert f"note: student of {lacking} was distilled with repeat" in capsys.readouterr().out
+    assert training.load_settings(tmp_path / "other").rules == other
+
+
 # --- Going on from a student.
 
 
@@ -369,6 +462,7 @@ def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
     assert student.network == network and student.outputs == "q"
     jax.tree.map(np.testing.assert_array_equal, student.params, dict(state.playing))
     assert student.view.shape == SMALL.shape
+    assert student.actions == {game: tasks.get(game).actions for game in VIEWS}
     assert {name: expert.view for name, expert in student.teachers.items()} == VIEWS
     assert [student.teachers[game].name for game in VIEWS] == ["tiny pong", "tiny breakout"]
     with pytest.raises(ValueError, match=r"distilled pong, breakout, not freeway"):
@@ -463,7 +557,7 @@ def test_a_network_of_some_games_knows_them_in_their_new_order(network):
 def test_a_student_that_knows_its_game_goes_on_in_another_order(run, monkeypatch):
     settings, _, _ = students.load_student(run / "student")
     network, params = knowing(KNOWING["embedding"], VIEWS)
-    standing = settings, types.SimpleNamespace(playing=params), network
+    standing = settings, types.SimpleNamespace(playing=params, step=1), network
     monkeypatch.setattr(students, "load_student", lambda workdir: standing)
     student = students.to_go_on_from(run / "student", ["breakout", "pong"])
     actions = tuple(tasks.get(game).actions for game in ("breakout", "pong"))

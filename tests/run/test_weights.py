@@ -110,6 +110,16 @@ def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, 
         weights.merge(other, workdir, mesh=ONE)
 
 
+def test_an_expert_whose_own_game_is_another_is_named(settings, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(metrics, "say", said.append)
+    asterix, carnival = settings.experts
+    carnival = dataclasses.replace(carnival, rules="noop_max=1")
+    chosen = dataclasses.replace(settings, experts=(asterix, carnival))
+    weights.merge(chosen, tmp_path, mesh=ONE, stop_after="merge")
+    assert [line for line in said if line.startswith("carnival: the own game of tiny carnival")]
+
+
 def test_it_is_the_equation_on_the_states_that_were_collected(settings, done, merged):
     """HTCL by hand: a Taylor step from the first expert to the second."""
     workdir, _ = done
@@ -142,7 +152,7 @@ def test_it_is_read_as_a_students_run_is(done, merged):
         workdir, episodes=2, epsilon=0.05, seed=0, opening_steps=4, game="asterix"
     )
     assert row["student"] == result["games"][0]["student"]
-    made = students.how_made(workdir)
+    made = students.how_made(workdir, 0)
     assert made["method"] == "htcl" and made["rate"] == 0.9 and made["base"] is None
     assert "scale" not in made, "it is another method's"
     assert students.load_settings(workdir).network == "tiny"
@@ -164,6 +174,12 @@ def test_a_distillation_begins_from_it_or_from_another_run(settings, done, merge
         config = json.dumps({"experts": [{"path": "x"}]})
         (workdir.parent / "distillation" / "config.json").write_text(config)
         weights.merge(settings, workdir.parent / "distillation", mesh=ONE)
+
+
+def test_one_step_of_each_environment_is_too_little(settings, tmp_path):
+    short = dataclasses.replace(settings, collect=merging.Collect(num_envs=4, initial_steps=4))
+    with pytest.raises(ValueError, match=r"none of its 4 steps in 4 .*collect\.initial_steps"):
+        weights.merge(short, tmp_path / "run", mesh=ONE)
 
 
 def test_simple_methods_need_no_states(settings, done, merged):

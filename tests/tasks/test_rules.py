@@ -237,9 +237,10 @@ def test_a_native_view_is_seen_of_a_screen_as_envpool_makes_it(name, resize):
         np.testing.assert_array_equal(own.states, screen.states)
 
 
-def test_colours_give_the_emulators_own_luminance():
-    """Of the frames of single moments; the maximum of two in colour may be another."""
-    game, plain = tasks.get("space_invaders"), View(210, 160, 2, maximum="none")
+@pytest.mark.parametrize("maximum", ["before", "none"])
+def test_colours_give_the_emulators_own_luminance(maximum):
+    """Bit by bit, whatever is seen beside it: Enduro's cars pass over roads of other colours."""
+    game, plain = tasks.get("enduro"), View(210, 160, 2, resize="nearest", maximum=maximum)
     mean = dataclasses.replace(plain, gray="mean")
     pools = [AtariPool(game, 2, seed=1, view=game.shown([plain, x])) for x in (plain, mean)]
     assert [pool.view.gray for pool in pools] == [True, False]

@@ -250,7 +250,10 @@ def test_tones_by_hand():
         ([View(), View()], 4, View()),
         ([Vector(2, start=1, of=5), Vector(5)], 1, Vector(5)),
         ([View(resize="linear"), View()], 4, Screen((12, 8, 4, 0), gray=True)),
-        ([View(gray="mean", stack=1), View(stack=2)], 4, Screen((4, 0))),
+        ([View(gray="mean", stack=1), View(stack=2)], 4, Screen((5, 4, 1, 0), maximum=False)),
+        ([View(gray="mean", stack=1), View(stack=2)], 1, Screen((1, 0), skip=1)),
+        ([View(gray="mean", stack=1), View(gray="none", stack=2)], 4, Screen((4, 0))),
+        ([View(stack=1), View(gray_last=True, stack=1)], 4, Screen((1, 0), maximum=False)),
         ([View(gray_last=True)], 3, Screen((9, 6, 3, 0), skip=3)),
         ([View(difference=True, stack=1)], 4, Screen((4, 0), gray=True)),
         ([View(spacing=8, stack=2)], 4, Screen((8, 4, 0), gray=True)),
@@ -317,6 +320,21 @@ def test_the_maximum_may_be_taken_of_what_is_resized():
     after = _see(View(84, 84, 1, maximum="after"), seen)
     np.testing.assert_array_equal(after, np.maximum(_see(plain, seen), older))
     assert (after != _see(View(84, 84, 1), seen)).any()
+
+
+def test_the_maximum_is_of_luminances_or_of_colours_by_hand():
+    """A red pixel, then a blue one: of the brighter gray, or of both colours together."""
+    frames = np.zeros((1, 2, 3, *views.SCREEN), np.uint8)
+    frames[0, 0, 0], frames[0, 1, 2] = 200, 200
+    view, coloured = View(84, 84, 1), View(84, 84, 1, gray="mean")
+    screen = shown([view, coloured], 4)
+    seen = Shown(frames, np.array([9], np.int32), screen)
+    # 0.2989 of 200 is 60, 0.114 of it 23, and both together are 83.
+    assert (_see(view, seen) == 60).all()
+    assert (_see(View(84, 84, 1, maximum="none"), seen) == 23).all()
+    assert (_see(View(84, 84, 1, maximum="after"), seen) == 60).all()
+    assert (_see(View(84, 84, 1, gray_last=True), seen) == 83).all()
+    assert (_see(coloured, seen) == 133).all()  # 400 / 3
 
 
 def test_colours_are_kept_or_made_gray_before_or_after_resizing():

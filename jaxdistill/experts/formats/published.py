@@ -2,7 +2,7 @@
 
 The files are other people's. YAML is read as text, lists and maps alone: whatever a tag asks for,
 such as `!!python/object/apply:os.system`, is never looked up, and merge keys, which can grow, are
-not followed.
+not followed. A file with an alias says nothing: a few hundred bytes of them are a tree of billions.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from jaxdistill.tasks.atari import Rules
 _NUMBER = re.compile(r"\s*(-?\d{1,15}(?:\.\d{1,20})?)")
 _NO_NORM = re.compile(r"norm_obs['\"]?\s*[:=]\s*['\"]?false", re.IGNORECASE)
 _MAX_DEPTH = 50  # brackets that are open at once
+_MAX_METRICS = 1000  # of a model card; real ones have a handful
 _ATARI_WRAPPER = "AtariWrapper"
 
 
@@ -110,17 +111,19 @@ def _card_games(card: Mapping[str, Any]) -> Iterator[str]:
 
 def _card_scores(card: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The mean rewards that the `model-index` of a card claims, by game."""
+    for result, metric in itertools.islice(_metrics(card), _MAX_METRICS):
+        dataset, score = _mapping(result.get("dataset")), _number(metric.get("value"))
+        games = beside.games({}, {"env_id": dataset.get("type"), "env": dataset.get("name")})
+        if games and score is not None and metric.get("type") == "mean_reward":
+            yield games[0], score
+
+
+def _metrics(card: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Every metric of a card's `model-index`, with the result that it is of."""
     for entry in _list(card.get("model-index")):
-        for result in _list(_mapping(entry).get("results")):
-            result = _mapping(result)
-            dataset = _mapping(result.get("dataset"))
-            said = (dataset.get("type"), dataset.get("name"))
-            games = beside.games({}, {"env_id": said[0], "env": said[1]})
+        for result in map(_mapping, _list(_mapping(entry).get("results"))):
             for metric in _list(result.get("metrics")):
-                metric = _mapping(metric)
-                score = _number(metric.get("value"))
-                if games and score is not None and metric.get("type") == "mean_reward":
-                    yield games[0], score
+                yield result, _mapping(metric)
 
 
 def _normalised(config: Mapping[str, Any]) -> bool:
@@ -199,7 +202,10 @@ def _yaml(text: bytes) -> Any:
     if _depth(text) > _MAX_DEPTH:  # a kilobyte of brackets takes a second
         return None
     try:
-        return yaml.load(text.decode(), Loader=yaml.BaseLoader)  # text and no more
+        said = text.decode()
+        if "*" in said and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(said)):
+            return None
+        return yaml.load(said, Loader=yaml.BaseLoader)  # text and no more
     except (ValueError, RecursionError, yaml.YAMLError):
         return None
 
