@@ -72,8 +72,8 @@ def test_what_is_there_goes_before_what_comes_with_the_package(tmp_path, monkeyp
         path.touch()
         assert shipped.found(own) == pathlib.Path(own) and shipped.config(own) == own
     # A run's directory that is called as its config hides nothing.
-    (tmp_path / "quickstart").mkdir()
-    assert shipped.config("quickstart") == str(ROOT / "configs" / "quickstart.py")
+    (tmp_path / "tiny").mkdir()
+    assert shipped.config("tiny") == str(ROOT / "configs" / "tiny.py")
 
 
 def test_games_that_come_with_the_experts_are_found_wherever_one_is(tmp_path, monkeypatch):

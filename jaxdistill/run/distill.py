@@ -207,7 +207,7 @@ def _stages(
     if stop_after == "baselines":
         return {}
     trained = _train(run, workdir, baselines, timer, stop_after, profile)
-    if trained is None:
+    if trained is None or stop_after is not None:
         return {}
 
     state = trained.state

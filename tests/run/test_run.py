@@ -79,7 +79,7 @@ def settings(_linear, watcher, tmp_path_factory):
         ),
         evaluate=recipe.Evaluate(
             every_rounds=1,
-            select_episodes=3,
+            select_episodes=4,
             report_episodes=4,
             epsilon=0.25,
             sample_logits=True,
@@ -314,7 +314,7 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     )
     rows = [row for row in metrics.read(done.workdir) if "mean_retention" in row]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
-    assert {row["select_games"] for row in rows} == {3.0}
+    assert {row["select_games"] for row in rows} == {4.0}
     kept = np.array([[row[f"retention/{name}"] for name in GAMES] for row in rows])
     scores = np.array([[row[f"score/{name}"] for name in GAMES] for row in rows])
     np.testing.assert_allclose(kept, (scores - random) / (expert - random))
@@ -327,7 +327,7 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     assert (kept > 1).any(), "or a tenth of nothing was counted"
     for number in (1, ROUNDS):
         state = done.states[number]
-        played = _measured(settings, state.playing, lessons.SELECT, episodes=3)
+        played = _measured(settings, state.playing, lessons.SELECT, episodes=4)
         assert _means(played) == scores[number - 1].tolist()
 
 
@@ -364,7 +364,7 @@ def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
     for who, policy in (("expert", sampling), ("random", chance)):
         played = base.measure(policy, lessons.REPORT, 4)
         first = base.play_first(base.player(who))
-        assert [s.to_dict() for s in first] == [s.first(3).to_dict() for s in played]
+        assert [s.to_dict() for s in first] == [s.first(4).to_dict() for s in played]
         assert [row[who]["mean"] for row in done.result["games"]] == _means(played)
 
 
@@ -580,7 +580,7 @@ def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
 def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypatch):
     """Its labels, its place in the table; and what counts in choosing is the score itself."""
     values, select = [], choosing.select
-    first, later = watcher("carnival", 2), watcher("carnival", 9)
+    first, later = watcher("carnival", 2), watcher("carnival", 11)
     first.save(tmp_path / "expert")
 
     def select_and_replace(*arguments):
@@ -620,7 +620,7 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     begun = common.Run(dataclasses.replace(following, experts=sources), mesh.create())
     (before,) = begun.measure(begun.expert_policy(), lessons.REPORT, 4)
     assert played.scores.tolist() != before.scores.tolist()
-    assert row["shared_starts"] == 3, "the games it was chosen by are among those reported"
+    assert row["shared_starts"] == 4, "the games it was chosen by are among those reported"
     rows = [r for r in metrics.read(tmp_path / "run") if "mean_retention" in r]
     assert [r["step"] for r in rows] == [4, 8, 10], "every second round, and the last"
     # No human score of Carnival is known: its own score counts.
