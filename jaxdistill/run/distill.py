@@ -160,13 +160,11 @@ def _claim(run: Run, workdir: pathlib.Path) -> None:
     students.claim_roles(workdir, run.settings, run.experts)
     if not goes_on or not meshes.leads():
         return
-    result, kept = workdir / "result.json", workdir / f"result-{before}.json"
+    result = workdir / "result.json"
     if result.is_file():
-        for number in itertools.count(2):
-            if not kept.exists():
-                break
-            kept = workdir / f"result-{before}-{number}.json"  # it went on to these before
-        result.rename(kept)
+        more = (f"-{number}" for number in itertools.count(2))  # where it ended at these before
+        names = (f"result-{before}{again}.json" for again in itertools.chain([""], more))
+        result.rename(next(path for name in names if not (path := workdir / name).exists()))
     now = run.settings.learn.rounds
     metrics.say(
         f"learn.rounds {before} -> {now}: what was learnt stays, and the rate follows the schedule "
@@ -316,9 +314,9 @@ def _train(
         if begun is not None:
             restored = saved.restore(begun, state)
             state, done, length = restored.state, begun, restored.progress["length"]
-            # Of so many rounds as then (True: of an earlier version); more of them go on.
-            ended = restored.progress.get("ended") in (True, lrn.rounds)
-            ended = ended and lrn.target_retention is not None
+            # Of how many rounds (True: an earlier version did not say): with others it goes on.
+            of = restored.progress.get("ended")
+            ended = lrn.target_retention is not None and (of is True or of == lrn.rounds)
             best = choosing.Candidate.from_dict(restored.progress.get("best"))
             timer.restore(restored.progress["timer"])
         log, collector = data.resume(run, workdir, length, timer)

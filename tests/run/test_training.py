@@ -157,11 +157,15 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path)
     assert "A network each for lander/standard, lander/windy" in text
     assert "The vector learnt" not in text and text.count("<svg") == 1
     assert "2 networks, one per task" in tables.training_summary(result)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     for row in result["games"]:
         (again,) = training.evaluate(
             tmp_path / "run", episodes=4, epsilon=0.0, seed=0, game=row["game"]
         )
         assert again == {name: value for name, value in row.items() if name != "best_step"}
+    training.evaluate(tmp_path / "run", episodes=1, epsilon=0.0, seed=3)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert after == before, "it is read"
     assert training.train(apart, tmp_path / "run") == result
 
 
