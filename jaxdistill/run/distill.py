@@ -47,6 +47,7 @@ _KNOBS = (
     "learn.first_rounds",
     "learn.entropy_weight",
     "learn.final_rate_fraction",
+    "learn.rounds",  # with which the rate changes, and before which a run may end
 )
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
@@ -83,8 +84,9 @@ def distill(
        gradients or parameters, before a row or a checkpoint of that round is written: the same
        settings are refused at once. With another `learn.learning_rate`, `clip_norm`,
        `q_temperature`, `logits_temperature`, `loss`, `first_loss`, `first_rounds`,
-       `entropy_weight` or `final_rate_fraction` the run goes on from its latest checkpoint, or
-       from its first update if it has none, and is one with those settings from then on;
+       `entropy_weight`, `final_rate_fraction` or `rounds` the run goes on from its latest
+       checkpoint, or from its first update if it has none, and is one with those settings from
+       then on;
     7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
        rate follows the schedule of that many from then on; `learn.shares` and
        `collect.steps_per_round` may be others then too. The old result is kept as

@@ -282,6 +282,11 @@ def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_
         with pytest.raises(ValueError, match="would again with these settings: update 4: a param"):
             distill.distill(settings, workdir)
 
+    shutil.copytree(workdir, tmp_path / "ended")
+    fewer = dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, rounds=1))
+    result = distill.distill(fewer, tmp_path / "ended")  # what it has had is kept as it is
+    assert result["rounds"] == 1 and _steps(tmp_path / "ended") == [2]
+
     def sound(settings):
         keeps = optax.GradientTransformation(
             lambda params: jnp.zeros((), jnp.int32), lambda x, count, params=None: (x, count)
