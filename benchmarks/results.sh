@@ -97,7 +97,7 @@ without() { # The multi-task baseline: one network, three games, no experts. Hal
         --config.total_steps=300000 --config.hold_exponent=1.6 --config.epsilon_fraction=0.33
 }
 
-quickstart() { # Three experts, one student. A quarter of an hour.
+quickstart() { # Three experts, one student. Ten minutes.
     row three_quickstart quickstart.py
 }
 
