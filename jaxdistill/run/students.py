@@ -183,7 +183,8 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     chosen, path, standing = _read_settings(workdir)
     settings = _as_run(chosen)
     roles = load_roles(workdir, settings)
-    network = recipe.network_of(settings, [role.task for role in roles], roles[0].view)
+    played = [tasks.under(role.task, settings.rules) for role in roles]
+    network = recipe.network_of(settings, played, roles[0].view)
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
     with settings_lib.naming_unsaid(path, type(chosen), standing):

@@ -270,6 +270,29 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     assert np.isfinite(trained.suite_outputs(stacks(SMALL))).all()
 
 
+def test_controllers_of_a_run_by_other_rules_are_read_back(tmp_path, monkeypatch):
+    """With all 18 actions, of which Breakout has 4: one controller's outputs."""
+    small = networks.create("net3").clone(hidden=(8,), action_hidden=(6,), controllers=True)
+    monkeypatch.setitem(networks.NETWORKS, "net3", small)
+    an_expert("breakout", SMALL, network="nature").save(tmp_path / "expert")
+    settings = dataclasses.replace(
+        SETTINGS,
+        experts=(ExpertSource(str(tmp_path / "expert")),),
+        network="net3",
+        rules=Rules(full_actions=True),
+        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=0, window_steps=64),
+        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
+    )
+    distill.distill(settings, tmp_path / "run", stop_after="train")
+    _, state, network = students.load_student(tmp_path / "run")
+    assert network.game_actions == (tuple(range(18)),)
+    said = np.asarray(networks.forward(network, state.playing, stacks(SMALL), 0))
+    expert = students.student_as_expert(tmp_path / "run")
+    assert expert.mask.all() and said.any(axis=0).all()
+    np.testing.assert_allclose(expert.suite_outputs(stacks(SMALL)), said, rtol=1e-5, atol=1e-6)
+
+
 # --- A student that was exported.
 
 
