@@ -10,8 +10,9 @@ What its own game was is said behind it, as in GAME=FILE?fire_after_life=true&no
 `tasks.atari.Rules`); how the run plays, by `--config.rules.fire_after_life=True`.
 Every field below can be set by flag, as `--config.learn.rounds=400`.
 
-If an expert has the student's network, begin as a copy of it (`--config.learn.warm_start=GAME`): of
-the game that is hardest to copy, as Breakout beside Pong and Freeway.
+If an expert has the student's convolutions, begin with them (`--config.learn.warm_start=GAME
+--config.learn.warm_layers=convolutions`): of the game that is hardest to copy, as Breakout beside
+Pong and Freeway.
 """
 
 import dataclasses
