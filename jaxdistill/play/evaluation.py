@@ -124,7 +124,7 @@ class Scores:
         return len(set(self.starts.tolist()))
 
     def summary(self) -> dict[str, Any]:
-        """Mean, interval and counts as plain JSON values.
+        """Mean, interval and counts as plain JSON values, but for the NaN in intervals of one game.
 
         Where games have facts, of each the mean and its interval, and the interval of the lengths.
         """
@@ -576,7 +576,8 @@ def retention_interval(
     """Bootstrap interval of the retention, see `_percentiles`; all three are resampled.
 
     NaN where these games cannot tell at that level whether the expert is better than random play or
-    worse: a share of what may be nothing has no bounds.
+    worse: a share of what may be nothing has no bounds. Nor has it any where student or expert has
+    played one game.
     """
     student_means, expert_means, random_means = (
         _bootstrap_means(x.scores, resamples, seed)
@@ -599,16 +600,17 @@ def _bootstrap_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarra
 def _percentiles(values: np.ndarray, level: float, games: int) -> tuple[float, float]:
     """An interval of bootstrapped means, by the expanded percentiles of Hesterberg, 2015.
 
+    NaN of one game: how far others would be from it is not known.
+
     ("What teachers should know about the bootstrap".) Plain percentiles of few games make too
     narrow an interval: it is widened as Student's t and the factor sqrt(n / (n - 1)) ask for.
     """
+    if games < 2 or np.isnan(values).all():
+        return (float("nan"), float("nan"))
     # Here and not above: a sixth of a program's start, and many programs measure nothing.
     from scipy import special
 
-    if np.isnan(values).all():
-        return (float("nan"), float("nan"))
-    tail = (1 - level) / 2
-    if games > 1:
-        tail = special.ndtr(math.sqrt(games / (games - 1)) * special.stdtrit(games - 1, tail))
+    widened = math.sqrt(games / (games - 1)) * special.stdtrit(games - 1, (1 - level) / 2)
+    tail = special.ndtr(widened)
     low, high = np.nanpercentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)

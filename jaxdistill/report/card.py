@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdistill.experts import hub
@@ -43,8 +43,8 @@ def _metadata(student: Student, name: str) -> str:
             metric_type="mean_reward",
             metric_name="mean_reward",
             metric_value=round(rows[role.game]["mean"], 4),
-            metric_args={
-                "interval_95": [round(x, 4) for x in rows[role.game]["interval"]],
+            metric_args=_interval(rows[role.game])
+            | {
                 "episodes": rows[role.game]["episodes"],
                 "epsilon": measured["epsilon"],
             },
@@ -61,6 +61,12 @@ def _metadata(student: Student, name: str) -> str:
         model_name=name,
         eval_results=results,
     ).to_yaml(line_break="\n")
+
+
+def _interval(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """A mean's interval as an argument of its metric; none of one game, which has none."""
+    interval = scores["interval"]
+    return {} if None in interval else {"interval_95": [round(x, 4) for x in interval]}
 
 
 def _environment(task: Task) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,11 +58,12 @@ def no_better_than_random(
     """A warning of an expert that plays no better than at random, or None.
 
     Args:
-      scores: the expert's. Of few games the interval is wide, and so the warning careful.
+      scores: the expert's. Of few games the interval is wide, and so the warning careful; one
+        alone tells nothing.
       random: mean score of random play; None where it is not known.
     """
     low, high = scores.interval()
-    if random is None or low > random:
+    if random is None or math.isnan(low) or low > random:
         return None
     clearly = "" if scores.mean <= random else "clearly "
     return (

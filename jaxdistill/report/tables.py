@@ -125,7 +125,8 @@ def print_tries(
         ],
         names=(),
     )
-    if others and scores[others[0]].interval()[1] >= scores[best].interval()[0]:
+    # One game has no interval, and NaN is below nothing.
+    if others and not scores[others[0]].interval()[1] < scores[best].interval()[0]:
         metrics.tell("the first is not clearly better than the next: try more games", WIDTH)
     told = ", ".join(f'{name} = "{answer}"' for name, answer in answers[best].items())
     metrics.tell(f"the best has {told}", WIDTH)
@@ -289,8 +290,8 @@ def student_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
             ("", lambda row: _interval(row["expert"]["interval"])),
             ("student", lambda row: _score(row["student"]["mean"])),
             ("", lambda row: _interval(row["student"]["interval"])),
-            ("retention", lambda row: _share(row["retention"])),
-            ("", lambda row: "[" + ", ".join(map(_share, row["retention_interval"])) + "]"),
+            ("retention", lambda row: _share(kept(row))),
+            ("", lambda row: _interval(row["retention_interval"], _share)),
             ("agreement", lambda row: _known(row.get("agreement"), _share)),
             ("regret", lambda row: _known(row.get("regret"), lambda x: f"{x:.4f}")),
             ("angles", lambda row: _known(row.get("angle_error"), lambda x: f"{x:.2f}°")),
@@ -507,10 +508,15 @@ def summary(result: Mapping[str, Any]) -> str:
         made = f"weights merged by {result['method']}"
     else:
         made = f"student chosen after round {result['best_round']} of {result['rounds']}"
+    # A result of an earlier version has means of what is not known.
+    known = not any(math.isnan(kept(row)) for row in result["games"])
+    mean, geometric, worst = (
+        _share(result[f"{which}_retention"] if known else None)
+        for which in ("mean", "geometric", "worst")
+    )
     return (
-        f"mean retention {_share(result['mean_retention'])}, geometric mean "
-        f"{_share(result['geometric_retention'])}, worst {noun(result['games'])} "
-        f"{_share(result['worst_retention'])}; {made}"
+        f"mean retention {mean}, geometric mean {geometric}, worst {noun(result['games'])} "
+        f"{worst}; {made}"
     )
 
 
@@ -625,8 +631,13 @@ def _digits(value: float) -> str:
 
 
 def _measured(known: Mapping[str, Any], shown: Callable[[float], str] = _digits) -> str:
-    """A mean and its interval: with few digits, and without one that rounds to the mean."""
-    mean, (low, high) = shown(known["mean"]), known["interval"]
+    """A mean and its interval: with few digits, and without one that rounds to the mean.
+
+    One that is not known, as of one game, is told.
+    """
+    mean, (low, high) = shown(known["mean"]), _ends(known["interval"])
+    if math.isnan(low):
+        return f"{mean} [-, -]"
     if shown(low) == shown(high) == mean:
         return mean
     wide = shown is _digits and (high - low >= 5 or max(abs(low), abs(high)) >= 100)
@@ -634,16 +645,45 @@ def _measured(known: Mapping[str, Any], shown: Callable[[float], str] = _digits)
     return f"{mean} [{', '.join(end.removesuffix('%') for end in ends)}]"
 
 
+def kept(row: Mapping[str, Any]) -> float:
+    """A row's retention; NaN where its games do not tell expert and random play apart.
+
+    Then it is a share of what may be nothing. Their retention's interval says so, or in a row
+    without one, those of the two scores.
+    """
+    interval = row.get("retention_interval")
+    if interval is not None:
+        known = not any(map(math.isnan, _ends(interval)))
+    else:
+        known = not {"expert", "random"} <= row.keys() or _apart(row["expert"], row["random"])
+    share = row["retention"]
+    return float(share) if known and share is not None else math.nan
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the interval of the difference of two means is without 0.
+
+    Half of it is the root of the squares of theirs, on the sides that face each other.
+    """
+    low, high = sorted((one, other), key=lambda scores: scores["mean"])
+    down, up = high["mean"] - _ends(high["interval"])[0], _ends(low["interval"])[1] - low["mean"]
+    return bool(high["mean"] - low["mean"] > math.hypot(down, up))
+
+
+def _ends(interval: Sequence[float | None]) -> tuple[float, float]:
+    """An interval's; NaN where it is not known, which a file has as null."""
+    low, high = (math.nan if x is None else float(x) for x in interval)
+    return low, high
+
+
 def _kept(row: Mapping[str, Any]) -> str | None:
     """Retention in percent, with its interval where it has one; None where there is none."""
     if "retention" not in row:
         return None
-    if "retention_interval" not in row:
-        return _whole_share(row["retention"])
-    interval = row["retention_interval"]
-    if any(x is None or math.isnan(x) for x in interval):
-        return _whole_share(None)
-    return _measured({"mean": row["retention"], "interval": interval}, _whole_share)
+    share, interval = kept(row), row.get("retention_interval")
+    if interval is None or math.isnan(share):
+        return _whole_share(share)
+    return _measured({"mean": share, "interval": interval}, _whole_share)
 
 
 def _whole_share(value: float | None) -> str:
@@ -665,5 +705,6 @@ def _of(row: Mapping[str, Any], who: str, shown: Callable[[Mapping[str, Any]], s
     return shown(row[who]) if who in row else None
 
 
-def _interval(interval: Sequence[float], shown: Callable[[float], str] = _score) -> str:
-    return f"[{shown(interval[0])}, {shown(interval[1])}]"
+def _interval(interval: Sequence[float | None], shown: Callable[[float], str] = _score) -> str:
+    low, high = ("-" if math.isnan(end) else shown(end) for end in _ends(interval))
+    return f"[{low}, {high}]"

@@ -16,7 +16,7 @@ from jaxdistill import metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import clips, evaluation, lessons
-from jaxdistill.report import hints, page
+from jaxdistill.report import hints, page, tables
 from jaxdistill.run import data
 from jaxdistill.run.common import Run
 
@@ -107,8 +107,11 @@ def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[d
 def result_of(
     run: Run, rows: list[dict[str, Any]], outputs: dict[str, page.Outputs]
 ) -> dict[str, Any]:
-    """What the closing table shows of games and how they were measured, as JSON."""
-    kept = np.asarray([row["retention"] for row in rows])
+    """What the closing table shows of games and how they were measured, as JSON.
+
+    What is kept of all is NaN where of one game it is not known.
+    """
+    kept = np.asarray([tables.kept(row) for row in rows])
     return {
         "games": [
             row | (_choices(outputs[row["game"]]) if row["game"] in outputs else {}) for row in rows

@@ -84,7 +84,7 @@ def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
     games = [row["game"] for row in next(iter(ended.values()))["games"]]
     cells = []
     for changes, same in groups.items():
-        kept = np.array([[row["retention"] for row in x["games"]] for x in same], float)
+        kept = np.array([[tables.kept(row) for row in x["games"]] for x in same])
         means, minutes = kept.mean(1), [_minutes(x["seconds"]) for x in same]
         told = [_spread(column) for column in (*kept.T, means)]
         cells.append((*(str(x) for _, x in changes), len(same), *told, float(np.median(minutes))))
@@ -97,7 +97,7 @@ def _minutes(seconds: Mapping[str, float]) -> float:
 
 def _spread(values: np.ndarray) -> str:
     if np.isnan(values).any():
-        return "-"  # an expert that plays like random play: nothing can be kept of it
+        return "-"  # an expert that may play like random play: what is kept of it is not known
     if len(values) == 1:
         return f"{values[0]:.0%}"
     return f"{np.median(values):.0%} [{values.min():.0%}, {values.max():.0%}]"

@@ -528,6 +528,17 @@ def test_the_bootstrap_interval_by_hand():
     assert _scores(7.0, 7.0, 7.0).interval() == (7.0, 7.0)
 
 
+def test_one_game_says_nothing_of_others():
+    one, ten, none = _scores(7.0), _scores(*range(10, 20)), _scores(*range(10))
+    assert np.isnan(one.interval()).all()
+    assert not np.isnan(evaluation.retention_interval(ten, ten, none)).any()
+    for student, expert in ((one, ten), (ten, one), (one, one)):
+        assert np.isnan(evaluation.retention_interval(student, expert, none)).all()
+    told = _scores(7.0, rest=[1]).summary()
+    intervals = (told["interval"], told["steps_interval"], told["facts"]["rest"]["interval"])
+    assert np.isnan(intervals).all() and told["mean"] == 7.0
+
+
 def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
     values = np.random.default_rng(0).normal(100, 15, 400)
     low, high = _scores(*values).interval()
@@ -556,7 +567,7 @@ def test_retention_by_hand(student, expert, random, kept):
 
 def test_retention_is_undefined_where_the_expert_plays_like_random():
     assert np.isnan(evaluation.retention(3.0, 5.0, 5.0))
-    interval = evaluation.retention_interval(_scores(1.0, 2.0), _scores(5.0), _scores(5.0))
+    interval = evaluation.retention_interval(_scores(1.0, 2.0), _scores(5.0, 5.0), _scores(5.0))
     assert np.isnan(interval).all() and len(interval) == 2
 
 
@@ -570,11 +581,12 @@ def test_nothing_bounds_what_is_kept_of_an_expert_that_may_be_no_better_than_ran
 
 
 def test_the_interval_of_the_retention_by_hand():
-    constant = evaluation.retention_interval(_scores(15.0), _scores(25.0, 25.0), _scores(5.0))
+    still = _scores(15.0, 15.0), _scores(25.0, 25.0), _scores(5.0)
+    constant = evaluation.retention_interval(*still)
     assert constant == (0.5, 0.5)
     # The student's mean is 0, 5 or 10, the others stand still: 0, 0.5 or 1.
     student = _scores(0.0, 10.0)
-    interval = evaluation.retention_interval(student, _scores(10.0), _scores(0.0))
+    interval = evaluation.retention_interval(student, _scores(10.0, 10.0), _scores(0.0))
     assert interval == (0.0, 1.0)
     # A wavering expert makes it wider: at worst 0 of 5 to 15, at best 10 of 5.
     wide = evaluation.retention_interval(student, _scores(5.0, 15.0), _scores(0.0))

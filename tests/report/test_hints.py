@@ -163,6 +163,7 @@ def _scores(*scores):
         # Their mean is above, and two games so far apart say nothing.
         ((-21.0, 21.0), -20.3, "not clearly better than random play (-20.3)"),
         ((-21.0, -21.0), None, None),
+        ((-21.0,), -20.3, None),  # what another game would score is not known
     ],
 )
 def test_an_expert_that_plays_no_better_than_at_random(scores, random, said):

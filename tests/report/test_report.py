@@ -61,10 +61,26 @@ def test_what_is_not_known_is_a_dash(result, which, capsys):
 def test_what_is_kept_of_an_expert_that_may_be_no_better_than_random_play_is_a_dash(result, capsys):
     result = result["measured"]
     result["games"][0]["retention"] = 5.54
+    # As an earlier version wrote them.
+    result |= dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 5.54)
     tables.print_result(result)
     out = capsys.readouterr().out
-    assert "554%" not in out
+    assert "554" not in out and "mean retention -, geometric mean -, worst game -;" in out
     assert next(x for x in out.splitlines() if x.split()[:1] == ["pong"]).split()[-1] == "-"
+    columns, (cells,) = tables.student_cells(result["games"])
+    assert cells[columns.index("retention")] == "-"
+
+
+@pytest.mark.parametrize(("half", "shown"), [(0.05, "2000%"), (0.08, "-")])
+def test_without_its_games_an_expert_is_told_from_random_play_by_their_intervals(half, shown):
+    """Half of the interval of their difference, 0.1, is 0.071 or 0.113."""
+    row = _row("pong") | {"retention": 20.0}
+    del row["retention_interval"]
+    for who, mean in (("random", 0.1), ("expert", 0.2)):
+        row[who] = row[who] | {"mean": mean, "interval": [mean - half, mean + half]}
+    for turned in (row, row | {"random": row["expert"], "expert": row["random"]}):
+        columns, (cells,) = tables.student_lines([turned])
+        assert cells[columns.index("retention")] == shown
 
 
 def _scores(*, facts, scores=(0.0, 100.0, 200.0, 300.0), lengths=(100, 200, 300, 400)):
@@ -341,6 +357,26 @@ def test_a_page_has_every_digit_and_column_that_a_terminal_has_no_room_for(writt
     text = written([_row(game) for game in ATARI[0]])
     for cell in ("[81.0, 104.9]", "95.5%", "[79.0%, 115.4%]", "0.0004", "300.1%", "93"):
         assert f"<td>{cell}</td>" in text
+
+
+def test_one_game_has_an_interval_that_is_not_known(capsys, tmp_path):
+    one, other = (_scores(facts={}, scores=(x,), lengths=(9,)) for x in (3.0, 21.0))
+    tables.print_expert(_expert("lander/heavy"), other, epsilon=0.0, random=20.0)
+    out = capsys.readouterr().out
+    assert "21.0 [-, -]" in out and "random play" not in out, "and nothing is warned of"
+    answers = [{"input.stack_order": order} for order in ("newest_first", "oldest_first")]
+    assert tables.print_tries(answers, [one, other], epsilon=0.0) == 1
+    out = capsys.readouterr().out
+    assert "21.0 [-, -]" in out and "3.0 [-, -]" in out
+    assert "the first is not clearly better than the next" in out
+    # As a result is read back: JSON knows no NaN.
+    row = _lander_row(student=_scores(facts={"rest": [1]}, scores=(3.0,), lengths=(9,)).summary())
+    settings.write_json(tmp_path / "row.json", row)
+    row = json.loads((tmp_path / "row.json").read_text())
+    columns, (cells,) = tables.student_cells([row])
+    assert cells[columns.index("student") + 1] == "[-, -]"
+    assert tables.ending_cells([row])[1][2][2:4] == ("100.0%", "[-, -]")
+    assert ("  rest", "100%", "100%", "100% [-, -]") in tables.ending_lines([row])[1]
 
 
 def test_experts_names_are_cut_and_not_wrapped(capsys):

@@ -349,10 +349,9 @@ def test_the_closing_table_by_hand(done):
         student, expert, random = (row[who]["mean"] for who in ("student", "expert", "random"))
         kept.append((student - random) / (expert - random))
         assert row["retention"] == pytest.approx(kept[-1])
-    assert done.result["mean_retention"] == pytest.approx(np.mean(kept))
-    assert done.result["worst_retention"] == pytest.approx(min(kept))
-    positive = np.maximum(kept, 1e-9)
-    assert done.result["geometric_retention"] == pytest.approx(np.sqrt(positive[0] * positive[1]))
+    # Four games do not tell whether one of these experts is better than random play.
+    assert any(None in row["retention_interval"] for row in done.result["games"])
+    assert {done.result[f"{which}_retention"] for which in ("mean", "geometric", "worst")} == {None}
     assert done.result["epsilon"] == 0.25 and done.result["episodes"] == 4
     assert len(set(kept)) == 2
 

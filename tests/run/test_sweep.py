@@ -43,7 +43,7 @@ def test_seeds_share_a_row(tmp_path, monkeypatch):
         loss, seed = variant.changes.values()
         if seed < len(kept[loss]):
             games = [
-                {"game": game, "retention": x}
+                {"game": game, "retention": x or 5.54, "retention_interval": [x, x]}
                 for game, x in zip(("pong", "qbert"), kept[loss][seed], strict=True)
             ]
             seconds = {"collect": 60.0, "learn": 60.0 * seed, "report": 999.0}
