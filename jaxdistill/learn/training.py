@@ -35,6 +35,7 @@ from jaxdistill.learn import (
     dqn,
     exploration,
     learner,
+    origins,
     ppo,
     pqn,
     regime,
@@ -43,6 +44,8 @@ from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.views import Vector
+
+_CHECKPOINTS = "checkpoints"
 
 # What a training that has diverged may change and go on.
 _KNOBS = (
@@ -227,11 +230,19 @@ class Training:
         workdir: str | os.PathLike[str],
         mesh: Mesh | None = None,
         student: Student | None = None,
+        *,
+        begin: Beginning | None = None,
     ):
+        """Reads what stands in `workdir`.
+
+        Args:
+          student: what `settings.student` is.
+          begin: what `beginning` gives of all these, where it has been asked for already.
+        """
         self.settings, self.workdir = settings, pathlib.Path(workdir)
-        self._mesh = mesh or meshes.create()
         self._key = jax.random.key(settings.seed)
-        begin = self._beginning(student)
+        begin = begin or beginning(settings, mesh or meshes.create(), student)
+        self._mesh = begin.mesh
         self.lessons, self.network, self._experts = begin.lessons, begin.network, begin.experts
         self._view = begin.view
         self.names = tuple(lesson.name for lesson in self.lessons)
@@ -269,47 +280,9 @@ class Training:
         if student is not None and len(self.names) > 1:
             # A copy: what it is of is donated to the first update.
             self._first = jax.tree.map(np.array, jax.device_get(self.state.playing))
-        self._saved = checkpoints.Checkpoints(self.workdir / "checkpoints")
+        self._saved = checkpoints.Checkpoints(self.workdir / _CHECKPOINTS)
         began, log = self._restore()
         self._collector = _Collector(settings, self.lessons, began, log)
-
-    def _beginning(self, student: Student | None) -> Beginning:
-        """What the training begins with: a student's network, an expert's, or a fresh one."""
-        settings, key = self.settings, jax.random.fold_in(self._key, 1)
-        experts: Sequence[Teacher] = regime.experts_of(settings)
-        view = experts[0].view if experts else settings.tasks[0].view
-        shown = [view.whole] * len(settings.tasks)
-        if experts:
-            shown = [expert.view.whole for expert in experts]
-        if student is not None:
-            network, params = ppo.with_critic(student, settings.q_temperature, key)
-            view = student.view
-            shown = [own.whole for own in student.views(settings.tasks)]
-            taught = settings.tasks if settings.expert_weight else []
-            experts = [student.teachers[task.name] for task in taught]
-        elif settings.warm_start:
-            network = regime.network_of(settings)
-            params = _copied(settings, network, experts)
-        else:
-            network = regime.network_of(settings)
-            params = networks.init(network, key, view.shape)
-        for teacher, own in zip(experts, shown, strict=False):
-            if teacher.recurrent and settings.expert_weight:
-                raise ValueError(
-                    f"{teacher.name} is recurrent, and a training asks its experts about single "
-                    f"states; "
-                    + ("set expert_weight to 0" if student else "distil it (launch/distill.py)")
-                )
-            if teacher.view.whole != own:
-                raise ValueError(
-                    f"{teacher.name} sees {teacher.view}, and a training shows {own} alone, which "
-                    f"its student sees; set expert_weight to 0"
-                )
-        chosen = lessons.of_tasks(settings.tasks, settings.seed, shown)
-        masks = lessons.masks(chosen)
-        if student is not None:
-            masks = masks & student.masks(settings.tasks)
-        return Beginning(settings, chosen, experts, network, params, view, self._mesh, masks)
 
     def __enter__(self) -> Training:
         return self
@@ -556,6 +529,58 @@ class Training:
         return experts
 
 
+def beginning(settings: Settings, mesh: Mesh, student: Student | None = None) -> Beginning:
+    """What a training begins with: a student's network, an expert's, or a fresh one.
+
+    Raises:
+      FileNotFoundError, ValueError: an expert cannot be read, is of another shape, or cannot be
+        asked beside what the training shows; a critic has no place beside the student's heads.
+    """
+    key = jax.random.fold_in(jax.random.key(settings.seed), 1)
+    experts: Sequence[Teacher] = regime.experts_of(settings)
+    view = experts[0].view if experts else settings.tasks[0].view
+    shown = [view.whole] * len(settings.tasks)
+    if experts:
+        shown = [expert.view.whole for expert in experts]
+    if student is not None:
+        network, params = ppo.with_critic(student, settings.q_temperature, key)
+        view = student.view
+        shown = [own.whole for own in student.views(settings.tasks)]
+        taught = settings.tasks if settings.expert_weight else []
+        experts = [student.teachers[task.name] for task in taught]
+    elif settings.warm_start:
+        network = regime.network_of(settings)
+        params = _copied(settings, network, experts)
+    else:
+        network = regime.network_of(settings)
+        params = networks.init(network, key, view.shape)
+    for teacher, own in zip(experts, shown, strict=False):
+        if teacher.recurrent and settings.expert_weight:
+            raise ValueError(
+                f"{teacher.name} is recurrent, and a training asks its experts about single "
+                f"states; {_instead(settings)}"
+            )
+        if teacher.view.whole != own:
+            raise ValueError(
+                f"{teacher.name} sees {teacher.view}, and a training shows {own} alone, which "
+                f"its student sees; set expert_weight to 0"
+            )
+    chosen = lessons.of_tasks(settings.tasks, settings.seed, shown)
+    masks = lessons.masks(chosen)
+    if student is not None:
+        masks = masks & student.masks(settings.tasks)
+    return Beginning(settings, chosen, experts, network, params, view, mesh, masks)
+
+
+def _instead(settings: Settings) -> str:
+    """What to do with an expert that cannot be asked."""
+    if settings.student:
+        return "set expert_weight to 0"
+    if settings.warm_start:
+        return "set expert_weight to 0 to train its copy, or distil it (launch/distill.py)"
+    return "distil it (launch/distill.py)"
+
+
 def _copied(
     settings: Settings, network: networks.Network, experts: Sequence[Teacher]
 ) -> networks.Params:
@@ -614,7 +639,8 @@ def train(
 
     Raises:
       ValueError, OSError: something the user can mend, in one line; another process trains there,
-        or `workdir` holds something else.
+        or `workdir` holds something else, or was begun with a student or experts of other
+        parameters.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     # What can be refused is, before anything is written.
@@ -624,15 +650,17 @@ def train(
     settings = regime.settled(settings)
     for task in settings.tasks:
         task.require()
-    if settings.warm_start:
-        _copied(settings, regime.network_of(settings), regime.experts_of(settings))
+    begin = None if settings.independent else beginning(settings, mesh, student)
+    known = {} if begin is None else origins.of(student, begin.experts)
     with lock.one_writer(workdir, "config.json"):
+        origins.check(workdir, known)
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
         divergence.claim(workdir, settings, _KNOBS, parts=inner)
+        origins.claim(workdir, known, begins=not (workdir / _CHECKPOINTS).exists())
         with metrics.wall_clock(workdir, began=began):
-            if settings.independent:
+            if begin is None:
                 return _train_each(settings, workdir, mesh, stop_at, profile)
-            with Training(settings, workdir, mesh, student) as training:
+            with Training(settings, workdir, mesh, student, begin=begin) as training:
                 return _train(training, workdir, stop_at, profile)
 
 

@@ -21,7 +21,7 @@ from jaxdistill import (
 )
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import game_index
-from jaxdistill.learn import regime
+from jaxdistill.learn import origins, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
@@ -67,7 +67,7 @@ def train(
       ValueError, OSError: something the user can mend, in one line; see `learning.train`.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
-    student = _student(settings)
+    student = _student(settings, workdir)
     if student is not None:
         settings = _as_distilled(settings, student)
     learning.train(
@@ -128,7 +128,7 @@ def _report(
 ) -> None:
     """Measures and shows the best network of a finished training; the result is written last."""
     parts = learning.parts(settings, workdir)
-    student = _student(settings)
+    student = _student(settings, workdir)
     learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
     timer = metrics.Timer()
     experts = load_experts(workdir)
@@ -177,8 +177,12 @@ def _report(
     settings_lib.write_json(workdir / "result.json", result)
 
 
-def _student(settings: Settings) -> regime.Student | None:
-    """What the training goes on from, if it does."""
+def _student(settings: Settings, workdir: pathlib.Path) -> regime.Student | None:
+    """What the training in `workdir` goes on from, if it does.
+
+    Raises:
+      ValueError: it has become another since.
+    """
     if settings.student is None:
         return None
     names = [task.name for task in settings.tasks]
@@ -188,6 +192,7 @@ def _student(settings: Settings) -> regime.Student | None:
             f"expert_weight is {settings.expert_weight:g}, and {student.name} came without its "
             f"experts; set it to 0, as configs/finetune.py:alone does, or go on from its run"
         )
+    origins.check(workdir, origins.of(student, ()))
     return student
 
 
@@ -410,7 +415,7 @@ def evaluate(
 
     Raises:
       FileNotFoundError, ValueError: the training is not there, has evaluated nothing, or the game
-        is not one of its own.
+        is not one of its own; the student that it went on from has become another.
     """
     settings = load_settings(workdir)
     names = [task.name for task in settings.tasks]
@@ -424,6 +429,6 @@ def evaluate(
         max_steps=settings.max_steps if max_steps is None else max_steps,
         mesh=meshes.create(),
         known=common.records_in(pathlib.Path(workdir), cache_dir, writes=False),
-        student=_student(settings),
+        student=_student(settings, pathlib.Path(workdir)),
         only=None if game is None else game_index(names, game, workdir, "learnt"),
     )

@@ -423,6 +423,65 @@ def test_a_student_goes_on_killed_or_not(tmp_path, student):
     assert expert.network.streams and len(expert.log_std) == 9
 
 
+def test_a_training_goes_on_from_the_student_that_it_began_from_or_not_at_all(tmp_path, student):
+    """Its run may have chosen another since, and so may the runs of those who teach it."""
+    chosen = dataclasses.replace(
+        SETTINGS,
+        games=("combat/duel",),
+        student="a run",
+        network=regime.Settings.network,
+        expert_weight=0.5,
+        total_steps=64 * 2,
+    )
+
+    def train(student, stop_at=None):
+        return learning.train(chosen, tmp_path, mesh=ONE, stop_at=stop_at, student=student)
+
+    train(student, stop_at=1)
+    other = dataclasses.replace(student, params=jax.tree.map(lambda x: 2 * x, student.params))
+    team = student.teachers["combat/duel"]
+    first, *others = team.experts
+    first = dataclasses.replace(first, params=jax.tree.map(lambda x: 2 * x, first.params))
+    duel = dataclasses.replace(team, experts=(first, *others))
+    taught = dataclasses.replace(student, teachers={"combat/duel": duel})
+    for changed, who in ((other, "student"), (taught, "expert of combat/duel")):
+        with pytest.raises(ValueError, match=rf"^the {who} has other parameters than when"):
+            train(changed)
+        assert not (tmp_path / "experts").exists()
+    assert train(student)["step"] == 128
+    # An earlier version wrote down nobody; such a training opens as it did.
+    (tmp_path / "begun_with.json").unlink()
+    assert train(other)["step"] == 128
+    assert not (tmp_path / "begun_with.json").exists()
+
+
+def test_a_training_goes_on_with_the_expert_that_it_began_with(tmp_path, skilled):
+    """Which may still be in training itself."""
+    chosen = _taught(SETTINGS, tmp_path, skilled("clicking"))
+    learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=1)
+    skilled("clicking", 7).save(tmp_path / "expert", replace=True)
+    with pytest.raises(ValueError, match=r"^the expert of combat/clicking has other parameters"):
+        learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+    skilled("clicking").save(tmp_path / "expert", replace=True)
+    learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+    (tmp_path / "run" / "begun_with.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"begun_with.json is damaged .*; delete it"):
+        learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+
+
+def test_a_student_with_heads_of_its_games_is_refused_before_anything_is_written(tmp_path, student):
+    network = student.network.clone(
+        streams=(), controllers=True, game_actions=(combat.DUEL.actions,) * 2
+    )
+    chosen = dataclasses.replace(
+        SETTINGS, games=("combat/duel",), student="a run", network=regime.Settings.network
+    )
+    heads = dataclasses.replace(student, network=network)
+    with pytest.raises(ValueError, match="it has output layers of each game's own"):
+        learning.train(chosen, tmp_path / "run", mesh=ONE, student=heads)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("lost", [0.0, 1.0])
 def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypatch, lost):
     """The student that it goes on from is the first evaluated, and stays where a game has lost."""

@@ -317,12 +317,16 @@ def test_a_recurrent_expert_is_trained_further_as_a_copy(whole, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, training.state.params, expert.params)
         assert np.isfinite(training.iterate()["loss"])
     for changes, message in (
-        ({"expert_weight": 1.0}, "is recurrent, and a training asks its experts"),
-        ({"core": "none"}, "is not of the shape of network 'tiny'"),
+        (
+            {"expert_weight": 1.0},
+            "is recurrent, and a training asks its experts .*; set expert_weight to 0 to train its",
+        ),
+        ({"core": "none", "core_width": 128}, "is not of the shape of network 'tiny'"),
         ({"core_width": 6}, "is not of the shape of network 'tiny'"),
     ):
         with pytest.raises(ValueError, match=message):
-            learning.Training(dataclasses.replace(copied, **changes), tmp_path / "refused")
+            learning.train(dataclasses.replace(copied, **changes), tmp_path / "refused")
+        assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,13 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path):
     assert 0 < max(moved.values()) < 0.1
     with pytest.raises(ValueError, match=r"distilled combat/movement, .*, not pong"):
         training.train(dataclasses.replace(chosen, games=("pong",)), tmp_path / "no")
+    # Nor is it measured beside another student than the one that it went on from.
+    begun = tmp_path / "begun_with.json"
+    marks = json.loads(begun.read_text())
+    assert list(marks) == ["student", "expert of combat/duel"]
+    begun.write_text(json.dumps(marks | {"student": "another"}))
+    with pytest.raises(ValueError, match=r"^the student has other parameters than when"):
+        training.evaluate(tmp_path, episodes=1, epsilon=0.0, seed=0)
 
 
 # --- Other runs.

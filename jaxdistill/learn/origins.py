@@ -1,0 +1,67 @@
+"""Whose parameters a training was begun with: what its settings, which say paths, do not say.
+
+A run chooses another student where it goes on, and an expert may still be in training. A training
+that is resumed is one training only as long as they are who they were.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from jaxdistill import mesh as meshes
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.expert import Teacher
+from jaxdistill.learn.regime import Student
+from jaxdistill.play import records
+
+_FILE = "begun_with.json"
+
+
+def of(student: Student | None, experts: Sequence[Teacher]) -> dict[str, str]:
+    """Fingerprints of the parameters of a student and of those who teach, by who that is."""
+    known = {f"expert of {expert.game}": records.fingerprint(expert.params) for expert in experts}
+    return known if student is None else {"student": records.fingerprint(student.params), **known}
+
+
+def check(workdir: pathlib.Path, known: Mapping[str, str]) -> None:
+    """Refuses to go on with others than the training in `workdir` was begun with.
+
+    One of an earlier version does not say whom; nor does one of whom it was not begun with, as of
+    an expert whose weight was 0 then.
+
+    Args:
+      known: what `of` gives, or a part of it.
+
+    Raises:
+      ValueError: somebody's parameters have changed, or what is written is damaged.
+    """
+    standing = _read(workdir)
+    for who, mark in known.items():
+        if standing.get(who, mark) != mark:
+            raise ValueError(
+                f"the {who} has other parameters than when {workdir} was begun with it; put back "
+                f"what it was, or begin in another --workdir"
+            )
+
+
+def claim(workdir: pathlib.Path, known: Mapping[str, str], begins: bool) -> None:
+    """Writes down what is not written yet, after `check`.
+
+    Args:
+      begins: whether nothing has been learnt here yet; else a training that does not say with whom
+        it was begun is left as it is.
+    """
+    standing = _read(workdir)
+    if known.keys() - standing.keys() and (begins or standing) and meshes.leads():
+        settings_lib.write_json(workdir / _FILE, {**standing, **known})
+
+
+def _read(workdir: pathlib.Path) -> dict[str, str]:
+    path = workdir / _FILE
+    if not path.is_file():
+        return {}
+    standing = settings_lib.read_json(path, "delete it to go on without it")
+    if not isinstance(standing, dict):
+        raise ValueError(f"{path} is damaged (no object); delete it to go on without it")
+    return standing
