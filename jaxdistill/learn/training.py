@@ -63,6 +63,9 @@ _KNOBS = (
 # shorter, those are enough.
 _LOG_STEPS, _LOG_GAMES = 16_384, 4
 
+# Seconds after which all is saved, and after which it is before an evaluation, which takes a while.
+_SAVE_SECONDS, _EVALUATE_SECONDS = 120, 60
+
 
 class Actor(Protocol):
     """Who plays while it learns."""
@@ -274,6 +277,7 @@ class Training:
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
         self.timer = metrics.Timer()
         self.iteration = self._episodes = 0
+        self._unevaluated = False
         # Of a student of several games: the parameters it plays with, and its mean scores.
         self._first: Any = None
         self._begun: dict[str, float] | None = None
@@ -317,6 +321,7 @@ class Training:
         self._actor.restore(restored.host)
         self._episodes = restored.progress.get("episodes", 0)
         self._begun = restored.progress.get("begun")
+        self._unevaluated = restored.progress.get("unevaluated", False)
         return restored.progress["pools_began"], restored.host.get("log")
 
     def iterate(self) -> dict[str, float]:
@@ -359,6 +364,7 @@ class Training:
         value = self._value(means, self._begun)
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
+        self._unevaluated = False
         if self._long_log:
             self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
         return means, value
@@ -372,8 +378,9 @@ class Training:
 
     @property
     def due(self) -> bool:
-        """Whether what it begins with is still to be evaluated."""
-        return self._first is not None and not self.iteration and self._begun is None
+        """Whether what it begins with, or stopped with, is still to be evaluated."""
+        first = self._first is not None and not self.iteration and self._begun is None
+        return first or self._unevaluated
 
     def _value(self, means: dict[str, float], begun: dict[str, float] | None) -> float:
         """What networks are chosen by."""
@@ -458,8 +465,13 @@ class Training:
             return self._first
         return self._learner.train_of(self._saved.restore(iteration, self.arrays).state).playing
 
-    def save(self, value: float | None = None) -> None:
-        """Saves everything that a resumed training needs; `value` competes for the best."""
+    def save(self, value: float | None = None, *, due: bool = False) -> None:
+        """Saves everything that a resumed training needs; `value` competes for the best.
+
+        Args:
+          due: an evaluation is to follow, and does so where a resumed training begins.
+        """
+        self._unevaluated = due
         self._saved.save(
             self.iteration,
             self.arrays,
@@ -474,6 +486,7 @@ class Training:
                 "pools_began": self._collector.began,
                 "episodes": self._episodes,
                 "begun": self._begun,
+                "unevaluated": due,
             },
             value=value,
         )
@@ -755,9 +768,16 @@ def _train(
                 writer.write(steps, row | seconds)
             every = settings.eval_every
             if at_end or steps // every > (steps - per_iteration) // every:
+                if time.monotonic() - last_saved > _EVALUATE_SECONDS or preemption.asked():
+                    training.save(due=True)
+                preemption.stop_if_asked()
                 _evaluate(training, workdir, writer)
                 last_saved = time.monotonic()
-            elif time.monotonic() - last_saved > 120 or iteration == stop_at or preemption.asked():
+            elif (
+                time.monotonic() - last_saved > _SAVE_SECONDS
+                or iteration == stop_at
+                or preemption.asked()
+            ):
                 training.save()
                 last_saved = time.monotonic()
             preemption.stop_if_asked()
@@ -770,13 +790,21 @@ def _train(
 
 def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer) -> None:
     """Evaluates what has been learnt, and saves it."""
-    standing = training.best.get("step")
+    standing, resumed = training.best.get("step"), training.due
     scores, value = training.evaluate()
-    # Before the checkpoint: a resumed training keeps the rows up to it.
-    writer.write(training.steps, {f"eval/{name}": x for name, x in scores.items()})
+    row = {f"eval/{name}": x for name, x in scores.items()}
+    # Before the checkpoint: a resumed training keeps the rows up to it. One that was stopped before
+    # it stood has written this one.
+    if not (resumed and _written(workdir, training.steps, row)):
+        writer.write(training.steps, row)
     training.save(value)
     if training.best["step"] != standing:
         _save_experts(training, workdir)
+
+
+def _written(workdir: pathlib.Path, steps: int, row: Mapping[str, float]) -> bool:
+    """Whether a row of these names is written already."""
+    return any(x["step"] == steps and row.keys() <= x.keys() for x in metrics.read(workdir))
 
 
 def _save_experts(training: Training, workdir: pathlib.Path) -> None:

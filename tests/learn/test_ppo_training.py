@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks, tasks
+from jaxdistill import metrics, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import losses, ppo, regime
@@ -73,6 +73,19 @@ def whole(tmp_path_factory):
         return workdir, best, jax.device_get(training.arrays)
 
 
+def _assert_same_files(workdir, other):
+    """The experts and the rows of two trainings."""
+    for name in ("expert.json", "weights.safetensors"):
+        files = [path / "experts" / "combat" / "clicking" / name for path in (workdir, other)]
+        contents = [file.read_bytes().replace(bytes(other), bytes(workdir)) for file in files]
+        assert contents[0] == contents[1]
+    rows = [
+        [{k: v for k, v in row.items() if "seconds" not in k and k != "time"} for row in read]
+        for read in (metrics.read(workdir), metrics.read(other))
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) >= 2
+
+
 def test_a_training_killed_three_times_is_the_uninterrupted_one(whole, tmp_path):
     """In the middle of episodes, before an evaluation and after one."""
     workdir, best, arrays = whole
@@ -82,15 +95,58 @@ def test_a_training_killed_three_times_is_the_uninterrupted_one(whole, tmp_path)
     with learning.Training(SETTINGS, tmp_path, ONE) as training:
         assert training.iteration == 6
         assert _same(jax.device_get(training.arrays), arrays)
-    for name in ("expert.json", "weights.safetensors"):
-        files = [path / "experts" / "combat" / "clicking" / name for path in (workdir, tmp_path)]
-        contents = [file.read_bytes().replace(bytes(tmp_path), bytes(workdir)) for file in files]
-        assert contents[0] == contents[1]
-    rows = [
-        [{k: v for k, v in row.items() if "seconds" not in k and k != "time"} for row in read]
-        for read in (metrics.read(workdir), metrics.read(tmp_path))
-    ]
-    assert rows[0] == rows[1] and len(rows[0]) >= 2
+    _assert_same_files(workdir, tmp_path)
+
+
+def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt(
+    whole, tmp_path, monkeypatch
+):
+    """Before it, within it, and after it, before it is saved; and is the uninterrupted one."""
+    workdir, best, arrays = whole
+    iterate, save, evaluate = (
+        getattr(learning.Training, name) for name in ("iterate", "save", "evaluate")
+    )
+
+    def asked_at_3(training):
+        row = iterate(training)
+        patch.setattr(preemption, "_asked", training.iteration == 3)
+        return row
+
+    def asked_within(training):
+        patch.setattr(preemption, "_asked", True)
+        return evaluate(training)
+
+    def killed(training, value=None, **how):
+        if value is not None:
+            raise KeyboardInterrupt
+        save(training, value, **how)
+
+    def train():
+        return learning.train(SETTINGS, tmp_path, mesh=ONE)
+
+    for name, stopping, error, step in (
+        ("iterate", asked_at_3, preemption.Preempted, 3),
+        ("evaluate", asked_within, preemption.Preempted, 3),
+        ("save", killed, KeyboardInterrupt, 3),
+        (None, None, None, 6),
+        ("evaluate", asked_within, preemption.Preempted, 6),
+        ("save", killed, KeyboardInterrupt, 6),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(learning, "_EVALUATE_SECONDS", -1)
+            if name is None:
+                learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=5)
+                continue
+            patch.setattr(learning.Training, name, stopping)
+            with pytest.raises(error):
+                train()
+        with learning.Training(SETTINGS, tmp_path, ONE) as training:
+            assert training.iteration == step and training.due
+            assert bool(training.best) == (step == 6)
+    assert train() == best
+    with learning.Training(SETTINGS, tmp_path, ONE) as training:
+        assert _same(jax.device_get(training.arrays), arrays) and not training.due
+    _assert_same_files(workdir, tmp_path)
 
 
 def test_its_updates_are_those_of_every_minibatch_and_epoch(whole):
