@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,6 +26,7 @@ from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
+_PAIRS = ((_DESCRIPTION, _WEIGHTS), ("policy.json", "policy.safetensors"))  # those of a student
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -281,17 +283,32 @@ def write(
     """Writes parameters (safetensors) and their description (JSON), each under its name.
 
     The description last: a directory without it holds nothing, so a kill leaves nothing
-    half-written.
+    half-written. Where one of them cannot be written, what stood there stays.
+
+    Raises:
+      OSError: one cannot be written, as where the disk is full.
     """
     flat = flax.traverse_util.flatten_dict(dict(weights[1]), sep="/")
     # What is not contiguous would be written in the order that it has in memory.
     saved = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
     text = json.dumps(description[1], indent=2, allow_nan=False) + "\n"
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in ((weights[0], saved), (description[0], text.encode())):
-        temporary = directory / f"{name}.partial"
-        temporary.write_bytes(content)
-        os.replace(temporary, directory / name)
+    contents = {weights[0]: saved, description[0]: text.encode()}
+    try:
+        for name, content in contents.items():
+            with settings.writing(directory / name):
+                directory.mkdir(parents=True, exist_ok=True)
+                _partial(directory, name).write_bytes(content)
+        for name in contents:
+            with settings.writing(directory / name):
+                os.replace(_partial(directory, name), directory / name)
+    finally:
+        for name in contents:
+            with contextlib.suppress(OSError):  # most are in their places, or were never made
+                _partial(directory, name).unlink()
+
+
+def _partial(directory: pathlib.Path, name: str) -> pathlib.Path:
+    return directory / f"{name}.partial"
 
 
 def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]) -> None:
@@ -336,10 +353,27 @@ def _suite_forward(
 
 
 def check_new(directory: str | os.PathLike[str]) -> None:
-    """Raises ValueError if `directory` holds something: an expert is saved in a new one."""
+    """Raises ValueError if `directory` holds something: an expert is saved in a new one.
+
+    What `write` has left there, killed before it had ended, is nothing.
+    """
     directory = pathlib.Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and not (directory.is_dir() and _left_behind(directory)):
         raise ValueError(f"{directory} already exists and is not empty; choose another --out")
+
+
+def _left_behind(directory: pathlib.Path) -> bool:
+    """Whether nothing is there but what a `write` has left that did not come to its end.
+
+    Weights alone may be anybody's; beside the rest of such a description they are ours.
+    """
+    names = {path.name for path in directory.iterdir()}
+    rests = [
+        {weights} & names if _partial(directory, description).exists() else set()
+        for description, weights in _PAIRS
+    ]
+    partial = {_partial(directory, name).name for pair in _PAIRS for name in pair}
+    return names <= partial.union(*rests)
 
 
 def to_suite(outputs: jax.Array, actions: tuple[int, ...], size: int) -> jax.Array:

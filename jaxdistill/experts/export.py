@@ -199,8 +199,7 @@ def write_training_config(path: str | os.PathLike[str], network: networks.Networ
         network.head == "dueling",
     )
     try:
-        with open(beside, "x") as file:
-            file.write(json.dumps({"dueling": dueling}) + "\n")
+        _write_new(beside, json.dumps({"dueling": dueling}) + "\n")
     except FileExistsError:
         try:
             standing = json.loads(beside.read_text())["dueling"]
@@ -214,6 +213,17 @@ def write_training_config(path: str | os.PathLike[str], network: networks.Networ
     except OSError as error:
         return f"{beside} cannot be written ({error.strerror}); the reference's programs need it"
     return None
+
+
+def _write_new(path: pathlib.Path, text: str) -> None:
+    """Writes a file where there is none; nothing of it stays where the disk is full."""
+    with open(path, "x") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise
 
 
 # Of the multi-task lander's checkpoints: a policy that no longer explores, from no training of its.

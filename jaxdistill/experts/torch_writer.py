@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill import settings
+
 _STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date
 
@@ -47,6 +49,7 @@ def save(tree: Any, path: str | os.PathLike[str], *, overwrite: bool = False) ->
 
     Raises:
       ValueError: the file exists and `overwrite` is not set, or a value is of another kind.
+      OSError: it cannot be written.
     """
     check_free(path, overwrite=overwrite)
     write(dumps(tree), path)
@@ -60,18 +63,23 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def write(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Writes a file that appears whole or not at all; its folder is made if needed."""
+    """Writes a file that appears whole or not at all; its folder is made if needed.
+
+    Raises:
+      OSError: it cannot be written, as where the disk is full.
+    """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with settings.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def dumps(tree: Any) -> bytes:

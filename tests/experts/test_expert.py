@@ -68,6 +68,44 @@ def test_a_directory_that_holds_something_is_left_alone_unless_asked(saved):
     assert Expert.load(saved).name == "another"
 
 
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux's full device")
+@pytest.mark.parametrize("full", [JSON, WEIGHTS])
+@pytest.mark.parametrize("saved", ["vector"], indirect=True)
+def test_a_full_disk_names_the_file_and_the_same_again_goes_on(saved, full):
+    expert = dataclasses.replace(Expert.load(saved), name="another")
+    said = rf"{full} cannot be written \(No space left on device\)$"
+    standing = {path.name: path.read_bytes() for path in saved.iterdir()}
+    # What is written there first is written to a full disk.
+    (saved / f"{full}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=said):
+        expert.save(saved, replace=True)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == standing
+    new = saved.with_name("new")
+    new.mkdir()
+    (new / f"{full}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=said):
+        expert.save(new)
+    assert not [*new.iterdir()]
+
+
+@pytest.mark.parametrize("saved", ["vector"], indirect=True)
+def test_what_a_kill_has_left_is_written_again(saved):
+    expert = Expert.load(saved)
+    (saved / JSON).rename(saved / f"{JSON}.partial")  # as it was before its last step
+    expert.save(saved)
+    assert sorted(path.name for path in saved.iterdir()) == [JSON, WEIGHTS]
+    (saved / JSON).unlink()
+    with pytest.raises(ValueError, match="is not empty"):  # weights that may be anybody's
+        expert.save(saved)
+    (saved / WEIGHTS).rename(saved / f"{WEIGHTS}.partial")
+    (saved / "notes.txt").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        expert.save(saved)
+    (saved / "notes.txt").unlink()
+    expert.save(saved)
+    assert Expert.load(saved).name == expert.name
+
+
 def _leaves(tree):
     return [
         x

@@ -216,7 +216,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"/x\.pth cannot be written \(No space left on device\)$"):
         export.export(random_params(PLAIN), PLAIN, tmp_path / "x.pth", views=PONG)
     assert os.listdir(tmp_path) == []
 
@@ -341,3 +341,16 @@ def test_a_training_config_that_stands_is_never_overwritten(tmp_path):
         assert bool(note) is told and beside.read_text() == text
         assert not note or "does not say dueling: true" in note
     assert "cannot be written" in export.write_training_config(tmp_path / "no" / "x.pth", PLAIN)
+
+
+def test_a_training_config_that_cannot_be_written_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "expert.pth"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # of a file so many bytes at most
+        note = export.write_training_config(path, DUELING)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "training_config.json cannot be written" in note and os.listdir(tmp_path) == []
+    assert export.write_training_config(path, DUELING) is None
