@@ -610,7 +610,7 @@ def _percentiles(values: np.ndarray, level: float, games: int) -> tuple[float, f
     # Here and not above: a sixth of a program's start, and many programs measure nothing.
     from scipy import special
 
-    widened = math.sqrt(games / (games - 1)) * special.stdtrit(games - 1, (1 - level) / 2)
-    tail = special.ndtr(widened)
+    tail = (1 - level) / 2
+    tail = special.ndtr(math.sqrt(games / (games - 1)) * special.stdtrit(games - 1, tail))
     low, high = np.nanpercentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)

@@ -42,7 +42,8 @@ def variants(over: str) -> list[Variant]:
     """All combinations of "learn.loss=kl,q_values;seed=0,1,2", the last field changing fastest.
 
     Raises:
-      ValueError: a part is no FIELD=VALUE,VALUE, or a field is named twice.
+      ValueError: a part is no FIELD=VALUE,VALUE, a field is named twice, or one of its values is,
+        or is neither a number nor a name.
     """
     fields: dict[str, list[Any]] = {}
     for part in filter(None, (part.strip() for part in over.split(";"))):
@@ -52,10 +53,20 @@ def variants(over: str) -> list[Variant]:
             raise ValueError(f"--over: {part!r} is not FIELD=VALUE,VALUE; such as seed=0,1,2")
         if field in fields:
             raise ValueError(f"--over: {field} is named twice; list its values behind one =")
+        _refuse_repeated(field, listed)
         fields[field] = listed
     if not fields:
         raise ValueError("--over names no field; such as --over='learn.loss=kl,q_values;seed=0,1'")
     return [Variant(dict(zip(fields, x, strict=True))) for x in itertools.product(*fields.values())]
+
+
+def _refuse_repeated(field: str, values: Sequence[Any]) -> None:
+    """Refuses values of which two are one run, which would count twice."""
+    for value in values:
+        if not isinstance(value, (bool, int, float, str, tuple, type(None))):
+            raise ValueError(f"--over: {field}={value!r} is neither a number nor a name")
+        if values.count(value) > 1:
+            raise ValueError(f"--over: {field}={value} is there twice; give every value once")
 
 
 def _typed(value: str) -> Any:

@@ -28,6 +28,10 @@ def test_every_combination_is_a_variant():
         ("seed=", "'seed=' is not FIELD=VALUE,VALUE"),
         ("seed=1;seed=2", "seed is named twice"),
         ("learn.warm_start=../x", "is not FIELD"),
+        ("seed=0,1,0", "seed=0 is there twice; give every value once"),
+        ("learn.learning_rate=1e-3,0.002,0.001", "learn.learning_rate=0.001 is there twice"),
+        ("learn.loss=kl,kl", "learn.loss=kl is there twice"),
+        ("seed=0;x=[]", r"x=\[\] is neither a number nor a name"),
     ],
 )
 def test_what_is_no_sweep_is_refused(over, said):
