@@ -123,6 +123,7 @@ def test_the_same_settings_are_taken_where_they_mean_something():
 
 
 PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
+MOVING = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/movement",)}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
         ({"algorithm": "dqn"}, {"policy_clip": 0.1}),
         ({"algorithm": "dqn"}, {"angle_deviation": 3.0}),
         (PPO, {"angle_deviation": 3.0}),
+        (MOVING, {"angle_deviation": 3.0}),
         (PPO, {"double": True}),
         (PPO, {"average_rate": 0.5}),
         (PPO, {"epsilon_start": 0.5}),
@@ -180,7 +182,7 @@ def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, m
     monkeypatch.setattr(regime, "experts_of", lambda _: Q if taught is True else taught)
     if "experts" in beside:
         beside = beside | {"experts": (ExpertSource("x"),)}
-    plain = regime.Settings(games=("pong",), **beside)
+    plain = regime.Settings(**({"games": ("pong",)} | beside))
     regime.refuse_idle(plain)
     ((name, value),) = idle.items()
     standard = getattr(regime.Settings(games=("pong",)), name)
@@ -248,6 +250,22 @@ def test_a_copy_of_q_values_by_ppo_has_a_temperature(monkeypatch):
     monkeypatch.setattr(regime, "experts_of", lambda _: Q)
     copied = PPO | {"experts": (ExpertSource("x"),), "warm_start": True, "expert_weight": 0.0}
     regime.refuse_idle(regime.Settings(games=("pong",), q_temperature=0.1, **copied))
+
+
+def test_a_copy_begins_with_its_experts_deviations_where_they_are_known(monkeypatch):
+    duel = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/duel",)}
+    copied = {"experts": (ExpertSource("x"),), "warm_start": True, "expert_weight": 0.0}
+    chosen = regime.Settings(angle_deviation=3.0, **duel, **copied)
+    for known in (None, np.full(9, -2.0)):
+        expert = types.SimpleNamespace(outputs="logits", suite_log_std=known)
+        monkeypatch.setattr(regime, "experts_of", lambda _, expert=expert: [expert])
+        if known is None:
+            regime.refuse_idle(chosen)
+            continue
+        with pytest.raises(
+            ValueError, match=r"^angle_deviation 3\.0: no effect where warm_start .*"
+        ):
+            regime.refuse_idle(chosen)
 
 
 def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
@@ -681,7 +699,7 @@ class World:
 
     def opened(self, settings):
         """A training before its first step: parameters, what they say, and its emulators."""
-        student = training_runs._student(settings)
+        student = training_runs._student(settings, self.fresh())
         with learning.Training(settings, self.fresh(), ONE, student) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
             params = training.state.params

@@ -35,7 +35,7 @@ from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
-from jaxdistill.learn.regime import Beginning, Student, expert_weight_at, optimiser
+from jaxdistill.learn.regime import Beginning, Settings, Student, expert_weight_at, optimiser
 from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyView
 
@@ -579,8 +579,8 @@ class Ppo:
         self._log_std = self._deviations(suite.num_actions) if suite.factored else None
         self._known = jnp.asarray([expert.mask for expert in self.experts])
         transform = optimiser(settings)
-        angle = math.log(math.radians(settings.angle_deviation))
-        params = create_params(self.policy, begin.params, angle if suite.factored else None)
+        angles = self._first_deviations(settings) if suite.factored else None
+        params = create_params(self.policy, begin.params, angles)
         self.train = learner.create_state(params, transform, mesh, averaged=settings.ema_decay > 0)
         self._update = make_update(
             self.policy,
@@ -597,6 +597,11 @@ class Ppo:
             warmup_calls=settings.critic_iterations,
             ema_decay=settings.ema_decay,
         )
+
+    def _first_deviations(self, settings: Settings) -> jax.Array | float:
+        """Logarithms of what angles begin with: of a copy its expert's own, where it is known."""
+        own = self.experts[0].suite_log_std if settings.warm_start else None
+        return math.log(math.radians(settings.angle_deviation)) if own is None else own
 
     def _deviations(self, size: int) -> jax.Array:
         """`(G, A)`, of the experts' angles; of those that do not say, what a loss takes."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from jaxdistill import networks, tasks
 from jaxdistill import (
     settings as settings_lib,
 )
+from jaxdistill.experts import hub
 from jaxdistill.experts import student as exported
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.sources import ExpertSource, load_experts
@@ -65,7 +68,8 @@ class Settings:
       rollout_steps: steps each environment plays between two learning phases.
       total_steps: steps per game in the whole training.
       epochs: with "pqn" and "ppo", times each step is learnt from.
-      updates_per_step: with "dqn", minibatches from the memory for each step of an environment.
+      updates_per_step: with "dqn", minibatches from the memory for each step of an environment; of
+        an iteration's steps a whole number.
       batch_per_game: rows of each game in one minibatch; with "dqn" as many are drawn from the
         transitions of all games together.
       replay_size: with "dqn", transitions of all games together that are kept.
@@ -81,7 +85,8 @@ class Settings:
       policy_clip, value_weight, entropy_weight: of "ppo", see `ppo.make_update`.
       critic_iterations: with "ppo", in so many first iterations only the critic learns: a student
         that has none yet would be driven off by what an untaught one says.
-      angle_deviation: with "ppo", the deviation of angles at the beginning, in degrees.
+      angle_deviation: with "ppo", the deviation of angles at the beginning, in degrees; a copy
+        begins with its expert's own where that is known.
       epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
         fraction of the training.
       epsilon_decay: it falls by this factor with every game that ends instead, down to the end; 0
@@ -174,6 +179,8 @@ class Settings:
             raise ValueError(f"games names one twice: {', '.join(names)}")
         # A training goes on by whatever spelling.
         object.__setattr__(self, "games", tuple(names))
+        if self.student and not hub.is_address(self.student):
+            object.__setattr__(self, "student", str(pathlib.PurePath(self.student)))
         if len({task.suite.name for task in chosen}) > 1:
             raise ValueError(
                 f"games {', '.join(names)} are of several suites ("
@@ -200,7 +207,13 @@ class Settings:
             raise ValueError(
                 f"opening_steps is {self.opening}, expected less than max_steps {shortest}"
             )
+        if self.algorithm == "ppo" and self.critic_iterations >= self.iterations:
+            raise ValueError(
+                f"critic_iterations is {self.critic_iterations}, expected less than the "
+                f"{self.iterations} iterations of the training: the policy would never learn"
+            )
         if self.algorithm == "dqn":
+            self._check_updates()
             self._check_memory()
         if self.algorithm == "dqn" and self.experts and not self.warm_start:
             raise ValueError("dqn learns from rewards alone; choose pqn, or warm_start")
@@ -249,10 +262,21 @@ class Settings:
                 f"{', '.join(known)}"
             )
 
+    def _check_updates(self) -> None:
+        """Refuses minibatches that are not whole in an iteration."""
+        steps = self.rollout_steps * self._together
+        updates = self.updates_per_step * steps
+        if updates < 1 or not math.isclose(updates, round(updates), rel_tol=1e-9):
+            near = sorted({max(1, math.floor(updates)), math.ceil(updates)})
+            raise ValueError(
+                f"updates_per_step {self.updates_per_step:g} makes {updates:g} updates of the "
+                f"{steps} steps of one iteration, expected a whole number; "
+                f"{' or '.join(f'{n / steps!r} makes {n}' for n in near)}"
+            )
+
     def _check_memory(self) -> None:
         """Refuses a memory too small for an iteration, or from which nothing would be learnt."""
-        together = 1 if self.independent else len(self.games)
-        envs = self.num_envs * together
+        envs = self._together
         depth = self.tasks[0].suite.view.stack
         least = (max(self.rollout_steps, depth) + 1) * envs
         if self.replay_size < least:
@@ -279,6 +303,11 @@ class Settings:
         return [tasks.under(tasks.get(name), self.rules) for name in self.games]
 
     @property
+    def _together(self) -> int:
+        """Environments of all games that one network learns."""
+        return self.num_envs * (1 if self.independent else len(self.games))
+
+    @property
     def opening(self) -> int:
         """Random steps before a network takes over a game that is evaluated."""
         suite = self.tasks[0].suite
@@ -293,8 +322,7 @@ class Settings:
     def updates_per_iteration(self) -> int:
         """Optimiser steps in one iteration."""
         if self.algorithm == "dqn":
-            steps = self.steps_per_iteration * len(self.games)
-            return max(1, round(self.updates_per_step * steps))
+            return round(self.updates_per_step * self.rollout_steps * self._together)
         return self.epochs * (self.steps_per_iteration // self.batch_per_game)
 
     @property
@@ -428,7 +456,8 @@ def refuse_idle(settings: Settings, student: Student | None = None) -> None:
       FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
         it at, in one line.
     """
-    outputs, own = {expert.outputs for expert in experts_of(settings)}, set[str]()
+    experts = experts_of(settings)
+    outputs, own = {expert.outputs for expert in experts}, set[str]()
     if student is not None:
         own = {student.outputs}
         taught = (student.teachers.get(task.name) for task in settings.tasks)
@@ -490,8 +519,15 @@ def refuse_idle(settings: Settings, student: Student | None = None) -> None:
                 ),
             ),
             (
-                settings.tasks[0].suite.kinds is None,
-                f"{settings.tasks[0].suite.name} is played without angles",
+                not any(map(_turns, settings.tasks)),
+                f"no angle is among the actions of {', '.join(settings.games)}",
+                ("angle_deviation",),
+            ),
+            (
+                settings.warm_start
+                and any(map(_turns, settings.tasks))
+                and all(expert.suite_log_std is not None for expert in experts),
+                "warm_start begins with the expert's own deviations",
                 ("angle_deviation",),
             ),
             (
@@ -533,11 +569,18 @@ def refuse_idle(settings: Settings, student: Student | None = None) -> None:
     )
 
 
+def _turns(task: Task) -> bool:
+    """Whether an angle is among its actions."""
+    kinds = task.suite.kinds
+    return kinds is not None and any(kinds[action] == "angle" for action in task.actions)
+
+
 def experts_of(settings: Settings) -> list[Expert]:
     """The experts in the order of the games.
 
     Raises:
-      FileNotFoundError, ValueError: one cannot be read or played, or they play other games.
+      FileNotFoundError, ValueError: one cannot be read or played, or they play other games or see
+        other shapes.
     """
     if not settings.experts:
         return []
@@ -553,5 +596,12 @@ def experts_of(settings: Settings) -> list[Expert]:
     if sorted(by_game) != sorted(names):
         raise ValueError(
             f"experts play {', '.join(by_game)}, the games are {', '.join(names)}; name one each"
+        )
+    shapes = {expert.view.shape for expert in experts}
+    if len(shapes) > 1:
+        seen = ", ".join(f"{expert.name} sees {expert.view.shape}" for expert in experts)
+        raise ValueError(
+            f"{seen}, and one network learns from what all of them see; name experts that see one "
+            f"shape, or train further one by one"
         )
     return [by_game[name] for name in names]

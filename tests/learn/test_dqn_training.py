@@ -155,6 +155,29 @@ def test_a_memory_that_nothing_is_learnt_from_is_refused(changed, message):
     dataclasses.replace(SETTINGS, independent=True, replay_size=71, first_update=35)
 
 
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        # 8 steps of 8 environments.
+        (
+            0.3,
+            r"updates_per_step 0\.3 makes 19\.2 updates of the 64 steps of one iteration, .* whole",
+        ),
+        (0.3, r"; 0\.296875 makes 19 or 0\.3125 makes 20$"),
+        (0.01, r"makes 0\.64 updates of .* expected a whole number; 0\.015625 makes 1$"),
+    ],
+)
+def test_an_iteration_makes_a_whole_number_of_updates(each, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, updates_per_step=each)
+    dataclasses.replace(SETTINGS, updates_per_step=0.296875)
+    dataclasses.replace(SETTINGS, updates_per_step=1 / 64)
+    assert dataclasses.replace(SETTINGS, updates_per_step=0.3125).updates_per_iteration == 20
+    alone = {"independent": True, "first_update": 40}
+    with pytest.raises(ValueError, match=r"makes 0\.5 updates of the 32 steps"):
+        dataclasses.replace(SETTINGS, updates_per_step=1 / 64, **alone)
+
+
 @pytest.mark.parametrize(("size", "most", "iterations"), [(800, 528, 1), (200, 160, 8)])
 def test_the_most_that_may_be_waited_for_is_what_can_be_drawn_in_the_end(
     tmp_path, one, size, most, iterations

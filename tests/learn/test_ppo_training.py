@@ -382,6 +382,34 @@ def test_an_experts_own_deviation_is_met_where_it_is_known(tmp_path, skilled):
         np.testing.assert_allclose(met[0, 7:], wanted, rtol=1e-6)
 
 
+def test_a_copy_turns_as_far_as_its_expert_where_that_is_known(tmp_path, skilled):
+    network = networks.for_tasks(
+        networks.create("mlp_actor_critic_small"), [tasks.get("combat/duel")]
+    )
+    params = networks.init(network, jax.random.key(0), views.part("duel").shape)
+    for log_std, wanted in ((None, math.log(math.radians(3))), ((-1.5,) * 9, -1.5)):
+        directory = tmp_path / str(wanted)
+        expert = Expert(
+            "fighter",
+            network,
+            params,
+            "logits",
+            tuple(range(9)),
+            views.part("duel"),
+            "combat/duel",
+            log_std=log_std,
+        )
+        deviation = {} if log_std else {"angle_deviation": 3.0}
+        chosen = dataclasses.replace(
+            SETTINGS, games=("combat/duel",), warm_start=True, experts=({"path": "x"},), **deviation
+        )
+        chosen = _taught(chosen, directory, expert)
+        with learning.Training(chosen, directory / "run", ONE) as training:
+            begun = training.state.params
+        assert _same(begun["network"], params)
+        np.testing.assert_allclose(begun["log_std"], wanted, rtol=1e-6)
+
+
 # --- What is saved.
 
 
@@ -601,9 +629,23 @@ def test_skills_are_learnt_by_networks_of_their_own_that_see_what_each_sees(tmp_
             "student goes on by ppo, as one network",
         ),
         ({"batch_per_game": 24}, "batch_per_game 24 does not divide the 64 steps"),
+        ({"critic_iterations": 6}, "critic_iterations is 6, expected less than the 6 iterations"),
     ],
 )
 def test_what_ppo_cannot_train_is_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(SETTINGS, **changes)
     assert "\n" not in str(error.value)
+
+
+def test_a_students_directory_is_the_same_by_whatever_spelling():
+    for spelt, known in (
+        ("runs/a/", "runs/a"),
+        ("./runs//a", "runs/a"),
+        ("hf://user/name", "hf://user/name"),
+    ):
+        assert dataclasses.replace(SETTINGS, student=spelt).student == known
+    # Only with PPO does anybody wait for the critic.
+    dataclasses.replace(
+        SETTINGS, games=("pong",), network="nature", algorithm="pqn", critic_iterations=6
+    )

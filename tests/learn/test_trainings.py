@@ -432,6 +432,19 @@ def test_experts_of_other_games_are_refused(tmp_path):
         learning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
 
 
+def test_experts_that_see_other_shapes_are_refused_before_anything_is_written(tmp_path):
+    network = networks.create("net3")
+    for game, view in (("pong", View()), ("breakout", View(height=42, width=42))):
+        params = networks.init(network, jax.random.key(0), view.shape)
+        expert = Expert(game, network, params, "q", tuple(range(18)), view, game)
+        expert.save(tmp_path / game)
+    sources = tuple(ExpertSource(str(tmp_path / game)) for game in ("pong", "breakout"))
+    message = r"^pong sees \(4, 84, 84\), breakout sees \(4, 42, 42\), and one network learns"
+    with pytest.raises(ValueError, match=message):
+        learning.train(_settings(experts=sources), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("algorithm", ["pqn", "dqn"])
 def test_a_copy_of_logits_learns_no_q_values(tmp_path, algorithm):
     network = networks.create("net3")
