@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import urllib.parse
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -24,10 +25,11 @@ class Repository:
         self.branches: dict[str, str] = {}
         self.commit("main", {})
 
-    def commit(self, branch: str, files: dict[str, bytes]) -> str:
-        """Adds files to a branch; its new commit."""
+    def commit(self, branch: str, files: dict[str, bytes], without: Sequence[str] = ()) -> str:
+        """Adds files to a branch, and takes others away; its new commit."""
         before = self.branches.get(branch, "")
         whole = self.commits.get(before, {}) | files
+        whole = {path: content for path, content in whole.items() if path not in without}
         told = json.dumps([before, {k: hashlib.sha1(v).hexdigest() for k, v in whole.items()}])
         commit = hashlib.sha1(told.encode()).hexdigest()
         self.commits[commit], self.branches[branch] = whole, commit
@@ -219,14 +221,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.answer(200, {"url": f"{hub.endpoint}/{name}", "name": name})
 
         def commit(self, name: str, branch: str, body: bytes) -> None:
-            files = {}
+            files, without = {}, []
             for line in map(json.loads, body.splitlines()):
                 value = line["value"]
                 if line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = hub.stored[value["oid"]]
-            oid = hub.repositories[name].commit(branch, files)
+                elif line["key"] == "deletedFile":
+                    without.append(value["path"])
+            oid = hub.repositories[name].commit(branch, files, without)
             url = f"{hub.endpoint}/{name}/commit/{oid}"
             self.answer(200, {"commitUrl": url, "commitOid": oid})
 

@@ -26,6 +26,9 @@ def text(student: Student, address: hub.Address, clips: Sequence[str] = ()) -> s
 
     Args:
       clips: paths of pictures in the repository, to be shown.
+
+    Raises:
+      Exception: of almost any kind, where `student.card` is not as a run has it.
     """
     name = address.repository.rpartition("/")[2]
     return f"---\n{_metadata(student, name)}\n---\n\n{_body(student, address, name, clips)}"
@@ -78,17 +81,17 @@ def _body(student: Student, address: hub.Address, name: str, clips: Sequence[str
     measured, games = student.card["measured"], student.games
     episodes = max(row["student"]["episodes"] for row in measured["games"])
     protocol = tables.protocol({"episodes": episodes, **measured})
-    made = student.card.get("made", {}).get("method", "distillation")
+    made = student.made.get("method", "distillation")
     first = games[0]
     pictures = "".join(f"![expert beside student]({clip})\n" for clip in clips)
     return f"""# {name}
 
 One network that plays {", ".join(games)}, made of an expert of each by
-{made} with jaxdistill.
+{_cell(made)} with jaxdistill.
 
 {_table(*tables.student_lines(measured["games"]))}
 
-{protocol}. Retention is (student - random) / (expert - random).
+{_cell(protocol)}. Retention is (student - random) / (expert - random).
 
 {pictures}
 ## Use it

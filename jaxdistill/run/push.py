@@ -9,6 +9,7 @@ import pathlib
 import re
 import tempfile
 
+from jaxdistill import settings
 from jaxdistill.experts import hub, student
 from jaxdistill.experts.student import Student
 from jaxdistill.report import card
@@ -16,6 +17,7 @@ from jaxdistill.run import students
 
 _REPORT = "report.html"
 _CLIP = re.compile(r'<img alt="([^"]{1,80})" src="data:image/gif;base64,([A-Za-z0-9+/=]+)"')
+_SHOWN = re.compile(rf"{re.escape(_REPORT)}|clips/[^/]+\.gif")  # of what was pushed before
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}")
 
 
@@ -31,7 +33,8 @@ def push(
     """Makes or updates a repository of the hub, in one commit: all of it or nothing.
 
     It holds the student (`policy.json`, `policy.safetensors`), its model card (`README.md`), and of
-    a run `report.html` and the clips that are in it.
+    a run `report.html` and the clips that are in it. Of a student that was pushed there before,
+    report and clips are taken away.
 
     Args:
       source: workdir of a run, or directory of a student that was exported.
@@ -72,9 +75,14 @@ def push(
             )
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
+        standing = api.model_info(repository, revision=revision).siblings or ()
+        old = [x.rfilename for x in standing if _SHOWN.fullmatch(x.rfilename)]
         commit = api.create_commit(
             repository,
-            [package.CommitOperationAdd(name, content) for name, content in files.items()],
+            [
+                *(package.CommitOperationAdd(name, content) for name, content in files.items()),
+                *(package.CommitOperationDelete(name) for name in old if name not in files),
+            ],
             commit_message="A student of jaxdistill",
             revision=revision,
         )
@@ -92,9 +100,7 @@ def files_of(
         found = students.read(source)
         report = source / _REPORT
         page = report.read_text("utf-8") if report.is_file() else ""
-    measured = found.card.get("measured") or {}
-    scored = [row.get("game") for row in measured.get("games", ())]
-    if missing := [game for game in found.games if game not in scored]:
+    if missing := [game for game in found.games if game not in found.scores]:
         raise ValueError(
             f"{source} has no scores of {', '.join(missing)}; let its run come to its table, then "
             "push it"
@@ -109,7 +115,13 @@ def files_of(
         for game, gif in _CLIP.findall(page)
         if game in found.games
     }
-    files[hub.CARD] = card.text(found, address, [*clips]).encode()
+    try:
+        files[hub.CARD] = card.text(found, address, [*clips]).encode()
+    except Exception as error:  # whatever a value of another kind brings about
+        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(
+            f"{source}: what it says of its scores is damaged ({reason}); export the student again"
+        ) from error
     return files | ({_REPORT: page.encode()} if page else {}) | clips
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import jaxdistill
 from jaxdistill import networks, tasks
-from jaxdistill.experts import formats
+from jaxdistill.experts import formats, hub
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.run import push
 from jaxdistill.tasks.views import View
@@ -137,6 +137,55 @@ def test_a_branch_and_a_private_repository(server, standing):
     with pytest.raises(ValueError, match="is there and public, and nothing was pushed"):
         push.push(standing, "me/branches", private=True, license="mit")
     assert branches["main"] == main
+
+
+def test_what_was_shown_of_another_student_is_taken_away(server, standing):
+    kept = {"notes.md": b"mine", "clips/qbert.mp4": b"mine", "clips/of/qbert.gif": b"mine"}
+    before = {"report.html": b"of another", "clips/qbert.gif": b"of another", "README.md": b"old"}
+    server.publish("me/again", kept | before)
+    repository = server.repositories["me/again"]
+    repository.branches["next"] = main = repository.branches["main"]
+    push.push(standing, "me/again", revision="next")
+    assert repository.branches["main"] == main, "which has its own"
+    own = {"policy.json", "policy.safetensors", "README.md"}
+    assert set(repository.commits[repository.branches["next"]]) == own | set(kept)
+    push.push(standing, "me/again")
+    assert set(repository.commits[repository.branches["main"]]) == own | set(kept)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"measured": [3]},
+        {"measured": {k: v for k, v in MEASURED.items() if k != "epsilon"}},
+        {"measured": MEASURED | {"epsilon": "much"}},
+        {"measured": MEASURED | {"games": [3]}},
+        {"measured": MEASURED | {"games": [3, *MEASURED["games"]]}},
+        {"measured": MEASURED | {"games": [row | {"random": 1} for row in MEASURED["games"]]}},
+        {"measured": MEASURED | {"games": [row | {"student": 1} for row in MEASURED["games"]]}},
+    ],
+    ids=str,
+)
+def test_a_card_that_somebody_else_wrote_is_one_line(server, tmp_path, change):
+    _student(CARD | change).save(tmp_path / "student")
+    with pytest.raises(ValueError, match=r"/student(: what it says of its scores| has no scores of)") as e:
+        push.push(tmp_path / "student", "me/none", dry_run=tmp_path / "dry")
+    assert "\n" not in str(e.value) and not (tmp_path / "dry").exists()
+
+
+def test_what_a_card_says_is_no_markdown(server, tmp_path):
+    """Nor has one game an interval."""
+    rows = [row | {"student": _played(1.0, None, None, 1)} for row in MEASURED["games"]]
+    measured = MEASURED | {"opening_by": "[x](http://x)\n# y", "games": rows}
+    for made, told in (([], "distillation"), ({"method": "<b>*it*</b>"}, r"\<b\>\*it\*\</b\>")):
+        folder = tmp_path / str(len(made))
+        _student({"made": made, "measured": measured}).save(folder)
+        text = push.files_of(folder, hub.parse("hf://me/card"))["README.md"]
+        metadata, body = _metadata(text)
+        assert f"{told} with jaxdistill" in body and r"\[x\](http://x)\\n# y play" in body
+        assert "| 1.0 \\[-, -\\] |" in body
+        (metric, *_) = metadata["model-index"][0]["results"][0]["metrics"]
+        assert metric["args"] == {"episodes": 1, "epsilon": 0.05}
 
 
 @pytest.mark.parametrize(
