@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import pathlib
@@ -284,18 +285,27 @@ class Settings:
                 f"replay_size is {self.replay_size}, expected at least {least}: "
                 f"{least // envs} steps of {envs} environments"
             )
-        # Of each environment what followed the newest step is not known yet, and after a game, at
-        # its step limit or before, one step begins the next.
-        steps = min(self.replay_size // envs - depth, self.iterations * self.rollout_steps - 1)
-        limits = [self.max_steps or task.max_steps for task in self.tasks]
-        drawn = [self.num_envs * (steps - steps // (limit + 1)) for limit in limits]
-        most = min(drawn) if self.independent else sum(drawn)
+        most = self._drawable(self.iterations)
         if self.first_update > most:
             raise ValueError(
                 f"first_update is {self.first_update}, expected at most {most}: no more "
                 f"transitions are ever there to learn from (replay_size {self.replay_size}, "
                 f"total_steps {self.total_steps})"
             )
+
+    def _drawable(self, iterations: int) -> int:
+        """The most transitions that there may be to learn from after so many iterations.
+
+        So many there are where games last as long as they may.
+        """
+        # Of each environment what followed the newest step is not known yet, and after a game, at
+        # its step limit or before, one step begins the next.
+        depth = self.tasks[0].suite.view.stack
+        kept = self.replay_size // self._together - depth
+        steps = min(kept, iterations * self.rollout_steps - 1)
+        limits = [self.max_steps or task.max_steps for task in self.tasks]
+        drawn = [self.num_envs * (steps - steps // (limit + 1)) for limit in limits]
+        return min(drawn) if self.independent else sum(drawn)
 
     @property
     def tasks(self) -> list[Task]:
@@ -324,6 +334,15 @@ class Settings:
         if self.algorithm == "dqn":
             return round(self.updates_per_step * self.rollout_steps * self._together)
         return self.epochs * (self.steps_per_iteration // self.batch_per_game)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps in the whole training; with "dqn" at the most."""
+        waits = 0
+        if self.algorithm == "dqn":  # for its memory
+            later = range(1, self.iterations)
+            waits = bisect.bisect_left(later, self.first_update, key=self._drawable)
+        return (self.iterations - waits) * self.updates_per_iteration
 
     @property
     def iterations(self) -> int:
@@ -418,11 +437,11 @@ def check_divisible(settings: Settings, mesh: Mesh) -> None:
 
 
 def optimiser(settings: Settings) -> optax.GradientTransformation:
-    """The optimiser of a training, with its schedule over all updates."""
+    """The optimiser of a training, with its schedule over all updates that are made."""
     return learner.optimiser(
         settings.optimiser,
         learning_rate=settings.learning_rate,
-        updates=settings.iterations * settings.updates_per_iteration,
+        updates=settings.updates,
         final_fraction=settings.final_rate_fraction,
         schedule="linear",
         clip_norm=settings.clip_norm,

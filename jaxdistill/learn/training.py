@@ -653,7 +653,7 @@ def train(
     Raises:
       ValueError, OSError: something the user can mend, in one line; another process trains there,
         or `workdir` holds something else, or was begun with a student or experts of other
-        parameters.
+        parameters; or, at the end, nothing was learnt since no memory ever held `first_update`.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     # What can be refused is, before anything is written.
@@ -783,6 +783,12 @@ def _train(
             preemption.stop_if_asked()
             if iteration == stop_at:
                 return training.best
+    if not int(training.state.step):
+        raise ValueError(
+            f"{workdir} has learnt nothing: games were so short that its memory never held "
+            f"first_update {settings.first_update} transitions to learn from; choose fewer, in "
+            f"another --workdir"
+        )
     training.decide()
     _save_experts(training, workdir)
     return training.best

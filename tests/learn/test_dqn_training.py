@@ -191,6 +191,39 @@ def test_the_most_that_may_be_waited_for_is_what_can_be_drawn_in_the_end(
     assert learnt["state"].train.step == 16 * iterations
 
 
+@pytest.mark.parametrize(("first", "updates"), [(50, 16 * 10), (400, 16 * 4)])
+def test_the_rate_reaches_its_end_though_the_first_updates_are_not_made(
+    tmp_path, one, first, updates
+):
+    """Of 10 iterations the seventh is the first with 400 transitions: 8 x (7 x 8 - 1) are 440."""
+    chosen = dataclasses.replace(SETTINGS, first_update=first, final_rate_fraction=0.0)
+    assert chosen.updates == updates
+    with learning.Training(chosen, tmp_path, one) as training:
+        learnt = []
+        for _ in range(11):
+            training.iterate()
+            learnt.append(jax.device_get(training.state))
+    assert learnt[9].step == updates
+    assert learnt[10].step == updates + 16
+
+    def moved(old, new):
+        old, new = jax.tree.leaves(old.params), jax.tree.leaves(new.params)
+        return max(np.abs(a - b).max() for a, b in zip(old, new, strict=True))
+
+    # Then it is 0, a rounding apart: another iteration changes nothing.
+    assert moved(learnt[9], learnt[10]) < 1e-7 < 1e-5 < moved(learnt[8], learnt[9])
+
+
+def test_a_training_that_never_learnt_ends_in_one_line(tmp_path, one):
+    """Landers come down before their step limit, and so many transitions are never there."""
+    chosen = dataclasses.replace(SETTINGS, max_steps=200, first_update=632)
+    for _ in range(2):  # and so it does again
+        with pytest.raises(ValueError, match=r"has learnt nothing: .* first_update 632 trans"):
+            learning.train(chosen, tmp_path, mesh=one)
+    with pytest.raises(ValueError, match="expected at most 632"):
+        dataclasses.replace(chosen, first_update=633)
+
+
 @pytest.mark.parametrize("wrong", ["warm_start", "batch_per_game"])
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, wrong):
     settings, message = dataclasses.replace(SETTINGS, games=("lander/heavy",)), "4 devices"
