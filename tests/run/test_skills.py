@@ -352,11 +352,23 @@ def test_a_collected_dataset_holds_all_that_is_played(settings, tmp_path):
 
 def test_fights_collected_and_reported_have_seeds_of_their_own(settings):
     made = common.Run(settings, ONE)
-    seen = set()
-    for purpose in (lessons.COLLECT, lessons.SELECT, lessons.REPORT, lessons.SHOW):
-        pool = made.lessons[3].pool(4, purpose)
-        seen |= {frame.tobytes() for frame in pool.last.observations}
+    duel = made.lessons[3]
+    pools = [
+        *(duel.pool(4, purpose) for purpose in (lessons.COLLECT, lessons.SHOW)),
+        *(made.protocol(x).pool(duel, range(4)) for x in (lessons.SELECT, lessons.REPORT)),
+    ]
+    seen = {frame.tobytes() for pool in pools for frame in pool.last.observations}
     assert len(seen) == 16
+
+
+@pytest.mark.parametrize("health", [1234567.0, 12.3456789, 1e7, 1 / 3 + 1, 10.0])
+def test_a_duel_of_any_health_is_found_by_its_name(health):
+    """A run knows its common task by that."""
+    for reward in ("hits", "level"):
+        duel = combat.duel(health, reward)
+        again = tasks.get(duel.name)
+        assert again.environment.health == health and again == duel
+    assert combat.duel(10.0).name == "combat/duel_10hp"
 
 
 @pytest.mark.parametrize(

@@ -529,8 +529,10 @@ def duel(health: float = 100.0, reward: str = "hits", max_steps: int = 400) -> E
             f"combat/duel: no reward {reward!r}, expected one of {sorted(DUEL_REWARDS)}"
         )
     rewarded = "" if reward == "hits" else f"_{reward}"
+    # Every digit and no exponent: the task is found again by its name.
+    named = "" if health == 100 else f"_{np.format_float_positional(health, trim='-')}hp"
     return Environment(
-        name=f"combat/duel{rewarded}" + ("" if health == 100 else f"_{health:g}hp"),
+        name=f"combat/duel{rewarded}{named}",
         entries=tuple(range(len(ENTRIES))),
         turn=math.radians(27),
         max_steps=max_steps,
