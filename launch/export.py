@@ -11,7 +11,10 @@ expert (`--expert=DIR`, made by launch/convert.py), in the reference *expert* co
 public multi-task lander's shared agent, and an expert of one as its single agents; a student of
 combat as the public fighter's distilled policy. `--convention` is another name of `--format`.
 
-Formats of other programs, of a student (`--game` is the one to write of several) or an expert:
+`--game` is the one to write of a student or a merged file of several, and an expert's where its
+file does not say it.
+
+Formats of other programs, of a student or an expert:
 
 * `sb3`, a Stable-Baselines3 zip: for `DQN.load` of one game of Atari, if the network has Nature's
   convolutions, dueling or not; for `PPO.load` of what PPO has taught in combat
@@ -47,20 +50,20 @@ _FORMAT = flags.DEFINE_enum(
     "stablehlo of an expert's too",
 )
 flags.DEFINE_alias("convention", "format")
-_GAME = flags.DEFINE_string("game", None, "of a student of several, to be the expert of")
+_GAME = flags.DEFINE_string(
+    "game", None, "of several, to be the expert of; an expert's, where its file does not say it"
+)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of an expert's weights")
 flags.mark_flag_as_required("out")
 
 
 def main() -> None:
     from jaxdistill import metrics
-    from jaxdistill.experts import export_sb3, formats
+    from jaxdistill.experts import export_sb3
     from jaxdistill.run import students
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
-    if _EXPERT.value:
-        only_with("--workdir", "game")
     if _FORMAT.value in ("sb3", "student", "onnx", "stablehlo"):
         only_with("another format", "dtype")
     if _FORMAT.value == "student":
@@ -69,36 +72,43 @@ def main() -> None:
     elif _FORMAT.value in ("onnx", "stablehlo"):
         _write_portable()
     elif _FORMAT.value == "sb3":
-        expert = (
-            formats.load(_EXPERT.value)
-            if _EXPERT.value
-            else students.student_as_expert(_WORKDIR.value, _GAME.value)
-        )
+        expert = _of_one_game(whole=True)
         export_sb3.export_expert(expert, _OUT.value)
         if expert.view != expert.task.view:
             metrics.say(f"note: other readers will not know what it sees: {expert.view}")
-    elif _EXPERT.value:
+    elif _EXPERT.value or _FORMAT.value == "expert":
         if _FORMAT.value != "expert":
             only_with("--workdir; of an expert it is expert, sb3, onnx or stablehlo", "format")
-        _write_expert(formats.load(_EXPERT.value))
-    elif _FORMAT.value == "expert":
-        _write_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
+        _write_expert(_of_one_game(whole=True))
     else:
         only_with("--format=expert", "game", "dtype")
         _write_merged(students.read(_WORKDIR.value))
     metrics.say(f"saved in {_OUT.value}")
 
 
+def _of_one_game(*, whole: bool) -> Expert:
+    """The expert that is written, or a student in one of its games.
+
+    `whole` is as `Student.expert` takes it.
+    """
+    from jaxdistill.experts import formats, student
+    from jaxdistill.run import students
+
+    if _WORKDIR.value:
+        return students.student_as_expert(_WORKDIR.value, _GAME.value, whole=whole)
+    if (exported := student.read(_EXPERT.value)) is not None:
+        return exported.expert(_GAME.value, whole=whole)
+    return formats.load(_EXPERT.value, game=_GAME.value)
+
+
 def _write_portable() -> None:
     """A file that others run, and its description."""
     from jaxdistill import metrics
-    from jaxdistill.experts import export_onnx, export_stablehlo, formats, portable
+    from jaxdistill.experts import export_onnx, export_stablehlo, portable
     from jaxdistill.run import students
 
-    if _EXPERT.value:
-        policy = portable.of_expert(formats.load(_EXPERT.value))
-    elif _GAME.value:
-        policy = portable.of_expert(students.student_as_expert(_WORKDIR.value, _GAME.value))
+    if _EXPERT.value or _GAME.value:
+        policy = portable.of_expert(_of_one_game(whole=False))
     else:
         policy = portable.of_student(students.read(_WORKDIR.value))
     written = export_onnx if _FORMAT.value == "onnx" else export_stablehlo

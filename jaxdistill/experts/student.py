@@ -109,11 +109,13 @@ class Student:
         limit = _measured(self.card).get("max_steps")
         return limit if type(limit) is int and 0 < limit <= settings.LARGEST else None
 
-    def expert(self, game: str | None = None) -> Expert:
-        """The student as an expert for one of its games.
+    def expert(self, game: str | None = None, *, whole: bool = False) -> Expert:
+        """The student as an expert for one of its games, with no output for what it was not taught.
 
         Args:
           game: which of them; None if there is only one.
+          whole: of actions of which one is chosen, leave it an output for those too, which is never
+            the best: for files that have one for every action.
 
         Raises:
           ValueError: it is none of its games, or there are several.
@@ -126,11 +128,10 @@ class Student:
         index = game_index(self.games, game, self.name) if game else 0
         role = self.roles[index]
         network, params, actions = networks.for_one_game(self.network, self.params, index)
-        if role.task.suite.kinds:  # an expert of keys has outputs for those it presses alone
-            actions = tuple(a for a in actions if a in role.actions or a not in role.task.actions)
-            network, params = networks.with_outputs(network, params, actions)
-        else:
+        if whole and not role.task.suite.kinds:
             params = _never_untaught(params, actions, role, self.rules)
+        else:
+            network, params, actions = _taught(network, params, actions, role, self.rules)
         return Expert(
             name=f"student of {role.expert}",
             network=network,
@@ -316,15 +317,56 @@ def game_index(
     return names.index(name)
 
 
+def _taught(
+    network: networks.Network,
+    params: networks.Params,
+    actions: tuple[int, ...],
+    role: Role,
+    rules: Rules,
+) -> tuple[networks.Network, networks.Params, tuple[int, ...]]:
+    """What plays one game without outputs for valid actions that the expert had none for.
+
+    So nobody plays them: neither the student nor, in its place, chance. What a dueling head
+    subtracts, the mean of all outputs, stays as it was where one that is not valid can take up the
+    difference; elsewhere all that are left move by the same number.
+
+    Returns:
+      The network, its parameters, and the suite's action of each output that is left.
+    """
+    valid = role.valid(rules)
+    kept = [i for i, a in enumerate(actions) if a in role.actions or a not in valid]
+    if len(kept) == len(actions):
+        return network, params, actions
+    left = tuple(actions[i] for i in kept)
+    alone, own = networks.with_outputs(network, params, kept)
+    free = [i for i, action in enumerate(left) if action not in valid]
+    if network.head == "dueling" and free:
+        layers = dict(own["params"])
+        layers["action"] = {
+            name: _of_mean(params["params"]["action"][name], x, free[0], network.depth)
+            for name, x in layers["action"].items()
+        }
+        own = {"params": layers}
+    return alone, own, left
+
+
+def _of_mean(whole: Any, some: Any, free: int, depth: int) -> np.ndarray:
+    """Weights of `some` outputs with the mean of the `whole`, by changing the output `free`."""
+    old, new = (np.asarray(x).reshape(*x.shape[:-1], -1, depth) for x in (whole, some))
+    new = new.copy()
+    new[..., free, :] += new.shape[-2] * (old.mean(axis=-2) - new.mean(axis=-2))
+    return new.reshape(some.shape)
+
+
 def _never_untaught(
     params: networks.Params, actions: Sequence[int], role: Role, rules: Rules = USUAL
 ) -> networks.Params:
     """Parameters that never prefer a valid action which the expert had no output for.
 
-    A run masks those, and whoever plays an expert knows its game's valid actions alone. Their
-    outputs become the mean of those that were taught, less 1, which is always below the largest.
-    What a dueling head subtracts, the mean of all, stays as it was where an action that is not
-    valid can take up the difference; elsewhere all outputs move by the same number.
+    Whoever reads a file of all actions knows its game's valid ones alone. Those outputs become the
+    mean of what was taught, less 1, which is always below the largest. What a dueling head
+    subtracts, the mean of all, stays as it was where an action that is not valid can take up the
+    difference; elsewhere all outputs move by the same number.
     """
     valid = role.valid(rules)
     taught = [i for i, action in enumerate(actions) if action in role.actions]

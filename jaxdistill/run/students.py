@@ -251,13 +251,15 @@ def _sha256(path: pathlib.Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def student_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> Expert:
+def student_as_expert(
+    workdir: str | os.PathLike[str], game: str | None = None, *, whole: bool = False
+) -> Expert:
     """A student that `read` reads, as an expert for one of its games; see `Student.expert`.
 
     Raises:
       FileNotFoundError, ValueError: as `read`, or the game is not one of its own.
     """
-    return read(workdir).expert(game)
+    return read(workdir).expert(game, whole=whole)
 
 
 def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Student:

@@ -124,8 +124,12 @@ def test_what_the_expert_had_no_output_for_is_never_chosen_by_any_rules():
     """Of all 18 actions that are valid only two were taught."""
     student = _student(rules=FULL, games=("pong",))
     taught = dataclasses.replace(student.roles[0], actions=(3, 7))
-    expert = dataclasses.replace(student, roles=(taught,)).expert()
-    assert expert.mask.all() and set(np.asarray(expert.greedy(_shown(50))).tolist()) <= {3, 7}
+    made = dataclasses.replace(student, roles=(taught,))
+    whole, own = made.expert(whole=True), made.expert()
+    assert whole.mask.all() and own.actions == (3, 7)
+    chosen = np.asarray(own.greedy(_shown(50)))
+    assert set(chosen.tolist()) <= {3, 7}
+    np.testing.assert_array_equal(whole.greedy(_shown(50)), chosen)
 
 
 def _broken(where, **changes):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import finetune, lander, merge, merge_weights, train_expert
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export_sb3
+from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import losses
@@ -410,12 +410,36 @@ def test_a_policy_is_written_for_other_programs(program, student, experts, tmp_p
             ((whole,), both, ["pong", "breakout"]),
             ((whole, "--game=breakout"), one, ["breakout"]),
             ((f"--expert={experts / 'q'}",), one, ["asterix"]),
+            ((f"--expert={experts / 'any'}", "--game=pong"), one, ["pong"]),
         ):
             name = f"{kind}{len(files)}"
             content, *said = told(name, f"--format={kind}", *given)
             assert said == [inputs, games]
             files.append(content)
-    assert len(set(files)) == 6
+    assert len(set(files)) == 8
+
+
+def test_what_a_student_was_not_taught_is_in_files_of_all_actions_alone(program, tmp_path):
+    """Of Breakout's four actions it was taught three; Stable-Baselines3 has an output for each."""
+    pytest.importorskip("flatbuffers")
+    network, view = networks.create("nature"), tasks.get("breakout").view
+    params = jax.device_get(networks.init(network, jax.random.key(0), view.shape))
+    where = tmp_path / "student"
+    role = Role("breakout", view, (0, 1, 4), "three")
+    Student("x", network, params, "q", (role,)).save(where)
+    for who in ("expert", "workdir"):
+        for kind in ("expert", "sb3", "stablehlo"):
+            out = tmp_path / f"{kind}-{who}.zip"
+            given = (f"--{who}={where}", "--game=breakout", f"--format={kind}", f"--out={out}")
+            code, _, err = program("export", *given)
+            assert code == 0, err
+            if kind == "stablehlo":
+                told = json.loads((tmp_path / f"{out.name}.json").read_text())
+                assert told["tasks"][0]["actions"] == [0, 1, 4]
+            else:
+                read = formats.load(out, game="breakout")
+                assert read.mask.sum() == 4
+                assert len(read.actions) == (18 if kind == "expert" else 4)
 
 
 EVALUATE = {
@@ -494,7 +518,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
             ("--expert=Q", "--out=x", "--format=sb3", "--dtype=float32"),
             "--dtype goes",
         ),
-        ("export", ("--expert=Q", "--out=x", "--format=sb3", "--game=x"), "--game goes with"),
+        ("export", ("--expert=Q", "--out=x", "--format=sb3", "--game=pong"), "plays asterix, and"),
         ("export", ("--expert=Q", "--out=x", "--format=student"), "--expert goes with another"),
         ("export", ("--expert=Q", "--out=x", "--format=onnx", "--dtype=float16"), "--dtype goes"),
         ("export", ("--workdir=S", "--out=x", "--format=sb3"), "name one of pong, breakout"),

@@ -150,6 +150,15 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     np.testing.assert_allclose(new[:, [0, 1, 4]], old[:, [0, 1, 4]], rtol=1e-4, atol=1e-5)
     same = dataclasses.replace(role, actions=(0, 1, 3, 4))
     assert student._never_untaught(params, actions, same) is params
+    # Whoever plays has no such output, and the others are as they were all the same.
+    own, weights, left = student._taught(alone, params, actions, role, Rules())
+    assert left == tuple(action for action in actions if action != 3)
+    played = dataclasses.replace(before, network=own, params=weights, actions=left)
+    assert np.flatnonzero(played.mask).tolist() == [0, 1, 4]
+    said = np.asarray(played.suite_outputs(shown))
+    np.testing.assert_allclose(said[:, [0, 1, 4]], old[:, [0, 1, 4]], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(played.greedy(shown), best)
+    assert student._taught(alone, params, actions, same, Rules()) == (alone, params, actions)
 
 
 def test_experts_that_have_become_others_are_refused(run):
@@ -319,6 +328,28 @@ def test_an_exported_student_is_measured_as_in_its_run(run, exported):
     assert row["game"] == "breakout" and not {"expert", "retention"} & row.keys()
     with pytest.raises(ValueError, match="pong, breakout, not freeway"):
         travelled.evaluate(alone, seed=0, game="freeway", **how)
+
+
+def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
+    """Also where chance plays, in its place and in openings: by what it was taught alone."""
+    taught = an_expert("breakout", SMALL)
+    network, params = networks.with_outputs(taught.network, taught.params, [0, 1, 4])
+    fewer = dataclasses.replace(taught, network=network, params=params, actions=(0, 1, 4))
+    fewer.save(tmp_path / "expert")
+    settings = dataclasses.replace(
+        SETTINGS,
+        experts=(ExpertSource(str(tmp_path / "expert")),),
+        network="net3",
+        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=0, window_steps=64),
+        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=60),
+    )
+    distill.distill(settings, tmp_path / "run", stop_after="train")
+    students.read(tmp_path / "run").save(tmp_path / "exported")
+    how = {"episodes": 4, "epsilon": 0.5, "opening_steps": 30, "max_steps": 120, "seed": 0}
+    (wanted,) = distill.evaluate_student(tmp_path / "run", **how)
+    (row,) = travelled.evaluate(student.Student.load(tmp_path / "exported"), **how)
+    assert row["student"] == wanted["student"] and row["random"] == wanted["random"]
 
 
 def test_what_a_card_says_counts_where_play_is_measured_so(exported):
