@@ -39,6 +39,7 @@ from jaxdistill.learn import (
     ppo,
     pqn,
     regime,
+    replay,
 )
 from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, rollouts
@@ -641,6 +642,8 @@ def train(
     Args:
       workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and, replaced whenever an
         evaluation is the best so far, `experts/GAME`, which every other program takes as an expert.
+        Where networks are independent, `tasks/GAME` holds all that of each, and `workdir` itself
+        neither rows nor checkpoints, and `experts/GAME` once that network is finished.
       stop_at: stop after this iteration as a kill would, after saving; for tests.
       profile: directory for a trace of a few iterations.
       student: what `settings.student` is.
@@ -664,6 +667,10 @@ def train(
     for task in settings.tasks:
         task.require()
     begin = None if settings.independent else beginning(settings, mesh, student)
+    if settings.algorithm == "dqn":
+        view = begin.lessons[0].view if begin else settings.tasks[0].view
+        frame = view.shape[1:], settings.tasks[0].suite.frame_dtype
+        replay.check_fits(mesh, settings.replay_size, *frame)
     known = {} if begin is None else origins.of(student, begin.experts)
     with lock.one_writer(workdir, "config.json"):
         origins.check(workdir, known)

@@ -224,6 +224,19 @@ def test_a_training_that_never_learnt_ends_in_one_line(tmp_path, one):
         dataclasses.replace(chosen, first_update=633)
 
 
+@pytest.mark.parametrize("independent", [False, True])
+def test_a_memory_that_no_device_holds_is_refused_before_anything_is_written(tmp_path, independent):
+    huge = dataclasses.replace(
+        SETTINGS, games=("pong",), network="net3", replay_size=2**31 - 1, independent=independent
+    )
+    # 84 x 84 bytes and 12 more of each step.
+    with pytest.raises(
+        ValueError, match=r"^replay_size is 2147483647, which takes 15178\.4 GB on "
+    ):
+        learning.train(huge, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("wrong", ["warm_start", "batch_per_game"])
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, wrong):
     settings, message = dataclasses.replace(SETTINGS, games=("lander/heavy",)), "4 devices"

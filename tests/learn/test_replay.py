@@ -1,6 +1,7 @@
 """Tests for the replay memory: what is drawn is what was played, and nothing else."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -437,3 +438,18 @@ def test_a_batch_that_cannot_be_balanced_is_refused():
     memory = _memory(piece, 20, 1)
     with pytest.raises(ValueError, match="a batch of 7 cannot be balanced over 2 tasks"):
         replay.sample(memory, jax.random.key(0), 7, balanced=True)
+
+
+def test_what_a_memory_takes_is_what_it_is_made_of():
+    """The most that is taken for one that fits is what the machine has for each device."""
+    devices, shape = mesh.create(), (6, 7)
+    memory = replay.create(
+        devices, num_tasks=2, num_envs=3, capacity=600, frame_shape=shape, dtype="float32", depth=4
+    )
+    counters = memory.ends.nbytes + memory.counts.nbytes + memory.written.nbytes
+    size = sum(x.nbytes for x in jax.tree.leaves(memory)) - counters
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices.size
+    most = there // (size // 600)
+    replay.check_fits(devices, most, shape, "float32")
+    with pytest.raises(ValueError, match=rf"replay_size is .* GB; expected at most {most}$"):
+        replay.check_fits(devices, most + 1, shape, "float32")
