@@ -168,7 +168,9 @@ def test_what_was_shown_of_another_student_is_taken_away(server, standing):
 )
 def test_a_card_that_somebody_else_wrote_is_one_line(server, tmp_path, change):
     _student(CARD | change).save(tmp_path / "student")
-    with pytest.raises(ValueError, match=r"/student(: what it says of its scores| has no scores of)") as e:
+    with pytest.raises(
+        ValueError, match=r"/student(: what it says of its scores| has no scores of)"
+    ) as e:
         push.push(tmp_path / "student", "me/none", dry_run=tmp_path / "dry")
     assert "\n" not in str(e.value) and not (tmp_path / "dry").exists()
 
