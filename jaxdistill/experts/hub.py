@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from jaxdistill.experts import torch_file
@@ -276,10 +276,9 @@ def _explanation(error: Exception, address: Address) -> Exception:
 
 def _list(address: Address) -> _Listing:
     hub = package()
-    known = address.revision is not None and _COMMIT.fullmatch(address.revision)
-    if known and address.path:
+    if address.revision is not None and _COMMIT.fullmatch(address.revision):
         kept = _cached(address)
-        if kept is not None and address.path in kept.sizes:
+        if kept is not None and _whole(address, kept.sizes):
             return kept
     try:
         info = hub.HfApi().model_info(
@@ -297,6 +296,17 @@ def _list(address: Address) -> _Listing:
         raise hub.errors.LocalEntryNotFoundError(str(error)) from error
     files = {file.rfilename: file.size for file in info.siblings or ()}
     return _Listing(info.sha, {name: size for name, size in files.items() if _inside(name)})
+
+
+def _whole(address: Address, names: Collection[str]) -> bool:
+    """Whether all that is meant is among some of a commit's files: that file, or both of a pair.
+
+    Of a directory whose expert is one file, others that are not there might be meant.
+    """
+    folder = f"{address.path}/" if address.path else ""
+    return address.path in names or any(
+        all(folder + file in names for file in files) for files in _FOLDERS
+    )
 
 
 def _cached(address: Address) -> _Listing | None:

@@ -384,6 +384,19 @@ def test_a_student_in_a_repository_is_one_everywhere(server, tmp_path):
     assert "name one of pong, breakout" in (line := refused("hf://me/both/v1")) and address in line
 
 
+def test_a_directory_of_a_commit_that_is_kept_is_not_asked_for_again(server, tmp_path):
+    _, files = _student(tmp_path / "student", ["pong"])
+    there = files | {f"v1/{name}": text for name, text in files.items()}
+    commit = server.publish("me/kept", there | {"v2/policy.json": b"{}"})
+    for path in ("", "/v1"):
+        address = f"hf://me/kept@{commit}{path}"
+        assert formats.load(address).source == address and server.requests
+        server.requests.clear()
+        assert formats.load(address).source == address and server.requests == []
+    refused(f"hf://me/kept@{commit}/v2")
+    assert server.requests, "which has one file of two"
+
+
 def test_a_run_writes_down_the_commits_of_its_experts(server, zoo):
     address, _ = zoo
     settings = recipe.Settings(experts=(ExpertSource(address),), network="net3")
