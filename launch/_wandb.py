@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -18,6 +20,8 @@ _PROJECT = flags.DEFINE_string(
     "WANDB_MODE=offline keeps it here",
 )
 
+_HERE = ("offline", "dryrun", "disabled")  # values of WANDB_MODE in which nobody is asked
+
 
 def show(settings: Any) -> None:
     """Has rows that are logged from here on shown as one run of the project, if the flag is given.
@@ -28,7 +32,8 @@ def show(settings: Any) -> None:
       settings: of the run, to be shown beside it: a frozen dataclass.
 
     Raises:
-      ValueError: Weights & Biases is not installed.
+      ValueError: Weights & Biases is not installed, or refuses; so does what is called once a run
+        begins.
     """
     if not _PROJECT.value:
         return
@@ -38,22 +43,41 @@ def show(settings: Any) -> None:
         raise ValueError(
             f"--wandb needs Weights & Biases ({error}): pip install 'jaxdistill[wandb]'"
         ) from error
-    from jaxdistill import metrics
+    from jaxdistill import mesh, metrics
     from jaxdistill import settings as settings_lib
+
+    # Now, and not when a run has played its first games. The one that logs is the one that leads.
+    if os.environ.get("WANDB_MODE", "online") not in _HERE and mesh.leads():
+        with _explained(wandb):
+            wandb.login()
 
     def begin(directory: pathlib.Path) -> Callable[[int, Mapping[str, float]], None]:
         known = directory / "wandb.json"
         if not known.is_file():
             settings_lib.write_json(known, {"id": uuid.uuid4().hex[:12]})
-        run = wandb.init(
-            project=_PROJECT.value,
-            id=json.loads(known.read_text())["id"],
-            name=str(directory),
-            dir=directory,
-            config=dataclasses.asdict(settings),
-            resume="allow",
-            settings=wandb.Settings(silent=True),
-        )
+        name = json.loads(known.read_text())["id"]
+        with _explained(wandb):
+            run = wandb.init(
+                project=_PROJECT.value,
+                id=name,
+                name=str(directory),
+                dir=directory,
+                config=dataclasses.asdict(settings),
+                resume="allow",
+                settings=wandb.Settings(silent=True),
+            )
         return lambda step, numbers: run.log(dict(numbers), step=step)
 
     metrics.show_in(begin)
+
+
+@contextlib.contextmanager
+def _explained(wandb: Any) -> Iterator[None]:
+    """Turns what Weights & Biases raises into a ValueError of one line that says what to do."""
+    try:
+        yield
+    except wandb.errors.Error as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ValueError(
+            f"--wandb={_PROJECT.value}: {reason}; see to it, or set WANDB_MODE=offline"
+        ) from error

@@ -27,9 +27,9 @@ for begun in (None, 1):  # killed after step 1, and gone on with
 """
 
 
-def shown(directory, *flags):
+def shown(directory, *flags, **variables):
     command = [sys.executable, "-c", PROGRAM, str(directory), str(LAUNCH), *flags]
-    environment = os.environ | {"WANDB_MODE": "offline"}
+    environment = os.environ | {"WANDB_MODE": "offline"} | variables
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -48,6 +48,30 @@ def test_what_is_logged_is_shown_as_one_run_that_goes_on(tmp_path):
 def test_it_is_asked_for(tmp_path):
     assert shown(tmp_path).returncode == 0
     assert not (tmp_path / "wandb").exists()
+
+
+def test_who_is_not_logged_in_is_told_before_anything_is_logged(tmp_path):
+    pytest.importorskip("wandb")
+    nobody = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": str(tmp_path)}
+    done = shown(tmp_path / "run", "--wandb=project", **nobody)
+    assert done.returncode == 1 and not (tmp_path / "run").exists()
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: --wandb=project: ") and "wandb login" in last
+    assert last.endswith("; see to it, or set WANDB_MODE=offline")
+
+
+def test_what_it_refuses_when_a_run_begins_is_one_line(tmp_path):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "__init__.py").write_text(
+        "from types import SimpleNamespace as S\n"
+        "errors = S(Error=type('Error', (Exception,), {}))\n"
+        "Settings = dict\n"
+        "def init(**_):\n    raise errors.Error('no such\\nproject.')\n"
+    )
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = shown(tmp_path / "run", "--wandb=project", PYTHONPATH=path)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: --wandb=project: no such project; see to it, or set")
 
 
 def test_where_it_is_missing_a_line_says_what_to_install(tmp_path):
