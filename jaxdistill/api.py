@@ -22,7 +22,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.play import records
 from jaxdistill.run import distill as runs
 from jaxdistill.run import recipe, students, training
-from jaxdistill.tasks.views import AnyView
+from jaxdistill.tasks.views import AnyView, View
 
 __all__ = ["Policy", "distill", "evaluate", "load"]
 
@@ -68,8 +68,8 @@ class Policy:
           task: which of its tasks; None where it has one.
 
         Raises:
-          ValueError: it does not play `task`, sees observations of another shape, or is recurrent:
-            then single states are not enough.
+          ValueError: it does not play `task`, sees observations of another shape or frames of
+            another dtype, or is recurrent: then single states are not enough.
         """
         expert = self._expert(task)
         return np.asarray(expert.suite_outputs(_checked(observations, expert)))
@@ -115,14 +115,21 @@ class Policy:
 
 
 def _checked(observations: Any, expert: Expert) -> np.ndarray:
-    """Observations as an array of what the expert sees."""
+    """Observations as an array of what the expert sees: of pixels bytes, else float32."""
     shown = np.asarray(observations)
     if shown.shape[1:] != expert.view.shape:
         raise ValueError(
             f"observations have shape {shown.shape}, and {expert.name} sees "
             f"(B, {', '.join(map(str, expert.view.shape))})"
         )
-    return shown
+    if isinstance(expert.view, View) and not expert.view.difference:
+        if shown.dtype != np.uint8:  # which networks divide by 255, and nothing else
+            raise ValueError(
+                f"observations are {shown.dtype}, and {expert.name} sees pixels of 0 to 255; "
+                f"expected uint8"
+            )
+        return shown
+    return shown.astype(np.float32)
 
 
 def load(
@@ -140,13 +147,16 @@ def load(
       spec: TOML file that describes the file of an expert.
 
     Raises:
-      FileNotFoundError, ValueError: one line on what keeps it from being read.
+      FileNotFoundError, ValueError: one line on what keeps it from being read; or there is a spec
+        and no file of an expert.
     """
     where = pathlib.Path(path)
     if training.stands_in(where):
+        _refuse_spec(path, spec, "a training")
         names = [x.name for x in training.load_settings(where).tasks] if task is None else [task]
         experts = [training.best_as_expert(where, name) for name in names]
     elif (found := student.read(path)) or (where / "config.json").is_file():
+        _refuse_spec(path, spec, "a student" if found else "a distillation")
         found = found or students.read(where)
         experts = found.experts() if task is None else [found.expert(task)]
     else:
@@ -155,6 +165,16 @@ def load(
             raise ValueError(f"{path} does not say which task it plays; give task")
         experts = [expert]
     return Policy(str(path), {str(expert.game): expert for expert in experts})
+
+
+def _refuse_spec(
+    path: str | os.PathLike[str], spec: str | os.PathLike[str] | None, what: str
+) -> None:
+    if spec is not None:
+        raise ValueError(
+            f"{path} holds {what}, which says itself what it is; spec describes the file of an "
+            f"expert: leave it out"
+        )
 
 
 def distill(
@@ -187,7 +207,7 @@ def distill(
     else:
         sources = [{"path": os.fspath(path)} for path in experts]
     fields: dict[str, Any] = {"experts": sources}
-    for name, value in (settings or {}).items():
+    for name, value in _copied(settings or {}).items():
         *parts, last = name.split(".")
         place = fields
         for part in parts:
@@ -197,6 +217,14 @@ def distill(
         place[last] = value
     chosen = settings_lib.build(recipe.Settings, fields, "settings")
     return runs.distill(chosen, workdir, cache_dir=cache_dir)
+
+
+def _copied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that may be written into, however deep: the caller's stay as they are."""
+    return {
+        name: _copied(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+    }
 
 
 def evaluate(

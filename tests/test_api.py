@@ -1,5 +1,6 @@
 """The public Python interface."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 import jaxdistill
+from jaxdistill import networks
 from jaxdistill.experts import formats
+from jaxdistill.experts.expert import Expert
 from jaxdistill.run import distill
+from jaxdistill.tasks.views import Vector, View
 
 ROOT = pathlib.Path(__file__).parents[1]
 PONG = ROOT / "experts" / "pong.pth"
@@ -91,7 +95,39 @@ def test_what_cannot_be_asked_is_refused(pong, tmp_path):
     for wrong in ({"experts.0": "x"}, {"learn": 3, "learn.rounds": 4}):
         with pytest.raises(ValueError, match="is no setting beside"):
             jaxdistill.distill([PONG], tmp_path / "run", settings=wrong)
+    own = {"round": 3}
+    with pytest.raises(ValueError, match=r"settings\.learn\.round is unknown"):
+        settings = {"learn": own, "learn.rounds": 5}
+        jaxdistill.distill([PONG], tmp_path / "run", settings=settings)
+    assert own == {"round": 3}, "what was given stays as it is"
     assert not (tmp_path / "run").exists()
+
+
+def test_pixels_are_bytes_and_numbers_are_floats(pong, watcher):
+    """Only bytes are divided by 255: what is not would be answered wrongly without a word."""
+    shown = _shown(3)
+    for other in (shown / 255, shown.astype(np.int64), shown.astype(np.float32)):
+        with pytest.raises(ValueError, match=f"are {other.dtype}, and .* 0 to 255; expected uint8"):
+            pong.act(other)
+    changes = dataclasses.replace(watcher("pong", 1), view=View(difference=True))
+    numbers = np.random.default_rng(0).integers(0, 9, (5, 1, 8)).astype(np.uint8)
+    kernel = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    pilot = Expert(
+        name="pilot",
+        network=networks.Network(convs=(), num_outputs=4),
+        params={"params": {"action": {"kernel": kernel, "bias": np.zeros(4, np.float32)}}},
+        outputs="q",
+        actions=(0, 1, 2, 3),
+        view=Vector(8),
+        game="lander/standard",
+    )
+    for expert, given in ((changes, shown), (pilot, numbers)):
+        policy = jaxdistill.api.Policy("x", {str(expert.game): expert})
+        said = policy.outputs(given)
+        np.testing.assert_array_equal(policy.outputs(given.astype(np.float64)), said)
+        layer = expert.params["params"]["action"]
+        wanted = given.reshape(len(given), -1).astype(np.float32) @ layer["kernel"] + layer["bias"]
+        np.testing.assert_allclose(said[:, list(expert.actions)], wanted, rtol=1e-4, atol=1e-2)
 
 
 def test_a_student_is_distilled_loaded_and_measured(run):
@@ -99,6 +135,8 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     assert [row["game"] for row in result["games"]] == ["pong", "breakout"]
     student = jaxdistill.load(workdir)
     assert student.tasks == ("pong", "breakout")
+    with pytest.raises(ValueError, match=r"holds a distillation, which .* leave it out"):
+        jaxdistill.load(workdir, spec="pong.toml")
     with pytest.raises(ValueError, match="plays pong, breakout; give task, one of them"):
         student.act(_shown(1))
     alone = jaxdistill.load(workdir, task="breakout")
