@@ -70,6 +70,10 @@ def main() -> None:
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if _OUT.value and pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
+    if _OUT.value and not (folder := pathlib.Path(_OUT.value).absolute().parent).is_dir():
+        raise ValueError(
+            f"--out={_OUT.value}: there is no folder {folder}; make it, or name another"
+        )
     if _OPENING.value == 0:
         only_with("--opening_steps above 0", "opening_by")
     if _WORKDIR.value:

@@ -6,6 +6,7 @@ beside each other. The file is a GIF, or an MP4 where PyAV is installed (`pip in
 'jaxdistill[video]'`).
 """
 
+import importlib.util
 import pathlib
 
 from _main import LARGEST_SEED, only_with, run
@@ -53,6 +54,7 @@ def main() -> None:
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     if pathlib.Path(_OUT.value).exists():
         raise ValueError(f"--out={_OUT.value} exists; choose another file")
+    _check_out(pathlib.Path(_OUT.value))  # before anything is played
     if _WORKDIR.value:
         only_with("--expert", "spec", "rules")
         if training.stands_in(_WORKDIR.value):
@@ -90,6 +92,18 @@ def main() -> None:
         for player, clip in zip(players, played, strict=True)
     )
     metrics.say(f"{_OUT.value}: {len(whole.frames)} frames; {told}")
+
+
+def _check_out(path: pathlib.Path) -> None:
+    """Refuses a file that a clip could not be written to."""
+    if path.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"--out={path}: clips are written as .gif or .mp4")
+    if path.suffix == ".mp4" and importlib.util.find_spec("av") is None:
+        raise ValueError(
+            f"--out={path}: MP4 needs `pip install 'jaxdistill[video]'`; or choose a .gif"
+        )
+    if not (folder := path.absolute().parent).is_dir():
+        raise ValueError(f"--out={path}: there is no folder {folder}; make it, or name another")
 
 
 if __name__ == "__main__":

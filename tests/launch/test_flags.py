@@ -492,6 +492,9 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     [
         ("evaluate", ("--workdir=x", "--opening_by=expert", "--opening_steps=0"), "opening_by"),
         ("evaluate", ("--expert=Q", "--sample_logits"), "--sample_logits goes with"),
+        ("evaluate", ("--expert=none", "--out=x/y.json"), "there is no folder"),
+        ("watch", ("--expert=none", "--out=x/y.gif"), "there is no folder"),
+        ("watch", ("--expert=none", "--out=x.avi"), "clips are written as .gif or .mp4"),
         ("evaluate", ("--expert=Q", "--opening_by=expert"), "--opening_by goes with"),
         ("evaluate", ("--workdir=x", "--spec=y"), "--spec goes with --expert"),
         ("evaluate", ("--workdir=T", "--opening_by=expert"), "goes with a distillation"),
