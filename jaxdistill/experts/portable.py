@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import networks
+from jaxdistill import networks, settings
 from jaxdistill.experts import torch_writer
 from jaxdistill.experts.expert import Expert, to_suite
 from jaxdistill.experts.student import Role, Student
@@ -178,6 +178,7 @@ def write(portable: Portable, path: str | os.PathLike[str], made: Callable[[], b
 
     Raises:
       ValueError: one of them is there already, a weight is not finite, or it is recurrent.
+      OSError: one of them cannot be written; then neither is there.
     """
     if portable.network.core:
         raise ValueError(
@@ -190,6 +191,12 @@ def write(portable: Portable, path: str | os.PathLike[str], made: Callable[[], b
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(portable.params)):
         raise ValueError(f"{portable.name}: holds NaN or infinite weights; nothing was written")
     content = made()
-    torch_writer.write(content, path)
     text = json.dumps(portable.described(), indent=2, allow_nan=False) + "\n"
-    torch_writer.write(text.encode(), beside)
+    with settings.writing(beside):
+        torch_writer.write(text.encode(), beside)
+    try:
+        with settings.writing(path):
+            torch_writer.write(content, path)
+    except OSError:  # one without the other would stand in the way of the next try
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,7 +1,9 @@
 """Policies as ONNX and StableHLO: run by other programs, they answer as ours do."""
 
 import dataclasses
+import errno
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -252,6 +254,25 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_p
         with pytest.raises(ValueError, match=f"with the package {package}: pip install"):
             format_.write(policy, tmp_path / "x")
     assert sorted(x.name for x in tmp_path.iterdir()) == ["beside.json", "stands"]
+
+
+@pytest.mark.parametrize("full", ["x", "x.json"])
+def test_a_full_disk_leaves_neither_file_and_names_one(everything, tmp_path, monkeypatch, full):
+    write = portable.torch_writer.write
+
+    def failing(data, path):
+        if pathlib.Path(path).name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(data, path)
+
+    policy = everything["one of controllers"][0]
+    monkeypatch.setattr(portable.torch_writer, "write", failing)
+    with pytest.raises(OSError, match=rf"{full} cannot be written \(No space left"):
+        portable.write(policy, tmp_path / "x", lambda: b"content")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    portable.write(policy, tmp_path / "x", lambda: b"content")
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["x", "x.json"]
 
 
 def test_what_an_expert_sees_is_what_goes_in(watcher):
