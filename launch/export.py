@@ -91,12 +91,13 @@ def _of_one_game(*, whole: bool) -> Expert:
 
     `whole` is as `Student.expert` takes it.
     """
-    from jaxdistill.experts import formats, student
+    from jaxdistill.experts import formats
+    from jaxdistill.experts import student as travelling
     from jaxdistill.run import students
 
     if _WORKDIR.value:
         return students.student_as_expert(_WORKDIR.value, _GAME.value, whole=whole)
-    if (exported := student.read(_EXPERT.value)) is not None:
+    if (exported := travelling.read(_EXPERT.value)) is not None:
         return exported.expert(_GAME.value, whole=whole)
     return formats.load(_EXPERT.value, game=_GAME.value)
 
