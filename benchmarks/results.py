@@ -89,7 +89,7 @@ class Table(NamedTuple):
         """The cells of every row whose run is in `directory`."""
         for run, label in self.runs.items():
             path = directory / run
-            path = path if path.suffix else path / "result.json"
+            path = path / "result.json" if path.is_dir() else path
             if not path.is_file():
                 continue
             result = json.loads(path.read_text())

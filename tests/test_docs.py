@@ -31,6 +31,16 @@ def test_docs_show_the_columns_that_the_program_prints():
         assert heading == f"| {' | '.join(table.columns)} |", table.title
 
 
+def test_a_run_is_found_whatever_its_name(tmp_path):
+    table = results.Table("Temperature", ("temperature", "minutes"), {"temperature_0.1": "0.1"})
+    assert not list(table.rows(tmp_path))
+    (tmp_path / "temperature_0.1").mkdir()
+    (tmp_path / "temperature_0.1" / "result.json").write_text(
+        json.dumps({"games": [{}], "seconds": {"learn": 90.0}})
+    )
+    assert list(table.rows(tmp_path)) == [("0.1", "1.5")]
+
+
 PYTHON = """#!/usr/bin/env bash
 echo "$*" >> "$LOG"
 for argument in "$@"; do

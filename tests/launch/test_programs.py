@@ -192,7 +192,11 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
         ("evaluate.py", [], "either --expert=FILE or --workdir=DIR"),
         ("evaluate.py", ["--workdir=nowhere"], "holds no config.json"),
         ("export.py", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
-        ("export.py", ["--expert=x", "--out=y.pth", "--game=pong"], "--game goes with --workdir"),
+        (
+            "export.py",
+            ["--workdir=x", "--out=y", "--format=student", "--game=pong"],
+            "--game goes with another format",
+        ),
         ("watch.py", ["--workdir=nowhere", "--out=y.gif", "--spec=z"], "--spec goes with --expert"),
         (
             "train_expert.py",
