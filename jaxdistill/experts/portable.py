@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import networks, settings
+from jaxdistill import networks
 from jaxdistill.experts import torch_writer
 from jaxdistill.experts.expert import Expert, to_suite
 from jaxdistill.experts.student import Role, Student
@@ -192,11 +192,9 @@ def write(portable: Portable, path: str | os.PathLike[str], made: Callable[[], b
         raise ValueError(f"{portable.name}: holds NaN or infinite weights; nothing was written")
     content = made()
     text = json.dumps(portable.described(), indent=2, allow_nan=False) + "\n"
-    with settings.writing(beside):
-        torch_writer.write(text.encode(), beside)
+    torch_writer.write(text.encode(), beside)
     try:
-        with settings.writing(path):
-            torch_writer.write(content, path)
+        torch_writer.write(content, path)
     except OSError:  # one without the other would stand in the way of the next try
         beside.unlink(missing_ok=True)
         raise

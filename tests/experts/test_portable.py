@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -258,15 +259,15 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_p
 
 @pytest.mark.parametrize("full", ["x", "x.json"])
 def test_a_full_disk_leaves_neither_file_and_names_one(everything, tmp_path, monkeypatch, full):
-    write = portable.torch_writer.write
+    replace = os.replace
 
-    def failing(data, path):
+    def failing(temporary, path):
         if pathlib.Path(path).name == full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(data, path)
+        replace(temporary, path)
 
     policy = everything["one of controllers"][0]
-    monkeypatch.setattr(portable.torch_writer, "write", failing)
+    monkeypatch.setattr(portable.torch_writer.os, "replace", failing)
     with pytest.raises(OSError, match=rf"{full} cannot be written \(No space left"):
         portable.write(policy, tmp_path / "x", lambda: b"content")
     assert not list(tmp_path.iterdir())

@@ -486,20 +486,22 @@ def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student)
     assert all(not _same(after[name], start[name]) for name in start)
 
 
+GOES_ON = dataclasses.replace(
+    SETTINGS,
+    games=("combat/duel",),
+    student="a run",
+    network=regime.Settings.network,
+    expert_weight=0.5,
+    total_steps=64 * 2,
+)
+
+
 def test_a_student_goes_on_killed_or_not(tmp_path, student):
-    chosen = dataclasses.replace(
-        SETTINGS,
-        games=("combat/duel",),
-        student="a run",
-        network=regime.Settings.network,
-        expert_weight=0.5,
-        total_steps=64 * 2,
-    )
     learnt = []
     for name, stops in (("whole", ()), ("killed", (1,))):
         for stop in (*stops, None):
-            learning.train(chosen, tmp_path / name, mesh=ONE, stop_at=stop, student=student)
-        with learning.Training(chosen, tmp_path / name, ONE, student) as training:
+            learning.train(GOES_ON, tmp_path / name, mesh=ONE, stop_at=stop, student=student)
+        with learning.Training(GOES_ON, tmp_path / name, ONE, student) as training:
             learnt.append(jax.device_get(training.arrays))
     assert _same(*learnt)
     expert = Expert.load(tmp_path / "whole" / "experts" / "combat" / "duel")
@@ -509,17 +511,9 @@ def test_a_student_goes_on_killed_or_not(tmp_path, student):
 
 def test_a_training_goes_on_from_the_student_that_it_began_from_or_not_at_all(tmp_path, student):
     """Its run may have chosen another since, and so may the runs of those who teach it."""
-    chosen = dataclasses.replace(
-        SETTINGS,
-        games=("combat/duel",),
-        student="a run",
-        network=regime.Settings.network,
-        expert_weight=0.5,
-        total_steps=64 * 2,
-    )
 
     def train(student, stop_at=None):
-        return learning.train(chosen, tmp_path, mesh=ONE, stop_at=stop_at, student=student)
+        return learning.train(GOES_ON, tmp_path, mesh=ONE, stop_at=stop_at, student=student)
 
     train(student, stop_at=1)
     other = dataclasses.replace(student, params=jax.tree.map(lambda x: 2 * x, student.params))
