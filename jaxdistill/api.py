@@ -93,8 +93,9 @@ class Policy:
           sample: draw from the softmax of logits instead of taking the most likely.
 
         Raises:
-          ValueError: as `outputs`; or chance without a key.
+          ValueError: as `outputs`; chance without a key, or an epsilon that is no chance.
         """
+        _check_chance("epsilon", epsilon)
         expert = self._expert(task)
         if key is None and (epsilon or sample):
             raise ValueError("epsilon and sample are chance; give key, such as jax.random.key(0)")
@@ -130,6 +131,20 @@ def _checked(observations: Any, expert: Expert) -> np.ndarray:
             )
         return shown
     return shown.astype(np.float32)
+
+
+def _check_chance(name: str, value: Any) -> None:
+    found = np.asarray(value)
+    if found.shape or found.dtype.kind not in "iuf" or not 0 <= found <= 1:  # nor is NaN
+        shown = settings_lib.one_line(repr(value), 100)
+        raise ValueError(f"{name} is {shown}, expected a chance of 0 to 1")
+
+
+def _check_whole(name: str, value: Any, *, least: int) -> None:
+    found, most = np.asarray(value), settings_lib.LARGEST
+    if found.shape or found.dtype.kind not in "iu" or not least <= found <= most:
+        shown = settings_lib.one_line(repr(value), 100)
+        raise ValueError(f"{name} is {shown}, expected a whole number of {least} to {most}")
 
 
 def load(
@@ -249,7 +264,14 @@ def evaluate(
     Returns:
       For each task `mean`, its 95% `interval`, `episodes`, `distinct`, and more; see
       `evaluation.Scores.summary`.
+
+    Raises:
+      ValueError: as `load`, or a number is out of its range.
     """
+    _check_whole("episodes", episodes, least=1)
+    _check_whole("seed", seed, least=0)
+    if epsilon is not None:
+        _check_chance("epsilon", epsilon)
     if not isinstance(policy, Policy):
         policy = load(policy, task=task)
     played = policy.tasks if task is None else (str(policy._expert(task).game),)

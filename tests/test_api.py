@@ -1,11 +1,13 @@
 """The public Python interface."""
 
 import dataclasses
+import math
 import pathlib
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,6 +79,9 @@ def test_chance_is_drawn_from_the_key(pong):
     one, other = (pong.act(shown, key=jax.random.key(k), epsilon=1.0) for k in (0, 1))
     assert set(one) == set(jaxdistill.tasks.get("pong").actions) and (one != other).any()
     np.testing.assert_array_equal(pong.act(shown, key=jax.random.key(0), epsilon=1.0), one)
+    for chance in (1, np.float32(1), jnp.float32(1)):
+        again = pong.act(shown, key=jax.random.key(0), epsilon=chance)
+        np.testing.assert_array_equal(again, one)
     with pytest.raises(ValueError, match="give key"):
         pong.act(shown, epsilon=0.5)
     with pytest.raises(ValueError, match="holds Q-values, which are not sampled"):
@@ -101,6 +106,36 @@ def test_what_cannot_be_asked_is_refused(pong, tmp_path):
         jaxdistill.distill([PONG], tmp_path / "run", settings=settings)
     assert own == {"round": 3}, "what was given stays as it is"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("epsilon", [7, -0.1, math.nan, math.inf, "0.5", None, [0.5]], ids=str)
+def test_an_epsilon_that_is_no_chance_is_refused(pong, epsilon, tmp_path):
+    """Before anything is played, and kept for others."""
+    said = r"^epsilon is .*, expected a chance of 0 to 1$"
+    with pytest.raises(ValueError, match=said):
+        pong.act(_shown(1), key=jax.random.key(0), epsilon=epsilon)
+    if epsilon is not None:  # which is the suite's
+        with pytest.raises(ValueError, match=said):
+            jaxdistill.evaluate(pong, episodes=1, epsilon=epsilon, cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"episodes": 0}, "episodes is 0, expected a whole number of 1 to"),
+        ({"episodes": -3}, "episodes is -3, expected a whole number of 1 to"),
+        ({"episodes": 2.5}, r"episodes is 2\.5, expected a whole number"),
+        ({"episodes": None}, "episodes is None, expected a whole number"),
+        ({"seed": -1}, "seed is -1, expected a whole number of 0 to"),
+        ({"seed": 2**31}, "seed is 2147483648, expected a whole number of 0 to 2147483647"),
+        ({"seed": 10**30}, "seed is 1000.*, expected a whole number"),
+    ],
+    ids=str,
+)
+def test_numbers_of_games_that_cannot_be_are_refused(pong, asked, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        jaxdistill.evaluate(pong, **asked)
 
 
 def test_pixels_are_bytes_and_numbers_are_floats(pong, watcher):
