@@ -39,20 +39,16 @@ def one_writer(directory: str | os.PathLike[str], mark: str) -> Iterator[None]:
 
     Raises:
       ValueError: another process writes there, or the directory is something else.
-      OSError: the directory cannot be made or written to.
+      OSError: the directory cannot be made or written to, as on a full disk.
     """
     if not meshes.leads():
         yield
         return
     directory = pathlib.Path(directory)
     refuse_foreign(directory, mark)
-    try:
+    with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / NAME).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise OSError(
-            f"{directory} cannot be written to ({error.strerror}); choose another directory"
-        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,10 +63,20 @@ def one_writer(directory: str | os.PathLike[str], mark: str) -> Iterator[None]:
                 f"keeps a second run out of it",
                 file=sys.stderr,
             )
-        file.truncate(0)
-        json.dump(_myself(), file)
-        file.flush()
+        with _writing(directory / NAME):  # at once: nothing is left to fail when it is closed
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(_myself()).encode())
         yield
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written to ({error.strerror}); choose another directory"
+        ) from error
 
 
 def refuse_foreign(directory: pathlib.Path, mark: str) -> None:

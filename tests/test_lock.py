@@ -119,6 +119,20 @@ def test_a_directory_that_may_not_be_written_is_one_line(tmp_path, request):
             lock.one_writer(place, "mark").__enter__()
 
 
+def test_a_full_disk_names_the_file_and_the_same_again_goes_on(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = r"run/writer\.lock cannot be written to \(File too large\); choose another directory$"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # of a file so many bytes at most
+        with pytest.raises(OSError, match=said):
+            lock.one_writer(tmp_path / "run", "mark").__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with lock.one_writer(tmp_path / "run", "mark"):
+        assert json.loads((tmp_path / "run" / lock.NAME).read_text())["pid"] == os.getpid()
+
+
 def test_of_several_processes_only_the_leader_takes_it(tmp_path, holder, monkeypatch):
     monkeypatch.setattr(lock.meshes, "leads", lambda: False)
     with lock.one_writer(tmp_path / "run", "mark"):

@@ -6,6 +6,7 @@ shows the very same game, as people see it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdistill import mesh as meshes
+from jaxdistill import settings
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 
@@ -138,19 +140,22 @@ def write(clip: Clip, path: str | os.PathLike[str]) -> None:
 
     Raises:
       ValueError: another ending, or MP4 without its writer.
+      OSError: it cannot be written, as on a full disk.
     """
     path = pathlib.Path(path)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"{path}: clips are written as .gif or .mp4")
     temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
-        if path.suffix == ".gif":
-            temporary.write_bytes(to_gif(clip.frames, clip.frames_per_second))
-        else:
-            _write_mp4(clip, temporary)
-        os.replace(temporary, path)
+        with settings.writing(path):
+            if path.suffix == ".gif":
+                temporary.write_bytes(to_gif(clip.frames, clip.frames_per_second))
+            else:
+                _write_mp4(clip, temporary)
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is in its place, or was never made
+            temporary.unlink()
 
 
 def _write_mp4(clip: Clip, path: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 
 from jaxdistill import settings
@@ -128,7 +129,12 @@ def files_of(
 def _write(directory: pathlib.Path, files: dict[str, bytes]) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} is not empty; choose another --dry_run")
-    for name, content in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    try:
+        for name, content in files.items():
+            path = directory / name
+            with settings.writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)  # in which nothing else was
+        raise

@@ -1,6 +1,7 @@
 """Tests for recorded games: the picture is of the game that was played."""
 
 import io
+import pathlib
 import sys
 
 import jax.numpy as jnp
@@ -46,6 +47,20 @@ def test_a_clip_is_recorded_and_written(tmp_path):
     assert image.size == (328, 210) and image.n_frames > 10
     with pytest.raises(ValueError, match=r"\.gif or \.mp4"):
         clips.write(clip, tmp_path / "a.avi")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux's full device")
+@pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, name):
+    if name.endswith("mp4"):
+        pytest.importorskip("av")
+    clip, path = Clip(np.zeros((3, 40, 60, 3), np.uint8), 0.0, True, 15), tmp_path / name
+    (tmp_path / f"a.partial{path.suffix}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"/{name} cannot be written \(No space left on device\)$"):
+        clips.write(clip, path)
+    assert not list(tmp_path.iterdir())
+    clips.write(clip, path)
+    assert [x.name for x in tmp_path.iterdir()] == [name]
 
 
 def test_clips_stand_in_rows():

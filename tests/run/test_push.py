@@ -1,6 +1,8 @@
 """Students pushed to a hub on this machine: what is there then, and what is refused before."""
 
+import errno
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -67,7 +69,7 @@ def _metadata(text):
     return yaml.safe_load(front), body
 
 
-def test_what_is_pushed_is_loaded_back(server, standing, tmp_path):
+def test_what_is_pushed_is_loaded_back(server, standing, tmp_path, monkeypatch):
     address = push.push(standing, "me/both", license="mit")
     commit = server.repositories["me/both"].branches["main"]
     assert address == f"hf://me/both@{commit}" and not server.repositories["me/both"].private
@@ -87,7 +89,19 @@ def test_what_is_pushed_is_loaded_back(server, standing, tmp_path):
     assert push.push(standing, "me/both", license="mit") == address
     again = push.push(standing, "me/both", license="apache-2.0")
     assert again != address and formats.load("hf://me/both", game="pong").source == again
-    # A dry run writes the same.
+    # A dry run writes the same, once there is room for all of it.
+    write_bytes = pathlib.Path.write_bytes
+
+    def full(path, content):
+        if path.name == "README.md":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    said = r"dry/README\.md cannot be written \(No space left on device\)$"
+    with pytest.raises(OSError, match=said):
+        push.push(standing, "me/both", license="apache-2.0", dry_run=tmp_path / "dry")
+    monkeypatch.undo()
     push.push(standing, "me/both", license="apache-2.0", dry_run=tmp_path / "dry")
     written = {path.name: path.read_bytes() for path in (tmp_path / "dry").iterdir()}
     assert written == server.repositories["me/both"].commits[again.partition("@")[2]]
