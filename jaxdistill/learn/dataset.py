@@ -216,9 +216,9 @@ class Log:
         """Opens the log in `directory`, or begins one there; None keeps it in memory.
 
         Args:
-          info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions`, a
-            `frame_dtype` that is not uint8, the `action_shape` of actions that are several numbers
-            and no index, and whatever else must agree for two runs to share it.
+          info: what the log is of: `games`, `num_envs`, `frame_shape`, `num_actions`, the `seed` of
+            its pools, a `frame_dtype` that is not uint8, the `action_shape` of actions that are
+            several numbers and no index, and whatever else must agree for two runs to share it.
           writes: False for one that changes nothing: a reader, or a process of several that
             counts what another one writes.
           newer: names of `info` that a log of an earlier version does not say.
@@ -366,7 +366,21 @@ class Log:
         if not written.all():
             step = start + int(np.argmin(written))
             raise self._lost("labels", step, step + 1, "they were never written")
+        if self._version == 1 and start < stop:
+            self._check_ages(start, stop)
         return chunk
+
+    def _check_ages(self, start: int, stop: int) -> None:
+        """Refuses zeros that stand for lost ages in a log of the first version; see `_array`.
+
+        A game has a second step: of two in a row one is not its first.
+        """
+        first, last = max(0, start - 1), min(self.length, stop + 1)
+        ages = self._result("ages", self._arrays["ages"][:, first:last].read(), first, last)
+        twice = ((ages[:, 1:] == 0) & (ages[:, :-1] == 0)).any(axis=(0, 2))
+        if twice.any():
+            step = first + int(np.argmax(twice))
+            raise self._lost("ages", step, step + 2, "no game begins twice in a row")
 
     def actions(self, stop: int) -> np.ndarray:
         """Actions `(G, stop, N)` of the first steps, which bring fresh pools to the same state.
@@ -486,6 +500,8 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
     check(named and 0 < len(games) == len(set(games)), "games", games, "names of games")
     for field in ("num_envs", "num_actions"):
         check(_whole(info[field], 1, 2**16), field, info[field], f"a whole number of 1..{2**16}")
+    most = settings.LARGEST
+    check(_whole(info["seed"], 0, most), "seed", info["seed"], f"a whole number of 0..{most}")
     plain = isinstance(shape, list) and len(shape) in (1, 2)
     plain = plain and all(_whole(x, 1, 4096) for x in shape)
     check(plain, "frame_shape", shape, "a height and a width, or a number of numbers")
@@ -509,7 +525,7 @@ def _whole(value: Any, least: int, most: int) -> bool:
 
 _INFO = "dataset.json"
 _VERSION = 2
-_REQUIRED = ("games", "num_envs", "frame_shape", "num_actions")
+_REQUIRED = ("games", "num_envs", "frame_shape", "num_actions", "seed")
 _CAPACITY = 2**31
 _CHUNK_STEPS = 64
 _COMPARED = 64  # steps whose frames pools that resume are compared in

@@ -15,7 +15,13 @@ from jaxdistill.learn.dataset import Log, WindowBuffer
 from jaxdistill.play import collection
 
 MESH = mesh.create()
-INFO = {"games": ["pong", "breakout"], "num_envs": 3, "frame_shape": [4, 5], "num_actions": 6}
+INFO = {
+    "games": ["pong", "breakout"],
+    "num_envs": 3,
+    "frame_shape": [4, 5],
+    "num_actions": 6,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -465,6 +471,17 @@ def test_a_damaged_log_is_named(tmp_path, text):
         dataset.open_log(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["games", "num_envs", "frame_shape", "num_actions", "seed"])
+def test_a_log_that_does_not_say_what_it_is_of_is_named(tmp_path, field):
+    Log(tmp_path, INFO).append(_log_chunk(5))
+    path = tmp_path / "dataset.json"
+    fields = json.loads(path.read_text())
+    del fields["info"][field]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=rf"dataset.json is damaged \(KeyError: '{field}'\)"):
+        dataset.open_log(tmp_path)
+
+
 def test_a_missing_log_is_named_and_not_created(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing holds no dataset.json"):
         dataset.open_log(tmp_path / "nothing")
@@ -472,7 +489,7 @@ def test_a_missing_log_is_named_and_not_created(tmp_path):
 
 
 def test_real_frames_are_compressed(tmp_path, breakout_chunk):
-    info = {"games": ["breakout"], "num_envs": 3, "frame_shape": [84, 84], "num_actions": 2}
+    info = INFO | {"games": ["breakout"], "frame_shape": [84, 84], "num_actions": 2}
     log = Log(tmp_path, info)
     log.append(breakout_chunk)
     size = sum(p.stat().st_size for p in pathlib.Path(tmp_path, "frames").rglob("*") if p.is_file())
@@ -598,7 +615,7 @@ def _as_first_version(directory, chunk):
 
 def test_logs_of_the_first_version_are_read_and_continued(tmp_path):
     chunk = _log_chunk(100)
-    for array in (chunk.actions, chunk.ages):
+    for array in (chunk.actions, chunk.usable):
         array[1, 64:] = 0
     _as_first_version(tmp_path, chunk)
     log = Log(tmp_path, INFO)
@@ -618,6 +635,24 @@ def test_what_a_log_of_the_first_version_lost_is_refused(tmp_path):
     path.write_text(json.dumps(fields))
     _file_of(tmp_path, "frames", 0).unlink()
     _lost(tmp_path, "the frames of steps 0 to 63 are lost")
+
+
+@pytest.mark.parametrize("stop", [1, 64, 65, 100])
+def test_lost_ages_of_the_first_version_are_refused(tmp_path, stop):
+    """Read as zeros they would make every stack one frame, four times."""
+    chunk = _log_chunk(100)
+    chunk.ages[chunk.ages == 0] = 1
+    chunk.ages[1, [0, 7, 64, 99]] = 0  # games that begin are none that are lost
+    _as_first_version(tmp_path, chunk)
+    _assert_same(dataset.open_log(tmp_path).read(0, 100), chunk)
+    file = _file_of(tmp_path, "ages", int(stop > 64))
+    data = file.read_bytes()
+    file.unlink()
+    _lost(tmp_path, "the ages of steps [0-9]+ to [0-9]+ are lost or damaged", stop - 1, stop)
+    file.write_bytes(data)
+    _file_of(tmp_path, "ages", int(stop <= 64)).unlink()
+    if stop in (1, 100):  # far from what is lost
+        dataset.open_log(tmp_path).read(stop - 1, stop)
 
 
 def test_labels_that_are_not_finite_are_refused(directory):
@@ -695,6 +730,10 @@ def test_actions_of_another_shape_are_refused(tmp_path):
         ("num_envs", "4"),
         ("num_envs", -3),
         ("num_envs", True),
+        ("seed", None),
+        ("seed", "0"),
+        ("seed", -1),
+        ("seed", 2**31),
         ("num_envs", 10**12),
         ("num_actions", 0),
         ("num_actions", 6.0),
