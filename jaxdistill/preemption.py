@@ -1,41 +1,58 @@
-"""SIGTERM, as schedulers send it before they take a machine away: save, and end in good order."""
+"""SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C: save, and end.
+
+A signal is heard at once and followed where nothing is lost by it, such as after a round.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
-_asked = False
+_asked: int | None = None
 
 
 class Preempted(Exception):
-    """SIGTERM came, and what was done by then is saved: the same command goes on from there."""
+    """A signal came, and what was done by then is saved: the same command goes on from there."""
 
 
 def watch() -> None:
-    """From here on SIGTERM does not end this process at once, but where its loops ask for it.
+    """From here on a signal does not end this process at once, but where its loops ask for it.
 
     A second one does. For the main thread of a program that can be gone on with.
     """
-    signal.signal(signal.SIGTERM, _ask)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ask)
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
     global _asked
-    _asked = True
+    _asked = number
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if number == signal.SIGINT:
+        print(
+            "\nends where nothing is lost, in seconds as a rule; Ctrl-C again ends it at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def asked() -> bool:
-    """Whether SIGTERM has come; a loop saves then, and raises `Preempted`."""
-    return _asked
+    """Whether a signal has come; a loop saves then, and raises `Preempted`."""
+    return _asked is not None
+
+
+def by_hand() -> bool:
+    """Whether it was somebody's Ctrl-C."""
+    return _asked == signal.SIGINT
 
 
 def stop_if_asked() -> None:
     """For where nothing is left to save.
 
     Raises:
-      Preempted: SIGTERM has come.
+      Preempted: a signal has come.
     """
-    if _asked:
+    if asked():
         raise Preempted

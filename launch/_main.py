@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -56,7 +56,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
 
     Args:
       resumes: the program goes on where it was interrupted, and ends in good order on SIGTERM (exit
-        0); others write what they make, whole, as the last thing they do.
+        0) and on Ctrl-C (exit 130); others write what they make, whole, as the last thing they do.
     """
     logging.set_verbosity(logging.ERROR)
 
@@ -72,15 +72,11 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         except (ValueError, OSError) as error:
             _fail(str(error))
         except preemption.Preempted:
+            if preemption.by_hand():
+                _interrupted(goes_on=True)
             print("ended by SIGTERM; the same command goes on where it stopped", file=sys.stderr)
         except KeyboardInterrupt:
-            then = (
-                "the same command goes on where it stopped"
-                if resumes
-                else "nothing was written, the same command begins again"
-            )
-            print(f"interrupted; {then}", file=sys.stderr)
-            sys.exit(130)
+            _interrupted(goes_on=resumes)
 
     def parse(arguments: list[str]) -> list[str]:
         arguments = _with_config_found(arguments)
@@ -106,6 +102,12 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             for flag in defined:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded, flags_parser=parse)
+
+
+def _interrupted(*, goes_on: bool) -> NoReturn:
+    then = "goes on where it stopped" if goes_on else "begins again"
+    print(f"interrupted; the same command {then}", file=sys.stderr)
+    sys.exit(130)
 
 
 def _import(file: pathlib.Path) -> None:
@@ -217,6 +219,17 @@ def only_with(what: str, *names: str) -> None:
     for name in names:
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} goes with {what}")
+
+
+def check_new_file(flag: str, path: pathlib.Path) -> None:
+    """Refuses a file that could not be written in the end, before anything is played for it."""
+    folder = path.absolute().parent
+    if path.exists():
+        raise ValueError(f"--{flag}={path} exists; choose another file")
+    if not folder.is_dir():
+        raise ValueError(f"--{flag}={path}: there is no folder {folder}; make it, or name another")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise ValueError(f"--{flag}={path}: nothing may be written in {folder}; name another")
 
 
 def _fail(message: str) -> None:

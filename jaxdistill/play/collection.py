@@ -52,6 +52,8 @@ class Seating:
       change_drivers: every call draws anew which environments the experts drive.
       key: of every random choice.
       mesh: of all processes.
+      renewed_every: steps of each environment after which pools begin anew whose games cannot be
+        skipped, so that no more has to be played again; 0 is never. Games in progress are cut.
     """
 
     lessons: Sequence[Lesson]
@@ -62,6 +64,7 @@ class Seating:
     change_drivers: bool
     key: jax.Array
     mesh: Mesh
+    renewed_every: int = 0
 
     @property
     def experts(self) -> list[Teacher]:
@@ -110,7 +113,10 @@ class Collector:
             raise ValueError(f"collect.num_envs {count} is not divisible by {processes} processes")
         self._first = jax.process_index() * (count // processes)
         self._mesh = meshes.local(seating.mesh)
-        self.pools = [self._pool(lesson) for lesson in seating.lessons]
+        self.pools = [self._pool(game) for game in range(len(seating.lessons))]
+        self._renewed = [
+            game for game, pool in enumerate(self.pools) if seating.renewed_every and not pool.skips
+        ]
         self._masks = lessons.masks(seating.lessons)
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._see = jax.jit(self._stored, static_argnums=0)
@@ -120,35 +126,47 @@ class Collector:
         if past is not None and past.actions.shape[1]:
             self._resume(past)
 
-    def _pool(self, lesson: Lesson) -> Pool:
+    def _pool(self, game: int, renewals: int = 0) -> Pool:
         own = self._seating.num_envs // jax.process_count()
-        return lesson.pool(own, lessons.COLLECT, first=self._first)
+        words = (lessons.COLLECT, renewals) if renewals else (lessons.COLLECT,)
+        return self._seating.lessons[game].pool(own, *words, first=self._first)
+
+    def _renew(self, chunk: Chunk) -> None:
+        """Begins anew the pools that are due, after a chunk whose last games are cut thereby."""
+        every = self._seating.renewed_every
+        if self._renewed and self.steps % every == 0:
+            chunk.usable[self._renewed, -1] = False
+            for game in self._renewed:
+                self.pools[game] = self._pool(game, self.steps // every)
 
     def _resume(self, past: Past) -> None:
         """Brings the pools to the end of `past`, by playing again the games in progress there.
 
         The games before them are skipped. Whether that was right is checked by frames and by
-        checksums of the environments' states; if it was not, or they are not known, a game is
-        played again from its very beginning.
+        checksums of the environments' states; if it was not, or they are not known, all is played
+        again, from where the pool was begun anew if it was.
 
         Raises:
           ValueError: not even that leads to what was seen.
         """
         own = slice(self._first, self._first + self.pools[0].num_envs)
+        length, every = past.actions.shape[1], self._seating.renewed_every
         for game in range(len(self.pools)):
+            renewals = length // every if game in self._renewed else 0
+            begun = renewals * every
             wanted = None if past.states is None else past.states[game, own]
-            played = (x[game][:, own] for x in (past.actions, past.over, past.frames))
-            arguments = (game, *played, wanted)
+            played = (x[game, begun:, own] for x in (past.actions, past.over))
+            arguments = (game, *played, past.frames[game][:, own], wanted)
             skips = wanted is not None and self.pools[game].skips
             if not (skips and self._replayed(*arguments, skip=True)):
-                self.pools[game] = self._pool(self._seating.lessons[game])
+                self.pools[game] = self._pool(game, renewals)
                 if not self._replayed(*arguments, skip=False):
                     raise ValueError(
                         f"{self._seating.lessons[game].name}: what the dataset holds cannot be "
                         f"played again here; resume with the EnvPool, or for landers the gymnasium "
                         f"and Box2D, it was collected with, or begin anew"
                     )
-        self.steps = past.actions.shape[1]
+        self.steps = length
 
     def _replayed(
         self,
@@ -271,6 +289,8 @@ class Collector:
     ) -> Chunk:
         """Plays `length` steps in every environment; the experts drive `expert_share` of them.
 
+        Pools begin anew where that is due; see `Seating`.
+
         Args:
           student: parameters on this process's devices; not needed where the experts drive all.
           advance: called with the number of steps played, for a progress bar.
@@ -299,6 +319,20 @@ class Collector:
                 student_drives=expert_slots < num_envs,
             )
 
+        pieces, left = list[Chunk](), length
+        while left:
+            every = self._seating.renewed_every
+            steps = min(left, every - self.steps % every) if self._renewed else left
+            pieces.append(self._play(policy, steps, advance))
+            self._renew(pieces[-1])
+            left -= steps
+        chunk = Chunk(*(np.concatenate(x, axis=1) for x in zip(*pieces, strict=True)))
+        return Chunk(*meshes.gather(tuple(chunk), axis=2))
+
+    def _play(
+        self, policy: rollouts.Policy, length: int, advance: Callable[[int], object] | None
+    ) -> Chunk:
+        """Plays `length` steps in this process's environments."""
         frames, labels, actions, ages, usable = [], [], [], [], []
         before = [pool.last for pool in self.pools]
         play = rollouts.play(
@@ -324,8 +358,7 @@ class Collector:
             labels.append(answered)
             before = list(turn.steps)
             if advance:
-                advance(num_envs * len(self.pools))
+                advance(self._seating.num_envs * len(self.pools))
         self.steps += length
         rows = (jax.device_get(frames), jax.device_get(labels), actions, ages, usable)
-        chunk = Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
-        return Chunk(*meshes.gather(tuple(chunk), axis=2))
+        return Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))

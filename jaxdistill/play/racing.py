@@ -28,7 +28,8 @@ def is_worse(
     few games it is too small, by sqrt((n - 1) / n), where n is the fewest of a lesson.
 
     The share of draws in which one is better would not tell: of four games that are all lost every
-    draw is lost, and of players that are equal one in 16 loses four.
+    draw is lost, and of players that are equal one in 16 loses four. Where one loses all games by
+    as much, so that there is no error, that share is what is asked for (a sign test).
 
     Args:
       played: by lesson, its first games.
@@ -53,6 +54,7 @@ def is_worse(
         return np.asarray([value({i: float(x[row]) for i, x in means.items()}) for row in rows])
 
     more, *drawn = values(ours) - values(others)
-    n = min(len(scores.scores) for scores in played.values())
-    bound = special.stdtrit(n - 1, level) * math.sqrt(n / (n - 1)) if n > 1 else 0.0
-    return bool(more < bound * np.std(drawn))
+    n, error = min(len(scores.scores) for scores in played.values()), float(np.std(drawn))
+    if n == 1 or error <= 1e-9 * abs(more):
+        return bool(more < 0 and (n == 1 or 0.5**n <= level))
+    return bool(more < special.stdtrit(n - 1, level) * math.sqrt(n / (n - 1)) * error)

@@ -47,7 +47,8 @@ def closing_hint(
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
         rounds, begin = int(result["rounds"]), begins.get(row["game"])
-        if advice := _advice(row, history, rounds, loss, values, begin, steps_per_round):
+        others = len(result["games"]) > 1
+        if advice := _advice(row, history, rounds, loss, values, begin, steps_per_round, others):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
 
@@ -98,6 +99,7 @@ def _advice(
     values: bool,
     begin: str | None,
     steps_per_round: int,
+    others: bool,
 ) -> str | None:
     name = row["game"]
     longer = f"try more rounds, by the same command and --config.learn.rounds={2 * rounds}"
@@ -142,6 +144,12 @@ def _advice(
         return (
             f"it agrees in {agreed:.1%} only, at little regret, and {loss} tells it of choices "
             f"alone: try --config.learn.loss={other} in a new run"
+        )
+    if others and len(agreement):
+        return (
+            "nothing that was logged of it still moves: try twice its share of the rows and more "
+            f"rounds, by the same command, --config.learn.shares={name}=2 and "
+            f"--config.learn.rounds={2 * rounds}"
         )
     return None
 

@@ -63,7 +63,8 @@ def select(
     Every student plays the same games, some of them first: one that is clearly worse there than
     the best has been in the very same plays no more. One that has played all is chosen unless it is
     worse by more than one standard error: it has learnt more than those before, and of students
-    that differ by chance alone the best score is the luckiest.
+    that differ by chance alone the best score is the luckiest. One that is at the run's target in
+    every game is chosen whatever others had beyond it.
 
     Args:
       best: the one of the highest value so far.
@@ -75,7 +76,7 @@ def select(
     value = functools.partial(value_of, run, baselines)
     worse = False
     while games < episodes and not worse:
-        seats = range(games, min(episodes, max(4, 2 * games, episodes // 4)))
+        seats = range(games, min(episodes, max(4, 2 * games, -(-episodes // 4))))
         new = run.measure(policy, lessons.SELECT, [seats] * len(only), only)
         for index, scores in zip(only, new, strict=True):
             played[index] = played[index].joined(scores) if index in played else scores
@@ -97,7 +98,9 @@ def select(
     }
     writer.write(step, row)
     advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
-    return None if worse else Candidate(value(means), tuple(kept), played)
+    found = Candidate(value(means), tuple(kept), played)
+    there = games == episodes and found.reaches(run.settings.learn.target_retention)
+    return found if there or not worse else None
 
 
 def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:

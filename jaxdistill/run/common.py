@@ -16,7 +16,7 @@ from jaxdistill import (
 )
 from jaxdistill import networks, shipped
 from jaxdistill.experts.expert import Expert, Teacher
-from jaxdistill.learn import losses
+from jaxdistill.learn import dataset, losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints
@@ -26,6 +26,10 @@ from jaxdistill.tasks.views import AnyView
 
 READ_AS = "experts_read_as"
 """What a dataset says of how its experts' files were read; one of an earlier version does not."""
+RENEWED = "renewed_every"
+"""What it says of `collection.Seating.renewed_every`; in one of an earlier version nothing is."""
+NEWER = (READ_AS, RENEWED)
+_RENEWED_EVERY = 8192  # a minute of play of 32 environments
 
 _PLAYED = "played"
 
@@ -181,8 +185,8 @@ class Run:
         )
         return records.Player(who, self.student_policy(params), marks, passing=True)
 
-    def seat(self, past: collection.Past | None = None) -> collection.Collector:
-        """Pools to collect in, brought to where those ended that `past` is of."""
+    def seat(self, log: dataset.Log | None = None) -> collection.Collector:
+        """Pools to collect in, fresh ones or brought to where those ended that `log` is of."""
         chosen = self.settings.collect
         seating = collection.Seating(
             lessons=self.taught,
@@ -193,8 +197,9 @@ class Run:
             change_drivers=chosen.change_drivers,
             key=jax.random.fold_in(self.key, 101),
             mesh=self.mesh,
+            renewed_every=log.info.get(RENEWED, 0) if log else 0,
         )
-        return collection.Collector(seating, past)
+        return collection.Collector(seating, log.past() if log else None)
 
     def measure(
         self,
@@ -209,6 +214,20 @@ class Run:
         """
         chosen = self.lessons if only is None else [self.lessons[i] for i in only]
         return evaluation.measure(chosen, policy, self.protocol(purpose), episodes, self.mesh)
+
+    def baselines(self) -> dict[str, list[evaluation.Scores]]:
+        """Scores of "expert" and "random" in the first of the games that are reported.
+
+        Raises:
+          ValueError: see `check_experts`; where it is known how random play scores, before that is
+            played.
+        """
+        chosen = self.settings.evaluate
+        expert = self.play_first(self.player("expert"))
+        tasks = [lesson.task for lesson in self.lessons]
+        known = [records.random_score(task, chosen.max_steps) for task in tasks]
+        check_experts(self.experts, expert, known, chosen.lowest_expert_share)
+        return {"expert": expert, "random": self.play_first(self.player("random"))}
 
     def play_first(self, player: records.Player) -> list[evaluation.Scores]:
         """The first of the games that are reported, as many as a student is chosen by."""
@@ -264,6 +283,7 @@ class Run:
             READ_AS: [records.read_as(lesson.teacher) for lesson in self.taught],
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,
+            RENEWED: _RENEWED_EVERY,
         }
 
     def _other_views(self) -> list[dict[str, Any]]:
@@ -331,10 +351,13 @@ def records_in(
 def check_experts(
     experts: Sequence[Teacher],
     scores: Sequence[evaluation.Scores],
-    random: Sequence[evaluation.Scores],
+    random: Sequence[float | None],
     lowest_share: float,
 ) -> None:
     """Stops a run whose expert plays wildly below its claim, before anything expensive.
+
+    Args:
+      random: what random play scores; None where that is not known, and nothing can be said.
 
     Raises:
       ValueError: an expert keeps less than `lowest_share`, if that is above 0, of its advertised
@@ -342,13 +365,13 @@ def check_experts(
     """
     for expert, s, r in zip(experts, scores, random, strict=True):
         # Whoever advertises no more than random play scores promises nothing to be held to.
-        if expert.advertised_score is None or expert.advertised_score <= r.mean:
+        if r is None or expert.advertised_score is None or expert.advertised_score <= r:
             continue
-        share = evaluation.retention(s.mean, expert.advertised_score, r.mean)
+        share = evaluation.retention(s.mean, expert.advertised_score, r)
         if lowest_share and share < lowest_share:
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "
-                f"{expert.advertised_score:g} it advertises (random: {r.mean:.1f}): what it sees "
+                f"{expert.advertised_score:g} it advertises (random: {r:.1f}): what it sees "
                 f"or does differs from training. Likely: {hints.likely(expert)}. Mend the spec, or "
                 f"set evaluate.lowest_expert_share to 0 to go on"
             )

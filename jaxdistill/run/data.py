@@ -13,7 +13,7 @@ from jaxdistill import lock, metrics, preemption
 from jaxdistill import mesh as meshes
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
-from jaxdistill.run.common import READ_AS, Run
+from jaxdistill.run.common import NEWER, READ_AS, Run
 from jaxdistill.run.recipe import Settings
 
 _CHUNK_STEPS = 64
@@ -49,7 +49,7 @@ def collect(
 
 def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     """What is missing of `collect.initial_steps`; the pools to go on collecting in."""
-    collector = run.seat(log.past())
+    collector = run.seat(log)
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.taught)
     with metrics.progress(
@@ -113,12 +113,12 @@ def resume(
         if log.length < initial:
             collector = collect_initial(run, log)
         elif collect.steps_per_round:
-            collector = run.seat(log.past())
+            collector = run.seat(log)
     return log, collector if collect.steps_per_round else None
 
 
 def _log(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:
-    return dataset.Log(directory, run.log_info(), writes=meshes.leads(), newer=(READ_AS,))
+    return dataset.Log(directory, run.log_info(), writes=meshes.leads(), newer=NEWER)
 
 
 def window_of(

@@ -75,8 +75,8 @@ def distill(
        chunk;
     3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
        brought to the same emulator states: the games in progress there are played again, those
-       before them are skipped (a few games' emulators do not forget one when the next begins;
-       there everything is played again);
+       before them are skipped (where a game depends on the one before, pools begin anew every
+       8,192 steps, and all since then is played again);
     4. a result: it is returned as it stands, and nothing is written, unless `learn.rounds` is
        another: see 7;
     5. another process is writing there: this call is refused, see `lock.one_writer`;
@@ -89,8 +89,8 @@ def distill(
        then on;
     7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
        rate follows the schedule of that many from then on; `learn.shares` and
-       `collect.steps_per_round` may be others then too. The old result is kept as
-       `result-ROUNDS.json`.
+       `collect.steps_per_round` may be others then too. A run that ends is measured as it stands.
+       The old result is kept as `result-ROUNDS.json`.
 
     Args:
       cache_dir: where games of experts and random play are looked for, and kept for other runs;
@@ -195,13 +195,12 @@ def _stages(
     for line in run.told():
         metrics.say(line)
     with timer.phase("baselines"):
-        # Experts first: random play says nothing about experts that cannot be loaded or played.
-        baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
+        baselines = run.baselines()
     tables.print_experts(run.experts, baselines["expert"], baselines["random"])
     runs.check_experts(
         run.experts,
         baselines["expert"],
-        baselines["random"],
+        [scores.mean for scores in baselines["random"]],
         settings.evaluate.lowest_expert_share,
     )
     if stop_after == "baselines":
@@ -312,7 +311,7 @@ def _train(
 
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         begun = saved.latest_step()
-        done, length, ended, best = 0, None, False, None
+        done, length, ended, best, measured = 0, None, False, None, True
         if begun is not None:
             restored = saved.restore(begun, state)
             state, done, length = restored.state, begun, restored.progress["length"]
@@ -320,6 +319,8 @@ def _train(
             of = restored.progress.get("ended")
             ended = lrn.target_retention is not None and (of is True or of == lrn.rounds)
             best = choosing.Candidate.from_dict(restored.progress.get("best"))
+            # Whether the student of then has been measured, if one was due.
+            measured = restored.progress.get("measured", saved.best_step() is not None)
             timer.restore(restored.progress["timer"])
         log, collector = data.resume(run, workdir, length, timer)
         if stop_after == "collect":
@@ -337,6 +338,46 @@ def _train(
             last_saved = time.monotonic()
             trace = metrics.Profile(profile)
             stack.callback(trace.close)
+
+            def due(rounds: int) -> bool:
+                """Whether the student of after so many rounds is measured."""
+                return rounds % settings.evaluate.every_rounds == 0 or rounds >= lrn.rounds
+
+            def save(rounds: int, *, chosen: bool, measured: bool) -> None:
+                with timer.phase("save"):
+                    saved.save(
+                        rounds,
+                        state,
+                        progress={
+                            "timer": timer.state(),
+                            "length": log.length,
+                            "ended": lrn.rounds if ended else None,
+                            "best": None if best is None else best.to_dict(),
+                            "measured": measured,
+                        },
+                        value=rounds if chosen else None,  # the last one counts
+                    )
+
+            def choose(rounds: int) -> bool:
+                """Measures the student of now, after so many rounds; whether it is the one."""
+                nonlocal best, ended
+                step = rounds * lrn.updates_per_round
+                try:
+                    with timer.phase("evaluate"):
+                        if collect.follow and collector is not None and run.follow():
+                            collector.replace_experts(run.experts)
+                        chosen = choosing.select(run, state, baselines, writer, step, advance, best)
+                except preemption.Preempted:
+                    if not collect.follow:  # the experts may be others by now
+                        save(rounds, chosen=False, measured=False)
+                    raise
+                if chosen is not None:
+                    best = chosen if best is None or chosen.value >= best.value else best
+                    ended = chosen.reaches(lrn.target_retention)
+                return chosen is not None
+
+            if due(done) and not measured and not ended:
+                save(done, chosen=choose(done), measured=True)
             for index in range(done, lrn.rounds):
                 if ended:
                     break
@@ -366,43 +407,20 @@ def _train(
                 advance.status(tables.learning_status(row, run.names))
                 writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
 
-                chosen = None
-                if (index + 1) % settings.evaluate.every_rounds == 0 or index + 1 == lrn.rounds:
-                    with timer.phase("evaluate"):
-                        if collect.follow and collector is not None and run.follow():
-                            collector.replace_experts(run.experts)
-                        chosen = choosing.select(run, state, baselines, writer, step, advance, best)
-                    if chosen is not None:
-                        best = chosen if best is None or chosen.value >= best.value else best
-                        ended = chosen.reaches(lrn.target_retention)
+                chosen = due(index + 1) and choose(index + 1)
                 preempted = meshes.agree(preemption.asked())
                 stopping = stop_after == f"round:{index + 1}" or preempted
                 # When to save for resuming is a matter of time alone: it changes no result.
-                due = meshes.agree(time.monotonic() - last_saved > 60)
-                if chosen is not None or stopping or due:
-                    with timer.phase("save"):
-                        saved.save(
-                            index + 1,
-                            state,
-                            progress={
-                                "timer": timer.state(),
-                                "length": log.length,
-                                "ended": lrn.rounds if ended else None,
-                                "best": None if best is None else best.to_dict(),
-                            },
-                            value=None if chosen is None else index + 1,  # the last one counts
-                        )
+                late = meshes.agree(time.monotonic() - last_saved > 60)
+                if chosen or stopping or late:
+                    save(index + 1, chosen=chosen, measured=due(index + 1))
                     last_saved = time.monotonic()
                 if preempted:
                     raise preemption.Preempted
                 if stopping:
                     return None
         best_step = saved.best_step()
-        if best_step is None:
-            raise ValueError(
-                f"learn.rounds is {lrn.rounds}, but the run is at round {done} and has measured no "
-                f"student yet; expected at least {done + 1}"
-            )
+        assert best_step is not None  # the first that is measured is chosen
         seen = {} if best is None else best.played  # None in a run of an earlier version
         chosen_by = [seen[i].starts.tolist() if i in seen else [] for i in range(len(run.lessons))]
         rounds = max(lrn.rounds, done)  # it may end before those that it has had

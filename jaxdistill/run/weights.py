@@ -30,7 +30,7 @@ from jaxdistill.play import lessons
 from jaxdistill.report import tables
 from jaxdistill.run import closing, data, distill, merging, students
 from jaxdistill.run import common as runs
-from jaxdistill.run.common import Run
+from jaxdistill.run.common import RENEWED, Run
 from jaxdistill.run.merging import Settings
 from jaxdistill.tasks.views import Screen
 
@@ -124,10 +124,11 @@ def _stages(
     for line in run.told():
         metrics.say(line)
     with timer.phase("baselines"):
-        baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
+        baselines = run.baselines()
     expert, random = baselines["expert"], baselines["random"]
     tables.print_experts(run.experts, expert, random)
-    runs.check_experts(run.experts, expert, random, settings.evaluate.lowest_expert_share)
+    lowest = settings.evaluate.lowest_expert_share
+    runs.check_experts(run.experts, expert, [scores.mean for scores in random], lowest)
     log, _ = data.resume(run, workdir, None, timer)
     params = _merged_once(given, workdir, log, timer).playing
     if stop_after is not None:
@@ -239,6 +240,7 @@ def _replayed(run: Run, log: dataset.Log, played: np.ndarray) -> tuple[np.ndarra
         for lesson in run.lessons:
             own = dataclasses.replace(lesson, seed=log.info["seed"])
             pool, index = own.pool(envs, lessons.COLLECT), lesson.index
+            renewed_every = 0 if pool.skips else log.info.get(RENEWED, 0)
             for time in range(log.length):
                 lives = np.array(pool.last.lives)
                 step = pool.step(played[index, time])
@@ -247,6 +249,8 @@ def _replayed(run: Run, log: dataset.Log, played: np.ndarray) -> tuple[np.ndarra
                     step.rewards,
                     lost | (step.over & ~step.truncated),
                 )
+                if renewed_every and (time + 1) % renewed_every == 0:
+                    pool = own.pool(envs, lessons.COLLECT, (time + 1) // renewed_every)
                 advance(envs)
             if known is not None and (pool.states != known[index]).any():
                 raise ValueError(

@@ -1,5 +1,6 @@
 """Tests for who drives which environment while states are collected."""
 
+import dataclasses
 import hashlib
 
 import jax
@@ -241,6 +242,55 @@ def test_a_resumed_collector_goes_on_as_the_one_that_was_killed(game, states, fo
     assert resumed.steps == killed.steps
     np.testing.assert_array_equal(resumed.states(), killed.states())
     for one, other in zip(killed.collect(120), resumed.collect(120), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+STICKY = atari.Rules(repeat_action_probability=0.25)
+
+
+def _lesson(rules):
+    (lesson,) = lessons.of_experts([_expert(UP, "breakout")], 3)
+    return dataclasses.replace(lesson, task=lesson.task.under(rules))
+
+
+def _renewed(log=None, *, rules=STICKY, every=100):
+    return _random("breakout", log, lessons=[_lesson(rules)], renewed_every=every)
+
+
+def test_pools_whose_games_cannot_be_skipped_begin_anew_now_and_then():
+    chunk = _renewed().collect(230)
+    begun = (chunk.ages[0, 1:] == 0) & chunk.usable[0, :-1]
+    assert not begun.any(), "the last state before a game is not learnt from"
+    for time in (100, 200):
+        assert not chunk.ages[0, time].any() and not chunk.usable[0, time - 1].any()
+    assert (chunk.ages[0, 99] > 0).all()
+    # Their games are no others' of the same environments.
+    lesson, collector = _lesson(STICKY), _renewed()
+    collector.collect(200)
+    fresh = lesson.pool(ENVS, lessons.COLLECT, 2)
+    np.testing.assert_array_equal(collector.pools[0].states, fresh.states)
+    seeds = {lesson.pool_seed(lessons.COLLECT, *words) for words in ((), (1,), (2,))}
+    assert len(seeds) == 3
+    # Within a call and across calls alike.
+    apart, log = _renewed(), dataset.Log(None, INFO)
+    for length in (70, 30, 130):
+        log.append(apart.collect(length), apart.states())
+    for one, other in zip(chunk, log.read(0, 230), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Those that can be are left to play.
+    for other in (_renewed(every=0), _renewed(rules=atari.USUAL)):
+        ages = other.collect(101).ages[0]
+        assert (ages[100] == 100).any()
+
+
+@pytest.mark.parametrize("length", [70, 100, 230])
+def test_what_is_played_again_of_them_is_bounded(length, stepped):
+    killed, log = _renewed(), dataset.Log(None, INFO)
+    log.append(killed.collect(length), killed.states())
+    del stepped[:]
+    resumed = _renewed(log)
+    assert sum(stepped) == ENVS * (length % 100)
+    for one, other in zip(killed.collect(50), resumed.collect(50), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

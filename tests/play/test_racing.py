@@ -56,6 +56,19 @@ def test_likely_is_one_standard_error(games):
         assert not racing.is_worse(ours, {0: _played(*best)}, _mean)
 
 
+@pytest.mark.parametrize(
+    ("games", "certain", "likely"),
+    [(2, False, False), (3, False, True), (7, False, True), (8, True, True)],
+)
+def test_games_that_are_all_lost_by_as_much_have_no_error_and_are_counted(games, certain, likely):
+    """Of players that are equal one in 2^7 = 128 loses seven, one in 256 eight."""
+    best = np.resize([0.1, 50.3, 7.7], games)
+    pair = {0: _played(*(best - 1))}, {0: _played(*best)}
+    assert racing.is_worse(*pair, _mean) is certain
+    assert racing.is_worse(*pair, _mean, racing.LIKELY) is likely
+    assert not racing.is_worse(*pair[::-1], _mean, racing.LIKELY)
+
+
 def test_one_game_is_compared_as_it_is():
     assert racing.is_worse({0: _played(1)}, {0: _played(2)}, _mean)
     assert not racing.is_worse({0: _played(2)}, {0: _played(2)}, _mean)
@@ -96,7 +109,7 @@ def test_equal_players_are_called_worse_as_rarely_as_is_said(first, draw, monkey
 
 def test_lessons_count_as_their_value_says():
     best = {0: _played(10, 11, 10, 11), 4: _played(1, 2, 1, 2)}
-    worse = {0: _played(8, 9, 8, 9), 4: _played(9, 9, 9, 9)}
+    worse = {0: _played(8, 9, 7, 9), 4: _played(9, 9, 9, 9)}
     assert not racing.is_worse(worse, best, _mean)
     assert racing.is_worse(worse, best, lambda means: means[0])
     assert racing.is_worse(worse, best, lambda means: min(means[0], 100) + min(means[4], 1))

@@ -1,5 +1,6 @@
 """The whole run on tiny experts in real emulators: stages, resuming, refusals."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,7 +17,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner, regime
 from jaxdistill.learn import training as learning
-from jaxdistill.play import lessons
+from jaxdistill.play import lessons, records
 from jaxdistill.report import page
 from jaxdistill.run import choosing, closing, common, data, distill, recipe, students
 
@@ -783,10 +784,59 @@ def test_a_run_may_end_before_its_rounds(settings, tmp_path):
             dataclasses.replace(_with(settings, rounds=2), collect=other), tmp_path / "run"
         )
     result = distill.distill(_with(settings, rounds=2), tmp_path / "run")
-    assert (result["best_round"], result["rounds"]) == (2, 3), "it is beyond them"
+    assert result["rounds"] == 3, "it is beyond them"
+    assert _measured(tmp_path / "run") == [2, 3], "and no round that was learnt is left out"
     distill.distill(settings, tmp_path / "early", stop_after="round:1")
-    with pytest.raises(ValueError, match=r"rounds is 1, but the run is at round 1 .* at least 2"):
-        distill.distill(_with(settings, rounds=1), tmp_path / "early")
+    result = distill.distill(_with(settings, rounds=1), tmp_path / "early")
+    assert (result["best_round"], result["rounds"]) == (1, 1)
+
+
+def _measured(workdir, updates=2):
+    """After which rounds a student was measured."""
+    rows = metrics.read(workdir)
+    return [row["step"] // updates for row in rows if "chosen_by" in row]
+
+
+def test_random_play_is_not_measured_for_an_expert_that_keeps_nothing_of_its_claim(
+    settings, monkeypatch
+):
+    run, who = common.Run(settings, mesh.create()), list[str]()
+    run.lessons = tuple(
+        dataclasses.replace(x, expert=dataclasses.replace(x.expert, advertised_score=1000.0))
+        for x in run.lessons
+    )
+    play = run.play_first
+    run.play_first = lambda player: who.append(player.name) or play(player)
+    for known, played in ((0.0, ["experts"]), (None, ["experts", "random"])):
+        who.clear()
+        monkeypatch.setattr(records, "random_score", lambda *_, known=known: known)
+        refused = pytest.raises(ValueError, match="of the 1000 it advertises")
+        with refused if known is not None else contextlib.nullcontext():
+            run.baselines()
+        assert who == played
+
+
+def test_what_was_learnt_is_saved_where_choosing_is_stopped(
+    settings, whole_run, tmp_path, monkeypatch
+):
+    """A signal in the middle of the games: it is measured first when the run goes on."""
+    with monkeypatch.context() as patch, pytest.raises(preemption.Preempted):
+        patch.setattr(choosing, "select", _preempted)
+        distill.distill(settings, tmp_path / "run")
+    with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
+        assert (saved.latest_step(), saved.best_step()) == (2, None)
+    assert _measured(tmp_path / "run") == []
+    result = distill.distill(settings, tmp_path / "run")
+    assert _measured(tmp_path / "run") == _measured(whole_run[0]) == [2, 4]
+    assert result["games"] == whole_run[1]["games"]
+    assert result["best_round"] == whole_run[1]["best_round"]
+    jax.tree.map(
+        np.testing.assert_array_equal, params_of(whole_run[0]), params_of(tmp_path / "run")
+    )
+
+
+def _preempted(*_):
+    raise preemption.Preempted
 
 
 def test_the_last_that_is_chosen_counts_and_all_are_held_against_the_best(
@@ -845,7 +895,7 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     # Retention is of what separates an expert from random play, and these tiny ones hardly differ.
     baselines = {
         who: [dataclasses.replace(x, scores=np.full_like(x.scores, mean)) for x in rows]
-        for (who, rows), mean in zip(baselines.items(), (10.0, 0.0), strict=True)
+        for (who, rows), mean in zip(baselines.items(), (5.0, -5.0), strict=True)
     }
     seats, measure = [], run.measure
 
@@ -885,3 +935,14 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     assert chosen is not None and len(played) == 3, "it may be by chance, and this one came later"
     chosen, played = beside(1.28, -0.72)
     assert chosen is None and len(played) == 3, "by more than a standard error, once all are played"
+    # Where the run may end, it is chosen all the same; and not a little below that.
+    for target, there in ((min(first.kept), True), (min(first.kept) + 0.01, False)):
+        run.settings = _with(run.settings, target_retention=target)
+        chosen, _ = beside(1.28, -0.72)
+        assert (chosen is not None and chosen.reaches(target)) == there
+    # Of any number of games it is asked twice before all are played, as the certainty counts.
+    run.settings = dataclasses.replace(
+        run.settings, evaluate=dataclasses.replace(run.settings.evaluate, select_episodes=17)
+    )
+    _, played = select(None)
+    assert played == [[(0, 5)] * 2, [(5, 10)] * 2, [(10, 17)] * 2]

@@ -552,18 +552,19 @@ def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, 
     silent, expert = (
         dataclasses.replace(watcher("asterix", 1), advertised_score=claim) for claim in (None, 50.0)
     )
-    arguments = ([silent, expert], [_scored(0.0), _scored(30.0)], [_scored(9.0), _scored(10.0)])
+    arguments = ([silent, expert], [_scored(0.0), _scored(30.0)], [9.0, 10.0])
     if refused:
         with pytest.raises(ValueError, match=r"asterix scores 30\.0 in asterix, 50% of"):
             common.check_experts(*arguments, lowest)
     else:
         common.check_experts(*arguments, lowest)
+    common.check_experts(*arguments[:2], [None, None], lowest)  # as long as that is not known
 
 
 def test_an_expert_that_claims_no_more_than_random_play_is_held_to_nothing(watcher):
     """A share of what lies below 0 would say that playing better is playing worse."""
     expert = dataclasses.replace(watcher("asterix", 1), advertised_score=-300.0)
-    common.check_experts([expert], [_scored(-100.0)], [_scored(-180.0)], 0.25)
+    common.check_experts([expert], [_scored(-100.0)], [-180.0], 0.25)
 
 
 def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
@@ -572,7 +573,7 @@ def test_what_a_lander_may_see_otherwise_is_not_said_of_screens():
         "pilot", network, {}, "q", (0, 1, 2, 3), Vector(8), "lander/heavy", advertised_score=200.0
     )
     with pytest.raises(ValueError, match=r"pilot scores 0\.0 in lander/heavy, .*order of") as error:
-        common.check_experts([pilot], [_scored(0.0)], [_scored(-180.0)], 0.9)
+        common.check_experts([pilot], [_scored(0.0)], [-180.0], 0.9)
     assert "pixels" not in str(error.value) and "resize" not in str(error.value)
 
 
