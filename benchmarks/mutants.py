@@ -155,57 +155,63 @@ def _place(node: ast.AST) -> tuple[tuple[int, int], tuple[int, int]]:
     return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
+class Worker:
+    """A copy of the tree to try changes in, and a process that tests it; see `_forked.py`."""
+
+    def __init__(self, copy: pathlib.Path, compiled: pathlib.Path):
+        self.copy = copy
+        copy.mkdir()
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+            else:
+                shutil.copy2(ROOT / name, copy / name)
+        self._said = copy.with_suffix(".said")
+        self._process = subprocess.Popen(
+            [sys.executable, pathlib.Path(__file__).with_name("_forked.py")],
+            env=os.environ
+            | {"JAX_COMPILATION_CACHE_DIR": str(compiled), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def test(self, tests: list[str], limit: float) -> tuple[str, float, str]:
+        """Runs tests: "passed", "failed" or "timeout", the seconds, and what is said."""
+        asked = {"directory": str(self.copy), "tests": tests, "said": str(self._said)}
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(asked | {"limit": limit}) + "\n")
+        self._process.stdin.flush()
+        found = json.loads(self._process.stdout.readline())
+        return found["outcome"], found["seconds"], self._said.read_text(errors="replace")[-4000:]
+
+    def close(self) -> None:
+        """Ends its process, and the test that is running."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.communicate()
+
+
 class Bench:
-    """Copies of the tree to try changes in, one for each worker."""
+    """Workers to try changes with."""
 
     def __init__(self, modules: dict[str, dict], workers: int, directory: pathlib.Path):
         self._modules = modules
-        self._free: queue.SimpleQueue[pathlib.Path] = queue.SimpleQueue()
-        for index in range(workers):
-            copy = directory / f"copy{index}"
-            copy.mkdir()
-            for name in COPIED:
-                if (ROOT / name).is_dir():
-                    ignored = shutil.ignore_patterns("__pycache__")
-                    shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-                else:
-                    shutil.copy2(ROOT / name, copy / name)
-            self._free.put(copy)
         # Compiled programs are kept by what is in them: a changed one is never taken for another.
-        self._compiled = directory / "compiled"
+        compiled = directory / "compiled"
+        self._workers = [Worker(directory / f"copy{i}", compiled) for i in range(workers)]
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._free.put(worker)
         self._limits: dict[tuple[str, ...], float] = {}
         self._checks = {tuple(module["tests"]): threading.Lock() for module in modules.values()}
 
-    def _tests(self, copy: pathlib.Path, file: str, limit: float) -> tuple[str, float, str]:
-        """Runs a module's tests: "passed", "failed" or "timeout", the seconds, and what is said."""
-        with tempfile.TemporaryFile("w+") as said:
-            began = time.monotonic()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-                + self._modules[file]["tests"],
-                cwd=copy,
-                env=os.environ
-                | {
-                    "JAX_COMPILATION_CACHE_DIR": str(self._compiled),
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                },
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(limit)
-                outcome = "passed" if code == 0 else "failed"
-            except subprocess.TimeoutExpired:
-                outcome = "timeout"
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-            said.seek(0)
-            return outcome, time.monotonic() - began, said.read()[-4000:]
+    def close(self) -> None:
+        """Ends its workers."""
+        for worker in self._workers:
+            worker.close()
 
-    def _limit(self, copy: pathlib.Path, file: str) -> float:
+    def _limit(self, worker: Worker, file: str) -> float:
         """Seconds that a module's tests are given: more than they take on the code as it is.
 
         Raises:
@@ -214,7 +220,7 @@ class Bench:
         tests = tuple(self._modules[file]["tests"])
         with self._checks[tests]:
             if tests not in self._limits:
-                outcome, seconds, said = self._tests(copy, file, 3600)
+                outcome, seconds, said = worker.test(list(tests), 3600)
                 if outcome != "passed":
                     raise RuntimeError(f"{tests} fail on the code as it is:\n{said}")
                 print(f"{' '.join(tests)}: {seconds:.0f} s on the code as it is", flush=True)
@@ -223,16 +229,16 @@ class Bench:
 
     def try_out(self, mutant: Mutant) -> dict[str, object]:
         """Whether the change was noticed, and by which test."""
-        copy = self._free.get()
-        path = copy / mutant.file
+        worker = self._free.get()
+        path = worker.copy / mutant.file
         standing = path.read_text()
         try:
-            limit = self._limit(copy, mutant.file)
+            limit = self._limit(worker, mutant.file)
             path.write_text(mutant.text)
-            outcome, seconds, said = self._tests(copy, mutant.file, limit)
+            outcome, seconds, said = worker.test(self._modules[mutant.file]["tests"], limit)
         finally:
             path.write_text(standing)
-            self._free.put(copy)
+            self._free.put(worker)
         named = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return {
             "outcome": {"passed": "survived", "failed": "killed"}.get(outcome, outcome),
@@ -314,6 +320,9 @@ def main() -> None:
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            if bench:
+                bench.close()
 
     tried = [(mutant, results[keys[mutant]]) for mutant in order if keys[mutant] in results]
     survivors = [m for m, row in tried if row["outcome"] == "survived"]

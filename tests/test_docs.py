@@ -233,8 +233,12 @@ def test_lines_of_the_trouble_page_are_said_somewhere():
 
 def test_mutants_change_the_code_as_it_is():
     """Each `old` of benchmarks/mutants.toml stands once in its file, and `new` is another."""
-    listed = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text())["mutant"]
+    table = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text())
+    listed = table["mutant"]
     assert len(listed) > 100
+    assert {mutant["file"] for mutant in listed} <= table["modules"].keys(), "or none is tried"
+    for module in table["modules"].values():
+        assert all((ROOT / test).is_file() for test in module["tests"])
     for mutant in listed:
         text = (ROOT / mutant["file"]).read_text()
         assert text.count(mutant["old"]) == 1, mutant
