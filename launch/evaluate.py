@@ -13,7 +13,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from _cache import cache_dir
-from _main import LARGEST_SEED, only_with, run
+from _main import LARGEST_SEED, check_new_file, only_with, run
 from absl import flags
 
 if TYPE_CHECKING:
@@ -68,12 +68,8 @@ def main() -> None:
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --expert=FILE or --workdir=DIR")
-    if _OUT.value and pathlib.Path(_OUT.value).exists():
-        raise ValueError(f"--out={_OUT.value} exists; choose another file")
-    if _OUT.value and not (folder := pathlib.Path(_OUT.value).absolute().parent).is_dir():
-        raise ValueError(
-            f"--out={_OUT.value}: there is no folder {folder}; make it, or name another"
-        )
+    if _OUT.value:
+        check_new_file("out", pathlib.Path(_OUT.value))
     if _OPENING.value == 0:
         only_with("--opening_steps above 0", "opening_by")
     if _WORKDIR.value:
@@ -160,8 +156,18 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         )
         for player in (expert, expert.under(USUAL))[: 1 if expert.rules == USUAL else 2]
     )
-    random = records.random_score(expert.task, measured["max_steps"])
-    tables.print_expert(expert, own, *usual, epsilon=measured["epsilon"], random=random)
+    random, random_usual = (
+        records.random_score(player.task, measured["max_steps"])
+        for player in (expert, expert.under(USUAL))
+    )
+    tables.print_expert(
+        expert,
+        own,
+        *usual,
+        epsilon=measured["epsilon"],
+        random=random,
+        random_usual=random_usual,
+    )
     row = {"game": expert.game, "expert": own.summary()}
     for scores in usual:
         row |= {"rules": expert.rules.to_dict(), "expert_usual": scores.summary()}

@@ -9,7 +9,7 @@ beside each other. The file is a GIF, or an MP4 where PyAV is installed (`pip in
 import importlib.util
 import pathlib
 
-from _main import LARGEST_SEED, only_with, run
+from _main import LARGEST_SEED, check_new_file, only_with, run
 from absl import flags
 
 _EXPERT = flags.DEFINE_string(
@@ -52,8 +52,6 @@ def main() -> None:
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --expert=FILE or --workdir=DIR")
-    if pathlib.Path(_OUT.value).exists():
-        raise ValueError(f"--out={_OUT.value} exists; choose another file")
     _check_out(pathlib.Path(_OUT.value))  # before anything is played
     if _WORKDIR.value:
         only_with("--expert", "spec", "rules")
@@ -96,14 +94,13 @@ def main() -> None:
 
 def _check_out(path: pathlib.Path) -> None:
     """Refuses a file that a clip could not be written to."""
+    check_new_file("out", path)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"--out={path}: clips are written as .gif or .mp4")
     if path.suffix == ".mp4" and importlib.util.find_spec("av") is None:
         raise ValueError(
             f"--out={path}: MP4 needs `pip install 'jaxdistill[video]'`; or choose a .gif"
         )
-    if not (folder := path.absolute().parent).is_dir():
-        raise ValueError(f"--out={path}: there is no folder {folder}; make it, or name another")
 
 
 if __name__ == "__main__":
