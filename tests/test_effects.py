@@ -49,6 +49,7 @@ Q, LOGITS, BOTH = judges("q"), judges("logits"), judges("q", "logits")
 SKILLS = ("combat/movement", "combat/aiming", "combat/clicking", "combat/duel")
 SKILLED = judges(*["logits"] * 4, names=SKILLS)
 DATASET = {"collect.dataset": "d", "collect.steps_per_round": 0}
+STUDENT_DRIVES = {"collect.expert_share_rounds": 0, "collect.final_expert_share": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,10 @@ DATASET = {"collect.dataset": "d", "collect.steps_per_round": 0}
         (Q, {"collect.final_expert_share": 1.0}, {"collect.change_drivers": True}),
         (Q, {"collect.final_expert_share": 1.0}, {"collect.student_epsilon": 0.5}),
         (Q, {"collect.num_envs": 1}, {"collect.change_drivers": True}),
+        (Q, STUDENT_DRIVES, {"collect.change_drivers": True}),
+        (Q, STUDENT_DRIVES | {"collect.initial_steps": 0}, {"collect.expert_epsilon": 0.5}),
+        (Q, {"evaluate.report_episodes": 16}, {"evaluate.report_width": 0.0}),
+        (Q, {"evaluate.report_episodes": 1}, {"evaluate.report_width": 0.1}),
         (Q, {}, {"learn.warm_layers": "convolutions"}),
         (Q, {"learn.loss": "kl"}, {"learn.first_loss": "kl", "learn.first_rounds": 2}),
         (
@@ -120,6 +125,13 @@ def test_the_same_settings_are_taken_where_they_mean_something():
     recipe.refuse_idle(changed(PLAIN, chosen), judges("q", "logits", score=20.0))
     chosen = {"together": "combat/duel", "learn.together": False, "learn.resample_unseen": True}
     recipe.refuse_idle(changed(PLAIN, chosen), SKILLED)
+    for chosen in (
+        STUDENT_DRIVES | {"collect.expert_epsilon": 0.5},
+        {"collect.initial_steps": 0, "collect.expert_epsilon": 0.5},
+        *({name: STUDENT_DRIVES[name], "collect.change_drivers": True} for name in STUDENT_DRIVES),
+        {"evaluate.report_episodes": 17, "evaluate.report_width": 0.0},
+    ):
+        recipe.refuse_idle(changed(PLAIN, chosen), Q)
 
 
 PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
@@ -307,6 +319,7 @@ ITERATED = {"method": "taylor_iterative"}
         ({"merge.catch_up_rounds": 0}, {"merge.catch_up_rate": 0.5}),
         ({"merge.catch_up_rounds": 0}, {"merge.catch_up_damping": 0.5}),
         (ITERATED | {"merge.rounds": 1}, {"merge.round_decay": 0.1}),
+        ({"evaluate.report_episodes": 16}, {"evaluate.report_width": 0.0}),
         ({"collect.dataset": "d"}, {"collect.initial_steps": 64}),
         ({"collect.dataset": "d"}, {"collect.expert_epsilon": 0.5}),
         ({"evaluate.opening_steps": 0}, {"evaluate.opening_by": "expert"}),
@@ -332,6 +345,7 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
         {"method": "task_arithmetic", "merge.scale": 0.4, "evaluate.lowest_expert_share": 0.5},
         ITERATED | {"merge.rounds": 2, "merge.round_decay": 0.1},
         {"evaluate.opening_steps": 5, "evaluate.opening_by": "expert"},
+        {"evaluate.report_episodes": 17, "evaluate.report_width": 0.0},
     ):
         merging.refuse_idle(changed(MERGED, chosen), judges("q", "q", score=20.0))
 

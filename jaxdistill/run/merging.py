@@ -205,6 +205,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
                 "collect.dataset is given and nothing is collected",
                 ("collect.initial_steps", "collect.expert_epsilon"),
             ),
+            recipe.all_are_played(settings.evaluate),
             (opening == 0, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
             (
                 all(expert.advertised_score is None for expert in experts),

@@ -16,7 +16,7 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Teacher, Team
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import learner, losses
-from jaxdistill.play import lessons
+from jaxdistill.play import lessons, records
 from jaxdistill.settings import (
     Count,
     OneOf,
@@ -449,6 +449,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     known_losses = losses.of(experts[0].task.suite.form)
     used = [known_losses[name] for name in (learnt.loss, learnt.first_loss) if name]
     drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
+    alone = not c.expert_share_rounds and not c.final_expert_share
     settings_lib.refuse_idle(
         settings,
         [
@@ -471,6 +472,18 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
                 c.final_expert_share == 1,
                 "collect.final_expert_share is 1 and the student never drives",
                 drivers,
+            ),
+            (
+                alone,
+                "collect.expert_share_rounds and final_expert_share are 0 and the experts drive no "
+                "round",
+                ("collect.change_drivers",),
+            ),
+            (
+                alone and not c.initial_steps,
+                "collect.initial_steps is 0, expert_share_rounds and final_expert_share are too, "
+                "and the experts never drive",
+                ("collect.expert_epsilon",),
             ),
             (
                 settings.together is None,
@@ -518,6 +531,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
                 "no expert holds logits",
                 ("learn.logits_temperature", "evaluate.sample_logits"),
             ),
+            all_are_played(known.evaluate),
             (
                 not known.evaluate.opening_steps,
                 "evaluate.opening_steps is 0",
@@ -529,6 +543,16 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
                 ("evaluate.lowest_expert_share",),
             ),
         ],
+    )
+
+
+def all_are_played(measure: Measure) -> tuple[bool, str, tuple[str, ...]]:
+    """For `settings.refuse_idle`: whether so few games are reported that all of them always are."""
+    games = measure.report_episodes
+    return (
+        next(records.rounds(games)) == games,
+        f"evaluate.report_episodes is {games} and all are always played",
+        ("evaluate.report_width",),
     )
 
 
