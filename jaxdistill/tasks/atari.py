@@ -184,6 +184,11 @@ class Game(Task):
         rules = self.rules.to_dict()
         return {"rules": rules} if rules else {}
 
+    def require(self) -> None:
+        """Raises ValueError if the game has no such mode or difficulty, which ALE alone knows."""
+        if (self.rules.mode, self.rules.difficulty) != (USUAL.mode, USUAL.difficulty):
+            self.pool(1, seed=0, threads=1)
+
     def pool(
         self,
         num_envs: int,

@@ -166,7 +166,7 @@ class Task(abc.ABC):
         return (score - self.random_score) / (self.human_score - self.random_score)
 
     def require(self) -> None:  # noqa: B027 - most need nothing
-        """Raises ValueError if something that the task is played with is not installed."""
+        """Raises ValueError if it cannot be played here, as where something is not installed."""
 
     @abc.abstractmethod
     def pool(

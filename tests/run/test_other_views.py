@@ -84,6 +84,18 @@ def test_it_collects_the_same_on_one_device_and_on_four(settings, tmp_path):
     np.testing.assert_allclose(one.labels, four.labels, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("rule", ["mode", "difficulty"])
+def test_rules_that_a_game_does_not_have_are_refused_before_anything_is_claimed(
+    settings, tmp_path, rule
+):
+    """Or the directory would be that of a run which can never begin."""
+    wrong = dataclasses.replace(settings, rules=Rules(**{rule: 99}))
+    for begin in (distill.distill, data.collect):
+        with pytest.raises(ValueError, match=r"^space_invaders: Invalid .*99.*the game's own$"):
+            begin(wrong, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_recurrent_expert_is_refused_where_single_states_are_asked_for(settings, tmp_path):
     view, network = View(42, 42, 1), networks.Network(convs=(), core=networks.Core("lstm", 2))
     params = jax.tree.map(np.asarray, networks.init(network, jax.random.key(0), view.shape))

@@ -102,6 +102,10 @@ def test_a_mode_that_a_game_does_not_have_is_refused():
     for rules in (Rules(mode=99), Rules(difficulty=99)):
         with pytest.raises(ValueError, match=r"^freeway: Invalid .*99.*-1 is the game's own$"):
             AtariPool(FREEWAY.under(rules), 1, seed=0)
+        with pytest.raises(ValueError, match=r"^freeway: Invalid .*99.*-1 is the game's own$"):
+            FREEWAY.under(rules).require()
+    for rules in (Rules(), Rules(mode=3), Rules(difficulty=1)):
+        FREEWAY.under(rules).require()
 
 
 def test_steps_are_as_many_frames_as_the_rules_say():
