@@ -171,7 +171,8 @@ def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
     """The closing tables of a training: one row per task; for `measured` see `protocol`."""
     _print(protocol(measured), *network_lines(rows), spare=("human", "random"), names=(noun(rows),))
     _print_endings(rows)
-    metrics.tell(_starts(rows, "network"), WIDTH)
+    helped = f"; {_helped(rows, 'network')}" if _all_known(rows) else ""
+    metrics.tell(_starts(rows, "network") + helped, WIDTH)
 
 
 def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -451,10 +452,14 @@ def _told(row: Mapping[str, Any], name: str) -> Callable[[float], str]:
 
 def starts(result: Mapping[str, Any]) -> str:
     """In how many states games began, and whether the student was chosen by some of them."""
-    shared = {row["game"]: row["shared_starts"] for row in result["games"] if row["shared_starts"]}
+    return f"{_starts(result['games'], 'student')}; {_helped(result['games'], 'student')}"
+
+
+def _helped(rows: Sequence[Mapping[str, Any]], who: str) -> str:
+    """Such as "3 of pong's helped to choose the student", of starts."""
+    shared = {row["game"]: row["shared_starts"] for row in rows if row["shared_starts"]}
     some = ", ".join(f"{count} of {game}'s" for game, count in shared.items())
-    by = f"{some} helped to choose the student" if some else "none helped to choose the student"
-    return f"{_starts(result['games'], 'student')}; {by}"
+    return f"{some or 'none'} helped to choose the {who}"
 
 
 def _starts(rows: Sequence[Mapping[str, Any]], who: str) -> str:
@@ -491,15 +496,15 @@ def playing_status(scores: Mapping[str, evaluation.Scores]) -> str:
 
 
 def fresh(result: Mapping[str, Any]) -> str:
-    """Whether the games of a training's result are other games than those it chose by.
+    """Whether the games of a training's result began where others did that it was chosen by."""
+    if not _all_known(result["games"]):
+        return "whether some of their starts helped to choose the network is not known"
+    return f"of their starts {_helped(result['games'], 'network')}"
 
-    Where games have few starts of their own and no opening makes them differ, other seeds may begin
-    the same ones.
-    """
-    alike = any(tasks.get(row["game"]).suite.opening_steps for row in result["games"])
-    if alike and not result["opening_steps"]:
-        return "without openings, some of these games may be among those it was chosen by"
-    return "these games did not help to choose the network"
+
+def _all_known(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rows say which starts helped to choose: a training of an earlier version does not."""
+    return all("shared_starts" in row for row in rows)
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -579,7 +584,7 @@ def read_training(path: pathlib.Path) -> dict[str, Any]:
         network_cells(result["games"]), ending_tables(result["games"])
         network_lines(result["games"]), ending_lines(result["games"])
         protocol(result), training_summary(result), wall_time(result)
-        _starts(result["games"], "network")
+        _starts(result["games"], "network"), fresh(result)
         embedding_cells(result["embeddings"])
 
     return _read(path, draw, "remove it, and the same command measures the network again")

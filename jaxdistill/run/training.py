@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,7 @@ def train(
     `settings.final_episodes` whole games of each task, with `eval_epsilon`, the same ones in every
     training: of other seeds than any game that helped to choose the network and, where there are
     openings, from states of the other side (see `evaluation.Opening`). A training that was measured
-    is not played again.
+    is read back, and nothing is played or written.
 
     Args:
       cache_dir: where games of random play and of those it goes on from are looked for, and kept
@@ -70,6 +70,10 @@ def train(
     student = _student(settings, workdir)
     if student is not None:
         settings = _as_distilled(settings, student)
+    path = workdir / "result.json"
+    if stop_at is None and path.is_file() and _experts_stand(settings, workdir):
+        learning.check_begun(settings, workdir, mesh=mesh, student=student)
+        return tables.read_training(path)
     learning.train(
         settings,
         workdir,
@@ -81,11 +85,17 @@ def train(
     )
     if stop_at is not None:
         return {}
-    path = workdir / "result.json"
     if not path.is_file():
         with lock.one_writer(workdir, "config.json"), metrics.wall_clock(workdir) as wall:
             _report(regime.settled(settings), workdir, mesh, command, cache_dir, wall)
     return tables.read_training(path)
+
+
+def _experts_stand(settings: Settings, workdir: pathlib.Path) -> bool:
+    """Whether a finished training has lost none of what it leaves to other programs."""
+    return all(
+        (workdir / "experts" / task.name / "expert.json").is_file() for task in settings.tasks
+    )
 
 
 def _as_distilled(settings: Settings, student: regime.Student) -> Settings:
@@ -109,6 +119,8 @@ class _Learnt(NamedTuple):
       vectors: what it has learnt for each task, by name; empty where it learns none.
       seconds: by phase.
       history: rows of its `metrics.jsonl`.
+      chosen_by: by task, hashes of the states that games started from that it was chosen by, where
+        they are known.
     """
 
     best_step: int
@@ -116,6 +128,7 @@ class _Learnt(NamedTuple):
     vectors: dict[str, list[float]]
     seconds: dict[str, float]
     history: list[dict[str, Any]]
+    chosen_by: Mapping[str, Sequence[int]]
 
 
 def _report(
@@ -143,6 +156,7 @@ def _report(
             mesh=mesh,
             known=common.records_in(workdir, cache_dir),
             student=student,
+            chosen_by={name: starts for x in learnt for name, starts in x.chosen_by.items()},
         )
         plays = _record(experts, settings)
     best_steps = [x.best_step for (one, _), x in zip(parts, learnt, strict=True) for _ in one.games]
@@ -210,6 +224,7 @@ def _read_learnt(
             {} if vectors is None else dict(zip(training.names, vectors.tolist(), strict=True)),
             seconds,
             metrics.read(workdir),
+            training.chosen_by or {},
         )
 
 
@@ -225,26 +240,30 @@ def measure(
     known: records.Records,
     student: regime.Student | None = None,
     only: int | None = None,
+    chosen_by: Mapping[str, Collection[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """A row of each task: random play, and the network that the experts are of.
+
+    The network is shown what it was shown where it was chosen: what is seen is hashed, to keep
+    starts apart (`evaluation.Opening`). Teachers who see a screen otherwise play in other pools.
 
     Args:
       known: games that are not played again.
       student: what the network was trained further from; it and who taught it play too. Where
         those are not at hand, what it says of them stands in their place.
       only: the index of the one task to play; its row is as it would be among the others.
+      chosen_by: by task, hashes of the states that games started from that the network was chosen
+        by: a row says how many of them are among its starts here (`shared_starts`).
     """
     everything = lessons.of_experts(experts, seed)
-    teachers = student.teachers if student else {}
-    if teachers:  # who may see a screen in another way
-        everything = tuple(
-            dataclasses.replace(
-                lesson,
-                view=lesson.task.shown([lesson.seen, teachers[lesson.name].view]),
-            )
-            for lesson in everything
-        )
     chosen = everything if only is None else everything[only : only + 1]
+    teachers = student.teachers if student else {}
+    taught = [
+        dataclasses.replace(
+            lesson, view=lesson.task.shown([lesson.seen, teachers[lesson.name].view])
+        )
+        for lesson in (chosen if teachers else ())
+    ]
     for lesson in chosen:
         lesson.task.require()
         limit = max_steps or lesson.task.max_steps
@@ -289,7 +308,9 @@ def measure(
     opening = evaluation.Opening(random, opening_steps, random, evaluation.REPORTING)
     protocol = evaluation.Protocol(lessons.REPORT, seed, opening, max_steps)
     played = {
-        who: records.measure(chosen, one, protocol, episodes, mesh, known)
+        who: records.measure(
+            taught if who == "expert" else chosen, one, protocol, episodes, mesh, known
+        )
         for who, one in players.items()
     }
     how = {
@@ -309,10 +330,17 @@ def measure(
                 else {}
             ),
             "human_normalised": lesson.task.human_normalised(played["network"][index].mean),
+            **_shared(played["network"][index], (chosen_by or {}).get(lesson.name)),
             **({"max_steps": max_steps or lesson.task.max_steps} if lesson.task.facts else {}),
         }
         for index, lesson in enumerate(chosen)
     ]
+
+
+def _shared(scores: evaluation.Scores, chosen_by: Collection[int] | None) -> dict[str, int]:
+    if chosen_by is None:
+        return {}
+    return {"shared_starts": len(set(scores.starts.tolist()) & set(chosen_by))}
 
 
 def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Clip]:

@@ -425,13 +425,19 @@ def test_a_training_of_games_is_summed_up_by_human_scores(human, said):
 
 
 @pytest.mark.parametrize(
-    ("game", "opening", "apart"),
-    [("pong", 10, True), ("pong", 0, False), ("lander/windy", 0, True)],
+    ("shared", "said"),
+    [
+        ((0, 0), "of their starts none helped to choose the network"),
+        ((0, 3), "of their starts 3 of breakout's helped to choose the network"),
+        ((0, None), "whether some of their starts helped to choose the network is not known"),
+    ],
 )
-def test_no_games_are_called_fresh_that_may_have_chosen(game, opening, apart):
-    """Emulators know few starts of their own; every lander's is its own."""
-    said = tables.fresh({"games": [{"game": game}], "opening_steps": opening})
-    assert ("did not help to choose" in said) == apart
+def test_no_games_are_called_fresh_that_may_have_chosen(shared, said):
+    rows = [
+        {"game": game} | ({} if count is None else {"shared_starts": count})
+        for game, count in zip(("pong", "breakout"), shared, strict=True)
+    ]
+    assert tables.fresh({"games": rows}) == said
 
 
 def test_the_protocol_says_the_step_limit_where_there_is_one():

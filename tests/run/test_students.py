@@ -19,7 +19,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
-from jaxdistill.play import clips, evaluation, lessons, rollouts
+from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.run import common, distill, push, recipe, students, training, travelled
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
@@ -428,6 +428,27 @@ def lacking(tmp_path):
     )
     made.save(tmp_path / "lacking")
     return tmp_path / "lacking"
+
+
+def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_see():
+    """Its starts, and those of random play, are of the side that its choice has not touched."""
+    seeing = dataclasses.replace(SMALL, crop=(8, 196), gray="mean", steps=((94, 60),))
+    network, teacher = (an_expert("breakout", view, 1) for view in (SMALL, seeing))
+    student = regime.Student(
+        "it", network.network, network.params, "q", SMALL, {"breakout": teacher}
+    )
+    measure = functools.partial(
+        training.measure,
+        [network],
+        mesh=mesh.create(),
+        known=records.Records(),
+    )
+    how = {"seed": 0, "episodes": 3, "epsilon": 0.5, "opening_steps": 10, "max_steps": 60}
+    (alone,), (beside,) = measure(**how), measure(**how, student=student)
+    assert beside.keys() - alone.keys() == {"expert", "student"}
+    assert [beside[who] for who in ("random", "network")] == [
+        alone[who] for who in ("random", "network")
+    ]
 
 
 def going_on(workdir):

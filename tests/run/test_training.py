@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill import mesh
+from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.report import tables
 from jaxdistill.run import training
+from jaxdistill.tasks.atari import Rules
 
 
 @pytest.fixture
@@ -27,6 +30,16 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(evaluation, "measure", look)
     return seen
+
+
+def _rows(result, *names):
+    """Its rows, as they are measured again, of all tasks or of some."""
+    left_out = ("best_step", "shared_starts")  # which are of the training alone
+    return [
+        {name: value for name, value in row.items() if name not in left_out}
+        for row in result["games"]
+        if not names or row["game"] in names
+    ]
 
 
 def _untimed(result):
@@ -97,27 +110,66 @@ def test_no_reported_game_helped_to_choose(lander_training, measured):
         for calls in (chose, measured)
     ]
     assert len(sides[1]) == 8 and not sides[0] & sides[1]
+    assert {start for starts in finished.chosen_by.values() for start in starts} == sides[0]
+    assert [len(starts) for starts in finished.chosen_by.values()] == [2 + 4] * 2
 
 
-def test_a_measured_training_is_read_back_and_not_played_again(
-    lander_training, monkeypatch, capsys
+def test_starts_that_helped_to_choose_are_counted(lander_training, measured):
+    _, workdir, result = lander_training
+    assert [row["shared_starts"] for row in result["games"]] == [0, 0]
+    measure = functools.partial(
+        training.measure,
+        training.load_experts(workdir),
+        mesh=mesh.create(),
+        known=records.Records(),
+    )
+    how = {"seed": 0, "episodes": 4, "epsilon": 0.0, "opening_steps": 0, "max_steps": 90}
+    assert measure(**how) == _rows(result)
+    _, (standard, _) = measured[-1]
+    chosen_by = {"lander/standard": [*standard.starts.tolist()[:3], 1]}
+    standard, windy = measure(**how, chosen_by=chosen_by)
+    assert standard["shared_starts"] == 3 and "shared_starts" not in windy, "of it nothing is known"
+
+
+def test_a_measured_training_is_read_back_and_nothing_is_played_or_written(
+    lander_training, monkeypatch, capsys, contents
 ):
+    """Whoever may only read it is shown its table all the same."""
     settings, workdir, result = lander_training
-    files = [workdir / name for name in ("result.json", "report.html")]
-    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in files]
+    before = contents(workdir)
 
     def never(*_, **__):
         raise AssertionError("played again")
 
     monkeypatch.setattr(evaluation, "measure", never)
     assert training.train(settings, workdir) == result
-    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
+    assert contents(workdir) == before
     tables.print_training(result)
     printed = capsys.readouterr().out
     assert "4 whole games per score, of at most 90 steps, epsilon 0, " in printed
     assert "how games ended" in printed and "None" not in printed and "human" not in printed
     with pytest.raises(ValueError, match="seed 0, this one has 1"):
         training.train(dataclasses.replace(settings, seed=1), workdir)
+    assert contents(workdir) == before
+
+
+def test_a_finished_training_writes_an_expert_that_it_has_lost_again(lander_training, tmp_path):
+    settings, workdir, result = lander_training
+    shutil.copytree(workdir, tmp_path / "run")
+    lost = tmp_path / "run" / "experts" / "lander" / "windy"
+    shutil.rmtree(lost)
+    assert training.train(settings, tmp_path / "run") == result
+    kept = workdir / "experts" / "lander" / "windy"
+    name = "weights.safetensors"
+    assert (lost / name).read_bytes() == (kept / name).read_bytes()
+
+
+@pytest.mark.parametrize("rule", ["mode", "difficulty"])
+def test_rules_that_a_game_does_not_have_are_refused_before_anything_is_claimed(tmp_path, rule):
+    settings = regime.Settings(games=("pong",), rules=Rules(**{rule: 99}))
+    with pytest.raises(ValueError, match=r"^pong: Invalid .*99.*the game's own$"):
+        training.train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_that_was_stopped_ends_with_the_same_result(lander_training, tmp_path):
@@ -128,12 +180,21 @@ def test_a_training_that_was_stopped_ends_with_the_same_result(lander_training, 
     assert _untimed(resumed) == _untimed(result)
 
 
+def test_a_profile_is_a_trace_of_a_training_s_iterations(lander_training, tmp_path):
+    settings = dataclasses.replace(lander_training[0], total_steps=160, eval_every=160)
+    for name, traced in (("plain", None), ("traced", tmp_path / "trace")):
+        directory = None if traced is None else str(traced)
+        training.train(settings, tmp_path / name, stop_at=4, profile=directory)
+        assert bool([*(tmp_path / "trace").rglob("*.xplane.pb")]) == (traced is not None)
+
+
 def test_the_page_shows_tables_clips_curves_and_vectors(lander_training):
     _, workdir, result = lander_training
     text = (workdir / "report.html").read_text()
     assert "One network for lander/standard, lander/windy" in text
     assert text.count("data:image/gif;base64,") == 2 and text.count("<svg") == 2
     assert "None" not in text.split("<h2>Settings")[0] and "train &lt;it&gt;" in text
+    assert "; of their starts none helped to choose the network" in text
     for name, cells in (
         ("scores", tables.network_cells(result["games"])),
         ("endings", tables.ending_cells(result["games"])),
@@ -162,7 +223,7 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path)
         (again,) = training.evaluate(
             tmp_path / "run", episodes=4, epsilon=0.0, seed=0, game=row["game"]
         )
-        assert again == {name: value for name, value in row.items() if name != "best_step"}
+        assert [again] == _rows(result, row["game"])
     training.evaluate(tmp_path / "run", episodes=1, epsilon=0.0, seed=3)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert after == before, "it is read"
@@ -174,10 +235,7 @@ def test_a_training_is_measured_again_as_it_is_asked_for(lander_training):
     measure = functools.partial(training.evaluate, workdir)
     asked = {"episodes": 4, "epsilon": 0.0, "seed": 0}
     rows = measure(**asked)
-    assert rows == [
-        {name: value for name, value in row.items() if name != "best_step"}
-        for row in result["games"]
-    ]
+    assert rows == _rows(result)
     alone = measure(**asked, game="Lander_Windy")
     assert alone == rows[1:], "the same games, with none beside them"
     for other in ({"episodes": 3}, {"epsilon": 0.9}, {"seed": 5}, {"opening_steps": 20}):
