@@ -20,9 +20,26 @@ def main() -> None:
 
     join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
+    _tell_idle()
     info = data.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]
     metrics.say(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
+
+
+def _tell_idle() -> None:
+    """Says which settings, of those given by flag, are not of what is collected.
+
+    They are not refused: a config and its flags are checked together, as a run's, and one that
+    learns nothing here may be what makes them fit these experts.
+    """
+    from jaxdistill import metrics
+
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    idle = [x for x in given if x.startswith(("learn.", "evaluate.")) and x != "learn.together"]
+    if idle:
+        metrics.say(
+            f"note: {', '.join(idle)}: no effect on what is collected; for launch/distill.py"
+        )
 
 
 if __name__ == "__main__":

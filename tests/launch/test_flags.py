@@ -1,11 +1,13 @@
-"""Every flag of the programs that measure and write has a row that shows what it changes."""
+"""Every flag of every program has a row that shows what it changes."""
 
 import dataclasses
 import importlib.util
 import io
 import json
 import pathlib
+import signal
 import sys
+import types
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import losses
 from jaxdistill.report import tables
-from jaxdistill.run import distill, recipe, students
+from jaxdistill.run import data, distill, recipe, students, training
 from jaxdistill.tasks import lander as lander_tasks
 from jaxdistill.tasks.atari import ATARI
 from jaxdistill.tasks.views import Vector
@@ -70,7 +72,7 @@ def program(monkeypatch, capsys):
 
     run.load = load
     run.own = lambda name: {
-        flag.name for flag in load(name) and flags.FLAGS.flags_by_module_dict()["program"]
+        flag.name for flag in load(name) and flags.FLAGS.flags_by_module_dict().get("program", ())
     }
     yield run
     clear()
@@ -270,6 +272,99 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
     assert program.own("sweep") == {"config", "over", "workdir", "index"}
 
 
+MADE = {
+    "distill": (
+        (distill, "distill"),
+        {"config": ("quickstart.py", "reference.py"), "workdir": "here", "profile": None},
+    ),
+    "collect": ((data, "collect"), {"config": ("quickstart.py", "reference.py"), "out": "here"}),
+    "train_expert": (
+        (training, "train"),
+        {"config": ("lander.py:shared", "lander.py:blind"), "workdir": "here", "profile": None},
+    ),
+    "finetune": (
+        (training, "train"),
+        {
+            "config": ("finetune.py", "finetune.py:alone"),
+            "workdir": "here",
+            "out": None,
+            "profile": None,
+        },
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize("name", MADE)
+def test_every_flag_of_a_program_that_makes_something_changes_what_is_made(
+    program, monkeypatch, name
+):
+    where, flagged = MADE[name]
+    asked = []
+
+    def ask(settings, directory, *, profile=None, **_):
+        asked.append((settings, str(directory), profile))
+        raise ValueError("that is known now")
+
+    monkeypatch.setattr(*where, ask)
+    played = types.SimpleNamespace(games=("pong",))
+    monkeypatch.setattr(students, "read", lambda workdir: played)
+
+    def ask_by(**given):
+        config = given.pop("config", flagged["config"][0])
+        standing = {flag: x for flag, x in flagged.items() if x and flag != "config"}
+        told = standing | given | {"config": LAUNCH.parent / "configs" / config}
+        code, out, err = program(name, *(f"--{flag}={x}" for flag, x in told.items()))
+        assert (code, out, err) == (2, "", "error: that is known now\n")
+
+    ask_by()
+    for flag in flagged:
+        ask_by(**{flag: flagged["config"][1] if flag == "config" else "elsewhere"})
+    for flag, one in zip(flagged, asked[1:], strict=True):
+        assert asked.count(one) == 1 and one != asked[0], f"--{flag} changes nothing"
+    assert program.own(name) == set(flagged)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_collecting_says_which_settings_it_does_not_heed(program, monkeypatch, tmp_path):
+    info = {"length": 2, "num_envs": 3, "games": ["pong"]}
+    monkeypatch.setattr(data, "collect", lambda settings, out: info)
+    config = f"--config={LAUNCH.parent / 'configs' / 'quickstart.py'}"
+
+    def said(*given):
+        code, out, err = program("collect", config, f"--out={tmp_path}", *given)
+        assert code == 0, err
+        *notes, last = out.splitlines()
+        assert last == f"{tmp_path}: 6 steps of each of pong"
+        return notes
+
+    assert said() == said("--config.collect.num_envs=16", "--config.seed=3") == []
+    assert said("--config.learn.together=False") == [], "it says what is collected"
+    (note,) = said("--config.learn.rounds=3", "--config.seed=3", "--config.evaluate.epsilon=0.1")
+    assert note == (
+        "note: learn.rounds, evaluate.epsilon: no effect on what is collected; for "
+        "launch/distill.py"
+    )
+
+
+def test_every_program_has_a_test_of_its_flags_and_so_have_those_that_they_share(program):
+    programs = {path.stem for path in LAUNCH.glob("[!_]*.py")}
+    tested = {"evaluate", "watch", "convert", "export", "push", "sweep", "merge_weights", "doctor"}
+    assert programs == tested | set(MADE) and program.own("doctor") == set()
+    shared = {}
+    for name in programs:
+        program.load(name)
+        for module, own in flags.FLAGS.flags_by_module_dict().items():
+            if module.startswith("_"):
+                shared.setdefault(module, set()).update(flag.name for flag in own)
+    assert shared == {
+        "_main": {"import"},
+        "_cache": {"cache_dir"},
+        "_wandb": {"wandb"},
+        "_processes": {"coordinator", "processes", "process"},
+    }
+
+
 def test_what_is_compiled_is_kept_where_games_are(program, tmp_path, monkeypatch):
     program.load("evaluate")
     cache = sys.modules["_cache"]
@@ -467,7 +562,12 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     assert measured(*quick, "--game=pong", expert="any") != base
     assert measured(*quick, expert="q") != base
     assert measured(*quick, f"--out={tmp_path / 'x.json'}") == base
-    assert (tmp_path / "x.json").is_file()
+    # In a game of other rules than the usual it is measured in both.
+    ruled = ("--rules=frame_skip=2", f"--out={tmp_path / 'y.json'}")
+    assert measured(*quick, *ruled) != base
+    usual, own = (json.loads((tmp_path / x).read_text())["games"][0] for x in ("x.json", "y.json"))
+    assert own["expert"] != own["expert_usual"] == usual["expert"]
+    assert own["rules"] == {"frame_skip": 2} and "rules" not in usual
     code, _, err = program("evaluate", f"--expert={experts / 'q'}", "--spec=none.toml")
     assert code == 2 and "none.toml" in err
     # Of a run.
