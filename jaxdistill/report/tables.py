@@ -66,12 +66,13 @@ def print_expert(
     *,
     epsilon: float,
     random: float | None = None,
+    random_usual: float | None = None,
 ) -> None:
     """One expert's score, and how its games ended.
 
     Args:
       usual: its score in the usual game, where its own is another.
-      random: the mean score of random play in its own, where that is known.
+      random, random_usual: the mean scores of random play in either, where they are known.
     """
     name = str(expert.game)
     rows: list[dict[str, Any]] = [{"game": name, "expert": scores.summary()}]
@@ -85,7 +86,7 @@ def print_expert(
             (
                 name,
                 *(("own", "usual")[i] for _ in which),
-                _known(random if i == 0 else None, _digits),
+                _known((random, random_usual)[i], _digits),
                 _measured(row["expert"]),
                 _known(expert.advertised_score, _digits),
                 row["expert"]["episodes"],
@@ -99,6 +100,8 @@ def print_expert(
     if usual is not None:
         metrics.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
     _print_endings(rows)
+    if usual is not None and random is None:
+        warn(expert.under(atari.USUAL), usual, random_usual)
     warn(expert, scores, random)
 
 

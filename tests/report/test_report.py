@@ -16,8 +16,9 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.play import clips
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.report import page, tables
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.lander import LANDER
-from jaxdistill.tasks.views import Vector
+from jaxdistill.tasks.views import Vector, View
 
 
 @pytest.fixture
@@ -377,6 +378,32 @@ def test_one_game_has_an_interval_that_is_not_known(capsys, tmp_path):
     assert cells[columns.index("student") + 1] == "[-, -]"
     assert tables.ending_cells([row])[1][2][2:4] == ("100.0%", "[-, -]")
     assert ("  rest", "100%", "100%", "100% [-, -]") in tables.ending_lines([row])[1]
+
+
+def test_an_expert_whose_own_game_is_not_known_is_judged_by_the_usual_one(capsys):
+    """Where random play in its own is known, what it does in another says nothing."""
+    expert = Expert(
+        name="champion",
+        network=networks.Network(),
+        params={},
+        outputs="q",
+        actions=tuple(range(18)),
+        view=View(),
+        game="pong",
+        rules=Rules(full_actions=True),
+    )
+    low, high = (_scores(facts={}, scores=(x, x), lengths=(9, 9)) for x in (-21.0, 20.0))
+    for own, usual, random, warned in (
+        (low, low, None, True),
+        (high, low, None, True),
+        (low, high, None, False),
+        (high, low, -20.2, False),
+    ):
+        tables.print_expert(expert, own, usual, epsilon=0.05, random=random, random_usual=-20.3)
+        out = " ".join(capsys.readouterr().out.split())
+        assert ("not better than random play (-20.3)" in out) == warned
+        assert ("Likely: its own game (full_actions True (not False); set rules)" in out) == warned
+        assert "usual -20.3" in out
 
 
 def test_experts_names_are_cut_and_not_wrapped(capsys):
