@@ -21,6 +21,9 @@ What actions are is told by their kinds:
 DQN's `CnnPolicy` is Nature's convolutions and one chain of dense layers to Q-values, of a game's
 own actions alone. A dueling head is such a chain too where both of its streams have as many layers:
 they stand side by side in one, and value less mean advantage is a sum of the last layer's inputs.
+
+What neither has a field for, such as how its own game is played, is a field more of `data`, which
+Stable-Baselines3 keeps: see `formats.carried`.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ import numpy as np
 from jaxdistill import networks
 from jaxdistill.experts import export, torch_writer
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import carried
 from jaxdistill.experts.formats.skills import KEY_DEVIATION
 from jaxdistill.experts.torch_writer import Call, Name
 from jaxdistill.tasks.atari import Game
@@ -107,8 +111,13 @@ def export_expert(expert: Expert, path: str | os.PathLike[str], *, overwrite: bo
         kinds=[(task.suite.kinds or ())[action] for action in expert.actions],
         turn=task.environment.turn,
         log_std=None if expert.log_std is None else np.array(expert.log_std),
+        said=_said(expert),
         overwrite=overwrite,
     )
+
+
+def _said(expert: Expert) -> carried.Carried:
+    return carried.Carried(expert.outputs, {expert.game: expert.view}, expert.rules)
 
 
 def export_policy(
@@ -119,6 +128,7 @@ def export_policy(
     kinds: Sequence[str],
     turn: float,
     log_std: np.ndarray | None = None,
+    said: carried.Carried | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a policy over a vector in -1..1, and its value, as a zip for `PPO.load`.
@@ -134,6 +144,7 @@ def export_policy(
       turn: the largest angle, in radians.
       log_std: `(A,)`, logarithms of the angles' deviations in radians, as a `Factored` takes them;
         what stands at keys is not read. Needed where there is an angle.
+      said: what is carried for whoever reads it back here.
       overwrite: replace a file that is already there.
 
     Raises:
@@ -161,6 +172,7 @@ def export_policy(
         "action_space": _action_space(kinds, turn),
         "learning_rate": _LEARNING_RATE,
         **_SETTINGS,
+        **({carried.KEY: said.to_dict()} if said else {}),
     }
     # Adam's epsilon is Stable-Baselines3's for actor-critics.
     _write(path, data, weights, _fresh_adam(len(weights), _LEARNING_RATE, eps=1e-5))
@@ -215,6 +227,7 @@ def export_q_network(
         "observation_space": _pictures(view.shape),
         "action_space": _discrete(len(actions)),
         **_Q_SETTINGS,
+        carried.KEY: _said(expert).to_dict(),
     }
     whole = {
         f"{network}.{name}": array

@@ -16,6 +16,7 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.networks import Network
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
 GAME = tasks.get("breakout")
@@ -71,6 +72,33 @@ def test_it_is_read_back_with_the_same_outputs(written, seen):
     wanted = own_outputs(expert, seen)
     assert np.ptp(wanted, axis=1).max() > 0.05
     np.testing.assert_allclose(own_outputs(again, seen), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_how_it_sees_and_how_its_own_game_is_played_come_back(tmp_path):
+    # Three gray frames: by its shape alone it could be one in colour.
+    view, rules = View(stack=3, resize="linear"), Rules(repeat_action_probability=0.25)
+    network = NETWORKS["linear"]
+    shapes = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), (3, 84, 84)))
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
+    expert = Expert("mine", network, params, **FIELDS, view=view, rules=rules)
+    export_sb3.export_expert(expert, tmp_path / "policy.zip")
+    again = formats.load(tmp_path / "policy.zip")
+    assert (again.view, again.rules, again.game) == (view, rules, "breakout")
+    with pytest.raises(ValueError, match="plays breakout, and pong was asked for"):
+        formats.load(tmp_path / "policy.zip", game="pong")
+    # Nothing of it stands in a zip that Stable-Baselines3 wrote.
+    data = json.loads((members := read_members(tmp_path / "policy.zip")).pop("data"))
+    del data["jaxdistill"]
+    with zipfile.ZipFile(tmp_path / "theirs.zip", "w") as archive:
+        for name, content in (members | {"data": json.dumps(data).encode()}).items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match="3 channels of 84x84"):
+        formats.load(tmp_path / "theirs.zip", game="breakout")
+
+
+def read_members(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_pytorch_makes_the_same_of_its_tensors(written, seen):
