@@ -55,6 +55,11 @@ MAX_STEPS = _MAX_FRAMES // 4
 _FIRE = 1
 # Their joysticks have no button: ALE's full set is nine actions, which are no ids of ours.
 _WITHOUT_FULL_SET = ("lost_luggage", "skiing")
+# Their programs do not forget a game when the console is reset.
+_REMEMBERED = (
+    *("hangman", "haunted_house", "ice_hockey", "kung_fu_master", "pooyan", "sir_lancelot"),
+    *("space_war", "surround", "time_pilot", "yars_revenge"),
+)
 
 # 60 Hz and four emulator frames a step. Emulators know few starts of their own: of 100 games of
 # Breakout 4 differ; and chance of their own they know none.
@@ -248,7 +253,8 @@ class AtariPool(Pool):
         super().__init__(game, num_envs, view, max_steps)
         rules = game.rules
         # Chance of every step goes on from game to game, and a life from the one before.
-        self.skips = not (rules.repeat_action_probability or rules.end_at_life)
+        goes_on = rules.repeat_action_probability or rules.end_at_life or game.name in _REMEMBERED
+        self.skips = not goes_on
         self._rules, self._index = rules, _action_index(game)
         self._fires = rules.fire_after_life and _FIRE in game.actions
         self._fire, self._waits = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
@@ -271,9 +277,8 @@ class AtariPool(Pool):
 
         Chance enters a pool that `skips` only where a game begins, and each environment has a
         generator of its own for it: the k-th game begins alike whether those before were played or
-        not, if the game's program forgets them when the console is reset. Of 104 games 94 do;
-        Hangman, Haunted House, Ice Hockey, Kung Fu Master, Pooyan, Sir Lancelot, Space War,
-        Surround, Time Pilot and Yars' Revenge do not. So compare `states` with what they were.
+        not, if the game's program forgets them when the console is reset, as those of 94 of 104
+        games do. So compare `states` with what they were.
         """
         for count in range(1, int(np.max(counts)) + 1):
             begun = self._emulators.begin(np.flatnonzero(counts >= count).astype(np.int32))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import finetune, lander, merge, merge_weights, train_expert
-from jaxdistill import networks, tasks
+from jaxdistill import networks, preemption, tasks
 from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
@@ -105,9 +105,35 @@ def test_an_interrupted_program_says_what_is_true(program, name, resumes, monkey
     with pytest.raises(SystemExit) as ended:
         run(stopped, resumes=resumes)
     goes_on = "the same command goes on where it stopped"
-    begins = "nothing was written, the same command begins again"
+    begins = "the same command begins again"
     line = f"interrupted; {goes_on if resumes else begins}\n"
     assert (ended.value.code, capsys.readouterr().err) == (130, line)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize(("times", "ended_at"), [(1, "the end of a round"), (2, "once")])
+def test_ctrl_c_ends_a_run_where_nothing_is_lost_and_a_second_one_at_once(
+    program, monkeypatch, capsys, times, ended_at
+):
+    where = []
+
+    def main():
+        where.append("once")
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        where.append("the end of a round")
+        preemption.stop_if_asked()
+
+    run = program.load("distill").run
+    monkeypatch.setattr(preemption, "_asked", None)
+    given = ["distill.py", "--config=configs/quickstart.py", "--workdir=x"]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as ended:
+        run(main, resumes=True)
+    said = capsys.readouterr().err
+    assert ended.value.code == 130 and where[-1] == ended_at
+    assert "Ctrl-C again ends it at once" in said
+    assert said.endswith("interrupted; the same command goes on where it stopped\n")
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
@@ -644,6 +670,12 @@ def test_a_flag_that_means_nothing_is_refused(
     ]
     code, _, err = program(name, *given)
     assert code == 2 and said in err
+
+
+@pytest.mark.parametrize(("name", "out"), [("evaluate", "/x.json"), ("watch", "/x.gif")])
+def test_nothing_is_played_for_a_file_that_may_not_be_written(program, unprivileged, name, out):
+    code, _, err = program(name, "--expert=none", f"--out={out}")
+    assert code == 2 and f"--out={out}: nothing may be written in /; name another" in err
 
 
 def test_every_flag_of_watch_convert_and_export_changes_what_is_written(program, experts, tmp_path):
