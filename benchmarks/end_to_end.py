@@ -76,14 +76,13 @@ def _usual(
             rollouts.network_actor(expert.network, masks, epsilon=0.05),
             rollouts.random_policy(masks),
         )
+        # Games begin as ours do.
+        steps = chosen[0].suite.opening_steps
+        opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
         scores = evaluation.measure(
             played,
             functools.partial(act, expert.params),
-            evaluation.Protocol(
-                lessons.REPORT,
-                7,
-                evaluation.Opening(random, 0, random, evaluation.REPORTING),  # none
-            ),
+            evaluation.Protocol(lessons.REPORT, 7, opening),
             _EPISODES.value,
             mesh.create(),
         )
