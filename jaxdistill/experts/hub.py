@@ -210,15 +210,16 @@ def choose(names: Iterable[str], address: Address) -> tuple[str, ...]:
     ):
         found = [x for x in below if re.fullmatch(pattern, x) and not _ASIDE.search(x)]
         if len(found) > 1 and not several:
+            one = dataclasses.replace(address, path=folder + found[0])
             raise ValueError(
-                f"{address} holds several files that may be the expert, {_some(found)}; name one, "
-                f"as {dataclasses.replace(address, path=folder + found[0])}"
+                f"{_shown(address)} holds several files that may be the expert, {_some(found)}; "
+                f"name one, as {_shown(one)}"
             )
         if found:
             return (folder + found[-1],)
     raise FileNotFoundError(
-        f"{address} holds no expert that is read, but {_some(below)}; expected a student, a "
-        "Stable-Baselines3 zip or a file of weights"
+        f"{_shown(address)} holds no expert that is read, but {_some(below)}; expected a student, "
+        "a Stable-Baselines3 zip or a file of weights"
     )
 
 
@@ -355,7 +356,7 @@ def _absent(address: Address, names: Iterable[str]) -> FileNotFoundError:
     there = sorted(names)
     what = f"holds {_some(there)}" if there else "is empty"
     named = "" if address.path else "; name a file of it"
-    return FileNotFoundError(f"{address}: no such file; the repository {what}{named}")
+    return FileNotFoundError(f"{_shown(address)}: no such file; the repository {what}{named}")
 
 
 def _beside(main: str, sizes: Mapping[str, int | None]) -> Iterator[str]:
@@ -372,6 +373,11 @@ def _beside(main: str, sizes: Mapping[str, int | None]) -> Iterator[str]:
         size = sizes.get(place)
         if size is not None and size <= MAX_TEXT_BYTES:
             yield place
+
+
+def _shown(address: Address) -> str:
+    """For a message, which ends: a path may have thousands of letters."""
+    return one_line(str(address), 400)
 
 
 def _some(names: list[str]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
+from jaxdistill import metrics
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
@@ -35,8 +37,20 @@ class ExpertSource:
 
 
 def load(source: ExpertSource) -> Expert:
-    """Loads one expert; raises as `formats.load` does, and ValueError for rules it cannot have."""
-    return by_rules(formats.load(source.path, spec=source.spec, game=source.game), source.rules)
+    """Loads one expert, and says so where a name says that it plays another game.
+
+    Raises as `formats.load` does, and ValueError for rules it cannot have.
+    """
+    found = formats.convert(source.path, spec=source.spec, game=source.game)
+    for doubt in found.doubts:
+        _say_once(f"note: {source.path}: {doubt}")
+    return by_rules(found.expert, source.rules)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Experts that are followed are read again and again."""
+    metrics.say(text)
 
 
 def by_rules(expert: Expert, changes: str | None) -> Expert:

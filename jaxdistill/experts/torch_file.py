@@ -344,7 +344,14 @@ def _read_safetensors(data: bytes) -> TorchFile:
         tree[key] = _strided(
             memoryview(tensor["data"]), dtype, 0, shape, strides, swap=_swap("little")
         )
-    return TorchFile(tree)
+    return TorchFile(_with_dots(tree))
+
+
+def _with_dots(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with dots in its names, where each is a Flax tree's keys joined by commas."""
+    if all("," in name and "." not in name for name in tree):
+        return {name.replace(",", "."): array for name, array in tree.items()}
+    return tree
 
 
 # --- PyTorch's zip archive

@@ -15,16 +15,18 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import flax.serialization
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax.core import freeze
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts import formats, torch_writer
 from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.formats import beside
+from jaxdistill.experts.formats import beside, template
 from jaxdistill.experts.formats.conventions import CONVENTIONS, rules_of, with_arguments
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
@@ -695,17 +697,42 @@ class ResidualBody(nn.Module):
         return nn.relu(nn.Dense(HIDDEN)(nn.relu(x).reshape((x.shape[0], -1))))
 
 
+# PureJaxQL too.
+class CNN(nn.Module):
+    norm: bool
+
+    @nn.compact
+    def __call__(self, x):
+        before = nn.LayerNorm if self.norm else lambda: lambda x: x
+        for width, kernel, stride in zip(WIDTHS, (8, 4, 3), (4, 2, 1), strict=True):
+            size = (kernel, kernel)
+            x = nn.Conv(width, size, strides=(stride, stride), padding="VALID")(x)
+            x = nn.relu(before()(x))
+        return nn.relu(before()(nn.Dense(HIDDEN)(x.reshape((x.shape[0], -1)))))
+
+
+class PQNetwork(nn.Module):
+    norm: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.transpose(x, (0, 2, 3, 1))
+        nn.BatchNorm(use_running_average=True)(x)  # for its parameters alone
+        return nn.Dense(4)(CNN(self.norm)(x / 255.0))
+
+
 def answered(body, x=PIXELS):
     """Random parameters of a Flax module, and what it answers."""
     x = jnp.asarray(x, jnp.float32)
     shapes = jax.eval_shape(lambda: body.init(jax.random.key(0), x))
     draw = np.random.default_rng(2)
 
-    def random(leaf):
+    def random(path, leaf):
         fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 200
-        return (draw.normal(size=leaf.shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+        drawn = draw.normal(size=leaf.shape) * np.sqrt(2 / fan_in)
+        return (drawn + (path[-1].key == "scale")).astype(np.float32)
 
-    params = jax.tree.map(random, shapes)
+    params = jax.tree_util.tree_map_with_path(random, shapes)
     return params, np.asarray(jax.jit(body.apply)(params, x))
 
 
@@ -728,6 +755,21 @@ def cleanrl_flax_c51(folder):
     path = folder / "c51_atari_jax.cleanrl_model"
     path.write_bytes(flax.serialization.to_bytes({"model_weights": params, "args": args}))
     return path, softmax_mean(logits.reshape(3, 4, 21), -3, 8)
+
+
+def purejaxql(folder, norm=True):
+    """A BatchNorm that nothing comes of stays as it began."""
+    variables, theirs = answered(PQNetwork(norm))
+    params = dict(variables["params"])
+    params["BatchNorm_0"] = {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
+    path = folder / "Breakout-v5" / "pqn_Breakout-v5_seed0.safetensors"
+    path.parent.mkdir()
+    safetensors.numpy.save_file(flax.traverse_util.flatten_dict(params, sep=","), path)
+    return path, theirs
+
+
+def purejaxql_plain(folder):
+    return purejaxql(folder, norm=False)
 
 
 def flax_ppo(folder, body, actions, env):
@@ -767,6 +809,18 @@ def dopamine(folder, body):
 
 def dopamine_dqn(folder):
     return dopamine(folder, Body("SAME", 4))
+
+
+def dopamine_before_linen(folder):
+    """Layers of all kinds are numbered in one row, and lie under no "params"."""
+    path, theirs = dopamine(folder, Body("SAME", 4))
+    bundle = pickle.loads(path.read_bytes())
+    numbers = {"Dense_0": "Dense_3", "Dense_1": "Dense_4"}
+    for name in ("online_params", "target_params"):
+        layers = bundle[name]["params"]
+        bundle[name] = {numbers.get(key, key): dict(layers[key]) for key in layers}
+    path.write_bytes(pickle.dumps(bundle))
+    return path, theirs
 
 
 def dopamine_c51(folder):
@@ -870,6 +924,8 @@ TORCH = (
 FLAX = (
     Row("CleanRL DQN, Flax", cleanrl_flax_dqn, NAME, rules=FIRE),
     Row("CleanRL C51, Flax", cleanrl_flax_c51, SAID, rules=FIRE),
+    Row("PureJaxQL", purejaxql, NAME, rules=FIRE),
+    Row("PureJaxQL without LayerNorm", purejaxql_plain, NAME, rules=FIRE),
     Row("CleanRL or cleanba PPO, Flax", cleanrl_flax_ppo, SAID, "logits", rules=FIRE),
     Row(
         "cleanba IMPALA or PPO, residual",
@@ -880,6 +936,7 @@ FLAX = (
         rules=MACHADO,
     ),
     Row("Dopamine DQN", dopamine_dqn, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
+    Row("Dopamine DQN", dopamine_before_linen, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
     Row("Dopamine C51 or Rainbow", dopamine_c51, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
     Row("Dopamine QR-DQN", dopamine_qrdqn, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
     Row("Dopamine IQN", dopamine_iqn, FOLDER + "Breakout", view=ZEROS, rules=STICKY),
@@ -1020,6 +1077,60 @@ def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path):
     # Atoms that cannot be are not believed.
     wrong = {"v_min": 3.0, "v_max": -3.0, "n_atoms": 51}
     assert with_arguments(known["CleanRL C51, Flax"], wrong, "").plan.support.atoms.low == -10
+
+
+def test_normalised_input_and_layers_are_refused(tmp_path):
+    """A BatchNorm that learnt was seen, and its means are not in the file."""
+    path, _ = purejaxql(tmp_path)
+    tensors = safetensors.numpy.load_file(path)
+    seen = tensors | {"BatchNorm_0,bias": np.full(4, 0.1, np.float32)}
+    inside = {name.replace("LayerNorm", "BatchNorm"): array for name, array in tensors.items()}
+    for changed in (seen, inside):
+        safetensors.numpy.save_file(changed, path)
+        with pytest.raises(ValueError, match=r"batch normalisation .*BatchNorm_.* is not supp"):
+            formats.load(path)
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ValueError, match="needs no spec; none describes LayerNorm"):
+        template.write(path)
+    wrong = tensors | {"CNN_0,LayerNorm_3,scale": np.ones(HIDDEN + 1, np.float32)}
+    safetensors.numpy.save_file(wrong, path)
+    with pytest.raises(ValueError, match=r"CNN_0.LayerNorm_3.scale has shape \(7,\), expected"):
+        formats.load(path)
+
+
+def test_what_normalises_is_in_the_layer_table(tmp_path):
+    conversion = formats.convert(purejaxql(tmp_path)[0])
+    network, rows = conversion.expert.network, conversion.rows()
+    assert network.layer_norm and [row[0] for row in rows][-4:] == [
+        "conv_norm1",
+        "conv_norm2",
+        "conv_norm3",
+        "fc_norm1",
+    ]
+    assert rows[-1][1:4] == ("CNN_0.LayerNorm_3", "norm", f"{HIDDEN} -> {HIDDEN}")
+    assert sum(row[-1] for row in rows) == networks.count(conversion.expert.params)
+    assert "LayerNorm before every activation" in conversion.notes
+
+
+@pytest.mark.parametrize(
+    ("count", "args", "atoms"),
+    [
+        (51, None, None),
+        (51, {"env_id": "BreakoutNoFrameskip-v4"}, None),
+        (51, {"v_min": -3.0, "exp_name": "c51"}, None),
+        (21, {"n_atoms": 21, "v_min": -3.0, "v_max": 8.0}, networks.Atoms(-3.0, 8.0, 21)),
+    ],
+)
+def test_returns_that_are_assumed_are_told(count, args, atoms, tmp_path):
+    params, _ = answered(Body(outputs=4 * count))
+    tree = {"model_weights": params} | ({} if args is None else {"args": args})
+    path = tmp_path / "breakout_c51.cleanrl_model"
+    path.write_bytes(flax.serialization.to_bytes(tree))
+    found = formats.convert(path)
+    assert found.convention == "CleanRL C51, Flax" and found.expert.game == "breakout"
+    assert found.expert.network.atoms == (atoms or networks.Atoms(-10.0, 10.0, 51))
+    told = "the file does not hold the returns of its atoms: 51 of -10..10 are assumed"
+    assert (told in found.notes) == (atoms is None)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export, export_sb3, formats
+from jaxdistill.experts import export, export_sb3, formats, sources
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import template
 from jaxdistill.tasks.atari import Rules
@@ -623,6 +623,22 @@ def test_sb3_channels_that_may_be_colours_or_frames_are_refused(sb3):
     said = "sees 3 channels of 84x84, which are as many gray frames or 1 in colour", "(--spec)"
     for data in ({}, {"observation_space": box(3, 84, 84)}, {"observation_space": box(84, 84, 3)}):
         refused(sb3(tensors, policy_kwargs={}, **data), *said, game="breakout")
+
+
+def test_outputs_for_all_actions_are_said_by_sb3_as_by_others(sb3, saved):
+    """By their number: Pong has 6 actions of its own, Boxing all 18."""
+    convs = nature(tuple(f"q_net.features_extractor.cnn.{i}" for i in (0, 2, 4)))
+    dense = ("q_net.features_extractor.linear.0", (5, 98))
+    tensors = state_dict(*convs, dense, ("q_net.q_net.0", (18, 5)))
+    zipped = sb3(tensors, policy_kwargs={}, observation_space=box(4, 84, 84))
+    for game, full in (("pong", True), ("boxing", False)):
+        ours, other = (formats.load(x, game=game) for x in (zipped, saved(cleanrl(18))))
+        assert ours.rules == other.rules == Rules(fire_after_life=True, full_actions=full)
+    expert = formats.load(zipped, game="pong")
+    assert (expert.mask.sum(), expert.under(Rules()).mask.sum()) == (18, 6)
+    whole = whole_screen(3) | state_dict(("q_net.q_net.0", (18, 5)))
+    screens = sb3(whole, policy_kwargs={}, observation_space=box(3, 210, 160))
+    assert formats.load(screens, game="pong").rules == Rules(full_actions=True)
 
 
 def actor_critic(torch, *, pi, vf, inputs, actions, extractors=None):
@@ -1303,6 +1319,26 @@ def test_spec_says_what_was_left_out(saved, spec):
     refused(saved(normed), "batch normalisation", "bn.running_mean", spec=spec(SPEC))
 
 
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("LayerNorm_0", ("scale", "layer normalisation")),
+        ("norms.0", ("scale", "normalisation")),
+        ("ln", ("weight", "normalisation")),
+        ("encoder.layer_norm", ("weight", "layer normalisation")),
+    ],
+)
+def test_what_normalises_is_not_left_out_by_a_spec(key, kind, saved, spec):
+    """But a critic's, with its critic, and a target network's."""
+    end, words = kind
+    norm = {f"{key}.{end}": np.ones(2, np.float32), f"{key}.bias": np.zeros(2, np.float32)}
+    refused(saved(TENSORS | norm), f"{words} ({key}.", "is not supported", spec=spec(SPEC))
+    for whose in ("critic", "target"):
+        other = {f"{whose}.{name}": array for name, array in norm.items()}
+        notes = formats.convert(saved(TENSORS | other), spec=spec(SPEC)).notes
+        assert any("tensors not used" in note and whose in note for note in notes)
+
+
 def test_spec_finds_or_is_told_the_state_dict(saved, spec):
     other = state_dict(("a", (2, 4, 8, 8)), ("b", (5, 800)), ("c", (4, 5)), seed=1)
     tree = {"online": TENSORS, "best": other, "target": other}
@@ -1350,6 +1386,24 @@ def test_another_game_than_the_own_is_refused(saved, spec, tmp_path):
     (tmp_path / "pong.pth").write_bytes(saved(plain_reference()).read_bytes())
     found = formats.convert(tmp_path / "pong.pth", game="qbert")
     assert "the file's name says pong; it is read as an expert of qbert" in found.notes
+
+
+def test_who_plays_an_expert_is_told_of_a_name_that_says_another_game(saved, tmp_path, capsys):
+    named, ours = (tmp_path / f"dqn-PongNoFrameskip-v4{end}" for end in (".pth", "_ours.pth"))
+    named.write_bytes(saved(plain_reference()).read_bytes())
+    export.export_expert(formats.load(named, game="qbert"), ours)
+    for path, game, told in (
+        (named, "qbert", True),
+        (named, "qbert", False),  # once is enough
+        (named, "pong", False),
+        (named, None, False),
+        (ours, None, False),  # the file knows better than its name
+        (ours, "qbert", False),
+    ):
+        expert = sources.load(sources.ExpertSource(str(path), game=game))
+        assert expert.game == (game or ("pong" if path == named else "qbert"))
+        note = "the file's name says pong; it is read as an expert of qbert"
+        assert capsys.readouterr().out == (f"note: {path}: {note}\n" if told else "")
 
 
 def test_padding_is_derived_where_only_one_fits(saved, spec):

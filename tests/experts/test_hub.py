@@ -1,5 +1,6 @@
 """Experts of a hub on this machine: which file is meant, what is fetched, and what is refused."""
 
+import io
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import zipfile
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 import jaxdistill
 from configs import merge
 from jaxdistill import mesh, networks, tasks
-from jaxdistill.experts import formats, hub, torch_writer
+from jaxdistill.experts import formats, hub, torch_file, torch_writer
 from jaxdistill.experts.formats import published
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.experts.student import Role, Student
@@ -202,12 +204,14 @@ def test_the_file_that_is_meant(names, path, chosen):
         ("policy.json", "", "holds no expert that is read"),
         ("a.pth", "c.pth", "hf://user/name/c.pth: no such file; the repository holds a.pth"),
         ("", "", "no such file; the repository is empty"),
+        pytest.param("a.pth", "x" * 5000, "...: no such file; the repository holds", id="long"),
     ],
 )
 def test_a_choice_that_is_not_ours_is_one_line(names, path, said):
     with pytest.raises((ValueError, OSError)) as error:
         hub.choose(names.split(), hub.Address("user/name", None, path))
     assert said in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
 # --- fetching
@@ -229,12 +233,48 @@ def test_a_published_expert_is_read_with_what_is_said_beside_it(server, zoo, zip
 
     expert.save(tmp_path / "saved")  # and what was fetched is written down
     assert json.loads((tmp_path / "saved" / "expert.json").read_text())["source"] == expert.source
-    # What was said goes before what lies beside it.
-    assert formats.load(address, game="qbert").game == "qbert"
-    assert formats.load(address, game="qbert").advertised_score is None
+    # What lies beside it may not be contradicted but by a spec, its name may.
+    line = refused(address, game="qbert")
+    assert "the repository's args.yml says pong, and qbert was asked for; name its own" in line
+    server.publish("sb3/dqn-PongNoFrameskip-v4", {"x.zip": zipped, "config.yml": CONFIG})
+    named = formats.convert("hf://sb3/dqn-PongNoFrameskip-v4", game="qbert")
+    assert (named.expert.game, named.expert.advertised_score) == ("qbert", None)
+    assert named.doubts == ("the repository's name says pong; it is read as an expert of qbert",)
     (experts,) = load_experts([ExpertSource(f"{address}@main", rules="noop_max=1")])
     assert experts.rules == Rules(fire_after_life=True, noop_max=1)
     assert jaxdistill.load(address).tasks == ("pong",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("args.yml", b"env: PongNoFrameskip-v4"),
+        ("config.json", b'{"env": "atari_pong"}'),
+        (hub.CARD, b"---\ntags: [atari, Pong-v5]\n---\nA card.\n"),
+    ],
+)
+def test_another_game_than_a_repository_says_is_refused(name, text, server, zipped):
+    repository = f"me/{name.partition('.')[0].lower()}-breakout-v5"
+    server.publish(repository, {"x.zip": zipped, name: text})
+    assert formats.load(f"hf://{repository}").game == "pong"
+    assert formats.load(f"hf://{repository}", game="pong").game == "pong"
+    line = refused(f"hf://{repository}", game="qbert")
+    assert "says pong, and qbert was asked for; name its own game, or none; a spec" in line
+
+
+def test_all_actions_stay_in_an_experts_own_game_beside_its_config(server, zipped):
+    """By the number of its outputs, which the files beside it do not say."""
+    draw = np.random.default_rng(0)
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        weights = torch_file.read(archive.read("policy.pth")).tree
+    weights |= {"q_net.q_net.0.weight": draw.normal(0, 0.1, (18, 6)).astype(np.float32)}
+    weights |= {"q_net.q_net.0.bias": np.zeros(18, np.float32)}
+    members = {"data": b"{}", "policy.pth": torch_writer.dumps(weights)}
+    files = {"x.zip": torch_writer.archive(members), "config.yml": CONFIG}
+    server.publish("me/wide", files)
+    rules = formats.load("hf://me/wide", game="pong").rules
+    assert rules == Rules(fire_after_life=True, full_actions=True)
+    assert formats.load("hf://me/wide", game="boxing").rules == Rules(fire_after_life=True)
 
 
 def test_a_commit_is_fetched_once_and_a_branch_moves_on(server, zoo, zipped):
@@ -472,12 +512,14 @@ def test_an_expert_that_saw_something_else_is_refused(server, zipped):
     line = refused("hf://bad/stack", game="pong")
     assert "config.yml says frame_stack 2, and its network takes 4 frames" in line
     vectors = (ROOT / "tests" / "golden" / "expert_ppo.zip").read_bytes()
-    server.publish("bad/normal", {"x.zip": vectors, "config.yml": b"normalize: true\n"})
-    assert "what it sees was normalised, by numbers in vec_normalize.pkl" in refused(
-        "hf://bad/normal"
-    )
-    server.publish("bad/normal", {"config.yml": b"normalize: '{''norm_obs'': False}'\n"})
-    assert formats.load("hf://bad/normal").game is None
+    for kind, content, game in (("vectors", vectors, None), ("screens", zipped, "pong")):
+        repository = f"bad/{kind}"
+        server.publish(repository, {"x.zip": content, "config.yml": b"normalize: true\n"})
+        line = refused(f"hf://{repository}", game=game)
+        assert "what it sees was normalised, by numbers in vec_normalize.pkl" in line
+        rewards = b"normalize: '{''norm_obs'': False}'\n"
+        server.publish(repository, {"config.yml": rewards})
+        assert formats.load(f"hf://{repository}", game=game).game == game
 
 
 def shared(size):

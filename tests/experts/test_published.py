@@ -54,6 +54,7 @@ def card(*results, tags=()):
 def test_where_the_game_is_said(repository, texts, game, source):
     found = told(repository, **texts)
     assert found.game == game and (game is None or found.game_from.startswith(source))
+    assert game is None or found.by_name == ("name" in found.game_from)
 
 
 def test_scores_are_those_of_the_card_and_of_results():

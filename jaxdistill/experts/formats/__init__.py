@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,7 @@ _Match = TypeVar("_Match")
 _STUDENT, _CONVERTED = "student", "converted before"  # conventions of our own directories
 _MAX_PREFIXES = 5
 _MANGLED = re.compile(r"_[A-Za-z0-9]{1,80}__")
+_CRITIC = re.compile(r"critic|value", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Conversion:
       layers: one row per layer; empty for an expert that had been converted before.
       skipped: objects in the file that are neither tensors nor plain data, and were not made.
       notes: sentences a person should read: what was left out, what was assumed.
+      doubts: those of them that hint at a mistake: a name that says another game than was asked.
       plan: which tensors form which layer, by their names in the file; None for an expert that had
         been converted before.
       place: where in the file they are.
@@ -66,6 +68,7 @@ class Conversion:
     layers: tuple[Layer, ...] = ()
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     plan: Plan | None = None
     place: str = ""
 
@@ -125,7 +128,8 @@ def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | N
     path, address, texts = fetched
     told = published.read(texts, address.repository)
     try:
-        found = _read(path, described, game, (told.game, told.game_from) if told.game else None)
+        hint = _Hint(told.game, told.game_from, not told.by_name) if told.game else None
+        found = _read(path, described, game, hint)
         expert = found.expert
         _check_told(told, expert)
     except (OSError, ValueError) as error:  # not where the cache has it
@@ -143,7 +147,10 @@ def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | N
     if told.rules and isinstance(expert.view, View) and (own or expert.rules == USUAL):
         # It knows more than the convention.
         notes = [note for note in notes if not note.startswith("its own game is ")]
-        changes["rules"] = rules = Rules(**told.rules)
+        rules = conventions.with_full_set(
+            Rules(**told.rules), expert.rules.full_actions, expert.game
+        )
+        changes["rules"] = rules
         if rules != USUAL:
             notes.append(f"its own game, by its repository: {rules.beside(USUAL)}")
     if told.wrappers:
@@ -154,7 +161,7 @@ def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | N
 
 def _check_told(told: published.Told, expert: Expert) -> None:
     """Refuses an expert that sees what cannot be shown to it, by what lies beside it."""
-    if told.normalised and not isinstance(expert.view, View):
+    if told.normalised:
         raise ValueError(
             f"{expert.source}: config.yml says that what it sees was normalised, by numbers in "
             f"vec_normalize.pkl, which is not read; expected an expert without"
@@ -167,17 +174,27 @@ def _check_told(told: published.Told, expert: Expert) -> None:
         )
 
 
+class _Hint(NamedTuple):
+    """A game that is said elsewhere than in a file, what says so, and whether it is sure."""
+
+    game: str | None
+    source: str
+    sure: bool = False
+
+
 def _read(
     path: pathlib.Path,
     described: specs.Spec | None,
     game: str | None,
-    guess: tuple[str | None, str] | None = None,
+    hint: _Hint | None = None,
 ) -> Conversion:
     """Reads a file or a directory of this machine.
 
     Args:
-      guess: the game where neither `game` nor the file says it, and what says so; by default what
-        its name says.
+      hint: the game where neither `game` nor the file says it; by default what its name says.
+
+    Raises:
+      FileNotFoundError, ValueError: as `convert`.
     """
     if path.is_dir():
         if described:
@@ -192,17 +209,27 @@ def _read(
         game = _agreed(game, (described.game,), described.path)
         conversion = _by_spec(str(path), found, described, game)
     else:
-        said = carried.read(file.tree, str(path))
+        said = carried.read(file.tree if data is None else data, str(path))
         arguments = besides.arguments(file.tree, path)
         games = tuple(said.views) if said else besides.games(file.tree, arguments)
+        hinted, source, sure = hint or _Hint(*besides.game_in_names(path))
+        if sure and not any(games) and game not in (None, hinted):
+            raise ValueError(
+                f"{path}: {source} says {hinted}, and {game} was asked for; name its own game, or "
+                f"none; a spec (--spec) may say another"
+            )
         game = _agreed(game, games, str(path))
-        hinted, source = guess or besides.game_in_names(path)
         conversion = _by_names(str(path), found, file.tree, data, game or hinted, said, arguments)
-        note = f"its game, {hinted}, is taken from {source}"
-        if game:
-            note = f"{source} says {hinted}; it is read as an expert of {game}"
         if hinted and hinted != game:
-            conversion = dataclasses.replace(conversion, notes=(*conversion.notes, note))
+            note = f"its game, {hinted}, is taken from {source}"
+            if game:
+                note = f"{source} says {hinted}; it is read as an expert of {game}"
+            asked = game is not None and not any(games)
+            conversion = dataclasses.replace(
+                conversion,
+                notes=(*conversion.notes, note),
+                doubts=(note,) if asked else (),
+            )
     return dataclasses.replace(conversion, skipped=file.skipped)
 
 
@@ -265,7 +292,9 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
             f"{where}: {brief(cells)} is of a recurrent cell; describe it as one of [[layers]], of "
             f"type {' or '.join(networks.CELLS)}"
         )
-    if reason := _not_plain(unused):
+    # What normalises for a critic may be left out with it.
+    playing = [n for n in _that_play(unused) if spec.plan.value or not _CRITIC.search(n)]
+    if reason := _not_plain(playing, arrays):
         raise ValueError(f"{where}: {reason}")
     expert = Expert(
         name=spec.name or pathlib.Path(path).stem,
@@ -347,7 +376,7 @@ def _by_names(
         place = _only(path, {place: arrays for place, (_, arrays) in policies.items()})
         _, arrays = policies[place]
         where = _where(path, place)
-        policy = stable_baselines3.policy(arrays, data, game, where)
+        policy = stable_baselines3.policy(arrays, data, game, where, said)
         plan = policy.plan
         built = layers.build(arrays, plan, policy.view, where)
         if policy.game is not None and policy.space is not None:
@@ -462,6 +491,8 @@ def _matches(
     matches = {}
     for place, arrays in found.items():
         for prefix, inner in _peeled(arrays):
+            if "online_params" in place:
+                inner = conventions.as_linen(inner)
             if matched := match(inner, f"{place}.{prefix}"):
                 matches[place] = (matched, inner)
                 break
@@ -538,19 +569,33 @@ def _elsewhere(found: Found, place: str) -> list[str]:
     return [f"also in the file, not used: {shown}"] if parts else []
 
 
-def _not_plain(names: list[str]) -> str | None:
+def _not_plain(names: Iterable[str], arrays: Arrays) -> str | None:
     """What these names show that no stack of convolutions and dense layers has."""
+    names = list(names)
     signs = {
         "running_mean": "batch normalisation",
+        "BatchNorm_": "batch normalisation",
+        "LayerNorm": "layer normalisation",
+        "layer_norm": "layer normalisation",
         "weight_hh_l1": "a second layer of recurrent cells",
         "_reverse": "a recurrent cell that looks ahead",
         "in_proj_weight": "attention",
     }
-    for name in names:
-        for sign, kind in signs.items():
-            if sign in name:
-                return f"{kind} ({brief([name])}) is not supported"
+    for sign, kind in signs.items():
+        if found := [name for name in names if sign in name]:
+            return f"{kind} ({brief(found[:1])}) is not supported"
+    if found := [name for name in names if _scales(name, arrays)]:
+        return f"normalisation ({brief(found[:1])}) is not supported"
     return None
+
+
+def _scales(name: str, arrays: Arrays) -> bool:
+    """Whether a tensor is what a normalisation multiplies by: as long as its bias."""
+    key, _, last = name.rpartition(".")
+    if last == "weight":
+        bias = arrays.get(f"{key}.bias")
+        return bias is not None and arrays[name].ndim == 1 and bias.shape == arrays[name].shape
+    return last == "scale"
 
 
 def likeliest(found: Found) -> str:
@@ -570,7 +615,7 @@ def _unknown(path: str, found: Found) -> str:
     place = likeliest(found)
     arrays = found[place]
     where = _where(path, place)
-    if reason := _not_plain(list(arrays)):
+    if reason := _not_plain(arrays, arrays):
         return f"{where}: {reason}"
     kernels = {name: array.shape for name, array in arrays.items() if array.ndim in (2, 4)}
     if not kernels:

@@ -12,6 +12,7 @@ from jaxdistill.experts import torch_file
 
 _FOLDERS = 3  # above a file that may be called after its game
 _ID = re.compile(r"([A-Za-z]{2,40})(?:NoFrameskip|Deterministic)?-v\d")
+_OF_CLEANRL = {"env_id", "exp_name", "v_min", "v_max", "n_atoms"}
 
 
 def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
@@ -30,7 +31,7 @@ def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
         value = tree.get(name) if isinstance(tree, dict) else None
         if isinstance(value, torch_file.Opaque):  # an argparse.Namespace
             value = value.state
-        if isinstance(value, dict) and "env_id" in value:
+        if isinstance(value, dict) and not _OF_CLEANRL.isdisjoint(value):
             return value
     return {}
 

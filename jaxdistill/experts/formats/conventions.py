@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -24,6 +25,7 @@ from jaxdistill.experts.formats.layers import (
     Weights,
     brief,
     flax,
+    flax_norm,
     named,
     noisy,
     recurrent,
@@ -155,6 +157,15 @@ _DOPAMINE = dataclasses.replace(_FLAX, convs=_nature(*_FLAX_CONVS, to=flax, padd
 _DOPAMINE_ATOMS, _DOPAMINE_QUANTILES = 51, 200
 _ZEROS = View(padding="zero")  # before a game's first frame
 
+# PureJaxQL's. A BatchNorm of its input is there, seen or not, with its share of the parameters.
+_PQN = dataclasses.replace(
+    _FLAX,
+    convs=_nature(*(f"CNN_0.{name}" for name in _FLAX_CONVS), to=flax),
+    hidden=(flax("CNN_0.Dense_0"),),
+    action=flax("Dense_0"),
+)
+_PQN_NORMS = tuple(flax_norm(f"CNN_0.LayerNorm_{i}") for i in range(4))
+
 
 def _outputs(count: int) -> Callable[[Arrays], bool]:
     """Whether the last layer of a network of Dopamine's has so many numbers for each action."""
@@ -164,6 +175,23 @@ def _outputs(count: int) -> Callable[[Arrays], bool]:
         return 0 < size <= count * NUM_ACTIONS and size % count == 0
 
     return fits
+
+
+def _sees_pixels(arrays: Arrays) -> bool:
+    """Whether a network of PureJaxQL's sees pixels over 255: a BatchNorm of them never learnt."""
+    beginning = {"BatchNorm_0.scale": 1, "BatchNorm_0.bias": 0}
+    return all((arrays[name] == x).all() for name, x in beginning.items() if name in arrays)
+
+
+def _pqn(name: str, norms: tuple[Weights, ...]) -> Convention:
+    return Convention(
+        name,
+        dataclasses.replace(_PQN, norms=norms),
+        "q",
+        aside=r"BatchNorm_0\.(scale|bias)",
+        fits=_sees_pixels,
+        rules=FIRE_RESET,
+    )
 
 
 def _sections(section: str, block: str, to: Callable[[str], Weights]) -> tuple[PlannedSection, ...]:
@@ -537,9 +565,12 @@ CONVENTIONS = (
         dataclasses.replace(_FLAX, support=_SUPPORT),
         "q",
         inside="model_weights",
+        notes=(_DEFAULT_SUPPORT,),
         rules=FIRE_RESET,
     ),
     Convention("CleanRL DQN, Flax", _FLAX, "q", rules=FIRE_RESET),
+    _pqn("PureJaxQL", _PQN_NORMS),
+    _pqn("PureJaxQL without LayerNorm", ()),
     Convention(
         "CleanRL or cleanba PPO, Flax",
         _FLAX_PPO,
@@ -594,15 +625,38 @@ def matching(arrays: Arrays, place: str) -> Convention | None:
     return None
 
 
+_NUMBERED = re.compile(r"(\w{1,80})_(\d{1,6})(?=\.)")
+
+
+def as_linen(arrays: Arrays) -> Arrays:
+    """Tensors of Flax by the names that its layers have since Linen: numbered by their kind.
+
+    Before they were all numbered in one row, as in `Conv_0, Conv_1, Dense_2`.
+    """
+    found = {match[0]: match for name in arrays if (match := _NUMBERED.match(name))}
+    names: dict[str, str] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for layer, match in sorted(found.items(), key=lambda item: int(item[1][2])):
+        names[layer] = f"{match[1]}_{counts[match[1]]}"
+        counts[match[1]] += 1
+
+    def new(name: str) -> str:
+        match = _NUMBERED.match(name)
+        return names[match[0]] + name[match.end() :] if match else name
+
+    return {new(name): array for name, array in arrays.items()}
+
+
 def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: str) -> Convention:
     """The convention as a file's program was called: with other atoms, activation or pixels."""
-    plan = convention.plan
+    plan, notes = convention.plan, convention.notes
     said: list[Any] = [arguments.get(name) for name in ("v_min", "v_max", "n_atoms")]
     numbers = all(type(n) in (int, float) and abs(n) < 1e9 for n in said)
     if plan.support and plan.support.atoms and numbers and said[0] < said[1] and said[2] > 1:
         low, high, count = said
         support = Support(atoms=networks.Atoms(float(low), float(high), int(count)))
         plan = dataclasses.replace(plan, support=support)
+        notes = tuple(note for note in notes if note != _DEFAULT_SUPPORT)
     if convention.name.startswith("Sample Factory"):
         activation = arguments.get("nonlinearity", "relu")
         if activation not in ("relu", "elu", "tanh"):
@@ -615,7 +669,7 @@ def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: 
                 "by obs_subtract_mean and obs_scale of its config.json; expected 0, and 1 or 255"
             )
         plan = dataclasses.replace(plan, activation=activation, raw_pixels=over == 1)
-    return dataclasses.replace(convention, plan=plan)
+    return dataclasses.replace(convention, plan=plan, notes=notes)
 
 
 def rules_of(
@@ -634,14 +688,22 @@ def rules_of(
     own = None if game is None else tasks.get(game)
     if own is not None and own.suite != ATARI:
         return USUAL
-    minimal = not convention.actions
-    wide = minimal and own is not None and len(actions) == NUM_ACTIONS > len(own.actions)
+    wide = not convention.actions and is_full(actions, game)
     names = "/".join(pathlib.Path(path).parts[-4:])  # the file's, and three folders'
     said = f"{names} {arguments.get('exp_name', '')} {'machado' if wide else ''}".lower()
     found = (rules for word, rules in convention.variants if word in said)
-    rules = next(found, convention.rules)
-    full = wide or rules.full_actions
-    return dataclasses.replace(rules, full_actions=full and (own is None or has_full_set(own.name)))
+    return with_full_set(next(found, convention.rules), wide, game)
+
+
+def is_full(actions: Sequence[int], game: str | None) -> bool:
+    """Whether they are all 18, where `game` has fewer of its own."""
+    return game is not None and len(actions) == NUM_ACTIONS > len(tasks.get(game).actions)
+
+
+def with_full_set(rules: Rules, full: bool, game: str | None) -> Rules:
+    """The rules, with all 18 actions where they or `full` say so and `game` may have them."""
+    full = (full or rules.full_actions) and (game is None or has_full_set(tasks.get(game).name))
+    return dataclasses.replace(rules, full_actions=full)
 
 
 def nearly(arrays: Arrays) -> str | None:

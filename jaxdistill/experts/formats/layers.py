@@ -41,7 +41,8 @@ class Weights:
     @property
     def key(self) -> str:
         """What messages and tables call the layer."""
-        name = self.weight.removesuffix(".weight").removesuffix(".kernel")
+        ends = (end for end in (".weight", ".kernel", ".scale") if self.weight.endswith(end))
+        name = self.weight.removesuffix(next(ends, ""))
         return name if self.half is None else f"{name} (half {self.half + 1})"
 
 
@@ -58,6 +59,11 @@ def noisy(key: str) -> Weights:
 def flax(key: str) -> Weights:
     """The tensors of a Flax module called `key`."""
     return Weights(f"{key}.kernel", f"{key}.bias")
+
+
+def flax_norm(key: str) -> Weights:
+    """The tensors of a Flax LayerNorm called `key`."""
+    return Weights(f"{key}.scale", f"{key}.bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +192,8 @@ class Plan:
       newest_first: the file's network takes the frames of a stack in this order; ours take the
         oldest first.
       core, frame_decay: as in `Network`.
+      norms: LayerNorms with Flax's epsilon, one before each activation in the order of the layers;
+        or none. For convolutions and dense layers alone.
     """
 
     action: Weights = NO_LAYER
@@ -209,6 +217,7 @@ class Plan:
     newest_first: bool = False
     core: PlannedCore | None = None
     frame_decay: float = 0.0
+    norms: tuple[Weights, ...] = ()
 
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
@@ -264,7 +273,8 @@ class Plan:
         others = [self.embedding, self.support.tensor if self.support else None]
         if self.statistics:
             others += [self.statistics.mean, self.statistics.variance]
-        names = [name for layer in self.layers() for name in (layer.weight, layer.bias)]
+        layers = (*self.layers(), *self.norms)
+        names = [name for layer in layers for name in (layer.weight, layer.bias)]
         return [name for name in dict.fromkeys((*others, *names)) if name is not None]
 
 
@@ -274,7 +284,7 @@ class Layer:
 
     Attributes:
       name: the layer in our `Network`; `key` in the file.
-      kind: "conv", "dense" or "embedding".
+      kind: "conv", "dense", "norm" or "embedding".
       shape: inputs and outputs, such as "4 -> 32".
       kernel: size, stride and padding of a convolution, such as "8x8 / 4"; "" for a dense layer.
       activation: what follows it.
@@ -477,6 +487,12 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
                 f"{where}: {plan.value.weight} has shape {shape}, expected ({depth}, {width})"
             )
 
+    if plan.norms:
+        norms, more = _norms(arrays, plan, params, where)
+        params |= norms
+        rows += more
+        notes.append("LayerNorm before every activation")
+
     def widths(prefix: str, layers: tuple[Weights, ...]) -> tuple[int, ...]:
         return tuple(params[f"{prefix}{i}"]["bias"].size for i in range(1, len(layers) + 1))
 
@@ -496,11 +512,34 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         torch_pool=plan.torch_pool,
         core=core,
         frame_decay=plan.frame_decay,
+        layer_norm=bool(plan.norms),
     )
     if vectors is not None:
         tasks, size = vectors.shape
         network = network.clone(task_embedding=size, game_actions=(tuple(range(outputs)),) * tasks)
     return Built(network, {"params": params}, tuple(rows), tuple(notes))
+
+
+def _norms(
+    arrays: Arrays, plan: Plan, params: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], list[Layer]]:
+    """The parameters of a plan's LayerNorms, and their rows of the layer table."""
+    groups = {
+        "conv": len(plan.convs),
+        "fc": len(plan.hidden),
+        "action_fc": len(plan.action_hidden),
+        "value_fc": len(plan.value_hidden),
+    }
+    places = [(name, i) for name, count in groups.items() for i in range(1, count + 1)]
+    made, rows = {}, []
+    for (name, i), norm in zip(places, plan.norms, strict=True):
+        assert norm.bias is not None
+        size = params[f"{name}{i}"]["bias"].size
+        scale, bias = (tensor(arrays, x, (size,), where) for x in (norm.weight, norm.bias))
+        made[f"{name}_norm{i}"] = {"scale": scale, "bias": bias}
+        key, shape = brief([norm.key]), f"{size} -> {size}"
+        rows.append(Layer(f"{name}_norm{i}", key, "norm", shape, "", "", 2 * size))
+    return made, rows
 
 
 def _first_dense(plan: Plan) -> tuple[Weights, ...]:

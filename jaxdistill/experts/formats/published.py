@@ -25,6 +25,7 @@ _NO_NORM = re.compile(r"norm_obs['\"]?\s*[:=]\s*['\"]?false", re.IGNORECASE)
 _MAX_DEPTH = 50  # brackets that are open at once
 _MAX_METRICS = 1000  # of a model card; real ones have a handful
 _ATARI_WRAPPER = "AtariWrapper"
+_NAME = "the repository's name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Told:
     Attributes:
       game: what it plays, None where nothing says it or several are named.
       game_from: what says so, in words.
+      by_name: that is no more than the name of the repository.
       scores: mean scores that are claimed, by game.
       stack: how many frames it sees, None where nothing says it.
       normalised: what it sees was shifted and scaled by numbers that are in another file.
@@ -43,6 +45,7 @@ class Told:
 
     game: str | None = None
     game_from: str = ""
+    by_name: bool = False
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stack: int | None = None
     normalised: bool = False
@@ -72,6 +75,7 @@ def read(texts: Mapping[str, bytes], repository: str) -> Told:
     return Told(
         game=game,
         game_from=source,
+        by_name=source == _NAME,
         scores=scores,
         stack=int(stack) if stack is not None and stack > 0 else None,
         normalised=_normalised(config),
@@ -94,7 +98,7 @@ def _game(
     named = {*scores} or {*_card_games(card)}
     if named:
         return (*named,)[0] if len(named) == 1 else None, "its model card"
-    return beside.game_in_words(repository.rpartition("/")[2]), "the repository's name"
+    return beside.game_in_words(repository.rpartition("/")[2]), _NAME
 
 
 def _card(text: bytes) -> Mapping[str, Any]:

@@ -20,11 +20,14 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.formats import skills
+from jaxdistill.experts.formats.carried import Carried
 from jaxdistill.experts.formats.conventions import (
     FIRE_RESET,
     NO_CRITIC,
     actions_of,
     check_plays,
+    is_full,
+    with_full_set,
 )
 from jaxdistill.experts.formats.layers import (
     Arrays,
@@ -160,12 +163,19 @@ def unsupported(arrays: Arrays) -> str | None:
     return None
 
 
-def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, where: str) -> Policy:
+def policy(
+    arrays: Arrays,
+    data: Mapping[str, Any] | None,
+    game: str | None,
+    where: str,
+    said: Carried | None = None,
+) -> Policy:
     """What a Stable-Baselines3 policy's tensors are.
 
     Args:
       data: the archive's JSON; None for tensors that came without it.
       game: its task, where somebody has said it.
+      said: what the archive carries, if it is one of ours.
 
     Raises:
       ValueError: the policy is of a kind that no `Network` can express, or the file does not say
@@ -208,7 +218,8 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     seen = _mapping(data, "observation_space")
     if (kind := _class_name(seen.get(":type:", "Box"))) != "Box":
         raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box")
-    view = _view(arrays, plan, seen, where)
+    view = _carried_view(said, game, where) if said and plan.convs else None
+    view = view or _view(arrays, plan, seen, where)
     raw = kwargs.get("normalize_images") is False and view is not None
     plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
 
@@ -237,9 +248,13 @@ def policy(arrays: Arrays, data: Mapping[str, Any] | None, game: str | None, whe
     if view is None:
         notes.append(_VECTORS)
     rules = USUAL if view is None else FIRE_RESET  # its AtariWrapper's
-    if view is not None and (view.height, view.width) == SCREEN:
+    if said:
+        rules = said.rules
+    elif view is not None and (view.height, view.width) == SCREEN:
         rules = USUAL  # which has no AtariWrapper
         notes.append(_RAW_SCREEN)
+    if view is not None and not said:
+        rules = with_full_set(rules, is_full(actions, game), game)
     outputs = "q" if is_q else "logits"
     return Policy(name, plan, outputs, actions, view, tuple(notes), game, rules=rules)
 
@@ -409,6 +424,13 @@ def _view(arrays: Arrays, plan: Plan, space: Mapping[str, Any], where: str) -> V
     if shape[0] != channels and shape[2] == channels:  # the archive says (H, W, C)
         shape = [shape[2], *shape[:2]]
     return _screen(shape, where)
+
+
+def _carried_view(said: Carried, game: str | None, where: str) -> View:
+    view = said.view(game, where)
+    if not isinstance(view, View):
+        raise ValueError(f"{where}: has convolutions, but carries that it sees {view}")
+    return view
 
 
 def _screen(shape: Sequence[int], where: str) -> View:
