@@ -375,6 +375,44 @@ def test_a_file_that_nobody_knows_is_asked_about(tmp_path):
     np.testing.assert_array_equal(expert.params["params"]["conv1"]["kernel"], kernel)
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+@pytest.mark.parametrize(("kind", "gates", "end"), [("gru", 3, "_l0"), ("lstm", 4, "")])
+def test_a_cell_of_a_file_that_nobody_knows_is_known_by_its_gates(
+    kind, gates, end, hidden, tmp_path
+):
+    """As somebody would write it by hand; the critic's cell and its head are left out."""
+    names = ["conv__0", "conv__1", "conv__2", "fc"]
+    shapes = _nature(*names)
+    if not hidden:
+        del shapes["fc__weight"], shapes["fc__bias"]
+    for cell in ("rnn", "critic_rnn"):
+        rows, entering = 4 * gates, 5 if hidden else 245
+        shapes |= {f"{cell}__weight_ih{end}": (rows, entering)}
+        shapes |= {f"{cell}__weight_hh{end}": (rows, 4)}
+        shapes |= {f"{cell}__bias_{part}{end}": (rows,) for part in ("ih", "hh")}
+    for name, size in (("between", 6), ("actor", 4), ("critic", 1)):
+        shapes |= {f"{name}__weight": (size, 6 if name == "actor" else 4), f"{name}__bias": (size,)}
+    path = tmp_path / "breakout_x.pth"
+    export.save(_tensors(**shapes), path)
+    text = _answer(template.write(path), activation='"relu"', pixels='"0..1"')
+    (tmp_path / "guessed.toml").write_text(text)
+    head = 'type = "linear"\naction_hidden = ["between"]\naction = "actor"'
+    dotted = [name.replace("__", ".") for name in names]
+    written = _written(dotted, head, outputs="logits", hidden=hidden)
+    layer = "layer = 0\n" if end else ""
+    cell = f'[[layers]]\ntype = "{kind}"\nkey = "rnn"\n{layer}[head]'
+    (tmp_path / "written.toml").write_text(written.replace("[head]", cell))
+    guessed, by_hand = (
+        formats.convert(path, spec=tmp_path / f"{name}.toml") for name in ("guessed", "written")
+    )
+    assert guessed.expert.network == by_hand.expert.network
+    assert guessed.expert.network.core == networks.Core(kind, 4)
+    assert guessed.expert.outputs == by_hand.expert.outputs
+    jax.tree.map(np.testing.assert_array_equal, guessed.expert.params, by_hand.expert.params)
+    (left,) = (note for note in guessed.notes if note.startswith("tensors not used"))
+    assert "critic.weight" in left and "critic_rnn" in left and "actor" not in left
+
+
 def test_a_template_of_what_specs_cannot_say_is_refused(tmp_path):
     weights = {"fc1.weight": (5, 8), "fc2.weight": (5, 5), "fc3.weight": (4, 5)}
     weights |= {name.replace("weight", "bias"): (s[0],) for name, s in weights.items()}

@@ -25,18 +25,20 @@ from jaxdistill.experts.formats.layers import (
     Arrays,
     Conv,
     Plan,
+    PlannedCore,
     Weights,
     brief,
     flax,
     named,
     noisy,
+    recurrent,
 )
 from jaxdistill.experts.formats.spec import QUESTIONS
 from jaxdistill.tasks.views import View
 
 _VALUE = re.compile(r"value|critic|(^|[._])(v|vf|val|fc_[hz]_v)([._0-9]|$)")
 _ADVANTAGE = re.compile(r"adv|(^|[._])fc_[hz]_a([._0-9]|$)")
-_ACTOR = re.compile(r"actor|policy|(^|[._])(pi|logits?)([._0-9]|$)")
+_HIDDEN = re.compile(r"(.+)\.weight_hh((?:_l0)?)")
 _SIZES = ((84, 84), (80, 80), (42, 42), (64, 64), (96, 96), (105, 80))
 _STRIDES = {
     8: (4,),
@@ -60,6 +62,7 @@ class _Draft:
       expert: as it was read, where the file is recognised.
       fits: of a guess, sizes of the picture with strides and paddings that agree with its shapes.
       outputs: how many there are.
+      critic: of a guess, there is one behind a recurrent cell, which is left out.
     """
 
     plan: Plan
@@ -69,6 +72,7 @@ class _Draft:
     stack: int | None
     expert: Expert | None = None
     fits: tuple[tuple[tuple[int, int], tuple[tuple[int, int | str], ...]], ...] = ()
+    critic: bool = False
 
 
 def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
@@ -117,6 +121,8 @@ def _beyond(plan: Plan, expert: Expert, arrays: Arrays) -> str | None:
         return "residual sections"
     if plan.streams or plan.embedding:
         return "networks of several tasks or streams"
+    if plan.norms:
+        return "LayerNorm"
     if plan.core:
         return "how a program's recurrent network is read, critic and all; write one by hand"
     if any(layer.half is not None for layer in plan.layers()):
@@ -133,13 +139,17 @@ def _beyond(plan: Plan, expert: Expert, arrays: Arrays) -> str | None:
 
 def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
     place = formats.likeliest(found)
-    convs, dense, is_flax = _layers(found[place])
+    arrays = found[place]
+    cells = _cells(arrays)
+    core = next((cell for cell in cells if not _VALUE.search(cell.input.weight)), None)
+    aside = {layer.weight for cell in cells for layer in (cell.input, cell.hidden) if core}
+    convs, dense, is_flax = _layers({n: x for n, x in arrays.items() if n not in aside})
     if not dense:
-        raise ValueError(f"{path}: holds no dense layers; found {brief(found[place])}")
+        raise ValueError(f"{path}: holds no dense layers; found {brief(arrays)}")
 
     def width(layer: Weights, axis: int) -> int:
         """Inputs (axis 1) or outputs (axis 0) of a dense layer."""
-        return found[place][layer.weight].shape[1 - axis if is_flax else axis]
+        return arrays[layer.weight].shape[1 - axis if is_flax else axis]
 
     values = [layer for layer in dense if _VALUE.search(layer.key)]
     values = values or [layer for layer in dense if width(layer, 0) == 1]
@@ -147,20 +157,45 @@ def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
     if not others:
         values, others = [], dense
     fields: dict[str, Any] = {"hidden": tuple(others[:-1]), "action": others[-1]}
-    if values:
-        fields |= {"value": values[-1], "value_hidden": tuple(values[:-1])}
+    is_dueling = any(_ADVANTAGE.search(layer.key) for layer in others)
+    if core:
+        order = list(arrays)
+        shared = sum(order.index(x.weight) < order.index(core.input.weight) for x in others[:-1])
+        fields |= {"core": core, "hidden": tuple(others[:shared])}
+        fields |= {"action_hidden": tuple(others[shared:-1])}
+    elif values:
         # What both see is shared.
         inputs = [width(layer, 1) for layer in others]
         shared = inputs.index(width(values[0], 1)) if width(values[0], 1) in inputs else 0
         fields |= {"hidden": tuple(others[:shared]), "action_hidden": tuple(others[shared:-1])}
-        is_dueling = any(_ADVANTAGE.search(layer.key) for layer in others)
+    critic = core is not None and bool(values) and not is_dueling
+    if values and not critic:
+        fields |= {"value": values[-1], "value_hidden": tuple(values[:-1])}
         fields["head"] = "dueling" if is_dueling else "actor_critic"
     plan = Plan(convs=tuple(Conv(x, 1, padding=None) for x in convs), flax=is_flax, **fields)
-    flat = width(dense[0], 1)
-    first = found[place][convs[0].weight].shape if convs else ()
+    entering = dense[0]
+    if core:
+        entering = plan.hidden[0] if plan.hidden else core.input
+    first = arrays[convs[0].weight].shape if convs else ()
     stack = first[2 if is_flax else 1] if convs else None
-    fits = tuple(_fits([found[place][x.weight].shape for x in convs], flat, is_flax))
-    return _Draft(plan, place, game, width(others[-1], 0), stack, fits=fits)
+    fits = tuple(_fits([arrays[x.weight].shape for x in convs], width(entering, 1), is_flax))
+    return _Draft(plan, place, game, width(others[-1], 0), stack, fits=fits, critic=critic)
+
+
+def _cells(arrays: Arrays) -> list[PlannedCore]:
+    """The recurrent cells that are called as PyTorch's, of the kinds that their gates say."""
+    cells = []
+    for name, array in arrays.items():
+        match = _HIDDEN.fullmatch(name)
+        if match is None or array.ndim != 2 or "target" in name.lower():
+            continue
+        gates = array.shape[0] / max(1, array.shape[1])
+        kinds = (kind for kind, cell in networks.CELLS.items() if cell.gates == gates)
+        cell = recurrent(next(kinds, ""), match[1], match[2])
+        names = {x for layer in (cell.input, cell.hidden) for x in (layer.weight, layer.bias)}
+        if cell.kind and names <= set(arrays) and arrays[cell.input.weight].ndim == 2:
+            cells.append(cell)
+    return cells
 
 
 def _layers(arrays: Arrays) -> tuple[list[Weights], list[Weights], bool]:
@@ -270,8 +305,8 @@ def _outputs(draft: _Draft) -> Iterator[str]:
     head, expert, count = draft.plan.head, draft.expert, draft.outputs
     if expert:
         yield _said("outputs", expert.outputs)
-    elif head != "linear":
-        kind = "logits" if head == "actor_critic" else "q"
+    elif head != "linear" or draft.critic:
+        kind = "q" if head == "dueling" else "logits"
         yield _said("outputs", kind, "by its head")
     else:
         yield _asked("outputs", "q", "q (Q-values: DQN, C51, ...) or logits (a policy)")
@@ -357,6 +392,10 @@ def _layer_tables(draft: _Draft) -> Iterator[str]:
     for layer in plan.hidden:
         yield from ("", "[[layers]]", _said("type", "dense"), *_named(layer))
         yield from (_said("activation", x) for x in itertools.islice(activations, 1))
+    if plan.core:
+        key, _, first = plan.core.input.weight.rpartition(".weight_ih")
+        yield from ("", "[[layers]]", _said("type", plan.core.kind), _said("key", key))
+        yield from [_said("layer", 0)] if first else []
 
 
 def _geometry(draft: _Draft, index: int) -> Iterator[str]:
@@ -400,6 +439,7 @@ def _head(draft: _Draft) -> Iterator[str]:
     plan = draft.plan
     yield from ("", "[head]")
     told = '"actor_critic" or "dueling"' if plan.value and not draft.expert else ""
+    told = "its critic is left out: nothing asks it for values" if draft.critic else told
     yield _said("type", plan.head, told)
     if plan.action_hidden:
         yield _said("action_hidden", [_key(layer) for layer in plan.action_hidden])
