@@ -349,6 +349,11 @@ _BESIDE: dict[str, Any] = {
     "results.json": {"mean_reward": 20.7, "n_eval_episodes": 10},
     "config.json": {"env": "atari_pong"},
 }
+_PLACES = (
+    *("policy.json", "policy.safetensors", "expert.json", "weights.safetensors", "README.md"),
+    *("name.zip", "other.zip", "a.cleanrl_model", "model.safetensors", "a.pth", "deep/b.gz"),
+    *("checkpoint_p0/best_1_2.pth", "checkpoint_p0/checkpoint_3_4.pth", "optimizer.pth"),
+)
 
 
 class Container(NamedTuple):
@@ -363,25 +368,62 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     import flax.serialization
     import jax
     import numpy as np
+    import safetensors.numpy
 
     from jaxdistill import settings
-    from jaxdistill.experts import formats, hub, torch_file
-    from jaxdistill.experts.formats import published, template
+    from jaxdistill.experts import formats, hub, torch_file, torch_writer
+    from jaxdistill.experts.formats import carried, published, template
     from jaxdistill.experts.student import Role, Student
     from jaxdistill.learn import checkpoints, dataset
     from jaxdistill.play import collection, evaluation, records
     from jaxdistill.report import tables
     from jaxdistill.run import recipe
+    from jaxdistill.tasks.atari import Rules
+    from jaxdistill.tasks.views import View
 
     witness = str(base / "witness")
+    # A whole network each, so that what lies beside it is asked too.
+    kernels = {"Conv_0": (8, 8, 4, 2), "Conv_1": (4, 4, 2, 2), "Conv_2": (3, 3, 2, 2)}
+    kernels |= {"Dense_0": (98, 3), "Dense_1": (3, 4 * 51)}
     layers = {
-        "Conv_0": {"kernel": np.ones((8, 8, 4, 2), np.float32), "bias": np.ones(2, np.float32)},
-        "Dense_0": {"kernel": np.ones((3, 4)), "bias": jax.numpy.ones(4, jax.numpy.bfloat16)},
+        name: {"kernel": np.ones(shape, np.float32), "bias": np.ones(shape[-1], np.float32)}
+        for name, shape in kernels.items()
     }
-    beside = {"env_id": "Pong-v5", "n_atoms": 51, "v_min": -10.0, "seeds": [1, 2], "odd": 1 + 2j}
-    flax_bytes = flax.serialization.msgpack_serialize(
-        {"model_weights": {"params": layers}, "args": beside, "step": np.float32(3)}
-    )
+    layers["Dense_0"]["bias"] = jax.numpy.ones(3, jax.numpy.bfloat16)
+    called = {"env_id": "Breakout-v5", "exp_name": "c51_machado", "seeds": [1, 2]}
+    called |= {"n_atoms": 51, "v_min": -10.0, "v_max": 10.0}
+
+    def of_flax(arguments: Any) -> bytes:
+        tree = {"model_weights": {"params": layers}, "args": arguments, "step": np.float32(3)}
+        return flax.serialization.msgpack_serialize(tree)
+
+    flax_bytes = of_flax(called | {"odd": 1 + 2j})
+    named = {f"CNN_0,{name}": kernel for name, kernel in kernels.items() if name != "Dense_1"}
+    named |= {f"CNN_0,LayerNorm_{i}": (size,) for i, size in enumerate((2, 2, 2, 3))}
+    named |= {"Dense_0": (3, 4), "BatchNorm_0": (4,)}
+    flat = {f"{x},bias": np.zeros(shape[-1], np.float32) for x, shape in named.items()}
+    for name, shape in named.items():
+        kind = "scale" if len(shape) == 1 else "kernel"
+        flat[f"{name},{kind}"] = np.ones(shape, np.float32)
+    of_pqn = safetensors.numpy.save(flat)
+    shapes = {"conv1": (2, 4, 8, 8), "conv2": (2, 2, 4, 4), "conv3": (2, 2, 3, 3)}
+    shapes |= {"fc1": (3, 98), "fc2": (18, 3)}
+    weights = {f"{name}.weight": np.ones(x, np.float32) for name, x in shapes.items()}
+    weights |= {f"{name}.bias": np.ones(x[0], np.float32) for name, x in shapes.items()}
+    own = carried.Carried("q", {"breakout": View(resize="linear")}, Rules(noop_max=1)).to_dict()
+    carries = {carried.KEY: own, "games": ["Breakout-v5"], "args": called}
+
+    def said(good: Any, rng: random.Random, make: Callable[[Any], bytes]) -> bytes:
+        """A file of what is said beside a network, damaged where such a file can be written."""
+        try:
+            return make(json.loads(damaged_json(json.dumps(good).encode(), rng)))
+        except Exception:  # numbers, names or depths that the writer does not know
+            return make(good)
+
+    def carrying(beside: Any) -> bytes:
+        tree = {"policy_net_state_dict": weights}
+        return torch_writer.dumps(tree | beside)
+
     texts = {path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.is_file()}
 
     def convert(path: pathlib.Path, spec: pathlib.Path | None = None) -> None:
@@ -389,11 +431,12 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
     def read_torch(path: pathlib.Path) -> None:
         torch_file.state_dicts(torch_file.read(path).tree)
-        try:  # which it is of, is seldom known
-            convert(path, GOLDEN / "expert_dueling.toml")
-        except (ValueError, OSError) as error:
-            if "\n" in str(error):
-                raise
+        for spec in (GOLDEN / "expert_dueling.toml", None):  # which it is of, is seldom known
+            try:
+                convert(path, spec)
+            except (ValueError, OSError) as error:
+                if "\n" in str(error) or len(str(error)) >= 2000:
+                    raise
 
     def file(make: Callable[[random.Random], bytes], suffix: str) -> Callable[..., pathlib.Path]:
         def made(folder: pathlib.Path, rng: random.Random) -> pathlib.Path:
@@ -418,8 +461,9 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
     def packed(rng: random.Random) -> bytes:
         """A file of PyTorch's in gzip or in a zip, as atari-agents and PFRL have them."""
-        content = texts[rng.choice(("golden_zip.pth", "golden_legacy.pth", "expert_dueling.pth"))]
-        content = damaged(content, rng) if rng.random() < 0.5 else content
+        name = rng.choice(("golden_zip.pth", "golden_legacy.pth", "expert_dueling.pth", ""))
+        content = texts[name] if name else said(carries, rng, carrying)
+        content = damaged(content, rng) if rng.random() < (0.5 if name else 0.1) else content
         if rng.random() < 0.5:
             made = gzip.compress(content, 1)
         else:
@@ -428,10 +472,12 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         return damaged(made, rng) if rng.random() < 0.7 else made
 
     def flax_file(rng: random.Random) -> bytes:
+        if rng.random() < 0.3:
+            return said(called, rng, of_flax)
         return damaged(flax_bytes, rng)
 
     def tensors(rng: random.Random) -> bytes:
-        data = texts["golden.safetensors"]
+        data = rng.choice((texts["golden.safetensors"], of_pqn))
         if rng.random() < 0.4:
             return damaged(data, rng)
         length = int.from_bytes(data[:8], "little")
@@ -469,7 +515,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
                 elif path.suffix == ".json" and data:
                     try:
                         path.write_bytes(damaged_json(data, rng))
-                    except ValueError:
+                    except (ValueError, RecursionError):  # it was damaged before
                         path.write_bytes(damaged(data, rng))
                 else:
                     path.write_bytes(damaged(data, rng))
@@ -481,7 +527,13 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     shape = (2, 70, 3)
     log = dataset.Log(
         base / "log",
-        {"games": ["pong", "breakout"], "num_envs": 3, "frame_shape": [4, 5], "num_actions": 6},
+        {
+            "games": ["pong", "breakout"],
+            "num_envs": 3,
+            "frame_shape": [4, 5],
+            "num_actions": 6,
+            "seed": 0,
+        },
     )
     log.append(
         collection.Chunk(
@@ -525,6 +577,24 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
     def read_words(folder: pathlib.Path) -> None:
         published.read({path.name: path.read_bytes() for path in folder.iterdir()}, "me/mine")
+
+    def listing(folder: pathlib.Path, rng: random.Random) -> pathlib.Path:
+        """An address, and the names in its repository."""
+        address = "hf://user/name" + rng.choice(("", "", "@main", "@" + "0" * 40))
+        address += rng.choice(("", "", "/x", "/" + rng.choice(_PLACES), "/" + rng.choice(_TEXTS)))
+        names = [rng.choice(("", "", "x/")) + name for name in rng.sample(_PLACES, 4)]
+        for i in range(len(names)):
+            if rng.random() < 0.2:
+                names[i] = rng.choice((*_TEXTS, "x" * 300)) + names[i]
+        if rng.random() < 0.5:
+            address = damaged(address.encode(), rng).decode(errors="replace")
+        (folder / "listing.json").write_text(json.dumps({"address": address, "names": names}))
+        return folder / "listing.json"
+
+    def read_listing(path: pathlib.Path) -> None:
+        found = json.loads(path.read_text())
+        address = hub.parse(found["address"])
+        hub.choose([name for name in found["names"] if hub._inside(name)], address)
 
     chosen = recipe.Settings(experts=(recipe.ExpertSource(path="pong.pth", game="pong"),))
     played = {"mean": 3.0, "interval": [3.0, 3.0], "episodes": 2, "distinct_starts": 1}
@@ -585,6 +655,9 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     read_checkpoint(base / "checkpoints")
     formats.load(base / "expert")
     formats.convert(GOLDEN / "expert_ppo.zip")
+    for name, data in (("flax", flax_bytes), ("torch", carrying(carries)), ("pqn", of_pqn)):
+        (base / name).write_bytes(data)
+        convert(base / name)
     return {
         "torch.save, zip": Container(file(torch_zip, ".pth"), read_torch),
         "torch.save, legacy": Container(
@@ -601,6 +674,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         "dataset": Container(directory(base / "log"), read_log),
         "spec begun for a file": Container(sketched, template.write),
         "files of a hub": Container(words, read_words),
+        "addresses of a hub": Container(listing, read_listing),
         "expert directory": Container(directory(base / "expert"), formats.load),
         "student directory": Container(directory(base / "student"), Student.load),
         "JSON of a run": Container(run_json, read_json),
@@ -629,6 +703,7 @@ SHARES = {
     "TOML spec": 10,
     "spec begun for a file": 5,
     "files of a hub": 10,
+    "addresses of a hub": 5,
     "dataset": 5,
     "expert directory": 5,
     "student directory": 5,
