@@ -18,6 +18,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import carried
 from jaxdistill.experts.formats.skills import KEY_DEVIATION
 from jaxdistill.tasks.actions import Factored
 from jaxdistill.tasks.views import Vector
@@ -304,9 +305,11 @@ def test_stable_baselines3_learns_on(case, ppo, tmp_path):
 @SKILLS
 def test_an_expert_is_written_with_what_its_task_says(name, tmp_path):
     case, path = CASES[name], tmp_path / "expert.zip"
-    export_sb3.export_expert(an_expert(name, case), path)
+    expert = an_expert(name, case)
+    export_sb3.export_expert(expert, path)
     turn = math.radians({"aiming": 36, "duel": 27}.get(name, 0))
-    case.write(tmp_path / "same.zip", turn=turn)
+    said = carried.Carried("logits", {expert.game: expert.view})
+    case.write(tmp_path / "same.zip", turn=turn, said=said)
     assert path.read_bytes() == (tmp_path / "same.zip").read_bytes()
     with pytest.raises(ValueError, match="already exists"):
         export_sb3.export_expert(an_expert(name, case), path)
