@@ -683,9 +683,9 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
 
 def plan(number: int, shares: dict[str, int]) -> list[tuple[str, int]]:
-    """Which file of which container each is, in an order in which all come early."""
+    """Which file of which container each is, so many or a few more; all kinds come early."""
     whole = sum(shares.values())
-    counts = {name: max(1, number * share // whole) for name, share in shares.items()}
+    counts = {name: -(-number * share // whole) for name, share in shares.items()}
     order = [
         (index / count, name, index) for name, count in counts.items() for index in range(count)
     ]

@@ -5,12 +5,12 @@
 
 The run is of two games with tiny experts, made here; the program is `launch/distill.py`. A row of
 the table is a way to be stopped: by `kill -9` while collecting, learning, saving and so on; one of
-two processes killed; SIGTERM; a disk that is full at a random write; a reader beside the writer;
-two starts at once; a directory that has become read-only; a clock that jumps. Afterwards the same
-command is started again, until it ends. *Equal* is a run whose checkpoints (the best and the
-latest, optimiser included), dataset, baselines, metrics and result are those of the uninterrupted
-one bit by bit, wall-clock numbers aside. *Lost* is one that is not, or that ended otherwise than it
-should. Needs no accelerator; the disk and read-only rows need the right to mount.
+two processes killed; SIGTERM; Ctrl-C; a disk that is full at a random write; a reader beside the
+writer; two starts at once; a directory that has become read-only; a clock that jumps. Afterwards
+the same command is started again, until it ends. *Equal* is a run whose checkpoints (the best and
+the latest, optimiser included), dataset, baselines, metrics and result are those of the
+uninterrupted one bit by bit, wall-clock numbers aside. *Lost* is one that is not, or that ended
+otherwise than it should. Needs no accelerator; the disk and read-only rows need the right to mount.
 
 The last rows are of `make skills` in small: an expert's training, the merge and the training of its
 student, each killed beside what uninterrupted ones had left. Of a training the networks that it
@@ -602,8 +602,12 @@ def main(_: list[str]) -> None:
 
         plan = [(PHASES[i % len(PHASES)], signal.SIGKILL) for i in range(_KILLS.value)]
         kill_often(run, reference, directory, generator, plan, tally)
-        terms = [(generator.choice(PHASES[1:]), signal.SIGTERM) for _ in range(_OTHERS.value)]
-        kill_often(run, reference, directory / "term", generator, terms, tally)
+        asked = [
+            (generator.choice(PHASES[1:]), number)
+            for number in (signal.SIGTERM, signal.SIGINT)
+            for _ in range(_OTHERS.value)
+        ]
+        kill_often(run, reference, directory / "asked", generator, asked, tally)
         for number in range(_OTHERS.value):
             place = directory / f"other-{number}"
             place.mkdir()

@@ -23,5 +23,5 @@ def test_damaged_files_are_read_or_refused_with_one_line(tmp_path):
     assert table[0][4:8] == ["wrong exceptions", "hangs", "over memory", "something ran"]
     name, files, read, refused, *failures, _ = table[-1]
     assert (name, failures) == ("all", ["0", "0", "0", "0"])
-    assert int(read) > 40 and int(refused) > 250 and int(files) == int(read) + int(refused) > 380
+    assert int(read) > 40 and int(refused) > 250 and int(files) == int(read) + int(refused) >= 400
     assert not list(tmp_path.iterdir())
