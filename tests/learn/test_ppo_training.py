@@ -109,11 +109,11 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
 
     def asked_at_3(training):
         row = iterate(training)
-        patch.setattr(preemption, "_asked", training.iteration == 3)
+        patch.setattr(preemption, "asked", lambda: training.iteration == 3)
         return row
 
     def asked_within(training):
-        patch.setattr(preemption, "_asked", True)
+        patch.setattr(preemption, "asked", lambda: True)
         return evaluate(training)
 
     def killed(training, value=None, **how):
