@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags, logging
@@ -82,21 +83,42 @@ def _measure(experts: list[Expert], path: pathlib.Path) -> dict[str, dict]:
     return json.loads(path.read_text())
 
 
-def _seconds(workdir: pathlib.Path) -> tuple[float, float | None]:
-    """Of playing and learning; and the mean of the three tasks when `--at` of them had passed."""
-    clock, reached = 0.0, None
+class _Evaluation(NamedTuple):
+    """How a network played on its way, which chose between checkpoints.
+
+    Attributes:
+      step: as it was logged: steps of each task of a training, updates of a merge.
+      seconds: of playing and learning until then.
+      mean: of the three tasks.
+    """
+
+    step: int
+    seconds: float
+    mean: float
+
+
+def _history(workdir: pathlib.Path) -> tuple[list[_Evaluation], float]:
+    """All evaluations, and the seconds of playing and learning in all.
+
+    Networks of a task each count as one whose tasks are learnt one after the other, by turns.
+    """
     inner = sorted((workdir / "tasks" / "lander").glob("*")) or [workdir]
+    alone, clock = [], 0.0
     for run in inner:
-        last, own = 0.0, None
+        seconds, own = 0.0, []
         for row in metrics.read(run):
             if "loss" in row:
-                last = sum(row.get(f"seconds/{phase}") or 0.0 for phase in _LEARNING)
+                seconds = sum(row.get(f"seconds/{phase}") or 0.0 for phase in _LEARNING)
             scores = [x for name, x in row.items() if name.startswith(("eval/", "score/lander"))]
-            if "loss" not in row and scores and last <= _AT.value / len(inner):
-                own = float(np.mean(scores))
-        clock += last
-        reached = own if reached is None else (None if own is None else reached + own)
-    return clock, None if reached is None else reached / len(inner)
+            if "loss" not in row and scores:
+                own.append(_Evaluation(int(row["step"]), seconds, float(np.mean(scores))))
+        alone.append(own)
+        clock += seconds
+    together = [
+        _Evaluation(each[0].step, sum(x.seconds for x in each), np.mean([x.mean for x in each]))
+        for each in zip(*alone, strict=True)
+    ]
+    return together, clock
 
 
 def main(_: list[str]) -> None:
@@ -104,7 +126,7 @@ def main(_: list[str]) -> None:
     out, rows, raw = pathlib.Path(_OUT.value), [], {}
     kinds = [*_TRAININGS, *_MERGES]
     for kind in kinds if _ONLY.value is None else _ONLY.value:
-        results, seconds, early = [], [], []
+        results, seconds, early, histories = [], [], [], []
         for seed in range(_SEEDS.value):
             workdir = out / f"{kind}_{seed}"
             if kind in _TRAININGS:
@@ -120,10 +142,11 @@ def main(_: list[str]) -> None:
                 _run("distill", workdir, config, (*changes, f"--config.seed={seed}"))
                 experts = [students.student_as_expert(workdir, task) for task in _TASKS]
             results.append(_measure(experts, workdir / f"measured_{_EPISODES.value}.json"))
-            spent, at = _seconds(workdir)
+            history, spent = _history(workdir)
             seconds.append(spent)
-            early.append(at)
-        raw[kind] = {"measured": results, "seconds": seconds, "early": early}
+            histories.append(history)
+            early.append(next((x.mean for x in history[::-1] if x.seconds <= _AT.value), None))
+        raw[kind] = {"measured": results, "seconds": seconds, "history": histories}
         rows.append((kind, *_cells(results), f"{statistics.median(seconds):.0f}", _early(early)))
     columns = ("", *_PLAYED, "mean of three", "seconds", f"mean at {_AT.value:g} s")
     metrics.table(
@@ -135,6 +158,14 @@ def main(_: list[str]) -> None:
         (kind, *(_ends([r[name] for r in each["measured"]]) for name in _PLAYED))
         for kind, each in raw.items()
     ])  # fmt: skip
+    trained = {kind: each["history"] for kind, each in raw.items() if kind in _TRAININGS}
+    if trained:
+        steps = sorted({x.step for runs in trained.values() for run in runs for x in run})
+        metrics.table(
+            "while they learnt: mean of the three tasks, and seconds, by steps of each task",
+            ("steps", *trained),
+            [(f"{step:,}", *(_then(runs, step) for runs in trained.values())) for step in steps],
+        )
     settings.write_json(out / "tables.json", raw)
 
 
@@ -144,10 +175,25 @@ def _cells(results: list[dict[str, dict]]) -> list[str]:
         statistics.fmean(result[name]["mean"] for name in ("standard", "windy", "heavy"))
         for result in results
     ]
-    return [
-        f"{statistics.median(x):.0f} [{min(x):.0f}, {max(x):.0f}]"
-        for x in (*returns.values(), three)
-    ]
+    return [*(_spread(x, 0) for x in returns.values()), _spread(three, 1)]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    return (
+        f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}, "
+        f"{max(values):.{digits}f}]"
+    )
+
+
+def _then(runs: list[list[_Evaluation]], step: int) -> str:
+    """The medians of the evaluations after so many steps, if all runs have one."""
+    there = [x for run in runs for x in run if x.step == step]
+    if len(there) < len(runs):
+        return ""
+    mean, seconds = (
+        statistics.median(getattr(x, name) for x in there) for name in ("mean", "seconds")
+    )
+    return f"{mean:.0f}, {seconds:.0f} s"
 
 
 def _ends(summaries: list[dict]) -> str:
