@@ -86,6 +86,13 @@ def agree(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
+def any_of(flag: bool) -> bool:
+    """Whether it is so in one process or more."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
 def told(value: Any) -> Any:
     """A JSON value of the leading process, in all of them."""
     if jax.process_count() == 1:

@@ -5,9 +5,11 @@ A signal is heard at once and followed where nothing is lost by it, such as afte
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import sys
 from types import FrameType
+from typing import Any
 
 _asked: int | None = None
 
@@ -21,21 +23,28 @@ def watch() -> None:
 
     A second one does. For the main thread of a program that can be gone on with.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ask)
+    for number in _USUAL:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's script has it of what it left
+            signal.signal(number, _ask)
+
+
+_USUAL: dict[int, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
     global _asked
     _asked = number
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each, usual in _USUAL.items():
+        if signal.getsignal(each) == _ask:
+            signal.signal(each, usual)
     if number == signal.SIGINT:
-        print(
-            "\nends where nothing is lost, in seconds as a rule; Ctrl-C again ends it at once",
-            file=sys.stderr,
-            flush=True,
-        )
+        # Not by `print`: what it writes to may be in the middle of drawing a bar.
+        said = b"\nends where nothing is lost, in seconds as a rule; Ctrl-C again ends it at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, said)
 
 
 def asked() -> bool:

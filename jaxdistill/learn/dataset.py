@@ -502,6 +502,8 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
         check(_whole(info[field], 1, 2**16), field, info[field], f"a whole number of 1..{2**16}")
     most = settings.LARGEST
     check(_whole(info["seed"], 0, most), "seed", info["seed"], f"a whole number of 0..{most}")
+    every = info.get("renewed_every", 0)
+    check(_whole(every, 0, most), "renewed_every", every, f"a whole number of 0..{most}")
     plain = isinstance(shape, list) and len(shape) in (1, 2)
     plain = plain and all(_whole(x, 1, 4096) for x in shape)
     check(plain, "frame_shape", shape, "a height and a width, or a number of numbers")

@@ -61,8 +61,8 @@ _KNOBS = (
 # Games go on across evaluations, and a resumed training replays all that its present pools have
 # played. So an evaluation begins fresh ones, which cuts the games in progress, once so many steps
 # of each environment were played: eight games of Freeway. Where so many games at the step limit are
-# shorter, those are enough.
-_LOG_STEPS, _LOG_GAMES = 16_384, 4
+# shorter, those are enough. Where evaluations are far apart, four times as many begin them anyway.
+_LOG_STEPS, _LOG_GAMES, _LOG_MOST = 16_384, 4, 4
 
 # Seconds after which all is saved, and after which it is before an evaluation, which takes a while.
 _SAVE_SECONDS, _EVALUATE_SECONDS = 120, 60
@@ -352,6 +352,7 @@ class Training:
                 self.names,
             )
         self.iteration += 1
+        self._shorten_log(_LOG_MOST)
         row |= self._actor.begin(self.iteration, self._episodes)
         if self._experts and self.settings.algorithm != "dqn":
             row["expert_weight"] = regime.expert_weight_at(self.settings, self.iteration - 1)
@@ -370,16 +371,15 @@ class Training:
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         self._unevaluated = False
-        if self._long_log:
-            self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
+        self._shorten_log(1)
         return means, value
 
-    @property
-    def _long_log(self) -> bool:
-        """Whether a resumed training would have too much to replay."""
+    def _shorten_log(self, times: int) -> None:
+        """Begins fresh pools where a resumed training would have too much to replay."""
         played = (self.iteration - self._collector.began) * self.settings.rollout_steps
         limits = [self.settings.max_steps or lesson.task.max_steps for lesson in self.lessons]
-        return played >= min(_LOG_STEPS, _LOG_GAMES * max(limits))
+        if played >= times * min(_LOG_STEPS, _LOG_GAMES * max(limits)):
+            self._collector = _Collector(self.settings, self.lessons, self.iteration, None)
 
     @property
     def due(self) -> bool:
@@ -833,7 +833,12 @@ def _train(
 def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer) -> None:
     """Evaluates what has been learnt, and saves it."""
     standing, resumed = training.best.get("step"), training.due
-    scores, value = training.evaluate()
+    try:
+        scores, value = training.evaluate()
+    except preemption.Preempted:
+        if training.iteration:
+            training.save(due=True)
+        raise
     row = {f"eval/{name}": x for name, x in scores.items()}
     # Before the checkpoint: a resumed training keeps the rows up to it. One that was stopped before
     # it stood has written this one.

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks
+from jaxdistill import metrics, networks, preemption
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
@@ -195,6 +195,8 @@ class Collector:
         name = f"replay {pool.task.name}"
         with metrics.progress(name, int((length - begun).sum()), "steps") as advance:
             for time in range(begun.min(), length):
+                if jax.process_count() == 1:  # several would wait for the one that ends
+                    preemption.stop_if_asked()
                 rows = np.flatnonzero(begun <= time)
                 ago = length - time
                 if ago <= len(shown) and (self._newest(game)[rows] != shown[-ago][rows]).any():

@@ -28,6 +28,7 @@ def closing_hint(
     values: bool,
     begins: Mapping[str, str],
     steps_per_round: int,
+    shares: Mapping[str, str],
 ) -> str | None:
     """One sentence on a task that is far below its expert, or None where nothing is suggested.
 
@@ -43,12 +44,13 @@ def closing_hint(
       begins: what is advised of the network that a new run begins with, of a task where there is
         something.
       steps_per_round: how many are collected; 0 where the states are fixed.
+      shares: of each task, the `learn.shares` by which it had more rows.
     """
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
         rounds, begin = int(result["rounds"]), begins.get(row["game"])
-        others = len(result["games"]) > 1
-        if advice := _advice(row, history, rounds, loss, values, begin, steps_per_round, others):
+        more = shares[row["game"]] if len(result["games"]) > 1 else None
+        if advice := _advice(row, history, rounds, loss, values, begin, steps_per_round, more):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
 
@@ -99,7 +101,7 @@ def _advice(
     values: bool,
     begin: str | None,
     steps_per_round: int,
-    others: bool,
+    more: str | None,
 ) -> str | None:
     name = row["game"]
     longer = f"try more rounds, by the same command and --config.learn.rounds={2 * rounds}"
@@ -145,10 +147,10 @@ def _advice(
             f"it agrees in {agreed:.1%} only, at little regret, and {loss} tells it of choices "
             f"alone: try --config.learn.loss={other} in a new run"
         )
-    if others and len(agreement):
+    if more and len(agreement):
         return (
-            "nothing that was logged of it still moves: try twice its share of the rows and more "
-            f"rounds, by the same command, --config.learn.shares={name}=2 and "
+            "nothing that was logged of it still moves: try a larger share of the rows and more "
+            f"rounds, by the same command, --config.learn.shares={more} and "
             f"--config.learn.rounds={2 * rounds}"
         )
     return None

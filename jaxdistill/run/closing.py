@@ -17,7 +17,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import clips, evaluation, lessons
 from jaxdistill.report import hints, page, tables
-from jaxdistill.run import data
+from jaxdistill.run import data, recipe
 from jaxdistill.run.common import Run
 
 _COMPARED_STATES = 2048  # per game, of the last four times as many collected
@@ -135,6 +135,7 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
         values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
         begins=_begins(run),
         steps_per_round=run.settings.collect.steps_per_round,
+        shares={name: recipe.more_of(run.settings, name) for name in run.names},
     )
     return {} if said is None else {"hint": said}
 

@@ -61,7 +61,7 @@ def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
         while log.length < per_env:
             length = min(_CHUNK_STEPS, per_env - log.length)
             log.append(collector.collect(length, advance=advance), collector.states())
-            if meshes.agree(preemption.asked()):
+            if meshes.any_of(preemption.asked()):
                 raise preemption.Preempted
     return collector
 

@@ -320,7 +320,9 @@ def _train(
             ended = lrn.target_retention is not None and (of is True or of == lrn.rounds)
             best = choosing.Candidate.from_dict(restored.progress.get("best"))
             # Whether the student of then has been measured, if one was due.
-            measured = restored.progress.get("measured", saved.best_step() is not None)
+            measured = restored.progress.get("measured", True)
+            if saved.best_step() is None:  # of an earlier version, or somebody took it away
+                best, measured = None, False
             timer.restore(restored.progress["timer"])
         log, collector = data.resume(run, workdir, length, timer)
         if stop_after == "collect":
@@ -362,14 +364,15 @@ def _train(
                 """Measures the student of now, after so many rounds; whether it is the one."""
                 nonlocal best, ended
                 step = rounds * lrn.updates_per_round
+                again = rounds == done and _told_of(workdir, step)  # killed before it was saved
+                told = metrics.NoWriter() if again else writer
                 try:
                     with timer.phase("evaluate"):
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
-                        chosen = choosing.select(run, state, baselines, writer, step, advance, best)
+                        chosen = choosing.select(run, state, baselines, told, step, advance, best)
                 except preemption.Preempted:
-                    if not collect.follow:  # the experts may be others by now
-                        save(rounds, chosen=False, measured=False)
+                    save(rounds, chosen=False, measured=False)
                     raise
                 if chosen is not None:
                     best = chosen if best is None or chosen.value >= best.value else best
@@ -408,11 +411,11 @@ def _train(
                 writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
 
                 chosen = due(index + 1) and choose(index + 1)
-                preempted = meshes.agree(preemption.asked())
+                preempted = meshes.any_of(preemption.asked())
                 stopping = stop_after == f"round:{index + 1}" or preempted
                 # When to save for resuming is a matter of time alone: it changes no result.
                 late = meshes.agree(time.monotonic() - last_saved > 60)
-                if chosen or stopping or late:
+                if chosen or stopping or late or index + 1 == lrn.rounds:
                     save(index + 1, chosen=chosen, measured=due(index + 1))
                     last_saved = time.monotonic()
                 if preempted:
@@ -425,6 +428,11 @@ def _train(
         chosen_by = [seen[i].starts.tolist() if i in seen else [] for i in range(len(run.lessons))]
         rounds = max(lrn.rounds, done)  # it may end before those that it has had
         return _Trained(saved.restore(best_step, state).state, best_step, rounds, chosen_by)
+
+
+def _told_of(workdir: pathlib.Path, step: int) -> bool:
+    """Whether the log has a row of a student that was measured at a step."""
+    return any(row["step"] == step and "chosen_by" in row for row in metrics.read(workdir))
 
 
 def _make_update(run: Run) -> learner.Update:

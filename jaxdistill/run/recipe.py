@@ -427,6 +427,13 @@ def shares(settings: Settings, names: Sequence[str]) -> tuple[int, ...]:
     return tuple(said.get(name, 1) for name in names)
 
 
+def more_of(settings: Settings, name: str) -> str:
+    """`learn.shares` with as many rows more of one game as `learn.batch_per_game`."""
+    said = _parse_shares(settings.learn.shares or "")
+    said |= {name: said.get(name, 1) + 1}
+    return ",".join(f"{game}={times}" for game, times in said.items())
+
+
 def expert_share_at(settings: Settings, index: int) -> float:
     """The share of the environments that the experts drive in round `index`, from 0."""
     c = settings.collect

@@ -242,6 +242,7 @@ def _replayed(run: Run, log: dataset.Log, played: np.ndarray) -> tuple[np.ndarra
             pool, index = own.pool(envs, lessons.COLLECT), lesson.index
             renewed_every = 0 if pool.skips else log.info.get(RENEWED, 0)
             for time in range(log.length):
+                preemption.stop_if_asked()
                 lives = np.array(pool.last.lives)
                 step = pool.step(played[index, time])
                 lost = step.valid & (step.lives < lives)

@@ -759,6 +759,16 @@ def test_games_go_on_across_evaluations_until_their_log_is_long(
             assert training._collector.log.shape == (1, 0, 4) and not last.last.ages.any()
 
 
+def test_their_log_is_bounded_without_an_evaluation_too(tmp_path, monkeypatch):
+    """8 steps an iteration, and four times 4 at most."""
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    monkeypatch.setattr(learning, "_LOG_STEPS", 4)
+    chosen = _settings(games=("pong",), network="linear", opening_steps=0)
+    with learning.Training(chosen, tmp_path / "run") as training:
+        began = [training.iterate() and training._collector.began for _ in range(4)]
+        assert began == [0, 2, 2, 4]
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(
     whole_run, tmp_path, monkeypatch, fresh

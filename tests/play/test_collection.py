@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import mesh, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection, lessons
@@ -292,6 +293,13 @@ def test_what_is_played_again_of_them_is_bounded(length, stepped):
     assert sum(stepped) == ENVS * (length % 100)
     for one, other in zip(killed.collect(50), resumed.collect(50), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_played_again_is_stopped_by_a_signal(monkeypatch):
+    _, log = _played("breakout")
+    monkeypatch.setattr(preemption, "_asked", signal.SIGINT)
+    with pytest.raises(preemption.Preempted):
+        _random("breakout", log)
 
 
 def test_a_log_that_does_not_play_again_is_refused(stepped):

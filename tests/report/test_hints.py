@@ -47,11 +47,12 @@ def hint(result=None, history=None, loss="q_values", values=True, begins=(), ste
         values=values,
         begins=dict(begins),
         steps_per_round=steps,
+        shares={"pong": "pong=2", "breakout": "pong=2,breakout=3"},
     )
 
 
 STILL = (
-    "hint: pong keeps 70%; nothing that was logged of it still moves: try twice its share of the "
+    "hint: pong keeps 70%; nothing that was logged of it still moves: try a larger share of the "
     "rows and more rounds, by the same command, --config.learn.shares=pong=2 and "
     "--config.learn.rounds=40"
 )

@@ -20,6 +20,7 @@ from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons, records
 from jaxdistill.report import page
 from jaxdistill.run import choosing, closing, common, data, distill, recipe, students
+from jaxdistill.tasks.atari import Rules
 
 pytestmark = pytest.mark.usefixtures("without_page")
 GAMES = ("pong", "breakout")
@@ -826,6 +827,11 @@ def test_what_was_learnt_is_saved_where_choosing_is_stopped(
     with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
         assert (saved.latest_step(), saved.best_step()) == (2, None)
     assert _measured(tmp_path / "run") == []
+    # Killed once more, between its row in the log and the checkpoint that knows of it.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Checkpoints, "save", _interrupted)
+        distill.distill(settings, tmp_path / "run")
+    assert _measured(tmp_path / "run") == [2]
     result = distill.distill(settings, tmp_path / "run")
     assert _measured(tmp_path / "run") == _measured(whole_run[0]) == [2, 4]
     assert result["games"] == whole_run[1]["games"]
@@ -837,6 +843,47 @@ def test_what_was_learnt_is_saved_where_choosing_is_stopped(
 
 def _preempted(*_):
     raise preemption.Preempted
+
+
+def _interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_run_whose_best_checkpoint_was_taken_away_measures_anew(settings, tmp_path):
+    distill.distill(settings, tmp_path / "run", stop_after="round:3")
+    shutil.rmtree(tmp_path / "run/checkpoints/2")
+    assert distill.distill(settings, tmp_path / "run")["best_round"] == 4
+    shutil.rmtree(tmp_path / "run/checkpoints/4")
+    (tmp_path / "run/result.json").unlink()
+    assert distill.distill(settings, tmp_path / "run")["best_round"] == 4
+
+
+def test_where_games_cannot_be_skipped_a_run_begins_them_anew_and_goes_on(
+    settings, tmp_path, monkeypatch
+):
+    """32 steps before the first update and 16 a round: pools begin anew in the second round."""
+    monkeypatch.setattr(common, "_RENEWED_EVERY", 40)
+    sticky = dataclasses.replace(settings, rules=Rules(repeat_action_probability=0.25))
+    distill.distill(sticky, tmp_path / "whole", stop_after="train")
+    distill.distill(sticky, tmp_path / "killed", stop_after="round:2")
+    distill.distill(sticky, tmp_path / "killed", stop_after="train")
+    jax.tree.map(
+        np.testing.assert_array_equal, params_of(tmp_path / "whole"), params_of(tmp_path / "killed")
+    )
+    logs = [dataset.open_log(tmp_path / name / "dataset") for name in ("whole", "killed")]
+    chunks = [log.read(0, log.length) for log in logs]
+    for one, other in zip(*chunks, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not chunks[0].usable[:, 39].any() and not chunks[0].ages[:, 40].any()
+    # One of an earlier version, which does not say so, goes on as it was begun.
+    distill.distill(sticky, tmp_path / "old", stop_after="collect")
+    info = tmp_path / "old/dataset/dataset.json"
+    fields = json.loads(info.read_text())
+    assert fields["info"].pop("renewed_every") == 40
+    info.write_text(json.dumps(fields))
+    distill.distill(sticky, tmp_path / "old", stop_after="train")
+    chunk = dataset.open_log(tmp_path / "old/dataset").read(0, 48)
+    assert chunk.usable[:, 39].any() and chunk.ages[:, 40].any()
 
 
 def test_the_last_that_is_chosen_counts_and_all_are_held_against_the_best(

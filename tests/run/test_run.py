@@ -561,6 +561,16 @@ def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, 
     common.check_experts(*arguments[:2], [None, None], lowest)  # as long as that is not known
 
 
+def test_a_game_that_stands_still_is_suggested_more_rows_than_it_has(settings):
+    for shares, more in (
+        (None, "pong=2"),
+        ("pong=2", "pong=3"),
+        ("breakout=3", "breakout=3,pong=2"),
+    ):
+        learn = dataclasses.replace(settings.learn, shares=shares)
+        assert recipe.more_of(dataclasses.replace(settings, learn=learn), "pong") == more
+
+
 def test_an_expert_that_claims_no_more_than_random_play_is_held_to_nothing(watcher):
     """A share of what lies below 0 would say that playing better is playing worse."""
     expert = dataclasses.replace(watcher("asterix", 1), advertised_score=-300.0)
