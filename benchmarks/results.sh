@@ -38,7 +38,7 @@ train() { # NAME GAMES CONFIG [flags]; then 100 games of each
         --config.eval_epsilon=0.05 --config.epsilon_end=0.05
     for game in $games; do
         [[ -f $run/$game.json ]] ||
-            python launch/evaluate.py --expert="$run/experts/$game" --out="$run/$game.json"
+            python launch/evaluate.py --expert="$run/experts/$game" --seed=1 --out="$run/$game.json"
     done
 }
 

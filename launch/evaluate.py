@@ -59,7 +59,14 @@ _MAX_STEPS = flags.DEFINE_integer(
     "1,000 for landers",
     lower_bound=1,
 )
-_SEED = flags.DEFINE_integer("seed", 1, "of the starts and of chance", 0, LARGEST_SEED)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    None,
+    "of the starts and of chance; by default 1, and of an expert 0: the games that a run reports, "
+    "which need not be played again there",
+    0,
+    LARGEST_SEED,
+)
 _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new file too")
 
 
@@ -96,6 +103,10 @@ def _measured(suite: Suite, max_steps: int | None = None) -> dict[str, Any]:
     }
 
 
+def _seed(usual: int) -> int:
+    return usual if _SEED.value is None else int(_SEED.value)
+
+
 def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from jaxdistill.experts import student
     from jaxdistill.report import tables
@@ -107,7 +118,7 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         chosen = training.load_settings(where)
         measured = _measured(chosen.tasks[0].suite, chosen.max_steps)
         rows = training.evaluate(
-            where, seed=_SEED.value, game=_GAME.value, cache_dir=cache_dir(), **measured
+            where, seed=_seed(1), game=_GAME.value, cache_dir=cache_dir(), **measured
         )
         measured["opening_by"] = "random"
         tables.print_networks(rows, measured)
@@ -116,7 +127,7 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         only_with("a distillation whose experts are at hand", "opening_by")
         measured = _measured(found.roles[0].task.suite, found.max_steps)
         rows = travelled.evaluate(
-            found, seed=_SEED.value, game=_GAME.value, cache_dir=cache_dir(), **measured
+            found, seed=_seed(1), game=_GAME.value, cache_dir=cache_dir(), **measured
         )
         measured["opening_by"] = "random"
         tables.print_alone(rows, measured)
@@ -127,7 +138,7 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         only_with("--opening_steps above 0", "opening_by")
     measured["opening_by"] = _OPENING_BY.value
     rows = distill.evaluate_student(
-        where, seed=_SEED.value, game=_GAME.value, cache_dir=cache_dir(), **measured
+        where, seed=_seed(1), game=_GAME.value, cache_dir=cache_dir(), **measured
     )
     tables.print_students(rows, measured)
     return rows, measured
@@ -149,7 +160,7 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     own, *usual = (
         records.measure_expert(
             player,
-            seed=_SEED.value,
+            seed=_seed(records.REPORT_SEED),
             sample_logits=_SAMPLE.value,
             records=records.Records(shared=cache),
             **measured,
