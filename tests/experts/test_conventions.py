@@ -1098,6 +1098,39 @@ def test_normalised_input_and_layers_are_refused(tmp_path):
         formats.load(path)
 
 
+@pytest.mark.parametrize(
+    ("norm", "lacks"),
+    [
+        (True, "Dense_0,bias"),
+        (True, "CNN_0,Conv_1,kernel"),
+        (True, "CNN_0,LayerNorm_3,bias"),
+        (False, "Dense_0,bias"),
+    ],
+)
+def test_a_near_miss_is_told_before_what_its_program_normalises_by(norm, lacks, tmp_path):
+    path, _ = purejaxql(tmp_path, norm)
+    tensors = safetensors.numpy.load_file(path)
+    del tensors[lacks]
+    safetensors.numpy.save_file(tensors, path)
+    name = "PureJaxQL" if norm else "PureJaxQL without LayerNorm"
+    with pytest.raises(ValueError, match=f"looks like {name}, but lacks {lacks.replace(',', '.')}"):
+        formats.load(path)
+    more = tensors | {"CNN_0,BatchNorm_0,scale": np.ones(4, np.float32)}
+    safetensors.numpy.save_file(more, path)
+    with pytest.raises(ValueError, match=r"batch normalisation \(CNN_0.BatchNorm_0.scale\) is not"):
+        formats.load(path)
+
+
+def test_a_template_says_what_its_program_leaves_aside(tmp_path):
+    """The BatchNorm of PureJaxQL's input that nothing comes of."""
+    path, _ = purejaxql_plain(tmp_path)
+    (tmp_path / "x.toml").write_text(template.write(path))
+    assert 'aside = ["BatchNorm_0."] ' in (tmp_path / "x.toml").read_text()
+    said, known = formats.load(path, spec=tmp_path / "x.toml"), formats.load(path)
+    assert said.network == known.network
+    jax.tree.map(np.testing.assert_array_equal, said.params, known.params)
+
+
 def test_what_normalises_is_in_the_layer_table(tmp_path):
     conversion = formats.convert(purejaxql(tmp_path)[0])
     network, rows = conversion.expert.network, conversion.rows()

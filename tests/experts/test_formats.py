@@ -23,6 +23,7 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import export, export_sb3, formats, sources
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import template
+from jaxdistill.play import records
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import SCREEN, Screen, Shown, Vector, View
 
@@ -1337,6 +1338,58 @@ def test_what_normalises_is_not_left_out_by_a_spec(key, kind, saved, spec):
         other = {f"{whose}.{name}": array for name, array in norm.items()}
         notes = formats.convert(saved(TENSORS | other), spec=spec(SPEC)).notes
         assert any("tensors not used" in note and whose in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("critic.ln", True),
+        ("critic_norm", True),
+        ("net.CriticNorm_0", True),
+        ("policy.value_net.1", True),
+        ("vf.norm", True),
+        ("v_head/norm", True),
+        ("actor_critic.ln", False),
+        ("ActorCritic_0.norm", False),
+        ("q_value.norm", False),
+        ("evaluate.ln", False),
+        ("v_norm", False),
+    ],
+)
+def test_only_a_critics_own_part_may_normalise_unsaid(name, free, saved, spec):
+    norm = {f"{name}.weight": np.ones(2, np.float32), f"{name}.bias": np.zeros(2, np.float32)}
+    if free:
+        notes = formats.convert(saved(TENSORS | norm), spec=spec(SPEC)).notes
+        assert any("tensors not used" in note and name in note for note in notes)
+    else:
+        refused(saved(TENSORS | norm), f"normalisation ({name}.weight)", spec=spec(SPEC))
+
+
+def test_a_spec_lists_what_does_not_play(saved, spec):
+    """And its expert is the same as without such parts, to the bit."""
+    norm = {"curiosity.norm.weight": np.ones(2), "curiosity.norm.bias": np.zeros(2)}
+    norm |= {"curiosity.bn.running_mean": np.zeros(2), "curiosity.rnn.weight_hh": np.ones((6, 2))}
+    norm = {name: array.astype(np.float32) for name, array in norm.items()}
+    path = saved(TENSORS | norm)
+    hint = "if it does not play, list it under aside in "
+    refused(path, "curiosity.rnn.weight_hh is of a recurrent cell", hint, spec=spec(SPEC))
+    some = 'aside = ["curiosity.rnn"]\n'
+    refused(path, "batch normalisation (curiosity.bn.", hint, spec=spec(some + SPEC))
+    conversion = formats.convert(path, spec=spec('aside = ["curiosity."]\n' + SPEC))
+    assert any("tensors not used: curiosity.bn" in note for note in conversion.notes)
+    plain = formats.load(saved(TENSORS), spec=spec(SPEC))
+    assert records.fingerprint(conversion.expert.params) == records.fingerprint(plain.params)
+    assert conversion.expert.network == plain.network
+    for aside, *expected in (
+        ('["curiosty."]', "aside: found curiosty., but no tensor of", "curiosity.norm.weight"),
+        ('["curiosity.", "a"]', "aside: found a, but a.weight is of a layer that plays"),
+        ('[""]', "aside: found ['']", "curiosity."),
+        ("[3]", "aside: found [3]", "curiosity."),
+        ('"curiosity."', "aside: found 'curiosity.', expected a list"),
+    ):
+        path = saved(TENSORS | norm)
+        refused(path, "spec.toml", *expected, spec=spec(f"aside = {aside}\n{SPEC}"))
+    refused(saved(TENSORS), "all are used", spec=spec('aside = ["x"]\n' + SPEC))
 
 
 def test_spec_finds_or_is_told_the_state_dict(saved, spec):

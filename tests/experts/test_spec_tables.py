@@ -555,6 +555,43 @@ def test_a_cell_that_a_spec_leaves_out_is_noticed(cell):
         _read(cell, without)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("actor_critic.bn.running_mean", "batch normalisation"),
+        ("actor_critic.ln.weight", "normalisation"),
+        ("actor_critic.lstm.weight_hh_l1", "a second layer of recurrent cells"),
+        ("critic_rnn.weight_hh_l1", "a second layer of recurrent cells"),
+        ("critic.rnn.bias_hh_reverse", "a recurrent cell that looks ahead"),
+    ],
+)
+def test_beside_a_cell_only_a_critics_own_part_may_be_left_out(cell, name, kind):
+    """A recurrent spec has no critic, whatever its file has."""
+    tensors = {name: np.ones(2, np.float32), name.replace("weight", "bias"): np.ones(2, np.float32)}
+    torch_writer.save(torch_file.read(cell).tree | tensors, cell, overwrite=True)
+    message = rf"{kind} \({name}\) is not supported; if it does not play, list it under aside in"
+    with pytest.raises(ValueError, match=message):
+        _read(cell, RECURRENT)
+    assert _read(cell, f'aside = ["{name.rpartition(".")[0]}."]\n' + RECURRENT).expert.recurrent
+
+
+def test_a_template_asks_whether_what_normalises_plays(tmp_path):
+    tensors = _tensors(**_nature("torso__0", "torso__2", "torso__4", "pi__0"))
+    tensors |= _tensors(pi__2__weight=(4, 5), pi__2__bias=(4,))
+    plain = tmp_path / "breakout_x.pth"
+    export.save(tensors, plain)
+    assert "aside" not in template.write(plain)
+    norms = ("curiosity.ln.weight", "curiosity.ln.bias", "torso.1.running_mean", "running_mean")
+    export.save(tensors | {x: np.ones(3, np.float32) for x in norms}, plain, overwrite=True)
+    text = template.write(plain)
+    aside = '["running_mean", "torso.1.", "curiosity.ln."]'
+    assert f"# aside = {aside} # if none of these plays" in text
+    text = _answer(text, aside=aside, activation='"relu"', pixels='"0..1"', outputs='"q"')
+    (tmp_path / "x.toml").write_text(text)
+    (note,) = formats.convert(plain, spec=tmp_path / "x.toml").notes
+    assert note.startswith("tensors not used: ")
+
+
 def test_what_a_cell_has_no_place_beside():
     core = networks.Core("lstm", 4)
     for fields, message in (

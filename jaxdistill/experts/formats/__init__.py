@@ -45,7 +45,18 @@ _Match = TypeVar("_Match")
 _STUDENT, _CONVERTED = "student", "converted before"  # conventions of our own directories
 _MAX_PREFIXES = 5
 _MANGLED = re.compile(r"_[A-Za-z0-9]{1,80}__")
-_CRITIC = re.compile(r"critic|value", re.IGNORECASE)
+_PARTS, _WORDS = re.compile(r"[./,]"), re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_CRITICS = {"critic", "critics", "value", "values", "vf"}
+_PLAYERS = {"actor", "policy", "pi", "q", "action", "actions", "advantage"}
+_SIGNS = {
+    "running_mean": "batch normalisation",
+    "BatchNorm_": "batch normalisation",
+    "LayerNorm": "layer normalisation",
+    "layer_norm": "layer normalisation",
+    "weight_hh_l1": "a second layer of recurrent cells",
+    "_reverse": "a recurrent cell that looks ahead",
+    "in_proj_weight": "attention",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,17 +296,17 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
     view = specs.view_of(spec, spec.plan.channels(arrays))
     built = layers.build(arrays, spec.plan, view, where)
     unused = sorted(set(arrays) - set(spec.plan.tensors()))
+    _check_aside(spec, arrays, where)
+    hint = f"if it does not play, list it under aside in {spec.path}"
     # Beside a cell that plays, another is its critic's.
-    cells = [] if spec.plan.core else [name for name in unused if "weight_hh" in name]
-    if cells:
+    cells = [n for n in unused if "weight_hh" in n and not n.startswith(spec.aside)]
+    if cells and not spec.plan.core:
         raise ValueError(
             f"{where}: {brief(cells)} is of a recurrent cell; describe it as one of [[layers]], of "
-            f"type {' or '.join(networks.CELLS)}"
+            f"type {' or '.join(networks.CELLS)}; {hint}"
         )
-    # What normalises for a critic may be left out with it.
-    playing = [n for n in _that_play(unused) if spec.plan.value or not _CRITIC.search(n)]
-    if reason := _not_plain(playing, arrays):
-        raise ValueError(f"{where}: {reason}")
+    if reason := _not_plain(left_out(spec.plan, arrays, spec.aside)):
+        raise ValueError(f"{where}: {reason}; {hint}")
     expert = Expert(
         name=spec.name or pathlib.Path(path).stem,
         network=built.network,
@@ -317,6 +328,52 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         plan=spec.plan,
         place=place,
     )
+
+
+def _check_aside(spec: specs.Spec, arrays: Arrays, where: str) -> None:
+    """Refuses names left aside that are of a layer of the spec, or of nothing in the file."""
+    used = set(spec.plan.tensors())
+    for prefix in spec.aside:
+        names = [name for name in arrays if name.startswith(prefix)]
+        if playing := [name for name in names if name in used]:
+            raise ValueError(
+                f"{spec.path}: aside: found {brief([prefix])}, but {brief(playing[:1])} is of a "
+                f"layer that plays; expected names that no layer has"
+            )
+        if not names:
+            raise ValueError(
+                f"{spec.path}: aside: found {brief([prefix])}, but no tensor of {where} begins so; "
+                f"expected those of {brief(sorted(set(arrays) - used)) or 'none: all are used'}"
+            )
+
+
+def left_out(plan: Plan, arrays: Arrays, aside: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """Tensors that a plan leaves out, and whose names say that it may not be all that plays.
+
+    Returns:
+      Their kinds and names, see `_signs`.
+
+    Args:
+      aside: what the names of tensors begin with that do not play.
+    """
+    unused = _that_play(sorted(set(arrays) - set(plan.tensors())))
+    signs = _signs([name for name in unused if not name.startswith(aside)], arrays)
+    # What normalises for a critic may be left out with it.
+    return [
+        (kind, name)
+        for kind, name in signs
+        if plan.value or not kind.endswith("normalisation") or not _is_critics(name)
+    ]
+
+
+def _is_critics(name: str) -> bool:
+    """Whether a tensor is of a critic's own part: `critic_norm.weight`, not `actor_critic.norm`."""
+    for part in _PARTS.split(name):
+        words = {word.lower() for word in _WORDS.findall(part)}
+        values = words & _CRITICS or ("v" in words and words & {"head", "net"})
+        if values and not words & _PLAYERS:
+            return True
+    return False
 
 
 def _described(path: str, found: Found, spec: specs.Spec) -> str:
@@ -569,24 +626,16 @@ def _elsewhere(found: Found, place: str) -> list[str]:
     return [f"also in the file, not used: {shown}"] if parts else []
 
 
-def _not_plain(names: Iterable[str], arrays: Arrays) -> str | None:
-    """What these names show that no stack of convolutions and dense layers has."""
+def _signs(names: Iterable[str], arrays: Arrays) -> list[tuple[str, str]]:
+    """What these names show that no stack of convolutions and dense layers has: kinds and names."""
     names = list(names)
-    signs = {
-        "running_mean": "batch normalisation",
-        "BatchNorm_": "batch normalisation",
-        "LayerNorm": "layer normalisation",
-        "layer_norm": "layer normalisation",
-        "weight_hh_l1": "a second layer of recurrent cells",
-        "_reverse": "a recurrent cell that looks ahead",
-        "in_proj_weight": "attention",
-    }
-    for sign, kind in signs.items():
-        if found := [name for name in names if sign in name]:
-            return f"{kind} ({brief(found[:1])}) is not supported"
-    if found := [name for name in names if _scales(name, arrays)]:
-        return f"normalisation ({brief(found[:1])}) is not supported"
-    return None
+    found = [(kind, name) for sign, kind in _SIGNS.items() for name in names if sign in name]
+    return found + [("normalisation", name) for name in names if _scales(name, arrays)]
+
+
+def _not_plain(signs: list[tuple[str, str]]) -> str | None:
+    """That the first of these is not supported."""
+    return f"{signs[0][0]} ({brief([signs[0][1]])}) is not supported" if signs else None
 
 
 def _scales(name: str, arrays: Arrays) -> bool:
@@ -615,7 +664,10 @@ def _unknown(path: str, found: Found) -> str:
     place = likeliest(found)
     arrays = found[place]
     where = _where(path, place)
-    if reason := _not_plain(arrays, arrays):
+    looks = ((prefix, conventions.nearly(inner)) for prefix, inner in _peeled(arrays))
+    prefix, near = next((look for look in looks if look[1]), ("", None))
+    # What the convention that it resembles has itself is no sign of another network.
+    if reason := _not_plain(_signs((prefix + x for x in near.others) if near else arrays, arrays)):
         return f"{where}: {reason}"
     kernels = {name: array.shape for name, array in arrays.items() if array.ndim in (2, 4)}
     if not kernels:
@@ -624,8 +676,7 @@ def _unknown(path: str, found: Found) -> str:
     if any(len(shape) == 4 for shape in kernels.values()):
         missing = f"stride and padding of each convolution, [view], pixels, {missing}"
     seen = brief(f"{name} {'x'.join(map(str, shape))}" for name, shape in kernels.items())
-    looks = (conventions.nearly(inner) for _, inner in _peeled(arrays))
-    why = next(filter(None, looks), None) or "follows no known convention"
+    why = near.text if near else "follows no known convention"
     return (
         f"{where}: {why}; give a spec (--spec; --spec_template begins one) with {missing}; "
         f"found {seen}"

@@ -8,7 +8,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.formats.layers import (
@@ -706,22 +706,39 @@ def with_full_set(rules: Rules, full: bool, game: str | None) -> Rules:
     return dataclasses.replace(rules, full_actions=full)
 
 
-def nearly(arrays: Arrays) -> str | None:
-    """What keeps these names from being those of the convention they resemble, if they do."""
+class Near(NamedTuple):
+    """What keeps tensors from being those of a convention that they resemble.
+
+    Attributes:
+      text: the same for a message.
+      others: names that it does not explain; all of them where they are its own.
+    """
+
+    text: str
+    others: tuple[str, ...]
+
+
+def nearly(arrays: Arrays) -> Near | None:
+    """The convention that these names resemble, if they do: the one with the fewest others."""
 
     def share(convention: Convention) -> float:
         return len(convention.tensors & arrays.keys()) / len(convention.tensors)
 
-    best = max(CONVENTIONS, key=lambda convention: (share(convention), len(convention.tensors)))
-    if share(best) < 0.75:
+    def likeness(convention: Convention) -> tuple[int, float, int]:
+        differing = convention.tensors ^ convention.names(arrays)
+        return -len(differing), share(convention), len(convention.tensors)
+
+    best = max((x for x in CONVENTIONS if share(x) >= 0.75), key=likeness, default=None)
+    if best is None:
         return None
     missing = [name for name in best.plan.tensors() if name not in arrays]
+    extra = tuple(sorted(best.names(arrays) - best.tensors))
     if missing:
-        return f"looks like {best.name}, but lacks {brief(missing)}"
-    extra = sorted(best.names(arrays) - best.tensors)
+        return Near(f"looks like {best.name}, but lacks {brief(missing)}", extra)
     if not extra:
-        return f"looks like {best.name}, but does not lie under {best.inside!r}"
-    return f"looks like {best.name}, but also has {brief(extra)}"
+        text = f"looks like {best.name}, but does not lie under {best.inside!r}"
+        return Near(text, tuple(arrays))
+    return Near(f"looks like {best.name}, but also has {brief(extra)}", extra)
 
 
 def actions_of(

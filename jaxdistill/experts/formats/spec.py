@@ -8,6 +8,7 @@ pixels = "0..1"              # the file's network takes pixels over 255; or "0..
 frame_decay = 0.9999         # optional, see `networks.Network`; for recurrent networks
 advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
 stack_order = "newest_first" # optional, as kernels = "inputs_first": a file of Keras or Flax
+aside = ["curiosity."]       # optional: what names of tensors begin with that do not play
 
 [view]                       # what it sees; see `jaxdistill.tasks.views.View` for all fields
 resize = "linear"
@@ -105,6 +106,7 @@ class Spec:
       actions: ALE ids, "minimal", "full", or None to number the outputs.
       state_dict: dotted path of the state_dict in the file, None to look for it.
       rules: how its own game is played.
+      aside: what the names of tensors begin with that do not play, whatever they look like.
     """
 
     path: str
@@ -117,6 +119,7 @@ class Spec:
     state_dict: str | None
     advertised_score: float | None
     rules: Rules = USUAL
+    aside: tuple[str, ...] = ()
 
 
 class _Table:
@@ -296,10 +299,11 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
         state_dict=top.take("state_dict", str),
         advertised_score=top.take("advertised_score", float),
         rules=_rules(top),
+        aside=_aside(top),
     )
     top.finish(
         "game, outputs, actions, activation, pixels, frame_decay, stack_order, kernels, "
-        "advertised_score, name, state_dict, view, rules, layers, head, statistics"
+        "advertised_score, name, state_dict, aside, view, rules, layers, head, statistics"
     )
     return spec
 
@@ -361,6 +365,14 @@ def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
         below = "0 and more" if size is None else f"0..{size - 1}"
         raise top.error("actions", f"found {_shown(actions)}, expected numbers of {below}")
     return tuple(actions)
+
+
+def _aside(top: _Table) -> tuple[str, ...]:
+    aside = top.take("aside", list) or []
+    if not all(isinstance(prefix, str) and prefix for prefix in aside):
+        wanted = 'what names of tensors begin with, such as ["curiosity."]'
+        raise top.error("aside", f"found {_shown(aside)}, expected {wanted}")
+    return tuple(aside)
 
 
 def _layers(

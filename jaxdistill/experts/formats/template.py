@@ -63,6 +63,7 @@ class _Draft:
       fits: of a guess, sizes of the picture with strides and paddings that agree with its shapes.
       outputs: how many there are.
       critic: of a guess, there is one behind a recurrent cell, which is left out.
+      aside: what the names of tensors begin with that a spec refuses to leave out unsaid.
     """
 
     plan: Plan
@@ -73,6 +74,7 @@ class _Draft:
     expert: Expert | None = None
     fits: tuple[tuple[tuple[int, int], tuple[tuple[int, int | str], ...]], ...] = ()
     critic: bool = False
+    aside: tuple[str, ...] = ()
 
 
 def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
@@ -109,7 +111,13 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
         )
     stack = expert.view.stack if isinstance(expert.view, View) else None
     draft = _Draft(
-        known.plan, known.place, expert.game, expert.network.num_outputs, stack, expert=expert
+        known.plan,
+        known.place,
+        expert.game,
+        expert.network.num_outputs,
+        stack,
+        expert=expert,
+        aside=_aside(known.plan, found[known.place]),
     )
     head = f"{path.name} is recognised as {known.convention}; this says the same."
     return "\n".join([f"# {head}", *_text(draft, brief([path.name]))]) + "\n"
@@ -132,6 +140,15 @@ def _beyond(plan: Plan, expert: Expert, arrays: Arrays) -> str | None:
     if expert.log_std is not None or outputs != expert.network.num_outputs * each:
         return "keys, angles and clicks that are rewritten as they are read"
     return None
+
+
+def _aside(plan: Plan, arrays: Arrays) -> tuple[str, ...]:
+    """What the names of those tensors begin with that a spec refuses to leave out unsaid."""
+    names = [name for _, name in formats.left_out(plan, arrays)]
+    prefixes = dict.fromkeys(
+        f"{key}." if key else x for x in names for key in [x.rpartition(".")[0]]
+    )
+    return tuple(x for x in prefixes if not any(name.startswith(x) for name in plan.tensors()))
 
 
 # --- guesses
@@ -179,7 +196,8 @@ def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
     first = arrays[convs[0].weight].shape if convs else ()
     stack = first[2 if is_flax else 1] if convs else None
     fits = tuple(_fits([arrays[x.weight].shape for x in convs], width(entering, 1), is_flax))
-    return _Draft(plan, place, game, width(others[-1], 0), stack, fits=fits, critic=critic)
+    outputs, unsaid = width(others[-1], 0), _aside(plan, arrays)
+    return _Draft(plan, place, game, outputs, stack, fits=fits, critic=critic, aside=unsaid)
 
 
 def _cells(arrays: Arrays) -> list[PlannedCore]:
@@ -294,6 +312,10 @@ def _text(draft: _Draft, name: str) -> Iterator[str]:
         yield _said("kernels", "inputs_first", "as Flax and Keras have them")
     if draft.place:
         yield _said("state_dict", draft.place, "where in the file")
+    if draft.aside and expert:
+        yield _said("aside", draft.aside, "they do not play")
+    elif draft.aside:
+        yield _asked("aside", draft.aside, "if none of these plays; a spec cannot say how they do")
     yield _asked("advertised_score", 0, "a run stops if it plays far below this")
     yield from _view(draft)
     yield from _rules(draft)
