@@ -74,8 +74,8 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         except preemption.Preempted:
             if preemption.by_hand():
                 _interrupted(goes_on=True)
-            by = "SIGTERM" if preemption.asked() else "another process"
-            print(f"ended by {by}; the same command goes on where it stopped", file=sys.stderr)
+            why = "ended by SIGTERM" if preemption.asked() else "ended with another process"
+            print(f"{why}; the same command goes on where it stopped", file=sys.stderr)
         except KeyboardInterrupt:
             _interrupted(goes_on=resumes)
 
