@@ -229,7 +229,10 @@ def stepped(monkeypatch):
         ("hangman", True, False),
     ],
 )
-def test_a_resumed_collector_goes_on_as_the_one_that_was_killed(game, states, forgets, stepped):
+def test_a_resumed_collector_goes_on_as_the_one_that_was_killed(
+    game, states, forgets, stepped, monkeypatch
+):
+    monkeypatch.setattr(atari, "_REMEMBERED", ())  # or Hangman's games were not skipped at all
     killed, log = _played(game, states=states)
     over = log.over()[0]
     assert over.sum(axis=0).min() >= 1, "games have ended in every environment"
@@ -293,6 +296,14 @@ def test_what_is_played_again_of_them_is_bounded(length, stepped):
     assert sum(stepped) == ENVS * (length % 100)
     for one, other in zip(killed.collect(50), resumed.collect(50), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_emulators_that_hold_something_else_are_noticed():
+    """Though their frames are the same."""
+    killed, log = _random("breakout"), dataset.Log(None, INFO)
+    log.append(killed.collect(6), killed.states() ^ 1)
+    with pytest.raises(ValueError, match="breakout: what the dataset holds cannot be played again"):
+        _random("breakout", log)
 
 
 def test_what_is_played_again_is_stopped_by_a_signal(monkeypatch):

@@ -314,7 +314,14 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     pools, indices, seats = evaluation.split_pools(played, protocol, some)
     assert [s.tolist() for s in seats] == [[2, 3, 4], [3]] and indices == [0, 1]
     whole = evaluation.measure(played, _by_seat, protocol, 5, mesh.create())
-    parts = evaluation.measure(played, _by_seat, protocol, some, mesh.create())
+    asked = []
+
+    def noted(observations, key, indices, seats):
+        asked.append([own.tolist() for own in seats])
+        return _by_seat(observations, key, indices, seats)
+
+    parts = evaluation.measure(played, noted, protocol, some, mesh.create())
+    assert asked[0] == [[2, 3, 4], [3]]
     for every, part, games in zip(whole, parts, some, strict=True):
         assert part.starts.tolist() == every.starts[games].tolist()
         assert part.scores.tolist() == every.scores[games].tolist()

@@ -155,6 +155,20 @@ def test_a_damaged_file_is_one_clear_line(tmp_path):
     assert known.find(LESSONS[0], PROTOCOL, player()) is None
 
 
+def test_an_expert_that_is_measured_alone_plays_as_is_said(watcher, monkeypatch):
+    asked, actor = [], rollouts.expert_actor
+    monkeypatch.setattr(
+        rollouts, "expert_actor", lambda *a, **how: asked.append(how) or actor(*a, **how)
+    )
+    for sampled in (False, True):
+        records.measure_expert(
+            watcher("carnival", 2, "logits"),
+            **{"episodes": 1, "epsilon": 0.25, "seed": 0, "max_steps": 20},
+            sample_logits=sampled,
+        )
+    assert asked == [{"epsilon": 0.25, "sample_logits": x} for x in (False, True)]
+
+
 def test_random_play_is_measured_in_64_games_at_most(played):
     who = records.Player("random", RANDOM, (records.RANDOM,) * 2)
     scores = measured(records.Records(), 70, LESSONS[:1], who)
