@@ -190,6 +190,7 @@ def plain(tmp_path_factory):
         {"reward_limit": 0.1},
         {"optimiser": "radam"},
         {"final_rate_fraction": 1.0},
+        {"policy_clip": 1e-3},
     ],
     ids=lambda changes: next(iter(changes)),
 )

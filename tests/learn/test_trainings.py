@@ -759,6 +759,16 @@ def test_games_go_on_across_evaluations_until_their_log_is_long(
             assert training._collector.log.shape == (1, 0, 4) and not last.last.ages.any()
 
 
+def test_a_student_is_shown_each_game_as_it_learnt_it():
+    own = {"pong": View(), "breakout": View(resize="linear")}
+    small = Network(convs=(ConvLayer(4, 8, 8),), hidden=())
+    params = networks.init(small, jax.random.key(0), View().shape)
+    student = regime.Student("it", small, params, "logits", View(), {}, own=own)
+    chosen = _settings(games=tuple(own), algorithm="ppo", student="run", expert_weight=0.0)
+    begin = learning.beginning(chosen, mesh.create(), student)
+    assert [lesson.view for lesson in begin.lessons] == [*own.values()]
+
+
 def test_their_log_is_bounded_without_an_evaluation_too(tmp_path, monkeypatch):
     """8 steps an iteration, and four times 4 at most."""
     monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))

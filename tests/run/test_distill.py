@@ -841,6 +841,22 @@ def test_what_was_learnt_is_saved_where_choosing_is_stopped(
     )
 
 
+def test_a_later_choice_that_is_stopped_is_made_up_for(settings, tmp_path, monkeypatch):
+    """Where another student has been chosen before."""
+    distill.distill(settings, tmp_path, stop_after="round:3")
+    with monkeypatch.context() as patch, pytest.raises(preemption.Preempted):
+        patch.setattr(choosing, "select", _preempted)
+        distill.distill(settings, tmp_path)
+    distill.distill(settings, tmp_path, stop_after="train")
+    assert _measured(tmp_path) == [2, 4]
+
+
+def test_shares_reach_the_update(settings, monkeypatch):
+    monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["shares"])
+    made = common.Run(_with(settings, shares="breakout=2"), mesh.create())
+    assert distill._make_update(made) == (1, 2)
+
+
 def _preempted(*_):
     raise preemption.Preempted
 
@@ -982,6 +998,9 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     assert chosen is not None and len(played) == 3, "it may be by chance, and this one came later"
     chosen, played = beside(1.28, -0.72)
     assert chosen is None and len(played) == 3, "by more than a standard error, once all are played"
+    # Likely worse in the first four games, which is not certain, and no worse in all.
+    chosen, played = beside(*[1.8, -0.2] * 2, *[0.7, -1.3] * 6)
+    assert chosen is not None and len(played) == 3
     # Where the run may end, it is chosen all the same; and not a little below that.
     for target, there in ((min(first.kept), True), (min(first.kept) + 0.01, False)):
         run.settings = _with(run.settings, target_retention=target)

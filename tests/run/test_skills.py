@@ -11,7 +11,7 @@ import pytest
 
 from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, regime
+from jaxdistill.learn import dataset, learner, regime
 from jaxdistill.play import lessons, records
 from jaxdistill.run import common, data, distill, recipe, students, training
 from jaxdistill.tasks import combat
@@ -56,6 +56,17 @@ def settings(experts):
             every_rounds=2, select_episodes=2, report_episodes=4, max_steps=30, epsilon=0.0
         ),
     )
+
+
+def test_what_experts_cannot_know_of_reaches_the_update(settings, monkeypatch):
+    monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["seen"])
+    seen = distill._make_update(common.Run(settings, ONE))
+    assert seen.shape == (4, 20) and not seen.all()
+
+
+def test_only_a_whole_copy_answers_like_another():
+    for layers, name in (("all", "x"), ("convolutions", None)):
+        assert recipe.Learn(warm_start="x", warm_layers=layers).begins_as == name
 
 
 # Of collecting once; the student never drives.
