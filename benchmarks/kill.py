@@ -593,6 +593,8 @@ def main(_: list[str]) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory / "compiled"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
         jax.config.update("jax_num_cpu_devices", 2)  # as the runs have
+        # Programs that are begun by one in the background would ignore it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         generator, tally = random.Random(_SEED.value), Tally()
         run, reference = make_run(directory / "experts"), directory / "whole"
         wrong = finish(run, reference)

@@ -144,6 +144,8 @@ def test_ctrl_c_ends_a_run_where_nothing_is_lost_and_a_second_one_at_once(
     monkeypatch.setattr(preemption, "_asked", None)
     given = ["distill.py", "--config=configs/quickstart.py", "--workdir=x"]
     monkeypatch.setattr(sys, "argv", given)
+    # It is ignored in what a script has left in the background, the tests perhaps.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as ended:
         run(main, resumes=True)
     assert ended.value.code == 130 and where[-1] == ended_at

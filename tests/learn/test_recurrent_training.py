@@ -223,10 +223,10 @@ def test_what_was_valued_in_play_is_what_the_window_says_again(whole):
         valued, slow = unroll(average, stacks, begun, slow)
         chosen = np.where(mask, said, -np.inf).argmax(-1)[..., None]
         wanted = np.take_along_axis(np.asarray(valued), chosen, axis=2)[..., 0]
-        np.testing.assert_allclose(rollout["values"][0], wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rollout["values"][0], wanted, rtol=1e-3, atol=1e-4)
         if window + 1 < len(seen):
             for kept, after in zip(own, seen[window + 1][1]["carry"], strict=True):
-                np.testing.assert_allclose(kept, after[0], rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(kept, after[0], rtol=1e-3, atol=1e-4)
                 assert np.abs(kept).max() > 0.01
     assert any(begun[1:].any() for _, rollout in seen for begun in [_observed(rollout)[1]])
 
@@ -251,7 +251,7 @@ def test_on_one_device_it_plays_the_same(whole, tmp_path):
         training.iterate()
         alone = training._actor.carry
     for a, b in zip(alone, whole.seen[1][1]["carry"], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_its_best_network_is_an_expert_that_plays_as_it_was_chosen(whole):

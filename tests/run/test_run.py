@@ -436,7 +436,13 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
 def test_a_result_holds_what_its_log_suggests(done):
     history = metrics.read(done.workdir)
     said = hints.closing_hint(
-        done.result, history, loss="kl", values=False, begins={}, steps_per_round=ENVS * ROUND
+        done.result,
+        history,
+        loss="kl",
+        values=False,
+        begins={},
+        steps_per_round=ENVS * ROUND,
+        shares={row["game"]: f"{row['game']}=2" for row in done.result["games"]},
     )
     assert done.result.get("hint") == said
 
