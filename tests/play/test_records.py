@@ -163,7 +163,10 @@ def test_an_expert_that_is_measured_alone_plays_as_is_said(watcher, monkeypatch)
     for sampled in (False, True):
         records.measure_expert(
             watcher("carnival", 2, "logits"),
-            episodes=1, epsilon=0.25, seed=0, max_steps=20,
+            episodes=1,
+            epsilon=0.25,
+            seed=0,
+            max_steps=20,
             sample_logits=sampled,
         )
     assert asked == [{"epsilon": 0.25, "sample_logits": x} for x in (False, True)]
