@@ -198,6 +198,11 @@ def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [row for row, _ in _rows(path)]
 
 
+def tells(directory: str | os.PathLike[str], step: int, names: Iterable[str]) -> bool:
+    """Whether a row of a step has these names: a run that was killed then has written it."""
+    return any(row["step"] == step and row.keys() >= set(names) for row in read(directory))
+
+
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yields each row with its line (without the line end), skipping a half-written last one."""
     # Bytes, because a killed run may have stopped in the middle of a character.

@@ -571,3 +571,12 @@ def test_phases_add_up_to_the_wall():
         "other": 2.5,
     }
     assert metrics.add_up(parts, 9.0)["other"] == 0.0
+
+
+def test_a_row_is_told_of_by_its_step_and_all_its_names(tmp_path):
+    with metrics.Writer(tmp_path) as writer:
+        writer.write(1, {"loss": 1.0})
+        writer.write(2, {"score": 1.0, "chosen_by": 2.0})
+    assert metrics.tells(tmp_path, 2, ["chosen_by"]) and metrics.tells(tmp_path, 2, {"score": 0})
+    assert not metrics.tells(tmp_path, 1, ["chosen_by"])
+    assert not metrics.tells(tmp_path, 2, ["chosen_by", "loss"])

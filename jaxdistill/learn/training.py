@@ -842,16 +842,11 @@ def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer)
     row = {f"eval/{name}": x for name, x in scores.items()}
     # Before the checkpoint: a resumed training keeps the rows up to it. One that was stopped before
     # it stood has written this one.
-    if not (resumed and _written(workdir, training.steps, row)):
+    if not (resumed and metrics.tells(workdir, training.steps, row)):
         writer.write(training.steps, row)
     training.save(value)
     if training.best["step"] != standing:
         _save_experts(training, workdir)
-
-
-def _written(workdir: pathlib.Path, steps: int, row: Mapping[str, float]) -> bool:
-    """Whether a row of these names is written already."""
-    return any(x["step"] == steps and row.keys() <= x.keys() for x in metrics.read(workdir))
 
 
 def _save_experts(training: Training, workdir: pathlib.Path) -> None:

@@ -364,7 +364,9 @@ def _train(
                 """Measures the student of now, after so many rounds; whether it is the one."""
                 nonlocal best, ended
                 step = rounds * lrn.updates_per_round
-                again = rounds == done and _told_of(workdir, step)  # killed before it was saved
+                # Killed before it was saved that it had been measured?
+                again = rounds == done and meshes.leads()
+                again = again and metrics.tells(workdir, step, ["chosen_by"])
                 told = metrics.NoWriter() if again else writer
                 try:
                     with timer.phase("evaluate"):
@@ -428,11 +430,6 @@ def _train(
         chosen_by = [seen[i].starts.tolist() if i in seen else [] for i in range(len(run.lessons))]
         rounds = max(lrn.rounds, done)  # it may end before those that it has had
         return _Trained(saved.restore(best_step, state).state, best_step, rounds, chosen_by)
-
-
-def _told_of(workdir: pathlib.Path, step: int) -> bool:
-    """Whether the log has a row of a student that was measured at a step."""
-    return any(row["step"] == step and "chosen_by" in row for row in metrics.read(workdir))
 
 
 def _make_update(run: Run) -> learner.Update:
