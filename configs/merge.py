@@ -1,13 +1,13 @@
 """Merge any experts: `--config=configs/merge.py:GAME=FILE,GAME=FILE,...`
 
     python launch/distill.py --workdir=runs/mine \
-        --config=configs/merge.py:pong=experts/pong.pth,breakout=experts/breakout.zip
+        --config=configs/merge.py:pong=experts/pong.pth,breakout=experts/breakout.pth
 
-FILE is a PyTorch checkpoint that describes itself (reference, CRL-Atari, Stable-Baselines3,
-CleanRL), a directory made by `launch/convert.py`, or one of these on the Hugging Face hub,
-GAME=hf://USER/NAME[@REVISION][/PATH]; one that needs a spec is GAME=FILE@SPEC.toml.
-What its own game was is said behind it, as in GAME=FILE?fire_after_life=true&noop_max=1 (see
-`tasks.atari.Rules`); how the run plays, by `--config.rules.fire_after_life=True`.
+FILE is a file of a known program (docs/experts.md has the list), a directory made by
+`launch/convert.py`, or one of these on the Hugging Face hub, GAME=hf://USER/NAME[@REVISION][/PATH];
+one that needs a spec is GAME=FILE@SPEC.toml. What its own game was is said behind it, as in
+'--config=configs/merge.py:GAME=FILE?fire_after_life=true&noop_max=1' (see `tasks.atari.Rules`);
+how the run plays, by `--config.rules.fire_after_life=True`.
 Every field below can be set by flag, as `--config.learn.rounds=400`.
 
 If an expert has the student's convolutions, begin with them (`--config.learn.warm_start=GAME
@@ -22,6 +22,8 @@ from ml_collections import ConfigDict, config_dict
 from jaxdistill.experts import hub
 from jaxdistill.run import recipe
 from jaxdistill.tasks import atari
+
+SHIPPED = ",".join(f"{game}=experts/{game}.pth" for game in ("breakout", "pong", "freeway"))
 
 
 def sources(experts: str) -> tuple[dict[str, str | None], ...]:

@@ -12,14 +12,12 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import merge, quickstart
+from configs import merge
 from jaxdistill.learn import weight_merging
 from jaxdistill.run import merging, recipe
 
-SHIPPED = ",".join(f"{game}=experts/{game}.pth" for game in quickstart.GAMES)
 
-
-def get_config(experts: str = SHIPPED) -> ConfigDict:
+def get_config(experts: str = merge.SHIPPED) -> ConfigDict:
     config = ConfigDict(
         {
             "experts": merge.sources(experts),

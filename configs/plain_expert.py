@@ -3,7 +3,7 @@
     python launch/distill.py --workdir=runs/pong_plain \
         --config=configs/plain_expert.py:pong=runs/pong/experts/pong
     python launch/export.py --workdir=runs/pong_plain --format=expert --dtype=float16 \
-        --out=experts/pong.pth
+        --out=runs/pong_plain.pth
 
 The paper's first experiment, one game at a time. The student learns Q-values, on the expert's own
 scale, and which of them is the largest; see `losses.q_values`. What the shipped experts keep of

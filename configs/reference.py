@@ -19,12 +19,12 @@ life, and what is reported is what every run here reports.
 
 from ml_collections import ConfigDict
 
-from configs import merge, merge_weights
+from configs import merge
 
 STEPS, EPOCHS, BATCH = 20_000, 60, 256
 
 
-def get_config(experts: str = merge_weights.SHIPPED) -> ConfigDict:
+def get_config(experts: str = merge.SHIPPED) -> ConfigDict:
     config = merge.get_config(experts)
     first, *others = (source["game"] for source in config.experts)
     config.collect.num_envs = 1

@@ -9,8 +9,7 @@ colours, resized twice. Their specs in `configs/experts/` say where each was pub
 of it is in docs/results.md.
 
 The student sees each game as that game's expert does, and begins with the convolutions of the one
-that is hardest to copy, SpaceInvaders', and half as many features of its own beside them: behind
-those alone Breakout is learnt slowly. All takes 40 minutes on 2 cores.
+that is hardest to copy, SpaceInvaders', and half as many features of its own beside them.
 """
 
 from ml_collections import ConfigDict

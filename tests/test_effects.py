@@ -354,6 +354,7 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
     ("config", "argument"),
     [
         ("quickstart", None),
+        ("quickstart", "pong=experts/pong.pth,freeway=experts/freeway.pth"),
         ("reference", None),
         ("reference", "breakout=experts/breakout.pth,pong=experts/pong.pth"),
         ("merge", "pong=experts/pong.pth,breakout=experts/breakout.zip"),
