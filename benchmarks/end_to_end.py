@@ -35,7 +35,6 @@ _EVERY = flags.DEFINE_integer("every", 20, "its epochs between two measurements"
 _EPISODES = flags.DEFINE_integer("episodes", 20, "games of a measurement", lower_bound=2)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/end_to_end", "directory of both sides")
 _OUT = flags.DEFINE_string("out", None, "write what was measured as JSON")
-_LEARNING = ("collect", "store", "learn", "compile", "save")
 
 
 def _ours(workdir: pathlib.Path) -> tuple[dict, list[tuple[float, float]]]:
@@ -48,7 +47,7 @@ def _ours(workdir: pathlib.Path) -> tuple[dict, list[tuple[float, float]]]:
     curve, clock = [], 0.0
     for row in metrics.read(workdir):
         if "loss" in row:
-            clock = sum(row.get(f"seconds/{phase}") or 0.0 for phase in _LEARNING)
+            clock = metrics.learning_seconds(row, "seconds/")
         elif "mean_retention" in row:
             curve.append((clock, row["mean_retention"]))
     return json.loads((workdir / "result.json").read_text()), curve
@@ -101,7 +100,7 @@ def main(_: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     result, curve = _ours(workdir / "ours")
     rows = result["games"]
-    spent = sum(result["seconds"].get(phase, 0.0) for phase in _LEARNING)
+    spent = metrics.learning_seconds(result["seconds"])
     theirs = _usual([source.path for source in ours.experts], rows, workdir / "usual")
 
     _, seconds, kept = theirs[-1]

@@ -34,7 +34,6 @@ _GOAL = flags.DEFINE_float("goal", 205.6, "the mean of the three that is to be r
 _WORKDIR = flags.DEFINE_string("workdir", "runs/lander_benchmark", "directory of both sides")
 _OUT = flags.DEFINE_string("out", None, "write what was measured as JSON")
 _TASKS = ("lander/standard", "lander/windy", "lander/heavy")
-_LEARNING = ("collect", "learn", "compile")
 
 
 def _ours(workdir: pathlib.Path, seed: int) -> tuple[list[tuple[float, float]], float]:
@@ -48,7 +47,7 @@ def _ours(workdir: pathlib.Path, seed: int) -> tuple[list[tuple[float, float]], 
     curve, clock, steps = [], 0.0, 0
     for row in metrics.read(workdir):
         if "loss" in row:
-            clock, steps = sum(row[f"seconds/{phase}"] for phase in _LEARNING), row["step"]
+            clock, steps = metrics.learning_seconds(row, "seconds/"), row["step"]
         else:  # evaluated where a row of losses was written just before
             assert row["step"] == steps, "--every is a multiple of ten iterations"
             curve.append((clock, float(np.mean([row[f"eval/{task}"] for task in _TASKS]))))

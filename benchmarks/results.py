@@ -54,9 +54,7 @@ def _count(name: str) -> int:
 
 def _made(row: Row) -> float:
     """Seconds of collecting and learning."""
-    seconds = row.result["seconds"]
-    made = ("collect", "store", "learn", "compile", "save")
-    return sum(seconds.get(phase, 0.0) for phase in made)
+    return metrics.learning_seconds(row.result["seconds"])
 
 
 _CELLS: dict[str, Callable[[Row], str]] = {
@@ -233,8 +231,7 @@ def _played(path: pathlib.Path) -> dict[str, Any]:
 def _minutes(workdir: pathlib.Path) -> str:
     """Of playing and learning, in a run of `launch/train_expert.py`."""
     seconds = [row for row in metrics.read(workdir) if "seconds/learn" in row][-1]
-    made = ("collect", "learn", "compile")
-    return f"{sum(seconds.get(f'seconds/{phase}', 0.0) for phase in made) / 60:.1f}"
+    return f"{metrics.learning_seconds(seconds, 'seconds/') / 60:.1f}"
 
 
 def markdown(directory: pathlib.Path) -> str:

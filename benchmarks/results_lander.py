@@ -51,7 +51,6 @@ _PLAYED = {
     "windy_air": ("lander/windy_air", "lander/windy", None),
 }
 _TASKS = ("lander/standard", "lander/windy", "lander/heavy")
-_LEARNING = ("collect", "store", "learn")
 
 
 def _run(program: str, workdir: pathlib.Path, config: str, changes: tuple[str, ...]) -> None:
@@ -108,7 +107,7 @@ def _history(workdir: pathlib.Path) -> tuple[list[_Evaluation], float]:
         seconds, own = 0.0, []
         for row in metrics.read(run):
             if "loss" in row:
-                seconds = sum(row.get(f"seconds/{phase}") or 0.0 for phase in _LEARNING)
+                seconds = metrics.learning_seconds(row, "seconds/")
             scores = [x for name, x in row.items() if name.startswith(("eval/", "score/lander"))]
             if "loss" not in row and scores:
                 own.append(_Evaluation(int(row["step"]), seconds, float(np.mean(scores))))

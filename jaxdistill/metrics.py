@@ -293,7 +293,6 @@ class Timer:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
         self._started: dict[str, float] = {}  # the phases open now, and since when
         self._compiled = _compiling.seconds()  # before what is counted here
 
@@ -309,7 +308,6 @@ class Timer:
         finally:
             elapsed = _clock() - self._started.pop(name)
             self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
-            self._counts[name] = self._counts.get(name, 0) + 1
 
     def seconds(self) -> dict[str, float]:
         """Wall seconds per phase so far, those still open included."""
@@ -320,18 +318,9 @@ class Timer:
             totals[_COMPILE] = totals.get(_COMPILE, 0.0) + compiled
         return totals
 
-    def counts(self) -> dict[str, int]:
-        """How often each phase was completed."""
-        return dict(self._counts)
-
-    def rate(self, name: str, n: float) -> float:
-        """`n` per second of phase `name`; NaN where no time was measured yet."""
-        seconds = self.seconds().get(name, 0.0)
-        return n / seconds if seconds > 0 else math.nan
-
     def state(self) -> dict[str, dict[str, float]]:
         """The totals so far as plain numbers, to be kept in a checkpoint."""
-        return {"seconds": self.seconds(), "counts": dict(self._counts)}
+        return {"seconds": self.seconds()}
 
     def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Replaces the totals by those of `state()`; phases open now count from now.
@@ -341,16 +330,23 @@ class Timer:
         Raises:
           ValueError: if `state` did not come from `state()`.
         """
-        if set(state) != {"seconds", "counts"}:
-            raise ValueError(
-                f"timer state has keys {sorted(state)}: expected 'counts' and 'seconds'"
-            )
+        if "seconds" not in state:
+            raise ValueError(f"timer state has keys {sorted(state)}: expected 'seconds'")
         self._seconds = {name: float(x) for name, x in state["seconds"].items()}
-        self._counts = {name: int(x) for name, x in state["counts"].items()}
         self._started = dict.fromkeys(self._started, _clock())
 
 
 _COMPILE = "compile"
+_LEARNING = ("collect", "store", "learn", _COMPILE, "save")
+
+
+def learning_seconds(seconds: Mapping[str, float | None], prefix: str = "") -> float:
+    """Of seconds by phase, those of playing, learning and what that needs, not of measuring.
+
+    Args:
+      prefix: before the name of every phase: "seconds/" in the rows of a log.
+    """
+    return sum(seconds.get(f"{prefix}{phase}") or 0.0 for phase in _LEARNING)
 
 
 def add_up(phases: Iterable[Mapping[str, float]], wall: float) -> dict[str, float]:

@@ -3,11 +3,11 @@
 It goes on from the student that the run has chosen, with all its heads, by proximal policy
 optimisation: in the games that the config names or, where it names none, in all games of the run at
 once. `--config.expert_weight` above 0 keeps it near the run's experts, by a weight that falls to 0
-over `--config.expert_fraction` of the training. Of several games the network is kept whose
-worst game has gained most. Games are played by the rules that the student was distilled under, unless
-the config says others, and with the actions that it was taught. See `configs/skills.py:finetune`
-and `configs/finetune.py`. `--workdir` may be a student that was exported, too: it goes on without
-its experts, into `--out`. Called again with the same settings it resumes.
+over `--config.expert_fraction` of the training. Of several games the network is kept whose worst
+game has gained most. Games are played by the rules that the student was distilled under, unless the
+config says others, and with the actions that it was taught. See `configs/skills.py:finetune` and
+`configs/finetune.py`. `--workdir` may be a student that was exported, too: it goes on without its
+experts, into `--out`. Called again with the same settings it resumes.
 """
 
 import pathlib

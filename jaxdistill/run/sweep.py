@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill import metrics
 from jaxdistill.report import tables
 
 SEED = "seed"
@@ -85,7 +86,7 @@ def results(chosen: Sequence[Variant], workdir: pathlib.Path) -> dict[Variant, d
 def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
     """A row of all seeds of the same changes: the median of each game's retention, and the range.
 
-    Time is of collecting and learning, the median too.
+    Time is of collecting and learning, compiling included, the median too.
     """
     groups: dict[tuple[tuple[str, Any], ...], list[Mapping[str, Any]]]
     groups = collections.defaultdict(list)
@@ -96,14 +97,10 @@ def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
     cells = []
     for changes, same in groups.items():
         kept = np.array([[tables.kept(row) for row in x["games"]] for x in same])
-        means, minutes = kept.mean(1), [_minutes(x["seconds"]) for x in same]
+        means, minutes = kept.mean(1), [metrics.learning_seconds(x["seconds"]) / 60 for x in same]
         told = [_spread(column) for column in (*kept.T, means)]
         cells.append((*(str(x) for _, x in changes), len(same), *told, float(np.median(minutes))))
     return (*fields, "runs", *games, "mean", "minutes"), cells
-
-
-def _minutes(seconds: Mapping[str, float]) -> float:
-    return sum(seconds.get(phase, 0.0) for phase in ("collect", "store", "learn")) / 60
 
 
 def _spread(values: np.ndarray) -> str:

@@ -50,7 +50,7 @@ def test_seeds_share_a_row(tmp_path, monkeypatch):
                 {"game": game, "retention": x or 5.54, "retention_interval": [x, x]}
                 for game, x in zip(("pong", "qbert"), kept[loss][seed], strict=True)
             ]
-            seconds = {"collect": 60.0, "learn": 60.0 * seed, "report": 999.0}
+            seconds = {"collect": 30.0, "compile": 30.0, "learn": 60.0 * seed, "report": 999.0}
             (tmp_path / variant.name).mkdir()
             text = json.dumps({"games": games, "seconds": seconds})
             (tmp_path / variant.name / "result.json").write_text(text)
