@@ -427,18 +427,18 @@ def test_an_experts_keys_and_angles_are_sampled_if_that_is_said():
     network = networks.Network(convs=(), num_outputs=2)
     params = jax.tree.map(jnp.zeros_like, networks.init(network, KEY, task.view.shape))
     expert = Expert("still", network, params, "logits", (7, 8), task.view, task.name)
-    fields = {"episodes": 3, "epsilon": 0.0, "seed": 0, "max_steps": 20}
-    still = records.measure_expert(expert, **fields)
+    terms = records.Terms(3, epsilon=0.0, seed=0, opening_steps=0, max_steps=20)
+    still = records.measure_alone(expert, terms)
     # Without a deviation that is known an angle is its mean.
-    unknown = records.measure_expert(expert, sample_logits=True, **fields)
+    unknown = records.measure_alone(expert, terms, sample_logits=True)
     np.testing.assert_array_equal(still.scores, unknown.scores)
     expert = dataclasses.replace(expert, log_std=(-1.0, -1.0))
-    again = records.measure_expert(expert, **fields)
+    again = records.measure_alone(expert, terms)
     np.testing.assert_array_equal(still.scores, again.scores)
-    sampled = records.measure_expert(expert, sample_logits=True, **fields)
+    sampled = records.measure_alone(expert, terms, sample_logits=True)
     assert (sampled.scores != still.scores).all()
     assert tuple(still.facts) == task.facts == ("yaw_error", "on_body")
-    explored = records.measure_expert(expert, **(fields | {"epsilon": 1.0}))
+    explored = records.measure_alone(expert, dataclasses.replace(terms, epsilon=1.0))
     assert (explored.scores < still.scores).all()  # a turn costs its half
 
 
@@ -454,7 +454,7 @@ def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
     fields = {"view": View(), "game": "pong"} | changes
     expert = Expert("mine", network, {}, "q", tuple(range(18)), **fields)
     with pytest.raises(ValueError, match=message):
-        records.measure_expert(expert, episodes=1, epsilon=0.0, seed=0)
+        records.measure_alone(expert, records.Terms(1, epsilon=0.0, seed=0, opening_steps=10))
 
 
 def test_progress_counts_every_game_that_counts_once(scripted_pool):
@@ -482,9 +482,11 @@ def test_progress_is_told_of_real_games_too():
 def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watcher):
     expert = watcher("carnival", 2, "logits")
 
-    def measured(**changes):
-        fields = {"episodes": 5, "epsilon": 0.0, "seed": 9, "opening_steps": 0, "max_steps": 40}
-        return records.measure_expert(expert, **(fields | changes)).scores.tolist()
+    def measured(sample_logits=False, **changes):
+        terms = records.Terms(5, epsilon=0.0, seed=9, opening_steps=0, max_steps=40)
+        terms = dataclasses.replace(terms, **changes)
+        scores = records.measure_alone(expert, terms, sample_logits=sample_logits)
+        return scores.scores.tolist()
 
     carnival = tasks.get("carnival")
     seed = seed_for(9, lessons.REPORT, carnival.number)
@@ -556,6 +558,12 @@ def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
 def test_the_interval_is_reproducible():
     scores = _scores(*range(20))
     assert scores.interval() == scores.interval()
+
+
+def test_an_interval_leaves_out_as_much_below_as_above():
+    values = np.random.default_rng(0).standard_normal(30)
+    low, high = _scores(*values).interval()
+    assert _scores(*-values).interval() == pytest.approx((-high, -low), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -675,6 +683,6 @@ def test_an_opening_as_long_as_a_game_is_refused_before_anything_is_played():
     network = networks.Network(convs=())
     expert = Expert("mine", network, {}, "q", tuple(range(18)), View(), "pong")
     with pytest.raises(ValueError, match="opening_steps is 30, expected less than the 30 steps"):
-        records.measure_expert(
-            expert, episodes=1, epsilon=0.0, seed=0, opening_steps=30, max_steps=30
+        records.measure_alone(
+            expert, records.Terms(1, epsilon=0.0, seed=0, opening_steps=30, max_steps=30)
         )

@@ -1,6 +1,7 @@
 """The lander variants on the real physics: their pools' books, their wind, how episodes end."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -41,6 +42,32 @@ def _pilot(variant, num_envs, **options):
     assert lander.LANDER.facts == ("rest", "pad", "crash")
     returns, lengths, at_rest, on_pad, crashed = zip(*ended.values(), strict=True)
     return np.mean(returns), np.mean(lengths), sum(at_rest), sum(on_pad), sum(crashed)
+
+
+@pytest.mark.parametrize(
+    ("x", "legs", "over", "pad", "crash"),
+    [
+        (10.0, (True, True), False, True, False),  # the middle of the screen, which is 20 wide
+        (8.0, (True, True), False, True, False),
+        (7.9, (True, True), False, False, False),
+        (12.1, (True, True), False, False, False),
+        (10.0, (True, False), False, False, False),
+        (10.0, (True, True), True, False, True),
+        (0.0, (False, False), False, False, True),
+        (20.5, (False, False), False, False, True),
+    ],
+)
+def test_a_pad_is_landed_on_between_its_flags_with_both_legs(x, legs, over, pad, crash):
+    world = types.SimpleNamespace(
+        lander=types.SimpleNamespace(position=types.SimpleNamespace(x=x), awake=True),
+        legs=[types.SimpleNamespace(ground_contact=touches) for touches in legs],
+        helipad_x1=8.0,
+        helipad_x2=12.0,
+        game_over=over,
+    )
+    assert lander._landing(world) == (False, pad, crash)
+    world.lander.awake = False
+    assert lander._landing(world) == (True, pad, crash)
 
 
 def test_the_pilot_lands_where_it_can_come_to_rest():
