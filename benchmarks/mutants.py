@@ -30,7 +30,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 
@@ -195,47 +194,47 @@ class Worker:
 class Bench:
     """Workers to try changes with."""
 
-    def __init__(self, modules: dict[str, dict], workers: int, directory: pathlib.Path):
-        self._modules = modules
+    def __init__(self, workers: int, directory: pathlib.Path):
         # Compiled programs are kept by what is in them: a changed one is never taken for another.
         compiled = directory / "compiled"
         self._workers = [Worker(directory / f"copy{i}", compiled) for i in range(workers)]
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)
-        self._limits: dict[tuple[str, ...], float] = {}
-        self._checks = {tuple(module["tests"]): threading.Lock() for module in modules.values()}
+        self._seconds: dict[str, float] = {}
 
     def close(self) -> None:
         """Ends its workers."""
         for worker in self._workers:
             worker.close()
 
-    def _limit(self, worker: Worker, file: str) -> float:
-        """Seconds that a module's tests are given: more than they take on the code as it is.
+    def check(self, test: str) -> None:
+        """Takes the time of a file of tests on the code as it is; what they compile is kept.
 
         Raises:
           RuntimeError: they fail on it.
         """
-        tests = tuple(self._modules[file]["tests"])
-        with self._checks[tests]:
-            if tests not in self._limits:
-                outcome, seconds, said = worker.test(list(tests), 3600)
-                if outcome != "passed":
-                    raise RuntimeError(f"{tests} fail on the code as it is:\n{said}")
-                print(f"{' '.join(tests)}: {seconds:.0f} s on the code as it is", flush=True)
-                self._limits[tests] = 30 + 3 * seconds
-            return self._limits[tests]
+        worker = self._free.get()
+        try:
+            outcome, self._seconds[test], said = worker.test([test], 3600)
+        finally:
+            self._free.put(worker)
+        if outcome != "passed":
+            raise RuntimeError(f"{test} fails on the code as it is:\n{said}")
+        print(f"{test}: {self._seconds[test]:.0f} s on the code as it is", flush=True)
 
-    def try_out(self, mutant: Mutant) -> dict[str, object]:
-        """Whether the change was noticed, and by which test."""
+    def try_out(self, mutant: Mutant, tests: list[str]) -> dict[str, object]:
+        """Whether the change was noticed, and by which of `tests`, which were checked before.
+
+        They are given three times as long as they took.
+        """
         worker = self._free.get()
         path = worker.copy / mutant.file
         standing = path.read_text()
         try:
-            limit = self._limit(worker, mutant.file)
             path.write_text(mutant.text)
-            outcome, seconds, said = worker.test(self._modules[mutant.file]["tests"], limit)
+            limit = 30 + 3 * sum(self._seconds[test] for test in tests)
+            outcome, seconds, said = worker.test(tests, limit)
         finally:
             path.write_text(standing)
             self._free.put(worker)
@@ -296,14 +295,17 @@ def main() -> None:
         if options.survivors:
             tried = [mutant for mutant in order if keys[mutant] in results]
             left = [m for m in tried if results[keys[m]]["outcome"] == "survived"]
-        bench = Bench(modules, options.workers, pathlib.Path(directory)) if left else None
+        bench = Bench(options.workers, pathlib.Path(directory)) if left else None
 
         def attempt(mutant: Mutant) -> tuple[Mutant, dict[str, object] | None]:
             late = time.monotonic() - began > 60 * options.minutes
-            return mutant, None if late else bench.try_out(mutant)
+            return mutant, None if late else bench.try_out(mutant, modules[mutant.file]["tests"])
 
         done = 0
         try:
+            needed = {test: None for mutant in left for test in modules[mutant.file]["tests"]}
+            for _ in executor.map(bench.check, needed) if bench else ():
+                pass
             for future in concurrent.futures.as_completed(
                 executor.submit(attempt, mutant) for mutant in left
             ):
