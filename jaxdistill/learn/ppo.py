@@ -35,7 +35,14 @@ from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
-from jaxdistill.learn.regime import Beginning, Settings, Student, expert_weight_at, optimiser
+from jaxdistill.learn.regime import (
+    Beginning,
+    Settings,
+    Student,
+    expert_weight_at,
+    optimiser,
+    temperature_of,
+)
 from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyView
 
@@ -655,10 +662,7 @@ class Actor:
         masks, experts, policy = begin.masks, algorithm.experts, algorithm.policy
         self._expert_params = [expert.params for expert in experts]
         settings = begin.settings
-        temperatures = [
-            settings.q_temperature if expert.outputs == "q" else settings.logits_temperature
-            for expert in experts
-        ]
+        temperatures = [temperature_of(expert, settings) for expert in experts]
 
         @jax.jit
         def play(params: Any, teachers: Any, observations: tuple[jax.Array, ...], key: jax.Array):

@@ -38,6 +38,7 @@ from jaxdistill.learn.regime import (
     check_divisible,
     expert_weight_at,
     optimiser,
+    temperature_of,
 )
 
 
@@ -93,12 +94,7 @@ def make_learn(
     minibatches = rows_per_game // settings.batch_per_game
     # Actions that an expert has no output for are 0 in what it says, which is no Q-value of theirs.
     masks = jnp.asarray([e.mask & t.mask for e, t in zip(experts, settings.tasks, strict=False)])
-    temperatures = jnp.asarray(
-        [
-            settings.q_temperature if e.outputs == "q" else settings.logits_temperature
-            for e in experts
-        ]
-    )
+    temperatures = jnp.asarray([temperature_of(expert, settings) for expert in experts])
 
     def replayed(
         params: Any,

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import jax
 import numpy as np
@@ -76,7 +76,7 @@ class Settings:
       replay_size: with "dqn", transitions of all games together that are kept.
       first_update: with "dqn", how many of them before the first update.
       target_episodes: with "dqn", games that end between two copies of the network that judges.
-      optimiser: a key of `learner.OPTIMISERS`.
+      optimiser: one of `learner.OPTIMISERS`.
       learning_rate, final_rate_fraction, clip_norm: with linear decay and gradient clipping.
       ema_decay: the network that is evaluated and saved is the exponential moving average of the
         parameters with this decay per update; 0 takes the parameters as they are.
@@ -97,8 +97,9 @@ class Settings:
         A third of epsilon is then the chance of *beginning* to hold one, so far more steps explore
         than epsilon says. At 1.6 one is held for 72 steps in the mean, and in the long run 97% of
         all steps explore at epsilon 1, 71% at 0.1 and 19% at 0.01.
-      double: Double-Q targets: the network's choice, valued by a slow average of its parameters.
-      average_rate: how fast that average follows, per iteration.
+      double: Double-Q targets: the network's choice, valued by a slow average of its parameters, or
+        with "dqn" by the network that judges.
+      average_rate: with "pqn", how fast that average follows, per iteration.
       eval_every: steps per game between two evaluations.
       eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
       final_episodes: whole games per game that the best and the last network play at the end, to
@@ -460,6 +461,21 @@ def expert_weight_at(settings: Settings, iteration: int) -> float:
     left = 1.0 - iteration / max(1.0, settings.expert_fraction * settings.iterations)
     taught = settings.experts or settings.student
     return settings.expert_weight * max(0.0, left) if taught else 0.0
+
+
+class _Temperatures(Protocol):
+    """Settings of the softmax temperatures of experts, of a training or of a distillation."""
+
+    @property
+    def q_temperature(self) -> float: ...
+
+    @property
+    def logits_temperature(self) -> float: ...
+
+
+def temperature_of(expert: Teacher, settings: _Temperatures) -> float:
+    """The softmax temperature that an expert is met at: that of Q-values or that of logits."""
+    return settings.q_temperature if expert.outputs == "q" else settings.logits_temperature
 
 
 def refuse_idle(settings: Settings, student: Student | None = None) -> None:

@@ -327,6 +327,13 @@ def test_an_experts_weight_falls_to_nothing():
     assert regime.expert_weight_at(alone, 0) == 0.0
 
 
+def test_an_expert_is_met_at_the_temperature_of_what_it_holds():
+    chosen = _settings(q_temperature=0.1, logits_temperature=2.0)
+    for outputs, temperature in (("q", 0.1), ("logits", 2.0)):
+        expert = Expert("any", NETWORK, {}, outputs, tuple(range(18)), game="pong")
+        assert regime.temperature_of(expert, chosen) == temperature
+
+
 def test_with_an_expert_the_student_learns_to_choose_alike():
     devices = mesh.create()
     transform = learner.optimiser("radam", learning_rate=3e-3, updates=1000, schedule="constant")
