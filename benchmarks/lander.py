@@ -65,9 +65,8 @@ def _usual(directory: pathlib.Path) -> tuple[list[tuple[float, float]], float]:
         means = []
         for task in _TASKS:
             expert = formats.load(directory / f"{episode}.pth", game=task)
-            played = records.measure_expert(
-                expert, episodes=_PLAYED.value, epsilon=0.0, seed=7, opening_steps=0
-            )
+            terms = records.Terms(_PLAYED.value, epsilon=0.0, seed=7, opening_steps=0)
+            played = records.measure_alone(expert, terms)
             means.append(played.mean)
         curve.append((seconds, float(np.mean(means))))
         print(f"usual way, episode {episode}: {seconds:.0f} s, {np.round(means, 1)}", flush=True)

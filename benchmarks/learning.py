@@ -44,7 +44,9 @@ def main(_: list[str]) -> None:
     before = Expert("untrained", after.network, fresh, "q", after.actions, game=after.game)
     measured = []
     for expert in (before, after):
-        scores = records.measure_expert(expert, episodes=_EPISODES.value, epsilon=0.05, seed=1)
+        suite = expert.task.suite
+        terms = records.Terms.of(suite, episodes=_EPISODES.value, epsilon=0.05, seed=1)
+        scores = records.measure_alone(expert, terms)
         measured.append((scores.mean, *scores.interval()))
     metrics.table(
         f"{after.game}, {settings.iterations * settings.steps_per_iteration} steps in "

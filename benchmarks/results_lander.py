@@ -70,13 +70,11 @@ def _measure(experts: list[Expert], path: pathlib.Path) -> dict[str, dict]:
         by_task = {expert.game: expert for expert in experts}
         measured = {}
         for name, (task, owner, limit) in _PLAYED.items():
-            scores = records.measure_expert(
-                dataclasses.replace(by_task[owner], game=task),
-                episodes=_EPISODES.value,
-                epsilon=0.0,
-                seed=1,
-                max_steps=limit,
+            expert = dataclasses.replace(by_task[owner], game=task)
+            terms = records.Terms.of(
+                expert.task.suite, episodes=_EPISODES.value, epsilon=0.0, seed=1, max_steps=limit
             )
+            scores = records.measure_alone(expert, terms)
             measured[name] = scores.summary()
         settings.write_json(path, measured)
     return json.loads(path.read_text())

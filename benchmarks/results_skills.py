@@ -92,9 +92,8 @@ def _measure(kind: str, root: pathlib.Path, seed: int) -> dict[str, dict]:
             elif kind == "random":
                 scores = _random(name)
             elif (player := _player(kind, root, seed, name)) is not None:
-                scores = records.measure_expert(
-                    player, episodes=_EPISODES.value, epsilon=0.0, seed=_SEED
-                )
+                terms = records.Terms(_EPISODES.value, epsilon=0.0, seed=_SEED, opening_steps=0)
+                scores = records.measure_alone(player, terms)
             else:
                 continue
             measured[name] = scores.summary()

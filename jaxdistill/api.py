@@ -279,12 +279,8 @@ def evaluate(
     for name in played:
         expert = policy.experts[name]
         expert.task.require()
-        scores = records.measure_expert(
-            expert,
-            episodes=episodes,
-            epsilon=expert.task.suite.epsilon if epsilon is None else epsilon,
-            seed=seed,
-            records=records.Records(shared=None if cache_dir is None else pathlib.Path(cache_dir)),
-        )
+        terms = records.Terms.of(expert.task.suite, episodes=episodes, seed=seed, epsilon=epsilon)
+        known = records.Records(shared=None if cache_dir is None else pathlib.Path(cache_dir))
+        scores = records.measure_alone(expert, terms, records=known)
         rows[name] = scores.summary()
     return rows

@@ -17,6 +17,7 @@ from _main import LARGEST_SEED, check_new_file, only_with, run
 from absl import flags
 
 if TYPE_CHECKING:
+    from jaxdistill.play.records import Terms
     from jaxdistill.tasks.task import Suite
 
 _EXPERT = flags.DEFINE_string(
@@ -89,22 +90,19 @@ def main() -> None:
         settings.write_json(pathlib.Path(_OUT.value), measured | {"games": rows})
 
 
-def _measured(suite: Suite, max_steps: int | None = None) -> dict[str, Any]:
-    """How a policy of the suite is measured: as the flags say, and where they do not, the suite.
+def _terms(suite: Suite, *, seed: int) -> Terms:
+    """As the flags say, and where they do not, as the suite does; `seed` is the usual one."""
+    from jaxdistill.play import records
 
-    `max_steps` is the run's step limit, which holds where no flag says another.
-    """
-    epsilon, steps = _EPSILON.value, _OPENING.value
-    return {
-        "episodes": _EPISODES.value,
-        "epsilon": suite.epsilon if epsilon is None else epsilon,
-        "opening_steps": suite.opening_steps if steps is None else steps,
-        "max_steps": max_steps if _MAX_STEPS.value is None else _MAX_STEPS.value,
-    }
-
-
-def _seed(usual: int) -> int:
-    return usual if _SEED.value is None else int(_SEED.value)
+    return records.Terms.of(
+        suite,
+        episodes=_EPISODES.value,
+        epsilon=_EPSILON.value,
+        seed=seed if _SEED.value is None else _SEED.value,
+        opening_steps=_OPENING.value,
+        opening_by=_OPENING_BY.value,
+        max_steps=_MAX_STEPS.value,
+    )
 
 
 def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -112,36 +110,27 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from jaxdistill.report import tables
     from jaxdistill.run import distill, students, training, travelled
 
-    where = _WORKDIR.value
+    where, game = _WORKDIR.value, _GAME.value
     if training.stands_in(where):
         only_with("a distillation", "opening_by")
         chosen = training.load_settings(where)
-        measured = _measured(chosen.tasks[0].suite, chosen.max_steps)
-        rows = training.evaluate(
-            where, seed=_seed(1), game=_GAME.value, cache_dir=cache_dir(), **measured
-        )
-        measured["opening_by"] = "random"
-        tables.print_networks(rows, measured)
-        return rows, measured
+        terms = _terms(chosen.tasks[0].suite, seed=1).within(chosen.max_steps)
+        rows = training.evaluate(where, terms, game=game, cache_dir=cache_dir())
+        tables.print_networks(rows, terms.told)
+        return rows, terms.told
     if (found := student.read(where)) is not None:
         only_with("a distillation whose experts are at hand", "opening_by")
-        measured = _measured(found.roles[0].task.suite, found.max_steps)
-        rows = travelled.evaluate(
-            found, seed=_seed(1), game=_GAME.value, cache_dir=cache_dir(), **measured
-        )
-        measured["opening_by"] = "random"
-        tables.print_alone(rows, measured)
-        return rows, measured
+        terms = _terms(found.roles[0].task.suite, seed=1).within(found.max_steps)
+        rows = travelled.evaluate(found, terms, game=game, cache_dir=cache_dir())
+        tables.print_alone(rows, terms.told)
+        return rows, terms.told
     limit = students.load_settings(where).evaluate.max_steps
-    measured = _measured(students.load_suite(where), limit)
-    if not measured["opening_steps"]:
+    terms = _terms(students.load_suite(where), seed=1).within(limit)
+    if not terms.opening_steps:
         only_with("--opening_steps above 0", "opening_by")
-    measured["opening_by"] = _OPENING_BY.value
-    rows = distill.evaluate_student(
-        where, seed=_seed(1), game=_GAME.value, cache_dir=cache_dir(), **measured
-    )
-    tables.print_students(rows, measured)
-    return rows, measured
+    rows = distill.evaluate_student(where, terms, game=game, cache_dir=cache_dir())
+    tables.print_students(rows, terms.told)
+    return rows, terms.told
 
 
 def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -155,34 +144,30 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if expert.outputs != "logits":
         only_with("an expert that holds logits", "sample_logits")
     expert.task.require()
-    measured = _measured(expert.task.suite)
-    cache = cache_dir()
+    terms = _terms(expert.task.suite, seed=records.REPORT_SEED)
+    known = records.Records(shared=cache_dir())
     own, *usual = (
-        records.measure_expert(
-            player,
-            seed=_seed(records.REPORT_SEED),
-            sample_logits=_SAMPLE.value,
-            records=records.Records(shared=cache),
-            **measured,
-        )
+        records.measure_alone(player, terms, sample_logits=_SAMPLE.value, records=known)
         for player in (expert, expert.under(USUAL))[: 1 if expert.rules == USUAL else 2]
     )
     random, random_usual = (
-        records.random_score(player.task, measured["max_steps"])
+        records.random_score(player.task, terms.max_steps)
         for player in (expert, expert.under(USUAL))
     )
     tables.print_expert(
         expert,
         own,
         *usual,
-        epsilon=measured["epsilon"],
+        epsilon=terms.epsilon,
         random=random,
         random_usual=random_usual,
     )
     row = {"game": expert.game, "expert": own.summary()}
     for scores in usual:
         row |= {"rules": expert.rules.to_dict(), "expert_usual": scores.summary()}
-    return [row], measured
+    said = terms.told
+    said.pop("opening_by")  # only a student's games may be begun by another than chance
+    return [row], said
 
 
 if __name__ == "__main__":

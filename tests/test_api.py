@@ -15,6 +15,7 @@ import jaxdistill
 from jaxdistill import networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.play import records
 from jaxdistill.run import distill
 from jaxdistill.tasks.views import Vector, View
 
@@ -181,6 +182,7 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     how = {"episodes": 2, "epsilon": 0.5, "seed": 3}
     measured = jaxdistill.evaluate(student, task="breakout", **how)
     assert list(measured) == ["breakout"] and measured["breakout"]["episodes"] == 2
-    (row,) = distill.evaluate_student(workdir, game="breakout", max_steps=27_000, **how)
+    terms = records.Terms(**how, opening_steps=10, max_steps=27_000)
+    (row,) = distill.evaluate_student(workdir, terms, game="breakout")
     for name in ("mean", "mean_steps"):
         assert measured["breakout"][name] == row["student"][name]

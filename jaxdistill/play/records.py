@@ -28,7 +28,7 @@ from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
 from jaxdistill.play.lessons import REPORT, Lesson, of_experts
-from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView
 
 RANDOM = "random"
@@ -67,6 +67,76 @@ class Player:
     def most_games(self) -> int | None:
         """How many games of one task say enough; None where more say more."""
         return RANDOM_GAMES if set(self.marks) == {RANDOM} else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """On what terms play is measured: what flags, or the settings of a run, say of it.
+
+    Attributes:
+      episodes: whole games of each task, 1 or more.
+      epsilon: chance of a random valid action, 0 to 1.
+      seed: of the starts and of chance, 0 or more: the same games for the same seed.
+      opening_steps: steps of others' play, at least, before who is measured takes over; 0 or more,
+        and fewer than a game may have, see `evaluation.Opening`.
+      opening_by: who plays them, "random" or "expert".
+      max_steps: step limit of one game, 1 or more; None is the run's, or each task's own.
+    """
+
+    episodes: int
+    epsilon: float
+    seed: int
+    opening_steps: int
+    opening_by: str = "random"
+    max_steps: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        suite: Suite,
+        *,
+        episodes: int,
+        seed: int,
+        epsilon: float | None = None,
+        opening_steps: int | None = None,
+        opening_by: str = "random",
+        max_steps: int | None = None,
+    ) -> Terms:
+        """Terms for tasks of a suite, whose own epsilon and opening stand where None is given."""
+        return cls(
+            episodes,
+            suite.epsilon if epsilon is None else epsilon,
+            seed,
+            suite.opening_steps if opening_steps is None else opening_steps,
+            opening_by,
+            max_steps,
+        )
+
+    def within(self, max_steps: int | None) -> Terms:
+        """With a run's step limit, where none is said."""
+        limit = max_steps if self.max_steps is None else self.max_steps
+        return dataclasses.replace(self, max_steps=limit)
+
+    def protocol(self, random: rollouts.Policy) -> Protocol:
+        """Of games that are reported, whose openings are this random play."""
+        assert self.opening_by == "random", "experts play the openings of runs alone"
+        opening = evaluation.Opening(random, self.opening_steps, random, evaluation.REPORTING)
+        return Protocol(REPORT, self.seed, opening, self.max_steps)
+
+    @property
+    def played(self) -> dict[str, Any]:
+        """How each game is played, as cards have it: plain JSON values."""
+        return {
+            "epsilon": self.epsilon,
+            "opening_steps": self.opening_steps,
+            "opening_by": self.opening_by,
+            "max_steps": self.max_steps,
+        }
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As results and tables have it: `played`, and how many games of each task."""
+        return {"episodes": self.episodes, **self.played}
 
 
 def fingerprint(params: Any) -> str:
@@ -357,15 +427,11 @@ def _known(scores: Mapping[str, Mapping[int, Scores]], index: int, width: float)
     return high - low <= 2 * width
 
 
-def measure_expert(
+def measure_alone(
     expert: Teacher,
+    terms: Terms,
     *,
-    episodes: int,
-    epsilon: float,
-    seed: int,
     sample_logits: bool = False,
-    opening_steps: int | None = None,
-    max_steps: int | None = None,
     records: Records | None = None,
 ) -> Scores:
     """Whole-game scores of one expert, from starts that are `REPORTING`.
@@ -373,17 +439,13 @@ def measure_expert(
     They are those of a run that has this expert, plays by its rules and reports games of this seed.
 
     Args:
-      opening_steps: random steps, at least, before the expert takes over, see
-        `evaluation.Opening`; by default as many as its suite says.
-      max_steps: step limit of one game; by default its task's.
       records: what need not be played again; by default nothing.
 
     Raises:
       ValueError: its task is unknown, or openings are as long as games.
     """
-    task = expert.task
-    steps = task.suite.opening_steps if opening_steps is None else opening_steps
-    limit = task.max_steps if max_steps is None else max_steps
+    task, steps, epsilon = expert.task, terms.opening_steps, terms.epsilon
+    limit = terms.max_steps or task.max_steps
     if steps >= limit:
         raise ValueError(
             f"opening_steps is {steps}, expected less than the {limit} steps of a game"
@@ -394,7 +456,15 @@ def measure_expert(
         rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
         (expert_mark(expert, epsilon=epsilon, sample_logits=sample_logits),),
     )
-    opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
-    protocol = Protocol(REPORT, seed, opening, limit)
-    alone, known = of_experts([expert], seed), records or Records()
-    return measure(alone, player, protocol, episodes, meshes.create(), known)[0]
+    alone, known = of_experts([expert], terms.seed), records or Records()
+    protocol = terms.within(limit).protocol(random)
+    return measure(alone, player, protocol, terms.episodes, meshes.create(), known)[0]
+
+
+def measure_expert(
+    expert: Teacher, *, episodes: int, epsilon: float, seed: int, max_steps: int | None = None
+) -> Scores:
+    """As `measure_alone`, on the usual terms but for these."""
+    suite = expert.task.suite
+    terms = Terms.of(suite, episodes=episodes, epsilon=epsilon, seed=seed, max_steps=max_steps)
+    return measure_alone(expert, terms)

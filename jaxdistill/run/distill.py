@@ -28,7 +28,7 @@ from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
 from jaxdistill.learn import checkpoints, divergence, learner
-from jaxdistill.play import evaluation, lessons
+from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, closing, data, recipe, students
 from jaxdistill.run import common as runs
@@ -232,22 +232,17 @@ def _stages(
 
 def evaluate_student(
     workdir: str | os.PathLike[str],
+    terms: records.Terms,
     *,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    opening_steps: int | None = None,
-    opening_by: str = "random",
-    max_steps: int | None = None,
     game: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measures a run's chosen student again, with its experts and random play beside it.
 
     Args:
+      terms: the step limit is the run's where they say none.
+      game: the only one to play; by default all of the run's.
       cache_dir: see `distill`.
-      max_steps: step limit of one game; by default the run's.
-      game: the only one to play; by default all of the run's. For the others see `Evaluate`.
 
     Returns:
       One row per game that was played, as in `result.json`.
@@ -262,16 +257,16 @@ def evaluate_student(
         settings,
         evaluate=dataclasses.replace(
             settings.evaluate,
-            report_episodes=episodes,
+            report_episodes=terms.episodes,
             report_width=0.0,
-            epsilon=epsilon,
-            opening_steps=opening_steps,
-            opening_by=opening_by,
-            max_steps=settings.evaluate.max_steps if max_steps is None else max_steps,
+            epsilon=terms.epsilon,
+            opening_steps=terms.opening_steps,
+            opening_by=terms.opening_by,
+            max_steps=terms.within(settings.evaluate.max_steps).max_steps,
         ),
     )
     known = runs.records_of(settings, pathlib.Path(workdir), cache_dir, writes=False)
-    run = Run(settings, meshes.create(), known=known, report_seed=seed)
+    run = Run(settings, meshes.create(), known=known, report_seed=terms.seed)
     students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
     for lesson in run.lessons:
         lesson.task.require()

@@ -145,14 +145,17 @@ def _report(
     learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
     timer = metrics.Timer()
     experts = load_experts(workdir)
+    terms = records.Terms(
+        episodes=settings.final_episodes,
+        epsilon=settings.eval_epsilon,
+        seed=records.REPORT_SEED,
+        opening_steps=settings.opening,
+        max_steps=settings.max_steps,
+    )
     with timer.phase("report"):
         rows = measure(
             experts,
-            seed=records.REPORT_SEED,
-            episodes=settings.final_episodes,
-            epsilon=settings.eval_epsilon,
-            opening_steps=settings.opening,
-            max_steps=settings.max_steps,
+            terms,
             mesh=mesh,
             known=common.records_in(workdir, cache_dir),
             student=student,
@@ -166,11 +169,7 @@ def _report(
 
     result = {
         "games": [row | {"best_step": step} for row, step in zip(rows, best_steps, strict=True)],
-        "episodes": settings.final_episodes,
-        "epsilon": settings.eval_epsilon,
-        "opening_steps": settings.opening,
-        "opening_by": "random",
-        "max_steps": settings.max_steps,
+        **terms.told,
         "steps": settings.iterations * settings.steps_per_iteration,
         "networks": len(learnt),
         "parameters": sum(x.parameters for x in learnt),
@@ -230,12 +229,8 @@ def _read_learnt(
 
 def measure(
     experts: Sequence[Expert],
+    terms: records.Terms,
     *,
-    seed: int,
-    episodes: int,
-    epsilon: float,
-    opening_steps: int,
-    max_steps: int | None,
     mesh: Mesh,
     known: records.Records,
     student: regime.Student | None = None,
@@ -255,7 +250,7 @@ def measure(
       chosen_by: by task, hashes of the states that games started from that the network was chosen
         by: a row says how many of them are among its starts here (`shared_starts`).
     """
-    everything = lessons.of_experts(experts, seed)
+    everything = lessons.of_experts(experts, terms.seed)
     chosen = everything if only is None else everything[only : only + 1]
     teachers = student.teachers if student else {}
     taught = [
@@ -266,15 +261,15 @@ def measure(
     ]
     for lesson in chosen:
         lesson.task.require()
-        limit = max_steps or lesson.task.max_steps
-        if opening_steps >= limit:
+        limit = terms.max_steps or lesson.task.max_steps
+        if terms.opening_steps >= limit:
             raise ValueError(
-                f"opening_steps is {opening_steps}, expected less than the {limit} steps of a game "
-                f"of {lesson.name}"
+                f"opening_steps is {terms.opening_steps}, expected less than the {limit} steps of "
+                f"a game of {lesson.name}"
             )
     numbers = [lesson.task.number for lesson in everything]
     masks, form = lessons.masks(everything), experts[0].task.suite.form
-    random = rollouts.random_policy(masks, form, numbers)
+    random, epsilon = rollouts.random_policy(masks, form, numbers), terms.epsilon
 
     def player(name: str, teachers: Sequence[Teacher], passing: bool) -> records.Player:
         policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
@@ -305,19 +300,12 @@ def measure(
         policy = functools.partial(act, student.params)
         players["student"] = records.Player("student", policy, marks)
     players["network"] = player("network", experts, passing=True)
-    opening = evaluation.Opening(random, opening_steps, random, evaluation.REPORTING)
-    protocol = evaluation.Protocol(lessons.REPORT, seed, opening, max_steps)
+    protocol = terms.protocol(random)
     played = {
         who: records.measure(
-            taught if who == "expert" else chosen, one, protocol, episodes, mesh, known
+            taught if who == "expert" else chosen, one, protocol, terms.episodes, mesh, known
         )
         for who, one in players.items()
-    }
-    how = {
-        "epsilon": epsilon,
-        "opening_steps": opening_steps,
-        "opening_by": "random",
-        "max_steps": max_steps,
     }
     alone = student.alone if student else None
     return [
@@ -326,12 +314,14 @@ def measure(
             **{who: scores[index].summary() for who, scores in played.items()},
             **(
                 {"expert": told}
-                if (told := alone and alone.expert_scores(lesson.task, how))
+                if (told := alone and alone.expert_scores(lesson.task, terms.played))
                 else {}
             ),
             "human_normalised": lesson.task.human_normalised(played["network"][index].mean),
             **_shared(played["network"][index], (chosen_by or {}).get(lesson.name)),
-            **({"max_steps": max_steps or lesson.task.max_steps} if lesson.task.facts else {}),
+            **(
+                {"max_steps": terms.max_steps or lesson.task.max_steps} if lesson.task.facts else {}
+            ),
         }
         for index, lesson in enumerate(chosen)
     ]
@@ -420,21 +410,15 @@ def best_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> 
 
 def evaluate(
     workdir: str | os.PathLike[str],
+    terms: records.Terms,
     *,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    opening_steps: int | None = None,
-    max_steps: int | None = None,
     game: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measures the best network of a training again, with random play beside it.
 
     Args:
-      opening_steps: random steps, at least, before the network takes over; by default as many as
-        the suite says.
-      max_steps: step limit of one game; by default the training's.
+      terms: the step limit is the training's where they say none.
       game: the only one to play; by default all.
       cache_dir: see `train`.
 
@@ -447,14 +431,9 @@ def evaluate(
     """
     settings = load_settings(workdir)
     names = [task.name for task in settings.tasks]
-    suite = settings.tasks[0].suite
     return measure(
         load_experts(workdir),
-        seed=seed,
-        episodes=episodes,
-        epsilon=epsilon,
-        opening_steps=suite.opening_steps if opening_steps is None else opening_steps,
-        max_steps=settings.max_steps if max_steps is None else max_steps,
+        terms.within(settings.max_steps),
         mesh=meshes.create(),
         known=common.records_in(pathlib.Path(workdir), cache_dir, writes=False),
         student=_student(settings, pathlib.Path(workdir)),

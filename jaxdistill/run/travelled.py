@@ -14,12 +14,8 @@ from jaxdistill.run import training
 
 def evaluate(
     student: Student,
+    terms: records.Terms,
     *,
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    opening_steps: int,
-    max_steps: int | None = None,
     game: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
@@ -30,8 +26,7 @@ def evaluate(
     that it would take are not at hand either.
 
     Args:
-      opening_steps: random steps, at least, before the student takes over.
-      max_steps: step limit of one game; None is each task's own.
+      terms: the step limit is each task's own where they say none.
       game: the only one to play; by default all.
       cache_dir: where games that were played before are looked for and kept; None is nowhere.
 
@@ -44,25 +39,15 @@ def evaluate(
     experts = student.experts()
     rows = training.measure(
         experts,
-        seed=seed,
-        episodes=episodes,
-        epsilon=epsilon,
-        opening_steps=opening_steps,
-        max_steps=max_steps,
+        terms,
         mesh=meshes.create(),
         known=records.Records(shared=None if cache_dir is None else pathlib.Path(cache_dir)),
         only=None if game is None else game_index(student.games, game, student.name),
     )
-    how = {
-        "epsilon": epsilon,
-        "opening_steps": opening_steps,
-        "opening_by": "random",
-        "max_steps": max_steps,
-    }
     by_name = {str(expert.game): expert.task for expert in experts}
     for row in rows:
         row["student"] = row.pop("network")
-        if (told := student.expert_scores(by_name[row["game"]], how)) is not None:
+        if (told := student.expert_scores(by_name[row["game"]], terms.played)) is not None:
             row["expert"] = told
             means = (row[who]["mean"] for who in ("student", "expert", "random"))
             row["retention"] = evaluation.retention(*means)

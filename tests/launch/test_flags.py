@@ -615,7 +615,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     assert code == 2 and "none.toml" in err
     # Of a run.
     calls = []
-    monkeypatch.setattr(distill, "evaluate_student", lambda *a, **k: calls.append((a, k)) or [])
+    monkeypatch.setattr(distill, "evaluate_student", lambda *a, **k: calls.append((*a, k)) or [])
     monkeypatch.setattr(students, "load_suite", lambda workdir: ATARI)
     settled = recipe.Settings(({"path": "x"},), evaluate=recipe.Evaluate(max_steps=27_000))
     monkeypatch.setattr(students, "load_settings", lambda workdir: settled)
@@ -624,15 +624,18 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     for given in own:
         assert program("evaluate", *run, *given)[0] == 0
     assert all(call not in calls[:i] for i, call in enumerate(calls)) and len(calls) == len(own)
-    assert calls[0][1]["epsilon"] == 0.05 and calls[0][1]["opening_steps"] == 10
-    assert calls[0][1]["seed"] == 1, "games that the run has not reported"
-    seeds, measure = [], records.measure_expert
+    asked = [terms for _, terms, _ in calls]
+    assert asked[0].epsilon == 0.05 and asked[0].opening_steps == 10
+    assert asked[0].seed == 1, "games that the run has not reported"
+    seeds, measure = [], records.measure_alone
     monkeypatch.setattr(
-        records, "measure_expert", lambda *a, **k: seeds.append(k["seed"]) or measure(*a, **k)
+        records,
+        "measure_alone",
+        lambda x, terms, **k: seeds.append(terms.seed) or measure(x, terms, **k),
     )
     measured("--episodes=1", "--max_steps=60")
     assert set(seeds) == {records.REPORT_SEED}, "the games that a run of this expert reports"
-    assert [call[1]["max_steps"] for call in calls] == [27_000] * 4 + [9]
+    assert [terms.max_steps for terms in asked] == [27_000] * 4 + [9]
     rows = {*EVALUATE, "game", "expert", "out", "spec", "rules", "workdir", "opening_by"}
     assert program.own("evaluate") == rows
 

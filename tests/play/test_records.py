@@ -161,14 +161,8 @@ def test_an_expert_that_is_measured_alone_plays_as_is_said(watcher, monkeypatch)
         rollouts, "expert_actor", lambda *a, **how: asked.append(how) or actor(*a, **how)
     )
     for sampled in (False, True):
-        records.measure_expert(
-            watcher("carnival", 2, "logits"),
-            episodes=1,
-            epsilon=0.25,
-            seed=0,
-            max_steps=20,
-            sample_logits=sampled,
-        )
+        terms = records.Terms(1, epsilon=0.25, seed=0, opening_steps=10, max_steps=20)
+        records.measure_alone(watcher("carnival", 2, "logits"), terms, sample_logits=sampled)
     assert asked == [{"epsilon": 0.25, "sample_logits": x} for x in (False, True)]
 
 

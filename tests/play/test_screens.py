@@ -201,8 +201,8 @@ def test_an_expert_keeps_its_own_game_and_is_measured_in_it(tmp_path):
     usual = again.under(Rules())
     assert usual.rules == own and usual.task == tasks.get("breakout")
     assert np.flatnonzero(usual.mask).tolist() == [0, 1, 3, 4]
-    fields = {"episodes": 2, "epsilon": 0.5, "seed": 0, "max_steps": 60}
-    scores = [records.measure_expert(x, **fields) for x in (again, usual)]
+    terms = records.Terms(2, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
+    scores = [records.measure_alone(x, terms) for x in (again, usual)]
     assert (scores[0].scores != scores[1].scores).any() or (
         scores[0].starts != scores[1].starts
     ).any()

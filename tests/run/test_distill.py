@@ -154,19 +154,19 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
 
 def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     workdir, _ = whole_run
-    measure = functools.partial(distill.evaluate_student, workdir, episodes=2, epsilon=0.05, seed=3)
+    terms = records.Terms(2, epsilon=0.05, seed=3, opening_steps=10)
+    measure = functools.partial(distill.evaluate_student, workdir)
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    rows = measure()
+    rows = measure(terms)
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before, "it is read"
     assert [row["game"] for row in rows] == list(GAMES)
-    alone = measure(game="ALE/Breakout-v5")
+    alone = measure(terms, game="ALE/Breakout-v5")
     assert json.dumps(alone) == json.dumps(rows[1:]), "the same games, with none beside them"
-    steps = [
-        row["student"]["mean_steps"] for row in (*alone, *measure(game="breakout", max_steps=30))
-    ]
+    short = measure(dataclasses.replace(terms, max_steps=30), game="breakout")
+    steps = [row["student"]["mean_steps"] for row in (*alone, *short)]
     assert steps[0] > 20 >= steps[1], "10 of them are the opening"
     with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
-        measure(game="freeway")
+        measure(terms, game="freeway")
 
 
 def test_openings_change_the_games_that_are_measured(settings):

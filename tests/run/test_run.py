@@ -448,9 +448,8 @@ def test_a_result_holds_what_its_log_suggests(done):
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
-    rows = distill.evaluate_student(
-        done.workdir, episodes=3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert"
-    )
+    terms = records.Terms(3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert")
+    rows = distill.evaluate_student(done.workdir, terms)
     other = dataclasses.replace(
         settings,
         evaluate=dataclasses.replace(

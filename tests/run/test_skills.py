@@ -239,13 +239,8 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
         angles = np.arange(9) > 6
         wanted = np.where(angles, np.clip(said, -turn, turn), said)
         np.testing.assert_allclose(own[:, mask], wanted[:, mask], rtol=1e-5, atol=1e-6)
-    scores = records.measure_expert(
-        students.student_as_expert(workdir, "combat/duel"),
-        episodes=3,
-        epsilon=0.0,
-        seed=0,
-        max_steps=20,
-    )
+    terms = records.Terms(3, epsilon=0.0, seed=0, opening_steps=0, max_steps=20)
+    scores = records.measure_alone(students.student_as_expert(workdir, "combat/duel"), terms)
     assert len(scores.scores) == 3 and list(scores.facts) == list(combat.DUEL.facts)
     with pytest.raises(ValueError, match="distilled 4 games and an expert plays one; name one"):
         students.student_as_expert(workdir)
@@ -253,9 +248,8 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
 
 def test_a_student_of_skills_is_measured_again(whole):
     workdir, _ = whole
-    rows = distill.evaluate_student(
-        workdir, episodes=2, epsilon=0.0, seed=1, game="combat/duel", max_steps=20
-    )
+    terms = records.Terms(2, epsilon=0.0, seed=1, opening_steps=0, max_steps=20)
+    rows = distill.evaluate_student(workdir, terms, game="combat/duel")
     assert [row["game"] for row in rows] == ["combat/duel"] and rows[0]["max_steps"] == 20
     assert rows[0]["expert_name"] == "movement + aiming + clicking"
 
@@ -308,7 +302,7 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path):
     assert list(marks) == ["student", "expert of combat/duel"]
     begun.write_text(json.dumps(marks | {"student": "another"}))
     with pytest.raises(ValueError, match=r"^the student has other parameters than when"):
-        training.evaluate(tmp_path, episodes=1, epsilon=0.0, seed=0)
+        training.evaluate(tmp_path, records.Terms(1, epsilon=0.0, seed=0, opening_steps=0))
 
 
 # --- Other runs.

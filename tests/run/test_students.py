@@ -30,6 +30,7 @@ SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
 VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
 SETTINGS = recipe.Settings(experts=(ExpertSource("x"),))
+AGAIN = records.Terms(1, epsilon=0.05, seed=1, opening_steps=10)
 
 
 def an_expert(game, view, seed=0, network="net3"):
@@ -109,7 +110,7 @@ def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_pat
         said = networks.forward(network, state.playing, stacks(view), index)
         np.testing.assert_allclose(expert.suite_outputs(stacks(view)), said, rtol=1e-5, atol=1e-6)
     with pytest.raises(FileNotFoundError, match=r"gone/pong: no such"):
-        distill.evaluate_student(moved, episodes=1, epsilon=0.05, seed=1)
+        distill.evaluate_student(moved, AGAIN)
     (moved / "student.json").unlink()  # as runs of before it was written
     with pytest.raises(ValueError, match=r"no student.json, so its experts are asked: .*gone"):
         students.load_student(moved)
@@ -183,7 +184,7 @@ def test_experts_that_have_become_others_are_refused(run):
         with pytest.raises(ValueError, match="now stands for"):
             distill.distill(settings, run / "student")
         with pytest.raises(ValueError, match="now stands for"):
-            distill.evaluate_student(run / "student", episodes=1, epsilon=0.05, seed=1)
+            distill.evaluate_student(run / "student", AGAIN)
     finally:
         expert.write_text(standing)
 
@@ -206,7 +207,7 @@ def test_a_damaged_student_json_is_named(alone, text):
 
 
 def test_it_is_measured_again(run):
-    rows = distill.evaluate_student(run / "student", episodes=1, epsilon=0.05, seed=1)
+    rows = distill.evaluate_student(run / "student", AGAIN)
     assert [row["game"] for row in rows] == list(VIEWS)
     assert all(row["student"]["mean_steps"] <= 20 for row in rows)
 
@@ -314,20 +315,21 @@ def exported(run):
 
 def test_an_exported_student_is_measured_as_in_its_run(run, exported):
     """The same games; its experts as its card has them, where they were measured so."""
-    how = {"episodes": 2, "epsilon": 0.05, "opening_steps": 10, "max_steps": 20}
+    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
     alone = students.read(exported)
-    rows = travelled.evaluate(alone, seed=0, **how)
-    wanted = distill.evaluate_student(run / "student", seed=0, **how)
+    rows = travelled.evaluate(alone, terms)
+    wanted = distill.evaluate_student(run / "student", terms)
     (result, other) = json.loads((run / "student" / "result.json").read_text())["games"]
     for row, whole, told in zip(rows, wanted, (result, other), strict=True):
         assert row["student"] == whole["student"] and row["random"] == whole["random"]
         assert row["expert"] == told["expert"] and row["game"] == told["game"]
         assert row["retention"] == pytest.approx(whole["retention"], nan_ok=True)
     assert alone.max_steps == 20
-    (row,) = travelled.evaluate(alone, seed=0, game="breakout", **how | {"max_steps": 15})
+    shorter = dataclasses.replace(terms, max_steps=15)
+    (row,) = travelled.evaluate(alone, shorter, game="breakout")
     assert row["game"] == "breakout" and not {"expert", "retention"} & row.keys()
     with pytest.raises(ValueError, match="pong, breakout, not freeway"):
-        travelled.evaluate(alone, seed=0, game="freeway", **how)
+        travelled.evaluate(alone, terms, game="freeway")
 
 
 def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
@@ -346,15 +348,15 @@ def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
     )
     distill.distill(settings, tmp_path / "run", stop_after="train")
     students.read(tmp_path / "run").save(tmp_path / "exported")
-    how = {"episodes": 4, "epsilon": 0.5, "opening_steps": 30, "max_steps": 120, "seed": 0}
-    (wanted,) = distill.evaluate_student(tmp_path / "run", **how)
-    (row,) = travelled.evaluate(student.Student.load(tmp_path / "exported"), **how)
+    terms = records.Terms(4, epsilon=0.5, seed=0, opening_steps=30, max_steps=120)
+    (wanted,) = distill.evaluate_student(tmp_path / "run", terms)
+    (row,) = travelled.evaluate(student.Student.load(tmp_path / "exported"), terms)
     assert row["student"] == wanted["student"] and row["random"] == wanted["random"]
 
 
 def test_what_a_card_says_counts_where_play_is_measured_so(exported):
     alone, pong = students.read(exported), tasks.get("pong")
-    how = {"epsilon": 0.05, "opening_steps": 10, "opening_by": "random", "max_steps": 20}
+    how = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20).played
     told = alone.expert_scores(pong, how)
     assert told == alone.card["measured"]["games"][0]["expert"]
     for name, value in (
@@ -443,8 +445,8 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
         mesh=mesh.create(),
         known=records.Records(),
     )
-    how = {"seed": 0, "episodes": 3, "epsilon": 0.5, "opening_steps": 10, "max_steps": 60}
-    (alone,), (beside,) = measure(**how), measure(**how, student=student)
+    terms = records.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
+    (alone,), (beside,) = measure(terms), measure(terms, student=student)
     assert beside.keys() - alone.keys() == {"expert", "student"}
     assert [beside[who] for who in ("random", "network")] == [
         alone[who] for who in ("random", "network")
@@ -562,7 +564,8 @@ def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
     seeing = dataclasses.replace(settings, view="experts")
     distill.distill(seeing, tmp_path / "run", stop_after="train")
     assert students.read(tmp_path / "run").roles[0].view == cropped
-    (row,) = distill.evaluate_student(tmp_path / "run", episodes=2, epsilon=0.05, seed=0)
+    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10)
+    (row,) = distill.evaluate_student(tmp_path / "run", terms)
     assert row["student"]["episodes"] == 2
     assert students.student_as_expert(tmp_path / "run", "pong").view == cropped
     with pytest.raises(ValueError, match=r"shows what EnvPool makes alone, .*crop.* in pong; dist"):

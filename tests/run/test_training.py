@@ -17,6 +17,9 @@ from jaxdistill.report import tables
 from jaxdistill.run import training
 from jaxdistill.tasks.atari import Rules
 
+ASKED = records.Terms(4, epsilon=0.0, seed=records.REPORT_SEED, opening_steps=0)
+"""As `lander_training` was measured, but for its step limit."""
+
 
 @pytest.fixture
 def measured(monkeypatch):
@@ -101,7 +104,7 @@ def test_no_reported_game_helped_to_choose(lander_training, measured):
     measured.clear()
     # What is reported stands there; without it, it is played.
     shutil.rmtree(workdir / "played")
-    training.evaluate(workdir, episodes=4, epsilon=0.0, seed=records.REPORT_SEED)
+    training.evaluate(workdir, ASKED)
     assert len(chose) >= 2 and len(measured) == 2
     assert {protocol.opening.side for protocol, _ in chose} == {evaluation.CHOOSING}
     assert {protocol.opening.side for protocol, _ in measured} == {evaluation.REPORTING}
@@ -123,11 +126,11 @@ def test_starts_that_helped_to_choose_are_counted(lander_training, measured):
         mesh=mesh.create(),
         known=records.Records(),
     )
-    how = {"seed": 0, "episodes": 4, "epsilon": 0.0, "opening_steps": 0, "max_steps": 90}
-    assert measure(**how) == _rows(result)
+    terms = dataclasses.replace(ASKED, max_steps=90)
+    assert measure(terms) == _rows(result)
     _, (standard, _) = measured[-1]
     chosen_by = {"lander/standard": [*standard.starts.tolist()[:3], 1]}
-    standard, windy = measure(**how, chosen_by=chosen_by)
+    standard, windy = measure(terms, chosen_by=chosen_by)
     assert standard["shared_starts"] == 3 and "shared_starts" not in windy, "of it nothing is known"
 
 
@@ -220,11 +223,9 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path)
     assert "2 networks, one per task" in tables.training_summary(result)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     for row in result["games"]:
-        (again,) = training.evaluate(
-            tmp_path / "run", episodes=4, epsilon=0.0, seed=0, game=row["game"]
-        )
+        (again,) = training.evaluate(tmp_path / "run", ASKED, game=row["game"])
         assert [again] == _rows(result, row["game"])
-    training.evaluate(tmp_path / "run", episodes=1, epsilon=0.0, seed=3)
+    training.evaluate(tmp_path / "run", dataclasses.replace(ASKED, episodes=1, seed=3))
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert after == before, "it is read"
     assert training.train(apart, tmp_path / "run") == result
@@ -232,23 +233,25 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path)
 
 def test_a_training_is_measured_again_as_it_is_asked_for(lander_training):
     _, workdir, result = lander_training
-    measure = functools.partial(training.evaluate, workdir)
-    asked = {"episodes": 4, "epsilon": 0.0, "seed": 0}
-    rows = measure(**asked)
+
+    def measure(game=None, **changes):
+        return training.evaluate(workdir, dataclasses.replace(ASKED, **changes), game=game)
+
+    rows = measure()
     assert rows == _rows(result)
-    alone = measure(**asked, game="Lander_Windy")
+    alone = measure(game="Lander_Windy")
     assert alone == rows[1:], "the same games, with none beside them"
     for other in ({"episodes": 3}, {"epsilon": 0.9}, {"seed": 5}, {"opening_steps": 20}):
-        assert [row["network"] for row in measure(**asked | other)] != [
-            row["network"] for row in rows
-        ], other
-    short = measure(**asked, max_steps=30)
+        assert [row["network"] for row in measure(**other)] != [row["network"] for row in rows], (
+            other
+        )
+    short = measure(max_steps=30)
     assert all(row["network"]["mean_steps"] <= 30 == row["max_steps"] for row in short)
     assert all(row["network"]["unfinished"] == 4 for row in short)
     with pytest.raises(ValueError, match="learnt lander/standard, lander/windy, not lander/heavy"):
-        measure(**asked, game="lander/heavy")
+        measure(game="lander/heavy")
     with pytest.raises(ValueError, match=r"opening_steps is 30, expected less than the 30 steps"):
-        measure(**asked, max_steps=30, opening_steps=30)
+        measure(max_steps=30, opening_steps=30)
 
 
 def test_the_best_network_is_an_expert_for_each_of_its_tasks(lander_training, tmp_path):
