@@ -20,7 +20,7 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts.expert import Expert, Teacher
-from jaxdistill.experts.student import game_index
+from jaxdistill.experts.student import Student, game_index
 from jaxdistill.learn import origins, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
@@ -234,6 +234,7 @@ def measure(
     mesh: Mesh,
     known: records.Records,
     student: regime.Student | None = None,
+    told_by: Student | None = None,
     only: int | None = None,
     chosen_by: Mapping[str, Collection[int]] | None = None,
 ) -> list[dict[str, Any]]:
@@ -245,7 +246,8 @@ def measure(
     Args:
       known: games that are not played again.
       student: what the network was trained further from; it and who taught it play too. Where
-        those are not at hand, what it says of them stands in their place.
+        those are not at hand, what its card says of them stands in their place.
+      told_by: the exported student that the network is, if it is one, whose card says the same.
       only: the index of the one task to play; its row is as it would be among the others.
       chosen_by: by task, hashes of the states that games started from that the network was chosen
         by: a row says how many of them are among its starts here (`shared_starts`).
@@ -307,14 +309,14 @@ def measure(
         )
         for who, one in players.items()
     }
-    alone = student.alone if student else None
+    card = student.alone if student else told_by
     return [
         {
             "game": lesson.name,
             **{who: scores[index].summary() for who, scores in played.items()},
             **(
                 {"expert": told}
-                if (told := alone and alone.expert_scores(lesson.task, terms.played))
+                if (told := card and card.expert_scores(lesson.task, terms.played))
                 else {}
             ),
             "human_normalised": lesson.task.human_normalised(played["network"][index].mean),

@@ -36,19 +36,17 @@ def evaluate(
     Raises:
       ValueError: `game` is none of its games, or openings are as long as games.
     """
-    experts = student.experts()
     rows = training.measure(
-        experts,
+        student.experts(),
         terms,
         mesh=meshes.create(),
         known=records.Records(shared=None if cache_dir is None else pathlib.Path(cache_dir)),
+        told_by=student,
         only=None if game is None else game_index(student.games, game, student.name),
     )
-    by_name = {str(expert.game): expert.task for expert in experts}
     for row in rows:
         row["student"] = row.pop("network")
-        if (told := student.expert_scores(by_name[row["game"]], terms.played)) is not None:
-            row["expert"] = told
+        if "expert" in row:
             means = (row[who]["mean"] for who in ("student", "expert", "random"))
             row["retention"] = evaluation.retention(*means)
     return rows
