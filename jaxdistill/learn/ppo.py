@@ -660,8 +660,9 @@ class Actor:
         self._algorithm = algorithm
         self._key = jax.random.fold_in(jax.random.key(begin.settings.seed), 3)
         masks, experts, policy = begin.masks, algorithm.experts, algorithm.policy
+        self._settings = settings = begin.settings
         self._expert_params = [expert.params for expert in experts]
-        settings = begin.settings
+        self._asked: list[Any] = []
         temperatures = [temperature_of(expert, settings) for expert in experts]
 
         @jax.jit
@@ -673,7 +674,7 @@ class Actor:
             acted = act(policy, params, shown, masks[rows], key, seats=seats, games=rows)
             remembered = {"log_probabilities": acted.log_probabilities, "values": acted.values}
             remembered = jax.tree.map(lambda x: x.reshape(shape), remembered)
-            if experts:
+            if teachers:  # how many is known where it is compiled
                 labels = expert_outputs(experts, teachers, observations, range(shape[0]))
                 pairs = zip(experts, labels, temperatures, strict=True)
                 remembered["labels"] = jnp.stack([_tempered(*each) for each in pairs])
@@ -687,10 +688,13 @@ class Actor:
             return judged.values.reshape(shape)
 
         self._play, self._values = play, values
+        self.begin(0, 0)
 
     def begin(self, iteration: int, episodes: int) -> dict[str, float]:
-        """Nothing falls over a training but the experts' weight."""
-        del iteration, episodes
+        """Experts that count for nothing in an iteration are not asked in it; nothing to log."""
+        del episodes
+        counts = expert_weight_at(self._settings, iteration) > 0
+        self._asked = self._expert_params if counts else []
         return {}
 
     @property
@@ -704,7 +708,7 @@ class Actor:
         """Actions `(G, N, ...)`, drawn, and what `Rollout` and `Guide` hold of them."""
         del begun
         key = _fold_in(self._key, turn)
-        return self._play(self._algorithm.train.params, self._expert_params, observations, key)
+        return self._play(self._algorithm.train.params, self._asked, observations, key)
 
     def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
         """Values `(G, N)` of what was seen last."""

@@ -296,6 +296,53 @@ def test_an_experts_weight_falls_in_what_is_learnt(tmp_path, skilled):
     assert _same(states[0], states[2]) and not _same(states[1], states[3])
 
 
+def test_an_expert_is_asked_only_while_it_counts(tmp_path, skilled, monkeypatch):
+    """In iterations alone whose weight is above 0; so it is in a training that is resumed there.
+
+    What is learnt is what it is where a label of weight 0 stands beside every step.
+    """
+    chosen = _taught(SETTINGS, tmp_path, skilled("clicking"))
+    assert (chosen.iterations, chosen.expert_fraction) == (6, 0.5)
+    act, asked = ppo.Actor.act, []
+
+    def spy(actor, *seen):
+        actions, remembered = act(actor, *seen)
+        asked.append("labels" in remembered)
+        return actions, remembered
+
+    monkeypatch.setattr(ppo.Actor, "act", spy)
+    whole, rows = _learnt(chosen, tmp_path / "whole", iterations=6)
+    assert asked == [True] * 3 * 8 + [False] * 3 * 8
+    told = ["expert_kl/combat/clicking" in row for row in rows]
+    assert told == [True] * 3 + [False] * 3
+    for stop in (2, 4):
+        learning.train(chosen, tmp_path / "resumed", mesh=ONE, stop_at=stop)
+    asked.clear()
+    resumed, _ = _learnt(chosen, tmp_path / "resumed", iterations=2)
+    assert not any(asked) and len(asked) == 16
+    assert _same(whole, resumed)
+    begin = ppo.Actor.begin
+    monkeypatch.setattr(ppo.Actor, "begin", lambda actor, *_: begin(actor, 0, 0))
+    asked.clear()
+    always, _ = _learnt(chosen, tmp_path / "always", iterations=6)
+    assert all(asked)
+    assert _difference(always["train"].params, whole["train"].params) < 1e-5
+
+
+def test_a_copy_without_weight_never_asks_its_expert(tmp_path, skilled):
+    task, view = tasks.get("combat/duel"), views.part("duel")
+    network = networks.for_tasks(networks.create(SETTINGS.network), [task])
+    params = networks.init(network, jax.random.key(0), view.shape)
+    expert = Expert("it", network, params, "logits", tuple(range(9)), view, task.name)
+    chosen = _taught(dataclasses.replace(SETTINGS, games=(task.name,)), tmp_path, expert)
+    chosen = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0)
+    with learning.Training(chosen, tmp_path / "run", ONE) as training:
+        shown = (training._collector.pools[0].last.observations,)
+        for _ in range(2):
+            assert training._actor.act(shown, BEGUN, 0)[1].keys() == {"log_probabilities", "values"}
+            assert "expert_kl/combat/duel" not in training.iterate()
+
+
 def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_are(
     tmp_path, skilled
 ):
