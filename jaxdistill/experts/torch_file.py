@@ -1,4 +1,4 @@
-"""Reads files written by ``torch.save``, ``.safetensors`` and Flax's, without PyTorch.
+"""Reads files of weights, above all PyTorch's, without PyTorch and without running anything.
 
 A PyTorch file is a pickle, and a pickle is a small program: read the usual way it may call any
 function of any module. Here the program is never handed to Python's unpickler. Its opcodes are
@@ -109,16 +109,15 @@ class Opaque:
 
 
 def read(
-    source: str | os.PathLike[str] | bytes | BinaryIO,
+    source: str | os.PathLike[str] | bytes,
     *,
     name: str | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> TorchFile:
-    """Reads a PyTorch or safetensors file; nothing in the file is ever run.
+    """Reads a file of any of the five kinds above; nothing in the file is ever run.
 
     Args:
-      source: a path, the contents themselves, or an open binary file (read from where it stands
-        to its end, and left open), so that a member of another archive can be given.
+      source: a path, or the contents themselves, such as a member of another archive.
       name: what to call the file in messages, where `source` does not say it.
       max_bytes: refuse a file that holds more than this, or whose arrays would take more.
 
@@ -128,9 +127,9 @@ def read(
         damage, sizes beyond the limits, or a pickle that wants to call something dangerous. The
         message is one line that names the file.
     """
-    label = name or _label(source)
+    label = name or ("in-memory file" if isinstance(source, bytes) else os.fspath(source))
     try:
-        with _open(source, max_bytes) as stream:
+        with _open(source) as stream:
             return _read(stream, max_bytes)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -175,24 +174,9 @@ def state_dicts(tree: Any) -> dict[str, dict[str, np.ndarray]]:
 # --- opening, and telling kinds of file apart
 
 
-def _label(source: Any) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return str(os.fspath(source))
-    if not hasattr(source, "read") and not isinstance(source, (bytes, bytearray, memoryview)):
-        raise TypeError(f"expected a path, bytes or a binary file, got {type(source).__name__}")
-    inner = getattr(source, "name", None)
-    return inner if isinstance(inner, str) and inner else "in-memory file"
-
-
-def _open(source: Any, max_bytes: int) -> BinaryIO:
-    """A seekable stream that starts at the file's first byte and is ours to close."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
+def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
         return io.BytesIO(source)
-    if hasattr(source, "read"):
-        data = source.read(max_bytes + 1)
-        if not isinstance(data, bytes):
-            raise Unreadable("was opened as text; open it with mode 'rb'")
-        return io.BytesIO(data)
     mode = os.stat(source).st_mode
     if stat.S_ISDIR(mode):
         raise Unreadable("is a directory; expected a file: give the path of the weights inside it")
