@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill import networks
 from jaxdistill.experts import portable
 from jaxdistill.experts.portable import Portable
 
@@ -182,7 +183,7 @@ class _Layers:
     def _sections(self, x: str) -> str:
         """Residual sections; see `convolutions.Section`."""
         graph, network = self.graph, self.network
-        height, width = self._size()
+        height, width = networks.grid(network.convs, *self.policy.shape[1:])
         name = ""
         for i in range(1, len(network.residual) + 1):
             own, name = self.layers[f"section{i}"], self.names.pop(0)
@@ -198,16 +199,6 @@ class _Layers:
                     y = self._convolution(self._as(name, y), own[f"{block}_conv{j}"])
                 x = graph.node("Add", x, y)
         return self._as(name, self._normalised(x, "section_norm1", pictures=True))
-
-    def _size(self) -> tuple[int, int]:
-        """Rows and columns of what the plain convolutions make."""
-        height, width = self.policy.shape[1:]
-        for layer in self.network.convs:
-            height, width = (
-                (size + sum(layer.pad) - layer.kernel) // layer.stride + 1
-                for size in (height, width)
-            )
-        return height, width
 
     def _with_task(self, features: str) -> str:
         """Features, with what the network is told of its task beside them."""

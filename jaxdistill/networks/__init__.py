@@ -5,6 +5,7 @@ from jaxdistill.networks.convolutions import (
     ConvLayer,
     Convolutions,
     describe_convolutions,
+    grid,
     parse_convolutions,
     plain_convolutions,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "forward",
     "forward_with_values",
     "from_dict",
+    "grid",
     "init",
     "initial_carry",
     "may_take_torso",

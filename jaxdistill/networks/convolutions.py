@@ -60,6 +60,15 @@ class ConvLayer:
         return (self.padding, self.padding + self.extra)
 
 
+def grid(layers: Iterable[ConvLayer], height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of what convolutions make of a picture; below 1 where one does not fit."""
+    for layer in layers:
+        height, width = (
+            (size + sum(layer.pad) - layer.kernel) // layer.stride + 1 for size in (height, width)
+        )
+    return height, width
+
+
 class Convolutions:
     """The texts that say convolutions, as `32x8/4,64x4/2p1`; for settings.
 

@@ -169,7 +169,7 @@ class Network(nn.Module):
         convolution, a 3x3 maximum at stride 2 and two residual blocks each.
       hidden: widths of dense layers shared by both streams of the head.
       head: "linear" (one output layer), "dueling" (value + advantage - mean advantage over *all*
-        outputs, Wang et al. 2016 eq. 9) or "actor_critic" (logits; `value` gives the critic).
+        outputs, Wang et al. 2016 eq. 9) or "actor_critic" (logits, and a critic's value beside).
       action_hidden, value_hidden: dense widths private to the action / value stream.
       streams: in place of `action_hidden` and one layer of all outputs, a layer of each stream and
         its outputs; every output is of one stream. For a linear or an actor-critic head.
@@ -474,21 +474,13 @@ class Network(nn.Module):
         x = self._run(shared, self.value_fc, self.value_norm, self._layers(4))
         return self.value_out(x.astype(jnp.float32))
 
-    def value(self, observations: jax.Array, games: Any = None) -> jax.Array:
-        """State values `(B,)` of a dueling or actor-critic network."""
-        self._check_value()
-        return self._value(self._shared(self.features(observations), games))[:, 0]
-
-    def _check_value(self) -> None:
-        if self.head == "linear" or self.atoms or self.core:
-            kind = "categorical" if self.atoms else "recurrent" if self.core else "linear"
-            raise ValueError(f"a {kind} head has no state value")
-
     def outputs_and_values(
         self, features: jax.Array, games: Any = None
     ) -> tuple[jax.Array, jax.Array]:
         """`outputs` `(B, num_outputs)` and state values `(B,)` from the same `features`."""
-        self._check_value()
+        if self.head == "linear" or self.atoms or self.core:
+            kind = "categorical" if self.atoms else "recurrent" if self.core else "linear"
+            raise ValueError(f"a {kind} head has no state value")
         values = self._value(self._shared(features, games))[:, 0]
         return self.outputs(features, games), values
 

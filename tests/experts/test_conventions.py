@@ -946,11 +946,10 @@ FLAX = (
 def answers(expert):
     """What we answer: to `PIXELS`, or step by step if it is recurrent."""
     if not expert.recurrent:
-        ours = np.asarray(networks.forward(expert.network, expert.params, jnp.asarray(PIXELS)))
+        asked = (expert.network, expert.params, jnp.asarray(PIXELS))
         if expert.network.head == "actor_critic":
-            value = expert.network.apply(expert.params, jnp.asarray(PIXELS), method="value")
-            ours = np.column_stack([ours, value])
-        return ours
+            return np.column_stack(networks.forward_with_values(*asked))
+        return np.asarray(networks.forward(*asked))
     step = jax.jit(networks.advance, static_argnums=0)
     carry, outputs = expert.carry(EPISODES.shape[1]), []
     for x, begins in zip(screens(expert.view), EPISODES, strict=True):
@@ -1187,7 +1186,7 @@ def test_heads_that_do_not_fit_their_atoms(name, change, message, tmp_path):
     assert formats.load(path).network.atoms == networks.Atoms(-3, 3, 21)
     for own in [key for key in tensors if key == name or key.startswith(f"{name}.")]:
         tensors[own] = np.ascontiguousarray(change(tensors[own]))
-    torch_writer.save(tensors, path, overwrite=True)
+    path.write_bytes(torch_writer.dumps(tensors))
     with pytest.raises(ValueError) as caught:
         formats.load(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -608,7 +608,7 @@ def test_a_students_q_values_become_the_logits_of_their_softmax(head):
         np.testing.assert_allclose(outputs, 10 * q, rtol=1e-5)
         assert "value" not in student.params["params"] and np.isfinite(values).all()
     else:  # a critic that there is stays
-        own = student.network.apply(student.params, seen, method="value")
+        _, own = networks.forward_with_values(student.network, student.params, seen)
         np.testing.assert_allclose(values, own, rtol=1e-5)
     # Another temperature is another policy, and the student's own parameters are left alone.
     other = ppo.with_critic(student, 0.5, jax.random.key(1))[1]

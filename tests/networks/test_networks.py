@@ -48,6 +48,11 @@ def _apply(network, params, x, method=None):
     return jax.jit(lambda p, x: network.apply(p, x, method=method))(params, x)
 
 
+def _values(network, params, x):
+    features = _apply(network, params, x, "features")
+    return _apply(network, params, features, "outputs_and_values")[1]
+
+
 _forward = jax.jit(networks.forward, static_argnums=0)
 
 
@@ -287,9 +292,7 @@ def test_the_cpu_convolution_is_the_convolution(layer, size, pixels):
         return y, gradients
 
     mine, theirs = both(convolutions._matmul_convolve), both(convolutions._convolve)
-    assert mine[0].shape[1:3] == tuple(
-        (n + 2 * layer.padding + layer.extra - layer.kernel) // layer.stride + 1 for n in size
-    )
+    assert mine[0].shape[1:3] == networks.grid([layer], *size)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, theirs)
 
 
@@ -370,7 +373,7 @@ def test_values_beside_outputs_are_those_of_the_network(network):
     params, x = _random(network, TINY_INPUT), _pixels(37, *TINY_INPUT)
     outputs, values = jax.jit(lambda p, x: networks.forward_with_values(network, p, x))(params, x)
     np.testing.assert_allclose(outputs, _apply(network, params, x), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(values, _apply(network, params, x, "value"), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(values, _values(network, params, x), rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="a linear head has no state value"):
         networks.forward_with_values(TINY.clone(head="linear"), params, x)
 
@@ -409,7 +412,8 @@ def test_dueling_subtracts_the_mean_advantage_over_all_outputs():
     x = jnp.array([[1.0, 2.0]])
     # Advantages (1, 2, 2 + 2 + 2 = 6), mean 3; value 10 + 2 + 0.5 = 12.5.
     np.testing.assert_allclose(network.apply(params, x), [[10.5, 11.5, 15.5]], rtol=1e-6)
-    np.testing.assert_allclose(network.apply(params, x, method="value"), [12.5], rtol=1e-6)
+    _, values = networks.forward_with_values(network, params, x)
+    np.testing.assert_allclose(values, [12.5], rtol=1e-6)
 
 
 def test_the_streams_of_the_head_share_hidden_and_have_their_own_layers():
@@ -434,7 +438,8 @@ def test_the_streams_of_the_head_share_hidden_and_have_their_own_layers():
     # 10 + 0.5 = 10.5 -> 43.
     x = jnp.array([[3.0], [-2.0]])
     np.testing.assert_allclose(network.apply(params, x), [[7.0, 20.0], [3.0, 8.0]])
-    np.testing.assert_allclose(network.apply(params, x, method="value"), [15.0, 43.0])
+    _, values = networks.forward_with_values(network, params, x)
+    np.testing.assert_allclose(values, [15.0, 43.0])
 
 
 def _dense(kernel, bias):
@@ -664,7 +669,7 @@ def test_a_categorical_head_by_hand():
     wanted = [[(x - 1) / (x + 1) for x in (first, second)]]
     np.testing.assert_allclose(dueling.apply(params, jnp.ones((1, 1))), wanted, atol=1e-6)
     with pytest.raises(ValueError, match="a categorical head has no state value"):
-        dueling.apply(params, jnp.ones((1, 1)), method="value")
+        networks.forward_with_values(dueling, params, jnp.ones((1, 1)))
 
 
 def test_implicit_quantiles_by_hand():
@@ -849,7 +854,7 @@ def test_a_network_of_some_outputs_gives_those(network, outputs):
     whole = np.asarray(_forward(network, params, x))
     np.testing.assert_allclose(_forward(own, kept, x), whole[:, outputs], rtol=1e-5, atol=1e-6)
     if network.head == "actor_critic":
-        values = [_apply(n, p, x, "value") for n, p in ((network, params), (own, kept))]
+        values = [_values(n, p, x) for n, p in ((network, params), (own, kept))]
         np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
 
 
@@ -1064,4 +1069,4 @@ def test_a_network_that_knows_its_game_must_be_told(network, batch):
 
 def test_a_linear_head_has_no_value(tiny_params):
     with pytest.raises(ValueError, match="no state value"):
-        TINY.apply(tiny_params, jnp.zeros((1, *TINY_INPUT)), method="value")
+        networks.forward_with_values(TINY, tiny_params, jnp.zeros((1, *TINY_INPUT)))

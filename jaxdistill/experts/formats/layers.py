@@ -756,9 +756,7 @@ def _geometry(
     def end(paddings: tuple[int | str, ...]) -> tuple[int, int]:
         height_width = [view.height, view.width]
         for conv, kernel, padding in zip(plan.convs, sizes, paddings, strict=True):
-            for axis, n in enumerate(height_width):
-                zeros = 2 * padding if isinstance(padding, int) else _same(n, kernel, conv.stride)
-                height_width[axis] = (n + zeros - kernel) // conv.stride + 1
+            height_width = [convolved(n, kernel, conv.stride, padding) for n in height_width]
             if min(height_width) < 1:
                 return (0, 0)
         for _ in plan.sections:
@@ -797,31 +795,34 @@ def _geometry(
             f"{got if rows else 'nothing'} of a {view.height}x{view.width} view; "
             "check the view, strides and paddings"
         )
-    convs = []
-    height, width = view.height, view.width
+    convs: list[networks.ConvLayer] = []
     for conv, kernel, padding in zip(plan.convs, kernels, chosen, strict=True):
         size = kernel.shape[0]
-        if isinstance(padding, int):
-            zeros = 2 * padding
-        else:
-            zeros = _same(height, size, conv.stride)
-            if zeros != _same(width, size, conv.stride):
-                raise ValueError(
-                    f"{where}: 'same' padding is not the same for {height} rows and {width} columns"
-                )
+        height, width = networks.grid(convs, view.height, view.width)
+        zeros, across = (_zeros(n, size, conv.stride, padding) for n in (height, width))
+        if zeros != across:
+            raise ValueError(
+                f"{where}: 'same' padding is not the same for {height} rows and {width} columns"
+            )
         convs.append(networks.ConvLayer(kernel.shape[3], size, conv.stride, zeros // 2, zeros % 2))
-        height, width = ((n + zeros - size) // conv.stride + 1 for n in (height, width))
     return tuple(convs), (channels, *end(chosen))
 
 
-def _same(size: int, kernel: int, stride: int) -> int:
-    """Zeros that TensorFlow's "SAME" adds to `size` pixels, on both sides together."""
+def convolved(size: int, kernel: int, stride: int, padding: int | str) -> int:
+    """How many rows or columns a convolution makes of `size`; below 1 where it does not fit."""
+    return (size + _zeros(size, kernel, stride, padding) - kernel) // stride + 1
+
+
+def _zeros(size: int, kernel: int, stride: int, padding: int | str) -> int:
+    """What is added to `size` pixels on both sides together, by a number or by `SAME`."""
+    if isinstance(padding, int):
+        return 2 * padding
     return max(0, (-(-size // stride) - 1) * stride + kernel - size)
 
 
-def brief(names: Iterable[str], limit: int = 8) -> str:
+def brief(names: Iterable[str]) -> str:
     """Names for a message: printable, on one line, not endless."""
     names = list(names)
-    shown = ["".join(c if c.isprintable() else "?" for c in name[:80]) for name in names[:limit]]
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    shown = ["".join(c if c.isprintable() else "?" for c in name[:80]) for name in names[:8]]
+    rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(shown) + rest

@@ -28,6 +28,7 @@ from jaxdistill.experts.formats.layers import (
     PlannedCore,
     Weights,
     brief,
+    convolved,
     flax,
     named,
     noisy,
@@ -51,7 +52,6 @@ _STRIDES = {
     1: (1,),
 }
 _MOST_FITS = 6
-_SCREEN = 6400  # numbers, from which a first dense layer rather sees a screen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,10 +252,7 @@ def _fits(shapes: list[tuple[int, ...]], flat: int, is_flax: bool) -> Iterator[A
     for size, layers in itertools.product(_SIZES, itertools.product(*choices)):
         sides = list(size)
         for (stride, padding), kernel in zip(layers, kernels, strict=True):
-            if isinstance(padding, int):
-                sides = [(n + 2 * padding - kernel) // stride + 1 for n in sides]
-            else:
-                sides = [-(-n // stride) for n in sides]
+            sides = [convolved(n, kernel, stride, padding) for n in sides]
         same = {isinstance(padding, str) for _, padding in layers}
         if len(same) == 1 and min(sides) > 0 and channels * sides[0] * sides[1] == flat:
             yield size, layers
