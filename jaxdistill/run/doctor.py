@@ -40,6 +40,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "parity": ("torch",),
     "cuda": ("jax_cuda12_plugin",),
+    "tpu": ("libtpu",),
 }
 """Optional dependencies, and the modules that they bring."""
 
