@@ -337,11 +337,55 @@ def write_json(
     Args:
       alone: False where another process may write the same file at the same time.
     """
-    with writing(path):
-        own = "" if alone else f".{uuid.uuid4().hex[:12]}"
-        temporary = path.with_name(f"{path.name}{own}.partial")
-        temporary.write_text(json.dumps(_finite(values), indent=indent, allow_nan=False) + "\n")
-        os.replace(temporary, path)
+    text = json.dumps(_finite(values), indent=indent, allow_nan=False) + "\n"
+    write_files({path: text.encode()}, alone=alone)
+
+
+def write_files(
+    contents: Mapping[str | os.PathLike[str], bytes], *, alone: bool = True, folder: bool = False
+) -> None:
+    """Writes files, each of which appears whole or not at all.
+
+    All are written beside their places first, as `NAME.partial`, and take them in the order given.
+    Where one cannot be written, what stood there stays, and nothing is left beside it; a kill
+    leaves the partial ones.
+
+    Args:
+      contents: by path.
+      alone: False where another process may write the same files at the same time: the partial
+        ones have names of their own. They are on the disk before they take their places, too, since
+        no run that goes on writes them again.
+      folder: their folders are made if needed.
+
+    Raises:
+      OSError: one cannot be written, as where the disk is full; names it.
+    """
+    own = "" if alone else f".{uuid.uuid4().hex[:12]}"
+    paths = [pathlib.Path(path) for path in contents]
+    partials = [path.with_name(f"{path.name}{own}.partial") for path in paths]
+    try:
+        for path, partial, content in zip(paths, partials, contents.values(), strict=True):
+            with writing(path):
+                if folder:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                with open(partial, "wb") as file:
+                    file.write(content)
+                    if not alone:
+                        file.flush()
+                        os.fsync(file.fileno())
+        for path, partial in zip(paths, partials, strict=True):
+            with writing(path):
+                os.replace(partial, path)
+    finally:
+        for partial in partials:
+            with contextlib.suppress(OSError):  # most are in their places, or were never made
+                partial.unlink()
+
+
+def check_free(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError if there is a file already, or a directory."""
+    if os.path.exists(path):
+        raise ValueError(f"{path} already exists; choose another --out")
 
 
 @contextlib.contextmanager

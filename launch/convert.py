@@ -12,7 +12,7 @@ of frames.
 
 import pathlib
 
-from _main import LARGEST_SEED, only_with, run
+from _main import LARGEST_SEED, check_new_file, only_with, run
 from absl import flags
 
 _SOURCE = flags.DEFINE_string(
@@ -59,11 +59,9 @@ def _write_template(path: pathlib.Path) -> None:
     from jaxdistill import metrics, settings
     from jaxdistill.experts.formats import template
 
-    if path.exists():
-        raise ValueError(f"--spec_template={path} exists; choose another file")
+    check_new_file("spec_template", path)
     text = template.write(_SOURCE.value, game=_GAME.value)
-    with settings.writing(path):
-        path.write_text(text, encoding="utf-8")
+    settings.write_files({path: text.encode()}, alone=False)
     metrics.say(f"saved in {path}; answer what it asks, then give it as --spec")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import typing
 from typing import Annotated
 
@@ -374,6 +375,35 @@ def test_json_is_replaced_whole(tmp_path):
     settings.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"new": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+FULL = pathlib.Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs Linux's full device")
+def test_a_full_disk_names_the_json_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "x.json"
+    settings.write_json(path, {"old": 1})
+    (tmp_path / "x.json.partial").symlink_to(FULL)
+    with pytest.raises(OSError, match=r"/x\.json cannot be written \(No space left on device\)$"):
+        settings.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1} and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs Linux's full device")
+@pytest.mark.parametrize("full", ["one", "other"])
+def test_of_several_files_none_is_replaced_unless_all_are_written(tmp_path, full):
+    one, other = (tmp_path / "new" / name for name in ("one", "other"))
+    with pytest.raises(OSError, match=r"new/one cannot be written \(No such file or directory\)$"):
+        settings.write_files({one: b"1", other: b"2"})
+    settings.write_files({one: b"1", other: b"2"}, folder=True)
+    (one.parent / f"{full}.partial").symlink_to(FULL)
+    with pytest.raises(OSError, match=rf"new/{full} cannot be written \(No space left"):
+        settings.write_files({one: b"3", other: b"4"})
+    assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
+    settings.write_files({str(one): b"3", other: b"4"})
+    assert (one.read_bytes(), other.read_bytes()) == (b"3", b"4")
+    assert sorted(one.parent.iterdir()) == [one, other]
 
 
 def test_json_that_several_write_at_once_is_one_s_whole(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -260,7 +259,7 @@ class Expert:
             check_weights(expert.network, expert.view, flat)
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-            reason = torch_file.one_line(f"{kind}{error}", 200)
+            reason = settings.one_line(f"{kind}{error}", 200)
             raise ValueError(f"{directory} is damaged ({reason}); convert it again") from error
         return expert
 
@@ -292,23 +291,9 @@ def write(
     # What is not contiguous would be written in the order that it has in memory.
     saved = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
     text = json.dumps(description[1], indent=2, allow_nan=False) + "\n"
-    contents = {weights[0]: saved, description[0]: text.encode()}
-    try:
-        for name, content in contents.items():
-            with settings.writing(directory / name):
-                directory.mkdir(parents=True, exist_ok=True)
-                _partial(directory, name).write_bytes(content)
-        for name in contents:
-            with settings.writing(directory / name):
-                os.replace(_partial(directory, name), directory / name)
-    finally:
-        for name in contents:
-            with contextlib.suppress(OSError):  # most are in their places, or were never made
-                _partial(directory, name).unlink()
-
-
-def _partial(directory: pathlib.Path, name: str) -> pathlib.Path:
-    return directory / f"{name}.partial"
+    settings.write_files(
+        {directory / weights[0]: saved, directory / description[0]: text.encode()}, folder=True
+    )
 
 
 def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]) -> None:
@@ -369,10 +354,10 @@ def _left_behind(directory: pathlib.Path) -> bool:
     """
     names = {path.name for path in directory.iterdir()}
     rests = [
-        {weights} & names if _partial(directory, description).exists() else set()
+        {weights} & names if f"{description}.partial" in names else set()
         for description, weights in _PAIRS
     ]
-    partial = {_partial(directory, name).name for pair in _PAIRS for name in pair}
+    partial = {f"{name}.partial" for pair in _PAIRS for name in pair}
     return names <= partial.union(*rests)
 
 

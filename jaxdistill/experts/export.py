@@ -45,7 +45,6 @@ def export(
     merge_config: Mapping[str, Any] | None = None,
     final_scores: Mapping[str, float] | None = None,
     created: str = "",
-    overwrite: bool = False,
 ) -> None:
     """Writes a student in the convention of its suite.
 
@@ -69,7 +68,6 @@ def export(
       rules: how its games are played.
       merge_config, final_scores, created: what the convention keeps beside the weights: settings,
         the score per game, and when, as an ISO time.
-      overwrite: replace a file that is already there.
 
     Raises:
       ValueError: the convention cannot express the network, the views differ in shape, or the file
@@ -102,7 +100,7 @@ def export(
         convention = {
             "q_network": weights,
             "target_network": weights,
-            "optimizer": _fresh_adam(len(weights)),
+            "optimizer": fresh_adam(len(weights)),
             **_COUNTERS,
         }
     checkpoint = {
@@ -115,16 +113,10 @@ def export(
         "created": created,
         carried.KEY: carried.Carried(outputs, named, rules).to_dict(),
     }
-    save(checkpoint, path, overwrite=overwrite)
+    save(checkpoint, path)
 
 
-def export_expert(
-    expert: Expert,
-    path: str | os.PathLike[str],
-    *,
-    dtype: str = "float32",
-    overwrite: bool = False,
-) -> None:
+def export_expert(expert: Expert, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
     """Writes an expert of Atari as a reference *expert* file, one of a lander as a single agent.
 
     See `export` for what can be expressed. The conventions know Q-values alone. An expert's logits
@@ -162,7 +154,7 @@ def export_expert(
         convention: dict[str, Any] = {
             "policy_net_state_dict": weights,
             "target_net_state_dict": weights,
-            "optimizer_state_dict": _fresh_adam(len(weights)),
+            "optimizer_state_dict": fresh_adam(len(weights)),
             "epsilon": 0.0,
             "training_step": 0,
             "use_double": False,
@@ -173,7 +165,7 @@ def export_expert(
         weights = lander_state_dict(expert.params, expert.network, dtype=dtype)
         convention = {
             "q_network_state_dict": weights,
-            "optimizer_state_dict": _fresh_adam(len(weights)),
+            "optimizer_state_dict": fresh_adam(len(weights)),
             **_COUNTERS,
         }
     checkpoint = {
@@ -182,7 +174,7 @@ def export_expert(
             expert.outputs, {expert.game: expert.view}, expert.rules
         ).to_dict(),
     }
-    save(checkpoint, path, overwrite=overwrite)
+    save(checkpoint, path)
 
 
 def write_training_config(path: str | os.PathLike[str], network: networks.Network) -> str | None:
@@ -230,12 +222,12 @@ def _write_new(path: pathlib.Path, text: str) -> None:
 _COUNTERS = {"epsilon": 0.0, "steps": 0, "episodes": 0}
 
 
-def _fresh_adam(parameters: int) -> dict[str, Any]:
-    """The state_dict of a `torch.optim.Adam` that has not begun; the convention has one."""
+def fresh_adam(parameters: int, rate: float = 1e-4, *, eps: float = 1e-8) -> dict[str, Any]:
+    """The state_dict of a `torch.optim.Adam` that has not begun; conventions have one."""
     group = {
-        "lr": 1e-4,
+        "lr": rate,
         "betas": (0.9, 0.999),
-        "eps": 1e-8,
+        "eps": eps,
         "weight_decay": 0.0,
         "amsgrad": False,
         "params": list(range(parameters)),
@@ -418,7 +410,8 @@ def channels_first(
     Raises:
       ValueError: they are of another view.
     """
-    grid, channels = _grid(network, view), network.convs[-1].features
+    grid = networks.grid(network.convs, view.height, view.width)
+    channels = network.convs[-1].features
     if weight.shape[1] != grid[0] * grid[1] * channels:
         raise ValueError(
             f"{name} takes {weight.shape[1]} numbers, and its convolutions make "
@@ -427,16 +420,6 @@ def channels_first(
         )
     weight = weight.reshape(-1, *grid, channels).transpose(0, 3, 1, 2)
     return weight.reshape(len(weight), -1)
-
-
-def _grid(network: networks.Network, view: View) -> tuple[int, int]:
-    """Rows and columns of what the convolutions make of a view."""
-    height, width = view.height, view.width
-    for conv in network.convs:
-        height, width = (
-            (size + 2 * conv.padding - conv.kernel) // conv.stride + 1 for size in (height, width)
-        )
-    return height, width
 
 
 def _check(network: networks.Network) -> None:

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import networks
+from jaxdistill import networks, settings
 from jaxdistill.experts import export, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
@@ -81,7 +81,7 @@ Layer = tuple[np.ndarray, np.ndarray]
 """A dense layer as PyTorch has it: weight `(outputs, inputs)` and bias `(outputs,)`."""
 
 
-def export_expert(expert: Expert, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def export_expert(expert: Expert, path: str | os.PathLike[str]) -> None:
     """Writes an expert as a zip: of keys and angles for `PPO.load`, of Atari for `DQN.load`.
 
     Its spaces are those of the expert's task: what it sees, and its own keys and angles, or the
@@ -92,7 +92,7 @@ def export_expert(expert: Expert, path: str | os.PathLike[str], *, overwrite: bo
     """
     task = expert.task
     if isinstance(task, Game):
-        export_q_network(expert, path, overwrite=overwrite)
+        export_q_network(expert, path)
         return
     if not isinstance(task, Combat):
         raise ValueError(
@@ -112,7 +112,6 @@ def export_expert(expert: Expert, path: str | os.PathLike[str], *, overwrite: bo
         turn=task.environment.turn,
         log_std=None if expert.log_std is None else np.array(expert.log_std),
         said=_said(expert),
-        overwrite=overwrite,
     )
 
 
@@ -129,7 +128,6 @@ def export_policy(
     turn: float,
     log_std: np.ndarray | None = None,
     said: carried.Carried | None = None,
-    overwrite: bool = False,
 ) -> None:
     """Writes a policy over a vector in -1..1, and its value, as a zip for `PPO.load`.
 
@@ -145,13 +143,12 @@ def export_policy(
       log_std: `(A,)`, logarithms of the angles' deviations in radians, as a `Factored` takes them;
         what stands at keys is not read. Needed where there is an angle.
       said: what is carried for whoever reads it back here.
-      overwrite: replace a file that is already there.
 
     Raises:
       ValueError: Stable-Baselines3 cannot express the network, `log_std` is missing or of another
         size, a number is not finite, or the file exists.
     """
-    torch_writer.check_free(path, overwrite=overwrite)
+    settings.check_free(path)
     _check(network, kinds)
     policy, value = _chains(network, params)
     policy[-1] = _action_layer(policy[-1], kinds)
@@ -175,12 +172,10 @@ def export_policy(
         **({carried.KEY: said.to_dict()} if said else {}),
     }
     # Adam's epsilon is Stable-Baselines3's for actor-critics.
-    _write(path, data, weights, _fresh_adam(len(weights), _LEARNING_RATE, eps=1e-5))
+    _write(path, data, weights, export.fresh_adam(len(weights), _LEARNING_RATE, eps=1e-5))
 
 
-def export_q_network(
-    expert: Expert, path: str | os.PathLike[str], *, overwrite: bool = False
-) -> None:
+def export_q_network(expert: Expert, path: str | os.PathLike[str]) -> None:
     """Writes an expert of Atari as a zip for `DQN.load`, a policy of the class `CnnPolicy`.
 
     The loaded policy predicts what our greedy one does, its actions in the emulator's order of the
@@ -190,7 +185,7 @@ def export_q_network(
       ValueError: Stable-Baselines3 cannot express the network or what it sees, the expert lacks a
         valid action, a number is not finite, or the file exists.
     """
-    torch_writer.check_free(path, overwrite=overwrite)
+    settings.check_free(path)
     view, actions = expert.view, expert.task.actions
     if lacking := [a for a in actions if a not in expert.actions]:
         names = ", ".join(expert.task.suite.action_names[a] for a in lacking)
@@ -235,7 +230,7 @@ def export_q_network(
         for name, array in weights.items()
     }
     rate = _Q_SETTINGS["learning_rate"]
-    _write(path, data, whole, _fresh_adam(len(weights), rate, eps=1e-8))
+    _write(path, data, whole, export.fresh_adam(len(weights), rate))
 
 
 def _check_finite(weights: Mapping[str, np.ndarray]) -> None:
@@ -258,7 +253,7 @@ def _write(
         "policy.optimizer.pth": torch_writer.dumps(optimiser),
         "system_info.txt": b"- written by jaxdistill\n",
     }
-    torch_writer.write(torch_writer.archive(members), path)
+    settings.write_files({path: torch_writer.archive(members)}, alone=False, folder=True)
 
 
 def _check_q_network(expert: Expert) -> None:
@@ -406,19 +401,6 @@ def _deviations(kinds: Sequence[str], log_std: np.ndarray | None) -> np.ndarray:
         )
     keys = np.array([kind == "key" for kind in kinds])
     return np.where(keys, math.log(KEY_DEVIATION), np.asarray(log_std)).astype("<f4")
-
-
-def _fresh_adam(parameters: int, rate: float, *, eps: float) -> dict[str, Any]:
-    """The state of a policy's optimiser that has not begun."""
-    group = {
-        "lr": rate,
-        "betas": (0.9, 0.999),
-        "eps": eps,
-        "weight_decay": 0.0,
-        "amsgrad": False,
-        "params": list(range(parameters)),
-    }
-    return {"state": {}, "param_groups": [group]}
 
 
 def _policy_kwargs(

@@ -246,7 +246,7 @@ class Student:
             student.experts()  # which refuses outputs, actions and views that are none
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-            reason = torch_file.one_line(f"{kind}{error}", 200)
+            reason = settings.one_line(f"{kind}{error}", 200)
             raise ValueError(f"{directory} is damaged ({reason}); {_ADVICE}") from error
         return student
 

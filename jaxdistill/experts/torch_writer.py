@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import pathlib
 import pickle
 import struct
 import zipfile
@@ -42,44 +41,18 @@ class Call:
     arguments: tuple[Any, ...] = ()
 
 
-def save(tree: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def save(tree: Any, path: str | os.PathLike[str]) -> None:
     """Writes nested dicts, lists, tuples, scalars and float arrays as a PyTorch file.
 
-    The file appears whole or not at all. An array that occurs twice is stored once.
+    The file appears whole or not at all; its folder is made if needed. An array that occurs twice
+    is stored once.
 
     Raises:
-      ValueError: the file exists and `overwrite` is not set, or a value is of another kind.
+      ValueError: the file exists, or a value is of another kind.
       OSError: it cannot be written.
     """
-    check_free(path, overwrite=overwrite)
-    write(dumps(tree), path)
-
-
-def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raises ValueError if there is a file already and it is not to be overwritten."""
-    path = pathlib.Path(path)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(f"{path} already exists; choose another --out")
-
-
-def write(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Writes a file that appears whole or not at all; its folder is made if needed.
-
-    Raises:
-      OSError: it cannot be written, as where the disk is full.
-    """
-    path = pathlib.Path(path)
-    with settings.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    settings.check_free(path)
+    settings.write_files({path: dumps(tree)}, alone=False, folder=True)
 
 
 def dumps(tree: Any) -> bytes:

@@ -6,7 +6,6 @@ shows the very same game, as people see it.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import math
@@ -145,20 +144,15 @@ def write(clip: Clip, path: str | os.PathLike[str]) -> None:
     path = pathlib.Path(path)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"{path}: clips are written as .gif or .mp4")
-    temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        with settings.writing(path):
-            if path.suffix == ".gif":
-                temporary.write_bytes(to_gif(clip.frames, clip.frames_per_second))
-            else:
-                _write_mp4(clip, temporary)
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # it is in its place, or was never made
-            temporary.unlink()
+    if path.suffix == ".gif":
+        content = to_gif(clip.frames, clip.frames_per_second)
+    else:
+        content = _to_mp4(clip, path)
+    settings.write_files({path: content}, alone=False)
 
 
-def _write_mp4(clip: Clip, path: pathlib.Path) -> None:
+def _to_mp4(clip: Clip, path: pathlib.Path) -> bytes:
+    """An MP4 that is to be written to `path`."""
     height, width = clip.frames.shape[1:3]
     frames = clip.frames[:, : height - height % 2, : width - width % 2]  # H.264 takes even sizes
     try:
@@ -167,10 +161,12 @@ def _write_mp4(clip: Clip, path: pathlib.Path) -> None:
         raise ValueError(
             f"{path}: MP4 needs `pip install 'jaxdistill[video]'`; or choose a .gif"
         ) from error
-    with av.open(str(path), "w") as container:
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
         stream: Any = container.add_stream("h264", rate=clip.frames_per_second)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+    return out.getvalue()

@@ -146,10 +146,7 @@ def _write(
         settings=json.dumps(settings, indent=2),
     )
     path = pathlib.Path(workdir) / "report.html"
-    with settings_lib.writing(path):
-        temporary = path.with_name(f"{path.name}.partial")
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, path)
+    settings_lib.write_files({path: html.encode()})
     return path
 
 

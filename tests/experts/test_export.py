@@ -202,13 +202,10 @@ def test_files_are_not_overwritten_unless_asked(tmp_path):
     path = tmp_path / "student.pth"
     path.write_text("precious")
     params = random_params(PLAIN)
-    with pytest.raises(ValueError, match=r"student.pth already exists"):
-        export.export(params, PLAIN, path, views=PONG)
-    assert path.read_text() == "precious"
-    with pytest.raises(ValueError, match="already exists"):
-        export.export(params, PLAIN, tmp_path, views=PONG, overwrite=True)
-    export.export(params, PLAIN, path, views=PONG, overwrite=True)
-    assert formats.load(path).network == PLAIN
+    for standing in (path, tmp_path):
+        with pytest.raises(ValueError, match=rf"{standing.name} already exists; choose another"):
+            export.export(params, PLAIN, standing, views=PONG)
+    assert path.read_text() == "precious" and os.listdir(tmp_path) == [path.name]
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
@@ -228,6 +225,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
         ({"activation": "elu"}, "activation elu"),
         ({"convs": CONVS[:2]}, r"\(8, 4, 0\), \(4, 2, 0\)\]"),
         ({"convs": (dataclasses.replace(CONVS[0], padding=1), *CONVS[1:])}, r"\(8, 4, 1\)"),
+        ({"convs": (dataclasses.replace(CONVS[0], extra=1), *CONVS[1:])}, "uneven padding"),
         ({"head": "actor_critic"}, "head of type actor_critic"),
         ({"hidden": (5, 5)}, "2 shared, 1 action and 1 value"),
         ({"value_hidden": ()}, "0 shared, 1 action and 0 value"),

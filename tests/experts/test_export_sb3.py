@@ -313,7 +313,6 @@ def test_an_expert_is_written_with_what_its_task_says(name, tmp_path):
     assert path.read_bytes() == (tmp_path / "same.zip").read_bytes()
     with pytest.raises(ValueError, match="already exists"):
         export_sb3.export_expert(an_expert(name, case), path)
-    export_sb3.export_expert(an_expert(name, case), path, overwrite=True)
 
 
 @SKILLS
@@ -454,12 +453,13 @@ def test_numbers_that_cannot_be_written_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_zips_are_not_overwritten_unless_asked_and_equal_input_gives_equal_bytes(tmp_path):
+def test_zips_are_not_overwritten_and_equal_input_gives_equal_bytes(tmp_path):
     case, path = CASES["clicking"], tmp_path / "made" / "x.zip"
     case.write(path)
     first = path.read_bytes()
+    path.write_text("precious")
     with pytest.raises(ValueError, match=r"x.zip already exists"):
         case.write(path)
-    path.write_text("other")
-    case.write(path, overwrite=True)
-    assert path.read_bytes() == first and os.listdir(path.parent) == ["x.zip"]
+    assert path.read_text() == "precious" and os.listdir(path.parent) == ["x.zip"]
+    case.write(path.with_name("again.zip"))
+    assert path.with_name("again.zip").read_bytes() == first

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export, formats, torch_file
+from jaxdistill.experts import export, formats, torch_file, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.networks import Stream
 from jaxdistill.tasks.combat import COMBAT
@@ -151,7 +151,7 @@ def test_a_file_of_others_is_played_in_combat_alone(tmp_path):
             formats.load(path, game=game)
     other = a_student(SKILLS, inputs=24)
     weights = export.skills_state_dict(other, SKILLS)
-    export.save({"policy_state_dict": weights}, path, overwrite=True)
+    path.write_bytes(torch_writer.dumps({"policy_state_dict": weights}))
     with pytest.raises(ValueError, match=r"encoder.0.weight has shape \(256, 24\), expected"):
         formats.load(path, game="combat/duel")
 
@@ -184,12 +184,12 @@ def test_a_fighter_of_other_shapes_is_refused(tmp_path):
         broken = {**weights, name: np.ones(shape, np.float32)}
         if name == "aiming_head.2.weight":
             broken["aiming_head.2.bias"] = np.ones(3, np.float32)
-        export.save(broken, tmp_path / "x.pth", overwrite=True)
+        (tmp_path / "x.pth").write_bytes(torch_writer.dumps(broken))
         with pytest.raises(ValueError, match=words) as caught:
             formats.load(tmp_path / "x.pth")
         assert "\n" not in str(caught.value) and "x.pth" in str(caught.value)
     del weights["clicking_head.2.bias"]
-    export.save(weights, tmp_path / "x.pth", overwrite=True)
+    (tmp_path / "x.pth").write_bytes(torch_writer.dumps(weights))
     with pytest.raises(ValueError, match=r"fighter, distilled from skills, but lacks clicking_"):
         formats.load(tmp_path / "x.pth")
 

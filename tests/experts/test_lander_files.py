@@ -17,7 +17,7 @@ import pytest
 
 from jaxdistill import metrics, networks, tasks
 from jaxdistill import settings as settings_lib
-from jaxdistill.experts import export, formats, torch_file
+from jaxdistill.experts import export, formats, torch_file, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset
@@ -88,7 +88,7 @@ def same(one, other):
 @pytest.fixture
 def saved(tmp_path):
     def save(tree, name="best.pth"):
-        export.save(tree, tmp_path / name, overwrite=True)
+        (tmp_path / name).write_bytes(torch_writer.dumps(tree))
         return tmp_path / name
 
     return save
@@ -238,8 +238,8 @@ def test_an_expert_comes_back_with_its_game_and_outputs(tmp_path):
         path = tmp_path / f"{network}.pth"
         export.export_expert(expert, path)
         same(formats.load(path), expert)
-        export.export_expert(formats.load(path), tmp_path / "again.pth", overwrite=True)
-        assert path.read_bytes() == (tmp_path / "again.pth").read_bytes()
+        export.export_expert(formats.load(path), tmp_path / "again" / path.name)
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     export.export_expert(expert, tmp_path / "half.pth", dtype="float16")
     rounded = jax.tree.map(lambda x: np.asarray(x).astype("f2").astype("f4"), expert.params)
     jax.tree.map(np.testing.assert_array_equal, formats.load(tmp_path / "half.pth").params, rounded)
@@ -563,8 +563,8 @@ def test_its_student_is_written_and_comes_back_bit_by_bit(merged, tmp_path):
     for game in TASKS:
         student = students.student_as_expert(merged, game)
         same(formats.load(out, game=game), student)
-        export.export_expert(student, tmp_path / "one.pth", overwrite=True)
-        same(formats.load(tmp_path / "one.pth"), student)
+        export.export_expert(student, tmp_path / "one" / f"{game}.pth")
+        same(formats.load(tmp_path / "one" / f"{game}.pth"), student)
     one = tmp_path / "alone" / "heavy.pth"
     flags = ("--format=expert", "--game=heavy", f"--out={one}")
     done = program("export", f"--workdir={merged}", *flags)

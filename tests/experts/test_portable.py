@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_neither_file_and_names_one(everything, tmp_path, mon
         replace(temporary, path)
 
     policy = everything["one of controllers"][0]
-    monkeypatch.setattr(portable.torch_writer.os, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match=rf"{full} cannot be written \(No space left"):
         portable.write(policy, tmp_path / "x", lambda: b"content")
     assert not list(tmp_path.iterdir())

@@ -420,7 +420,8 @@ def test_a_template_of_what_specs_cannot_say_is_refused(tmp_path):
     text = template.write(tmp_path / "lander_heavy.pth")
     assert 'game = "lander/heavy"' in text and "[view]" not in text and "[rules]" not in text
     embedded = {**weights, "fc1.weight": (5, 11), "task_embedding.weight": (1, 3)}
-    export.save({"q_network": _tensors(**embedded)}, tmp_path / "lander_heavy.pth", overwrite=True)
+    written = torch_writer.dumps({"q_network": _tensors(**embedded)})
+    (tmp_path / "lander_heavy.pth").write_bytes(written)
     with pytest.raises(ValueError, match="needs no spec; none describes networks of several tasks"):
         template.write(tmp_path / "lander_heavy.pth")
     export.save({"x": np.zeros((2, 2, 2), np.float32)}, tmp_path / "x.pth")
@@ -550,7 +551,7 @@ def test_a_cell_that_a_spec_leaves_out_is_noticed(cell):
         "to.weight": np.ones((4, 3), np.float32),
         "to.bias": np.ones(4, np.float32),
     }
-    torch_writer.save(tensors, cell, overwrite=True)
+    cell.write_bytes(torch_writer.dumps(tensors))
     with pytest.raises(ValueError, match=r"rnn\.weight_hh_l0 is of a recurrent cell; describe it"):
         _read(cell, without)
 
@@ -568,7 +569,7 @@ def test_a_cell_that_a_spec_leaves_out_is_noticed(cell):
 def test_beside_a_cell_only_a_critics_own_part_may_be_left_out(cell, name, kind):
     """A recurrent spec has no critic, whatever its file has."""
     tensors = {name: np.ones(2, np.float32), name.replace("weight", "bias"): np.ones(2, np.float32)}
-    torch_writer.save(torch_file.read(cell).tree | tensors, cell, overwrite=True)
+    cell.write_bytes(torch_writer.dumps(torch_file.read(cell).tree | tensors))
     message = rf"{kind} \({name}\) is not supported; if it does not play, list it under aside in"
     with pytest.raises(ValueError, match=message):
         _read(cell, RECURRENT)
@@ -582,7 +583,7 @@ def test_a_template_asks_whether_what_normalises_plays(tmp_path):
     export.save(tensors, plain)
     assert "aside" not in template.write(plain)
     norms = ("curiosity.ln.weight", "curiosity.ln.bias", "torso.1.running_mean", "running_mean")
-    export.save(tensors | {x: np.ones(3, np.float32) for x in norms}, plain, overwrite=True)
+    plain.write_bytes(torch_writer.dumps(tensors | {x: np.ones(3, np.float32) for x in norms}))
     text = template.write(plain)
     aside = '["running_mean", "torso.1.", "curiosity.ln."]'
     assert f"# aside = {aside} # if none of these plays" in text

@@ -18,10 +18,10 @@ GOLDEN = ROOT / "tests" / "golden"
 DUELING = (f"--source={GOLDEN / 'expert_dueling.pth'}", f"--spec={GOLDEN / 'expert_dueling.toml'}")
 
 
-def convert(*flags: str) -> subprocess.CompletedProcess:
+def convert(*flags: str, through: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
-        [sys.executable, str(ROOT / "launch" / "convert.py"), *flags],
+        [*through, sys.executable, str(ROOT / "launch" / "convert.py"), *flags],
         capture_output=True,
         text=True,
         timeout=300,
@@ -173,3 +173,20 @@ def test_an_expert_is_not_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("precious")
     refused(*DUELING, f"--out={tmp_path}", expected="already exists and is not empty")
     assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_a_template_that_does_not_fit_on_the_disk_is_not_begun(tmp_path):
+    flags = (DUELING[0], f"--spec_template={tmp_path / 'new.toml'}")
+    # Of any file no byte can be written.
+    done = convert(*flags, through=("bash", "-c", 'ulimit -f 0; exec "$@"', "limited"))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("new.toml cannot be written (File too large)")
+    assert os.listdir(tmp_path) == []
+    done = convert(*flags)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == ["new.toml"]
+
+
+def test_a_template_is_refused_before_its_source_is_read(tmp_path):
+    flags = (f"--source={tmp_path}/none.pth", f"--spec_template={tmp_path}/none/new.toml")
+    refused(*flags, expected="there is no folder")

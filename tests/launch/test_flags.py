@@ -839,8 +839,9 @@ def test_an_expert_of_combat_is_written_for_stable_baselines3(program, tmp_path)
         given = (f"--expert={tmp_path / name}", "--format=sb3", f"--out={out}")
         code, printed, err = program("export", *given)
         assert code == 0, err
-        export_sb3.export_expert(Expert.load(tmp_path / name), tmp_path / "again", overwrite=True)
-        assert out.read_bytes() == (tmp_path / "again").read_bytes()
+        again = tmp_path / f"again_{name}.zip"
+        export_sb3.export_expert(Expert.load(tmp_path / name), again)
+        assert out.read_bytes() == again.read_bytes()
         assert ("will not know what it sees" in printed) == noted
     code, _, err = program("export", *given)
     assert code == 2 and "already exists" in err

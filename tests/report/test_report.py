@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import pathlib
 import re
 
 import numpy as np
@@ -536,6 +537,14 @@ def written(tmp_path):
         return (tmp_path / "report.html").read_text()
 
     return write
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_page_on_a_full_disk_leaves_nothing_behind(written, tmp_path):
+    (tmp_path / "report.html.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"report\.html cannot be written \(No space left"):
+        written([_row("lander/windy")])
+    assert [x.name for x in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_page_of_landers_shows_how_games_ended_and_the_vectors(written):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import networks, tasks
+from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import torch_file
 from jaxdistill.experts.formats import skills
 from jaxdistill.experts.formats.carried import Carried
@@ -137,7 +137,7 @@ def _members(path: str | os.PathLike[str], names: Sequence[str], most: int) -> l
             known = {info.filename for info in there}
             return [torch_file.read_member(archive, x) if x in known else b"" for x in names]
     except ValueError as error:
-        raise ValueError(f"{path}: {torch_file.one_line(str(error))}") from error
+        raise ValueError(f"{path}: {settings.one_line(str(error))}") from error
     except Exception as error:  # damage shows as almost any exception of zipfile or zlib
         reason = brief([f"{type(error).__name__}: {error}"])
         raise ValueError(f"{path}: a damaged Stable-Baselines3 archive ({reason})") from error
