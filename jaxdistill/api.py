@@ -168,8 +168,7 @@ def load(
     where = pathlib.Path(path)
     if training.stands_in(where):
         _refuse_spec(path, spec, "a training")
-        names = [x.name for x in training.load_settings(where).tasks] if task is None else [task]
-        experts = [training.best_as_expert(where, name) for name in names]
+        experts = training.load_experts(where, task)
     elif (found := student.read(path)) or (where / "config.json").is_file():
         _refuse_spec(path, spec, "a student" if found else "a distillation")
         found = found or students.read(where)

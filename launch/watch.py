@@ -56,15 +56,10 @@ def main() -> None:
     if _WORKDIR.value:
         only_with("--expert", "spec", "rules")
         if training.stands_in(_WORKDIR.value):
-            players = (
-                [training.best_as_expert(_WORKDIR.value, _GAME.value)]
-                if _GAME.value
-                else training.load_experts(_WORKDIR.value)
-            )
+            players = training.load_experts(_WORKDIR.value, _GAME.value or None)
         else:
             student = students.read(_WORKDIR.value)
-            games = [_GAME.value] if _GAME.value else student.games
-            players = [student.expert(game) for game in games]
+            players = [student.expert(_GAME.value)] if _GAME.value else student.experts()
     else:
         players = [
             sources.load(

@@ -374,12 +374,18 @@ def load_settings(workdir: str | os.PathLike[str]) -> Settings:
     return settings_lib.build(Settings, standing, str(path))
 
 
-def load_experts(workdir: str | os.PathLike[str]) -> list[Expert]:
+def load_experts(workdir: str | os.PathLike[str], game: str | None = None) -> list[Expert]:
     """The best network so far of the training in `workdir`, as one expert per task.
 
+    Args:
+      game: the only task; by default all.
+
     Raises:
-      FileNotFoundError, ValueError: the training is not there or has evaluated nothing yet.
+      FileNotFoundError, ValueError: the training is not there, has evaluated nothing yet, or the
+        game is not one of its own.
     """
+    if game is not None:
+        return [best_as_expert(workdir, game)]
     return [_load_expert(workdir, task.name) for task in load_settings(workdir).tasks]
 
 
