@@ -191,18 +191,8 @@ def _stages(
     wall: Callable[[], float],
 ) -> dict[str, Any]:
     """The stages that are still to do, by the directory's one writer."""
-    settings, timer = run.settings, metrics.Timer()
-    for line in run.told():
-        metrics.say(line)
-    with timer.phase("baselines"):
-        baselines = run.baselines()
-    tables.print_experts(run.experts, baselines["expert"], baselines["random"])
-    runs.check_experts(
-        run.experts,
-        baselines["expert"],
-        [scores.mean for scores in baselines["random"]],
-        settings.evaluate.lowest_expert_share,
-    )
+    timer = metrics.Timer()
+    baselines = first_measured(run, timer)
     if stop_after == "baselines":
         return {}
     trained = _train(run, workdir, baselines, timer, stop_after, profile)
@@ -228,6 +218,26 @@ def _stages(
             result["seconds"] = metrics.add_up([timer.seconds()], wall())
             settings_lib.write_json(result_path, result)
     return tables.read_result(result_path)
+
+
+def first_measured(run: Run, timer: metrics.Timer) -> dict[str, list[evaluation.Scores]]:
+    """What every run begins with: experts and random play are measured, shown and checked.
+
+    Returns:
+      As `Run.baselines`.
+
+    Raises:
+      ValueError: an expert plays wildly below its claim, see `common.check_experts`.
+    """
+    for line in run.told():
+        metrics.say(line)
+    with timer.phase("baselines"):
+        baselines = run.baselines()
+    expert, random = baselines["expert"], baselines["random"]
+    tables.print_experts(run.experts, expert, random)
+    lowest = run.settings.evaluate.lowest_expert_share
+    runs.check_experts(run.experts, expert, [scores.mean for scores in random], lowest)
+    return baselines
 
 
 def evaluate_student(

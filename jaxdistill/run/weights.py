@@ -121,14 +121,7 @@ def _stages(
     given: _Given, workdir: pathlib.Path, stop_after: str | None, wall: Callable[[], float]
 ) -> dict[str, Any]:
     run, settings, timer = given.run, given.settings, metrics.Timer()
-    for line in run.told():
-        metrics.say(line)
-    with timer.phase("baselines"):
-        baselines = run.baselines()
-    expert, random = baselines["expert"], baselines["random"]
-    tables.print_experts(run.experts, expert, random)
-    lowest = settings.evaluate.lowest_expert_share
-    runs.check_experts(run.experts, expert, [scores.mean for scores in random], lowest)
+    distill.first_measured(run, timer)
     log, _ = data.resume(run, workdir, None, timer)
     params = _merged_once(given, workdir, log, timer).playing
     if stop_after is not None:
