@@ -38,7 +38,6 @@ from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.learn import learner, losses, replay
 from jaxdistill.learn.regime import Beginning, optimiser
-from jaxdistill.play import lessons
 from jaxdistill.tasks.actions import greedy
 
 LOSSES = ("mse", "huber")
@@ -82,16 +81,6 @@ def copy_target(state: State) -> State:
 def _copy(params: Any) -> Any:
     """The same values in other buffers: `update` is given all of a state's to overwrite."""
     return jax.tree.map(jnp.array, params)
-
-
-def epsilon_per_episode(episodes: int, start: float, end: float, decay: float) -> float:
-    """Chance of exploring once so many episodes have ended: `max(end, start * decay ** episodes)`.
-
-    Args:
-      episodes: of all tasks together, where they share one network.
-      decay: the factor of each episode, 0 to 1.
-    """
-    return max(end, start * decay**episodes)
 
 
 def targets(
@@ -244,7 +233,7 @@ class Dqn:
             begin.network,
             transform,
             mesh,
-            masks=lessons.masks(chosen),
+            masks=begin.masks,
             batch=settings.batch_per_game,
             minibatches=settings.updates_per_iteration,
             discount=settings.discount,
@@ -258,9 +247,9 @@ class Dqn:
         return self._state.train
 
     @property
-    def acting(self) -> tuple[Any, Any]:
-        """The parameters that choose, and those that value the choice; see `make_act`."""
-        return self._state.train.params, self._state.train.params
+    def acting(self) -> tuple[Any, None]:
+        """The parameters that choose; nobody reads here what a choice is worth."""
+        return self._state.train.params, None
 
     @property
     def arrays(self) -> dict[str, Any]:

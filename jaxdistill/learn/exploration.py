@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import networks
-from jaxdistill.learn import dqn
 from jaxdistill.learn.regime import Settings
 from jaxdistill.play.lessons import Lesson, masks
 from jaxdistill.tasks.actions import greedy
@@ -39,6 +38,16 @@ class Explorer:
         return np.where(exploring, self.held, best)
 
 
+def epsilon_per_episode(episodes: int, start: float, end: float, decay: float) -> float:
+    """Chance of exploring once so many episodes have ended: `max(end, start * decay ** episodes)`.
+
+    Args:
+      episodes: of all tasks together, where they share one network.
+      decay: the factor of each episode, 0 to 1.
+    """
+    return max(end, start * decay**episodes)
+
+
 def epsilon_at(settings: Settings, iteration: int, episodes: int = 0) -> float:
     """Chance of exploring in one iteration, before which so many games of all tasks have ended.
 
@@ -49,7 +58,7 @@ def epsilon_at(settings: Settings, iteration: int, episodes: int = 0) -> float:
     """
     if settings.epsilon_decay:
         start, end = settings.epsilon_start, settings.epsilon_end
-        epsilon = dqn.epsilon_per_episode(episodes, start, end, settings.epsilon_decay)
+        epsilon = epsilon_per_episode(episodes, start, end, settings.epsilon_decay)
     else:
         done = min(1.0, iteration / max(1.0, settings.epsilon_fraction * settings.iterations))
         epsilon = settings.epsilon_start + done * (settings.epsilon_end - settings.epsilon_start)
@@ -65,8 +74,9 @@ def make_act(
 ) -> Callable[..., tuple[jax.Array, jax.Array, Carries]]:
     """Jitted `act(params, average, observations, begun, carries)`.
 
-    It gives greedy actions and their values, `(G, N)`, and what is carried on. `begun` `(G, N)`
-    says where a game begins; it and `carries` matter to a recurrent network alone.
+    It gives greedy actions and their values, `(G, N)`, and what is carried on. With an `average` of
+    None values are NaN. `begun` `(G, N)` says where a game begins; it and `carries` matter to a
+    recurrent network alone.
     """
 
     def said(params: Any, seen: jax.Array, rows: np.ndarray, begun: jax.Array, carry: Any):
@@ -88,17 +98,27 @@ def make_act(
         chooses, judges = jax.tree.map(lambda x: x.reshape(rows.size, *x.shape[2:]), carries)
         outputs, chooses = said(params, stacked, rows, begins, chooses)
         actions, valued = greedy(outputs, masks[rows]), outputs
-        if settings.double:
-            valued, judges = said(average, stacked, rows, begins, judges)
-        values = jnp.take_along_axis(valued, actions[:, None], axis=1)
+        values = _unread(shape)
+        if average is not None:
+            if settings.double:
+                valued, judges = said(average, stacked, rows, begins, judges)
+            values = jnp.take_along_axis(valued, actions[:, None], axis=1).reshape(shape)
         carries = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), (chooses, judges))
-        return actions.reshape(shape), values.reshape(shape), carries
+        return actions.reshape(shape), values, carries
 
     return act
 
 
+def _unread(shape: tuple[int, ...]) -> jax.Array:
+    """Values that nobody reads."""
+    return jnp.full(shape, jnp.nan)
+
+
 class _Acting(Protocol):
-    """What has two sets of parameters: those that choose, and those that value the choice."""
+    """What has two sets of parameters: those that choose, and those that value the choice.
+
+    The second is None where nobody reads what a choice is worth.
+    """
 
     @property
     def acting(self) -> tuple[Any, Any]: ...
@@ -139,7 +159,7 @@ class Actor:
     def act(
         self, observations: tuple[jax.Array, ...], begun: np.ndarray, turn: int
     ) -> tuple[np.ndarray, dict[str, jax.Array]]:
-        """Actions `(G, N)`, and the `values` of the greedy ones."""
+        """Actions `(G, N)`, and the `values` of the greedy ones; NaN where nobody reads them."""
         acting = self._algorithm.acting
         chosen, values, carries = self._act(*acting, observations, begun, self._carries)
         self._carries = jax.device_get(carries)
@@ -147,7 +167,10 @@ class Actor:
 
     def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
         """Values `(G, N)` of what was seen last; nothing is carried on from it."""
-        return self._act(*self._algorithm.acting, observations, begun, self._carries)[1]
+        params, average = self._algorithm.acting
+        if average is None:
+            return _unread(begun.shape)
+        return self._act(params, average, observations, begun, self._carries)[1]
 
     @property
     def host(self) -> dict[str, np.ndarray]:

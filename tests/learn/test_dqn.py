@@ -446,16 +446,7 @@ def test_a_chain_cut_by_a_time_limit_is_valued_as_if_it_went_on():
     np.testing.assert_allclose(values, [[1 / 8, 1 / 4], [1 / 8, 1 / 2], [1 / 4, 1]], atol=0.01)
 
 
-# --- Exploring, and what is refused.
-
-
-def test_epsilon_falls_by_a_factor_an_episode():
-    epsilon = functools.partial(dqn.epsilon_per_episode, start=0.8, end=0.1, decay=0.5)
-    assert [epsilon(n) for n in range(5)] == [0.8, 0.4, 0.2, 0.1, 0.1]
-    # A public agent's: from 1 by 0.995 an episode, at 0.01 from its 919th on.
-    slow = [dqn.epsilon_per_episode(n, 1.0, 0.01, 0.995) for n in (0, 1, 918, 919, 10_000)]
-    assert slow[:2] == [1.0, 0.995] and slow[2] > 0.01
-    assert slow[3:] == [0.01, 0.01]
+# --- What is refused.
 
 
 @pytest.mark.parametrize(

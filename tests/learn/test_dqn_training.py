@@ -107,6 +107,29 @@ def test_a_setting_changes_what_is_learnt(plain, tmp_path, one, changed):
     assert not _same(learnt["state"].train.params, plain["state"].train.params)
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_while_it_plays_the_network_is_asked_for_its_choice_alone(
+    tmp_path, one, monkeypatch, double
+):
+    """Once a step; what a state is worth is asked when it is drawn from the memory."""
+    forward, asked = networks.forward, []
+
+    def spy(*given):
+        asked.append(given)
+        return forward(*given)
+
+    settings = dataclasses.replace(SETTINGS, double=double)
+    with learning.Training(settings, tmp_path, one) as training:
+        shown = tuple(pool.last.observations for pool in training._collector.pools)
+        begun = np.ones((2, 4), bool)
+        monkeypatch.setattr(networks, "forward", spy)
+        with jax.disable_jit():
+            actions, remembered = training._actor.act(shown, begun, 0)
+            final = training._actor.judge(shown, begun)
+    assert len(asked) == 1 and actions.shape == (2, 4)
+    assert np.isnan(remembered["values"]).all() and np.isnan(final).all()
+
+
 def test_exploring_falls_with_every_game_that_ends():
     decaying = dataclasses.replace(SETTINGS, epsilon_start=1.0, epsilon_end=0.2)
     assert exploration.epsilon_at(decaying, 0, 3) == pytest.approx(0.729)

@@ -1,6 +1,7 @@
 """Tests for training experts: targets by hand, exploration, what is masked, and resuming."""
 
 import dataclasses
+import functools
 import shutil
 
 import jax
@@ -105,6 +106,15 @@ def test_epsilon_falls_linearly_and_then_stays():
     held = dataclasses.replace(chosen, hold_exponent=1.6)
     values = [exploration.epsilon_at(held, i) for i in (0, 25, 99)]
     np.testing.assert_allclose(values, [1 / 3, 0.2, 0.2 / 3])
+
+
+def test_epsilon_falls_by_a_factor_an_episode():
+    epsilon = functools.partial(exploration.epsilon_per_episode, start=0.8, end=0.1, decay=0.5)
+    assert [epsilon(n) for n in range(5)] == [0.8, 0.4, 0.2, 0.1, 0.1]
+    # A public agent's: from 1 by 0.995 an episode, at 0.01 from its 919th on.
+    slow = [exploration.epsilon_per_episode(n, 1.0, 0.01, 0.995) for n in (0, 1, 918, 919, 10_000)]
+    assert slow[:2] == [1.0, 0.995] and slow[2] > 0.01
+    assert slow[3:] == [0.01, 0.01]
 
 
 VALID = [(0, 1, 3, 4, 11, 12), (0, 2, 5)]
