@@ -36,11 +36,9 @@ from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
-from jaxdistill.learn import learner, losses, replay
+from jaxdistill.learn import learner, replay
 from jaxdistill.learn.regime import Beginning, optimiser
 from jaxdistill.tasks.actions import greedy
-
-LOSSES = ("mse", "huber")
 
 
 @flax.struct.dataclass
@@ -119,27 +117,21 @@ def make_update(
     batch: int,
     minibatches: int,
     discount: float,
-    loss: str = "mse",
     double: bool = False,
-    balanced: bool = False,
     ema_decay: float = 0.0,
 ) -> Update:
     """The jitted `update(state, memory, key) -> (state, metrics)` of `minibatches` optimiser steps.
 
     Every minibatch draws its transitions with `fold_in(key, step)`, so that a resumed training
-    draws what the whole would have. The loss is the mean over the batch of what lies between
-    `Q(s, a)` and the target; see `targets`. `state` is donated, `memory` is not.
-
-    Every task should have something to draw (`memory.counts`): a balanced minibatch has rows of all
-    tasks, and those of one with nothing to draw teach nothing.
+    draws what the whole would have. The loss is the mean over the batch of the square of `Q(s, a)`
+    less the target; see `targets`. `state` is donated, `memory` is not, and of one with nothing to
+    draw (`memory.counts`) nothing is learnt.
 
     Args:
       masks: `(G, A)` bool, the valid actions of each task.
       batch: transitions in a minibatch.
       discount: gamma, 0 to 1.
-      loss: "mse", or "huber": half the square up to 1, then linear.
       double: whether the learning network chooses the next action that the target judges.
-      balanced: as many transitions of each task in a minibatch; see `replay.sample`.
       ema_decay: of the state's average, where it keeps one.
 
     Returns:
@@ -147,21 +139,15 @@ def make_update(
       played) and `gradient_norm`.
 
     Raises:
-      ValueError: a loss that is none of these, a count below 1, a discount outside 0 to 1, or a
-        batch that does not split over the mesh, or over the tasks where it is balanced.
+      ValueError: a count below 1, a discount outside 0 to 1, or a batch that does not split over
+        the mesh.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
     for name, count in (("batch", batch), ("minibatches", minibatches)):
         if count < 1:
             raise ValueError(f"{name} is {count}, expected at least 1")
     if not 0 <= discount <= 1:
         raise ValueError(f"discount is {discount}, expected 0 to 1")
     meshes.check_divisible(mesh, "batch", batch)
-    num_tasks, num_actions = masks.shape
-    if balanced:
-        replay.check_balanced(batch, num_tasks)
-    distance = losses.LOSSES[loss].function
 
     def objective(params: Any, shared: tuple[replay.Memory, Any], drawn: Any):
         memory, target_params = shared
@@ -182,13 +168,9 @@ def make_update(
             choosing=following(params) if double else None,
         )
         # Of a row's outputs the loss is about one, the action played.
-        played = jax.nn.one_hot(seen.actions, num_actions, dtype=jnp.bool_)
-        error = distance(outputs, jnp.broadcast_to(target[:, None], outputs.shape), played)
-        means = {
-            "loss": error,
-            "target": target,
-            "q": jnp.where(played, outputs, 0.0).sum(axis=-1),
-        }
+        played = jax.nn.one_hot(seen.actions, outputs.shape[1], dtype=jnp.bool_)
+        q = jnp.where(played, outputs, 0.0).sum(axis=-1)
+        means = {"loss": jnp.square(q - target), "target": target, "q": q}
         means = {name: jnp.where(seen.usable, x, 0.0).mean() for name, x in means.items()}
         return means["loss"], means
 
@@ -196,7 +178,7 @@ def make_update(
 
     def update(state: State, memory: replay.Memory, key: jax.Array):
         def draw(step: jax.Array) -> tuple[jax.Array, jax.Array]:
-            drawn = replay.sample(memory, jax.random.fold_in(key, step), batch, balanced=balanced)
+            drawn = replay.sample(memory, jax.random.fold_in(key, step), batch)
             return jax.tree.map(lambda x: x[None], drawn)  # split along the second axis
 
         def minibatch(train: learner.TrainState, drawn: Any):

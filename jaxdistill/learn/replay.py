@@ -106,7 +106,7 @@ class Batch(NamedTuple):
       rewards: `(B,)` float32.
       ended: `(B,)` bool, no value follows.
       next_observations: `(B, depth, *frame)`; where an episode was cut, its last observation.
-      usable: `(B,)` bool, False in place of a transition of a task that has none to draw.
+      usable: `(B,)` bool, False in place of a transition of a memory that has none to draw.
     """
 
     observations: jax.Array
@@ -277,45 +277,26 @@ def _check(memory: Memory, piece: Piece) -> None:
         )
 
 
-def sample(
-    memory: Memory, key: jax.Array, rows: int, *, balanced: bool = False
-) -> tuple[jax.Array, jax.Array]:
+def sample(memory: Memory, key: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
     """Draws transitions uniformly, with replacement.
+
+    All tasks' transitions are one heap, so that a task with fewer, as its episodes end or began
+    later, is drawn less often.
 
     Args:
       rows: B, how many.
-      balanced: as many of each task. Otherwise all tasks' transitions are drawn from as one heap,
-        so that one with fewer, as its episodes end or began later, is drawn less often.
 
     Returns:
-      `tasks` and `rows`, both `(B,)` int32, for `gather`. Of a task that has nothing to draw they
+      `tasks` and `rows`, both `(B,)` int32, for `gather`. Of a memory that has nothing to draw they
       are of no use, and `Batch.usable` says so.
-
-    Raises:
-      ValueError: B is not a multiple of the number of tasks, where they are balanced.
     """
-    counts, num_tasks = memory.counts, memory.counts.shape[0]
-    if balanced:
-        check_balanced(rows, num_tasks)
-        shape = (num_tasks, rows // num_tasks)
-        tasks = jnp.repeat(jnp.arange(num_tasks), shape[1])
-        drawn = jax.random.randint(key, shape, 0, jnp.maximum(counts, 1)[:, None]).reshape(-1)
-    else:
-        stops = jnp.cumsum(counts)
-        drawn = jax.random.randint(key, (rows,), 0, jnp.maximum(stops[-1], 1))
-        tasks = jnp.sum(drawn[:, None] >= stops[:-1], axis=1)
-        drawn = drawn - (stops - counts)[tasks]
+    counts = memory.counts
+    stops = jnp.cumsum(counts)
+    drawn = jax.random.randint(key, (rows,), 0, jnp.maximum(stops[-1], 1))
+    tasks = jnp.sum(drawn[:, None] >= stops[:-1], axis=1)
+    drawn = drawn - (stops - counts)[tasks]
     place = (memory.ends - counts)[tasks] + drawn
     return tasks, memory.rows[tasks, place % memory.rows.shape[1]]
-
-
-def check_balanced(rows: int, num_tasks: int) -> None:
-    """Raises ValueError, naming both numbers, unless `rows` are as many of each task."""
-    if rows % num_tasks:
-        raise ValueError(
-            f"a batch of {rows} cannot be balanced over {num_tasks} tasks; choose a multiple of "
-            f"{num_tasks}"
-        )
 
 
 def gather(memory: Memory, tasks: jax.Array, rows: jax.Array) -> Batch:

@@ -95,6 +95,12 @@ def _one_transition(devices, *, ended=False, valid=True, num_tasks=1, following=
     return replay.append(memory, piece)
 
 
+def _of_one_task(memory, task):
+    """The memory of two, of which the other has nothing to draw."""
+    usable, counts = memory.usable.at[1 - task].set(False), memory.counts.at[1 - task].set(0)
+    return dataclasses.replace(memory, usable=usable, counts=counts)
+
+
 @functools.cache
 def _linear_update(devices, masks=((True, True, False),), **options):
     options = {"batch": 4, "minibatches": 1, "discount": 0.5} | options
@@ -113,12 +119,10 @@ def _linear_state(devices):
     [
         # Cut, so bootstrapped: 0.5 + 6/2 from the episode's own last observation; off by 2.5.
         ({}, False, 3.5, 6.25, -5.0),
-        ({"loss": "huber"}, False, 3.5, 2.0, -1.0),
         # Double: the online network chooses action 1, and the target judges it: 0.5 - 2/2.
         ({"double": True}, False, -0.5, 2.25, 3.0),
         # Ended: the reward alone.
         ({}, True, 0.5, 0.25, 1.0),
-        ({"loss": "huber"}, True, 0.5, 0.125, 0.5),
         ({"double": True}, True, 0.5, 0.25, 1.0),
     ],
     ids=str,
@@ -148,12 +152,10 @@ def test_where_the_next_episode_begins_is_nothing_to_a_cut_one():
     assert _difference(*learnt) == 0
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_nothing_is_learnt_from_a_memory_without_transitions(balanced):
+def test_nothing_is_learnt_from_a_memory_without_transitions():
     memory = _one_transition(FOUR, valid=False)
     assert memory.counts.tolist() == [0]
-    update = _linear_update(FOUR, balanced=balanced)
-    state, metrics = update(_linear_state(FOUR), memory, _key(FOUR))
+    state, metrics = _linear_update(FOUR)(_linear_state(FOUR), memory, _key(FOUR))
     assert _difference(state.train.params, _linear(1.0, 2.0, 9.0)) == 0
     assert {float(x) for x in metrics.values()} == {0.0}
 
@@ -161,21 +163,20 @@ def test_nothing_is_learnt_from_a_memory_without_transitions(balanced):
 @pytest.mark.parametrize("double", [False, True])
 def test_every_task_bootstraps_from_its_own_valid_actions(double):
     # Of Q(s', .) = 6, -2, 100 in the target and 2, 4, 18 online the tasks may take actions 0 and 2,
-    # and 1 alone: (0.5 + 50 + 0.5 - 1) / 2.
-    memory = _one_transition(FOUR, num_tasks=2)
+    # and 1 alone.
     masks = ((True, False, True), (False, True, False))
-    update = _linear_update(FOUR, masks, balanced=True, double=double)
-    _, metrics = update(_linear_state(FOUR), memory, _key(FOUR))
-    assert float(metrics["target"]) == pytest.approx(25.0)
+    update = _linear_update(FOUR, masks, double=double)
+    for task, target in enumerate((0.5 + 50, 0.5 - 1)):
+        memory = _of_one_task(_one_transition(FOUR, num_tasks=2), task)
+        _, metrics = update(_linear_state(FOUR), memory, _key(FOUR))
+        assert float(metrics["target"]) == pytest.approx(target)
 
 
 def test_a_network_that_knows_its_task_is_told_it():
     # Only the second task has a transition: the first's vector must not move.
     network = Network(convs=(), num_outputs=2, task_embedding=3, game_actions=((0, 1),) * 2)
     params = networks.init(network, jax.random.key(0), (1, 1))
-    memory = _one_transition(FOUR, num_tasks=2)
-    usable = memory.usable.at[0].set(False)
-    memory = dataclasses.replace(memory, usable=usable, counts=memory.counts.at[0].set(0))
+    memory = _of_one_task(_one_transition(FOUR, num_tasks=2), 1)
     update = dqn.make_update(
         network, SGD, FOUR, masks=jnp.ones((2, 2), bool), batch=4, minibatches=1, discount=0.5
     )
@@ -188,29 +189,6 @@ def test_a_network_that_knows_its_task_is_told_it():
         - params["params"]["task_embedding"]["embedding"]
     ).max(axis=1)
     assert moved[0] == 0 and moved[1] > 1e-4
-
-
-def test_a_balanced_minibatch_gives_a_task_of_few_its_share():
-    # One task has one transition, of reward 0, the other nine of reward 1; nothing follows.
-    memory = _memory(FOUR, num_tasks=2, steps=12, frame_shape=(1,))
-    valid = np.ones((2, 10, 1), bool)
-    valid[0] = np.arange(10)[:, None] == 3
-    rewards = np.where(valid, np.float32([0, 1])[:, None, None], np.float32(50))
-    piece = replay.Piece(
-        frames=np.ones((2, 10, 1, 1), np.float32),
-        ages=np.broadcast_to(np.arange(10)[None, :, None], (2, 10, 1)),
-        actions=np.zeros((2, 10, 1), int),
-        rewards=rewards,
-        ended=np.ones((2, 10, 1), bool),
-        valid=valid,
-    )
-    memory = replay.append(memory, piece)
-    assert memory.counts.tolist() == [1, 9]
-    masks = ((True,) * 3,) * 2
-    for balanced, share, within in ((True, 0.5, 1e-6), (False, 0.9, 0.02)):
-        update = _linear_update(FOUR, masks, batch=2000, balanced=balanced)
-        _, metrics = update(_linear_state(FOUR), memory, _key(FOUR))
-        assert float(metrics["target"]) == pytest.approx(share, abs=within)
 
 
 # --- Many updates of two tasks with stacks of three.
@@ -256,12 +234,8 @@ def _update(devices, **options):
     return dqn.make_update(NETWORK, _transform(), devices, masks=jnp.asarray(MASKS), **options)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"loss": "huber", "double": True, "balanced": True}],
-    ids=["plain", "double, huber, balanced"],
-)
-def test_updates_are_pytorchs(options):
+@pytest.mark.parametrize("double", [False, True])
+def test_updates_are_pytorchs(double):
     torch = pytest.importorskip("torch")
 
     def module(params):
@@ -286,19 +260,19 @@ def test_updates_are_pytorchs(options):
     )
     online, target = module(params), module(other)
     optimiser = torch.optim.Adam(online.parameters(), lr=1e-2)
-    distance = torch.nn.SmoothL1Loss() if "loss" in options else torch.nn.MSELoss()
+    distance = torch.nn.MSELoss()
     memory, key = _filled(FOUR), _key(FOUR, 4)
     state = dqn.create_state(params, _transform(), FOUR)
     state = dataclasses.replace(state, target=jax.device_put(other, mesh.replicated(FOUR)))
 
     @jax.jit
     def draw(memory, key):
-        tasks, rows = replay.sample(memory, key, 16, balanced="balanced" in options)
+        tasks, rows = replay.sample(memory, key, 16)
         return tasks, replay.gather(memory, tasks, rows)
 
     step = 0
     for _ in range(2):
-        state, metrics = _update(FOUR, **options)(state, memory, key)
+        state, metrics = _update(FOUR, double=double)(state, memory, key)
         expected = []
         for _ in range(3):
             tasks, batch = draw(memory, jax.random.fold_in(key, step))
@@ -307,7 +281,7 @@ def test_updates_are_pytorchs(options):
             with torch.no_grad():
                 judged = target(after).masked_fill(invalid, -torch.inf)
                 values = judged.max(1).values
-                if "double" in options:
+                if double:
                     best = online(after).masked_fill(invalid, -torch.inf).argmax(1, keepdim=True)
                     values = judged.gather(1, best)[:, 0]
                 wanted = reward + 0.9 * values * (1 - ended.float())
@@ -332,15 +306,13 @@ def test_updates_are_pytorchs(options):
     assert _difference(state.train.params, params) > 0.01
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_four_devices_learn_what_one_learns(balanced):
+def test_four_devices_learn_what_one_learns():
     assert (FOUR.size, ONE.size) == (4, 1)
     results = []
     for devices in (FOUR, ONE):
         state, memory = _state(devices), _filled(devices)
         for _ in range(2):
-            update = _update(devices, double=True, balanced=balanced)
-            state, metrics = update(state, memory, _key(devices))
+            state, metrics = _update(devices, double=True)(state, memory, _key(devices))
             state = dqn.copy_target(state)
         results.append(jax.device_get((state.train.params, state.target, metrics)))
     assert _difference(*results) < 1e-5
@@ -452,13 +424,11 @@ def test_a_chain_cut_by_a_time_limit_is_valued_as_if_it_went_on():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "kl"}, "loss 'kl' is not one of mse, huber"),
         ({"batch": 0}, "batch is 0, expected at least 1"),
         ({"minibatches": 0}, "minibatches is 0, expected at least 1"),
         ({"discount": 1.5}, "discount is 1.5, expected 0 to 1"),
         ({"discount": -0.1}, "discount is -0.1, expected 0 to 1"),
         ({"batch": 6}, "batch 6 is not divisible by 4 devices"),
-        ({"batch": 4, "balanced": True, "masks": jnp.ones((3, 4), bool)}, "over 3 tasks"),
     ],
     ids=str,
 )

@@ -85,9 +85,9 @@ def _memory(piece, steps, depth, devices=ONE, spare=0):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _draw(memory, key, rows, balanced=False):
-    tasks, drawn = replay.sample(memory, key, rows, balanced=balanced)
+@functools.partial(jax.jit, static_argnums=2)
+def _draw(memory, key, rows):
+    tasks, drawn = replay.sample(memory, key, rows)
     return tasks, replay.gather(memory, tasks, drawn)
 
 
@@ -198,8 +198,7 @@ def test_nothing_is_drawn_from_a_memory_without_transitions():
     for part in (None, *_pieces(piece, 1)):
         memory = memory if part is None else replay.append(memory, part)
         assert memory.counts.tolist() == [0, 0]
-        for balanced in (False, True):
-            assert not _draw(memory, jax.random.key(0), 8, balanced)[1].usable.any()
+        assert not _draw(memory, jax.random.key(0), 8)[1].usable.any()
 
 
 def test_a_task_without_transitions_leaves_the_heap_to_the_others():
@@ -208,30 +207,24 @@ def test_a_task_without_transitions_leaves_the_heap_to_the_others():
     memory = replay.append(_memory(piece, 30, 1), piece)
     tasks, batch = _draw(memory, jax.random.key(0), 200)
     assert (tasks == 1).all() and batch.usable.all()
-    tasks, batch = _draw(memory, jax.random.key(0), 200, True)
-    np.testing.assert_array_equal(batch.usable, tasks == 1)
     _check(memory, {k: x for k, x in _expected(transitions, 20, 30, 1).items() if k[0] == 1})
 
 
-def test_all_transitions_are_drawn_equally_often_or_all_tasks():
+def test_all_transitions_are_drawn_equally_often():
     piece, _ = _played(40, depth=1, flat=True)
     piece.valid[1, :30] = False
     memory = replay.append(_memory(piece, 50, 1), piece)
     counts = np.asarray(memory.counts)
     assert 0 < 2 * counts[1] < counts[0]
     rows = 60_000
-    for balanced, shares in ((False, counts / counts.sum()), (True, (0.5, 0.5))):
-        tasks, batch = _draw(memory, jax.random.key(1), rows, balanced)
-        places = np.array(_place(batch))
-        np.testing.assert_array_equal(tasks, places[:, 0])
-        for task in (0, 1):
-            own = places[places[:, 0] == task]
-            assert len(own) / rows == pytest.approx(shares[task], abs=0 if balanced else 0.01)
-            _, often = np.unique(own, axis=0, return_counts=True)
-            expected = len(own) / counts[task]
-            assert len(often) == counts[task]
-            # Five standard deviations of a binomial.
-            np.testing.assert_allclose(often, expected, atol=5 * np.sqrt(expected))
+    tasks, batch = _draw(memory, jax.random.key(1), rows)
+    places = np.array(_place(batch))
+    np.testing.assert_array_equal(tasks, places[:, 0])
+    _, often = np.unique(places, axis=0, return_counts=True)
+    expected = rows / counts.sum()
+    assert len(often) == counts.sum()
+    # Five standard deviations of a binomial.
+    np.testing.assert_allclose(often, expected, atol=5 * np.sqrt(expected))
 
 
 def test_draws_depend_on_the_key_alone():
@@ -431,13 +424,6 @@ def test_a_piece_that_does_not_fit_is_refused_in_one_line(change, message):
         replay.append(memory, change(piece))
     assert "\n" not in str(caught.value)
     assert int(memory.written) == 0, "the memory is as it was"
-
-
-def test_a_batch_that_cannot_be_balanced_is_refused():
-    piece, _ = _played(6, depth=1)
-    memory = _memory(piece, 20, 1)
-    with pytest.raises(ValueError, match="a batch of 7 cannot be balanced over 2 tasks"):
-        replay.sample(memory, jax.random.key(0), 7, balanced=True)
 
 
 def test_what_a_memory_takes_is_what_it_is_made_of():
