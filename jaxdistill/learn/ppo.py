@@ -280,23 +280,6 @@ def surrogate(
     return jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
 
 
-def value_loss(
-    values: jax.Array, old: jax.Array, returns: jax.Array, clip: float | None = None
-) -> jax.Array:
-    """`(V - R)^2`, `(B,)`; with a clip the larger of this and that of V kept near what it was.
-
-    Args:
-      old: what the critic said when the rollout was played.
-      returns: what it should say.
-      clip: how far from `old` it may go; None is anywhere.
-    """
-    loss = jnp.square(values - returns)
-    if clip is None:
-        return loss
-    near = old + jnp.clip(values - old, -clip, clip)
-    return jnp.maximum(loss, jnp.square(near - returns))
-
-
 Update = Callable[
     [learner.TrainState, Rollout, jax.Array], tuple[learner.TrainState, learner.Metrics]
 ]
@@ -314,7 +297,6 @@ def make_update(
     trace: float,
     clip: float = 0.2,
     value_weight: float = 0.5,
-    value_clip: float | None = None,
     entropy_weight: float = 0.0,
     warmup_calls: int = 0,
     ema_decay: float = 0.0,
@@ -332,7 +314,7 @@ def make_update(
       epochs: times each row is learnt from.
       discount, trace: gamma and lambda of `gae`.
       clip: how far the ratio of probabilities may leave 1; see `surrogate`.
-      value_weight, value_clip: of `value_loss`.
+      value_weight: of the critic's loss, the square of V less what it should say; see `gae`.
       entropy_weight: how much of the entropy, in nats, is taken off the loss.
       warmup_calls: in so many first calls the critic's own layers alone are moved, all that are
         called "value" in the network. A student that was taught without a critic would otherwise be
@@ -355,7 +337,7 @@ def make_update(
     _check_ranges(
         at_least_1={"batch_per_task": batch_per_task, "epochs": epochs},
         shares={"discount": discount, "trace": trace},
-        positive={"clip": clip} | ({} if value_clip is None else {"value_clip": value_clip}),
+        positive={"clip": clip},
         weights={
             "value_weight": value_weight,
             "entropy_weight": entropy_weight,
@@ -391,9 +373,7 @@ def make_update(
         ratio = jnp.exp(now - old)
         rows = {
             "policy_loss": -surrogate(now, old, advantages, clip),
-            "value_loss": value_loss(
-                judged.values, played(rollout.values), played(returns), value_clip
-            ),
+            "value_loss": jnp.square(judged.values - played(returns)),
             "entropy": form.entropy(judged.outputs, mask, judged.log_std),
             "kl": ratio - 1 - (now - old),
             "clip_fraction": (jnp.abs(ratio - 1) > clip).astype(jnp.float32),
