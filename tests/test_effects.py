@@ -523,7 +523,7 @@ class World:
         made = common.Run(settings, ONE)
         shown = np.random.default_rng(0).uniform(-1, 1, (3, *made.stored.shape)).astype(np.float32)
         said = [lesson.teacher.judge(lesson.teacher.params, shown) for lesson in made.lessons]
-        return said, np.asarray(made.masks), made.chosen_by, len(made.taught)
+        return said, np.asarray(made.masks), made.deciding, len(made.taught)
 
     def begun(self, settings):
         """The student's first parameters."""

@@ -226,8 +226,8 @@ class Training:
       best: the best evaluation so far: `step`, `value`, and `scores` by game. One network of
         several games that goes on from a student is as good as the game that has gained least, and
         the student is the first that is evaluated: what one game gains is not paid by another.
-      chosen_by: by game, hashes of the states that evaluated games started from; None where some
-        were evaluated by an earlier version, which did not say.
+      starts_seen: by game, hashes of the states that evaluated games started from; None where some
+        were evaluated by an earlier version, which did not say. Checkpoints call it `chosen_by`.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class Training:
         # Of a student of several games: the parameters it plays with, and its mean scores.
         self._first: Any = None
         self._begun: dict[str, float] | None = None
-        self.chosen_by: dict[str, list[int]] | None = {}
+        self.starts_seen: dict[str, list[int]] | None = {}
         if student is not None and len(self.names) > 1:
             # A copy: what it is of is donated to the first update.
             self._first = jax.tree.map(np.array, jax.device_get(self.state.playing))
@@ -325,7 +325,7 @@ class Training:
         self._actor.restore(restored.host)
         self._episodes = restored.progress.get("episodes", 0)
         self._begun = restored.progress.get("begun")
-        self.chosen_by = restored.progress.get("chosen_by")
+        self.starts_seen = restored.progress.get("chosen_by")
         self._unevaluated = restored.progress.get("unevaluated", False)
         return restored.progress["pools_began"], restored.host.get("log")
 
@@ -422,10 +422,10 @@ class Training:
             self._mesh,
             advance=advance,
         )
-        if self.chosen_by is not None:
+        if self.starts_seen is not None:
             for name, s in zip(self.names, scores, strict=True):
-                known = self.chosen_by.get(name, ())
-                self.chosen_by[name] = sorted({*known, *s.starts.tolist()})
+                known = self.starts_seen.get(name, ())
+                self.starts_seen[name] = sorted({*known, *s.starts.tolist()})
         return {name: s.mean for name, s in zip(self.names, scores, strict=True)}
 
     def _player(self, params: networks.Params) -> rollouts.AnyPolicy:
@@ -495,7 +495,7 @@ class Training:
                 "pools_began": self._collector.began,
                 "episodes": self._episodes,
                 "begun": self._begun,
-                "chosen_by": self.chosen_by,
+                "chosen_by": self.starts_seen,
                 "unevaluated": due,
             },
             value=value,

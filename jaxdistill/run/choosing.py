@@ -70,7 +70,7 @@ def select(
       best: the one of the highest value so far.
     """
     episodes = run.settings.evaluate.select_episodes
-    only = run.chosen_by
+    only = run.deciding
     names = [run.names[i] for i in only]
     policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
     value = functools.partial(value_of, run, baselines)

@@ -88,7 +88,7 @@ class Run:
         return self.lessons
 
     @property
-    def chosen_by(self) -> list[int]:
+    def deciding(self) -> list[int]:
         """Indices of the lessons that the student is chosen by: all, or the common one alone."""
         indices = range(len(self.lessons))
         return [*indices[-1:]] if self.settings.together else [*indices]

@@ -207,7 +207,7 @@ def _stages(
         if meshes.leads():
             outputs = closing.compare_outputs(run, workdir, state.playing)
             rows = closing.rows_of(run, scores)
-            for index, (row, seen) in enumerate(zip(rows, trained.chosen_by, strict=True)):
+            for index, (row, seen) in enumerate(zip(rows, trained.starts_seen, strict=True)):
                 starts = scores["student"][index].starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
             result = closing.result_of(run, rows, outputs)
@@ -291,13 +291,13 @@ class _Trained(NamedTuple):
       state: of the student that was chosen.
       round: after which it was chosen.
       rounds: how many the run was to have, or has had, if it ends before them.
-      chosen_by: the starts that it was chosen by, per game: hashes, see `evaluation.start_hash`.
+      starts_seen: the starts that it was chosen by, per game: hashes, see `evaluation.start_hash`.
     """
 
     state: learner.TrainState
     round: int
     rounds: int
-    chosen_by: list[list[int]]
+    starts_seen: list[list[int]]
 
 
 def _train(
@@ -431,10 +431,10 @@ def _train(
                     return None
         best_step = saved.best_step()
         assert best_step is not None  # the first that is measured is chosen
-        seen = {} if best is None else best.played  # None in a run of an earlier version
-        chosen_by = [seen[i].starts.tolist() if i in seen else [] for i in range(len(run.lessons))]
+        by = {} if best is None else best.played  # None in a run of an earlier version
+        starts_seen = [by[i].starts.tolist() if i in by else [] for i in range(len(run.lessons))]
         rounds = max(lrn.rounds, done)  # it may end before those that it has had
-        return _Trained(saved.restore(best_step, state).state, best_step, rounds, chosen_by)
+        return _Trained(saved.restore(best_step, state).state, best_step, rounds, starts_seen)
 
 
 def _make_update(run: Run) -> learner.Update:

@@ -119,8 +119,8 @@ class _Learnt(NamedTuple):
       vectors: what it has learnt for each task, by name; empty where it learns none.
       seconds: by phase.
       history: rows of its `metrics.jsonl`.
-      chosen_by: by task, hashes of the states that games started from that it was chosen by, where
-        they are known.
+      starts_seen: by task, hashes of the states that games started from that it was chosen by,
+        where they are known.
     """
 
     best_step: int
@@ -128,7 +128,7 @@ class _Learnt(NamedTuple):
     vectors: dict[str, list[float]]
     seconds: dict[str, float]
     history: list[dict[str, Any]]
-    chosen_by: Mapping[str, Sequence[int]]
+    starts_seen: Mapping[str, Sequence[int]]
 
 
 def _report(
@@ -159,7 +159,7 @@ def _report(
             mesh=mesh,
             known=common.records_in(workdir, cache_dir),
             student=student,
-            chosen_by={name: starts for x in learnt for name, starts in x.chosen_by.items()},
+            starts_seen={name: starts for x in learnt for name, starts in x.starts_seen.items()},
         )
         plays = _record(experts, settings)
     best_steps = [x.best_step for (one, _), x in zip(parts, learnt, strict=True) for _ in one.games]
@@ -223,7 +223,7 @@ def _read_learnt(
             {} if vectors is None else dict(zip(training.names, vectors.tolist(), strict=True)),
             seconds,
             metrics.read(workdir),
-            training.chosen_by or {},
+            training.starts_seen or {},
         )
 
 
@@ -236,7 +236,7 @@ def measure(
     student: regime.Student | None = None,
     told_by: Student | None = None,
     only: int | None = None,
-    chosen_by: Mapping[str, Collection[int]] | None = None,
+    starts_seen: Mapping[str, Collection[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """A row of each task: random play, and the network that the experts are of.
 
@@ -249,7 +249,7 @@ def measure(
         those are not at hand, what its card says of them stands in their place.
       told_by: the exported student that the network is, if it is one, whose card says the same.
       only: the index of the one task to play; its row is as it would be among the others.
-      chosen_by: by task, hashes of the states that games started from that the network was chosen
+      starts_seen: by task, hashes of the states that games started from that the network was chosen
         by: a row says how many of them are among its starts here (`shared_starts`).
     """
     everything = lessons.of_experts(experts, terms.seed)
@@ -320,7 +320,7 @@ def measure(
                 else {}
             ),
             "human_normalised": lesson.task.human_normalised(played["network"][index].mean),
-            **_shared(played["network"][index], (chosen_by or {}).get(lesson.name)),
+            **_shared(played["network"][index], (starts_seen or {}).get(lesson.name)),
             **(
                 {"max_steps": terms.max_steps or lesson.task.max_steps} if lesson.task.facts else {}
             ),
@@ -329,10 +329,10 @@ def measure(
     ]
 
 
-def _shared(scores: evaluation.Scores, chosen_by: Collection[int] | None) -> dict[str, int]:
-    if chosen_by is None:
+def _shared(scores: evaluation.Scores, seen: Collection[int] | None) -> dict[str, int]:
+    if seen is None:
         return {}
-    return {"shared_starts": len(set(scores.starts.tolist()) & set(chosen_by))}
+    return {"shared_starts": len(set(scores.starts.tolist()) & set(seen))}
 
 
 def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Clip]:

@@ -165,7 +165,7 @@ def test_all_see_and_press_what_is_theirs(settings, whole):
 def test_a_student_is_chosen_by_the_duel_alone_and_reported_in_all(settings, whole):
     workdir, result = whole
     made = common.Run(settings, ONE)
-    assert made.chosen_by == [3] and [x.name for x in made.taught] == list(GAMES)
+    assert made.deciding == [3] and [x.name for x in made.taught] == list(GAMES)
     rows = metrics.read(workdir)
     played = {name for row in rows for name in row if name.startswith(("score/", "retention/"))}
     assert played == {"score/combat/duel", "retention/combat/duel"}
@@ -206,7 +206,7 @@ def test_without_the_common_task_skills_alone_are_learnt_from(settings, whole, t
     alone = changed(settings, learn={"together": False}, evaluate={"every_rounds": 4})
     result = distill.distill(alone, tmp_path)
     made = common.Run(alone, ONE)
-    assert [x.name for x in made.taught] == list(GAMES[:3]) and made.chosen_by == [3]
+    assert [x.name for x in made.taught] == list(GAMES[:3]) and made.deciding == [3]
     log = dataset.open_log(tmp_path / "dataset")
     assert tuple(log.info["games"]) == GAMES[:3] and len(log.info["experts"]) == 3
     assert [row["game"] for row in result["games"]] == list(GAMES)
@@ -335,7 +335,7 @@ def test_skills_may_be_learnt_without_a_common_task(settings, tmp_path):
     apart = changed(settings, together=None, evaluate={"every_rounds": 4})
     distill.distill(apart, tmp_path, stop_after="train")
     made = common.Run(apart, ONE)
-    assert made.names == GAMES[:3] and made.chosen_by == [0, 1, 2] and len(made.taught) == 3
+    assert made.names == GAMES[:3] and made.deciding == [0, 1, 2] and len(made.taught) == 3
     played = {x for row in metrics.read(tmp_path) for x in row if x.startswith("score/")}
     assert played == {f"score/{game}" for game in GAMES[:3]}
 

@@ -113,8 +113,8 @@ def test_no_reported_game_helped_to_choose(lander_training, measured):
         for calls in (chose, measured)
     ]
     assert len(sides[1]) == 8 and not sides[0] & sides[1]
-    assert {start for starts in finished.chosen_by.values() for start in starts} == sides[0]
-    assert [len(starts) for starts in finished.chosen_by.values()] == [2 + 4] * 2
+    assert {start for starts in finished.starts_seen.values() for start in starts} == sides[0]
+    assert [len(starts) for starts in finished.starts_seen.values()] == [2 + 4] * 2
 
 
 def test_starts_that_helped_to_choose_are_counted(lander_training, measured):
@@ -129,8 +129,8 @@ def test_starts_that_helped_to_choose_are_counted(lander_training, measured):
     terms = dataclasses.replace(ASKED, max_steps=90)
     assert measure(terms) == _rows(result)
     _, (standard, _) = measured[-1]
-    chosen_by = {"lander/standard": [*standard.starts.tolist()[:3], 1]}
-    standard, windy = measure(terms, chosen_by=chosen_by)
+    seen = {"lander/standard": [*standard.starts.tolist()[:3], 1]}
+    standard, windy = measure(terms, starts_seen=seen)
     assert standard["shared_starts"] == 3 and "shared_starts" not in windy, "of it nothing is known"
 
 
