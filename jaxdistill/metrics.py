@@ -229,12 +229,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = b"".join(line + b"\n" for row, line in _rows(path) if row["step"] <= step)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    settings_lib.write_files({path: kept}, alone=False)
 
 
 class _Compiling:

@@ -36,7 +36,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
 from jaxdistill import networks
-from jaxdistill.learn import learner, replay
+from jaxdistill.learn import learner, losses, replay
 from jaxdistill.learn.regime import Beginning, optimiser
 from jaxdistill.tasks.actions import greedy
 
@@ -169,8 +169,11 @@ def make_update(
         )
         # Of a row's outputs the loss is about one, the action played.
         played = jax.nn.one_hot(seen.actions, outputs.shape[1], dtype=jnp.bool_)
-        q = jnp.where(played, outputs, 0.0).sum(axis=-1)
-        means = {"loss": jnp.square(q - target), "target": target, "q": q}
+        means = {
+            "loss": losses.mse(outputs, jnp.broadcast_to(target[:, None], outputs.shape), played),
+            "target": target,
+            "q": jnp.where(played, outputs, 0.0).sum(axis=-1),
+        }
         means = {name: jnp.where(seen.usable, x, 0.0).mean() for name, x in means.items()}
         return means["loss"], means
 

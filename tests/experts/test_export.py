@@ -198,7 +198,7 @@ def test_an_array_that_occurs_twice_is_stored_once(tmp_path):
         ]
 
 
-def test_files_are_not_overwritten_unless_asked(tmp_path):
+def test_files_are_not_overwritten(tmp_path):
     path = tmp_path / "student.pth"
     path.write_text("precious")
     params = random_params(PLAIN)

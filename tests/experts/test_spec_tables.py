@@ -593,6 +593,18 @@ def test_a_template_asks_whether_what_normalises_plays(tmp_path):
     assert note.startswith("tensors not used: ")
 
 
+def test_a_template_of_many_layers_does_not_try_all_their_strides(tmp_path, monkeypatch):
+    tried, convolved = [], template.convolved
+    monkeypatch.setattr(template, "_MOST_LAYERS", 1200)
+    monkeypatch.setattr(template, "convolved", lambda *x: tried.append(x) or convolved(*x))
+    layers = {f"c{i}.weight": np.ones((4, 4, 3, 3), np.float32) for i in range(12)}
+    layers |= {f"c{i}.bias": np.ones(4, np.float32) for i in range(12)}
+    dense = _tensors(out__weight=(6, 77), out__bias=(6,))  # 77 is no multiple of 4 channels
+    export.save(layers | dense, tmp_path / "breakout_x.pth")
+    assert "[[layers]]" in template.write(tmp_path / "breakout_x.pth")
+    assert 0 < len(tried) <= 2 * 2 * len(template._SIZES) * template._MOST_LAYERS
+
+
 def test_what_a_cell_has_no_place_beside():
     core = networks.Core("lstm", 4)
     for fields, message in (

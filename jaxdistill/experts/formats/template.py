@@ -52,6 +52,7 @@ _STRIDES = {
     1: (1,),
 }
 _MOST_FITS = 6
+_MOST_LAYERS = 100_000  # tried of each size of a picture; of a file of many layers not all can be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,21 +245,19 @@ def _fits(shapes: list[tuple[int, ...]], flat: int, is_flax: bool) -> Iterator[A
         return
     kernels = [shape[0] if is_flax else shape[2] for shape in shapes]
     channels = shapes[-1][-1] if is_flax else shapes[-1][0]
-    choices = [
-        [(stride, padding) for padding in (0, 1, 2, SAME) for stride in _STRIDES.get(kernel, (2,))]
-        for kernel in kernels
-    ]
-    count = 0
-    for size, layers in itertools.product(_SIZES, itertools.product(*choices)):
-        sides = list(size)
-        for (stride, padding), kernel in zip(layers, kernels, strict=True):
-            sides = [convolved(n, kernel, stride, padding) for n in sides]
-        same = {isinstance(padding, str) for _, padding in layers}
-        if len(same) == 1 and min(sides) > 0 and channels * sides[0] * sides[1] == flat:
-            yield size, layers
-            count += 1
-            if count == _MOST_FITS:
-                return
+    strides = [_STRIDES.get(kernel, (2,)) for kernel in kernels]
+    count, most = 0, _MOST_LAYERS // len(kernels)
+    for size, paddings in itertools.product(_SIZES, ((0, 1, 2), (SAME,))):
+        choices = [[(x, y) for y in paddings for x in chosen] for chosen in strides]
+        for layers in itertools.islice(itertools.product(*choices), most):  # of many, the first
+            sides = list(size)
+            for (stride, padding), kernel in zip(layers, kernels, strict=True):
+                sides = [convolved(n, kernel, stride, padding) for n in sides]
+            if min(sides) > 0 and channels * sides[0] * sides[1] == flat:
+                yield size, layers
+                count += 1
+                if count == _MOST_FITS:
+                    return
 
 
 # --- as text
