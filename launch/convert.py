@@ -105,12 +105,12 @@ def _convert() -> None:
     for note in (*found.notes, *(f"not read: {name}" for name in found.skipped)):
         metrics.say(f"note: {note}")
     if _EPISODES.value:
-        epsilon = expert.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
-        scores = records.measure_expert(
-            expert, episodes=_EPISODES.value, epsilon=epsilon, seed=_SEED.value
+        terms = records.Terms.of(
+            expert.task.suite, episodes=_EPISODES.value, epsilon=_EPSILON.value, seed=_SEED.value
         )
+        scores = records.measure_alone(expert, terms)
         random = records.random_score(expert.task)
-        tables.print_expert(expert, scores, epsilon=epsilon, random=random)
+        tables.print_expert(expert, scores, epsilon=terms.epsilon, random=random)
     expert.save(_OUT.value)
     metrics.say(f"saved in {_OUT.value}")
 

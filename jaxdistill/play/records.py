@@ -459,12 +459,3 @@ def measure_alone(
     alone, known = of_experts([expert], terms.seed), records or Records()
     protocol = terms.within(limit).protocol(random)
     return measure(alone, player, protocol, terms.episodes, meshes.create(), known)[0]
-
-
-def measure_expert(
-    expert: Teacher, *, episodes: int, epsilon: float, seed: int, max_steps: int | None = None
-) -> Scores:
-    """As `measure_alone`, on the usual terms but for these."""
-    suite = expert.task.suite
-    terms = Terms.of(suite, episodes=episodes, epsilon=epsilon, seed=seed, max_steps=max_steps)
-    return measure_alone(expert, terms)

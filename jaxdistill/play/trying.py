@@ -41,13 +41,9 @@ def experts(
 
 def play(experts: Sequence[Expert], *, episodes: int, epsilon: float, seed: int) -> list[Scores]:
     """The same games of each, of at most `MAX_STEPS`."""
-    return [
-        records.measure_expert(
-            expert,
-            episodes=episodes,
-            epsilon=epsilon,
-            seed=seed,
-            max_steps=min(MAX_STEPS, expert.task.max_steps),
-        )
-        for expert in experts
-    ]
+    task = experts[0].task
+    limit = min(MAX_STEPS, task.max_steps)
+    terms = records.Terms.of(
+        task.suite, episodes=episodes, epsilon=epsilon, seed=seed, max_steps=limit
+    )
+    return [records.measure_alone(expert, terms) for expert in experts]
