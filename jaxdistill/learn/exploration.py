@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import networks
-from jaxdistill.learn.regime import Settings
-from jaxdistill.play.lessons import Lesson, masks
+from jaxdistill.learn.regime import Beginning, Settings
 from jaxdistill.tasks.actions import greedy
 
 
@@ -127,15 +126,10 @@ class _Acting(Protocol):
 class Actor:
     """Plays for `pqn.Pqn` and `dqn.Dqn`; see `training.Actor`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        network: networks.Network,
-        lessons: Sequence[Lesson],
-        algorithm: _Acting,
-    ):
+    def __init__(self, begin: Beginning, algorithm: _Acting):
+        settings, network, lessons = begin.settings, begin.network, begin.lessons
         self._settings, self._algorithm = settings, algorithm
-        self._act = make_act(settings, network, masks(lessons))
+        self._act = make_act(settings, network, begin.masks)
         self._explorer = Explorer(settings, [lesson.task.actions for lesson in lessons])
         self.epsilon = 0.0
         # Kept on the host, as the pools are.

@@ -259,7 +259,7 @@ class Training:
         self._actor: Actor = (
             ppo.Actor(begin, self._learner)
             if isinstance(self._learner, ppo.Ppo)
-            else exploration.Actor(settings, self.network, self.lessons, self._learner)
+            else exploration.Actor(begin, self._learner)
         )
         self._evaluate_act = rollouts.network_actor(
             self.network,

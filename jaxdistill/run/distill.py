@@ -27,7 +27,7 @@ from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
-from jaxdistill.learn import checkpoints, divergence, learner
+from jaxdistill.learn import checkpoints, divergence, learner, regime
 from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, closing, data, recipe, students
@@ -457,10 +457,7 @@ def _make_update(run: Run) -> learner.Update:
         ],
         masks=lessons.masks(run.taught),
         temperatures=jnp.asarray(
-            [
-                lrn.q_temperature if lesson.teacher.outputs == "q" else lrn.logits_temperature
-                for lesson in run.taught
-            ]
+            [regime.temperature_of(lesson.teacher, lrn) for lesson in run.taught]
         ),
         seen=_seen(run) if lrn.resample_unseen else None,
         batch_per_game=lrn.batch_per_game,
