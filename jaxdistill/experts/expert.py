@@ -257,6 +257,8 @@ class Expert:
             if expert.network.knows_game:
                 raise ValueError("its network plays several games; an expert plays one")
             check_weights(expert.network, expert.view, flat)
+        except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
+            raise tasks.UnknownTask(f"{directory}: {error}") from error
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
             reason = settings.one_line(f"{kind}{error}", 200)

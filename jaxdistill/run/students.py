@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,8 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
         return _read_roles(path, settings.rules)
     try:
         return roles_of(settings, recipe.teachers(settings))
+    except tasks.UnknownTask:
+        raise
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{workdir} holds no {_FILE}, so its experts are asked: {error}"
@@ -108,6 +111,8 @@ def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
         roles = tuple(Role.from_dict(row, rules) for row in rows)
         if not roles:
             raise ValueError("names no game")
+    except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
+        raise tasks.UnknownTask(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
@@ -168,9 +173,14 @@ def _read_settings(
             f"{workdir} holds a training and no distillation; its experts stand in "
             f"{workdir / 'experts'}, to be given as --expert"
         )
-    if isinstance(standing, dict) and "method" in standing:
-        return settings_lib.build(merging.Settings, standing, str(path)), path, standing
-    return settings_lib.build(Settings, standing, str(path)), path, standing
+    merged = isinstance(standing, dict) and "method" in standing
+    cls: type[Settings | merging.Settings] = merging.Settings if merged else Settings
+    try:
+        return settings_lib.build(cls, standing, str(path)), path, standing
+    except ValueError as error:
+        if re.search(r"learn\.(first_)?loss is .*, expected one of", str(error)):
+            raise ValueError(f"{error}; a loss of your own: {tasks.OF_ONE_S_OWN}") from error
+        raise
 
 
 def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:

@@ -6,6 +6,7 @@ import difflib
 import functools
 import re
 
+from jaxdistill import settings
 from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.atari import USUAL, Game, Rules
 from jaxdistill.tasks.task import Task
@@ -13,16 +14,24 @@ from jaxdistill.tasks.task import Task
 # What others call a task, beside its own name.
 _ALIASES = {"lunarlander": "lander/standard"}
 _added: dict[str, Task] = {}
+OF_ONE_S_OWN = "give --import=FILE (in Python, import it first)"
+"""What to do where a name is not known because the file that makes it known was not imported."""
+
+
+class UnknownTask(ValueError):
+    """There is no task of this name: it is mistyped, or of a file that was not imported."""
 
 
 def add(task: Task) -> None:
     """Makes a task of one's own known by its name, such as "corridor" or "corridor/long".
 
+    Added again, as by a cell of a notebook that is run twice, it takes the place of the first.
+
     Raises:
       ValueError: the name, as `get` reads it, is that of another task.
     """
     standing = _by_key().get(_key(task.name))
-    if standing not in (None, task):
+    if standing not in (None, task, _added.get(task.name)):
         raise ValueError(f"{task.name!r} is the name of {standing.name} already; take another")
     _added[task.name] = task
     names.cache_clear()
@@ -43,10 +52,13 @@ def get(name: str) -> Task:
       The task.
 
     Raises:
-      ValueError: if there is no such task; the message names the closest ones.
+      UnknownTask: there is none; the message names the closest ones.
+      ValueError: that is no name.
     """
     if task := find(name):
         return task
+    if not isinstance(name, str):
+        raise ValueError(f"unknown task {name!r}, expected a name")
     by_key, spellings = _by_key(), _spellings(name)
     close = dict.fromkeys(
         by_key[key].name
@@ -54,8 +66,9 @@ def get(name: str) -> Task:
         for key in difflib.get_close_matches(spelling, by_key, n=3, cutoff=0.6)
     )
     hint = "did you mean " + " or ".join([*close][:3]) + "? " if close else ""
-    raise ValueError(
-        f"unknown task {name!r}: {hint}jaxdistill.tasks.names() lists all {len(names())}"
+    raise UnknownTask(
+        f"unknown task {settings.one_line(repr(name), 80)}: {hint}jaxdistill.tasks.names() lists "
+        f"all {len(names())}; a task of your own: {OF_ONE_S_OWN}"
     )
 
 

@@ -195,7 +195,7 @@ def test_experts_that_have_become_others_are_refused(run):
         "",
         "[]",
         "{}",
-        '[{"game": "pnog"}]',
+        '[{"game": 3}]',
         '[{"game": "pong", "view": {"height": "84"}}]',
         '[{"game": "pong", "view": {}, "actions": [6], "expert": "x"}]',
     ],
@@ -204,6 +204,35 @@ def test_a_damaged_student_json_is_named(alone, text):
     (alone / "student.json").write_text(text)
     with pytest.raises(ValueError, match=r"student.json is damaged .*remove it"):
         students.load_student(alone)
+
+
+def test_a_run_of_a_task_or_a_loss_that_was_not_imported_is_not_damaged(alone):
+    """A task and a loss of one's own, of a file that is not imported here."""
+    hint = "of your own: give --import=FILE"
+    roles = json.loads((alone / "student.json").read_text())
+    roles[0]["game"] = "corridor/short"
+    (alone / "student.json").write_text(json.dumps(roles))
+    with pytest.raises(tasks.UnknownTask, match=hint) as error:
+        students.load_student(alone)
+    assert "student.json: unknown task 'corridor/short'" in str(error.value)
+    assert "damaged" not in str(error.value) and "\n" not in str(error.value)
+    config = json.loads((alone / "config.json").read_text())
+    config["learn"]["loss"] = "mine"
+    (alone / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"config.json.learn.loss is 'mine', .*a loss {hint}"):
+        students.load_settings(alone)
+
+
+def test_an_expert_of_a_task_that_was_not_imported_is_not_damaged(tmp_path):
+    an_expert("pong", SMALL).save(tmp_path / "expert")
+    path = tmp_path / "expert" / "expert.json"
+    path.write_text(path.read_text().replace('"pong"', '"corridor/short"'))
+    with pytest.raises(tasks.UnknownTask, match="a task of your own: give --import=FILE") as error:
+        Expert.load(tmp_path / "expert")
+    assert str(error.value).startswith(f"{tmp_path / 'expert'}: unknown task")
+    settings = dataclasses.replace(SETTINGS, experts=(ExpertSource(str(tmp_path / "expert")),))
+    with pytest.raises(tasks.UnknownTask):
+        students.load_roles(tmp_path, settings)
 
 
 def test_it_is_measured_again(run):

@@ -1,11 +1,14 @@
 """Finding tasks by name, and what all of them share."""
 
+import dataclasses
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from jaxdistill import tasks
 from jaxdistill.tasks import atari, combat, lander
-from jaxdistill.tasks.task import seed_for
+from jaxdistill.tasks.task import Suite, Task, seed_for
 
 
 @pytest.mark.parametrize("name", atari.games())
@@ -110,8 +113,46 @@ def test_nonsense_is_a_value_error_in_one_line(spelling):
 
 
 def test_the_message_for_an_unknown_task_says_where_all_are_listed():
-    with pytest.raises(ValueError, match=rf"tasks.names\(\) lists all {len(tasks.names())}$"):
+    with pytest.raises(ValueError, match=rf"tasks.names\(\) lists all {len(tasks.names())};"):
         tasks.get("qqqqqqqq")
+
+
+def test_an_unknown_task_may_be_one_s_own():
+    with pytest.raises(tasks.UnknownTask) as error:
+        tasks.get("corridor/short" * 1000)
+    message = str(error.value)
+    assert message.endswith("a task of your own: give --import=FILE (in Python, import it first)")
+    assert len(message) < 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Corridor(Task):
+    """As a cell of a notebook makes it, which defines its class anew each time."""
+
+    suite: ClassVar[Suite] = lander.LANDER
+
+    def pool(self, num_envs, **options):
+        raise NotImplementedError
+
+    def camera(self, **options):
+        raise NotImplementedError
+
+
+def test_a_task_of_one_s_own_may_be_added_again_and_one_of_ours_may_not(monkeypatch):
+    monkeypatch.setattr(tasks, "_added", {})
+    try:
+        for length in (5, 7):
+            tasks.add(Corridor("corridor/short", (0, 1), max_steps=length))
+            assert tasks.get("corridor/short").max_steps == length
+        assert tasks.names().count("corridor/short") == 1
+        with pytest.raises(ValueError, match="'Pong' is the name of pong already"):
+            tasks.add(Corridor("Pong", (0, 1), 5))
+        with pytest.raises(ValueError, match="'corridor_short' is the name of corridor/short"):
+            tasks.add(Corridor("corridor_short", (0, 1), 5))
+    finally:
+        tasks._added.clear()
+        tasks.names.cache_clear()
+        tasks._by_key.cache_clear()
 
 
 def test_names_are_those_of_all_suites_and_each_finds_its_task():
