@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdistill
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export, export_sb3, formats, sources, torch_writer
 from jaxdistill.experts.expert import Expert
@@ -1661,3 +1662,78 @@ def test_field_names_of_a_spec_are_shown_short(tmp_path):
     spec = tmp_path / "long.toml"
     spec.write_text((GOLDEN / "expert_dueling.toml").read_text().replace("game", "g" * 5000, 1))
     refused(GOLDEN / "expert_dueling.pth", "unknown field", spec=spec)
+
+
+@pytest.mark.parametrize("head", ["dense", "dueling", "fractions"])
+def test_features_that_pytorch_flattens_with_their_channels_last(torch, head, tmp_path):
+    """Whatever layer sees them; by default the answers are of another network."""
+    linear, convs = torch.nn.Linear, conv_list(torch)
+    layers = {f"conv{i}": conv for i, conv in enumerate(convs, 1)}
+    layers |= {"fc": linear(392, 16), "a": linear(16, 4), "v": linear(392, 1)}
+    layers |= {"adv": linear(392, 4), "phi": linear(7, 392)}
+
+    def forward(net, x):
+        x = x / 255
+        for i in (1, 2, 3):
+            x = torch.relu(net.get_submodule(f"conv{i}")(x))
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        if head == "dense":
+            return net.a(torch.relu(net.fc(x)))
+        if head == "dueling":
+            return dueling(net.v(x), net.adv(x))
+        middle = (torch.arange(32) + 0.5) / 32
+        cosines = torch.cos(torch.pi * middle[:, None] * torch.arange(1, 8))
+        x = x[:, None] * torch.relu(net.phi(cosines))
+        return net.a(torch.relu(net.fc(x))).mean(1)
+
+    net = build(torch, layers, forward)
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    text = 'game = "breakout"\noutputs = "q"\nactions = "minimal"\nactivation = "relu"\n'
+    text += 'pixels = "0..1"\n[view]\n'
+    for i, (_, stride) in enumerate(NATURE, 1):
+        text += f'[[layers]]\ntype = "conv"\nkey = "conv{i}"\nstride = {stride}\n'
+    text += {
+        "dense": '[[layers]]\ntype = "dense"\nkey = "fc"\n[head]\ntype = "linear"\naction = "a"\n',
+        "dueling": '[head]\ntype = "dueling"\naction = "adv"\nvalue = "v"\n',
+        "fractions": '[[layers]]\ntype = "dense"\nkey = "fc"\n[head]\ntype = "linear"\n'
+        'action = "a"\nfractions = "phi"\n',
+    }[head]
+    x = np.random.default_rng(0).integers(0, 256, (8, 4, 84, 84), np.uint8)
+    theirs = net(torch.from_numpy(x).float()).detach().numpy()
+    apart = {}
+    for said in ('flatten = "channels_last"\n', 'flatten = "channels_first"\n', ""):
+        (tmp_path / "x.toml").write_text(said + text)
+        policy = jaxdistill.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+        ours = policy.outputs(x)[:, [0, 1, 3, 4]]
+        apart[said] = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    right, wrong, usual = apart.values()
+    assert right < 1e-5 and wrong == usual > 0.1
+
+
+def test_a_flatten_says_what_it_is_beside(tmp_path):
+    """Of Flax's kernels the default is the other; without convolutions a view says it."""
+    text = 'outputs = "q"\nactivation = "relu"\n{}[[layers]]\ntype = "dense"\nkey = "a"\n'
+    text += '[head]\ntype = "linear"\naction = "b"\n'
+    (tmp_path / "x.toml").write_text(text.format('flatten = "channels_last"\n'))
+    with pytest.raises(ValueError, match=r"flatten: found without a conv; .*view\.channels_last"):
+        formats.load(GOLDEN / "expert_dueling.pth", spec=tmp_path / "x.toml")
+    shapes = {"a": (3, 3, 1, 2), "b": (8, 3)}
+    rng = np.random.default_rng(0)
+    tensors = {f"{key}.kernel": rng.normal(size=shape) for key, shape in shapes.items()}
+    tensors |= {f"{key}.bias": rng.normal(size=shape[-1]) for key, shape in shapes.items()}
+    tensors = {name: x.astype(np.float32) for name, x in tensors.items()}
+    torch_writer.save(tensors, tmp_path / "x.pth")
+    said = 'kernels = "inputs_first"\npixels = "0..1"\n{}[view]\nheight = 4\nwidth = 4\n'
+    said += '[[layers]]\ntype = "conv"\nkey = "a"\nstride = 1\n'
+    text = text.replace('[[layers]]\ntype = "dense"\nkey = "a"\n', "")
+    kernels = []
+    for flatten in ("", "channels_last", "channels_first"):
+        line = f'flatten = "{flatten}"\n' if flatten else ""
+        (tmp_path / "x.toml").write_text(text.format(said.format(line)))
+        expert = formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+        kernels.append(expert.params["params"]["action"]["kernel"])
+    usual, last, first = kernels
+    np.testing.assert_array_equal(usual, tensors["b.kernel"])
+    np.testing.assert_array_equal(last, usual)
+    turned = tensors["b.kernel"].reshape(2, 2, 2, 3).transpose(1, 2, 0, 3).reshape(8, 3)
+    np.testing.assert_array_equal(first, turned)

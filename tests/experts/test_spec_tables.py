@@ -309,6 +309,7 @@ def test_a_stack_with_its_newest_frame_first(tmp_path):
         ("[head]", "[head]\nquantiles_first = true", "found without quantiles"),
         ("[head]", '[head]\nsupport = "x"\nquantiles = 2', "quantiles: found beside support"),
         ("[view]", 'stack_order = "x"\n[view]', "'x', expected one of oldest_first, newest"),
+        ("[view]", 'flatten = "x"\n[view]', "'x', expected one of channels_first, channels_l"),
         ("[view]", 'kernels = "x"\n[view]', "'x', expected one of outputs_first, inputs"),
         ("[view]", '[statistics]\nmean = "x"\n[view]', "statistics.variance: missing; expected"),
         (
@@ -373,6 +374,15 @@ def test_a_file_that_nobody_knows_is_asked_about(tmp_path):
     np.testing.assert_array_equal(expert.params["params"]["value"]["bias"], [0.0])
     kernel = tensors["torso.0.weight"].transpose(2, 3, 1, 0) * np.float32(255)
     np.testing.assert_array_equal(expert.params["params"]["conv1"]["kernel"], kernel)
+    answered = _answer(text, activation='"elu"', pixels='"0..255"', flatten='"channels_last"')
+    (tmp_path / "x.toml").write_text(answered)
+    last = formats.load(path, spec=tmp_path / "x.toml").params["params"]["action_fc1"]["kernel"]
+    np.testing.assert_array_equal(last, tensors["pi.0.weight"].T)
+    first = expert.params["params"]["action_fc1"]["kernel"]
+    assert (
+        first.tolist()
+        == tensors["pi.0.weight"].reshape(6, 5, 49).swapaxes(1, 2).reshape(6, -1).T.tolist()
+    )
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -651,5 +661,15 @@ def test_every_field_and_value_of_a_spec_is_explained(monkeypatch, cell):
     assert fields <= set(re.findall(r"\w+", " ".join(code)))
     values = (*views.RESIZES, *views.GRAYS, *views.MAXIMA, *views.PADDINGS, *networks.CELLS)
     values += (*networks.HEADS, *networks.ACTIVATIONS, *specs._PIXELS, *specs._ORDERS)
-    values += (*specs._KERNELS, "conv", "dense", "same", "minimal", "full", "q", "logits")
+    values += (
+        *specs._KERNELS,
+        *specs._FLATTENS,
+        "conv",
+        "dense",
+        "same",
+        "minimal",
+        "full",
+        "q",
+        "logits",
+    )
     assert [value for value in values if f'"{value}"' not in " ".join(code)] == []

@@ -182,8 +182,9 @@ class Plan:
       embedding: the tensor `(tasks, size)` of a learnt vector per task; the first dense layer takes
         a task's after the features, as `Network.task_embedding` does.
       sections: residual sections after the convolutions; `torch_pool` as in `Network`.
-      flax: kernels are `(k, k, inputs, outputs)` and `(inputs, outputs)`, as Flax has them, and
-        pictures are flattened row by row.
+      flax: kernels are `(k, k, inputs, outputs)` and `(inputs, outputs)`, as Flax has them.
+      rows_first: what the convolutions end in is flattened as (H, W, C), row by row, and not as
+        (C, H, W); None as the program has it whose kernels these are: Flax row by row, PyTorch not.
       support: of a categorical head.
       quantiles: of a quantile head; its mean is folded into the layer of all outputs.
       fractions: the layer of an implicit quantile network that takes cosines of a fraction; its
@@ -218,6 +219,7 @@ class Plan:
     core: PlannedCore | None = None
     frame_decay: float = 0.0
     norms: tuple[Weights, ...] = ()
+    rows_first: bool | None = None
 
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
@@ -578,8 +580,8 @@ def _half(array: np.ndarray, layer: Weights) -> np.ndarray:
 
 
 def _rows_first(weight: np.ndarray, grid: tuple[int, int, int], plan: Plan) -> np.ndarray:
-    """Inputs in the order (H, W, C) of our networks; PyTorch flattens (C, H, W)."""
-    if plan.flax:
+    """Inputs in the order (H, W, C) of our networks, whatever the file's network flattens."""
+    if plan.flax if plan.rows_first is None else plan.rows_first:
         return weight
     return weight.reshape(-1, *grid).transpose(0, 2, 3, 1).reshape(len(weight), -1)
 

@@ -8,6 +8,7 @@ pixels = "0..1"              # the file's network takes pixels over 255; or "0..
 frame_decay = 0.9999         # optional, see `networks.Network`; for recurrent networks
 advertised_score = 409       # optional, as are name and state_dict (where in the file it is)
 stack_order = "newest_first" # optional, as kernels = "inputs_first": a file of Keras or Flax
+flatten = "channels_last"    # optional: convolutions' features are flattened as (H, W, C)
 aside = ["curiosity."]       # optional: what names of tensors begin with that do not play
 
 [view]                       # what it sees; see `jaxdistill.tasks.views.View` for all fields
@@ -84,6 +85,7 @@ MAX_BYTES = 16 * 2**10
 
 _PIXELS = {"0..1": False, "0..255": True}
 _ORDERS = {"oldest_first": False, "newest_first": True}
+_FLATTENS = {"channels_first": False, "channels_last": True}
 _KERNELS = {"outputs_first": named, "inputs_first": flax}  # PyTorch's; Flax's and Keras's
 _MOST = 10_000  # atoms or quantiles
 _TYPES = {
@@ -275,6 +277,11 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
     order = top.take("stack_order", str, choices=_ORDERS)
     if order is not None and not convs:
         raise top.error("stack_order", "found without a conv; dense layers take frames as they are")
+    flatten = top.take("flatten", str, choices=_FLATTENS)
+    if flatten is not None and not convs:
+        raise top.error(
+            "flatten", "found without a conv; dense layers take frames as view.channels_last says"
+        )
     head, last = _head(top, activation, core)
     activations += last
     spec = Spec(
@@ -288,6 +295,7 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
             raw_pixels=_PIXELS.get(pixels, False),
             newest_first=_ORDERS.get(order, False),
             flax=top.named is flax,
+            rows_first=None if flatten is None else _FLATTENS[flatten],
             statistics=_statistics(top, view),
             **head,
         ),
@@ -302,7 +310,7 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
         aside=_aside(top),
     )
     top.finish(
-        "game, outputs, actions, activation, pixels, frame_decay, stack_order, kernels, "
+        "game, outputs, actions, activation, pixels, frame_decay, stack_order, flatten, kernels, "
         "advertised_score, name, state_dict, aside, view, rules, layers, head, statistics"
     )
     return spec

@@ -304,6 +304,12 @@ def _text(draft: _Draft, name: str) -> Iterator[str]:
         yield _said("stack_order", "newest_first")
     elif convs and not expert:
         yield _asked("stack_order", "oldest_first", "or newest_first: which is the first channel")
+    if convs and plan.rows_first is not None:
+        yield _said("flatten", "channels_last" if plan.rows_first else "channels_first")
+    elif convs and not expert:
+        usual, other = ("channels_last", "first") if plan.flax else ("channels_first", "last")
+        text = f"or channels_{other}: how the convolutions' features are flattened"
+        yield _asked("flatten", usual, text)
     if plan.flax:
         yield _said("kernels", "inputs_first", "as Flax and Keras have them")
     if draft.place:
