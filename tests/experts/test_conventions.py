@@ -26,7 +26,7 @@ from flax.core import freeze
 from jaxdistill import networks, tasks
 from jaxdistill.experts import formats, torch_writer
 from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.formats import beside, template
+from jaxdistill.experts.formats import beside, layers, template
 from jaxdistill.experts.formats.conventions import CONVENTIONS, rules_of, with_arguments
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
@@ -1200,3 +1200,18 @@ def test_an_unknown_file_shows_the_networks_tensors(tmp_path):
     torch_writer.save(tree, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"x.pth \(net\): .* found odd.0.weight 2x2, odd.1"):
         formats.load(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"value": layers.named("v")}, "value=v beside head='linear'.*'actor_critic' or 'dueling'"),
+        ({"value_hidden": (layers.named("h"),)}, "value=h beside head='linear'"),
+        ({"head": "dueling"}, "head='dueling' and no value; expected the layer of the value"),
+    ],
+)
+def test_a_plan_has_a_value_where_its_head_has_one(fields, message):
+    """Another was written as an expert that could not be read back."""
+    with pytest.raises(ValueError, match=message) as error:
+        layers.Plan(action=layers.named("a"), **fields)
+    assert "\n" not in str(error.value)

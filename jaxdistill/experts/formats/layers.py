@@ -221,6 +221,24 @@ class Plan:
     norms: tuple[Weights, ...] = ()
     rows_first: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses a value that the head has no place for, or lacks.
+
+        Raises:
+          ValueError: so it is; the expert would be written, and not be read back.
+        """
+        if self.head == "linear" and (self.value or self.value_hidden):
+            keys = brief(layer.key for layer in (*self.value_hidden, self.value) if layer)
+            raise ValueError(
+                f"a Plan has value={keys} beside head='linear', which is of actions alone; "
+                f"expected head='actor_critic' or 'dueling', or no value"
+            )
+        if self.head != "linear" and self.value is None:
+            raise ValueError(
+                f"a Plan has head={self.head!r} and no value; expected the layer of the value, or "
+                f"head='linear'"
+            )
+
     def layers(self) -> tuple[Weights, ...]:
         """Every layer, in the order of the layer table."""
         value = () if self.value is None else (self.value,)
