@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,6 +26,7 @@ from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
+_FILES = (".pth", ".pt", ".zip", ".safetensors", ".gz", ".tar", ".pkl", ".msgpack")  # of others
 _PAIRS = ((_DESCRIPTION, _WEIGHTS), ("policy.json", "policy.safetensors"))  # those of a student
 
 
@@ -52,7 +54,7 @@ class Expert:
 
     name: str
     network: networks.Network
-    params: networks.Params
+    params: networks.Params = dataclasses.field(repr=False)
     outputs: str
     actions: tuple[int, ...]
     view: AnyView = dataclasses.field(default_factory=View)
@@ -240,7 +242,7 @@ class Expert:
         description = directory / _DESCRIPTION
         if not description.is_file():
             raise FileNotFoundError(
-                f"{directory} holds no {_DESCRIPTION}; expected what launch/convert.py makes"
+                f"{directory} holds no {_DESCRIPTION}, so it is no expert's; {_instead(directory)}"
             )
         fields = settings.read_json(description, "convert it again")
         try:
@@ -264,6 +266,35 @@ class Expert:
             reason = settings.one_line(f"{kind}{error}", 200)
             raise ValueError(f"{directory} is damaged ({reason}); convert it again") from error
         return expert
+
+
+def _instead(directory: pathlib.Path) -> str:
+    """What to give where an expert is asked for, by what stands in a directory that is none's."""
+    said: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        said = settings.read_json(directory / "config.json", "")
+    is_training = isinstance(said, dict) and "games" in said
+    within = directory / "experts" if is_training else directory
+    found = [str(x.parent) for up in ("*", "*/*") for x in within.glob(f"{up}/{_DESCRIPTION}")]
+    if is_training and found:
+        return f"a training: give one of its experts, {_some(sorted(found))}"
+    if is_training:
+        return f"a training that has evaluated nothing: let it run on, and give {within}/TASK"
+    if isinstance(said, dict) and "experts" in said:
+        return (
+            f"a run: export its student with `jaxdistill export --workdir={directory} "
+            f"--format=student --out=NEW`, and give NEW"
+        )
+    found += [str(x) for end in _FILES for x in directory.glob(f"*{end}") if x.is_file()]
+    if found:
+        nearest = sorted(found, key=lambda path: (path.count("/"), path))
+        return f"give one of those in it, {_some(nearest)}"
+    return "expected an expert's file, or what `jaxdistill convert` makes of it"
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(settings.one_line(path, 200) for path in paths[:4])
+    return f"{shown} and {len(paths) - 4} more" if len(paths) > 4 else shown
 
 
 def _check_fields(expert: Expert) -> None:

@@ -19,7 +19,7 @@ class ExpertSource:
     """Where one expert comes from.
 
     Attributes:
-      path: a checkpoint file, a directory made by `launch/convert.py`, or one of these on the hub:
+      path: a checkpoint file, a directory made by `jaxdistill convert`, or one of these on the hub:
         `hf://user/name[@revision][/path]`, see `hub`.
       spec: TOML file describing the checkpoint, where it does not describe itself.
       game: game it plays, where file and spec do not say.

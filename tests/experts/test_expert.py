@@ -295,3 +295,46 @@ def test_experts_of_two_suites_cannot_have_one_student(tmp_path):
         ValueError, match=r"experts of lander/heavy \(lander\) and of pong \(atari\)"
     ):
         load_experts(sources[1:])
+
+
+@pytest.mark.parametrize(
+    ("config", "inside", "words"),
+    [
+        (
+            {"games": ["pong", "lander/windy"], "experts": []},
+            ("experts/pong/expert.json", "experts/lander/windy/expert.json"),
+            ("a training: give one of its experts, ", "DIR/experts/lander/windy, DIR/experts/pong"),
+        ),
+        ({"games": ["pong"]}, (), ("evaluated nothing: let it run on, and give DIR/experts/TASK",)),
+        (
+            {"experts": [{"path": "pong.pth"}], "learn": {}},
+            ("student.json",),
+            ("a run: export its student with `jaxdistill export --workdir=DIR --format=student",),
+        ),
+        (None, ("b/expert.json", "a/expert.json"), ("give one of those in it, DIR/a, DIR/b",)),
+        (
+            {"encoder": 1},
+            ("b.pth", "a/b/expert.json", "a.zip", "card.md", "c.pt", "d.pth", "e.pth"),
+            ("give one of those in it, DIR/a.zip, DIR/b.pth, DIR/c.pt, DIR/d.pth and 2 more",),
+        ),
+        (None, ("notes.txt",), ("expected an expert's file, or what `jaxdistill convert` makes",)),
+    ],
+)
+def test_a_directory_of_something_else_says_what_to_give(tmp_path, config, inside, words):
+    for name in inside:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError) as caught:
+        formats.load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path} holds no expert.json, so it is no expert's; ")
+    assert "\n" not in message
+    for word in words:
+        assert word.replace("DIR", str(tmp_path)) in message
+
+
+def test_an_empty_path_is_said_to_be_one():
+    with pytest.raises(ValueError, match="no expert's file is given, but an empty path"):
+        formats.load("")

@@ -123,6 +123,8 @@ def convert(
       ValueError: one line on what keeps it from being read: the file is damaged or dangerous,
         follows no known convention, has tensors missing or of wrong shape, or is of another game.
     """
+    if not str(path):
+        raise ValueError("no expert's file is given, but an empty path; give one, or a directory")
     game = None if game is None else tasks.get(game).name
     described = spec if spec is None or isinstance(spec, specs.Spec) else specs.read(_spec_at(spec))
     if hub.is_address(path):
