@@ -11,10 +11,12 @@ import difflib
 import math
 import os
 import pathlib
-import runpy
+import re
 import shlex
 import sys
 import time
+import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -46,8 +48,10 @@ from jaxdistill import preemption, shipped, text  # noqa: E402 (found by the pat
 
 LARGEST_SEED = 2**31 - 1  # seeds are 32 bits wide in emulators
 
-_IMPORT = flags.DEFINE_string(
-    "import", None, "Python file to import first: tasks, conventions or losses of your own"
+_IMPORT = flags.DEFINE_multi_string(
+    "import",
+    None,
+    "Python file to import first: tasks, conventions or losses of your own; may be given again",
 )
 
 
@@ -66,11 +70,11 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; every input is a --flag")
             if resumes:
                 preemption.watch()
-            if _IMPORT.value:
-                _import(pathlib.Path(_IMPORT.value))
+            for file in _IMPORT.value or ():
+                _import(pathlib.Path(file))
             main()
         except (ValueError, OSError) as error:
-            _fail(str(error))
+            _fail(_unknown_loss(error) + _own_place(error))
         except preemption.Preempted:
             if preemption.by_hand():
                 _interrupted(goes_on=True)
@@ -114,7 +118,43 @@ def _interrupted(*, goes_on: bool) -> NoReturn:
 def _import(file: pathlib.Path) -> None:
     if not file.is_file():
         raise ValueError(f"--import={file} is no file; expected one of Python")
-    runpy.run_path(str(file), run_name=file.stem)
+    path = file.absolute()
+    standing = sys.modules.get(path.stem)
+    if getattr(standing, "__file__", None) == str(path):
+        return  # by one that was imported before
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # as Python does for a program that it is given
+    module = types.ModuleType(path.stem if standing is None else f"--import={file}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except Exception as error:
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        raise ValueError(f"--import={file}: {kind}{error}") from error
+
+
+def _own_place(error: BaseException) -> str:
+    """Where in the user's own files an error was raised; nothing where it did not come that way."""
+    folders = {pathlib.Path(file).absolute().parent for file in _IMPORT.value or ()}
+    if error.__cause__ and (place := _own_place(error.__cause__)):
+        return place
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        code = frame.f_code
+        if pathlib.Path(code.co_filename).parent in folders:
+            function = "" if code.co_name == "<module>" else f", {code.co_qualname}"
+            return f" (in {code.co_filename}:{line}{function})"
+    return ""
+
+
+def _unknown_loss(error: BaseException) -> str:
+    """The error, and what to do where a loss is not known whose file was not imported."""
+    told = str(error)
+    if "--import" in told or not re.search(r"learn\.(first_)?loss is .*, expected one of", told):
+        return told
+    from jaxdistill import tasks
+
+    return f"{told}; a loss of your own: {tasks.OF_ONE_S_OWN}"
 
 
 def command() -> str:

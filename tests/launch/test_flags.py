@@ -185,6 +185,100 @@ def test_a_file_of_one_s_own_is_imported_first(program, tmp_path):
         losses.LOSSES.pop("mine", None)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_several_files_of_one_s_own_are_imported_and_what_lies_beside_them(
+    program, tmp_path, monkeypatch
+):
+    """The first file imports the second, whose loss is made once; a module lies beside it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "lying_beside.py").write_text("from jaxdistill.learn.losses import LOSSES\n")
+    for name, before in (("first_own", "import second_own\n"), ("second_own", "")):
+        (tmp_path / f"{name}.py").write_text(
+            f"{before}from lying_beside import LOSSES\n"
+            f"assert '{name}' not in LOSSES\n"
+            f"LOSSES['{name}'] = LOSSES['kl']\n"
+        )
+    given = [f"--import={tmp_path / name}.py" for name in ("first_own", "second_own")]
+    config = LAUNCH.parent / "configs" / "merge.py"
+    asked = (
+        f"--config={config}:pong={tmp_path / 'none.pth'}",
+        f"--workdir={tmp_path / 'run'}",
+        *("--config.learn.loss=first_own", "--config.learn.first_loss=second_own"),
+        "--config.learn.first_rounds=1",
+    )
+    try:
+        code, _, err = program("distill", *asked)
+        assert code == 2 and err.count("\n") == 1
+        assert "a loss of your own: give --import=FILE (in Python, import it first)" in err
+        code, _, err = program("distill", *asked, *given)
+        assert code == 2 and "none.pth" in err and "loss" not in err
+    finally:
+        for name in ("first_own", "second_own"):
+            losses.LOSSES.pop(name, None)
+            sys.modules.pop(name, None)
+        sys.modules.pop("lying_beside", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "import lying_nowhere\n",
+            "ModuleNotFoundError: No module named 'lying_nowhere' (in {}:1)",
+        ),
+        ("x = 1\nif:\n", "SyntaxError: invalid syntax (mine.py, line 2)"),
+        ("\0", "cannot contain null bytes"),
+        ("def f():\n    y\nf()\n", "NameError: name 'y' is not defined (in {}:2, f)"),
+        ("import jaxdistill\njaxdistill.tasks.get('pnog')\n", "(in {}:2)"),
+        ("raise OSError('no such disk')\n", "no such disk (in {}:1)"),
+    ],
+)
+def test_what_a_file_of_one_s_own_raises_is_one_line_with_its_place(
+    program, tmp_path, monkeypatch, text, wanted
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    mine = tmp_path / "mine.py"
+    mine.write_text(text)
+    code, _, err = program("doctor", f"--import={mine}")
+    sys.modules.pop("mine", None)
+    assert code == 2 and err.count("\n") == 1 and err.startswith(f"error: --import={mine}: ")
+    assert wanted.format(mine) in err
+
+
+def test_what_is_raised_in_a_file_of_one_s_own_is_said_with_its_place(
+    program, tmp_path, monkeypatch, capsys
+):
+    """Deep in a run, and also where it was wrapped; what never came that way is as it was."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    mine = tmp_path / "mine_deep.py"
+    mine.write_text("class Own:\n    def unpack(self, x):\n        (a,) = x\n\n\n")
+
+    def deep(wraps=False, passes=True):
+        try:
+            if not passes:
+                raise ValueError("elsewhere")
+            sys.modules["mine_deep"].Own().unpack([1, 2])
+        except ValueError as error:
+            if wraps:
+                raise ValueError("wrapped") from error
+            raise
+
+    place = f" (in {mine}:3, Own.unpack)"
+    for options, line in (
+        ({}, "too many values to unpack (expected 1" + "{}" + place),
+        ({"wraps": True}, "wrapped" + place),
+        ({"passes": False}, "elsewhere"),
+    ):
+        run = program.load("doctor").run
+        monkeypatch.setattr(sys, "argv", ["doctor.py", f"--import={mine}"])
+        with pytest.raises(SystemExit) as ended:
+            run(lambda options=options: deep(**options))
+        err = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert err in {f"error: {line.format(end)}\n" for end in (")", ", got 2)")}
+    sys.modules.pop("mine_deep")
+
+
 @pytest.mark.parametrize(
     "config",
     [
