@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from jaxdistill import settings
 from jaxdistill.tasks import actions
 from jaxdistill.tasks.actions import Factored, Form
 
@@ -219,6 +221,41 @@ FACTORED = ("kl", "squared", "squared_all")
 def of(form: Form) -> dict[str, Loss]:
     """The losses of outputs of this form, by name."""
     return factored(form) if isinstance(form, Factored) else LOSSES
+
+
+def check(name: str, form: Form, loss: Any) -> None:
+    """Refuses a loss that is not what the rest relies on, before anything is played for it.
+
+    Args:
+      name: of the setting and the loss, for the message.
+      form: what the outputs mean that it compares.
+
+    Raises:
+      ValueError: it is no `Loss`, fails, or does not give `(B,)` numbers.
+    """
+    if not isinstance(loss, Loss):
+        kind = "a function" if callable(loss) else f"a {type(loss).__name__}"
+        raise ValueError(f"{name} is {kind}, expected losses.Loss(function)")
+    rows, width = 7 if form.size == 3 else 3, form.size  # B and A are two numbers
+    outputs = jax.ShapeDtypeStruct((rows, width), jnp.float32)
+    mask = jax.ShapeDtypeStruct((rows, width), jnp.bool_)
+    temperature = jax.ShapeDtypeStruct((rows, 1), jnp.float32)
+    try:
+        given = jax.eval_shape(loss.function, outputs, outputs, mask, temperature)
+    except Exception as error:  # whatever a function of somebody's raises
+        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(
+            f"{name} fails for student and expert (B, A), mask (B, A) and temperature (B, 1): "
+            f"{reason}"
+        ) from error
+    shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
+    if shape != (rows,) or not jnp.issubdtype(dtype, jnp.floating):
+        names = {rows: "B", width: "A"}
+        found = type(given).__name__
+        if shape is not None:
+            sizes = ", ".join(names.get(size, str(size)) for size in shape)
+            found = f"({sizes}{',' if len(shape) == 1 else ''}) of {dtype}"
+        raise ValueError(f"{name} gives {found}, expected (B,) of float32")
 
 
 def per_game_mean(values: jax.Array, games: jax.Array, num_games: int) -> jax.Array:

@@ -303,7 +303,8 @@ def _lessons(settings: Settings, experts: Sequence[Teacher]) -> tuple[Lesson, ..
 def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:
     """The experts' outputs must suit the run's loss."""
     learn = settings.learn
-    known = losses.of(experts[0].task.suite.form)
+    form = experts[0].task.suite.form
+    known = losses.of(form)
     logits = [expert.game for expert in experts if expert.outputs == "logits"]
     for name, loss in (("loss", learn.loss), ("first_loss", learn.first_loss)):
         if loss and loss not in known:
@@ -311,6 +312,8 @@ def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:
                 f"learn.{name} is {loss!r}, which is not for outputs of {experts[0].game}; "
                 f"expected one of {', '.join(known)}"
             )
+        if loss:
+            losses.check(f"learn.{name} {loss!r}", form, known[loss])
         if loss and known[loss].of_q and logits:
             raise ValueError(
                 f"learn.{name} is {loss!r}, but the expert of {logits[0]} holds logits, not "

@@ -412,3 +412,35 @@ def test_losses_of_keys_and_angles_are_float32_whatever_the_network_computes_in(
     assert actual.dtype == jnp.float32
     wanted = function(student.astype(jnp.float32), expert, jnp.ones(3, bool))
     np.testing.assert_array_equal(actual, wanted)
+
+
+def own(student, expert, mask, temperature=1.0):
+    return losses.mse(student, expert, mask)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (own, "is a function, expected losses.Loss(function)"),
+        ("mse", "is a str, expected losses.Loss(function)"),
+        (losses.Loss(lambda *x: own(*x).mean()), "gives () of float32, expected (B,) of float32"),
+        (losses.Loss(lambda *x: x[0] - x[1]), "gives (B, A) of float32, expected (B,)"),
+        (losses.Loss(lambda *x: x[0][0]), "gives (A,) of float32, expected (B,)"),
+        (losses.Loss(lambda *x: own(*x) > 0), "gives (B,) of bool, expected (B,)"),
+        (losses.Loss(lambda *x: None), "gives NoneType, expected (B,)"),
+        (losses.Loss(lambda student, expert: own), "fails for student and expert (B, A), mask"),
+        (losses.Loss(lambda *x: own(*x) * x[3]), "gives (B, B) of float32, expected (B,)"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused_by_its_name(loss, said):
+    for size in (2, 3):
+        with pytest.raises(ValueError) as error:
+            losses.check("learn.loss 'mine'", Discrete(size), loss)
+        message = str(error.value)
+        assert message.startswith("learn.loss 'mine' " + said) and "\n" not in message
+
+
+@pytest.mark.parametrize("form", [Discrete(3), Discrete(18), Factored(("key", "angle"))])
+def test_losses_that_come_with_the_package_are_what_they_should_be(form):
+    for name, loss in losses.of(form).items():
+        losses.check(name, form, loss)

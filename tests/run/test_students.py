@@ -17,7 +17,7 @@ from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import regime
+from jaxdistill.learn import losses, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.run import common, distill, push, recipe, students, training, travelled
@@ -233,6 +233,20 @@ def test_an_expert_of_a_task_that_was_not_imported_is_not_damaged(tmp_path):
     settings = dataclasses.replace(SETTINGS, experts=(ExpertSource(str(tmp_path / "expert")),))
     with pytest.raises(tasks.UnknownTask):
         students.load_roles(tmp_path, settings)
+
+
+def test_a_loss_that_breaks_its_contract_is_refused_by_its_name(monkeypatch):
+    mine = {"scalar": losses.Loss(lambda *x: losses.mse(*x).mean()), "plain": losses.mse}
+    monkeypatch.setattr(losses, "LOSSES", losses.LOSSES | mine)
+    experts = [an_expert("pong", SMALL)]
+    for name, said in (("scalar", r"gives \(\) of float32"), ("plain", "is a function")):
+        for learn in (
+            types.SimpleNamespace(loss=name, first_loss=None),
+            types.SimpleNamespace(loss="kl", first_loss=name),
+        ):
+            field = "loss" if learn.loss == name else "first_loss"
+            with pytest.raises(ValueError, match=rf"^learn\.{field} '{name}' {said}, expected"):
+                common._check_outputs(types.SimpleNamespace(learn=learn), experts)
 
 
 def test_it_is_measured_again(run):
