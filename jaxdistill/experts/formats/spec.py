@@ -54,6 +54,7 @@ docs/specs.md says more of each.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import os
 import reprlib
@@ -88,6 +89,16 @@ _ORDERS = {"oldest_first": False, "newest_first": True}
 _FLATTENS = {"channels_first": False, "channels_last": True}
 _KERNELS = {"outputs_first": named, "inputs_first": flax}  # PyTorch's; Flax's and Keras's
 _MOST = 10_000  # atoms or quantiles
+_TOP = (
+    "game, outputs, actions, activation, pixels, frame_decay, stack_order, flatten, kernels, "
+    "advertised_score, name, state_dict, aside, view, rules, layers, head, statistics"
+)
+_LAYER = "type, key, weight, bias, noisy, kernel, stride, padding, activation"
+_NAMED = "key, weight, bias, noisy"
+_OUTPUTS = "type, action, action_hidden"
+_VALUES = "value, value_hidden"
+_RETURNS = "atoms, support, quantiles, quantiles_first, fractions"
+_STATISTICS = "mean, variance, epsilon, clip"
 _TYPES = {
     str: "a string",
     int: "a whole number",
@@ -156,6 +167,14 @@ class _Table:
         if choices and value not in choices:
             raise self.error(field, f"found {_shown(value)}, expected one of {', '.join(choices)}")
         return value
+
+    def only(self, known: str) -> None:
+        """Refuses other fields, before one is missed that is there by another name."""
+        names = known.split(", ")
+        for field in (field for field in self.fields if field not in names):
+            near = difflib.get_close_matches(field, names, 1)
+            meant = f"did you mean {near[0]}; " if near else ""
+            raise self.error(field, f"unknown field; {meant}known fields: {known}")
 
     def finish(self, known: str) -> None:
         """Refuses fields that nobody asked for."""
@@ -238,13 +257,17 @@ def _loaded(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read as a spec: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a TOML file ({_shown(str(error))})") from error
+        reason = settings.one_line(str(error), MAX_BYTES)
+        if len(reason) > 200:  # the end says in which line
+            reason = f"{reason[:120]}...{reason[-60:]}"
+        raise ValueError(f"{path}: not a TOML file ({reason})") from error
     return fields, path
 
 
 def _spec(fields: dict[str, Any], path: str) -> Spec:
     """The spec of these fields, checked."""
     top = _Table(fields, path)
+    top.only(_TOP)
     game = top.take("game", str)
     try:
         game = None if game is None else tasks.get(game).name
@@ -309,10 +332,7 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
         rules=_rules(top),
         aside=_aside(top),
     )
-    top.finish(
-        "game, outputs, actions, activation, pixels, frame_decay, stack_order, flatten, kernels, "
-        "advertised_score, name, state_dict, aside, view, rules, layers, head, statistics"
-    )
+    top.finish(_TOP)
     return spec
 
 
@@ -395,6 +415,7 @@ def _layers(
         if not isinstance(fields, dict):
             raise top.error("layers", f"found {_shown(fields)}, expected [[layers]] tables")
         table = top.inner(fields, f"layers[{number}]")
+        table.only(f"{_LAYER}, layer")
         kinds = ("conv", "dense", *networks.CELLS)
         kind = table.take("type", str, f"one of {', '.join(kinds)}", kinds)
         if core:
@@ -419,7 +440,7 @@ def _layers(
             raise table.error("type", "found a conv after a dense layer, expected all convs first")
         stride = _number(table, "stride", 1, "the convolution's stride") or 1
         kernel, padding = _number(table, "kernel", 1), _padding(table)
-        table.finish("type, key, weight, bias, noisy, kernel, stride, padding, activation")
+        table.finish(_LAYER)
         convs.append(Conv(weights, stride, kernel, padding))
     return tuple(convs), tuple(hidden), core, used
 
@@ -436,6 +457,7 @@ def _head(
 ) -> tuple[dict[str, Any], list[str]]:
     """Fields of the plan, and the activation of each hidden layer of the streams."""
     table = top.inner(top.take("head", dict, "a table such as [head] with type and action"), "head")
+    table.only(f"{_OUTPUTS}, {_VALUES}, {_RETURNS}, activation")
     kind = table.take("type", str, f"one of {', '.join(networks.HEADS)}", networks.HEADS)
     if core and kind == "actor_critic":
         raise table.error(
@@ -445,16 +467,16 @@ def _head(
         )
     fields: dict[str, Any] = {"head": kind, "action": _key(table, "action", required=True)}
     fields["action_hidden"] = _keys(table, "action_hidden")
-    known = ["type", "action", "action_hidden"]
+    known = [_OUTPUTS]
     if kind != "linear":
         fields["value"] = _key(table, "value", required=True)
         fields["value_hidden"] = _keys(table, "value_hidden")
-        known += ["value", "value_hidden"]
+        known.append(_VALUES)
     hidden = len(fields["action_hidden"]) + len(fields.get("value_hidden", ()))
     activations = [_activation(table, activation)] * hidden if hidden else []
     if kind != "actor_critic":
         fields |= _returns(table)
-        known += ["atoms", "support", "quantiles", "quantiles_first", "fractions"]
+        known.append(_RETURNS)
     table.finish(", ".join([*known, "activation"]))
     return fields, activations
 
@@ -496,6 +518,7 @@ def _statistics(top: _Table, view: dict[str, Any] | None) -> Statistics | None:
     if view is None:
         raise top.error("statistics", "found without [view]; they are those of pixels")
     table = top.inner(fields, "statistics")
+    table.only(_STATISTICS)
     mean, variance = (
         table.take(name, str, f"the name of the tensor of the pixels' {name}")
         for name in ("mean", "variance")
@@ -505,12 +528,14 @@ def _statistics(top: _Table, view: dict[str, Any] | None) -> Statistics | None:
     for name, value in (("epsilon", epsilon), ("clip", clip)):
         if value <= 0:
             raise table.error(name, f"found {_shown(value)}, expected a number above 0")
-    table.finish("mean, variance, epsilon, clip")
+    table.finish(_STATISTICS)
     return Statistics(mean, variance, float(epsilon), float(clip))
 
 
 def _view(table: _Table) -> dict[str, Any]:
     """Checks what `View` itself does not: the kinds of the values."""
+    known = ", ".join(field.name for field in dataclasses.fields(View))
+    table.only(known)
     view: dict[str, Any] = {}
     for field in ("height", "width", "stack"):
         view[field] = table.take(field, int)
@@ -521,7 +546,7 @@ def _view(table: _Table) -> dict[str, Any]:
         view[field] = table.fields.pop(field, None)  # the view itself asks for true or false
     view["crop"] = table.take("crop", list)
     view["steps"] = table.take("steps", list)
-    table.finish(", ".join(field.name for field in dataclasses.fields(View)))
+    table.finish(known)
     for field, pairs in (("crop", [view["crop"] or [0, 1]]), ("steps", view["steps"] or [])):
         for pair in pairs:
             numbers = isinstance(pair, list) and all(type(n) is int and n >= 0 for n in pair)
@@ -589,8 +614,9 @@ def _as_weights(table: _Table, field: str, value: Any) -> Weights:
     if not isinstance(value, dict):
         raise table.error(field, f"found {_shown(value)}, expected the layer's name in the file")
     inner = table.inner(value, field)
+    inner.only(_NAMED)
     weights = _weights(inner)
-    inner.finish("key, weight, bias, noisy")
+    inner.finish(_NAMED)
     return weights
 
 
