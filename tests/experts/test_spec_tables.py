@@ -605,14 +605,45 @@ def test_a_template_asks_whether_what_normalises_plays(tmp_path):
 
 def test_a_template_of_many_layers_does_not_try_all_their_strides(tmp_path, monkeypatch):
     tried, convolved = [], template.convolved
-    monkeypatch.setattr(template, "_MOST_LAYERS", 1200)
     monkeypatch.setattr(template, "convolved", lambda *x: tried.append(x) or convolved(*x))
-    layers = {f"c{i}.weight": np.ones((4, 4, 3, 3), np.float32) for i in range(12)}
-    layers |= {f"c{i}.bias": np.ones(4, np.float32) for i in range(12)}
+    shapes = {f"c{i}__weight": (4, 4, 3, 3) for i in range(12)}
+    layers = _tensors(**shapes, **{f"c{i}__bias": (4,) for i in range(12)})
     dense = _tensors(out__weight=(6, 77), out__bias=(6,))  # 77 is no multiple of 4 channels
     export.save(layers | dense, tmp_path / "breakout_x.pth")
-    assert "[[layers]]" in template.write(tmp_path / "breakout_x.pth")
-    assert 0 < len(tried) <= 2 * 2 * len(template._SIZES) * template._MOST_LAYERS
+    assert template.write(tmp_path / "breakout_x.pth").count("[[layers]]") == 12
+    assert 0 < len(tried) < 500_000
+    # Strides and paddings of the first layers are known as well as those of the last.
+    export.save(layers | _tensors(out__weight=(6, 16), out__bias=(6,)), tmp_path / "pong_x.pth")
+    text = template.write(tmp_path / "pong_x.pth")
+    first, *_, last = re.findall(r"stride = \d +# also fit: (.*), together", text)
+    assert "2 with padding 0" in first and "1 with padding 0" in last
+
+
+@pytest.mark.parametrize(
+    ("strides", "cut"),
+    [((3, 2, 2), True), ((1, 1, 3), False), ((2, 3, 1), True), ((5, 2, 1), True)],
+)
+def test_what_fits_is_named_of_every_layer(strides, cut, tmp_path):
+    """Of 5x5 kernels with half a kernel around them; what is written by itself is read."""
+    side = 84
+    for stride in strides:
+        side = (side + 4 - 5) // stride + 1
+    shapes = {f"c{i}__weight": (2, 4 if i == 1 else 2, 5, 5) for i in (1, 2, 3)}
+    shapes |= {"out__weight": (4, 2 * side**2), "out__bias": (4,)}
+    export.save(_tensors(**shapes, **{f"c{i}__bias": (2,) for i in (1, 2, 3)}), tmp_path / "x.pth")
+    text = template.write(tmp_path / "x.pth", game="breakout")
+    parts = text.split("[[layers]]")[1:]
+    for stride, part in zip(strides, parts, strict=True):
+        (said, told), *padding = re.findall(r"^(?:stride|padding) = (\S+)(.*)$", part, re.M)
+        named = [(said, padding[0][0] if padding else "0")]
+        named += re.findall(r"(\d) with padding (\S+?)(?:,| and)", told)
+        assert (str(stride), "2") in named and len(named) <= 9
+        assert len(set(named)) == len(named)
+        assert " and others, together" not in told or len(named) == 9
+    assert cut == (" and others, together" in parts[0])
+    text = _answer(text, activation='"relu"', pixels='"0..1"', outputs='"q"')
+    (tmp_path / "x.toml").write_text(text)
+    formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
 
 
 def test_what_a_cell_has_no_place_beside():

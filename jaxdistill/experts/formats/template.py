@@ -11,8 +11,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +51,24 @@ _STRIDES = {
     2: (1, 2),
     1: (1,),
 }
-_MOST_FITS = 6
-_MOST_LAYERS = 100_000  # tried of each size of a picture; of a file of many layers not all can be
+# Of all layers: none, half a kernel, anything small, or TensorFlow's.
+_PADDINGS: tuple[Callable[[int], Sequence[int | str]], ...] = (
+    lambda kernel: (0,),
+    lambda kernel: (kernel // 2,),
+    lambda kernel: (0, 1, 2),
+    lambda kernel: (SAME,),
+)
+_MOST_NAMED = 8  # as many as kernels of 5 or 7 have of strides, by the first two paddings
+
+_Step = tuple[int, int | str]
+"""Stride and padding of a convolution."""
+
+
+class _Fits(NamedTuple):
+    """Sizes of a picture, and for each convolution what agrees; the first ones do so together."""
+
+    sizes: tuple[tuple[int, int], ...] = ()
+    steps: tuple[tuple[_Step, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +77,7 @@ class _Draft:
 
     Attributes:
       expert: as it was read, where the file is recognised.
-      fits: of a guess, sizes of the picture with strides and paddings that agree with its shapes.
+      fits: of a guess, sizes of the picture, strides and paddings that agree with its shapes.
       outputs: how many there are.
       critic: of a guess, there is one behind a recurrent cell, which is left out.
       aside: what the names of tensors begin with that a spec refuses to leave out unsaid.
@@ -73,7 +89,7 @@ class _Draft:
     outputs: int
     stack: int | None
     expert: Expert | None = None
-    fits: tuple[tuple[tuple[int, int], tuple[tuple[int, int | str], ...]], ...] = ()
+    fits: _Fits = dataclasses.field(default_factory=_Fits)
     critic: bool = False
     aside: tuple[str, ...] = ()
 
@@ -196,7 +212,7 @@ def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
         entering = plan.hidden[0] if plan.hidden else core.input
     first = arrays[convs[0].weight].shape if convs else ()
     stack = first[2 if is_flax else 1] if convs else None
-    fits = tuple(_fits([arrays[x.weight].shape for x in convs], width(entering, 1), is_flax))
+    fits = _fits([arrays[x.weight].shape for x in convs], width(entering, 1), is_flax)
     outputs, unsaid = width(others[-1], 0), _aside(plan, arrays)
     return _Draft(plan, place, game, outputs, stack, fits=fits, critic=critic, aside=unsaid)
 
@@ -239,25 +255,63 @@ def _layers(arrays: Arrays) -> tuple[list[Weights], list[Weights], bool]:
     return convs, dense, is_flax
 
 
-def _fits(shapes: list[tuple[int, ...]], flat: int, is_flax: bool) -> Iterator[Any]:
-    """Sizes of a picture, strides and paddings of convolutions that end in `flat` numbers."""
-    if not shapes:
-        return
+def _fits(shapes: list[tuple[int, ...]], flat: int, is_flax: bool) -> _Fits:
+    """Strides and paddings of convolutions that end in `flat` numbers, by what is usual."""
     kernels = [shape[0] if is_flax else shape[2] for shape in shapes]
-    channels = shapes[-1][-1] if is_flax else shapes[-1][0]
-    strides = [_STRIDES.get(kernel, (2,)) for kernel in kernels]
-    count, most = 0, _MOST_LAYERS // len(kernels)
-    for size, paddings in itertools.product(_SIZES, ((0, 1, 2), (SAME,))):
-        choices = [[(x, y) for y in paddings for x in chosen] for chosen in strides]
-        for layers in itertools.islice(itertools.product(*choices), most):  # of many, the first
-            sides = list(size)
-            for (stride, padding), kernel in zip(layers, kernels, strict=True):
-                sides = [convolved(n, kernel, stride, padding) for n in sides]
-            if min(sides) > 0 and channels * sides[0] * sides[1] == flat:
-                yield size, layers
-                count += 1
-                if count == _MOST_FITS:
-                    return
+    channels = (shapes[-1][-1] if is_flax else shapes[-1][0]) if shapes else 1
+    sizes: list[tuple[int, int]] = []
+    found: list[dict[_Step, None]] = [{} for _ in kernels]  # in order
+    for size, paddings in itertools.product(_SIZES, _PADDINGS) if shapes else ():
+        choices = [
+            [
+                (x, y)
+                for y in paddings(k)
+                if isinstance(y, str) or y < k
+                for x in _STRIDES.get(k, (2,))
+            ]
+            for k in kernels
+        ]
+        if ways := _ways(size, kernels, choices, channels, flat):
+            sizes.append(size)
+            for steps, more in zip(found, ways, strict=True):
+                steps |= dict.fromkeys(more)
+    return _Fits(tuple(dict.fromkeys(sizes)), tuple(map(tuple, found)))
+
+
+def _ways(
+    size: tuple[int, int],
+    kernels: list[int],
+    choices: list[list[_Step]],
+    channels: int,
+    flat: int,
+) -> list[list[_Step]]:
+    """For each layer those of its choices by which `size` can end in `flat` numbers; or none.
+
+    The first ones fit together.
+    """
+
+    def after(at: tuple[int, int], kernel: int, step: _Step) -> tuple[int, int]:
+        return convolved(at[0], kernel, *step), convolved(at[1], kernel, *step)
+
+    # Few sizes can be reached, of however many layers.
+    reached = [{size}]
+    for kernel, layer in zip(kernels, choices, strict=True):
+        ends = {after(at, kernel, step) for at in reached[-1] for step in layer}
+        reached.append({end for end in ends if min(end) > 0})
+    leads = {end for end in reached[-1] if channels * end[0] * end[1] == flat}
+    ahead = []  # what leads to the end, behind each layer from the last to the first
+    for kernel, layer, sizes in zip(kernels[::-1], choices[::-1], reached[-2::-1], strict=True):
+        ahead.append(leads)
+        leads = {at for at in sizes if any(after(at, kernel, step) in leads for step in layer)}
+    if not leads:
+        return []
+    ways, at = [], size
+    for kernel, layer, sizes, good in zip(kernels, choices, reached[:-1], ahead[::-1], strict=True):
+        first = next(step for step in layer if after(at, kernel, step) in good)
+        at = after(at, kernel, first)
+        others = (s for s in layer if any(after(x, kernel, s) in good for x in sizes))
+        ways.append([first, *others])
+    return ways
 
 
 # --- as text
@@ -286,7 +340,7 @@ def _text(draft: _Draft, name: str) -> Iterator[str]:
     yield "# Lines such as '# NAME = ...' are questions: take the '# ' away and say what is true."
     if expert is None:
         yield f"# Those about {', '.join(QUESTIONS)} can be played:"
-        yield f"# launch/convert.py --source={name} --spec=THIS --try_episodes=4"
+        yield f"# jaxdistill convert --source={name} --spec=THIS --try_episodes=4"
     yield "# docs/specs.md explains every field."
     yield ""
     if draft.game:
@@ -367,8 +421,8 @@ def _view(draft: _Draft) -> Iterator[str]:
     if draft.expert or (draft.stack is None and not draft.plan.convs):
         return
     yield from ("", "[view]")
-    (height, width), *_ = [size for size, _ in draft.fits] or [(84, 84)]
-    sizes = sorted({size for size, _ in draft.fits}, reverse=True)
+    (height, width), *_ = draft.fits.sizes or [(84, 84)]
+    sizes = sorted(draft.fits.sizes, reverse=True)
     told = f"its layers fit {' or '.join(f'{a}x{b}' for a, b in sizes)}" if sizes else "or another"
     yield _said("height", height, told) if sizes else _asked("height", height, told)
     yield _said("width", width) if sizes else _asked("width", width, told)
@@ -424,16 +478,17 @@ def _layer_tables(draft: _Draft) -> Iterator[str]:
 
 def _geometry(draft: _Draft, index: int) -> Iterator[str]:
     """Stride and padding of one of the convolutions of a guess."""
-    fits = [layers[index] for _, layers in draft.fits]
-    if not fits:
+    if not draft.fits.sizes:
         yield _asked("stride", 2, "no usual strides and paddings agree with the dense layers")
         yield _asked("padding", 0, "zeros on every side")
         return
-    others = [f"{s} with padding {p}" for s, p in dict.fromkeys(fits) if (s, p) != fits[0]]
-    told = f"also fit: {', '.join(others)}, together with other layers" if others else ""
-    yield _said("stride", fits[0][0], told)
-    if fits[0][1]:
-        yield _said("padding", fits[0][1])
+    (stride, padding), *others = draft.fits.steps[index]
+    named = [f"{s} with padding {_toml(p)}" for s, p in others[:_MOST_NAMED]]
+    more = " and others" if len(others) > _MOST_NAMED else ""
+    told = f"also fit: {', '.join(named)}{more}, together with other layers" if named else ""
+    yield _said("stride", stride, told)
+    if padding:
+        yield _said("padding", padding)
 
 
 def _named(layer: Weights) -> Iterator[str]:
