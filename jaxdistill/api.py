@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
+import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,10 +23,12 @@ from jaxdistill import settings as settings_lib
 from jaxdistill import tasks
 from jaxdistill.experts import formats, student
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import records
 from jaxdistill.run import distill as runs
 from jaxdistill.run import recipe, students, training
-from jaxdistill.tasks.views import AnyView, View
+from jaxdistill.tasks.actions import Form
+from jaxdistill.tasks.views import AnyView, Vector, View
 
 __all__ = ["Policy", "distill", "evaluate", "load"]
 
@@ -34,44 +40,69 @@ class Policy:
     Attributes:
       name: of the file or directory that it was read from.
       experts: what plays each task, by the task's name.
+      sources: where each task's expert can be read again, by the task's name; none of a run's
+        student, nor of what was read from no file.
+      student: the one network of all its tasks, where they have one.
     """
 
     name: str
     experts: Mapping[str, Expert]
+    sources: Mapping[str, ExpertSource] = dataclasses.field(default_factory=dict)
+    student: student.Student | None = None
+
+    def __repr__(self) -> str:
+        count, first = len(self.tasks), ", ".join(self.tasks[:4])
+        more = f" and {count - 4} more" if count > 4 else ""
+        views = dict.fromkeys(_sees(expert.view) for expert in self.experts.values())
+        return f"<Policy {self.name}: plays {first}{more}; sees {' or '.join([*views][:2])}>"
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of what it plays."""
         return tuple(self.experts)
 
-    def _expert(self, task: str | None) -> Expert:
+    def _name(self, task: str | None) -> str:
         if task is None:
             if len(self.experts) > 1:
                 raise ValueError(
                     f"{self.name} plays {', '.join(self.tasks)}; give task, one of them"
                 )
-            return next(iter(self.experts.values()))
+            return self.tasks[0]
         name = tasks.get(task).name
         if name not in self.experts:
             raise ValueError(f"{self.name} plays {', '.join(self.tasks)}, not {name}")
-        return self.experts[name]
+        return name
+
+    @functools.cached_property
+    def _placed(self) -> Mapping[str, Expert]:
+        """Its experts with parameters on the device: to bring them there takes as long as to act.
+
+        One network of several tasks is brought there once.
+        """
+        once = {id(expert.params): expert.params for expert in self.experts.values()}
+        there = {number: jax.device_put(params) for number, params in once.items()}
+        return {
+            name: dataclasses.replace(expert, params=there[id(expert.params)])
+            for name, expert in self.experts.items()
+        }
 
     def view(self, task: str | None = None) -> AnyView:
         """What it sees in a task: `view.shape` is that of one observation, `(stack, *frame)`."""
-        return self._expert(task).view
+        return self.experts[self._name(task)].view
 
     def outputs(self, observations: Any, task: str | None = None) -> np.ndarray:
         """Q-values or logits `(B, A)` in the suite's order of actions, 0 where it has none.
 
         Args:
-          observations: `(B, stack, *frame)`: uint8 frames, oldest first, or float32 numbers.
+          observations: `(B, stack, *frame)`, B at least 1 (`observation[None]` is one alone): uint8
+            frames, oldest first, or finite numbers.
           task: which of its tasks; None where it has one.
 
         Raises:
           ValueError: it does not play `task`, sees observations of another shape or frames of
             another dtype, or is recurrent: then single states are not enough.
         """
-        expert = self._expert(task)
+        expert = self._placed[self._name(task)]
         return np.asarray(expert.suite_outputs(_checked(observations, expert)))
 
     def act(
@@ -79,50 +110,101 @@ class Policy:
         observations: Any,
         task: str | None = None,
         *,
-        key: jax.Array | None = None,
+        key: jax.Array | int | None = None,
         epsilon: float = 0.0,
         sample: bool = False,
+        own: bool = False,
     ) -> np.ndarray:
         """Actions for `observations`, `(B,)`, or `(B, A)` of keys and angles, valid in the task.
+
+        An action is an index among all of its suite's: in Atari among ALE's 18, for an environment
+        of `full_action_space=True`. Others, as `gym.make("ALE/Pong-v5")` makes them, have the
+        game's own actions alone and number those from 0: for them give `own=True`.
 
         Args:
           observations: as `outputs` takes them.
           task: as `outputs` takes it.
-          key: of random draws; with `epsilon` or `sample` it must be given.
+          key: of random draws, or a seed of it; with `epsilon` or `sample` it must be given. The
+            same key draws the same again: give another at each step.
           epsilon: chance of a uniformly random valid action.
           sample: draw from the softmax of logits instead of taking the most likely.
+          own: indices among the task's own valid actions, `jaxdistill.tasks.get(task).actions`, or
+            among all where it plays by rules that make all valid.
 
         Raises:
-          ValueError: as `outputs`; chance without a key, or an epsilon that is no chance.
+          ValueError: as `outputs`; chance without a key, or an epsilon that is no chance; own
+            indices of keys and angles.
         """
         _check_chance("epsilon", epsilon)
-        expert = self._expert(task)
+        expert = self._placed[self._name(task)]
         if key is None and (epsilon or sample):
             raise ValueError("epsilon and sample are chance; give key, such as jax.random.key(0)")
         if sample and expert.outputs != "logits":
             raise ValueError(f"{self.name} holds Q-values, which are not sampled; expected logits")
+        played = expert.task
+        if own and played.suite.kinds:
+            raise ValueError(
+                f"{played.name} is played with keys and angles, which have no index; leave own out"
+            )
+        drawn = _key(key)
         shown = _checked(observations, expert)
-        return np.asarray(
-            expert.task.suite.form.choose(
+        chosen = np.asarray(
+            _chooser(played.suite.form, bool(sample))(
                 expert.suite_outputs(shown),
-                jnp.asarray(expert.mask),
-                jax.random.key(0) if key is None else key,
-                epsilon=epsilon,
-                sample=sample,
-                log_std=expert.suite_log_std,
+                expert.mask,
+                drawn,
+                epsilon=float(epsilon),
+                log_std=expert.suite_log_std if sample else None,
                 seats=np.arange(len(shown)),
             )
         )
+        if own:
+            index = np.zeros(played.suite.num_actions, chosen.dtype)
+            index[list(played.actions)] = np.arange(len(played.actions))
+            return index[chosen]
+        return chosen
+
+    def save(self, directory: str | os.PathLike[str], task: str | None = None) -> None:
+        """Writes it into a new directory, which `load` reads and which stands for an expert's file.
+
+        Args:
+          task: the only one; None is all that one student plays, or the one task that it has.
+
+        Raises:
+          ValueError: the directory already holds something, it does not play `task`, or its tasks
+            have a network each: then they are saved one by one.
+        """
+        where = _path("directory", directory)
+        with _in_python():
+            if task is None and self.student is not None:
+                self.student.save(where)
+            else:
+                self.experts[self._name(task)].save(where)
+
+
+@functools.lru_cache(maxsize=16)
+def _chooser(form: Form, sample: bool) -> Callable[..., jax.Array]:
+    return jax.jit(functools.partial(form.choose, sample=sample))
+
+
+def _sees(view: AnyView) -> str:
+    """A view in so few words as there are."""
+    if isinstance(view, Vector):
+        return f"{view.size} numbers"
+    return f"{'x'.join(map(str, view.shape))} {'changes of ' * view.difference}pixels"
 
 
 def _checked(observations: Any, expert: Expert) -> np.ndarray:
     """Observations as an array of what the expert sees: of pixels bytes, else float32."""
-    shown = np.asarray(observations)
-    if shown.shape[1:] != expert.view.shape:
+    shown, wanted = np.asarray(observations), expert.view.shape
+    if shown.shape[1:] != wanted:
+        alone = "; one observation alone is observation[None]" if shown.shape == wanted else ""
         raise ValueError(
             f"observations have shape {shown.shape}, and {expert.name} sees "
-            f"(B, {', '.join(map(str, expert.view.shape))})"
+            f"(B, {', '.join(map(str, wanted))}){alone}"
         )
+    if not len(shown):
+        raise ValueError(f"observations have shape {shown.shape}: there are none; expected one")
     if isinstance(expert.view, View) and not expert.view.difference:
         if shown.dtype != np.uint8:  # which networks divide by 255, and nothing else
             raise ValueError(
@@ -130,7 +212,78 @@ def _checked(observations: Any, expert: Expert) -> np.ndarray:
                 f"expected uint8"
             )
         return shown
-    return shown.astype(np.float32)
+    if shown.dtype.kind not in "biuf":
+        raise ValueError(f"observations are {shown.dtype}, and {expert.name} sees numbers")
+    with np.errstate(over="ignore"):
+        numbers = shown.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"observations hold NaN or infinity, and {expert.name} sees numbers")
+    return numbers
+
+
+def _key(key: Any) -> jax.Array:
+    """A key of `jax.random`, of one or of its seed; any where nothing is drawn."""
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        _check_whole("key", key, least=0)
+        return jax.random.key(int(key))
+    if key is None:
+        return jax.random.key(0)
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not new and not (dtype == np.uint32 and shape == jax.random.PRNGKey(0).shape):
+        shown = settings_lib.one_line(repr(key), 100)
+        raise ValueError(f"key is {shown}, expected jax.random.key(SEED), or a seed")
+    return key
+
+
+def _path(name: str, value: Any) -> str:
+    """A path as the user's own text, whose home is found; `name` is what an error calls it."""
+    if not isinstance(value, (str, os.PathLike)):
+        shown = settings_lib.one_line(repr(value), 100)
+        raise TypeError(f"{name} is {shown}, expected a path: a str or a pathlib.Path")
+    return os.path.expanduser(os.fspath(value))
+
+
+def _cache(value: Any) -> str | None:
+    """The directory that `cache_dir` names; ValueError for a file."""
+    if value is None:
+        return None
+    path = _path("cache_dir", value)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"cache_dir is {path}, which is a file; expected a directory")
+    return path
+
+
+_FLAGS = {
+    "--game": "task=",
+    "--spec": "spec=",
+    "--spec_template": "`jaxdistill convert --spec_template`",
+    "--workdir": "workdir",
+    "--out": "directory",
+}
+_FLAGS_OF_EXPERTS = _FLAGS | {
+    "--game": "its task, as {TASK: FILE}",
+    "give the expert's `game`": "give it as {TASK: FILE}",
+    "--spec": "{'path': FILE, 'spec': TOML}",
+}
+
+
+@contextlib.contextmanager
+def _in_python(words: Mapping[str, str] = _FLAGS) -> Iterator[None]:
+    """Has errors in its body say what Python's arguments are called in place of flags.
+
+    Args:
+      words: for what there is to say, what is said here.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):  # else it is the system's
+            said = "|".join(map(re.escape, words))
+            # No part of a longer flag, nor of a path.
+            pattern = rf"(?<![\w/-])(?:{said})(?![\w-])"
+            error.args = (re.sub(pattern, lambda found: words[found[0]], error.args[0]),)
+        raise
 
 
 def _check_chance(name: str, value: Any) -> None:
@@ -164,26 +317,36 @@ def load(
     Raises:
       FileNotFoundError, ValueError: one line on what keeps it from being read; or there is a spec
         and no file of an expert.
+      TypeError: a path is none.
     """
-    where = pathlib.Path(path)
+    path = _path("path", path)
+    spec = None if spec is None else _path("spec", spec)
+    with _in_python():
+        return _load(path, task, spec)
+
+
+def _load(path: str, task: str | None, spec: str | None) -> Policy:
+    where, whole, sources = pathlib.Path(path), None, {}
     if training.stands_in(where):
         _refuse_spec(path, spec, "a training")
         experts = training.load_experts(where, task)
+        sources = {str(e.game): ExpertSource(str(where / "experts" / str(e.game))) for e in experts}
     elif (found := student.read(path)) or (where / "config.json").is_file():
         _refuse_spec(path, spec, "a student" if found else "a distillation")
+        if found:
+            sources = {game: ExpertSource(path, game=game) for game in found.games}
         found = found or students.read(where)
+        whole = found if task is None else None
         experts = found.experts() if task is None else [found.expert(task)]
     else:
         expert = formats.load(path, spec=spec, game=task)
         if expert.game is None:
             raise ValueError(f"{path} does not say which task it plays; give task")
-        experts = [expert]
-    return Policy(str(path), {str(expert.game): expert for expert in experts})
+        experts, sources = [expert], {expert.game: ExpertSource(path, spec, task)}
+    return Policy(path, {str(expert.game): expert for expert in experts}, sources, whole)
 
 
-def _refuse_spec(
-    path: str | os.PathLike[str], spec: str | os.PathLike[str] | None, what: str
-) -> None:
+def _refuse_spec(path: str, spec: str | None, what: str) -> None:
     if spec is not None:
         raise ValueError(
             f"{path} holds {what}, which says itself what it is; spec describes the file of an "
@@ -191,8 +354,11 @@ def _refuse_spec(
         )
 
 
+AnyExpert = str | os.PathLike[str] | Mapping[str, Any] | Policy
+
+
 def distill(
-    experts: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.PathLike[str]],
+    experts: Mapping[str, AnyExpert] | Iterable[AnyExpert] | str | os.PathLike[str] | Policy,
     workdir: str | os.PathLike[str],
     *,
     settings: Mapping[str, Any] | None = None,
@@ -204,41 +370,137 @@ def distill(
     student.
 
     Args:
-      experts: files or directories by the task they play, or a list of those that say it.
+      experts: by the task they play, or a list of those that say it, or one alone. Each is a file
+        or directory; or a mapping of its `path` and, as far as they are needed, its `spec`, `game`
+        and `rules`, see `experts.sources.ExpertSource`; or what `load` gave for one of these.
       workdir: directory of the run; made if it is missing.
       settings: what is not to be as by default, by the names of the flags:
         `{"learn.rounds": 100, "network": "net1"}`.
-      cache_dir: where games of experts and random play are looked for and kept for other runs.
+      cache_dir: directory where games of experts and random play are looked for and kept for other
+        runs; None is nowhere but in `workdir`.
 
     Returns:
       What stands in `WORKDIR/result.json`; its `games` are one row per task.
 
     Raises:
       FileNotFoundError, ValueError, OSError: one line on what to mend.
+      TypeError: an argument is none of what is listed here.
     """
+    sources = _sources(experts)
+    fields = {"experts": sources, **_fields(settings)}
+    chosen = settings_lib.build(recipe.Settings, fields, "settings")
+    workdir, cache_dir = _path("workdir", workdir), _cache(cache_dir)
+    with _in_python(_FLAGS_OF_EXPERTS):
+        return runs.distill(chosen, workdir, cache_dir=cache_dir)
+
+
+def _sources(experts: Any) -> list[ExpertSource]:
+    """What `distill` takes as experts."""
     if isinstance(experts, Mapping):
-        sources = [{"path": os.fspath(path), "game": name} for name, path in experts.items()]
+        return [_source(f"experts[{name!r}]", x, name) for name, x in experts.items()]
+    if isinstance(experts, (str, bytes, os.PathLike, Policy)):
+        return [_source("experts", experts)]
+    if not isinstance(experts, Iterable):
+        shown = settings_lib.one_line(repr(experts), 100)
+        raise TypeError(f"experts is {shown}, expected {{TASK: FILE}}, or a list of files")
+    return [_source(f"experts[{i}]", x) for i, x in enumerate(experts)]
+
+
+def _source(where: str, expert: Any, game: str | None = None) -> ExpertSource:
+    if isinstance(expert, Policy):
+        return _source_of(where, expert, game)
+    if not isinstance(expert, Mapping):
+        fields = {"path": _path(where, expert)}
     else:
-        sources = [{"path": os.fspath(path)} for path in experts]
-    fields: dict[str, Any] = {"experts": sources}
-    for name, value in _copied(settings or {}).items():
+        fields = dict(expert)
+        for name in {"path", "spec"} & fields.keys():
+            if fields[name] is not None:
+                fields[name] = _path(f"{where}[{name!r}]", fields[name])
+        if game is not None and "game" in fields:
+            raise ValueError(f"{where} is an expert of what its key says; leave out its game")
+    if game is not None:
+        fields["game"] = game
+    return settings_lib.build(ExpertSource, fields, where)
+
+
+def _source_of(where: str, policy: Policy, game: str | None) -> ExpertSource:
+    """Where a policy's expert of one task is read again; TypeError where that is nowhere."""
+    if game is None and len(policy.tasks) > 1:
+        raise ValueError(
+            f"{where} plays {', '.join(policy.tasks)}; say which it teaches, as {{TASK: policy}}"
+        )
+    name = policy._name(game)
+    if name not in policy.sources:
+        raise TypeError(
+            f"{where} is {policy!r}, which stands in no file of an expert; save it by "
+            f"policy.save(DIRECTORY), and give DIRECTORY"
+        )
+    return policy.sources[name]
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    """Settings by their dotted names, however deep they are given, as nested fields."""
+    if settings is None:
+        return {}
+    if not hasattr(settings, "items"):
+        shown = settings_lib.one_line(repr(settings), 100)
+        raise TypeError(f'settings is {shown}, expected a mapping, as {{"learn.rounds": 100}}')
+    known = _known()
+    fields: dict[str, Any] = {}
+    for name, value in _named(settings):
+        if re.match(r"experts\b", name):
+            raise ValueError(f"settings: {name!r} is said by the argument experts; leave it out")
+        if name not in known:
+            raise ValueError(f"settings: {name!r} is no setting; {_instead(name, known)}")
         *parts, last = name.split(".")
-        place = fields
+        place: Any = fields
         for part in parts:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ValueError(f"settings: {name!r} is no setting beside {part!r}")
+        if last in place:
+            raise ValueError(f"settings: {name!r} is given twice; leave one of them out")
         place[last] = value
-    chosen = settings_lib.build(recipe.Settings, fields, "settings")
-    return runs.distill(chosen, workdir, cache_dir=cache_dir)
+    return fields
 
 
-def _copied(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that may be written into, however deep: the caller's stay as they are."""
-    return {
-        name: _copied(value) if isinstance(value, Mapping) else value
-        for name, value in settings.items()
-    }
+def _named(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their dotted names."""
+    for name, value in settings.items():
+        if not isinstance(name, str):
+            shown = settings_lib.one_line(repr(name), 60)
+            raise TypeError(f"settings: {shown} is no name, expected one as 'learn.rounds'")
+        if hasattr(value, "items"):
+            yield from _named(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@functools.cache
+def _known() -> tuple[str, ...]:
+    """The dotted names of all settings, and of what holds others."""
+    default = dataclasses.asdict(recipe.Settings(experts=(ExpertSource("any"),)))
+    names = dict.fromkeys(settings_lib.flatten(default | {"experts": None}))
+    groups = dict.fromkeys(name.rpartition(".")[0] for name in names if "." in name)
+    return tuple(name for name in (*names, *groups) if name != "experts")
+
+
+def _instead(name: str, known: Iterable[str]) -> str:
+    """What a setting that is none may be, as programs say it of a flag."""
+
+    def alike(other: str) -> float:
+        """How alike both are, by all of it and by the end: 2 is the same."""
+        both = ((name, other), (name.rpartition(".")[2], other.rpartition(".")[2]))
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in both)
+
+    best = max(known, key=alike)
+    if alike(best) >= 1.3:
+        return f"did you mean {best!r}?"
+    first = name.rpartition(".")[0]
+    while first and not any(x.startswith(f"{first}.") for x in known):
+        first = first.rpartition(".")[0]
+    there = [x.rpartition(".")[2] for x in known if x.rpartition(".")[0] == first]
+    return f"expected {'.'.join(filter(None, (first, 'NAME')))!r} of {', '.join(there)}"
 
 
 def evaluate(
@@ -271,9 +533,10 @@ def evaluate(
     _check_whole("seed", seed, least=0)
     if epsilon is not None:
         _check_chance("epsilon", epsilon)
+    cache_dir = _cache(cache_dir)
     if not isinstance(policy, Policy):
         policy = load(policy, task=task)
-    played = policy.tasks if task is None else (str(policy._expert(task).game),)
+    played = policy.tasks if task is None else (policy._name(task),)
     rows = {}
     for name in played:
         expert = policy.experts[name]

@@ -3,20 +3,27 @@
 import dataclasses
 import math
 import pathlib
+import re
 import subprocess
 import sys
+import types
 
+import gymnasium
+import gymnasium.wrappers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import jaxdistill
 from jaxdistill import networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import records
 from jaxdistill.run import distill
+from jaxdistill.tasks.actions import Discrete
 from jaxdistill.tasks.views import Vector, View
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,6 +55,33 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     experts = {"pong": PONG, "breakout": ROOT / "experts" / "breakout.pth"}
     return workdir, jaxdistill.distill(experts, workdir, settings=TINY)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Settings of the distillations that are asked for: none is made."""
+    settings = []
+
+    def noted(chosen, workdir, *, cache_dir):
+        settings.append((chosen, workdir, cache_dir))
+        return {}
+
+    monkeypatch.setattr(distill, "distill", noted)
+    return settings
+
+
+def _pilot():
+    """Of a lander, by numbers."""
+    kernel = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    return Expert(
+        name="pilot",
+        network=networks.Network(convs=(), num_outputs=4),
+        params={"params": {"action": {"kernel": kernel, "bias": np.zeros(4, np.float32)}}},
+        outputs="q",
+        actions=(0, 1, 2, 3),
+        view=Vector(8),
+        game="lander/standard",
+    )
 
 
 def _shown(count):
@@ -96,13 +130,8 @@ def test_what_cannot_be_asked_is_refused(pong, tmp_path):
         pong.outputs(_shown(1), "breakout")
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
         jaxdistill.load(tmp_path / "nothing.pth")
-    with pytest.raises(ValueError, match=r"settings\.learn\.round is unknown"):
-        jaxdistill.distill([PONG], tmp_path / "run", settings={"learn.round": 3})
-    for wrong in ({"experts.0": "x"}, {"learn": 3, "learn.rounds": 4}):
-        with pytest.raises(ValueError, match="is no setting beside"):
-            jaxdistill.distill([PONG], tmp_path / "run", settings=wrong)
     own = {"round": 3}
-    with pytest.raises(ValueError, match=r"settings\.learn\.round is unknown"):
+    with pytest.raises(ValueError, match=r"'learn\.round' is no setting"):
         settings = {"learn": own, "learn.rounds": 5}
         jaxdistill.distill([PONG], tmp_path / "run", settings=settings)
     assert own == {"round": 3}, "what was given stays as it is"
@@ -147,17 +176,7 @@ def test_pixels_are_bytes_and_numbers_are_floats(pong, watcher):
             pong.act(other)
     changes = dataclasses.replace(watcher("pong", 1), view=View(difference=True))
     numbers = np.random.default_rng(0).integers(0, 9, (5, 1, 8)).astype(np.uint8)
-    kernel = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
-    pilot = Expert(
-        name="pilot",
-        network=networks.Network(convs=(), num_outputs=4),
-        params={"params": {"action": {"kernel": kernel, "bias": np.zeros(4, np.float32)}}},
-        outputs="q",
-        actions=(0, 1, 2, 3),
-        view=Vector(8),
-        game="lander/standard",
-    )
-    for expert, given in ((changes, shown), (pilot, numbers)):
+    for expert, given in ((changes, shown), (_pilot(), numbers)):
         policy = jaxdistill.api.Policy("x", {str(expert.game): expert})
         said = policy.outputs(given)
         np.testing.assert_array_equal(policy.outputs(given.astype(np.float64)), said)
@@ -186,3 +205,239 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     (row,) = distill.evaluate_student(workdir, terms, game="breakout")
     for name in ("mean", "mean_steps"):
         assert measured["breakout"][name] == row["student"][name]
+    saved = workdir / "saved"
+    student.save(saved)
+    again = jaxdistill.load(saved)
+    assert again.tasks == student.tasks
+    np.testing.assert_array_equal(again.outputs(shown, "pong"), student.outputs(shown, "pong"))
+
+
+def test_the_game_s_own_actions_are_numbered_from_0(pong):
+    shown, own = _shown(64), jaxdistill.tasks.get("pong").actions
+    for how in ({}, {"key": 1, "epsilon": 1.0}):
+        indices = pong.act(shown, own=True, **how)
+        np.testing.assert_array_equal(np.asarray(own)[indices], pong.act(shown, **how))
+    assert set(indices) == set(range(6)) and own == (0, 1, 3, 4, 11, 12)
+    keys = dataclasses.replace(
+        _pilot(),
+        network=networks.Network(convs=(), num_outputs=9),
+        outputs="logits",
+        actions=tuple(range(9)),
+        view=jaxdistill.tasks.get("combat/duel").suite.view,
+        game="combat/duel",
+    )
+    fighter = jaxdistill.Policy("x", {"combat/duel": keys})
+    with pytest.raises(ValueError, match="keys and angles, which have no index; leave own out"):
+        fighter.act(np.zeros((1, *fighter.view().shape), np.float32), own=True)
+
+
+def test_what_is_chosen_is_compiled_once(pong, monkeypatch):
+    traced, choose = [], Discrete.choose
+
+    def noted(self, *given, **named):
+        traced.append(named["sample"])
+        return choose(self, *given, **named)
+
+    monkeypatch.setattr(Discrete, "choose", noted)
+    jaxdistill.api._chooser.cache_clear()
+    for key in range(3):
+        pong.act(_shown(5), key=key, epsilon=0.1 * key)
+    assert traced == [False]
+    params = pong._placed["pong"].params
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(params)), "and brought there once"
+
+
+def test_a_seed_is_a_key(pong):
+    shown = _shown(64)
+    wanted = pong.act(shown, key=jax.random.key(3), epsilon=1.0)
+    for key in (3, np.int64(3), jax.random.PRNGKey(3)):
+        np.testing.assert_array_equal(pong.act(shown, key=key, epsilon=1.0), wanted)
+    for wrong in ("3", 3.0, True, [0, 3], jax.random.split(jax.random.key(3))):
+        with pytest.raises(ValueError, match=r"^key is .*, expected jax.random.key\(SEED\)"):
+            pong.act(shown, key=wrong, epsilon=1.0)
+    with pytest.raises(ValueError, match=r"^key is -1, expected a whole number of 0 to"):
+        pong.act(shown, key=-1, epsilon=1.0)
+
+
+def test_observations_that_are_none_are_refused(pong):
+    with pytest.raises(ValueError, match=r"\(0, 4, 84, 84\): there are none"):
+        pong.act(_shown(0))
+    with pytest.raises(ValueError, match=r"one observation alone is observation\[None\]$"):
+        pong.outputs(_shown(1)[0])
+    lander = jaxdistill.Policy("x", {"lander/standard": _pilot()})
+    for wrong in (math.nan, math.inf, 1e300):
+        with pytest.raises(ValueError, match="observations hold NaN or infinity, and pilot sees"):
+            lander.act(np.full((1, 1, 8), wrong))
+    with pytest.raises(ValueError, match="observations are <U1, and pilot sees numbers"):
+        lander.act(np.full((1, 1, 8), "x"))
+
+
+def test_a_policy_is_shown_in_one_line(pong, run):
+    assert repr(pong) == f"<Policy {PONG}: plays pong; sees 4x84x84 pixels>"
+    assert "plays pong, breakout; sees 4x84x84 pixels>" in repr(jaxdistill.load(run[0]))
+    assert len(repr(pong.experts["pong"])) < 2000
+    landers = {f"task{i}": _pilot() for i in range(6)}
+    said = "<Policy x: plays task0, task1, task2, task3 and 2 more; sees 8 numbers>"
+    assert repr(jaxdistill.Policy("x", landers)) == said
+
+
+def test_experts_are_files_mappings_and_policies(asked, pong, tmp_path):
+    pong.save(tmp_path / "saved")
+    saved = jaxdistill.load(tmp_path / "saved")
+    np.testing.assert_array_equal(saved.outputs(_shown(2)), pong.outputs(_shown(2)))
+    whole = {"path": PONG, "spec": pathlib.Path("x.toml"), "rules": "noop_max=1"}
+    path = str(PONG)
+    for given, wanted in (
+        (path, ExpertSource(path)),
+        (PONG, ExpertSource(path)),
+        (pong, ExpertSource(path)),
+        ([saved], ExpertSource(str(tmp_path / "saved"))),
+        ({"pong": pong}, ExpertSource(path)),
+        ({"pong": PONG}, ExpertSource(path, game="pong")),
+        ([whole], ExpertSource(path, "x.toml", rules="noop_max=1")),
+        ({"pong": whole}, ExpertSource(path, "x.toml", "pong", "noop_max=1")),
+        ([{"path": path, "game": "pong"}], ExpertSource(path, game="pong")),
+    ):
+        jaxdistill.distill(given, tmp_path / "run")
+        assert asked[-1][0].experts == (wanted,), given
+
+
+@pytest.mark.parametrize(
+    ("experts", "error", "said"),
+    [
+        (5, TypeError, r"^experts is 5, expected \{TASK: FILE\}, or a list of files$"),
+        (b"x.pth", TypeError, "^experts is b'x.pth', expected a path"),
+        ({"pong": None}, TypeError, r"^experts\['pong'\] is None, expected a path"),
+        ([{"path": 3}], TypeError, r"^experts\[0\]\['path'\] is 3, expected a path"),
+        ([{"pth": "x"}], ValueError, r"^experts\[0\].pth is unknown; known fields: path, spec"),
+        ({"pong": {"path": "x", "game": "y"}}, ValueError, "its key says; leave out its game"),
+    ],
+    ids=str,
+)
+def test_what_is_no_expert_is_refused(asked, tmp_path, experts, error, said):
+    with pytest.raises(error, match=said):
+        jaxdistill.distill(experts, tmp_path / "run")
+    assert not asked
+
+
+def test_policies_that_stand_in_no_file_do_not_teach(asked, pong, run, tmp_path):
+    with pytest.raises(ValueError, match="plays pong, not breakout"):
+        jaxdistill.distill({"breakout": pong}, tmp_path / "run")
+    student = jaxdistill.load(run[0])
+    with pytest.raises(ValueError, match=r"say which it teaches, as \{TASK: policy\}$"):
+        jaxdistill.distill([student], tmp_path / "run")
+    with pytest.raises(TypeError, match=r"no file of an expert; save it by policy.save\(DIREC"):
+        jaxdistill.distill({"pong": student}, tmp_path / "run")
+    student.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"not empty; choose another directory$"):
+        student.save(tmp_path / "saved")
+    saved = jaxdistill.load(tmp_path / "saved")
+    jaxdistill.distill({"pong": saved}, tmp_path / "run")
+    (source,) = asked[-1][0].experts
+    assert source == ExpertSource(str(tmp_path / "saved"), game="pong")
+    alone = jaxdistill.load(run[0], task="breakout")
+    alone.save(tmp_path / "alone")
+    assert jaxdistill.load(tmp_path / "alone").tasks == ("breakout",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        (["seed"], TypeError, r"^settings is \['seed'\], expected a mapping"),
+        ({3: 4}, TypeError, "^settings: 3 is no name, expected one as 'learn.rounds'$"),
+        ({"learn.round": 3}, ValueError, "is no setting; did you mean 'learn.rounds'[?]$"),
+        ({"lern": {"rounds": 3}}, ValueError, "'lern.rounds' is no .* mean 'learn.rounds'[?]$"),
+        ({"learn.x": 3}, ValueError, "'learn.x' is no setting; expected 'learn.NAME' of rounds"),
+        ({"x": 3}, ValueError, "'x' is no setting; expected 'NAME' of together, view, network"),
+        ({"experts": ["x"]}, ValueError, "'experts' is said by the argument experts; leave it"),
+        ({"experts.0": "x"}, ValueError, "'experts.0' is said by the argument experts; leave"),
+        ({"learn": 3, "learn.rounds": 4}, ValueError, "is no setting beside 'learn'"),
+        ({"learn": {"rounds": 3}, "learn.rounds": 4}, ValueError, "'learn.rounds' is given twice"),
+        ({"learn.rounds": "x"}, ValueError, r"^settings\.learn\.rounds is 'x', expected int$"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_are_refused(asked, tmp_path, settings, error, said):
+    with pytest.raises(error, match=said):
+        jaxdistill.distill([PONG], tmp_path / "run", settings=settings)
+    assert not asked
+
+
+def test_settings_are_given_by_dotted_names_and_nested(asked, tmp_path):
+    settings = {"learn.rounds": 3, "learn": {"loss": "kl"}, "rules": {"noop_max": 1}}
+    jaxdistill.distill([PONG], tmp_path, settings=settings)
+    ((chosen, _, _),) = asked
+    assert (chosen.learn.rounds, chosen.learn.loss, chosen.rules.noop_max) == (3, "kl", 1)
+
+
+def test_a_home_is_found_and_a_file_is_no_directory(asked, pong, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pong.pth").symlink_to(PONG)
+    assert jaxdistill.load("~/pong.pth").tasks == ("pong",)
+    jaxdistill.distill(["~/pong.pth"], "~/run", cache_dir=pathlib.Path("~/cache"))
+    ((chosen, workdir, cache),) = asked
+    assert chosen.experts[0].path == str(tmp_path / "pong.pth")
+    assert (workdir, cache) == (str(tmp_path / "run"), str(tmp_path / "cache"))
+    for call in (jaxdistill.distill, jaxdistill.evaluate):
+        given = ([PONG], tmp_path / "run") if call is jaxdistill.distill else (pong,)
+        with pytest.raises(ValueError, match=r"^cache_dir is .*pong\.pth, which is a file; expect"):
+            call(*given, cache_dir="~/pong.pth")
+    with pytest.raises(TypeError, match=r"^path is 5, expected a path"):
+        jaxdistill.load(5)
+
+
+def test_errors_speak_of_arguments_and_not_of_flags(tmp_path):
+    odd = tmp_path / "--spec"
+    odd.write_bytes(safetensors.numpy.save({"odd.weight": np.zeros((3, 5), np.float32)}))
+    with pytest.raises(ValueError, match=r"--spec: .*give a spec \(spec=; `jaxdistill convert --"):
+        jaxdistill.load(odd)
+    with pytest.raises(ValueError, match=r"\(\{'path': FILE, 'spec': TOML\}; `jaxdistill convert"):
+        jaxdistill.distill({"pong": odd}, tmp_path / "run")
+    nameless = tmp_path / "x.pth"
+    nameless.symlink_to(PONG)
+    with pytest.raises(ValueError, match=r"which game it plays; give it as \{TASK: FILE\}$"):
+        jaxdistill.distill([nameless], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class _Pong(gymnasium.Env):
+    """Ends after a few steps, which must be of the 18 actions."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (84, 84), np.uint8)
+    action_space = gymnasium.spaces.Discrete(18)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 5
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.left -= 1
+        return self.observation_space.sample(), 1.0, not self.left, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered")
+def test_the_page_on_python_does_what_it_says(run, tmp_path, monkeypatch, capsys):
+    """docs/python.md, with a small run in place of its own and no emulator behind its loop."""
+    workdir, result = run
+    text = (ROOT / "docs" / "python.md").read_text()
+    first, loop = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "from_python").symlink_to(workdir)
+    evaluate, api = jaxdistill.evaluate, jaxdistill.api
+    monkeypatch.setattr(api, "distill", lambda experts, _, settings: result)
+    monkeypatch.setattr(api, "evaluate", lambda x, **how: evaluate(x, **how | {"episodes": 2}))
+    exec(first, {})
+    assert {"agreement", "regret", "random", "expert"} <= result["games"][0].keys()
+    assert {"mean_retention", "worst_retention", "geometric_retention"} <= result.keys()
+
+    def made(name, *, full_action_space, **_):
+        assert (name, full_action_space) == ("ALE/Pong-v5", True)
+        return _Pong()
+
+    monkeypatch.setitem(sys.modules, "ale_py", types.ModuleType("ale_py"))
+    monkeypatch.setattr(gymnasium, "make", made)
+    monkeypatch.setattr(gymnasium.wrappers, "AtariPreprocessing", lambda env, **_: env)
+    exec(loop, {})
+    assert capsys.readouterr().out.endswith("\n5.0\n")
