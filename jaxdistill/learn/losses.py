@@ -249,7 +249,7 @@ def check(name: str, form: Form, loss: Any) -> None:
             f"{reason}"
         ) from error
     shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
-    if shape != (rows,) or not jnp.issubdtype(dtype, jnp.floating):
+    if shape != (rows,) or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         names = {rows: "B", width: "A"}
         found = type(given).__name__
         if shape is not None:

@@ -9,6 +9,7 @@ import re
 from jaxdistill import settings
 from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.atari import USUAL, Game, Rules
+from jaxdistill.tasks.checks import check as check
 from jaxdistill.tasks.task import Task
 
 # What others call a task, beside its own name.

@@ -290,6 +290,7 @@ class Pool(abc.ABC):
             raise ValueError(f"{task.name} shows {usual}, expected no {view}")
         self.task, self.num_envs, self.view = task, num_envs, task.shown([view])
         self._sent: np.ndarray | None = None  # those stepping now, None for all
+        self._shape, self._dtype = self.view.shape, np.dtype(task.suite.frame_dtype)
 
     @abc.abstractmethod
     def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
@@ -340,8 +341,13 @@ class Pool(abc.ABC):
         self._send(actions, self._sent)
 
     def receive(self) -> Step:
-        """Waits for the step begun by `send`; environments that do not step are as they were."""
+        """Waits for the step begun by `send`; environments that do not step are as they were.
+
+        Raises:
+          ValueError: the pool says something of another shape or dtype than it has to.
+        """
         played, last = self._receive(), self.last
+        self._check_shapes(*played)
         if played.rows is not None:
             last = Step(*(x[played.rows] for x in last))
         valid = ~last.over
@@ -369,6 +375,7 @@ class Pool(abc.ABC):
         self, observations: np.ndarray, lives: np.ndarray, rows: np.ndarray | None = None
     ) -> None:
         """Takes note of games that have just begun, in all environments or in `rows`."""
+        self._check_shapes(observations, lives=lives, rows=rows)
         nothing, zeros = np.zeros(len(lives), bool), np.zeros(len(lives), np.int32)
         begun = Step(
             observations=observations,
@@ -381,6 +388,34 @@ class Pool(abc.ABC):
             ages=zeros,
         )
         self.last = begun if rows is None else self._merged(begun, rows)
+
+    def _check_shapes(
+        self,
+        observations: np.ndarray,
+        rewards: np.ndarray | None = None,
+        lives: np.ndarray | None = None,
+        ended: np.ndarray | None = None,
+        truncated: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """Refuses what a pool of somebody's own says in other shapes: it would fail much later."""
+        count = self.num_envs if rows is None else len(rows)
+        wanted, found = (count, *self._shape), np.shape(observations)
+        dtype = getattr(observations, "dtype", None)
+        missing = ""
+        if rows is None and self._sent is not None:
+            missing = "; give Played the rows that have stepped"
+        if found != wanted or dtype != self._dtype:
+            raise ValueError(
+                f"{self.task.name}: observations are {found} of {dtype}, expected {wanted} of "
+                f"{self._dtype}: environments, then what the view says{missing}"
+            )
+        said = {"rewards": rewards, "lives": lives, "ended": ended, "truncated": truncated}
+        for name, value in said.items():
+            if value is not None and np.shape(value) != (count,):
+                raise ValueError(
+                    f"{self.task.name}: {name} are {np.shape(value)}, expected ({count},){missing}"
+                )
 
     def _merged(self, step: Step, rows: np.ndarray) -> Step:
         """`last` with the environments `rows` of `step`, in new arrays."""
