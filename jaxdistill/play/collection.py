@@ -165,7 +165,7 @@ class Collector:
                         f"{self._seating.lessons[game].name}: what the dataset holds cannot be "
                         f"played again here; resume with the EnvPool, or for landers the gymnasium "
                         f"and Box2D, it was collected with, or begin anew; a task of your own must "
-                        f"draw all chance from its seed: jaxdistill.tasks.check says whether it does"
+                        f"draw all chance from its seed, which jaxdistill.tasks.check tries"
                     )
         self.steps = length
 
