@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdistill import tasks
 from jaxdistill.experts import hub
 from jaxdistill.experts.student import Student
 from jaxdistill.report import tables
@@ -83,6 +84,16 @@ def _body(student: Student, address: hub.Address, name: str, clips: Sequence[str
     protocol = tables.protocol({"episodes": episodes, **measured})
     made = student.made.get("method", "distillation")
     first = games[0]
+    own = [game for game in games if tasks.added(game)]
+    imports = " --import=FILE" if own else ""
+    needs, module = "", ""
+    if own:
+        needs = (
+            f"\n{_cell(', '.join(own))}: of a file that does not come with jaxdistill. Every "
+            f"command needs your file: --import=FILE; Python imports it first.\n"
+        )
+        module = f"import FILE  # which adds {', '.join(own)}\n"
+    shape, dtype = student.roles[0].view.shape, student.roles[0].task.suite.frame_dtype
     pictures = "".join(f"![expert beside student]({clip})\n" for clip in clips)
     return f"""# {name}
 
@@ -98,17 +109,19 @@ One network that plays {", ".join(games)}, made of an expert of each by
 
 ```
 pip install 'jaxdistill[hub]'
-jaxdistill evaluate --expert={address} --game={first}
-jaxdistill watch --expert={address} --game={first} --out=game.gif
+jaxdistill evaluate --expert={address} --game={first}{imports}
+jaxdistill watch --expert={address} --game={first}{imports} --out=game.gif
 ```
-
+{needs}
 It stands wherever an expert's file can: to distil it again,
-`jaxdistill distill --config=merge:{first}={address} --workdir=DIR`. From Python:
+`jaxdistill distill --config=merge:{first}={address} --workdir=DIR{imports}`. From Python:
 
 ```python
 import jaxdistill
-
+import numpy as np
+{module}
 policy = jaxdistill.load("{address}")
+observations = np.zeros({(1, *shape)}, "{dtype}")  # (B, stack, ...): what is seen
 actions = policy.act(observations, task="{first}")
 ```
 

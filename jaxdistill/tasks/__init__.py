@@ -39,6 +39,11 @@ def add(task: Task) -> None:
     _by_key.cache_clear()
 
 
+def added(name: str) -> bool:
+    """Whether the task of this name did not come with the package."""
+    return get(name).name in _added
+
+
 def get(name: str) -> Task:
     """Finds a task by almost any of the spellings in use.
 

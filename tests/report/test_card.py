@@ -1,0 +1,88 @@
+"""A student's card as somebody reads it who has nothing but the card."""
+
+import dataclasses
+import re
+import sys
+import types
+from typing import ClassVar
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import networks, tasks
+from jaxdistill.experts import hub
+from jaxdistill.experts.student import Role, Student
+from jaxdistill.report import card
+from jaxdistill.tasks import lander
+from jaxdistill.tasks.task import Suite, Task
+from jaxdistill.tasks.views import View
+
+pytest.importorskip("huggingface_hub")
+ADDRESS = "hf://me/card"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corridor(Task):
+    suite: ClassVar[Suite] = lander.LANDER
+
+    def pool(self, num_envs, **options):
+        raise NotImplementedError
+
+    def camera(self, **options):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def corridor(monkeypatch):
+    monkeypatch.setattr(tasks, "_added", {})
+    tasks.add(Corridor("corridor/short", (0, 1), 5))
+    yield "corridor/short"
+    tasks._added.clear()
+    tasks.names.cache_clear()
+    tasks._by_key.cache_clear()
+
+
+def student_of(game, network, view):
+    module = networks.for_tasks(networks.create(network), [tasks.get(game)])
+    params = networks.init(module, jax.random.key(0), view.shape)
+    role = Role(game, view, tasks.get(game).actions, "an expert", "x.pth")
+    played = {"mean": 1.0, "interval": [0.5, 1.5], "episodes": 100}
+    row = {"game": game, "random": played, "expert": played, "student": played}
+    row |= {"retention": 0.9, "retention_interval": [0.8, 1.0], "human_normalised": None}
+    measured = {"games": [row], "episodes": 100, "epsilon": 0.0}
+    measured |= {"opening_steps": 0, "opening_by": "random"}
+    return Student("mine", module, params, "q", (role,), card={"made": {}, "measured": measured})
+
+
+def run_python_of(text, path):
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(block.replace(ADDRESS, str(path)), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("game", "network", "view"),
+    [("pong", "net3", View()), ("lander/windy", "mlp", lander.LANDER.view)],
+)
+def test_its_python_runs_as_it_stands(game, network, view, tmp_path):
+    student = student_of(game, network, view)
+    student.save(tmp_path / "student")
+    text = card.text(student, hub.parse(ADDRESS))
+    assert run_python_of(text, tmp_path / "student")["actions"].shape == (1,)
+    assert "--import" not in text
+
+
+def test_a_task_of_one_s_own_needs_its_file(corridor, tmp_path, monkeypatch):
+    student = student_of(corridor, "mlp", lander.LANDER.view)
+    student.save(tmp_path / "student")
+    text = card.text(student, hub.parse(ADDRESS))
+    commands = [line for line in text.splitlines() if "jaxdistill " in line and "--expert=" in line]
+    assert len(commands) == 2 and all("--import=FILE" in line for line in commands)
+    assert "--workdir=DIR --import=FILE`" in text
+    said = "corridor/short: of a file that does not come with jaxdistill. Every command needs your"
+    assert f"{said} file: --import=FILE" in text
+    monkeypatch.setitem(sys.modules, "FILE", types.ModuleType("FILE"))
+    names = run_python_of(text, tmp_path / "student")
+    assert "FILE" in names and np.isin(names["actions"], (0, 1)).all()
