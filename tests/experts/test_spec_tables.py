@@ -603,6 +603,17 @@ def test_a_template_asks_whether_what_normalises_plays(tmp_path):
     assert note.startswith("tensors not used: ")
 
 
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_a_template_of_a_convention_says_how_it_flattens(rows_first, tmp_path):
+    _, tensors, _ = _c51()
+    export.save(tensors, tmp_path / "x.pth")
+    known = formats.convert(tmp_path / "x.pth", game="breakout")
+    plan = dataclasses.replace(known.plan, rows_first=rows_first)
+    draft = template._Draft(plan, "", "breakout", 4, 4, expert=known.expert)
+    (tmp_path / "x.toml").write_text("\n".join(template._text(draft, "x.pth")))
+    assert specs.read(tmp_path / "x.toml").plan.rows_first is rows_first
+
+
 def test_a_template_of_many_layers_does_not_try_all_their_strides(tmp_path, monkeypatch):
     tried, convolved = [], template.convolved
     monkeypatch.setattr(template, "convolved", lambda *x: tried.append(x) or convolved(*x))
