@@ -42,7 +42,7 @@ class Policy:
       experts: what plays each task, by the task's name.
       sources: where each task's expert can be read again, by the task's name; none of a run's
         student, nor of what was read from no file.
-      student: the one network of all its tasks, where they have one.
+      student: the one network of all its tasks, where they have one. This and `sources` may change.
     """
 
     name: str
