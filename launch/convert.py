@@ -6,8 +6,8 @@ The shared agent of the public multi-task lander holds three experts: `--game=la
 
 Of a file that no convention knows, `--source=FILE --spec_template=NEW.toml` writes what a spec has
 to say, with questions where the file says nothing; `--source=FILE --spec=FILE.toml
---try_episodes=4` plays the likely answers to those about activation, resize, pixels and the order
-of frames.
+--try_episodes=4` plays the likely answers to those about activation, resize, pixels, the order of
+frames, and how features are flattened.
 """
 
 import pathlib

@@ -442,16 +442,26 @@ def test_a_template_of_what_specs_cannot_say_is_refused(tmp_path):
 def test_what_a_spec_leaves_open_is_tried_with_every_likely_answer(tmp_path):
     (tmp_path / "x.toml").write_text(TEXT)
     (answers, *others) = specs.tried(tmp_path / "x.toml")
-    assert answers[0] == {"stack_order": "oldest_first"} and len(others) == 1
+    assert answers[0] == {"stack_order": "oldest_first", "flatten": "channels_first"}
+    assert len(others) == 3
+    (tmp_path / "x.toml").write_text(f'kernels = "inputs_first"\n{TEXT}')
+    assert [x for x, _ in specs.tried(tmp_path / "x.toml")] == [
+        {"stack_order": "oldest_first"},
+        {"stack_order": "newest_first"},
+    ]
     text = TEXT.replace('activation = "elu"', "").replace('pixels = "0..255"', "")
     (tmp_path / "x.toml").write_text(text.replace('resize = "area"', ""))
     choices = specs.tried(tmp_path / "x.toml")
-    assert len(choices) == 3 * 2 * 2 * 2 == len({tuple(x.values()) for x, _ in choices})
+    assert len(choices) == 3 * 2 * 2 * 2 * 2 == len({tuple(x.values()) for x, _ in choices})
     wanted = {"activation": "tanh", "pixels": "0..255", "stack_order": "newest_first"}
+    wanted |= {"flatten": "channels_last"}
     (chosen,) = (x for said, x in choices if said == wanted | {"view.resize": "linear"})
     assert chosen.plan.activation == "tanh" and chosen.plan.raw_pixels and chosen.plan.newest_first
+    assert chosen.plan.rows_first
     assert chosen.view == {"resize": "linear"}
-    (tmp_path / "x.toml").write_text(f'stack_order = "oldest_first"\n{TEXT}')
+    (tmp_path / "x.toml").write_text(
+        f'stack_order = "oldest_first"\nflatten = "channels_first"\n{TEXT}'
+    )
     with pytest.raises(ValueError, match="answers all that can be tried; leave out one of activ"):
         specs.tried(tmp_path / "x.toml")
 

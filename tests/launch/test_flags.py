@@ -859,7 +859,15 @@ def test_a_spec_is_begun_and_what_it_leaves_open_is_played(program, tmp_path):
     code, _, err = program("convert", source, f"--spec_template={spec}")
     assert code == 2 and "exists; choose another file" in err
     # Two answers, to the order of frames alone.
-    tries = (source, f"--spec={golden}.toml", "--epsilon=1", "--seed=1", "--try_episodes=2")
+    said = 'flatten = "channels_first"\n' + golden.with_suffix(".toml").read_text()
+    (tmp_path / "it.toml").write_text(said)
+    tries = (
+        source,
+        f"--spec={tmp_path / 'it.toml'}",
+        "--epsilon=1",
+        "--seed=1",
+        "--try_episodes=2",
+    )
     code, out, err = program("convert", *tries)
     assert code == 0, err
     assert out.startswith("2 games each, epsilon 1, 95%")

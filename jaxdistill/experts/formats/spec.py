@@ -186,6 +186,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "activation": ("relu", "elu", "tanh"),
     "pixels": tuple(_PIXELS),
     "stack_order": tuple(_ORDERS),
+    "flatten": tuple(_FLATTENS),
     "view.resize": ("area", "linear"),
 }
 """What people often do not know of an expert, and the likely answers, the likeliest first."""
@@ -232,8 +233,12 @@ def _is_open(fields: dict[str, Any], question: str) -> bool:
         return False
     if question == "view.resize":
         return "resize" not in view
-    has_frames = view.get("stack") != 1 and any(x.get("type") == "conv" for x in tables)
-    return question not in fields and (question != "stack_order" or has_frames)
+    convs = any(x.get("type") == "conv" for x in tables)
+    if question == "stack_order":
+        return question not in fields and convs and view.get("stack") != 1
+    if question == "flatten":  # of Keras and Flax it is known
+        return question not in fields and convs and fields.get("kernels") != "inputs_first"
+    return question not in fields
 
 
 def _answered(fields: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
