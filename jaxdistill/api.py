@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import os
 import pathlib
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import settings as settings_lib
-from jaxdistill import tasks
+from jaxdistill import tasks, text
 from jaxdistill.experts import formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -451,7 +450,7 @@ def _fields(settings: Any) -> dict[str, Any]:
         if re.match(r"experts\b", name):
             raise ValueError(f"settings: {name!r} is said by the argument experts; leave it out")
         if name not in known:
-            raise ValueError(f"settings: {name!r} is no setting; {_instead(name, known)}")
+            raise ValueError(f"settings: {name!r} is no setting; {text.instead(name, known)}")
         *parts, last = name.split(".")
         place: Any = fields
         for part in parts:
@@ -483,24 +482,6 @@ def _known() -> tuple[str, ...]:
     names = dict.fromkeys(settings_lib.flatten(default | {"experts": None}))
     groups = dict.fromkeys(name.rpartition(".")[0] for name in names if "." in name)
     return tuple(name for name in (*names, *groups) if name != "experts")
-
-
-def _instead(name: str, known: Iterable[str]) -> str:
-    """What a setting that is none may be, as programs say it of a flag."""
-
-    def alike(other: str) -> float:
-        """How alike both are, by all of it and by the end: 2 is the same."""
-        both = ((name, other), (name.rpartition(".")[2], other.rpartition(".")[2]))
-        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in both)
-
-    best = max(known, key=alike)
-    if alike(best) >= 1.3:
-        return f"did you mean {best!r}?"
-    first = name.rpartition(".")[0]
-    while first and not any(x.startswith(f"{first}.") for x in known):
-        first = first.rpartition(".")[0]
-    there = [x.rpartition(".")[2] for x in known if x.rpartition(".")[0] == first]
-    return f"expected {'.'.join(filter(None, (first, 'NAME')))!r} of {', '.join(there)}"
 
 
 def evaluate(

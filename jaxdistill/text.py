@@ -1,5 +1,12 @@
 """Text for people, without anything that takes long to import."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_ALIKE = 1.3  # of 2, from which a name is taken for another that was mistyped
+
 
 def shown(text: object) -> str:
     r"""As text in which whatever is not printable is written out, an escape character as "\x1b".
@@ -8,3 +15,28 @@ def shown(text: object) -> str:
     pretend to be the program.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def instead(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What a setting that is none may be: the one that is nearly called so, or those beside it.
+
+    Args:
+      name: dotted, as "learn.round".
+      known: all that there are.
+      prefix: what is written before a name: "--config." of a flag.
+    """
+    first, _, last = name.rpartition(".")
+    known = list(known)
+
+    def alike(other: str) -> float:
+        """How alike both are, by all of it and by the end: 2 is the same."""
+        both = ((name, other), (last, other.rpartition(".")[2]))
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in both)
+
+    best = max(known, key=alike)
+    if alike(best) >= _ALIKE:
+        return f"did you mean {prefix}{best}?"
+    while first and not any(x.startswith(f"{first}.") for x in known):
+        first = first.rpartition(".")[0]
+    there = [x.rpartition(".")[2] for x in known if x.rpartition(".")[0] == first]
+    return f"expected {prefix}{first}{'.' if first else ''}NAME of {', '.join(there)}"

@@ -7,7 +7,6 @@ Programs import what is heavy in their functions: flags are read, and what is be
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import os
 import pathlib
@@ -200,25 +199,8 @@ def _unknown_field(arguments: Sequence[str]) -> str | None:
         name = flag.removeprefix("no").removeprefix("config.")
         if name == flag or "[" in name or name in known:
             continue
-        first, _, last = name.rpartition(".")
-
-        def alike(other: str, name: str = name, last: str = last) -> float:
-            """How alike both are, by all of it and by the end."""
-            both = ((name, other), (last, other.rpartition(".")[2]))
-            return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in both)
-
-        best = max(known, key=alike)
-        if alike(best) >= _ALIKE:
-            return f"--{flag} is no setting; did you mean --config.{best}?"
-        while first and not any(x.startswith(f"{first}.") for x in known):
-            first = first.rpartition(".")[0]
-        there = [x.rpartition(".")[2] for x in known if x.rpartition(".")[0] == first]
-        where = ".".join(filter(None, ("config", first)))
-        return f"--{flag} is no setting; expected --{where}.NAME of {', '.join(there)}"
+        return f"--{flag} is no setting; {text.instead(name, known, '--config.')}"
     return None
-
-
-_ALIKE = 1.3  # of 2, from which a name is taken for another that was mistyped
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
