@@ -244,6 +244,8 @@ class Student:
                 raise ValueError(f"its network knows {games} games, and it names {count}")
             experts.check_weights(student.network, student.roles[0].view, flat)
             student.experts()  # which refuses outputs, actions and views that are none
+        except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
+            raise tasks.UnknownTask(f"{directory}: {error}") from error
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
             reason = settings.one_line(f"{kind}{error}", 200)

@@ -167,6 +167,16 @@ def test_damage_is_one_line(standing, tmp_path, damage, message):
     assert "\n" not in str(error.value) and str(where) in str(error.value)
 
 
+def test_a_task_that_was_not_imported_is_no_damage(standing, tmp_path):
+    student, _ = standing
+    where = tmp_path / "student"
+    student.save(where)
+    _broken(where, tasks=[PONG | {"game": "grid/small"}])
+    with pytest.raises(tasks.UnknownTask, match=r"student: unknown task .*--import=FILE") as error:
+        Student.load(where)
+    assert "damaged" not in str(error.value)
+
+
 CONTROLLERS = {"controllers": True, "game_actions": [[0], [0]]}
 
 
