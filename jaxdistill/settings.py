@@ -68,15 +68,16 @@ class Range:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed as it is: names may be a dictionary's
 class OneOf:
-    """Names that a field may hold."""
+    """Names that a field may hold, and what to do where a name is of somebody's own."""
 
     names: Collection[str]
+    hint: str = ""
 
     def __contains__(self, value: str) -> bool:
         return value in self.names
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.names)}"
+        return f"one of {', '.join(self.names)}" + (f"; {self.hint}" if self.hint else "")
 
 
 @dataclasses.dataclass(frozen=True)

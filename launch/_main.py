@@ -10,7 +10,6 @@ import copy
 import math
 import os
 import pathlib
-import re
 import shlex
 import sys
 import time
@@ -73,7 +72,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
                 _import(pathlib.Path(file))
             main()
         except (ValueError, OSError) as error:
-            _fail(_unknown_loss(error) + _own_place(error))
+            _fail(str(error) + _own_place(error))
         except preemption.Preempted:
             if preemption.by_hand():
                 _interrupted(goes_on=True)
@@ -144,16 +143,6 @@ def _own_place(error: BaseException) -> str:
             function = "" if code.co_name == "<module>" else f", {code.co_qualname}"
             return f" (in {code.co_filename}:{line}{function})"
     return ""
-
-
-def _unknown_loss(error: BaseException) -> str:
-    """The error, and what to do where a loss is not known whose file was not imported."""
-    told = str(error)
-    if "--import" in told or not re.search(r"learn\.(first_)?loss is .*, expected one of", told):
-        return told
-    from jaxdistill import tasks
-
-    return f"{told}; a loss of your own: {tasks.OF_ONE_S_OWN}"
 
 
 def command() -> str:

@@ -34,6 +34,7 @@ from jaxdistill.tasks.views import AnyView, View
 
 WARM_LAYERS = ("all", "convolutions")
 # As they are now, with those that were added since.
+_OWN_LOSS = f"a loss of your own: {tasks.OF_ONE_S_OWN}"
 _LOSSES: collections.ChainMap[str, Any] = collections.ChainMap(
     dict.fromkeys(losses.FACTORED), losses.LOSSES
 )
@@ -142,8 +143,8 @@ class Learn:
     updates_per_round: Count = 32
     batch_per_game: Count = 128
     shares: Annotated[str, Shares()] | None = None
-    loss: Annotated[str, OneOf(_LOSSES.new_child({"auto": None}))] = "auto"
-    first_loss: Annotated[str, OneOf(_LOSSES)] | None = None
+    loss: Annotated[str, OneOf(_LOSSES.new_child({"auto": None}), _OWN_LOSS)] = "auto"
+    first_loss: Annotated[str, OneOf(_LOSSES, _OWN_LOSS)] | None = None
     first_rounds: Steps = 0
     q_temperature: Temperature = 0.01
     logits_temperature: Temperature = 1.0

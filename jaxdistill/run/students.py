@@ -10,7 +10,6 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -175,12 +174,7 @@ def _read_settings(
         )
     merged = isinstance(standing, dict) and "method" in standing
     cls: type[Settings | merging.Settings] = merging.Settings if merged else Settings
-    try:
-        return settings_lib.build(cls, standing, str(path)), path, standing
-    except ValueError as error:
-        if re.search(r"learn\.(first_)?loss is .*, expected one of", str(error)):
-            raise ValueError(f"{error}; a loss of your own: {tasks.OF_ONE_S_OWN}") from error
-        raise
+    return settings_lib.build(cls, standing, str(path)), path, standing
 
 
 def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:
