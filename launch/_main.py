@@ -80,6 +80,11 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             print(f"{why}; the same command goes on where it stopped", file=sys.stderr)
         except KeyboardInterrupt:
             _interrupted(goes_on=resumes)
+        except Exception:
+            if not _one_of_several():
+                raise
+            traceback.print_exc()
+            _leave(1)
 
     def parse(arguments: list[str]) -> list[str]:
         arguments = _with_config_found(arguments)
@@ -246,4 +251,25 @@ def check_new_file(flag: str, path: pathlib.Path) -> None:
 
 def _fail(message: str) -> None:
     print("error: " + text.shown(" ".join(message.split())), file=sys.stderr)
+    if _one_of_several():
+        _leave(2)
     sys.exit(2)
+
+
+def _one_of_several() -> bool:
+    """Whether this is one of several processes of a run."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends one of several processes at once, so that the others end too.
+
+    At its usual end it would wait for them, who wait for it, for five minutes. The others do not
+    outlive the first one, and may have the same to say: it gives them a second.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if sys.modules["jax"].process_index() == 0:
+        time.sleep(1)
+    os._exit(code)

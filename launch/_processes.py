@@ -26,6 +26,8 @@ def join_processes() -> None:
     elif None not in given:
         names = ("coordinator_address", "num_processes", "process_id")
         arguments = dict(zip(names, given, strict=True))
+        # Else JAX looks for a cluster nevertheless, and under Slurm takes one device of several.
+        arguments["cluster_detection_method"] = "deactivate"
     elif given == [None, None, None]:
         return
     else:
