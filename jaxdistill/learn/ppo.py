@@ -641,7 +641,9 @@ class Actor:
         self._key = jax.random.fold_in(jax.random.key(begin.settings.seed), 3)
         masks, experts, policy = begin.masks, algorithm.experts, algorithm.policy
         self._settings = settings = begin.settings
-        self._expert_params = [expert.params for expert in experts]
+        self._expert_params = jax.device_put(
+            [expert.params for expert in experts], meshes.replicated(begin.mesh)
+        )
         self._asked: list[Any] = []
         temperatures = [temperature_of(expert, settings) for expert in experts]
 

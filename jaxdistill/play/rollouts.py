@@ -56,12 +56,15 @@ class Recurrent:
 
         `params` are other parameters than the experts' own.
         """
-        self._params = [expert.params for expert in experts] if params is None else params
+        self._params = on_device(experts) if params is None else params
         self._experts, self._act, self._memory = experts, act, Memory(experts)
 
-    def by(self, params: Sequence[Any]) -> Recurrent:
-        """The same experts with other parameters, before their games; nothing is compiled anew."""
-        return Recurrent(self._experts, self._act, params)
+    def by(self, params: Sequence[Any] | None = None) -> Recurrent:
+        """The same experts before their games, with other parameters; nothing is compiled anew.
+
+        By default with those that they have.
+        """
+        return Recurrent(self._experts, self._act, self._params if params is None else params)
 
     def answer(
         self,
@@ -78,6 +81,11 @@ class Recurrent:
         """
         said = self._memory.outputs(self._params, observations, games, seats, ages)
         return self._act(self._params, observations, key, games, seats, said)
+
+
+def on_device(experts: Sequence[Teacher]) -> list[Any]:
+    """The experts' parameters, sent to the default device once and not at every step."""
+    return jax.device_put([expert.params for expert in experts])
 
 
 AnyPolicy = Policy | Recurrent
@@ -198,7 +206,7 @@ def expert_actor(
 
     if any(expert.recurrent for expert in experts):
         return Recurrent(experts, act)
-    return functools.partial(act, [expert.params for expert in experts])
+    return functools.partial(act, on_device(experts))
 
 
 def random_policy(

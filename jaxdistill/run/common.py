@@ -135,6 +135,7 @@ class Run:
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
         self.lessons = _lessons(self.settings, new)
+        self.__dict__.pop("_experts_play", None)  # which is of those before
         return changed
 
     @functools.cached_property
@@ -259,7 +260,12 @@ class Run:
         return functools.partial(self.student_act, meshes.take_local(self.mesh, params))
 
     def expert_policy(self) -> rollouts.AnyPolicy:
-        """The experts as they are evaluated."""
+        """The experts as they are evaluated, before their games; compiled once for all calls."""
+        policy = self._experts_play
+        return policy.by() if isinstance(policy, rollouts.Recurrent) else policy
+
+    @functools.cached_property
+    def _experts_play(self) -> rollouts.AnyPolicy:
         chosen = self.settings.evaluate
         return rollouts.expert_actor(
             self.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits

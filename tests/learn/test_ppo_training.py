@@ -308,6 +308,8 @@ def test_an_expert_is_asked_only_while_it_counts(tmp_path, skilled, monkeypatch)
     def spy(actor, *seen):
         actions, remembered = act(actor, *seen)
         asked.append("labels" in remembered)
+        sent = [isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(actor._asked)]
+        assert all(sent), "they are on the devices, and not sent at every step"
         return actions, remembered
 
     monkeypatch.setattr(ppo.Actor, "act", spy)

@@ -177,6 +177,19 @@ def test_experts_together_are_each_expert_alone(kind):
         assert len(np.unique(actions[index])) > 1, "constant play would prove nothing"
 
 
+def test_experts_are_sent_to_the_device_once():
+    one, other = _experts("same shape")
+    recurrent = Network(convs=(), core=networks.Core("lstm", 2))
+    params = networks.init(recurrent, jax.random.key(0), VIEW.shape)
+    kept = Expert("r", recurrent, params, "q", tuple(range(18)), VIEW, "freeway")
+    experts = [dataclasses.replace(x, params=jax.device_get(x.params)) for x in (one, other, kept)]
+    (params,) = rollouts.expert_actor(experts[:2], epsilon=0.0).args
+    remembering = rollouts.expert_actor(experts, epsilon=0.0)
+    for leaf in jax.tree.leaves([params, remembering._params]):
+        assert isinstance(leaf, jax.Array)
+    assert remembering.by()._params is remembering._params
+
+
 def test_an_expert_left_alone_plays_on_as_it_would_in_company():
     experts = _experts("different shapes")
     observations = (_observations(0, 40), _observations(1, 40))

@@ -1,0 +1,48 @@
+"""What every stage of a run stands on."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+
+from jaxdistill import mesh, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.run import common, recipe
+from jaxdistill.tasks.views import View
+
+ONE = mesh.create(jax.devices()[:1])
+LINEAR = networks.Network(convs=(), num_outputs=18)
+RECURRENT = dataclasses.replace(LINEAR, core=networks.Core("gru", 2))
+
+
+def _save(root, game, network, seed=0):
+    params = jax.device_get(networks.init(network, jax.random.key(seed), View().shape))
+    Expert(game, network, params, "q", tuple(range(18)), View(), game).save(root / game)
+
+
+def _settings(root, games):
+    for game, network in games.items():
+        _save(root, game, network)
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(root / game)) for game in games), network="net3"
+    )
+
+
+def test_experts_are_compiled_once_and_begin_with_nothing_carried(tmp_path):
+    settings = _settings(tmp_path, {"pong": LINEAR, "breakout": RECURRENT})
+    run = common.Run(settings, ONE)
+    first, second = run.expert_policy(), run.expert_policy()
+    assert first._act is second._act and first._memory is not second._memory
+    # One that is followed has become another.
+    shutil.rmtree(tmp_path / "pong")
+    _save(tmp_path, "pong", LINEAR, seed=1)
+    assert run.follow()
+    for own, expert in zip(run.expert_policy()._params, run.experts, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, own, expert.params)
+
+
+def test_experts_that_carry_nothing_are_one_policy(tmp_path):
+    run = common.Run(_settings(tmp_path, {"pong": LINEAR}), ONE)
+    assert run.expert_policy() is run.expert_policy()
