@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -120,7 +121,7 @@ class Collector:
         self._masks = lessons.masks(seating.lessons)
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._see = jax.jit(self._stored, static_argnums=0)
-        self._params = [expert.params for expert in seating.experts]
+        self.replace_experts(seating.experts)
         self._memory = Memory(seating.experts)
         self._seats = np.arange(self._first, self._first + self.pools[0].num_envs)
         if past is not None and past.actions.shape[1]:
@@ -129,7 +130,13 @@ class Collector:
     def _pool(self, game: int, renewals: int = 0) -> Pool:
         own = self._seating.num_envs // jax.process_count()
         words = (lessons.COLLECT, renewals) if renewals else (lessons.COLLECT,)
-        return self._seating.lessons[game].pool(own, *words, first=self._first)
+        # All pools step at once: with many games, as many threads each as there are cores are
+        # thousands.
+        cores = len(os.sched_getaffinity(0))
+        enough = max(2, 2 * cores // len(self._seating.lessons))
+        threads = enough if enough < min(cores, own) else None
+        lesson = self._seating.lessons[game]
+        return lesson.pool(own, *words, first=self._first, threads=threads)
 
     def _renew(self, chunk: Chunk) -> None:
         """Begins anew the pools that are due, after a chunk whose last games are cut thereby."""
@@ -229,7 +236,8 @@ class Collector:
 
     def replace_experts(self, experts: Sequence[Teacher]) -> None:
         """From now on these play and label: the same networks with other parameters."""
-        self._params = [expert.params for expert in experts]
+        params = [expert.params for expert in experts]  # sent once, not at every step
+        self._params = jax.device_put(params, meshes.replicated(self._mesh))
 
     def _choose(
         self,
@@ -329,7 +337,9 @@ class Collector:
             pieces.append(self._play(policy, steps, advance))
             self._renew(pieces[-1])
             left -= steps
-        chunk = Chunk(*(np.concatenate(x, axis=1) for x in zip(*pieces, strict=True)))
+        chunk = pieces[0]
+        if len(pieces) > 1:
+            chunk = Chunk(*(np.concatenate(x, axis=1) for x in zip(*pieces, strict=True)))
         return Chunk(*meshes.gather(tuple(chunk), axis=2))
 
     def _play(
@@ -351,7 +361,8 @@ class Collector:
             answered, stored = zip(*turn.extra, strict=True)
             frames.append(
                 [
-                    step.observations[:, -1] if frame is None else frame
+                    # A copy: a view would keep the whole stack until the last step.
+                    step.observations[:, -1].copy() if frame is None else frame
                     for step, frame in zip(before, stored, strict=True)
                 ]
             )
@@ -364,4 +375,4 @@ class Collector:
                 advance(self._seating.num_envs * len(self.pools))
         self.steps += length
         rows = (jax.device_get(frames), jax.device_get(labels), actions, ages, usable)
-        return Chunk(*(np.stack(x).swapaxes(0, 1) for x in rows))
+        return Chunk(*(np.stack(x, axis=1) for x in rows))

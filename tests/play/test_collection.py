@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import signal
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from jaxdistill import mesh, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.learn import dataset
-from jaxdistill.play import collection, lessons
+from jaxdistill.play import collection, lessons, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.combat import views
@@ -146,6 +147,55 @@ def test_every_step_draws_for_itself_however_the_calls_fall():
     assert resumed.steps == 16
     for name, array in resumed.collect(8)._asdict().items():
         np.testing.assert_array_equal(array, getattr(parts[2], name), err_msg=name)
+
+
+def test_experts_are_sent_to_the_devices_once():
+    experts, own = [_expert(UP), _expert(DOWN)], mesh.create()
+    collector = _collector(experts, mesh=own)
+    for new in (experts, experts[::-1]):
+        collector.replace_experts(
+            [dataclasses.replace(x, params=jax.device_get(x.params)) for x in new]
+        )
+        for leaf in jax.tree.leaves(collector._params):
+            assert leaf.sharding == mesh.replicated(own)
+
+
+def test_of_what_was_seen_one_frame_a_step_is_kept(monkeypatch):
+    """A view of it would keep the whole stack until the last step of the call."""
+    alive, play = [], rollouts.play
+
+    def watched(*arguments, **options):
+        shown = []
+        for turn in play(*arguments, **options):
+            seen = turn.steps[0].observations
+            shown.append(weakref.ref(seen))
+            alive.append(sum(x() is not None for x in shown))
+            del seen
+            yield turn
+
+    monkeypatch.setattr(rollouts, "play", watched)
+    _collector([_expert(UP)]).collect(12)
+    assert max(alive) < 6
+
+
+def test_pools_share_the_cores_among_them(monkeypatch):
+    asked, pool = [], Lesson.pool
+
+    def spy(lesson, *arguments, threads=None, **options):
+        asked.append(threads)
+        return pool(lesson, *arguments, threads=threads, **options)
+
+    monkeypatch.setattr(Lesson, "pool", spy)
+    chunks = []
+    # Three pools of four environments; of 96 cores each may have all that it can use.
+    for cores, threads in ((2, None), (4, 2), (96, None)):
+        monkeypatch.setattr(collection.os, "sched_getaffinity", lambda _, n=cores: range(n))
+        del asked[:]
+        chunks.append(_collector([_expert(UP)] * 3, expert_epsilon=1.0).collect(8))
+        assert asked == [threads] * 3
+    for one, *others in zip(*chunks, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_stored_is_what_was_seen_and_said_there(watcher):
