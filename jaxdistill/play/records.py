@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks, settings
+from jaxdistill import metrics, networks, preemption, settings
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
@@ -174,9 +174,11 @@ def student_mark(
     Args:
       index: the task's, which a network that knows its task is told.
     """
+    dtype = np.dtype(network.dtype).name
     return _digest(
         {
             "student": networks.to_dict(network),
+            **({} if dtype == "float32" else {"dtype": dtype}),
             "params": fingerprint(params),
             "view": view.to_dict(),
             "index": index,
@@ -335,34 +337,47 @@ def measure(
 ) -> list[Scores]:
     """As `evaluation.measure`, but only what is not known is played, and then kept.
 
+    A few lessons are played at a time, and kept when they have ended.
+
     Args:
       episodes: of each lesson, from the first seat on; see `Player.most_games`.
       mesh: of all processes; the leading one reads and writes.
+
+    Raises:
+      Preempted: a signal has come; several processes end after lessons that were played together.
     """
     episodes = min(episodes, player.most_games or episodes)
     known = _find(lessons, player, protocol, records)
     seats = [range(0 if x is None else len(x.scores), episodes) for x in known]
     missing = [i for i, games in enumerate(seats) if games]
-    played: list[Scores] = []
+    for i, scores in enumerate(known):
+        if scores is not None and i not in missing and meshes.leads():
+            records.keep(lessons[i], protocol, player, scores.first(episodes))
     if missing:
         total = sum(len(seats[i]) for i in missing)
         with metrics.progress(player.name, total, "games") as advance:
-            played = evaluation.measure(
-                [lessons[i] for i in missing],
-                player.policy,
-                protocol,
-                [seats[i] for i in missing],
-                mesh,
-                advance=advance,
-            )
-    for i, scores in zip(missing, played, strict=True):
-        old = known[i]
-        known[i] = scores if old is None else old.joined(scores)
-    asked = [x.first(episodes) for x in known if x is not None]
-    for lesson, scores in zip(lessons, asked, strict=True):
-        if meshes.leads():
-            records.keep(lesson, protocol, player, scores)
-    return asked
+            for first in range(0, len(missing), _TOGETHER):
+                some = missing[first : first + _TOGETHER]
+                played = evaluation.measure(
+                    [lessons[i] for i in some],
+                    player.policy,
+                    protocol,
+                    [seats[i] for i in some],
+                    mesh,
+                    advance=advance,
+                )
+                for i, scores in zip(some, played, strict=True):
+                    old = known[i]
+                    known[i] = whole = scores if old is None else old.joined(scores)
+                    if meshes.leads():
+                        records.keep(lessons[i], protocol, player, whole)
+                # One process stops within its games.
+                if jax.process_count() > 1 and meshes.any_of(preemption.asked()):
+                    raise preemption.Preempted
+    return [x.first(episodes) for x in known if x is not None]
+
+
+_TOGETHER = 8  # lessons: emulators for the games of all of many would take the machine's memory
 
 
 def _find(

@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import mesh, networks, preemption, tasks
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
-from jaxdistill.tasks import combat
+from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
@@ -63,6 +63,53 @@ def test_only_missing_games_are_played(played, tmp_path):
     assert [s.to_dict() for s in few] == [s.first(3).to_dict() for s in whole]
     assert [len(x.scores) for x in measured(known, 5)] == [5, 5]
     assert not played[3:]
+
+
+def _untold(chosen, policy, protocol, seats, *rest, **more):
+    """Instead of playing: every game scores its seat."""
+    return [
+        Scores(*(np.arange(x.start, x.stop) for _ in range(3)), np.zeros(len(x), bool), {})
+        for x in seats
+    ]
+
+
+def test_eight_lessons_are_played_together_and_kept_before_the_next(tmp_path, monkeypatch, capfd):
+    names = sorted(atari.games())[:17]
+    chosen = lessons.of_tasks([tasks.get(name) for name in names], 0)
+    who = records.Player("someone", RANDOM, ("someone",) * 17)
+    known, played = records.Records(tmp_path), []
+
+    def play(some, *rest, advance):
+        played.append([lesson.name for lesson in some])
+        assert len([*tmp_path.iterdir()]) == 8 * (len(played) - 1), "those before are kept"
+        advance(4 * len(some))
+        return _untold(some, *rest)
+
+    monkeypatch.setattr(evaluation, "measure", play)
+    scores = records.measure(chosen, who, PROTOCOL, 4, mesh.create(), known)
+    assert played == [names[:8], names[8:16], names[16:]]
+    assert [x.scores.tolist() for x in scores] == [[0, 1, 2, 3]] * 17
+    assert "someone: 68/68 games" in capfd.readouterr().err, "they have one bar"
+
+
+def test_several_processes_end_between_lessons_that_are_played_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_TOGETHER", 1)
+    monkeypatch.setattr(evaluation, "measure", _untold)
+    monkeypatch.setattr(mesh.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(mesh, "told", lambda value: value)
+    monkeypatch.setattr(mesh, "any_of", lambda asked: not asked)  # another one is
+    with pytest.raises(preemption.Preempted):
+        measured(records.Records(tmp_path), 3)
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("lander_standard")
+
+
+def test_lessons_score_alike_however_many_are_played_together(played, monkeypatch):
+    whole = measured(records.Records(), 3)
+    monkeypatch.setattr(records, "_TOGETHER", 1)
+    apart = measured(records.Records(), 3)
+    assert played[1:] == [{"lander/standard": (0, 3)}, {"lander/windy": (0, 3)}]
+    assert [x.to_dict() for x in apart] == [x.to_dict() for x in whole]
 
 
 def test_games_are_kept_everywhere_and_found_anywhere(tmp_path):
@@ -300,7 +347,11 @@ def test_a_student_has_a_mark_in_each_of_its_tasks():
         mark(epsilon=0.1),
         mark(resize="linear"),
         mark(activation="elu"),
+        mark(dtype=networks.COMPUTE_DTYPES["bfloat16"]),
     ]
+    assert mark().startswith("82497fccc68f97f6"), (
+        "games of students that were measured before are known"
+    )
     assert mark() == mark() and len({mark(), *others}) == 1 + len(others)
 
 
