@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -131,3 +132,32 @@ def check_divisible(mesh: Mesh, name: str, size: int) -> None:
         raise ValueError(
             f"{name} {size} is not divisible by {mesh.size} devices; choose a multiple of it"
         )
+
+
+def check_fits(mesh: Mesh, name: str, count: int, size: int) -> None:
+    """Refuses what no device of this process can hold, before anything is made.
+
+    What else is held beside it is not counted: what passes may still not fit.
+
+    Args:
+      name: the setting's that says how many.
+      count: what it is.
+      size: bytes that each one takes, on every device.
+
+    Raises:
+      ValueError: it takes more than a device has, or, on CPU, its share of the machine's memory.
+    """
+    for device in mesh.local_devices:
+        room = _room(device, len(mesh.local_devices))
+        if room is not None and count * size > room:
+            raise ValueError(
+                f"{name} is {count}, which takes {count * size / 1e9:.1f} GB on every device, and "
+                f"there are {room / 1e9:.1f} GB; expected at most {room // size}"
+            )
+
+
+def _room(device: jax.Device, beside: int) -> int | None:
+    """Bytes that a device has, of `beside` in this process; None where it does not say."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // beside
+    return (device.memory_stats() or {}).get("bytes_limit")

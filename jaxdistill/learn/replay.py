@@ -26,7 +26,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -173,32 +172,14 @@ def create(
 
 
 def check_fits(mesh: Mesh, capacity: int, frame_shape: tuple[int, ...], dtype: Any) -> None:
-    """Refuses a memory that no device of this process can hold, before anything is made.
-
-    What else is held beside it is not counted: one that passes may still not fit.
+    """Refuses a memory that no device of this process can hold; see `mesh.check_fits`.
 
     Args:
       capacity, frame_shape, dtype: as `create` takes them.
-
-    Raises:
-      ValueError: it takes more than a device has, or, on CPU, its share of the machine's memory.
     """
     # Of a step also age, action, reward, `ended`, `usable` and a row of the ring.
     step = math.prod(frame_shape) * np.dtype(dtype).itemsize + 4 * 1 + 2 * 4
-    for device in mesh.local_devices:
-        room = _room(device, len(mesh.local_devices))
-        if room is not None and capacity * step > room:
-            raise ValueError(
-                f"replay_size is {capacity}, which takes {capacity * step / 1e9:.1f} GB on every "
-                f"device, and there are {room / 1e9:.1f} GB; expected at most {room // step}"
-            )
-
-
-def _room(device: jax.Device, beside: int) -> int | None:
-    """Bytes that a device has, of `beside` in this process; None where it does not say."""
-    if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // beside
-    return (device.memory_stats() or {}).get("bytes_limit")
+    meshes.check_fits(mesh, "replay_size", capacity, step)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

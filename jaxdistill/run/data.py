@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 
@@ -17,6 +18,7 @@ from jaxdistill.run.common import NEWER, READ_AS, Run
 from jaxdistill.run.recipe import Settings
 
 _CHUNK_STEPS = 64
+_READ = 2**28  # bytes of a log that are read at a time, or one step of all environments
 
 
 def collect(
@@ -121,6 +123,27 @@ def _log(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:
     return dataset.Log(directory, run.log_info(), writes=meshes.leads(), newer=NEWER)
 
 
+def check_fits(run: Run) -> None:
+    """Refuses a window that no device can hold, before anything is played for it.
+
+    Raises:
+      ValueError: it takes more than `mesh.check_fits` lets pass.
+    """
+    collect = run.settings.collect
+    steps = collect.window_steps
+    if collect.dataset:
+        steps = min(steps, dataset.open_log(collect.dataset).length * collect.num_envs)
+    elif not collect.steps_per_round:
+        steps = min(steps, collect.initial_steps)
+    meshes.check_fits(run.mesh, "collect.window_steps", steps, len(run.taught) * _step_bytes(run))
+
+
+def _step_bytes(run: Run) -> int:
+    """What a window holds of one step of one game: a frame, its labels, age and row."""
+    frame = math.prod(run.stored.shape[1:]) * np.dtype(run.suite.frame_dtype).itemsize
+    return frame + 4 * run.suite.num_actions + 1 + 4
+
+
 def window_of(
     run: Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
 ) -> dataset.WindowBuffer:
@@ -141,8 +164,10 @@ def window_of(
         frame_dtype=run.suite.frame_dtype,
     )
     buffer.skip(max(0, log.length - per_env))
-    for start in range(max(0, log.length - per_env), log.length, 256):
-        buffer.append(log.read(start, min(log.length, start + 256)))
+    together = len(run.taught) * collect.num_envs * _step_bytes(run)
+    steps = max(1, min(256, _READ // together))
+    for start in range(max(0, log.length - per_env), log.length, steps):
+        buffer.append(log.read(start, min(log.length, start + steps)))
     return buffer
 
 

@@ -129,6 +129,7 @@ def distill(
     if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
         return tables.read_result(result_path)
+    data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):
         with meshes.leader_first("claim"):
             _claim(run, workdir)

@@ -1,0 +1,94 @@
+"""The window of the states that a run learns from: whether it fits, and how it is read back."""
+
+import dataclasses
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import mesh, networks
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import dataset
+from jaxdistill.play.collection import Chunk
+from jaxdistill.run import common, data, distill, recipe
+from jaxdistill.tasks.views import View
+
+ONE = mesh.create(jax.devices()[:1])
+GAMES, ENVS, STEP = ("pong", "freeway"), 4, 7133  # bytes of a step of one game
+
+
+@pytest.fixture
+def settings(tmp_path):
+    network = networks.Network(convs=(), num_outputs=18)
+    for game in GAMES:
+        params = networks.init(network, jax.random.key(0), View().shape)
+        expert = Expert(game, network, params, "q", tuple(range(18)), View(), game)
+        expert.save(tmp_path / game)
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(tmp_path / game)) for game in GAMES),
+        network="net3",
+        collect=recipe.Collect(num_envs=ENVS, initial_steps=40, window_steps=80),
+    )
+
+
+def _log(run, steps):
+    log, shape = dataset.Log(None, run.log_info()), (len(GAMES), steps, ENVS)
+    random = np.random.default_rng(0)
+    log.append(
+        Chunk(
+            random.integers(0, 256, (*shape, 84, 84), np.uint8),
+            random.normal(size=(*shape, 18)).astype(np.float32),
+            np.zeros(shape, np.uint8),
+            np.full(shape, 9, np.uint8),
+            random.random(shape) < 0.9,
+        )
+    )
+    return log
+
+
+def test_a_window_that_no_device_can_hold_is_refused_before_anything_is_played(settings, tmp_path):
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = there // (len(GAMES) * STEP)
+
+    def changed(**collect):
+        return dataclasses.replace(
+            settings, collect=dataclasses.replace(settings.collect, **collect)
+        )
+
+    wide = changed(window_steps=(most // ENVS + 1) * ENVS)
+    refused = rf"^collect\.window_steps is \d+, which takes .* GB; expected at most {most}$"
+    with pytest.raises(ValueError, match=refused):
+        distill.distill(wide, tmp_path / "run", mesh=ONE)
+    assert not (tmp_path / "run").exists()
+    data.check_fits(common.Run(changed(window_steps=most // ENVS * ENVS), ONE))
+    # Where no more is collected, a window is no longer than what there is.
+    alone = dataclasses.replace(wide.collect, steps_per_round=0)
+    data.check_fits(common.Run(dataclasses.replace(wide, collect=alone), ONE))
+
+
+def test_what_a_step_takes_is_what_a_window_is_made_of(settings):
+    run = common.Run(settings, ONE)
+    window = data.window_of(run, _log(run, 20)).window
+    held = sum(x.nbytes for x in jax.tree.leaves(window)) - window.counts.nbytes
+    assert held == len(GAMES) * 80 * STEP
+
+
+def test_a_window_is_the_same_however_little_is_read_at_a_time(settings, monkeypatch):
+    run = common.Run(settings, ONE)
+    log, reads, read = _log(run, 30), [], dataset.Log.read
+
+    def spy(log, start, stop):
+        reads.append((start, stop))
+        return read(log, start, stop)
+
+    monkeypatch.setattr(dataset.Log, "read", spy)
+    whole = data.window_of(run, log).window
+    assert reads == [(10, 30)]
+    for steps, first in ((3, (10, 13)), (0, (10, 11))):  # one step is the least
+        del reads[:]
+        monkeypatch.setattr(data, "_READ", steps * len(GAMES) * ENVS * STEP)
+        again = data.window_of(run, log).window
+        assert reads[0] == first and reads[-1][1] == 30
+        jax.tree.map(np.testing.assert_array_equal, again, whole)
