@@ -200,7 +200,9 @@ def make_update(
       batch_per_game: rows of each game in one minibatch.
       shares: `(G,)`, how many times as many rows a game has, and how much its loss then counts in
         the mean over games; None is 1 of all.
-      entropy_weight: how much of the student's entropy, in nats, is taken off its loss.
+      entropy_weight: how much of the student's entropy, in nats, is taken off its loss: of the
+        softmax of its outputs, at the expert's temperature where `loss` has them end on the scale
+        of the expert's (`losses.Loss.gives_q`).
       ema_decay: of the state's average, where it keeps one.
       form: what outputs mean; None is one action of several.
       view: what the network sees of the window's frames; None is all.
@@ -210,8 +212,8 @@ def make_update(
 
     Returns:
       The update. Its metrics are means over the call: `loss`, `gradient_norm`, and `(G,)` arrays
-      `game_loss`, what `form.compare` says of the student and the expert, `student_entropy` and
-      `expert_entropy` (at the expert's temperature), in nats.
+      `game_loss`, what `form.compare` says of the student and the expert, `student_entropy` (as
+      `entropy_weight` has it) and `expert_entropy` (at the expert's temperature), in nats.
 
     Raises:
       ValueError: an unknown loss, or a batch that does not split over the mesh.
@@ -258,7 +260,8 @@ def make_update(
         def per_game(x: jax.Array) -> jax.Array:
             return losses.per_game_mean(x, games, num_games)
 
-        game_loss, entropy = per_game(values), per_game(form.entropy(outputs, mask))
+        own = outputs / temperature if known[loss].gives_q else outputs
+        game_loss, entropy = per_game(values), per_game(form.entropy(own, mask))
         compared = form.compare(outputs, labels, mask)
         return (weights * (game_loss - entropy_weight * entropy)).mean(), {
             "loss": (weights * game_loss).mean(),

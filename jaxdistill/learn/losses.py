@@ -59,7 +59,8 @@ def standardised_mse(
     """`mse` to the expert's Q-values standardised in each state: mean 0, variance 1 over actions.
 
     A game of large rewards then says no more than one of small ones. Where all actions are worth
-    the same the target is 0.
+    the same the target is 0. The student's outputs are neither Q-values nor logits: they say which
+    action is better, and by how many deviations.
     """
     del temperature
     student, expert, mask = _checked(student, expert, mask)
@@ -147,7 +148,8 @@ class Loss:
     Attributes:
       function: the loss.
       of_q: it compares Q-values, so an expert with logits is refused.
-      gives_q: the student's outputs end on the scale of the expert's Q-values.
+      gives_q: the student's outputs end on the scale of the expert's, but for a constant in each
+        state. So they are Q-values where those are, and become a policy at the same temperature.
       tempered: it reads the expert's temperature.
     """
 
@@ -159,14 +161,14 @@ class Loss:
 
 LOSSES: dict[str, Loss] = {
     "kl": Loss(kl, tempered=True),
-    "hinton_kl": Loss(hinton_kl, tempered=True),
-    "q_kl": Loss(q_kl, tempered=True),
+    "hinton_kl": Loss(hinton_kl, gives_q=True, tempered=True),
+    "q_kl": Loss(q_kl, gives_q=True, tempered=True),
     "reverse_kl": Loss(reverse_kl, tempered=True),
     "nll": Loss(nll),
     "log_prob_mse": Loss(log_prob_mse, tempered=True),
     "mse": Loss(mse, of_q=True, gives_q=True),
     "huber": Loss(huber, of_q=True, gives_q=True),
-    "advantage_mse": Loss(advantage_mse, of_q=True),
+    "advantage_mse": Loss(advantage_mse, of_q=True, gives_q=True),
     "standardised_mse": Loss(standardised_mse, of_q=True),
     "q_values": Loss(q_values, of_q=True, gives_q=True, tempered=True),
 }

@@ -115,8 +115,9 @@ class Learn:
         `loss`; None is that loss from the start. A game that all of the student begins with
         (`warm_start`) has `loss` all along: there is nothing to lead it to.
       q_temperature, logits_temperature: the softmax temperature of experts with either.
-      entropy_weight: how much of the student's entropy is taken off its loss: above 0 it keeps
-        trying what its expert would not, which matters where the student drives.
+      entropy_weight: how much of the student's entropy is taken off its loss: above 0 its outputs
+        are less decided, for who samples them later or trains it further. What it plays in the run
+        it chooses greedily all the same: `collect.student_epsilon` makes it try more, not this.
       warm_start: name of the game whose expert the student begins as a copy of, a file of any
         expert of its shape, or the directory of a run or of merged weights (`launch/distill.py`,
         `launch/merge_weights.py`), whose student it goes on from, or of a student that was

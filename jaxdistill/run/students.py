@@ -1,11 +1,13 @@
 """The chosen student of a finished or standing run, read back.
 
-A run writes down in `student.json` what its student plays and sees there, so that it can be read,
-watched and exported without its experts. Runs of before that was written ask their experts' files.
+A run writes down in `student.json` what its student plays and sees there, and what its experts
+hold, so that it can be read, watched and exported without them. Runs of before that was written ask
+their experts' files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -30,6 +32,8 @@ from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
 
 _FILE = "student.json"
+_HELD = "expert_outputs"  # of each game, in that file; one of an earlier version does not say
+_ADVICE = "remove it, and the run's experts are asked"
 
 
 def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
@@ -53,7 +57,8 @@ def claim_roles(
     if path.is_file():
         check_roles(workdir, _read_roles(path, settings.rules), roles)
     else:
-        settings_lib.write_json(path, [role.to_dict() for role in roles])
+        rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
+        settings_lib.write_json(path, rows)
 
 
 def check_roles(
@@ -104,8 +109,7 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
 
 
 def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
-    advice = "remove it, and the run's experts are asked"
-    rows = settings_lib.read_json(path, advice)
+    rows = settings_lib.read_json(path, _ADVICE)
     try:
         roles = tuple(Role.from_dict(row, rules) for row in rows)
         if not roles:
@@ -114,7 +118,7 @@ def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
         raise tasks.UnknownTask(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
-        raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
+        raise ValueError(f"{path} is damaged ({reason}); {_ADVICE}") from error
     return roles
 
 
@@ -214,7 +218,7 @@ def read(workdir: str | os.PathLike[str]) -> Student:
         name=str(workdir),
         network=network,
         params=jax.device_get(state.playing),
-        outputs=outputs_of(settings),
+        outputs=outputs_of(workdir, settings),
         roles=load_roles(workdir, settings),
         rules=settings.rules,
         card=_card(pathlib.Path(workdir), settings, int(state.step)),
@@ -326,10 +330,35 @@ def untaught(role: Role, rules: Rules) -> list[str]:
     return [role.task.suite.action_names[action] for action in left]
 
 
-def outputs_of(settings: Settings) -> str:
-    """What the outputs of a run's student are, "q" or "logits", by the loss that taught it."""
+def outputs_of(workdir: str | os.PathLike[str], settings: Settings) -> str:
+    """What the outputs of a run's student are, "q" or "logits", by the loss that taught it.
+
+    Of a loss that has them end on the scale of the experts', they are Q-values where all experts
+    hold those. What `standardised_mse` gives is on neither scale and counts as logits, and so does
+    what a student has of experts of both kinds.
+
+    Raises:
+      ValueError: what is written down of the experts is damaged.
+    """
     loss = losses.LOSSES.get(settings.learn.loss)  # keys and angles have others, and no Q-values
-    return "q" if loss is not None and loss.gives_q else "logits"
+    if loss is None or not loss.gives_q:
+        return "logits"
+    return "q" if loss.of_q or _of_q(pathlib.Path(workdir), settings) else "logits"
+
+
+def _of_q(workdir: pathlib.Path, settings: Settings) -> bool:
+    """Whether all experts of a run hold Q-values.
+
+    A run of an earlier version did not write it down. Then their files are asked; where those are
+    gone, it is not known, and False as it was then.
+    """
+    path = workdir / _FILE
+    rows = settings_lib.read_json(path, _ADVICE) if path.is_file() else [{}]
+    held = [row.get(_HELD) for row in rows]
+    if None in held:
+        with contextlib.suppress(OSError, ValueError):
+            held = [expert.outputs for expert in recipe.teachers(settings)]
+    return all(outputs == "q" for outputs in held)
 
 
 def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:

@@ -216,14 +216,51 @@ def test_metrics_by_hand_on_a_single_state():
         "expert_entropy": entropy(labels / temperature, MASKS),
     }
     expected["loss"] = expected["game_loss"].mean()
-    gradient = jax.grad(
-        lambda p: losses.kl(NETWORK.apply(p, frames), labels, MASKS, temperature).mean()
-    )(_fresh_params())
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(params):
+        return losses.kl(NETWORK.apply(params, frames), labels, MASKS, temperature).mean()
+
+    gradient = gradient_of(_fresh_params())
     squares = [np.square(x).sum() for x in jax.tree.leaves(gradient)]
     expected["gradient_norm"] = np.sqrt(sum(squares))
     assert metrics.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_student_of_q_values_is_as_undecided_as_they_are_at_the_temperature():
+    """Its outputs, a tenth of a nat apart at most, are nearly even as they stand."""
+    usable = np.zeros((2, 30, 4), bool)
+    usable[0, 7, 2] = usable[1, 20, 1] = True  # every minibatch is one row a game
+    window = _window(FOUR, usable=usable)
+    frames = np.stack([window.frames[0, 4:8, 2], window.frames[1, 17:21, 1]])
+    outputs = jax.jit(NETWORK.apply)(_fresh_params(), frames)
+    temperature = np.array([[0.01], [0.02]])
+    for name, first, own in (
+        ("q_kl", None, outputs / temperature),
+        ("kl", None, outputs),
+        ("q_values", "nll", outputs / temperature),
+        ("kl", "q_kl", outputs),  # what it turns into counts
+    ):
+        update = learner.make_update(
+            NETWORK,
+            _transform(0.0),
+            FOUR,
+            loss=name,
+            first_loss=first,
+            first_updates=(9, 9) if first else (),
+            masks=jnp.asarray(MASKS),
+            temperatures=jnp.asarray(temperature[:, 0]),
+            batch_per_game=4,
+            minibatches=1,
+        )
+        state = learner.create_state(_fresh_params(), _transform(0.0), FOUR)
+        _, metrics = update(state, window, _key(FOUR))
+        np.testing.assert_allclose(metrics["student_entropy"], entropy(own, MASKS), rtol=1e-3)
+    even = np.log(MASKS.sum(axis=1))
+    assert (entropy(outputs / temperature, MASKS) < even - 0.2).all()
 
 
 def test_a_game_of_a_larger_share_has_so_many_more_rows_and_so_much_more_say():
@@ -235,12 +272,13 @@ def test_a_game_of_a_larger_share_has_so_many_more_rows_and_so_much_more_say():
     stacks, labels = stacks.reshape(32, 4, *FRAME), labels.reshape(32, 6)
     of = jnp.repeat(games, 8)
 
+    @jax.jit
     def loss(params):
         outputs = NETWORK.apply(params, stacks)
         return losses.kl(outputs, labels, MASKS[of], temperature[of][:, None])
 
     # All rows have the same say: three quarters of them are of the first game.
-    gradient = jax.grad(lambda params: loss(params).mean())(_fresh_params())
+    gradient = jax.jit(jax.grad(lambda params: loss(params).mean()))(_fresh_params())
     wanted = jax.tree.map(lambda x, g: x - 0.1 * g, _fresh_params(), gradient)
     values = loss(_fresh_params())
     for devices in (ONE, FOUR):

@@ -291,6 +291,22 @@ def test_a_loss_says_whether_it_reads_a_temperature(name):
     assert (abs(values[0] - values[1]) > 1e-3) == loss.tempered
 
 
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_loss_says_whether_outputs_end_on_the_scale_of_the_expert_s(name):
+    """Then the expert's own outputs are the least of it, and ten times as much is not.
+
+    A constant in a state may be left open.
+    """
+    expert, every = jnp.array([[0.03, -0.01, 0.02]]), jnp.ones(3, bool)
+    loss = losses.LOSSES[name]
+
+    def value(student):
+        return float(loss.function(student, expert, every, 0.01)[0])
+
+    own = value(expert)
+    assert loss.gives_q == (abs(own) < 1e-6 and value(10 * expert) > 1e-6)
+
+
 # --- Keys and angles.
 
 HANDS = Factored(("key", "key", "angle"))

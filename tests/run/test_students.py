@@ -162,6 +162,42 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     assert student._taught(alone, params, actions, same, Rules()) == (alone, params, actions)
 
 
+@pytest.mark.parametrize(
+    ("loss", "held", "outputs"),
+    [
+        *((loss, ("q", "q"), "q") for loss in ("q_kl", "hinton_kl", "advantage_mse", "q_values")),
+        *((loss, ("q", "q"), "logits") for loss in ("kl", "nll", "standardised_mse")),
+        *((loss, ("logits", "logits"), "logits") for loss in ("q_kl", "hinton_kl", "kl")),
+        ("q_kl", ("q", "logits"), "logits"),
+    ],
+)
+def test_a_student_that_ends_on_the_scale_of_q_values_holds_q_values(tmp_path, loss, held, outputs):
+    """It says so without its experts. Of a run that did not write it down they are asked."""
+    experts = [
+        dataclasses.replace(an_expert(game, SMALL), outputs=kind)
+        for game, kind in zip(VIEWS, held, strict=True)
+    ]
+    sources = tuple(ExpertSource(str(tmp_path / game)) for game in VIEWS)
+    settings = dataclasses.replace(SETTINGS, experts=sources, learn=recipe.Learn(loss=loss))
+    students.claim_roles(tmp_path, settings, experts)
+    assert students.outputs_of(tmp_path, settings) == outputs
+    assert students.load_roles(tmp_path, settings) == students.roles_of(settings, experts)
+    path = tmp_path / "student.json"
+    rows = [{k: x for k, x in row.items() if k != "expert_outputs"} for row in _json(path)]
+    path.write_text(json.dumps(rows))
+    of_q = losses.LOSSES[loss].of_q
+    assert students.outputs_of(tmp_path, settings) == (outputs if of_q else "logits"), "gone"
+    for expert in experts:
+        expert.save(tmp_path / expert.game)
+    assert students.outputs_of(tmp_path, settings) == outputs
+    path.unlink()
+    assert students.outputs_of(tmp_path, settings) == outputs
+
+
+def _json(path):
+    return json.loads(path.read_text())
+
+
 def test_experts_that_have_become_others_are_refused(run):
     settings, _, _ = students.load_student(run / "student")
     one, two = (an_expert(game, view) for game, view in VIEWS.items())
