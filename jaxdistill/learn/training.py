@@ -42,7 +42,7 @@ from jaxdistill.learn import (
     replay,
 )
 from jaxdistill.learn.regime import Beginning, Settings, Student
-from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.views import Vector
 
@@ -391,7 +391,8 @@ class Training:
         """What networks are chosen by."""
         chosen = self.settings.tasks
         if begun is None:
-            return evaluation.normalised_mean(chosen, [*means.values()])
+            random = [records.random_score(task, self.settings.max_steps) for task in chosen]
+            return evaluation.normalised_mean(chosen, [*means.values()], random)
         return evaluation.least_gain(chosen, [*means.values()], [begun[name] for name in means])
 
     def _play(

@@ -21,6 +21,7 @@ from jaxdistill.tasks.task import Pool, Task, seed_for
 CHOOSING, REPORTING = 0, 1
 """The two sides that starts belong to: see `Opening`."""
 
+_TOGETHER = 8  # most games that one call of the policy is asked for
 _LANES = 4
 _LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
 
@@ -377,6 +378,9 @@ def play_games(
             seats=[slots[i].seats for i in active],
             rows=[slots[i].some for i in active],
             start=turn,
+            # A program is of the games it is asked for and of how many of each are left. Of many
+            # games nearly every one that gets shorter would make another.
+            parts=count if (count := len(set(present))) > _TOGETHER else None,
         )
         for _ in play:
             if jax.process_count() == 1:  # several would wait for the one that ends
@@ -549,20 +553,39 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
-def _normalised(chosen: Sequence[Task], means: Sequence[float]) -> np.ndarray:
-    """Human-normalised scores `(G,)`, with the plain score of tasks where that is not known."""
-    normalised = [task.human_normalised(mean) for task, mean in zip(chosen, means, strict=True)]
-    return np.asarray([m if n is None else n for n, m in zip(normalised, means, strict=True)])
+def normalised_mean(
+    chosen: Sequence[Task], means: Sequence[float], random: Sequence[float | None]
+) -> float:
+    """The mean human-normalised score, so that no game drowns the others by the size of its points.
 
+    Of a task whose human score is not known it is counted in scores of random play: how much more
+    than that `means` are, over its size, or over 1 where that is larger.
 
-def normalised_mean(chosen: Sequence[Task], means: Sequence[float]) -> float:
-    """The mean human-normalised score, with the plain score of tasks where that is not known."""
-    return float(np.mean(_normalised(chosen, means)))
+    Args:
+      random: what random play scores; 0 is taken where that is None.
+    """
+    scores = []
+    for task, mean, known in zip(chosen, means, random, strict=True):
+        base = known or 0.0
+        normalised = task.human_normalised(mean)
+        scores.append((mean - base) / max(abs(base), 1) if normalised is None else normalised)
+    return float(np.mean(scores))
 
 
 def least_gain(chosen: Sequence[Task], means: Sequence[float], begun: Sequence[float]) -> float:
-    """Of the gains over `begun`, in scores as `normalised_mean` takes them, the smallest."""
-    return float(np.min(_normalised(chosen, means) - _normalised(chosen, begun)))
+    """Of the gains over the scores `begun`, the smallest.
+
+    They are in human-normalised scores; of a task where that is not known, over the size of the
+    score begun with, or over 1 where that is larger.
+    """
+    gains = []
+    for task, mean, first in zip(chosen, means, begun, strict=True):
+        now, then = task.human_normalised(mean), task.human_normalised(first)
+        if now is None or then is None:
+            gains.append((mean - first) / max(abs(first), 1))
+        else:
+            gains.append(now - then)
+    return float(min(gains))
 
 
 def retention_interval(
@@ -575,8 +598,8 @@ def retention_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of the retention, see `_percentiles`; all three are resampled.
 
-    NaN where these games cannot tell at that level whether the expert is better than random play or
-    worse: a share of what may be nothing has no bounds. Nor has it any where student or expert has
+    NaN where these games cannot tell at that level that the expert is better than random play: a
+    share of what may be nothing, or less, has no bounds. Nor has it any where student or expert has
     played one game.
     """
     student_means, expert_means, random_means = (
@@ -584,7 +607,7 @@ def retention_interval(
         for seed, x in enumerate((student, expert, random))
     )
     span = expert_means - random_means
-    if min((span >= 0).mean(), (span <= 0).mean()) > (1 - level) / 2:
+    if (span <= 0).mean() > (1 - level) / 2:
         return (float("nan"), float("nan"))
     ratios = np.divide(
         student_means - random_means, span, out=np.full_like(span, np.nan), where=span != 0

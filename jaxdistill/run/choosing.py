@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ class Candidate:
 
     Attributes:
       value: what it is chosen by, see `value_of`.
-      kept: its retention in each game that it is chosen by.
+      kept: its retention in each game that it is chosen by; NaN where it is not known.
       played: the games it is chosen by, by their lessons' indices.
     """
 
@@ -61,15 +62,19 @@ def select(
     """Plays games that are never reported; None if they show that the student is not to be chosen.
 
     Every student plays the same games, some of them first: one that is clearly worse there than
-    the best has been in the very same plays no more. One that has played all is chosen unless it is
+    the best has been in the very same plays no more (`racing.certain`, of those measured before it,
+    as the settings and `step` say). One that has played all is chosen unless it is
     worse by more than one standard error: it has learnt more than those before, and of students
     that differ by chance alone the best score is the luckiest. One that is at the run's target in
     every game is chosen whatever others had beyond it.
 
     Args:
+      baselines: as `of_known` has them.
+      step: updates done.
       best: the one of the highest value so far.
     """
     episodes = run.settings.evaluate.select_episodes
+    certain = racing.certain(_measured_before(run, step))
     only = run.deciding
     names = [run.names[i] for i in only]
     policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
@@ -81,7 +86,7 @@ def select(
         for index, scores in zip(only, new, strict=True):
             played[index] = played[index].joined(scores) if index in played else scores
         games = seats.stop
-        level = racing.CERTAIN if games < episodes else racing.LIKELY
+        level = certain if games < episodes else racing.LIKELY
         worse = best is not None and racing.is_worse(played, best.played, value, level)
     means = {index: scores.mean for index, scores in played.items()}
     kept = _kept(baselines, means)
@@ -91,8 +96,9 @@ def select(
         experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
+    known = [share for share in kept if not math.isnan(share)]
     row |= {
-        "mean_retention": float(np.nan_to_num(kept).mean()),
+        "mean_retention": float(np.mean(known)) if known else math.nan,
         "chosen_by": value(means),
         "select_games": float(games),
     }
@@ -101,6 +107,27 @@ def select(
     found = Candidate(value(means), tuple(kept), played)
     there = games == episodes and found.reaches(run.settings.learn.target_retention)
     return found if there or not worse else None
+
+
+def _measured_before(run: Run, step: int) -> int:
+    """How many students were measured before the one of after so many updates."""
+    between = run.settings.evaluate.every_rounds * run.settings.learn.updates_per_round
+    return -(-step // between) - 1
+
+
+def of_known(baselines: dict[str, list[evaluation.Scores]]) -> dict[str, list[evaluation.Scores]]:
+    """`baselines` with NaN for the scores of experts that they do not tell to beat random play.
+
+    What is kept of such an expert is a share of what may be nothing, or less: nobody is chosen by
+    it. The closing table shows "-" by the same rule.
+    """
+    experts = [
+        dataclasses.replace(expert, scores=np.full(len(expert.scores), np.nan))
+        if math.isnan(evaluation.retention_interval(expert, expert, random)[0])
+        else expert
+        for expert, random in zip(baselines["expert"], baselines["random"], strict=True)
+    ]
+    return baselines | {"expert": experts}
 
 
 def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:
@@ -114,15 +141,17 @@ def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, flo
 def value_of(
     run: Run, baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]
 ) -> float:
-    """What the best student is chosen by: the mean retention over games.
+    """What the best student is chosen by: the mean retention over games where it is known.
 
     What a game keeps beyond 100% counts a tenth at first, and never more than ten points in all: it
-    shall not pay for another game's loss. A run whose experts still learn has no such measure, and
-    takes normalised scores.
+    shall not pay for another game's loss. A run whose experts still learn has no such measure, nor
+    one whose experts all play as at random: they take normalised scores.
     """
-    if run.settings.collect.follow:
+    kept = np.asarray(_kept(baselines, means))
+    known = kept[~np.isnan(kept)]
+    if run.settings.collect.follow or not known.size:
         chosen = [run.lessons[i].task for i in means]
-        return evaluation.normalised_mean(chosen, [*means.values()])
-    known = np.nan_to_num(_kept(baselines, means))
+        random = [baselines["random"][i].mean for i in means]
+        return evaluation.normalised_mean(chosen, [*means.values()], random)
     beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
     return float(np.where(known > 1, beyond, known).mean())

@@ -314,6 +314,7 @@ def _train(
 ) -> _Trained | None:
     """All rounds; None where `stop_after` ended them."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
+    baselines = choosing.of_known(baselines)
     state = students.create_state(settings, _initial_params(run), run.mesh)
     update = _make_update(run)
     update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))

@@ -260,6 +260,34 @@ def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
     assert len({str(key) for _, key in asked}) == 41, "every turn needs a key of its own"
 
 
+def test_many_games_are_asked_for_one_by_one_and_score_the_same(scripted_pool, monkeypatch):
+    """So that a game that gets shorter needs no program that all the others are part of."""
+
+    def played():
+        pools = [
+            scripted_pool([[(2 + game, game)], [(9 if game else 3, 20.0)]], tag=game)
+            for game in range(9)
+        ]
+        asked = []
+
+        def policy(observations, key, indices, seats):
+            asked.append(indices)
+            for game, x in zip(indices, observations, strict=True):
+                assert (np.asarray(x)[0, 0, 1, 1] == game).all(), "each is shown what is its own"
+            return _still(observations, key, indices, seats)
+
+        return [x.to_dict() for x in _play(pools, 1, policy)], asked
+
+    one_by_one, asked = played()
+    # The first game is played after three steps; the last alone has a tenth.
+    eight = [tuple(range(1, 9))] * 6 + [(8,)]
+    assert asked == [(game,) for game in range(9)] * 3 + eight
+    monkeypatch.setattr(evaluation, "_TOGETHER", 9)
+    together, asked = played()
+    assert asked == [tuple(range(9))] * 3 + eight
+    assert one_by_one == together
+
+
 def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(scripted_pool):
     pools = [
         scripted_pool([[(3, 1.0)], [(9, 2.0, True)]], tag=0),
@@ -517,13 +545,24 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
 
 
 def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is_known():
-    # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of Carnival nothing is known.
-    chosen = [tasks.get("pong"), tasks.get("carnival")]
-    assert evaluation.normalised_mean(chosen, [-3.05, 40.0]) == pytest.approx((0.5 + 40) / 2)
-    assert evaluation.normalised_mean(chosen[:1], [-3.05]) == pytest.approx(0.5)
-    # A game that loses is not paid for by one that gains; 35.3 points of Pong are 1.
-    assert evaluation.least_gain(chosen, [-3.05, 40.0], [-20.7, 41.0]) == pytest.approx(-1)
-    assert evaluation.least_gain(chosen, [-3.05, 42.0], [-20.7, 41.0]) == pytest.approx(0.5)
+    # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of people in Carnival nothing
+    # is known: 1,200 points are half as much again as the 800 of random play.
+    chosen, random = [tasks.get("pong"), tasks.get("carnival")], [-21.0, 800.0]
+    mean = evaluation.normalised_mean
+    assert mean(chosen, [-3.05, 1200.0], random) == pytest.approx((0.5 + 0.5) / 2)
+    assert mean(chosen[:1], [-3.05], random[:1]) == pytest.approx(0.5)
+    # Less than a point is no unit, and where random play is not known its score is no better.
+    assert mean(chosen[1:], [3.0], [-0.5]) == pytest.approx(3.5)
+    assert mean(chosen[1:], [3.0], [-2.0]) == pytest.approx(2.5)
+    assert mean(chosen[1:], [3.0], [None]) == 3.0
+    # A game that loses is not paid for by one that gains; 35.3 points of Pong are 1, and so are as
+    # many of Carnival as it began with.
+    assert evaluation.least_gain(chosen, [-3.05, 600.0], [-20.7, 800.0]) == pytest.approx(-0.25)
+    assert evaluation.least_gain(chosen, [-20.7 + 3.53, 900.0], [-20.7, 800.0]) == pytest.approx(
+        0.1
+    )
+    assert evaluation.least_gain(chosen, [14.6, 900.0], [-20.7, 800.0]) == pytest.approx(0.125)
+    assert evaluation.least_gain(chosen[1:], [0.5], [0.0]) == 0.5
 
 
 def test_the_bootstrap_interval_by_hand():
@@ -587,12 +626,12 @@ def test_retention_is_undefined_where_the_expert_plays_like_random():
 
 
 def test_nothing_bounds_what_is_kept_of_an_expert_that_may_be_no_better_than_random_play():
+    """Nor of one that is worse: who plays as badly would have kept all of it."""
     student, random = _scores(3.0, 4.0), _scores(*range(10))
-    for expert in (_scores(*range(1, 11)), _scores(*range(-1, 9))):
+    for expert in (_scores(*range(1, 11)), _scores(*range(-1, 9)), _scores(*range(-20, -10))):
         assert np.isnan(evaluation.retention_interval(student, expert, random)).all()
-    for expert in (_scores(*range(20, 30)), _scores(*range(-20, -10))):
-        low, high = evaluation.retention_interval(student, expert, random)
-        assert -1 < low < high < 1
+    low, high = evaluation.retention_interval(student, _scores(*range(20, 30)), random)
+    assert -1 < low < high < 1
 
 
 def test_the_interval_of_the_retention_by_hand():

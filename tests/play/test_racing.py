@@ -113,3 +113,33 @@ def test_lessons_count_as_their_value_says():
     assert not racing.is_worse(worse, best, _mean)
     assert racing.is_worse(worse, best, lambda means: means[0])
     assert racing.is_worse(worse, best, lambda means: min(means[0], 100) + min(means[4], 1))
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_who_is_as_good_as_all_before_is_called_worse_than_the_luckiest_as_rarely(
+    draw, monkeypatch
+):
+    """The last of 16 equals, against the best of 15 in the very same games: 1% of two looks.
+
+    At the level of one comparison it would be 3 to 5%.
+    """
+    monkeypatch.setattr(racing, "_RESAMPLES", 100)
+    rng, runs, before, first = np.random.default_rng(0), 400, 15, 8
+    called = dict.fromkeys(("equal", "worse", "at one level"), 0)
+    for _ in range(runs):
+        *others, ours = DRAWS[draw](rng, (before + 1, 2 * first))
+        best = max(others, key=np.mean)
+
+        def looks(ours, level, best=best):
+            halves = [{0: _played(*ours[:games])} for games in (first, 2 * first)]
+            return any(racing.is_worse(half, {0: _played(*best)}, _first, level) for half in halves)
+
+        called["equal"] += looks(ours, racing.certain(before))
+        called["worse"] += looks(ours - 3, racing.certain(before))
+        called["at one level"] += looks(ours, racing.CERTAIN)
+    assert called["equal"] <= 0.01 * runs < 0.02 * runs < called["at one level"], called
+    assert called["worse"] >= 0.85 * runs, called
+
+
+def test_the_certainty_is_shared_among_those_before():
+    assert [racing.certain(before) for before in (0, 1, 4)] == [0.005, 0.005, 0.00125]
