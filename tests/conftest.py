@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import sys
 import tempfile
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,10 +14,12 @@ import jax
 import numpy as np
 import pytest
 import quick_emulators
+from absl import flags
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.run import closing
+from jaxdistill.report import page
+from jaxdistill.run import closing, training
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task
 from jaxdistill.tasks.views import View
@@ -39,6 +42,8 @@ os.environ.setdefault("XLA_FLAGS", _quick)
 
 # Nor do programs find or leave games in anybody's home.
 os.environ["XDG_CACHE_HOME"] = _compiled.name
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
 
@@ -72,9 +77,61 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def without_page(request, monkeypatch):
-    """Runs that a test makes leave out their report's page, a third of the time of a tiny one."""
+    """What a test makes has no page and no clips, a third of the time of a tiny run or training."""
     if not request.node.get_closest_marker("page"):
         monkeypatch.setattr(closing, "write_page", lambda *_: None)
+        monkeypatch.setattr(training, "_record", lambda *_: {})
+        monkeypatch.setattr(page, "write_training", lambda *_, **__: None)
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """`program(name, *flags)` runs one in this process: its exit code, stdout and stderr."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # or it would start itself anew
+    monkeypatch.syspath_prepend(str(LAUNCH))
+    # Programs in benchmarks/ that other tests import have flags of the same names.
+    others = [
+        (module, flag)
+        for module, own in flags.FLAGS.flags_by_module_dict().items()
+        for flag in own
+        if module.startswith("benchmarks")
+    ]
+    for _, flag in others:
+        delattr(flags.FLAGS, flag.name)
+    known = set(flags.FLAGS)
+
+    def clear():
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+        for name in ("_main", "_processes", "_cache", "_wandb"):
+            sys.modules.pop(name, None)
+
+    def load(name):
+        clear()
+        spec = importlib.util.spec_from_file_location("program", LAUNCH / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "program", module)  # absl asks whose flags they are
+        spec.loader.exec_module(module)
+        return module
+
+    def run(name, *arguments):
+        module = load(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            module.run(module.main)
+        return ended.value.code or 0, *capsys.readouterr()
+
+    run.load = load
+    run.own = lambda name: {
+        flag.name for flag in load(name) and flags.FLAGS.flags_by_module_dict().get("program", ())
+    }
+    yield run
+    clear()
+    for module, flag in others:
+        flags.FLAGS[flag.name] = flag
+        flags.FLAGS.register_flag_by_module(module, flag)
 
 
 @pytest.fixture
@@ -351,7 +408,6 @@ def lander_training(tmp_path_factory):
     """A tiny training of two landers by one network: its settings, directory and result."""
     pytest.importorskip("Box2D")  # here: its import warns
     from jaxdistill.learn import regime
-    from jaxdistill.run import training
 
     settings = regime.Settings(
         games=("lander/standard", "lander/windy"),

@@ -29,14 +29,17 @@ def convert(*flags: str, through: tuple[str, ...] = ()) -> subprocess.CompletedP
     )
 
 
-def refused(*flags: str, expected: str) -> None:
-    """Exit code 2 and one line on stderr that says this, perhaps after what is begun."""
-    done = convert(*flags)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    *begun, line = done.stderr.splitlines()
-    assert all(x.startswith("convert: source ") for x in begun) and len(begun) <= 1
-    assert line.startswith("error: ") and expected in line
+@pytest.fixture
+def refused(program):
+    """`refused(*flags, expected=words)`: exit code 2 and one line on stderr that says this."""
+
+    def check(*flags: str, expected: str) -> None:
+        code, out, err = program("convert", *flags)
+        assert (code, out) == (2, ""), err
+        (line,) = err.splitlines()
+        assert line.startswith("error: ") and expected in line
+
+    return check
 
 
 def test_prints_what_it_recognised_and_plays(tmp_path):
@@ -148,10 +151,21 @@ BAD = [
 
 
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
-def test_a_bad_file_is_one_line_and_exit_code_2(make, tmp_path):
+def test_a_bad_file_is_one_line_and_exit_code_2(refused, make, tmp_path):
     source, canary, out = (tmp_path / name for name in ("bad.pth", "canary", "out"))
     expected = make(source, canary)
     refused(f"--source={source}", f"--out={out}", "--episodes=1", expected=expected)
+    assert not out.exists() and not canary.exists()
+
+
+def test_a_bad_file_ends_a_process_with_exit_code_2(tmp_path):
+    source, canary, out = (tmp_path / name for name in ("bad.pth", "canary", "out"))
+    expected = os_system(source, canary)
+    done = convert(f"--source={source}", f"--out={out}", "--episodes=1")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    begun, line = done.stderr.splitlines()
+    assert begun.startswith("convert: source ")
+    assert line.startswith("error: ") and expected in line
     assert not out.exists() and not canary.exists()
 
 
@@ -164,12 +178,12 @@ def test_a_bad_file_is_one_line_and_exit_code_2(make, tmp_path):
         (("file.pth",), "file.pth"),
     ],
 )
-def test_a_bad_flag_is_one_line_and_exit_code_2(flags, expected, tmp_path):
+def test_a_bad_flag_is_one_line_and_exit_code_2(refused, flags, expected, tmp_path):
     refused(*DUELING, f"--out={tmp_path / 'out'}", *flags, expected=expected)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_expert_is_not_overwritten(tmp_path):
+def test_an_expert_is_not_overwritten(refused, tmp_path):
     (tmp_path / "notes.txt").write_text("precious")
     refused(*DUELING, f"--out={tmp_path}", expected="already exists and is not empty")
     assert os.listdir(tmp_path) == ["notes.txt"]
@@ -187,6 +201,6 @@ def test_a_template_that_does_not_fit_on_the_disk_is_not_begun(tmp_path):
     assert os.listdir(tmp_path) == ["new.toml"]
 
 
-def test_a_template_is_refused_before_its_source_is_read(tmp_path):
+def test_a_template_is_refused_before_its_source_is_read(refused, tmp_path):
     flags = (f"--source={tmp_path}/none.pth", f"--spec_template={tmp_path}/none/new.toml")
     refused(*flags, expected="there is no folder")

@@ -1,7 +1,6 @@
 """Every flag of every program has a row that shows what it changes."""
 
 import dataclasses
-import importlib.util
 import io
 import json
 import pathlib
@@ -30,56 +29,6 @@ from jaxdistill.tasks.atari import ATARI
 from jaxdistill.tasks.views import Vector
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
-
-
-@pytest.fixture
-def program(monkeypatch, capsys):
-    """`program(name, *flags)` runs one in this process: its exit code, stdout and stderr."""
-    monkeypatch.setenv("GLIBC_TUNABLES", "")  # or it would start itself anew
-    monkeypatch.syspath_prepend(str(LAUNCH))
-    # Programs in benchmarks/ that other tests import have flags of the same names.
-    others = [
-        (module, flag)
-        for module, own in flags.FLAGS.flags_by_module_dict().items()
-        for flag in own
-        if module.startswith("benchmarks")
-    ]
-    for _, flag in others:
-        delattr(flags.FLAGS, flag.name)
-    known = set(flags.FLAGS)
-
-    def clear():
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-        for name in ("_main", "_processes", "_cache", "_wandb"):
-            sys.modules.pop(name, None)
-
-    def load(name):
-        clear()
-        spec = importlib.util.spec_from_file_location("program", LAUNCH / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "program", module)  # absl asks whose flags they are
-        spec.loader.exec_module(module)
-        return module
-
-    def run(name, *arguments):
-        module = load(name)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            module.run(module.main)
-        return ended.value.code or 0, *capsys.readouterr()
-
-    run.load = load
-    run.own = lambda name: {
-        flag.name for flag in load(name) and flags.FLAGS.flags_by_module_dict().get("program", ())
-    }
-    yield run
-    clear()
-    for module, flag in others:
-        flags.FLAGS[flag.name] = flag
-        flags.FLAGS.register_flag_by_module(module, flag)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections

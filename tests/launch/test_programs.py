@@ -1,4 +1,8 @@
-"""Launch programs together: a run made, measured, exported, read back, watched."""
+"""Launch programs together: a run made, measured, exported, read back, watched.
+
+Of each program and each way to end there is a process of its own; what else is said of bad input is
+said in this one, where JAX is loaded already.
+"""
 
 import datetime
 import json
@@ -17,6 +21,9 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Student
 from jaxdistill.run import students
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:the load_module:DeprecationWarning"  # by ml_collections
+)
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = {
     **os.environ,
@@ -73,7 +80,7 @@ def flags(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
+def test_a_run_is_made_measured_exported_and_watched(program, flags, tmp_path):
     whole, trace = tmp_path / "whole", tmp_path / "trace"
     done = launch("distill.py", *flags, f"--workdir={whole}", f"--profile={trace}")
     assert done.returncode == 0, done.stderr
@@ -90,11 +97,9 @@ def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
 
     for convention, chosen in (("merged", []), ("expert", ["--game=pong", "--dtype=float32"])):
         out = tmp_path / f"{convention}.pth"
-        written = launch(
-            *("export.py", f"--workdir={whole}", f"--out={out}", f"--format={convention}"),
-            *chosen,
-        )
-        assert written.returncode == 0, written.stderr
+        asked = (f"--workdir={whole}", f"--out={out}", f"--format={convention}", *chosen)
+        code, _, err = program("export", *asked)
+        assert code == 0, err
         back = formats.load(out)
         assert back.game == "pong" and back.outputs == "q"
         jax.tree.map(np.testing.assert_array_equal, back.params, dict(student.playing))
@@ -129,7 +134,7 @@ def test_a_run_is_made_measured_exported_and_watched(flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
+def test_a_dataset_is_collected_once_and_learnt_from_by_flags(program, flags, tmp_path):
     collected = launch("collect.py", *flags, f"--out={tmp_path / 'data'}")
     assert collected.returncode == 0, collected.stderr
     assert "128 steps of each of pong" in collected.stdout
@@ -137,51 +142,75 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
         *("--config.collect.steps_per_round=0", "--config.learn.rounds=1"),
         *(f"--config.collect.dataset={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"),
     )
-    idle = launch("distill.py", *flags, *more)
-    assert idle.stderr.splitlines()[1].startswith(
-        "error: collect.initial_steps 128: no effect where collect.data"
-    )
+    code, _, err = program("distill", *flags, *more)
+    assert code == 2
+    assert err.startswith("error: collect.initial_steps 128: no effect where collect.data")
     kept = [flag for flag in flags if "initial_steps" not in flag]
-    learnt = launch("distill.py", *kept, *more)
-    assert learnt.returncode == 0, learnt.stderr
-    assert "retention" in learnt.stdout
+    code, out, err = program("distill", *kept, *more)
+    assert code == 0, err
+    assert "retention" in out
     assert not (tmp_path / "run" / "dataset").exists()
 
 
+PROCESSES = [
+    ("distill", ["--workdir=x"], "config"),
+    ("evaluate", ["--workdir=nowhere"], "holds no config.json"),
+    ("watch", ["--workdir=nowhere", "--out=y.gif", "--spec=z"], "--spec goes with --expert"),
+    (
+        "train_expert",
+        ["--config=configs/train_expert.py", "--config.games=pnog", "--workdir=x"],
+        "did you mean pong",
+    ),
+]
+
+
+@pytest.mark.parametrize(("program", "arguments", "expected"), PROCESSES)
+def test_bad_input_ends_a_process_with_one_line_and_exit_code_2(
+    program, arguments, expected, tmp_path
+):
+    arguments = [a.replace("--workdir=x", f"--workdir={tmp_path / 'x'}") for a in arguments]
+    done = launch(f"{program}.py", *arguments)
+    assert done.returncode == 2, done.stderr
+    *begun, line = done.stderr.splitlines()  # nothing is where flags themselves are wrong
+    assert all(x.startswith(f"{program}: ") for x in begun)
+    assert len(begun) <= 1
+    assert line.startswith("error: ") and expected in line
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
-    ("program", "arguments", "expected"),
+    ("name", "arguments", "expected"),
     [
-        ("distill.py", ["--config=configs/none.py", "--workdir=x"], "no config file 'configs/none"),
+        ("distill", ["--config=configs/none.py", "--workdir=x"], "no config file 'configs/none"),
         (
-            "distill.py",
+            "distill",
             ["--config=nothing:x", "--config.learn.rounds=1", "--workdir=x"],
             "no config file 'nothing'; expected a Python file, or one that comes with the package",
         ),
-        ("distill.py", ["--config=configs/merge.py", "--workdir=x"], "name the experts"),
+        ("distill", ["--config=configs/merge.py", "--workdir=x"], "name the experts"),
         (
-            "distill.py",
+            "distill",
             ["--config=configs/merge.py:pong=missing.pth", "--workdir=x"],
             "missing.pth",
         ),
-        ("distill.py", ["--workdir=x"], "config"),
         (
-            "distill.py",
+            "distill",
             ["--config=configs/quickstart.py", "--config.learn.rounds=0", "--workdir=x"],
             "learn.rounds is 0",
         ),
         (
-            "distill.py",
+            "distill",
             ["--config=configs/quickstart.py", "--config.learn.warm_start=no.pth", "--workdir=x"],
             "neither a game of this run (breakout, pong, freeway) nor a file",
         ),
         (
-            "distill.py",
+            "distill",
             ["--config=configs/thirdparty.py:nowhere", "--workdir=x"],
             "nowhere/breakout_a3c.pth",
         ),
-        ("evaluate.py", ["--expert=x", "--epsilon=nan"], "--epsilon is nan, expected a finite"),
+        ("evaluate", ["--expert=x", "--epsilon=nan"], "--epsilon is nan, expected a finite"),
         (
-            "distill.py",
+            "distill",
             [
                 "--config=configs/quickstart.py",
                 "--workdir=x",
@@ -189,29 +218,24 @@ def test_a_dataset_is_collected_once_and_learnt_from_by_flags(flags, tmp_path):
             ],
             "--process is 2, expected less than --processes=2",
         ),
-        ("evaluate.py", [], "either --expert=FILE or --workdir=DIR"),
-        ("evaluate.py", ["--workdir=nowhere"], "holds no config.json"),
-        ("export.py", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
+        ("evaluate", [], "either --expert=FILE or --workdir=DIR"),
+        ("export", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
         (
-            "export.py",
+            "export",
             ["--workdir=x", "--out=y", "--format=student", "--game=pong"],
             "--game goes with another format",
         ),
-        ("watch.py", ["--workdir=nowhere", "--out=y.gif", "--spec=z"], "--spec goes with --expert"),
-        (
-            "train_expert.py",
-            ["--config=configs/train_expert.py", "--config.games=pnog", "--workdir=x"],
-            "did you mean pong",
-        ),
+        *PROCESSES,
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(program, arguments, expected, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(
+    program, name, arguments, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
     arguments = [a.replace("--workdir=x", f"--workdir={tmp_path / 'x'}") for a in arguments]
-    done = launch(program, *arguments)
-    assert done.returncode == 2, done.stderr
-    *begun, line = done.stderr.splitlines()  # nothing is where flags themselves are wrong
-    assert all(x.startswith(program.removesuffix("py")[:-1] + ": ") for x in begun)
-    assert len(begun) <= 1
+    code, out, err = program(name, *arguments)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
     assert line.startswith("error: ") and expected in line
     assert not (tmp_path / "x").exists()
 
