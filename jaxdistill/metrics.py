@@ -24,6 +24,7 @@ import rich.table
 import rich.text
 from jax import monitoring
 
+from jaxdistill import mesh as meshes
 from jaxdistill import settings as settings_lib
 from jaxdistill.text import shown
 
@@ -443,7 +444,8 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
 
     On a terminal it is a bar; elsewhere a plain line at most every 15 seconds and one at the
     end, also when the body raises. While JAX compiles, and for long, that is said instead, and
-    neither the rate nor the time that remains counts it. Bars cannot be nested.
+    neither the rate nor the time that remains counts it. Bars cannot be nested. Of several
+    processes the leading one shows it.
 
     Args:
       description: what is being done, in a word or two.
@@ -451,12 +453,25 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
       unit: the plural of what is counted, such as "steps"; rates are in units/s.
       done: units done by an earlier session, left out of the rate.
     """
+    if not meshes.leads():
+        yield _Unseen()
+        return
     on_terminal = sys.stderr.isatty() and rich.console.Console(stderr=True).is_interactive
     display = (_Bar if on_terminal else _Lines)(shown(description), total, unit, done)
     try:
         yield display
     finally:
         display.close()
+
+
+class _Unseen:
+    """Progress that another process shows."""
+
+    def __call__(self, n: int = 1) -> None:
+        pass
+
+    def status(self, text: str) -> None:
+        pass
 
 
 class _Bar:

@@ -15,7 +15,7 @@ import pytest
 from jax import monitoring
 from tensorboardX.proto import event_pb2
 
-from jaxdistill import metrics, text
+from jaxdistill import mesh, metrics, text
 
 real_time = time.monotonic
 
@@ -389,6 +389,14 @@ def test_progress_without_a_total_or_any_time(clock, capsys):
         "play: 10/0 games, 0.0025 games/s, 0:00 left",
         "play: 10/0 games, 0.0025 games/s, 1:06:40 in all",
     ]
+
+
+def test_progress_is_shown_by_the_leading_process_alone(monkeypatch, capsys):
+    monkeypatch.setattr(mesh, "leads", lambda: False)
+    with metrics.progress("collect", 4, "steps") as advance:
+        advance(4)
+        advance.status("score 3")
+    assert capsys.readouterr() == ("", "")
 
 
 class _Terminal(io.StringIO):

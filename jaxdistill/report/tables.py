@@ -20,6 +20,7 @@ from jaxdistill.report import hints
 from jaxdistill.tasks import atari
 
 WIDTH = 80  # columns of a terminal, at most, that tables and what is said of them take
+MANY = 7  # tasks that one line does not name each of
 ENDINGS = "how games ended"
 _MOST_COLUMNS = 4  # facts that are told side by side
 _PLAYERS = ("random", "expert", "student", "network")
@@ -484,18 +485,44 @@ def learning_status(row: Mapping[str, float], names: Sequence[str]) -> str:
       names: the tasks', in their order.
     """
     parts = [f"loss {row['loss']:.4f}"]
-    for key, shown in (("agreement", "{:.1%}"), ("angle_error", "{:.2f}°")):
-        told = [f"{n} {shown.format(row[f'{key}/{n}'])}" for n in names if f"{key}/{n}" in row]
+    for key, worst, shown in (
+        ("agreement", min, "{:.1%}".format),
+        ("angle_error", max, "{:.2f}°".format),
+    ):
+        told = {name: row[f"{key}/{name}"] for name in names if f"{key}/{name}" in row}
         if told:
-            parts.append(f"{key.replace('_', ' ')}: {' '.join(told)}")
+            parts.append(f"{key.replace('_', ' ')}: {_each(told, worst, shown)}")
     return ", ".join(parts)
 
 
 def playing_status(scores: Mapping[str, evaluation.Scores]) -> str:
-    """What games came to, such as "mean score of 24 games: pong 20.1"."""
+    """What games came to, such as "mean score of 24 games: pong 20.1".
+
+    Of many tasks, whose scores cannot be added up, those that people's scores are known of.
+    """
     counts = {len(played.scores) for played in scores.values()}
     of = f" of {counts.pop()} games" if len(counts) == 1 else ""
+    if len(scores) >= MANY:
+        human = {name: tasks.get(name).human_normalised(x.mean) for name, x in scores.items()}
+        if known := {name: x for name, x in human.items() if x is not None}:
+            return f"human-normalised score{of}: {_each(known, min, '{:.1%}'.format)}"
     return f"mean score{of}: " + " ".join(f"{n} {s.mean:.1f}" for n, s in scores.items())
+
+
+def _each(
+    values: Mapping[str, float],
+    worst: Callable[..., str],
+    shown: Callable[[float], str],
+) -> str:
+    """Every task's number, or of many tasks their mean and the worst one.
+
+    Args:
+      worst: `min` or `max`.
+    """
+    if len(values) < MANY:
+        return " ".join(f"{name} {shown(value)}" for name, value in values.items())
+    last = worst(values, key=values.__getitem__)
+    return f"mean {shown(sum(values.values()) / len(values))}, worst {last} {shown(values[last])}"
 
 
 def fresh(result: Mapping[str, Any]) -> str:

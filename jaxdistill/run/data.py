@@ -14,6 +14,7 @@ from jaxdistill import lock, metrics, preemption
 from jaxdistill import mesh as meshes
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
+from jaxdistill.report import tables
 from jaxdistill.run.common import NEWER, READ_AS, Run
 from jaxdistill.run.recipe import Settings
 
@@ -54,8 +55,9 @@ def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     collector = run.seat(log)
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.taught)
+    names = [lesson.name for lesson in run.taught]
     with metrics.progress(
-        f"collect {', '.join(lesson.name for lesson in run.taught)}",
+        f"collect {', '.join(names) if len(names) < tables.MANY else f'{len(names)} tasks'}",
         per_env * each,
         "steps",
         done=log.length * each,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdistill import networks, settings
+from jaxdistill import networks, settings, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import clips
 from jaxdistill.play.evaluation import Scores
@@ -623,3 +623,27 @@ def test_a_status_says_what_its_numbers_are():
         "mean score of 4 games: pong 150.0 qbert 150.0"
     )
     assert tables.playing_status({"pong": four, "qbert": two}) == "mean score: pong 150.0 qbert 1.5"
+
+
+def test_of_seven_games_a_status_names_the_worst():
+    names = ["pong", "breakout", "freeway", "qbert", "asterix", "seaquest", "boxing"]
+    row = {"loss": 1.0}
+    for place, name in enumerate(names):
+        row |= {f"agreement/{name}": 0.9 - 0.01 * place, f"angle_error/{name}": 1.0 + place}
+    assert tables.learning_status(row, names) == (
+        "loss 1.0000, agreement: mean 87.0%, worst boxing 84.0%, "
+        "angle error: mean 4.00°, worst boxing 7.00°"
+    )
+    assert tables.learning_status(row, names[:6]).count("%") == 6
+
+    def played(share, task):
+        """Who plays so, between random play and people."""
+        low, high = task.random_score, task.human_score
+        return _scores(facts={}, scores=(low + share * (high - low),) * 2, lengths=(3, 4))
+
+    scores = {name: played(1.0 - 0.1 * i, tasks.get(name)) for i, name in enumerate(names)}
+    told = "human-normalised score of 2 games: mean 70.0%, worst boxing 40.0%"
+    assert tables.playing_status(scores) == told
+    # Of this one no person's score is known.
+    scores["adventure"] = _scores(facts={}, scores=(0.0, 0.0), lengths=(3, 4))
+    assert tables.playing_status(scores) == told
