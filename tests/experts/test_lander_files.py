@@ -543,7 +543,7 @@ def test_a_merge_of_landers_that_was_killed_ends_as_the_whole_one(merged, tmp_pa
         same(*(students.student_as_expert(x, game) for x in (merged, tmp_path / "run")))
 
 
-def program(name, *flags):
+def launch(name, *flags):
     return subprocess.run(
         [sys.executable, ROOT / "launch" / f"{name}.py", *flags],
         capture_output=True,
@@ -553,9 +553,9 @@ def program(name, *flags):
     )
 
 
-def test_its_student_is_written_and_comes_back_bit_by_bit(merged, tmp_path):
+def test_its_student_is_written_and_comes_back_bit_by_bit(program, merged, tmp_path):
     out = tmp_path / "student.pth"
-    done = program("export", f"--workdir={merged}", f"--out={out}")
+    done = launch("export", f"--workdir={merged}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "logits where other readers expect Q-values" in done.stdout
     assert "other readers will not know" not in done.stdout
@@ -569,34 +569,34 @@ def test_its_student_is_written_and_comes_back_bit_by_bit(merged, tmp_path):
         same(formats.load(tmp_path / "one" / f"{game}.pth"), student)
     one = tmp_path / "alone" / "heavy.pth"
     flags = ("--format=expert", "--game=heavy", f"--out={one}")
-    done = program("export", f"--workdir={merged}", *flags)
-    assert done.returncode == 0, done.stderr
+    code, _, err = program("export", f"--workdir={merged}", *flags)
+    assert code == 0, err
     assert os.listdir(one.parent) == ["heavy.pth"], "no training_config.json: that is Atari's"
     same(formats.load(one), student)
 
 
-def test_a_student_of_other_tasks_is_refused_in_one_line(merged, tmp_path):
+def test_a_student_of_other_tasks_is_refused_in_one_line(program, merged, tmp_path):
     # As if the run's experts had been named in another order.
     shutil.copytree(merged, tmp_path / "run")
     roles = tmp_path / "run" / "student.json"
     roles.write_text(json.dumps(json.loads(roles.read_text())[::-1]))
     out = tmp_path / "student.pth"
-    done = program("export", f"--workdir={tmp_path / 'run'}", f"--out={out}")
-    assert done.returncode == 2 and not out.exists()
-    _, line = done.stderr.splitlines()
+    code, _, err = program("export", f"--workdir={tmp_path / 'run'}", f"--out={out}")
+    assert code == 2 and not out.exists()
+    (line,) = err.splitlines()
     assert "learnt vectors for lander/heavy, lander/windy, lander/standard" in line
     assert "--format=expert --game=NAME" in line
 
 
-def test_the_program_converts_one_of_three_and_plays_it(saved, box2d, tmp_path):
+def test_the_program_converts_one_of_three_and_plays_it(program, saved, box2d, tmp_path):
     path, out = saved({"q_network": a_net(16, rows=3)}), tmp_path / "expert"
-    done = program("convert", f"--source={path}", f"--out={out}")
-    assert done.returncode == 2 and "give --game, one of lander/standard" in done.stderr
-    assert not out.exists() and len(done.stderr.splitlines()) == 2
+    code, _, err = program("convert", f"--source={path}", f"--out={out}")
+    assert code == 2 and "give --game, one of lander/standard" in err
+    assert not out.exists() and len(err.splitlines()) == 1
     flags = ("--game=lander/windy", "--episodes=2", "--epsilon=1")
-    done = program("convert", f"--source={path}", f"--out={out}", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "actions [0, 1, 2, 3] of lander/windy" in done.stdout
-    assert "its vector for lander/windy is now part of the bias of fc1" in done.stdout
-    assert "cannot be played" not in done.stdout
+    code, said, err = program("convert", f"--source={path}", f"--out={out}", *flags)
+    assert code == 0, err
+    assert "actions [0, 1, 2, 3] of lander/windy" in said
+    assert "its vector for lander/windy is now part of the bias of fc1" in said
+    assert "cannot be played" not in said
     same(Expert.load(out), formats.load(path, game="windy"))
