@@ -13,10 +13,11 @@ from jaxdistill import mesh
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation, lessons, records, rollouts
-from jaxdistill.report import tables
+from jaxdistill.report import page, tables
 from jaxdistill.run import training
 from jaxdistill.tasks.atari import Rules
 
+pytestmark = pytest.mark.usefixtures("without_page")
 ASKED = records.Terms(4, epsilon=0.0, seed=records.REPORT_SEED, opening_steps=0)
 """As `lander_training` was measured, but for its step limit."""
 
@@ -208,7 +209,9 @@ def test_the_page_shows_tables_clips_curves_and_vectors(lander_training):
             assert line in text, name
 
 
-def test_independent_networks_have_one_table_and_page(lander_training, tmp_path):
+@pytest.mark.page
+def test_independent_networks_have_one_table_and_page(lander_training, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "CLIP_SECONDS", 4 / 50)
     settings, _, _ = lander_training
     apart = dataclasses.replace(settings, independent=True, network="mlp_layer_norm")
     result = training.train(apart, tmp_path / "run", command="x")
