@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, exploration, learner, pqn, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.networks import ConvLayer, Network
-from jaxdistill.play import evaluation, lessons
+from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.task import seed_for
@@ -691,6 +692,17 @@ def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
     (last,) = (row for row in rows if "loss" in row)
     assert last["step"] == 96 and np.isfinite(last["loss"])
     assert last["score/pong"] <= 0  # games of 12 steps end, and Pong's first points are lost
+
+
+def test_networks_are_chosen_by_scores_on_one_scale():
+    """People's where it is known, of Pong -20.7 to 14.6; elsewhere that of random play."""
+    names = ("pong", "lander/heavy")
+    settings = types.SimpleNamespace(tasks=[tasks.get(name) for name in names], max_steps=None)
+    random = records.random_score(settings.tasks[1])
+    value = learning.Training._value(
+        types.SimpleNamespace(settings=settings), {"pong": -3.05, "lander/heavy": 0.0}, None
+    )
+    assert random < -100 and value == pytest.approx((0.5 + 1.0) / 2)
 
 
 @pytest.mark.parametrize("better", ["best", "last"])
