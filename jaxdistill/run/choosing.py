@@ -63,10 +63,10 @@ def select(
 
     Every student plays the same games, some of them first: one that is clearly worse there than
     the best has been in the very same plays no more (`racing.certain`, of those measured before it,
-    as the settings and `step` say). One that has played all is chosen unless it is
-    worse by more than one standard error: it has learnt more than those before, and of students
-    that differ by chance alone the best score is the luckiest. One that is at the run's target in
-    every game is chosen whatever others had beyond it.
+    as the settings and `step` say). One that has played all is chosen unless it is worse by more
+    than one standard error: it has learnt more than those before, and of students that differ by
+    chance alone the best score is the luckiest. One that is at the run's target in every game is
+    chosen whatever others had beyond it.
 
     Args:
       baselines: as `of_known` has them.
