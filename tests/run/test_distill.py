@@ -47,8 +47,9 @@ def experts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def settings(experts):
-    return recipe.Settings(
+def settings(experts, tmp_path_factory):
+    """Of runs that find the games of experts and random play beside their experts' files."""
+    chosen = recipe.Settings(
         experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
         network="net3",
         collect=recipe.Collect(
@@ -65,6 +66,25 @@ def settings(experts):
             every_rounds=2, select_episodes=2, report_episodes=4, max_steps=60
         ),
     )
+    all_that_are_reported = dataclasses.replace(chosen.evaluate, select_episodes=4)
+    measured = tmp_path_factory.mktemp("measured")
+    distill.distill(
+        dataclasses.replace(chosen, evaluate=all_that_are_reported),
+        measured,
+        stop_after="baselines",
+    )
+    (measured / "played").rename(experts / "played")
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def stopped(settings, tmp_path_factory):
+    """Where a run is that was stopped after its first round, and the same after its third."""
+    root = tmp_path_factory.mktemp("stopped")
+    distill.distill(settings, root / "first", stop_after="round:1")
+    shutil.copytree(root / "first", root / "third")
+    distill.distill(settings, root / "third", stop_after="round:3")
+    return root / "first", root / "third"
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +246,7 @@ def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
         ),
         evaluate=dataclasses.replace(settings.evaluate, every_rounds=3),
     )
-    assert distill.distill(fixed, tmp_path / "run")["games"]
+    distill.distill(fixed, tmp_path / "run", stop_after="train")
     assert not (tmp_path / "run/dataset").exists()
     losses = [row["loss"] for row in metrics.read(tmp_path / "run") if "loss" in row]
     assert losses[-1] < 0.5 * losses[0]
@@ -366,7 +386,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
             settings.learn, rounds=1, updates_per_round=1, warm_start="pong", learning_rate=1e-12
         ),
     )
-    distill.distill(warm, tmp_path / "run")
+    distill.distill(warm, tmp_path / "run", stop_after="train")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         params_of(tmp_path / "run"),
@@ -649,8 +669,12 @@ def played_by(workdir):
     return {path.name: json.loads(path.read_text()) for path in (workdir / "played").iterdir()}
 
 
-def test_games_that_were_played_once_are_not_played_again(settings, tmp_path):
+def test_games_that_were_played_once_are_not_played_again(experts, settings, tmp_path):
     """What is kept for all runs is taken as it stands; another protocol plays its own."""
+    for game in GAMES:  # where no games lie beside them
+        shutil.copytree(experts / game, tmp_path / "experts" / game)
+    elsewhere = tuple(ExpertSource(str(tmp_path / "experts" / game)) for game in GAMES)
+    settings = dataclasses.replace(settings, experts=elsewhere)
     cache = tmp_path / "cache"
     distill.distill(settings, tmp_path / "one", cache_dir=cache, stop_after="baselines")
     kept = {path.name: path.read_text() for path in cache.iterdir()}
@@ -746,8 +770,8 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
     assert (tmp_path / "run/result-4-2.json").is_file()
 
 
-def test_a_run_whose_dataset_is_gone_does_not_go_on(settings, tmp_path):
-    distill.distill(settings, tmp_path / "run", stop_after="round:1")
+def test_a_run_whose_dataset_is_gone_does_not_go_on(settings, stopped, tmp_path):
+    shutil.copytree(stopped[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run/dataset")
     with pytest.raises(ValueError, match="holds no dataset, and its student has learnt from 48 st"):
         distill.distill(settings, tmp_path / "run")
@@ -777,8 +801,8 @@ def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(se
         distill.distill(_with(short, loss="nll"), tmp_path, stop_after="baselines")
 
 
-def test_a_run_may_end_before_its_rounds(settings, tmp_path):
-    distill.distill(settings, tmp_path / "run", stop_after="round:3")
+def test_a_run_may_end_before_its_rounds(settings, stopped, tmp_path):
+    shutil.copytree(stopped[1], tmp_path / "run")
     with pytest.raises(ValueError, match=r"collect\.num_envs"):  # decides what is learnt
         other = dataclasses.replace(settings.collect, num_envs=8)
         distill.distill(
@@ -787,7 +811,7 @@ def test_a_run_may_end_before_its_rounds(settings, tmp_path):
     result = distill.distill(_with(settings, rounds=2), tmp_path / "run")
     assert result["rounds"] == 3, "it is beyond them"
     assert _measured(tmp_path / "run") == [2, 3], "and no round that was learnt is left out"
-    distill.distill(settings, tmp_path / "early", stop_after="round:1")
+    shutil.copytree(stopped[0], tmp_path / "early")
     result = distill.distill(_with(settings, rounds=1), tmp_path / "early")
     assert (result["best_round"], result["rounds"]) == (1, 1)
 
@@ -832,23 +856,23 @@ def test_what_was_learnt_is_saved_where_choosing_is_stopped(
         patch.setattr(checkpoints.Checkpoints, "save", _interrupted)
         distill.distill(settings, tmp_path / "run")
     assert _measured(tmp_path / "run") == [2]
-    result = distill.distill(settings, tmp_path / "run")
+    distill.distill(settings, tmp_path / "run", stop_after="train")
     assert _measured(tmp_path / "run") == _measured(whole_run[0]) == [2, 4]
-    assert result["games"] == whole_run[1]["games"]
-    assert result["best_round"] == whole_run[1]["best_round"]
+    with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
+        assert saved.best_step() == whole_run[1]["best_round"]
     jax.tree.map(
         np.testing.assert_array_equal, params_of(whole_run[0]), params_of(tmp_path / "run")
     )
 
 
-def test_a_later_choice_that_is_stopped_is_made_up_for(settings, tmp_path, monkeypatch):
+def test_a_later_choice_that_is_stopped_is_made_up_for(settings, stopped, tmp_path, monkeypatch):
     """Where another student has been chosen before."""
-    distill.distill(settings, tmp_path, stop_after="round:3")
+    shutil.copytree(stopped[1], tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(preemption.Preempted):
         patch.setattr(choosing, "select", _preempted)
-        distill.distill(settings, tmp_path)
-    distill.distill(settings, tmp_path, stop_after="train")
-    assert _measured(tmp_path) == [2, 4]
+        distill.distill(settings, tmp_path / "run")
+    distill.distill(settings, tmp_path / "run", stop_after="train")
+    assert _measured(tmp_path / "run") == [2, 4]
 
 
 def test_shares_reach_the_update(settings, monkeypatch):
@@ -865,8 +889,8 @@ def _interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_run_whose_best_checkpoint_was_taken_away_measures_anew(settings, tmp_path):
-    distill.distill(settings, tmp_path / "run", stop_after="round:3")
+def test_a_run_whose_best_checkpoint_was_taken_away_measures_anew(settings, stopped, tmp_path):
+    shutil.copytree(stopped[1], tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints/2")
     assert distill.distill(settings, tmp_path / "run")["best_round"] == 4
     shutil.rmtree(tmp_path / "run/checkpoints/4")
@@ -880,9 +904,10 @@ def test_where_games_cannot_be_skipped_a_run_begins_them_anew_and_goes_on(
     """32 steps before the first update and 16 a round: pools begin anew in the second round."""
     monkeypatch.setattr(common, "_RENEWED_EVERY", 40)
     sticky = dataclasses.replace(settings, rules=Rules(repeat_action_probability=0.25))
-    distill.distill(sticky, tmp_path / "whole", stop_after="train")
-    distill.distill(sticky, tmp_path / "killed", stop_after="round:2")
-    distill.distill(sticky, tmp_path / "killed", stop_after="train")
+    begin = functools.partial(distill.distill, sticky, cache_dir=tmp_path / "cache")
+    begin(tmp_path / "whole", stop_after="train")
+    begin(tmp_path / "killed", stop_after="round:2")
+    begin(tmp_path / "killed", stop_after="train")
     jax.tree.map(
         np.testing.assert_array_equal, params_of(tmp_path / "whole"), params_of(tmp_path / "killed")
     )
@@ -892,12 +917,12 @@ def test_where_games_cannot_be_skipped_a_run_begins_them_anew_and_goes_on(
         np.testing.assert_array_equal(one, other)
     assert not chunks[0].usable[:, 39].any() and not chunks[0].ages[:, 40].any()
     # One of an earlier version, which does not say so, goes on as it was begun.
-    distill.distill(sticky, tmp_path / "old", stop_after="collect")
+    begin(tmp_path / "old", stop_after="collect")
     info = tmp_path / "old/dataset/dataset.json"
     fields = json.loads(info.read_text())
     assert fields["info"].pop("renewed_every") == 40
     info.write_text(json.dumps(fields))
-    distill.distill(sticky, tmp_path / "old", stop_after="train")
+    begin(tmp_path / "old", stop_after="train")
     chunk = dataset.open_log(tmp_path / "old/dataset").read(0, 48)
     assert chunk.usable[:, 39].any() and chunk.ages[:, 40].any()
 
@@ -960,11 +985,14 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
         who: [dataclasses.replace(x, scores=np.full_like(x.scores, mean)) for x in rows]
         for (who, rows), mean in zip(baselines.items(), (5.0, -5.0), strict=True)
     }
-    seats, measure = [], run.measure
+    seats, known, measure = [], {}, run.measure
 
     def spy(policy, purpose, episodes, only=None):
+        """All play the same student in the same games: those of the same seats are played once."""
         seats.append([(x.start, x.stop) for x in episodes])
-        return measure(policy, purpose, episodes, only)
+        if str(seats[-1]) not in known:
+            known[str(seats[-1])] = measure(policy, purpose, episodes, only)
+        return known[str(seats[-1])]
 
     run.measure = spy
 
