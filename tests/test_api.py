@@ -17,12 +17,12 @@ import pytest
 import safetensors.numpy
 
 import jaxdistill
-from jaxdistill import networks
+from jaxdistill import mesh, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.play import records
-from jaxdistill.run import distill
+from jaxdistill.play import lessons, records
+from jaxdistill.run import closing, common, distill, students
 from jaxdistill.tasks.actions import Discrete
 from jaxdistill.tasks.views import Vector, View
 
@@ -54,7 +54,9 @@ def run(tmp_path_factory):
     """Where a student of two games is, and what its distillation returned."""
     workdir = tmp_path_factory.mktemp("run")
     experts = {"pong": PONG, "breakout": ROOT / "experts" / "breakout.pth"}
-    return workdir, jaxdistill.distill(experts, workdir, settings=TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closing, "write_page", lambda *_: None)
+        return workdir, jaxdistill.distill(experts, workdir, settings=TINY)
 
 
 @pytest.fixture
@@ -201,10 +203,13 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     how = {"episodes": 2, "epsilon": 0.5, "seed": 3}
     measured = jaxdistill.evaluate(student, task="breakout", **how)
     assert list(measured) == ["breakout"] and measured["breakout"]["episodes"] == 2
-    terms = records.Terms(**how, opening_steps=10, max_steps=27_000)
-    (row,) = distill.evaluate_student(workdir, terms, game="breakout")
-    for name in ("mean", "mean_steps"):
-        assert measured["breakout"][name] == row["student"][name]
+    # They are the games of a run that plays by the suite's terms.
+    settings, state, _ = students.load_student(workdir)
+    terms = dataclasses.replace(settings.evaluate, epsilon=0.5, opening_steps=10, max_steps=27_000)
+    played = common.Run(dataclasses.replace(settings, evaluate=terms), mesh.create(), report_seed=3)
+    act = played.student_policy(state.playing)
+    (scores,) = played.measure(act, lessons.REPORT, 2, only=[1])
+    assert measured["breakout"] == scores.summary()
     saved = workdir / "saved"
     student.save(saved)
     again = jaxdistill.load(saved)
