@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdistill.tasks.combat import bot, fight, physics, views
 from jaxdistill.tasks.combat.physics import Body
@@ -112,29 +113,37 @@ def reset(environment: Environment, key: jax.Array) -> State:
     return environment.reset(key, environment.health)
 
 
-def tick(environment: Environment, state: State, action: jax.Array) -> tuple[State, jax.Array]:
+def tick(
+    environment: Environment, state: State, action: jax.Array, limit: ArrayLike | None = None
+) -> tuple[State, jax.Array]:
     """One tick of one episode: the state after it, and the reward.
 
     Args:
       action: `(A,)`, the environment's own entries.
+      limit: ticks of one episode; by default the environment's.
     """
     draws = _held(state)
     if environment.draw:
         key, now = jax.random.split(state.key)
         state = state.replace(key=key)
         draws = environment.draw(state, now)
-    return play(environment, state, action, draws)
+    return play(environment, state, action, draws, limit)
 
 
 def play(
-    environment: Environment, state: State, action: jax.Array, draws: Draws
+    environment: Environment,
+    state: State,
+    action: jax.Array,
+    draws: Draws,
+    limit: ArrayLike | None = None,
 ) -> tuple[State, jax.Array]:
     """As `tick`, with what is random said."""
     action = _whole(environment, action)
     after = environment.play(state, action, draws)
     after = _account(state, after.replace(tick=state.tick + 1))
     dead = jnp.minimum(after.agent.health, after.target.health) <= 0
-    after = after.replace(over=dead | (after.tick >= environment.max_steps))
+    limit = environment.max_steps if limit is None else limit
+    after = after.replace(over=dead | (after.tick >= limit))
     return after, environment.reward(state, action, after)
 
 
@@ -147,12 +156,18 @@ def ended(environment: Environment, seeds: np.ndarray, episodes: np.ndarray | No
         ones begin.
     """
     keys = jax.vmap(jax.random.PRNGKey)(seeds)
-    shapes = jax.eval_shape(jax.vmap(functools.partial(reset, environment)), keys)
-    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    blank = jax.tree.map(lambda x: np.zeros((len(seeds), *x.shape), x.dtype), _first(environment))
     past = np.zeros(len(seeds)) if episodes is None else episodes
     return blank.replace(
         seed=keys, episode=np.asarray(past - 1, np.int32), over=np.ones(len(seeds), bool)
     )
+
+
+@functools.cache
+def _first(environment: Environment) -> State:
+    """The shapes and dtypes of an episode's first state."""
+    key = jax.ShapeDtypeStruct((2,), np.uint32)
+    return jax.eval_shape(functools.partial(reset, environment), key)
 
 
 def step(
@@ -160,6 +175,7 @@ def step(
     state: State,
     actions: jax.Array,
     view: Callable[[State], jax.Array] | None = None,
+    limit: ArrayLike | None = None,
 ) -> Ticked:
     """One tick of N episodes; those that are over ignore their action and begin the next one.
 
@@ -169,6 +185,7 @@ def step(
       state: leading axis N.
       actions: `(N, A)`.
       view: `State -> (D,)`, by default what the environment's own policy sees.
+      limit: see `tick`.
     """
     begins = state.over
 
@@ -181,7 +198,7 @@ def step(
             lambda a, b: jnp.where(begins.reshape(-1, *[1] * (a.ndim - 1)), a, b), fresh, after
         )
 
-    after, rewards = jax.vmap(functools.partial(tick, environment))(state, actions)
+    after, rewards = jax.vmap(functools.partial(tick, environment, limit=limit))(state, actions)
     # Ends are rare, and mostly all at once.
     after = jax.lax.cond(begins.any(), renew, lambda after: after, after)
     dead = jnp.minimum(after.agent.health, after.target.health) <= 0

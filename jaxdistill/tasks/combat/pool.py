@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import zlib
 
@@ -63,7 +62,7 @@ class CombatPool(Pool):
         super().__init__(task, num_envs, view, max_steps)
         if self.view != task.suite.view:
             raise ValueError(f"{task.name} shows {task.suite.view}, expected no {self.view}")
-        self.environment = dataclasses.replace(environment, max_steps=max_steps)
+        self.environment, self._limit = environment, np.int32(max_steps)
         self._seeds = (seed + np.arange(num_envs)).astype(np.uint32)
         self._width = len(self.environment.entries)
         self.skip(np.zeros(num_envs, int))
@@ -72,14 +71,14 @@ class CombatPool(Pool):
         """Begins the episode after the first `counts[i]` in environment i of this fresh pool."""
         over = environments.ended(self.environment, self._seeds, counts)
         nothing = np.zeros((self.num_envs, self._width), np.float32)
-        begun = _step(self.environment, over, nothing)
+        begun = _step(self.environment, self._limit, over, nothing)
         self.episodes = begun.state
         self._begin(np.asarray(begun.observations)[:, None], np.zeros(self.num_envs))
 
     def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
         own = np.zeros((self.num_envs, self._width), np.float32)
         own[slice(None) if rows is None else rows] = actions[:, self.environment.entries]
-        self._stepped = _step(self.environment, self.episodes, own)
+        self._stepped = _step(self.environment, self._limit, self.episodes, own)
 
     def _receive(self) -> Played:
         after, rows = self._stepped, self._sent
@@ -142,9 +141,12 @@ class CombatPool(Pool):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _step(environment: Environment, state: State, actions: jax.Array) -> environments.Ticked:
+def _step(
+    environment: Environment, limit: np.int32, state: State, actions: jax.Array
+) -> environments.Ticked:
+    """One tick of all, compiled once for every limit that episodes are given."""
     shown = functools.partial(views.shown, environment.name)
-    return environments.step(environment, state, actions, shown)
+    return environments.step(environment, state, actions, shown, limit)
 
 
 @jax.jit
