@@ -15,10 +15,10 @@ flags.mark_flags_as_required(["config", "out"])
 
 
 def main() -> None:
+    join_processes()  # before what takes seconds to import: half of its flags are refused at once
     from jaxdistill import metrics, settings
     from jaxdistill.run import data, recipe
 
-    join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     _tell_idle()
     info = data.collect(chosen, _OUT.value)

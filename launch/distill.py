@@ -19,11 +19,11 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
+    join_processes()  # before what takes seconds to import: half of its flags are refused at once
     from jaxdistill import metrics, settings
     from jaxdistill.report import tables
     from jaxdistill.run import distill, recipe
 
-    join_processes()
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     show(chosen)
     result = distill.distill(
