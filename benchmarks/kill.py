@@ -103,7 +103,8 @@ TRAINED = {
 TRAINING_PHASES = ("collect", "learn", "evaluate", "report")
 
 # Runs a program that says on a pipe which phase it enters. KILL_JUMP: its clocks jump there by up
-# to so many seconds, the one that tells the time of day in both directions.
+# to so many seconds, the one that tells the time of day in both directions. KILL_FIRST: Python that
+# is run before the program.
 _CHILD = """
 import os, random, runpy, sys, time
 fd, jump = int(os.environ["KILL_PIPE"]), float(os.environ["KILL_JUMP"])
@@ -120,6 +121,7 @@ def announced(self, name):
         ahead[clock] += random.uniform(-jump if clock == "time" else 0.0, jump)
     return phase(self, name)
 metrics.Timer.phase = announced
+exec(os.environ.get("KILL_FIRST", ""))
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -152,8 +154,8 @@ def program(
     return Program(f"{ROOT}/launch/{name}.py", tuple(told), out)
 
 
-def make_run(directory: pathlib.Path) -> Program:
-    """The run, whose experts are made in `directory`."""
+def make_run(directory: pathlib.Path, **changes: object) -> Program:
+    """The run, whose experts are made in `directory`; `changes` are of its settings."""
     network = networks.Network(
         convs=(networks.ConvLayer(4, 8, 4), networks.ConvLayer(4, 4, 2)), hidden=(16,)
     )
@@ -167,7 +169,7 @@ def make_run(directory: pathlib.Path) -> Program:
             game=game,
         ).save(directory / game)
     experts = ",".join(f"{game}={directory / game}" for game in GAMES)
-    return program("distill", f"merge.py:{experts}", SETTINGS)
+    return program("distill", f"merge.py:{experts}", SETTINGS | changes)
 
 
 class Run:

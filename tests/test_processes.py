@@ -69,23 +69,30 @@ def _flags(settings):
                 yield f"--config.{group}.{name}={value}"
 
 
-def _run_two(settings, workdir):
+def _run_two(settings, workdir, without_page):
     """Two processes of two devices each."""
+    begin = f"import quick_program; quick_program.run(without_page={without_page})"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
             [
-                *(sys.executable, str(ROOT / "launch/distill.py"), *_flags(settings)),
-                *(f"--workdir={workdir}", f"--coordinator={address}"),
+                *(sys.executable, "-c", begin, str(ROOT / "launch/distill.py")),
+                *(*_flags(settings), f"--workdir={workdir}", f"--coordinator={address}"),
                 *("--processes=2", f"--process={index}"),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "JAX_NUM_CPU_DEVICES": "2",
+                "GLIBC_TUNABLES": "",  # else the program starts anew, and is what users have
+                "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+            },
         )
         for index in range(2)
     ]
@@ -110,17 +117,18 @@ def _rows(workdir):
     ]
 
 
-def _assert_two_make_what_one_makes(settings, tmp_path, begun=None, rtol=0.0):
+def _assert_two_make_what_one_makes(settings, tmp_path, begun=None, rtol=0.0, without_page=False):
     """In `one` and `two`: the rows that were logged, the games, the round that was best.
 
     Args:
       begun: up to where one process makes what two end; from the start on it is two.
       rtol: how near what was played must be; 0 where actions are one of several.
+      without_page: the two write no page.
     """
     whole = distill.distill(settings, tmp_path / "one")
     if begun:
         distill.distill(settings, tmp_path / "two", stop_after=begun)
-    out = _run_two(settings, tmp_path / "two")
+    out = _run_two(settings, tmp_path / "two", without_page)
     assert "retention" in out[0] and "retention" not in out[1], "one of them talks"
     one, two = _rows(tmp_path / "one"), _rows(tmp_path / "two")
     assert sum("loss" in row for row in one) == 4
@@ -164,7 +172,7 @@ def test_two_processes_merge_skills_as_one_does(settings, skilled, tmp_path):
         network="skills",
         learn=dataclasses.replace(settings.learn, resample_unseen=True),
     )
-    played = _assert_two_make_what_one_makes(fights, tmp_path, rtol=1e-4)
+    played = _assert_two_make_what_one_makes(fights, tmp_path, rtol=1e-4, without_page=True)
     assert list(played[2]["facts"]) == ["dealt", "hit_rate"]
     assert played[2]["facts"]["dealt"]["mean"] > 0
 

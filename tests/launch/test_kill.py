@@ -1,5 +1,6 @@
 """The short form of benchmarks/kill.py: one run, stopped in three ways."""
 
+import pathlib
 import random
 import signal
 
@@ -7,11 +8,16 @@ import pytest
 
 from benchmarks import kill
 
+TESTS = pathlib.Path(__file__).parents[1]
+QUICK = f"sys.path.append({str(TESTS)!r})\nimport quick_program\nquick_program.install()"
+
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(tmp_path):
+def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("KILL_FIRST", QUICK)
     generator, tally = random.Random(), kill.Tally()
-    program = kill.make_run(tmp_path / "experts")
+    shorter = {"collect.initial_steps": 256, "evaluate.max_steps": 40}
+    program = kill.make_run(tmp_path / "experts", **shorter)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert kill.finish(program, whole) == []
     run = kill.Run(program, stopped)

@@ -1,0 +1,31 @@
+"""Programs that tests start are as users have them, but for what takes long in a run that is tiny.
+
+Their emulators are made quickly, see `quick_emulators`, and a page's clips show two steps.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+import quick_emulators
+
+from jaxdistill.report import page
+from jaxdistill.run import closing
+
+
+def install(*, without_page: bool = False) -> None:
+    """For this process; `without_page` leaves out the report's page too."""
+    quick_emulators.install()
+    page.CLIP_SECONDS = 2 / 15
+    if without_page:
+        closing.write_page = lambda *_: None
+
+
+def run(*, without_page: bool = False) -> None:
+    """Runs the program that is this process's first argument, with the others as its own."""
+    install(without_page=without_page)
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
