@@ -4,7 +4,8 @@ Nine tenths of it go into a table of blended colours for flickering pictures, wh
 ALE's emulators makes and EnvPool, which takes the maximum of two frames itself, never reads. The
 suite makes thousands of emulators, most of which play for a few steps. So in the tests' own
 processes the function that fills the table returns at once; programs that they start are as users
-have them. Where that cannot be done, emulators are slow to make and nothing else.
+have them, or begun through `quick_program`. Where that cannot be done, emulators are slow to make
+and nothing else.
 """
 
 from __future__ import annotations
