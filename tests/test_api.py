@@ -21,7 +21,7 @@ from jaxdistill import mesh, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.play import lessons, records
+from jaxdistill.play import lessons
 from jaxdistill.run import closing, common, distill, students
 from jaxdistill.tasks.actions import Discrete
 from jaxdistill.tasks.views import Vector, View
