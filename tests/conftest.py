@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 import os
 import pathlib
@@ -48,6 +49,10 @@ LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
 
 quick_emulators.install()
+
+# Tracing makes many small objects that stay; looking through all of them again and again is a tenth
+# of the time.
+gc.set_threshold(50_000, 50, 100)
 
 
 def pytest_configure() -> None:

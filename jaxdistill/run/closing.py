@@ -32,7 +32,8 @@ def compare_outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, p
     counts = np.asarray(window.counts)
     chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
     rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
-    stacks, labels = jax.device_get(dataset.gather(window, jnp.arange(len(rows)), rows))
+    gathered = jax.jit(dataset.gather)(window, jnp.arange(len(rows)), rows)
+    stacks, labels = jax.device_get(gathered)
     forward = jax.jit(functools.partial(networks.forward, run.network))
     return {
         lesson.name: page.Outputs(
