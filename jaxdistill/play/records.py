@@ -331,7 +331,7 @@ def measure(
     lessons: Sequence[Lesson],
     player: Player,
     protocol: Protocol,
-    episodes: int,
+    episodes: int | Sequence[int],
     mesh: Mesh,
     records: Records,
 ) -> list[Scores]:
@@ -340,24 +340,27 @@ def measure(
     A few lessons are played at a time, and kept when they have ended.
 
     Args:
-      episodes: of each lesson, from the first seat on; see `Player.most_games`.
+      episodes: of each lesson, or of all, from the first seat on; see `Player.most_games`.
       mesh: of all processes; the leading one reads and writes.
 
     Raises:
       Preempted: a signal has come; several processes end after lessons that were played together.
     """
-    episodes = min(episodes, player.most_games or episodes)
+    given = [episodes] * len(lessons) if isinstance(episodes, int) else episodes
+    wanted = [min(games, player.most_games or games) for games in given]
     known = _find(lessons, player, protocol, records)
-    seats = [range(0 if x is None else len(x.scores), episodes) for x in known]
+    seats = [
+        range(0 if x is None else len(x.scores), games)
+        for x, games in zip(known, wanted, strict=True)
+    ]
     missing = [i for i, games in enumerate(seats) if games]
     for i, scores in enumerate(known):
         if scores is not None and i not in missing and meshes.leads():
-            records.keep(lessons[i], protocol, player, scores.first(episodes))
+            records.keep(lessons[i], protocol, player, scores.first(wanted[i]))
     if missing:
         total = sum(len(seats[i]) for i in missing)
         with metrics.progress(player.name, total, "games") as advance:
-            for first in range(0, len(missing), _TOGETHER):
-                some = missing[first : first + _TOGETHER]
+            for some in _parts(missing, seats):
                 played = evaluation.measure(
                     [lessons[i] for i in some],
                     player.policy,
@@ -374,10 +377,22 @@ def measure(
                 # One process stops within its games.
                 if jax.process_count() > 1 and meshes.any_of(preemption.asked()):
                     raise preemption.Preempted
-    return [x.first(episodes) for x in known if x is not None]
+    return [x.first(games) for x, games in zip(known, wanted, strict=True) if x is not None]
 
 
-_TOGETHER = 8  # lessons: emulators for the games of all of many would take the machine's memory
+_TOGETHER = 1024  # games: the emulators of those of many lessons would take the machine's memory
+
+
+def _parts(chosen: Sequence[int], seats: Sequence[range]) -> Iterator[list[int]]:
+    """Which of the `chosen` lessons are played together: one, or of `_TOGETHER` games at most."""
+    part, games = list[int](), 0
+    for lesson in chosen:
+        if part and games + len(seats[lesson]) > _TOGETHER:
+            yield part
+            part, games = [], 0
+        part.append(lesson)
+        games += len(seats[lesson])
+    yield part
 
 
 def _find(
@@ -406,7 +421,8 @@ def until_known(
     A lesson is played until half of its retention's 95% interval is at most `width`, asked after
     16, 32, 64, ... games alone: with so few questions and `evaluation.Scores.interval` as it is,
     the interval that ends the games holds what it says (`tests/play/test_records.py` plays that
-    through).
+    through). How wide it is tells how many games will be asked for at least (`_ahead`). These are
+    played at once: in parts, each part would wait for its longest game. The answers are the same.
 
     Args:
       episodes: so many at most.
@@ -416,13 +432,21 @@ def until_known(
       By player and the lessons' indices.
     """
     scores: dict[str, dict[int, Scores]] = {who: {} for who in players}
+    played: dict[str, dict[int, Scores]] = {who: {} for who in players}
+    ahead = count = dict.fromkeys((lesson.index for lesson in lessons), 0)
     for games in rounds(episodes) if width else (episodes,):
+        due = [lesson for lesson in lessons if count[lesson.index] < games]
+        wanted = [max(games, ahead[lesson.index]) for lesson in due]
+        count = count | {x.index: n for x, n in zip(due, wanted, strict=True)}
         for who, player in players.items():
-            measured = measure(lessons, player, protocol, games, mesh, records)
-            scores[who] |= {lesson.index: x for lesson, x in zip(lessons, measured, strict=True)}
-        lessons = [lesson for lesson in lessons if not _known(scores, lesson.index, width)]
-        if not lessons:
+            measured = measure(due, player, protocol, wanted, mesh, records)
+            played[who] |= {lesson.index: x for lesson, x in zip(due, measured, strict=True)}
+            scores[who] |= {x.index: played[who][x.index].first(games) for x in lessons}
+        widths = {lesson.index: _half_width(scores, lesson.index) for lesson in lessons}
+        lessons = [lesson for lesson in lessons if not widths[lesson.index] <= width]
+        if not lessons or games == episodes:
             break
+        ahead = {index: _ahead(half / width, games, episodes) for index, half in widths.items()}
     return scores
 
 
@@ -435,11 +459,24 @@ def rounds(episodes: int) -> Iterator[int]:
     yield episodes
 
 
-def _known(scores: Mapping[str, Mapping[int, Scores]], index: int, width: float) -> bool:
-    """Whether half of the retention's interval is at most `width`."""
+def _half_width(scores: Mapping[str, Mapping[int, Scores]], index: int) -> float:
+    """Half of the retention's interval; NaN where it has none."""
     student, expert, random = (scores[who][index] for who in ("student", "expert", "random"))
     low, high = evaluation.retention_interval(student, expert, random)
-    return high - low <= 2 * width
+    return (high - low) / 2
+
+
+def _ahead(wider: float, games: int, episodes: int) -> int:
+    """Of `rounds`, the last that an interval will hardly be narrow enough before; 0 if none.
+
+    It narrows with the root of the games. How wide it is after few is known to a fifth or so, so
+    half as many games are counted on as it asks for.
+
+    Args:
+      wider: how many times as wide it is after `games` as it may be; NaN where it has none.
+    """
+    counted_on = games * wider**2 / 2
+    return max((n for n in rounds(episodes) if n <= counted_on), default=0)
 
 
 def measure_alone(

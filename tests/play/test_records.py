@@ -73,7 +73,8 @@ def _untold(chosen, policy, protocol, seats, *rest, **more):
     ]
 
 
-def test_eight_lessons_are_played_together_and_kept_before_the_next(tmp_path, monkeypatch, capfd):
+def test_a_few_lessons_are_played_together_and_kept_before_the_next(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(records, "_TOGETHER", 8 * 4 + 3)
     names = sorted(atari.games())[:17]
     chosen = lessons.of_tasks([tasks.get(name) for name in names], 0)
     who = records.Player("someone", RANDOM, ("someone",) * 17)
@@ -277,7 +278,7 @@ def test_intervals_that_end_the_games_hold_what_they_say(name, random, fewest, m
         }
 
         def known(chosen, who, protocol, episodes, *_, drawn=drawn):
-            return [drawn[who.name].first(episodes)]
+            return [drawn[who.name].first(games) for games in episodes]
 
         monkeypatch.setattr(records, "measure", known)
         scores = records.until_known(
@@ -331,6 +332,44 @@ def test_games_are_played_until_each_task_is_known(played):
     assert asked(1e9, falls) == {who: {0: 16, 1: 16} for who in PLAYERS}
     assert len(played) == 3
     assert asked(1e9, rises) == {who: {0: 40, 1: 40} for who in PLAYERS}
+
+
+def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
+    masks, numbers = lessons.masks(LESSONS), [t.number for t in LANDERS]
+    falls, rises = (
+        rollouts.random_policy(masks & (np.arange(4) == action), numbers=numbers)
+        for action in (0, 2)
+    )
+
+    def measured(width):
+        played.clear()
+        players = {
+            who: records.Player(who, policy, (who, who))
+            for who, policy in zip(PLAYERS, (rises, falls, falls), strict=True)
+        }
+        nothing = records.Records()
+        scores = records.until_known(
+            LESSONS, players, PROTOCOL, mesh.create(), nothing, episodes=64, width=width
+        )
+        return {
+            who: {index: x.to_dict() for index, x in rows.items()} for who, rows in scores.items()
+        }, len(played)
+
+    (ahead, calls), everything = measured(1e-9), measured(0.0)[0]
+    assert ahead == everything and calls == 2 * len(PLAYERS), "16 games, and the others"
+    monkeypatch.setattr(records, "_ahead", lambda *_: 0)
+    apart, calls = measured(1e-9)
+    assert apart == everything and calls == 3 * len(PLAYERS)
+
+
+def test_how_many_games_are_sure_to_be_asked_for_by_hand():
+    # Twice as wide after 16 games as it may be: some 64 are needed, and 32 are counted on.
+    assert records._ahead(2.0, 16, 256) == 32
+    assert records._ahead(1.9, 16, 256) == 16
+    assert records._ahead(1.2, 16, 256) == 0
+    assert records._ahead(10.0, 16, 200) == 200, "800 are counted on, and 200 are the most"
+    assert records._ahead(4.9, 16, 200) == 128
+    assert records._ahead(float("nan"), 16, 256) == 0, "of what has no interval nothing is known"
 
 
 def test_a_student_has_a_mark_in_each_of_its_tasks():
