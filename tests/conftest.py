@@ -52,7 +52,7 @@ quick_emulators.install()
 
 # Tracing makes many small objects that stay; looking through all of them again and again is a tenth
 # of the time.
-gc.set_threshold(50_000, 50, 100)
+gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_configure() -> None:

@@ -327,6 +327,8 @@ class Training:
         self._begun = restored.progress.get("begun")
         self.starts_seen = restored.progress.get("chosen_by")
         self._unevaluated = restored.progress.get("unevaluated", False)
+        if self.best and not self.best.get("decided"):  # an earlier version may value it otherwise
+            self.best["value"] = self._value(self.best["scores"], self._begun)
         return restored.progress["pools_began"], restored.host.get("log")
 
     def iterate(self) -> dict[str, float]:
@@ -361,8 +363,8 @@ class Training:
                 row[f"score/{name}"] = float(np.mean(recent))
         return row
 
-    def evaluate(self) -> tuple[dict[str, float], float]:
-        """Plays whole games from fixed starts; returns the mean score per game, and their value."""
+    def evaluate(self) -> dict[str, float]:
+        """Plays whole games from fixed starts; returns the mean score of each game."""
         with self.timer.phase("evaluate"):
             means = self._play(self.state.playing, self.settings.eval_episodes, lessons.SELECT)
         if self._first is not None and not self.iteration:
@@ -372,7 +374,7 @@ class Training:
             self.best = {"step": self.steps, "value": value, "scores": means}
         self._unevaluated = False
         self._shorten_log(1)
-        return means, value
+        return means
 
     def _shorten_log(self, times: int) -> None:
         """Begins fresh pools where a resumed training would have too much to replay."""
@@ -388,12 +390,20 @@ class Training:
         return first or self._unevaluated
 
     def _value(self, means: dict[str, float], begun: dict[str, float] | None) -> float:
-        """What networks are chosen by."""
+        """What networks are chosen by: the mean score, or the smallest gain over those `begun`.
+
+        Scores are as `evaluation.normalised` has them; where no score of random play is known, that
+        is in those begun with.
+        """
         chosen = self.settings.tasks
+        random = [records.random_score(task, self.settings.max_steps) for task in chosen]
+        if begun is not None:
+            random = [begun[n] if x is None else x for n, x in zip(means, random, strict=True)]
+        scores = evaluation.normalised(chosen, [*means.values()], random)
         if begun is None:
-            random = [records.random_score(task, self.settings.max_steps) for task in chosen]
-            return evaluation.normalised_mean(chosen, [*means.values()], random)
-        return evaluation.least_gain(chosen, [*means.values()], [begun[name] for name in means])
+            return float(scores.mean())
+        gains = scores - evaluation.normalised(chosen, [begun[name] for name in means], random)
+        return float(gains.min())
 
     def _play(
         self,
@@ -475,10 +485,11 @@ class Training:
             return self._first
         return self._learner.train_of(self._saved.restore(iteration, self.arrays).state).playing
 
-    def save(self, value: float | None = None, *, due: bool = False) -> None:
-        """Saves everything that a resumed training needs; `value` competes for the best.
+    def save(self, *, chosen: bool = False, due: bool = False) -> None:
+        """Saves everything that a resumed training needs.
 
         Args:
+          chosen: it is the best so far, and is kept until another one is.
           due: an evaluation is to follow, and does so where a resumed training begins.
         """
         self._unevaluated = due
@@ -499,7 +510,7 @@ class Training:
                 "chosen_by": self.starts_seen,
                 "unevaluated": due,
             },
-            value=value,
+            value=float(self.steps) if chosen else None,  # the last one counts
         )
 
     def best_params(self) -> networks.Params:
@@ -835,7 +846,7 @@ def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer)
     """Evaluates what has been learnt, and saves it."""
     standing, resumed = training.best.get("step"), training.due
     try:
-        scores, value = training.evaluate()
+        scores = training.evaluate()
     except preemption.Preempted:
         if training.iteration:
             training.save(due=True)
@@ -845,7 +856,7 @@ def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer)
     # it stood has written this one.
     if not (resumed and metrics.tells(workdir, training.steps, row)):
         writer.write(training.steps, row)
-    training.save(value)
+    training.save(chosen=training.best["step"] == training.steps)
     if training.best["step"] != standing:
         _save_experts(training, workdir)
 

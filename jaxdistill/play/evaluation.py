@@ -553,10 +553,10 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
-def normalised_mean(
+def normalised(
     chosen: Sequence[Task], means: Sequence[float], random: Sequence[float | None]
-) -> float:
-    """The mean human-normalised score, so that no game drowns the others by the size of its points.
+) -> np.ndarray:
+    """Human-normalised scores `(G,)`: no game drowns the others by the size of its points.
 
     Of a task whose human score is not known it is counted in scores of random play: how much more
     than that `means` are, over its size, or over 1 where that is larger.
@@ -569,23 +569,7 @@ def normalised_mean(
         base = known or 0.0
         normalised = task.human_normalised(mean)
         scores.append((mean - base) / max(abs(base), 1) if normalised is None else normalised)
-    return float(np.mean(scores))
-
-
-def least_gain(chosen: Sequence[Task], means: Sequence[float], begun: Sequence[float]) -> float:
-    """Of the gains over the scores `begun`, the smallest.
-
-    They are in human-normalised scores; of a task where that is not known, over the size of the
-    score begun with, or over 1 where that is larger.
-    """
-    gains = []
-    for task, mean, first in zip(chosen, means, begun, strict=True):
-        now, then = task.human_normalised(mean), task.human_normalised(first)
-        if now is None or then is None:
-            gains.append((mean - first) / max(abs(first), 1))
-        else:
-            gains.append(now - then)
-    return float(min(gains))
+    return np.asarray(scores)
 
 
 def retention_interval(

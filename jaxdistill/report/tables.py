@@ -690,17 +690,16 @@ def kept(row: Mapping[str, Any]) -> float:
     if interval is not None:
         known = not any(map(math.isnan, _ends(interval)))
     else:
-        known = not {"expert", "random"} <= row.keys() or _apart(row["expert"], row["random"])
+        known = not {"expert", "random"} <= row.keys() or _above(row["expert"], row["random"])
     share = row["retention"]
     return float(share) if known and share is not None else math.nan
 
 
-def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the interval of the difference of two means is without 0.
+def _above(high: Mapping[str, Any], low: Mapping[str, Any]) -> bool:
+    """Whether the first of two means is the higher, and the interval of the difference without 0.
 
     Half of it is the root of the squares of theirs, on the sides that face each other.
     """
-    low, high = sorted((one, other), key=lambda scores: scores["mean"])
     down, up = high["mean"] - _ends(high["interval"])[0], _ends(low["interval"])[1] - low["mean"]
     return bool(high["mean"] - low["mean"] > math.hypot(down, up))
 

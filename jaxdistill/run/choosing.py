@@ -152,6 +152,6 @@ def value_of(
     if run.settings.collect.follow or not known.size:
         chosen = [run.lessons[i].task for i in means]
         random = [baselines["random"][i].mean for i in means]
-        return evaluation.normalised_mean(chosen, [*means.values()], random)
+        return float(evaluation.normalised(chosen, [*means.values()], random).mean())
     beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
     return float(np.where(known > 1, beyond, known).mean())

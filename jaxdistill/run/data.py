@@ -19,7 +19,7 @@ from jaxdistill.run.common import NEWER, READ_AS, Run
 from jaxdistill.run.recipe import Settings
 
 _CHUNK_STEPS = 64
-_READ = 2**28  # bytes of a log that are read at a time, or one step of all environments
+_READ = 2**28  # bytes of a log that are read at a time, or one chunk
 
 
 def collect(
@@ -167,7 +167,8 @@ def window_of(
     )
     buffer.skip(max(0, log.length - per_env))
     together = len(run.taught) * collect.num_envs * _step_bytes(run)
-    steps = max(1, min(256, _READ // together))
+    # Not less than is written at a time: of a piece that is compressed all is read.
+    steps = max(_CHUNK_STEPS, min(256, _READ // together))
     for start in range(max(0, log.length - per_env), log.length, steps):
         buffer.append(log.read(start, min(log.length, start + steps)))
     return buffer

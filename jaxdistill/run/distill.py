@@ -329,6 +329,10 @@ def _train(
             of = restored.progress.get("ended")
             ended = lrn.target_retention is not None and (of is True or of == lrn.rounds)
             best = choosing.Candidate.from_dict(restored.progress.get("best"))
+            if best is not None and best.played:  # an earlier version may value it otherwise
+                means = {index: scores.mean for index, scores in best.played.items()}
+                value = choosing.value_of(run, baselines, means)
+                best = dataclasses.replace(best, value=value)
             # Whether the student of then has been measured, if one was due.
             measured = restored.progress.get("measured", True)
             if saved.best_step() is None:  # of an earlier version, or somebody took it away

@@ -207,7 +207,8 @@ class Evaluate(Measure):
 
     Attributes: those of `Measure`, and
       every_rounds: rounds between two evaluations of the student that the best is chosen by.
-      select_episodes: episodes per game in each of those.
+      select_episodes: episodes per game in each of those. Of one nothing can be told about what is
+        kept: students are chosen by scores then.
       sample_logits: experts with logits sample their policy here too; False takes the likeliest.
     """
 

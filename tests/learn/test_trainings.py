@@ -934,3 +934,45 @@ def test_games_are_known_by_their_own_names():
 def test_iterations_are_whole():
     chosen = _settings(total_steps=32 * 3 + 31)
     assert (chosen.steps_per_iteration, chosen.iterations) == (32, 3)
+
+
+def test_what_networks_are_chosen_by_by_hand(monkeypatch):
+    known = {"pong": -21.0, "carnival": None, "lander/standard": -180.0, "lander/heavy": -160.0}
+    monkeypatch.setattr(records, "random_score", lambda task, limit: known[task.name])
+
+    def value(means, begun=None):
+        settings = types.SimpleNamespace(tasks=[tasks.get(x) for x in means], max_steps=None)
+        return learning.Training._value(types.SimpleNamespace(settings=settings), means, begun)
+
+    # 35.3 points of Pong are 1; of Carnival nothing is known, and a point counts as one.
+    assert value({"pong": -3.05, "carnival": 2.5}) == pytest.approx((0.5 + 2.5) / 2)
+    # A game that loses is not paid for by one that gains; Carnival is in what it began with.
+    begun = {"pong": -20.7, "carnival": 800.0}
+    assert value({"pong": -3.05, "carnival": 600.0}, begun) == pytest.approx(-0.25)
+    assert value({"pong": -17.17, "carnival": 900.0}, begun) == pytest.approx(0.1)
+    assert value({"pong": 14.6, "carnival": 900.0}, begun) == pytest.approx(0.125)
+    # Where a score begins near 0 its own size is no unit: ten points less are no disaster.
+    begun = {"lander/standard": 240.0, "lander/heavy": 5.0}
+    lost_little = value({"lander/standard": 300.0, "lander/heavy": -5.0}, begun)
+    lost_much = value({"lander/standard": 40.0, "lander/heavy": 6.0}, begun)
+    assert lost_little == pytest.approx(-10 / 160) and lost_much == pytest.approx(-200 / 180)
+
+
+def test_what_an_earlier_version_valued_otherwise_is_valued_as_now(tmp_path, monkeypatch):
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    chosen = _settings(games=("pong",), network="linear", max_steps=20, opening_steps=0)
+    with learning.Training(chosen, tmp_path / "run") as training:
+        training.iterate()
+        training.evaluate()
+        value, training.best["value"] = training.best["value"], 1e9
+        training.save(chosen=True)
+    with learning.Training(chosen, tmp_path / "run") as training:
+        assert training.best["value"] == value
+        training.iterate()
+        training.save()
+        assert training._saved.best_step() == 1, "which is kept beside the latest"
+        training.iterate()
+        training.evaluate()
+        training.save(chosen=training.best["step"] == training.steps)
+        assert training.best["step"] == training.steps, "another that scores as much is newer"
+        assert training._saved.best_step() == 3

@@ -544,25 +544,15 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
     assert not fresh.sent
 
 
-def test_scores_of_several_games_are_one_number_on_the_human_scale_where_that_is_known():
+def test_scores_of_games_are_on_the_human_scale_where_that_is_known():
     # Of Pong random play has -20.7, people 14.6: -3.05 is half way. Of people in Carnival nothing
     # is known: 1,200 points are half as much again as the 800 of random play.
-    chosen, random = [tasks.get("pong"), tasks.get("carnival")], [-21.0, 800.0]
-    mean = evaluation.normalised_mean
-    assert mean(chosen, [-3.05, 1200.0], random) == pytest.approx((0.5 + 0.5) / 2)
-    assert mean(chosen[:1], [-3.05], random[:1]) == pytest.approx(0.5)
+    chosen = [tasks.get("pong"), tasks.get("carnival")]
+    scores = evaluation.normalised(chosen, [-3.05, 1200.0], [-21.0, 800.0])
+    assert scores.tolist() == pytest.approx([0.5, 0.5])
     # Less than a point is no unit, and where random play is not known its score is no better.
-    assert mean(chosen[1:], [3.0], [-0.5]) == pytest.approx(3.5)
-    assert mean(chosen[1:], [3.0], [-2.0]) == pytest.approx(2.5)
-    assert mean(chosen[1:], [3.0], [None]) == 3.0
-    # A game that loses is not paid for by one that gains; 35.3 points of Pong are 1, and so are as
-    # many of Carnival as it began with.
-    assert evaluation.least_gain(chosen, [-3.05, 600.0], [-20.7, 800.0]) == pytest.approx(-0.25)
-    assert evaluation.least_gain(chosen, [-20.7 + 3.53, 900.0], [-20.7, 800.0]) == pytest.approx(
-        0.1
-    )
-    assert evaluation.least_gain(chosen, [14.6, 900.0], [-20.7, 800.0]) == pytest.approx(0.125)
-    assert evaluation.least_gain(chosen[1:], [0.5], [0.0]) == 0.5
+    for mean, random, score in ((3.0, -0.5, 3.5), (3.0, -2.0, 2.5), (3.0, None, 3.0)):
+        assert evaluation.normalised(chosen[1:], [mean], [random]) == pytest.approx(score)
 
 
 def test_the_bootstrap_interval_by_hand():

@@ -80,9 +80,10 @@ def test_without_its_games_an_expert_is_told_from_random_play_by_their_intervals
     del row["retention_interval"]
     for who, mean in (("random", 0.1), ("expert", 0.2)):
         row[who] = row[who] | {"mean": mean, "interval": [mean - half, mean + half]}
-    for turned in (row, row | {"random": row["expert"], "expert": row["random"]}):
-        columns, (cells,) = tables.student_lines([turned])
-        assert cells[columns.index("retention")] == shown
+    worse = row | {"random": row["expert"], "expert": row["random"]}
+    for scores, kept in ((row, shown), (worse, "-")):
+        columns, (cells,) = tables.student_lines([scores])
+        assert cells[columns.index("retention")] == kept
 
 
 def _scores(*, facts, scores=(0.0, 100.0, 200.0, 300.0), lengths=(100, 200, 300, 400)):

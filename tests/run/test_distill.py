@@ -172,6 +172,22 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
     assert distill.distill(settings, workdir) == written
 
 
+def test_no_student_is_chosen_by_what_it_keeps_of_an_expert_that_plays_as_at_random(
+    whole_run, settings
+):
+    workdir, _ = whole_run
+    known = common.records_of(settings, workdir, None, writes=False)
+    run = common.Run(settings, mesh.create(), known=known)
+    experts = choosing.of_known(run.baselines())["expert"]
+    unknown = [name for name, x in zip(run.names, experts, strict=True) if np.isnan(x.mean)]
+    assert unknown, "of these two some such"
+    rows = [row for row in metrics.read(workdir) if "chosen_by" in row]
+    assert len(rows) == 2
+    for row in rows:
+        shares = {name: row[f"retention/{name}"] for name in run.names}
+        assert [name for name, share in shares.items() if share is None] == unknown
+
+
 def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     workdir, _ = whole_run
     terms = records.Terms(2, epsilon=0.05, seed=3, opening_steps=10)

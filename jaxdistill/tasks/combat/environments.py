@@ -166,7 +166,7 @@ def ended(environment: Environment, seeds: np.ndarray, episodes: np.ndarray | No
 @functools.cache
 def _first(environment: Environment) -> State:
     """The shapes and dtypes of an episode's first state."""
-    key = jax.ShapeDtypeStruct((2,), np.uint32)
+    key = jax.eval_shape(jax.random.PRNGKey, 0)
     return jax.eval_shape(functools.partial(reset, environment), key)
 
 
