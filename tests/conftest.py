@@ -50,8 +50,7 @@ jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
 
 quick_emulators.install()
 
-# Tracing makes many small objects that stay; looking through all of them again and again is a tenth
-# of the time.
+# Tracing makes many small objects that stay; Python need not look through all of them so often.
 gc.set_threshold(50_000, 10, 10)
 
 

@@ -380,14 +380,14 @@ def measure(
     return [x.first(games) for x, games in zip(known, wanted, strict=True) if x is not None]
 
 
-_TOGETHER = 1024  # games: the emulators of those of many lessons would take the machine's memory
+_AT_ONCE = 1024  # games: the emulators of those of many lessons would take the machine's memory
 
 
 def _parts(chosen: Sequence[int], seats: Sequence[range]) -> Iterator[list[int]]:
-    """Which of the `chosen` lessons are played together: one, or of `_TOGETHER` games at most."""
+    """Which of the `chosen` lessons are played together: one, or of `_AT_ONCE` games at most."""
     part, games = list[int](), 0
     for lesson in chosen:
-        if part and games + len(seats[lesson]) > _TOGETHER:
+        if part and games + len(seats[lesson]) > _AT_ONCE:
             yield part
             part, games = [], 0
         part.append(lesson)

@@ -74,7 +74,7 @@ def _untold(chosen, policy, protocol, seats, *rest, **more):
 
 
 def test_a_few_lessons_are_played_together_and_kept_before_the_next(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(records, "_TOGETHER", 8 * 4 + 3)
+    monkeypatch.setattr(records, "_AT_ONCE", 8 * 4 + 3)
     names = sorted(atari.games())[:17]
     chosen = lessons.of_tasks([tasks.get(name) for name in names], 0)
     who = records.Player("someone", RANDOM, ("someone",) * 17)
@@ -94,7 +94,7 @@ def test_a_few_lessons_are_played_together_and_kept_before_the_next(tmp_path, mo
 
 
 def test_several_processes_end_between_lessons_that_are_played_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_TOGETHER", 1)
+    monkeypatch.setattr(records, "_AT_ONCE", 1)
     monkeypatch.setattr(evaluation, "measure", _untold)
     monkeypatch.setattr(mesh.jax, "process_count", lambda: 2)
     monkeypatch.setattr(mesh, "told", lambda value: value)
@@ -107,7 +107,7 @@ def test_several_processes_end_between_lessons_that_are_played_together(tmp_path
 
 def test_lessons_score_alike_however_many_are_played_together(played, monkeypatch):
     whole = measured(records.Records(), 3)
-    monkeypatch.setattr(records, "_TOGETHER", 1)
+    monkeypatch.setattr(records, "_AT_ONCE", 1)
     apart = measured(records.Records(), 3)
     assert played[1:] == [{"lander/standard": (0, 3)}, {"lander/windy": (0, 3)}]
     assert [x.to_dict() for x in apart] == [x.to_dict() for x in whole]
