@@ -1,7 +1,9 @@
-# docker build -t jaxdistill .                              CPU
-# docker build -t jaxdistill:cuda --build-arg EXTRAS=cuda . an NVIDIA GPU; run it with --gpus all
+# docker build -t jaxdistill .       CPU
+# docker build -t jaxdistill:cuda --build-arg EXTRAS=cuda,lander .
+#                                    an NVIDIA GPU; run it with --gpus all
 #
-# docker run --rm -v "$PWD:/runs" jaxdistill distill --config=quickstart --workdir=quickstart
+# docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/runs" \
+#     jaxdistill distill --config=quickstart --workdir=quickstart
 FROM python:3.11-slim-bookworm
 ARG EXTRAS=lander
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/runs/.cache
@@ -10,7 +12,7 @@ COPY . .
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[${EXTRAS}]" && rm -rf /src/*
 WORKDIR /runs
-# As who owns what is written: docker run --user "$(id -u):$(id -g)"
+# Who owns what is written, unless --user says otherwise.
 USER 1000:1000
 ENTRYPOINT ["jaxdistill"]
 CMD ["doctor"]

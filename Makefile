@@ -1,4 +1,4 @@
-# Both targets make their own environment on a fresh machine: Linux x86-64 with Python >= 3.11.
+# Targets make their own environment on a fresh machine: Linux x86-64 with Python >= 3.11.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ WORKDIR ?= runs/quickstart
 # What runs for seconds is compiled with little care.
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
-.PHONY: quickstart skills test installed lint docs notebook mutants clean
+.PHONY: quickstart skills test installed lint docs notebook mutants clean clean-runs
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -59,5 +59,10 @@ mutants: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
+# What `make` has made, but for runs.
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build dist site
+
+# All runs, for good.
+clean-runs:
+	rm -rf runs

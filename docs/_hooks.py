@@ -68,7 +68,7 @@ def _flags(shown: str, path: pathlib.Path) -> str:
 
 def settings_page() -> str:
     """Every field of every settings dataclass, with its type, default and meaning."""
-    from jaxdistill.learn import regime
+    from jaxdistill.learn import regime, weight_merging
     from jaxdistill.run import merging, recipe
     from jaxdistill.tasks import atari
 
@@ -84,13 +84,18 @@ def settings_page() -> str:
         ("How a game of Atari is played", "rules.", atari.Rules),
         ("Training and fine-tuning: `train`, `finetune`", "", regime.Settings),
         ("Merging weights: `merge-weights`", "", merging.Settings),
+        ("Its states", "collect.", merging.Collect),
+        ("Its methods", "merge.", weight_merging.Merge),
+        ("How what comes of it is measured", "evaluate.", recipe.Measure),
     ):
         parts.append(f"## {title}\n\n{_fields(settings, prefix)}")
     return "\n".join(parts)
 
 
 def _fields(settings: type, prefix: str) -> str:
-    told = _attributes(settings)
+    told: dict[str, str] = {}
+    for base in reversed(settings.__mro__):
+        told |= _attributes(base)
     hints = typing.get_type_hints(settings)
     rows = ["| `--config.` | default | means |", "|---|---|---|"]
     for field in dataclasses.fields(settings):
@@ -100,7 +105,9 @@ def _fields(settings: type, prefix: str) -> str:
         default = "" if field.default is dataclasses.MISSING else f"`{field.default}`"
         if field.default is None:
             default = f"none ({_named(kind)})"
-        means = told.get(field.name, "").replace("|", "\\|")
+        if field.name not in told:
+            raise ValueError(f"{settings.__qualname__}.{field.name} is described nowhere")
+        means = told[field.name].replace("|", "\\|")
         rows.append(f"| `{prefix}{field.name}` | {default} | {means} |")
     return "\n".join(rows) + "\n"
 

@@ -6,7 +6,8 @@
     result = jaxdistill.distill({"pong": "experts/pong.pth"}, "runs/mine")
     rows = jaxdistill.evaluate("runs/mine", episodes=16)
 
-`jaxdistill.tasks.get(NAME)` is what is played. Everything else may change.
+`jaxdistill.tasks.get(NAME)` is what is played; its `names`, `add` and `check` stay as they are too.
+Everything else may change.
 """
 
 from __future__ import annotations

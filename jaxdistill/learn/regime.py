@@ -76,14 +76,18 @@ class Settings:
       replay_size: with "dqn", transitions of all games together that are kept.
       first_update: with "dqn", how many of them before the first update.
       target_episodes: with "dqn", games that end between two copies of the network that judges.
-      optimiser: one of `learner.OPTIMISERS`.
-      learning_rate, final_rate_fraction, clip_norm: with linear decay and gradient clipping.
+      optimiser: "adamw", "adam_l2" or "radam"; without weight decay here.
+      learning_rate, final_rate_fraction: the rate at the start, and the share of it that it falls
+        to, along a line.
+      clip_norm: longer gradients are shortened to this.
       ema_decay: the network that is evaluated and saved is the exponential moving average of the
         parameters with this decay per update; 0 takes the parameters as they are.
       reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are.
       reward_scale: and multiplied by this.
       discount, trace: gamma and lambda of the Q(lambda) targets, or of the advantages of "ppo".
-      policy_clip, value_weight, entropy_weight: of "ppo", see `ppo.make_update`.
+      policy_clip: of "ppo", how far the ratio of new to old probabilities may leave 1.
+      value_weight, entropy_weight: of "ppo", how much the critic's loss counts, and how much of the
+        policy's entropy, in nats, is taken off the loss.
       critic_iterations: with "ppo", in so many first iterations only the critic learns: a student
         that has none yet would be driven off by what an untaught one says.
       angle_deviation: with "ppo", the deviation of angles at the beginning, in degrees; a copy

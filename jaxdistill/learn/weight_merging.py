@@ -5,13 +5,13 @@ w_1 .. w_n are the experts' parameters.
 - `mean`: their mean (Wortsman et al. 2022, "Model soups").
 - `task_arithmetic`: w_0 + scale * sum_i (w_i - w_0), what each has changed of a base w_0 (Ilharco
   et al. 2023, "Editing models with task arithmetic").
-- `fisher_mean`: a mean in which a weight counts as much as its network's policy depends on it
+- `fisher`: a mean in which a weight counts as much as its network's policy depends on it
   (Matena & Raffel 2022, "Merging models with Fisher-weighted averaging").
 - `htcl`: one expert after another by a Taylor step, and catch-up rounds after each (HTCL; Nag,
   Raghavan & Narayanan 2026), as the reference report has it.
 - `taylor_one_shot`, `taylor_iterative`: Taylor steps from the mean towards the mean, by the loss of
   all games: one, or several that shrink.
-- `mean` after `aligned`: units have no order, so those of one network are first put in the order of
+- `aligned_mean`: the mean, once units are matched. They have no order, so those of one network are first put in the order of
   another's (Ainsworth et al. 2023, "Git Re-Basin", activation matching).
 
 A Taylor step minimises, about w, the second-order expansion of a loss with the gradient g and the

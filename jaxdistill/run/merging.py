@@ -21,7 +21,11 @@ from jaxdistill.settings import Count, OneOf, Share, Steps, Text
 class Collect:
     """The states that gradients, activations and the closing table's agreement are of.
 
-    Attributes: as in `recipe.Collect`; the experts play them all.
+    Attributes:
+      num_envs: environments per game.
+      initial_steps: steps per game, which the experts play.
+      expert_epsilon: chance of a uniformly random valid action.
+      dataset: a dataset made by `launch/collect.py` to take instead of playing.
     """
 
     num_envs: Count = 32

@@ -131,8 +131,12 @@ class Learn:
       ema_decay: the student that plays is the exponential moving average of the parameters with
         this decay per update (Polyak averaging); 0 plays with the parameters as they are. It
         forgets its beginning faster, so a decay above 0.998 shows after 4,500 updates only.
-      optimiser, learning_rate, final_rate_fraction, weight_decay, clip_norm: see
-        `learner.optimiser`; the schedule is a cosine.
+      optimiser: "adamw", whose weight decay is apart from the gradient; "adam_l2", where it is
+        added to the gradient, as in PyTorch's Adam; or "radam".
+      learning_rate, final_rate_fraction: the rate at the start, and the share of it that it falls
+        to, along a cosine.
+      weight_decay: its strength.
+      clip_norm: longer gradients are shortened to this.
       resample_unseen: numbers that the student sees and an expert cannot know of, as a skill that
         aims does not know how fast it walks, are taken from other tasks' states: the student shall
         not take them for a sign of the task.
@@ -203,9 +207,9 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate(Measure):
-    """How play is measured, and how the best student is chosen by it.
+    """How play is measured, and how the best student is chosen by it; see `Measure` too.
 
-    Attributes: those of `Measure`, and
+    Attributes:
       every_rounds: rounds between two evaluations of the student that the best is chosen by.
       select_episodes: episodes per game in each of those. Of one nothing can be told about what is
         kept: students are chosen by scores then.
