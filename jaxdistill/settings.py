@@ -109,13 +109,14 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
         `where.field`.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError(f"{where} is {_shown(fields)}, expected fields of {cls.__name__}")
+        raise ValueError(f"{where} is {shown(fields)}, expected fields of {cls.__name__}")
     hints = _hints(cls)  # type: ignore[arg-type]
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
         if name not in known and name not in getattr(cls, "gone", ()):
-            shown = one_line(str(name), 60)
-            raise ValueError(f"{where}.{shown} is unknown; known fields: {', '.join(known)}")
+            raise ValueError(
+                f"{where}.{one_line(str(name), 60)} is unknown; known fields: {', '.join(known)}"
+            )
     values = {}
     for name, field in known.items():
         if name in fields:
@@ -157,7 +158,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         value = _convert(arguments[0], value, where)
         for allowed in arguments[1:]:
             if value not in allowed:
-                raise ValueError(f"{where} is {_shown(value)}, expected {allowed}")
+                raise ValueError(f"{where} is {shown(value)}, expected {allowed}")
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -168,13 +169,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str):  # --config.games=pong,freeway
             value = [part for part in value.split(",") if part]
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where} is {_shown(value)}, expected a list")
+            raise ValueError(f"{where} is {shown(value)}, expected a list")
         return tuple(_convert(arguments[0], x, f"{where}[{i}]") for i, x in enumerate(value))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if not hasattr(value, "items"):
-            raise ValueError(f"{where} is {_shown(value)}, expected fields of {hint.__name__}")
+            raise ValueError(f"{where} is {shown(value)}, expected fields of {hint.__name__}")
         return build(hint, dict(value.items()), where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
@@ -182,11 +183,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except OverflowError:
             value = math.inf
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{where} is {_shown(value)}, expected {hint.__name__}")
+        raise ValueError(f"{where} is {shown(value)}, expected {hint.__name__}")
     if hint is float and not math.isfinite(value):
-        raise ValueError(f"{where} is {_shown(value)}, expected a finite number")
+        raise ValueError(f"{where} is {shown(value)}, expected a finite number")
     if hint is int and abs(value) > LARGEST:
-        raise ValueError(f"{where} is {_shown(value)}, expected at most {LARGEST}")
+        raise ValueError(f"{where} is {shown(value)}, expected at most {LARGEST}")
     return value
 
 
@@ -196,11 +197,12 @@ def one_line(text: str, limit: int = 400) -> str:
     return clean + "..." if len(text) > limit else clean
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any, limit: int = 100) -> str:
+    """Any value in a message: on one line, not endless."""
     try:
-        return one_line(repr(value), 100)
+        return one_line(repr(value), limit)
     except (RecursionError, ValueError):  # nested too deeply, or thousands of digits
-        return f"a {type(value).__name__} that is too large to show"
+        return f"{type(value).__name__} too large to show"
 
 
 def refuse_idle(settings: Any, reasons: Iterable[tuple[object, str, Sequence[str]]]) -> None:

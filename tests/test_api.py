@@ -311,6 +311,7 @@ def test_experts_are_files_mappings_and_policies(asked, pong, tmp_path):
     ("experts", "error", "said"),
     [
         (5, TypeError, r"^experts is 5, expected \{TASK: FILE\}, or a list of files$"),
+        (10**5000, TypeError, "^experts is int too large to show, expected"),
         (b"x.pth", TypeError, "^experts is b'x.pth', expected a path"),
         ({"pong": None}, TypeError, r"^experts\['pong'\] is None, expected a path"),
         ([{"path": 3}], TypeError, r"^experts\[0\]\['path'\] is 3, expected a path"),
