@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks, preemption, settings
+from jaxdistill import metrics, networks, preemption, settings, tasks
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
@@ -44,6 +44,7 @@ PACKAGED = "random_play.json"
 """Random play, in the tasks where `benchmarks/random_play.py` has measured it."""
 
 _VERSION = 1  # of what decides a game; another number begins all records anew
+_OWN = "own"  # of what decides a game: the content of a task of one's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +149,15 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def read_as(expert: Teacher) -> str:
-    """A digest of what an expert answers by besides its parameters: network, actions and view."""
+def read_as(expert: Teacher, *, in_training: bool = False) -> str:
+    """A digest of what an expert answers by besides its parameters: network, actions and view.
+
+    Args:
+      in_training: without its deviations, which it learns.
+    """
     alone = expert.experts if isinstance(expert, Team) else (expert,)
-    return _digest([_described(one) for one in alone])[:12]
+    changes = {"log_std": None} if in_training else {}
+    return _digest([_described(one) | changes for one in alone])[:12]
 
 
 def expert_mark(expert: Teacher, *, epsilon: float, sample_logits: bool) -> str:
@@ -159,7 +165,10 @@ def expert_mark(expert: Teacher, *, epsilon: float, sample_logits: bool) -> str:
     alone = expert.experts if isinstance(expert, Team) else (expert,)
     return _digest(
         {
-            "experts": [_described(one) | {"params": fingerprint(one.params)} for one in alone],
+            "experts": [
+                _described(one) | _computes_in(one.network) | {"params": fingerprint(one.params)}
+                for one in alone
+            ],
             "epsilon": epsilon,
             "sampled": sample_logits and expert.outputs == "logits",
         }
@@ -174,11 +183,10 @@ def student_mark(
     Args:
       index: the task's, which a network that knows its task is told.
     """
-    dtype = np.dtype(network.dtype).name
     return _digest(
         {
             "student": networks.to_dict(network),
-            **({} if dtype == "float32" else {"dtype": dtype}),
+            **_computes_in(network),
             "params": fingerprint(params),
             "view": view.to_dict(),
             "index": index,
@@ -197,6 +205,12 @@ def _described(expert: Expert) -> dict[str, Any]:
     }
 
 
+def _computes_in(network: networks.Network) -> dict[str, str]:
+    """The dtype that is no part of a network's description, where it is not the usual one."""
+    dtype = np.dtype(network.dtype).name
+    return {} if dtype == "float32" else {"dtype": dtype}
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -206,7 +220,8 @@ class Records:
 
     Attributes:
       own: a run's directory, which holds all games that the run was measured in.
-      shared: one for all runs, of players that others may ask for.
+      shared: one for all runs, of players that others may ask for; not of tasks of one's own, which
+        may have become others without saying so.
       given: others where games are only looked for.
     """
 
@@ -225,7 +240,7 @@ class Records:
           ValueError: a file is damaged.
         """
         of = described(lesson, protocol, player)
-        places = (self.own, self.shared, *self.given)
+        places = (self.own, self._shared_for(of), *self.given)
         known = [_read(place / _name(of), of) for place in places if place]
         if of["player"] == RANDOM:
             known.append(_packaged().get(_digest(of)))
@@ -242,9 +257,13 @@ class Records:
         of = described(lesson, protocol, player)
         if self.own:
             _write(self.own, of, scores)
-        if self.shared and not player.passing:
+        shared = self._shared_for(of)
+        if shared and not player.passing:
             with contextlib.suppress(OSError):
-                _write(self.shared, of, scores, alone=False)
+                _write(shared, of, scores, alone=False)
+
+    def _shared_for(self, of: Mapping[str, Any]) -> pathlib.Path | None:
+        return None if _OWN in of else self.shared
 
 
 def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, Any]:
@@ -262,6 +281,7 @@ def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, A
         "seed": protocol.seed,
         "opening": [opening.steps, by if opening.steps else RANDOM, opening.side],
         **task.told,
+        **({_OWN: own} if (own := tasks.content(task)) else {}),
     }
     return json.loads(json.dumps(of))  # as it is read back: no tuples
 
@@ -337,7 +357,7 @@ def measure(
 ) -> list[Scores]:
     """As `evaluation.measure`, but only what is not known is played, and then kept.
 
-    A few lessons are played at a time, and kept when they have ended.
+    A few lessons are played at a time, of each some hundred games, and kept when they have ended.
 
     Args:
       episodes: of each lesson, or of all, from the first seat on; see `Player.most_games`.
@@ -359,17 +379,18 @@ def measure(
             records.keep(lessons[i], protocol, player, scores.first(wanted[i]))
     if missing:
         total = sum(len(seats[i]) for i in missing)
+        of_one = max(_OF_ONE, lessons[0].task.suite.pool_size)
         with metrics.progress(player.name, total, "games") as advance:
-            for some in _parts(missing, seats):
+            for part in _parts(missing, seats, of_one):
                 played = evaluation.measure(
-                    [lessons[i] for i in some],
+                    [lessons[i] for i in part],
                     player.policy,
                     protocol,
-                    [seats[i] for i in some],
+                    [*part.values()],
                     mesh,
                     advance=advance,
                 )
-                for i, scores in zip(some, played, strict=True):
+                for i, scores in zip(part, played, strict=True):
                     old = known[i]
                     known[i] = whole = scores if old is None else old.joined(scores)
                     if meshes.leads():
@@ -380,18 +401,28 @@ def measure(
     return [x.first(games) for x, games in zip(known, wanted, strict=True) if x is not None]
 
 
-_AT_ONCE = 1024  # games: the emulators of those of many lessons would take the machine's memory
+_AT_ONCE = 1024  # games: the emulators of more would take the machine's memory
+_OF_ONE = 256  # of one lesson: they are kept before the next are played
 
 
-def _parts(chosen: Sequence[int], seats: Sequence[range]) -> Iterator[list[int]]:
-    """Which of the `chosen` lessons are played together: one, or of `_AT_ONCE` games at most."""
-    part, games = list[int](), 0
-    for lesson in chosen:
-        if part and games + len(seats[lesson]) > _AT_ONCE:
-            yield part
-            part, games = [], 0
-        part.append(lesson)
-        games += len(seats[lesson])
+def _parts(
+    chosen: Sequence[int], seats: Sequence[range], of_one: int
+) -> Iterator[dict[int, range]]:
+    """Which seats of the `chosen` lessons are played together, by lesson.
+
+    Those of one lesson, or `_AT_ONCE` in all at most; of each lesson `of_one` at most.
+    """
+    part, games = dict[int, range](), 0
+    for first in range(0, max(len(seats[lesson]) for lesson in chosen), of_one):
+        for lesson in chosen:
+            some = seats[lesson][first : first + of_one]
+            if not some:
+                continue
+            if part and (lesson in part or games + len(some) > _AT_ONCE):
+                yield part
+                part, games = {}, 0
+            part[lesson] = some
+            games += len(some)
     yield part
 
 

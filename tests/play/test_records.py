@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -176,17 +178,105 @@ def test_an_experts_mark_is_of_all_that_decides_its_actions(watcher):
     named = dataclasses.replace(expert, name="another", source="elsewhere", advertised_score=1.0)
     assert mark(named) == mark()
     narrow = dataclasses.replace(expert.network, activation="elu")
+    rough = dataclasses.replace(expert.network, dtype=networks.COMPUTE_DTYPES["bfloat16"])
     others = [
         mark(watcher("carnival", 3, "logits")),
         mark(epsilon=0.1),
         mark(sample_logits=True),
         mark(dataclasses.replace(expert, network=narrow)),
+        mark(dataclasses.replace(expert, network=rough)),
         mark(dataclasses.replace(expert, actions=expert.actions[::-1])),
         mark(dataclasses.replace(expert, view=dataclasses.replace(expert.view, resize="linear"))),
     ]
     assert len({mark(), *others}) == 1 + len(others)
     values = dataclasses.replace(expert, outputs="q")
     assert mark(values, sample_logits=True) == mark(values), "Q-values are not sampled"
+
+
+def test_how_an_expert_in_training_is_read_is_told_without_its_deviations(skilled):
+    one, other, still = (skilled("aiming", log_std=x) for x in ((-2.0, -2.0), (-3.0, -2.0), None))
+    assert len({records.read_as(x) for x in (one, other, still)}) == 3
+    assert {records.read_as(x, in_training=True) for x in (one, other, still)} == {
+        records.read_as(still)
+    }
+    turned = dataclasses.replace(one, actions=one.actions[::-1])
+    assert records.read_as(turned, in_training=True) != records.read_as(still)
+
+
+OWN = """
+import dataclasses
+from typing import ClassVar
+from jaxdistill import tasks
+from jaxdistill.tasks import lander
+from jaxdistill.tasks.task import Suite, Task
+
+@dataclasses.dataclass(frozen=True)
+class Corridor(Task):
+    suite: ClassVar[Suite] = lander.LANDER
+    name: str = "corridor/short"
+    actions: tuple[int, ...] = (0, 1)
+    max_steps: int = 50
+    length: int = 5
+
+    def pool(self, num_envs, **options):
+        raise NotImplementedError
+
+    def camera(self, **options):
+        raise NotImplementedError
+
+tasks.add(Corridor())
+"""
+
+
+@pytest.fixture
+def imported(tmp_path, monkeypatch):
+    """`imported(text)`: a lesson of the task that a file of this text adds, as `--import` does."""
+    monkeypatch.setattr(tasks, "_added", {})
+
+    def load(text):
+        module = types.ModuleType("own")
+        (tmp_path / "own.py").write_text(text)
+        module.__file__ = str(tmp_path / "own.py")
+        monkeypatch.setitem(sys.modules, "own", module)
+        exec(text, module.__dict__)
+        return lessons.of_tasks([tasks.get("corridor/short")], 0)[0]
+
+    yield load
+    tasks._added.clear()
+    tasks.names.cache_clear()
+    tasks._by_key.cache_clear()
+
+
+def test_games_of_a_task_of_one_s_own_are_of_the_task_as_it_is(imported, tmp_path):
+    known = records.Records(tmp_path / "run", tmp_path / "cache")
+    (scores,) = _untold(None, None, None, [range(2)])
+
+    def found(lesson):
+        return known.find(lesson, PROTOCOL, player()) is not None
+
+    lesson = imported(OWN)
+    known.keep(lesson, PROTOCOL, player(), scores)
+    assert found(lesson) and found(imported(OWN)), "imported by the run that goes on"
+    assert not found(imported(OWN.replace("Corridor()", "Corridor(length=6)")))
+    assert not found(imported(OWN + "# where something was changed\n"))
+    # Of one file, as with a setting of the environment.
+    lesson = imported(OWN)
+    tasks.add(dataclasses.replace(lesson.task, length=6))
+    assert found(lesson)
+    assert not found(lessons.of_tasks([tasks.get("corridor/short")], 0)[0])
+    # Other runs know nothing of it: what its file imports may be another by then.
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "run").rename(tmp_path / "cache")
+    assert not found(imported(OWN))
+
+
+def test_of_a_task_that_a_notebook_made_its_fields_are_known(imported):
+    made = imported(OWN).task
+    assert tasks.content(made)["fields"] == {"length": "5"} and tasks.content(made)["file"]
+    type(made).__module__ = "a notebook"
+    tasks.add(made)
+    assert tasks.content(made) == {"fields": {"length": "5"}, "file": None}
+    assert tasks.content(tasks.get("lander/windy")) is None
 
 
 def test_a_damaged_file_is_one_clear_line(tmp_path):
@@ -212,6 +302,38 @@ def test_an_expert_that_is_measured_alone_plays_as_is_said(watcher, monkeypatch)
         terms = records.Terms(1, epsilon=0.25, seed=0, opening_steps=10, max_steps=20)
         records.measure_alone(watcher("carnival", 2, "logits"), terms, sample_logits=sampled)
     assert asked == [{"epsilon": 0.25, "sample_logits": x} for x in (False, True)]
+
+
+def test_many_games_of_one_task_are_played_a_few_hundred_at_a_time(tmp_path, monkeypatch):
+    """And a signal takes no more than those that are being played."""
+    known, asked = records.Records(tmp_path), []
+
+    def play(chosen, policy, protocol, seats, *rest, advance):
+        asked.append([(x.start, x.stop) for x in seats])
+        if len(asked) == 2:
+            raise preemption.Preempted
+        return _untold(chosen, policy, protocol, seats)
+
+    monkeypatch.setattr(evaluation, "measure", play)
+    with pytest.raises(preemption.Preempted):
+        measured(known, 3000, LESSONS[:1])
+    assert len(known.find(LESSONS[0], PROTOCOL, player()).scores) == 256
+    (scores,) = measured(known, 3000, LESSONS[:1])
+    parts = [[(first, min(first + 256, 3000))] for first in range(0, 3000, 256)]
+    assert asked == [*parts[:2], *parts[1:]]
+    assert scores.scores.tolist() == [*range(3000)]
+
+
+def test_which_games_are_played_together_by_hand(monkeypatch):
+    monkeypatch.setattr(records, "_AT_ONCE", 10)
+    seats = [range(2, 9), range(0), range(5), range(1)]
+    assert [*records._parts([0, 2, 3], seats, 4)] == [
+        {0: range(2, 6), 2: range(4), 3: range(1)},
+        {0: range(6, 9), 2: range(4, 5)},
+    ]
+    monkeypatch.setattr(records, "_AT_ONCE", 4)
+    parts = records._parts([0, 1], [range(5), range(1)], 4)
+    assert [*parts] == [{0: range(4)}, {1: range(1), 0: range(4, 5)}]
 
 
 def test_random_play_is_measured_in_64_games_at_most(played):
