@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
+import hashlib
+import pathlib
 import re
+import sys
+from typing import Any
 
 from jaxdistill import settings
 from jaxdistill.tasks import atari, combat, lander
@@ -15,6 +20,7 @@ from jaxdistill.tasks.task import Task
 # What others call a task, beside its own name.
 _ALIASES = {"lunarlander": "lander/standard"}
 _added: dict[str, Task] = {}
+_files: dict[str, str | None] = {}  # digests, see `content`
 OF_ONE_S_OWN = "give --import=FILE (in Python, import it first)"
 """What to do where a name is not known because the file that makes it known was not imported."""
 
@@ -34,7 +40,7 @@ def add(task: Task) -> None:
     standing = _by_key().get(_key(task.name))
     if standing not in (None, task, _added.get(task.name)):
         raise ValueError(f"{task.name!r} is the name of {standing.name} already; take another")
-    _added[task.name] = task
+    _added[task.name], _files[task.name] = task, _file_of(type(task))
     names.cache_clear()
     _by_key.cache_clear()
 
@@ -42,6 +48,26 @@ def add(task: Task) -> None:
 def added(name: str) -> bool:
     """Whether the task of this name did not come with the package."""
     return get(name).name in _added
+
+
+def content(task: Task) -> dict[str, Any] | None:
+    """What tells a task of one's own from others that have had its name; None of our tasks.
+
+    Its own fields, and a digest of the file of its class, as it was when the task was added.
+    """
+    if task.name not in _added:
+        return None
+    own = {x.name for x in dataclasses.fields(task)} - {x.name for x in dataclasses.fields(Task)}
+    fields = {name: repr(getattr(task, name)) for name in sorted(own)}
+    return {"fields": fields, "file": _files[task.name]}
+
+
+def _file_of(made: type) -> str | None:
+    """A digest of the file that a class is of; None where it is of none, as in a notebook."""
+    path = getattr(sys.modules.get(made.__module__), "__file__", None)
+    if path is None or not pathlib.Path(path).is_file():
+        return None
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def get(name: str) -> Task:
