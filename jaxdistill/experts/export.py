@@ -255,9 +255,9 @@ def to_state_dict(
     state_dict = {}
     for ours, theirs in names.items():
         kernel = np.asarray(tree[ours]["kernel"], np.float32)
-        if ours == "conv1" and kernel.shape[2] != view.stack:
+        if ours == "conv1" and kernel.shape[2] != view.shape[0]:
             raise ValueError(
-                f"conv1 takes {kernel.shape[2]} frames and the view stacks {view.stack}; these "
+                f"conv1 takes {kernel.shape[2]} channels and the view has {view.shape[0]}; these "
                 f"parameters are of another view"
             )
         if kernel.ndim == 4:

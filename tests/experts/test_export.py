@@ -254,7 +254,7 @@ def test_experts_that_cannot_be_expressed(tmp_path):
         export.export_expert(an_expert(params=large), path, dtype="float16")
     with pytest.raises(ValueError, match=r"takes 224 numbers.* 7x7x4 of a 84x84 view"):
         export.export(random_params(PLAIN, (4, 92, 84)), PLAIN, path, views=PONG)
-    with pytest.raises(ValueError, match="takes 4 frames and the view stacks 3"):
+    with pytest.raises(ValueError, match="takes 4 channels and the view has 3"):
         export.export(random_params(PLAIN), PLAIN, path, views={"pong": View(stack=3)})
     with pytest.raises(ValueError, match="views differ in shape"):
         export.export({}, PLAIN, path, views={**PONG, "freeway": View(stack=3)})
@@ -274,14 +274,25 @@ def test_values_that_cannot_be_written(tmp_path):
     "changes", [{}, {"outputs": "logits", "game": "qbert", "rules": Rules(fire_after_life=True)}]
 )
 @pytest.mark.parametrize(
-    "view", [View(), View(resize="linear"), View(stack=4, crop=(34, 194), steps=((110, 84),))]
+    "view",
+    [
+        View(),
+        View(resize="linear"),
+        View(stack=4, crop=(34, 194), steps=((110, 84),)),
+        View(gray="none"),
+    ],
 )
 def test_an_expert_keeps_its_view_its_game_and_its_outputs(view, changes, tmp_path):
-    expert = an_expert(view=view, **changes)
+    params = random_params(DUELING, view.shape)
+    expert = an_expert(view=view, params=params, **changes)
     export.export_expert(expert, tmp_path / "pong.pth")
     conversion = formats.convert(tmp_path / "pong.pth")
     back = conversion.expert
     assert (back.view, back.outputs, back.rules) == (view, expert.outputs, expert.rules)
+    same(back.params, params)
+    seen = np.random.default_rng(0).integers(0, 256, (2, *view.shape), np.uint8)
+    said = [networks.forward(x.network, x.params, seen) for x in (back, expert)]
+    np.testing.assert_array_equal(*said)
     # A file's name says its game only where the file itself does not.
     assert back.game == (expert.game or "pong")
     (said,) = (note for note in conversion.notes if "the file's name" in note)
