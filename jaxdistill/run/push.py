@@ -57,6 +57,10 @@ def push(
         raise ValueError(f"repo is {repository!r}, expected USER/NAME")
     if revision is not None:
         address = hub.parse(f"{address}@{revision}")
+        if address.revision != revision:  # the rest of it would be a path
+            raise ValueError(
+                f"revision is {revision!r}, which no address can name; expected one without '/'"
+            )
     if license is not None and not _LICENSE.fullmatch(license):
         raise ValueError(f"license is {license!r}, expected the hub's name of it, such as mit")
     package = hub.package()
@@ -129,12 +133,10 @@ def files_of(
 def _write(directory: pathlib.Path, files: dict[str, bytes]) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} is not empty; choose another --dry_run")
+    # What says that a student is there comes last, as where a run exports one.
+    names = sorted(files, key=lambda name: name == "policy.json")
     try:
-        for name, content in files.items():
-            path = directory / name
-            with settings.writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+        settings.write_files({directory / name: files[name] for name in names}, folder=True)
     except OSError:
         shutil.rmtree(directory, ignore_errors=True)  # in which nothing else was
         raise

@@ -2,16 +2,16 @@
 
 import errno
 import json
-import pathlib
+import os
 
 import jax
 import numpy as np
 import pytest
 
 import jaxdistill
-from jaxdistill import networks, tasks
+from jaxdistill import networks, settings, tasks
 from jaxdistill.experts import formats, hub
-from jaxdistill.experts.student import Role, Student
+from jaxdistill.experts.student import Role, Student, stands_in
 from jaxdistill.run import push
 from jaxdistill.tasks.views import View
 
@@ -89,15 +89,14 @@ def test_what_is_pushed_is_loaded_back(server, standing, tmp_path, monkeypatch):
     assert push.push(standing, "me/both", license="mit") == address
     again = push.push(standing, "me/both", license="apache-2.0")
     assert again != address and formats.load("hf://me/both", game="pong").source == again
+
     # A dry run writes the same, once there is room for all of it.
-    write_bytes = pathlib.Path.write_bytes
-
-    def full(path, content):
-        if path.name == "README.md":
+    def full(path, mode):
+        if path.name == "README.md.partial":
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write_bytes(path, content)
+        return open(path, mode)
 
-    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    monkeypatch.setattr(settings, "open", full, raising=False)
     said = r"dry/README\.md cannot be written \(No space left on device\)$"
     with pytest.raises(OSError, match=said):
         push.push(standing, "me/both", license="apache-2.0", dry_run=tmp_path / "dry")
@@ -105,6 +104,23 @@ def test_what_is_pushed_is_loaded_back(server, standing, tmp_path, monkeypatch):
     push.push(standing, "me/both", license="apache-2.0", dry_run=tmp_path / "dry")
     written = {path.name: path.read_bytes() for path in (tmp_path / "dry").iterdir()}
     assert written == server.repositories["me/both"].commits[again.partition("@")[2]]
+
+
+@pytest.mark.parametrize("name", ["README.md", "policy.safetensors", "policy.json"])
+def test_a_dry_run_that_is_killed_leaves_no_half_of_a_student(
+    server, standing, tmp_path, monkeypatch, name
+):
+    where, replace = tmp_path / "dry", os.replace
+
+    def killed(partial, path):
+        if path == where / name:
+            raise KeyboardInterrupt
+        replace(partial, path)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        push.push(standing, "me/killed", dry_run=where)
+    assert where.is_dir() and not stands_in(where)
 
 
 def test_the_card_says_how_it_plays(server, standing):
@@ -135,7 +151,7 @@ def test_the_card_says_how_it_plays(server, standing):
     assert "| breakout | breakout expert | a\\|b.pth |" in body and "secret" not in body
 
 
-def test_a_branch_and_a_private_repository(server, standing):
+def test_a_branch_and_a_private_repository(server, standing, tmp_path):
     push.push(standing, "me/branches")
     main = server.repositories["me/branches"].branches["main"]
     address = push.push(standing, "me/branches", revision="next", license="mit")
@@ -151,6 +167,12 @@ def test_a_branch_and_a_private_repository(server, standing):
     with pytest.raises(ValueError, match="is there and public, and nothing was pushed"):
         push.push(standing, "me/branches", private=True, license="mit")
     assert branches["main"] == main
+
+    # A dry run refuses what a push would.
+    with pytest.raises(ValueError, match="revision is 'a/b', which no address can name"):
+        push.push(standing, "me/branches", revision="a/b", dry_run=tmp_path / "dry")
+    own = push.push(standing, "me/branches", revision="refs/pr/1", dry_run=tmp_path / "dry")
+    assert own == "hf://me/branches@refs/pr/1"
 
 
 def test_what_was_shown_of_another_student_is_taken_away(server, standing):
@@ -211,6 +233,8 @@ def test_what_a_card_says_is_no_markdown(server, tmp_path):
         ({"repository": "me/both/"}, "repo is 'me/both/', expected USER/NAME"),
         ({"repository": "me/both@main"}, "repo is 'me/both@main', expected USER/NAME"),
         ({"revision": "a b"}, "hf://me/none@a b is no address of the hub"),
+        ({"revision": "feature/x"}, "revision is 'feature/x', which no address can name; expected"),
+        ({"revision": "x/"}, "revision is 'x/', which no address can name; expected one without"),
         ({"license": "MIT License"}, "license is 'MIT License', expected the hub's name of it"),
         ({"card": CARD | {"measured": {}}}, "has no scores of pong, breakout; let its run come to"),
         ({"card": {}}, "has no scores of pong, breakout"),
