@@ -314,7 +314,8 @@ def _with_openings(
             answers = jax.device_get(
                 rollouts.ask(plays, observations, key, indices, seats, ages)[0]
             )
-            chosen = chosen or [np.zeros_like(answer) for answer in answers]
+            # By whoever is asked first: what is sent to a game that is over has to be valid too.
+            chosen = chosen or [np.array(answer) for answer in answers]
             for actions, answer, rows in zip(chosen, answers, turn, strict=True):
                 actions[: len(rows)][rows] = answer[: len(rows)][rows]
             left = [a & ~b for a, b in zip(left, turn, strict=True)]

@@ -25,6 +25,10 @@ def _still(observations, key, indices, seats):
     return tuple(np.zeros(x.shape[0], int) for x in observations), None
 
 
+def _always(action):
+    return lambda observations, *_: (tuple(np.full(len(x), action) for x in observations), None)
+
+
 NO_OPENING = evaluation.Opening(_still, 0, _still, evaluation.REPORTING)
 
 
@@ -101,21 +105,27 @@ def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
 def test_whoever_plays_gives_each_slot_its_own_policys_action(scripted_pool):
     pool = scripted_pool([[(9, 1.0)], [(9, 1.0)], [(2, 1.0), (9, 1.0)]])
 
-    def always(action):
-        return lambda observations, *_: (tuple(np.full(len(x), action) for x in observations), None)
-
     class Second(evaluation.Opening):
         def begins(self, seat, start):
             # Seat 1 finds its start two steps after the others.
             return seat != 1 or int(pool.last.ages[1]) >= 5
 
-    opening = Second(always(7), 3, always(8), evaluation.REPORTING)
-    _play([pool], 1, always(6), opening=opening)
+    opening = Second(_always(7), 3, _always(8), evaluation.REPORTING)
+    _play([pool], 1, _always(6), opening=opening)
     sent = np.stack(pool.sent).T.tolist()
     assert sent[0] == [7] * 3 + [6] * 6 + [-1] * 3  # over after 9 steps, and stepped no more
     assert sent[1] == [7] * 3 + [8] * 2 + [6] * 4 + [-1] * 3
     # Its first game ends in the opening; the action of turn 2 begins the next one.
     assert sent[2][:2] + sent[2][3:] == [7] * 2 + [7] * 3 + [6] * 6
+
+
+def test_what_is_sent_to_a_game_that_is_over_is_valid_too(scripted_pool):
+    """Of actions without 0, while another game is opened."""
+    pool = scripted_pool([[(2, 1.0), (9, 1.0)], [(9, 1.0)]])
+    pool.task = dataclasses.replace(pool.task, actions=(1, 2))
+    opening = _AnyState(_always(1), 3, _always(1), evaluation.REPORTING)
+    _play([pool], 1, _always(2), opening=opening)
+    assert {*np.stack(pool.sent).ravel().tolist()} == {-1, 1, 2}
 
 
 def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(scripted_pool):
