@@ -24,16 +24,20 @@ def experts(
 ) -> list[tuple[dict[str, str], Expert]]:
     """A file's expert by each choice of answers to what its spec leaves open, see `specs.tried`.
 
+    The file is fetched and read once.
+
     Args:
       rules: as `sources.by_rules` takes them.
 
     Raises:
-      FileNotFoundError, ValueError: spec or file cannot be read, no question is open, or the
-        expert's game is not known.
+      FileNotFoundError, ValueError, OSError: spec or file cannot be read or fetched, no question
+        is open, or the expert's game is not known.
     """
+    choices = specs.tried(formats.spec_at(spec))
+    source = formats.opened(path)
     read = [
-        (answers, sources.by_rules(formats.load(path, spec=chosen, game=game), rules))
-        for answers, chosen in specs.tried(spec)
+        (answers, sources.by_rules(formats.load(source, spec=chosen, game=game), rules))
+        for answers, chosen in choices
     ]
     read[0][1].task.require()
     return read

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -91,8 +92,48 @@ class Conversion:
         ]
 
 
+class Contradicted(ValueError):
+    """What lies beside a file says that its expert is another, or saw what cannot be shown."""
+
+
+class _Hint(NamedTuple):
+    """A game that is said elsewhere than in a file, what says so, and whether it is sure."""
+
+    game: str | None
+    source: str
+    sure: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """A file or a directory, fetched and read, to be converted as often as one likes.
+
+    Attributes:
+      path: where it is on this machine.
+      hint: the game where neither the file nor anybody says it.
+      file: what a file holds; None of a directory.
+      data: of a Stable-Baselines3 archive.
+      found: the state_dicts that are in a file.
+      address: where it is on the hub, with the commit; None of what is this machine's.
+      told: what is said of it there.
+    """
+
+    path: pathlib.Path
+    hint: _Hint
+    file: torch_file.TorchFile | None = None
+    data: dict[str, Any] | None = None
+    found: Found = dataclasses.field(default_factory=dict)
+    address: hub.Address | None = None
+    told: published.Told = dataclasses.field(default_factory=published.Told)
+
+    @property
+    def name(self) -> str:
+        """What messages call it, who need not know where the cache has it."""
+        return str(self.address or self.path)
+
+
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Opened,
     *,
     spec: str | os.PathLike[str] | specs.Spec | None = None,
     game: str | None = None,
@@ -102,7 +143,7 @@ def load(
 
 
 def convert(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Opened,
     *,
     spec: str | os.PathLike[str] | specs.Spec | None = None,
     game: str | None = None,
@@ -111,7 +152,7 @@ def convert(
 
     Args:
       path: a PyTorch file of a known convention, of any other with a `spec`, a directory that
-        `Expert.save` wrote, or one of these on the hub: see `hub`.
+        `Expert.save` wrote, or one of these on the hub: see `hub`; or what was `opened` there.
       spec: path of a TOML file that describes the state_dict, or its address on the hub; or what
         was read there.
       game: its game, where file, spec or directory do not say. Where nothing says it, a file
@@ -123,31 +164,76 @@ def convert(
       ValueError: one line on what keeps it from being read: the file is damaged or dangerous,
         follows no known convention, has tensors missing or of wrong shape, or is of another game.
     """
-    if not str(path):
-        raise ValueError("no expert's file is given, but an empty path; give one, or a directory")
     game = None if game is None else tasks.get(game).name
-    described = spec if spec is None or isinstance(spec, specs.Spec) else specs.read(_spec_at(spec))
-    if hub.is_address(path):
-        return _published(hub.fetch(path), described, game)
-    return _read(shipped.found(path), described, game)
+    described = spec if spec is None or isinstance(spec, specs.Spec) else specs.read(spec_at(spec))
+    source = path if isinstance(path, Opened) else opened(path)
+    with _called(source):
+        found = _read(source, described, game)
+        _check_told(source.told, found.expert)
+    if source.address is None:
+        return found
+    return _published(found, source.address, source.told, described)
 
 
-def _spec_at(spec: str | os.PathLike[str]) -> pathlib.Path:
+def spec_at(spec: str | os.PathLike[str]) -> pathlib.Path:
+    """Where a spec is on this machine, which is fetched if it is the hub's."""
     return hub.fetch_file(spec, specs.MAX_BYTES) if hub.is_address(spec) else shipped.found(spec)
 
 
-def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | None) -> Conversion:
-    """What a repository of the hub holds, with what is said of it there."""
-    path, address, texts = fetched
-    told = published.read(texts, address.repository)
+def opened(path: str | os.PathLike[str]) -> Opened:
+    """What `convert` reads, fetched and read.
+
+    Raises:
+      FileNotFoundError, ValueError: it cannot be read, or a file holds no tensors.
+    """
+    if not str(path):
+        raise ValueError("no expert's file is given, but an empty path; give one, or a directory")
+    address: hub.Address | None = None
+    told = published.Told()
+    if hub.is_address(path):
+        place, address, texts = hub.fetch(path)
+        told = published.read(texts, address.repository)
+    else:
+        place = shipped.found(path)
+    hint = _Hint(told.game, told.game_from, not told.by_name)
+    if told.game is None:
+        hint = _Hint(*besides.game_in_names(place))
+    source = Opened(place, hint, address=address, told=told)
+    if place.is_dir():
+        return source
+    data: dict[str, Any] | None = None
+    with _called(source):
+        if stable_baselines3.is_archive(place):
+            file, data = stable_baselines3.read(place)
+        else:
+            file = torch_file.read(place)
+        try:
+            found = torch_file.state_dicts(file.tree)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        if not any(found.values()):
+            raise ValueError(f"{place}: holds no tensors; expected a state_dict")
+    return dataclasses.replace(source, file=file, data=data, found=found)
+
+
+@contextlib.contextmanager
+def _called(source: Opened) -> Iterator[None]:
+    """Has errors call what is the hub's by its address."""
     try:
-        hint = _Hint(told.game, told.game_from, not told.by_name) if told.game else None
-        found = _read(path, described, game, hint)
-        expert = found.expert
-        _check_told(told, expert)
-    except (OSError, ValueError) as error:  # not where the cache has it
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(str(error).replace(str(path), str(address))) from error
+        yield
+    except (OSError, ValueError) as error:
+        if source.address is None:
+            raise
+        kinds: tuple[type[Exception], ...] = (FileNotFoundError, Contradicted, ValueError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
+        raise kind(str(error).replace(str(source.path), source.name)) from error
+
+
+def _published(
+    found: Conversion, address: hub.Address, told: published.Told, described: specs.Spec | None
+) -> Conversion:
+    """What was read of a repository of the hub, with what is said of it there."""
+    expert = found.expert
     changes: dict[str, Any] = {"source": str(address)}
     if found.convention not in (_STUDENT, _CONVERTED) and (described is None or not described.name):
         changes["name"] = address.repository.rpartition("/")[2]
@@ -175,41 +261,22 @@ def _published(fetched: hub.Fetched, described: specs.Spec | None, game: str | N
 def _check_told(told: published.Told, expert: Expert) -> None:
     """Refuses an expert that sees what cannot be shown to it, by what lies beside it."""
     if told.normalised:
-        raise ValueError(
+        raise Contradicted(
             f"{expert.source}: config.yml says that what it sees was normalised, by numbers in "
             f"vec_normalize.pkl, which is not read; expected an expert without"
         )
     stack = told.stack
     if stack is not None and isinstance(expert.view, View) and stack != expert.view.stack:
-        raise ValueError(
+        raise Contradicted(
             f"{expert.source}: config.yml says frame_stack {stack}, and its network takes "
             f"{expert.view.stack} frames; expected the config of this file"
         )
 
 
-class _Hint(NamedTuple):
-    """A game that is said elsewhere than in a file, what says so, and whether it is sure."""
-
-    game: str | None
-    source: str
-    sure: bool = False
-
-
-def _read(
-    path: pathlib.Path,
-    described: specs.Spec | None,
-    game: str | None,
-    hint: _Hint | None = None,
-) -> Conversion:
-    """Reads a file or a directory of this machine.
-
-    Args:
-      hint: the game where neither `game` nor the file says it; by default what its name says.
-
-    Raises:
-      FileNotFoundError, ValueError: as `convert`.
-    """
-    if path.is_dir():
+def _read(source: Opened, described: specs.Spec | None, game: str | None) -> Conversion:
+    """What this machine has of it; raises as `convert` does."""
+    path, file, data, found = source.path, source.file, source.data, source.found
+    if file is None:
         if described:
             raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
         if student.stands_in(path):
@@ -217,7 +284,6 @@ def _read(
         expert = Expert.load(path)
         game = _agreed(game, (expert.game,), str(path))
         return Conversion(dataclasses.replace(expert, game=game), _CONVERTED)
-    file, data, found = opened(path)
     if described:
         game = _agreed(game, (described.game,), described.path)
         conversion = _by_spec(str(path), found, described, game)
@@ -225,18 +291,18 @@ def _read(
         said = carried.read(file.tree if data is None else data, str(path))
         arguments = besides.arguments(file.tree, path)
         games = tuple(said.views) if said else besides.games(file.tree, arguments)
-        hinted, source, sure = hint or _Hint(*besides.game_in_names(path))
+        hinted, by, sure = source.hint
         if sure and not any(games) and game not in (None, hinted):
-            raise ValueError(
-                f"{path}: {source} says {hinted}, and {game} was asked for; name its own game, or "
+            raise Contradicted(
+                f"{path}: {by} says {hinted}, and {game} was asked for; name its own game, or "
                 f"none; a spec (--spec) may say another"
             )
         game = _agreed(game, games, str(path))
         conversion = _by_names(str(path), found, file.tree, data, game or hinted, said, arguments)
         if hinted and hinted != game:
-            note = f"its game, {hinted}, is taken from {source}"
+            note = f"its game, {hinted}, is taken from {by}"
             if game:
-                note = f"{source} says {hinted}; it is read as an expert of {game}"
+                note = f"{by} says {hinted}; it is read as an expert of {game}"
             asked = game is not None and not any(games)
             conversion = dataclasses.replace(
                 conversion,
@@ -244,28 +310,6 @@ def _read(
                 doubts=(note,) if asked else (),
             )
     return dataclasses.replace(conversion, skipped=file.skipped)
-
-
-def opened(
-    path: pathlib.Path,
-) -> tuple[torch_file.TorchFile, dict[str, Any] | None, Found]:
-    """A file, the data of a Stable-Baselines3 archive, and the state_dicts that are in it.
-
-    Raises:
-      FileNotFoundError, ValueError: it cannot be read, or holds no tensors.
-    """
-    data = None
-    if stable_baselines3.is_archive(path):
-        file, data = stable_baselines3.read(path)
-    else:
-        file = torch_file.read(path)
-    try:
-        found = torch_file.state_dicts(file.tree)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not any(found.values()):
-        raise ValueError(f"{path}: holds no tensors; expected a state_dict")
-    return file, data, found
 
 
 def _agreed(asked: str | None, said: Sequence[str | None], who: str) -> str | None:
