@@ -6,7 +6,9 @@ order, the shapes and the names of its tensors, and strides and paddings from wh
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -16,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill import networks, settings, shipped, tasks
-from jaxdistill.experts import formats, hub
+from jaxdistill import networks, settings, tasks
+from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside
 from jaxdistill.experts.formats.layers import (
@@ -59,6 +61,7 @@ _PADDINGS: tuple[Callable[[int], Sequence[int | str]], ...] = (
     lambda kernel: (SAME,),
 )
 _MOST_NAMED = 8  # as many as kernels of 5 or 7 have of strides, by the first two paddings
+_MOST_CONVS = 32  # whose strides and paddings are looked for; of more the sizes are too many
 
 _Step = tuple[int, int | str]
 """Stride and padding of a convolution."""
@@ -95,7 +98,7 @@ class _Draft:
 
 
 def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
-    """The text of a spec for a PyTorch file.
+    """The text of a spec for a PyTorch file, with what its repository on the hub says of it.
 
     Args:
       game: its game, where somebody has said it.
@@ -104,26 +107,28 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
       FileNotFoundError, ValueError: the file cannot be read, holds no layers, or is recognised and
         of a kind that no spec describes.
     """
-    path = hub.fetch(path)[0] if hub.is_address(path) else shipped.found(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
-    file, _, found = formats.opened(path)
+    source = formats.opened(path)
+    name, file, found = source.path.name, source.file, source.found
+    if file is None:
+        raise ValueError(f"{source.name}: is a directory; a spec describes a file, expected a file")
     try:
-        known = formats.convert(path, game=game)
+        known = formats.convert(source, game=game)
+    except formats.Contradicted:  # by its repository
+        raise
     except ValueError as error:
-        arguments = beside.arguments(file.tree, path)
-        said = (*beside.games(file.tree, arguments), beside.game_in_names(path)[0])
+        arguments = beside.arguments(file.tree, source.path)
+        said = (*beside.games(file.tree, arguments), source.hint.game)
         game = tasks.get(game).name if game else next(filter(None, said), None)
-        draft = _guessed(str(path), found, game)
-        head = f"Guessed from names, shapes and the order of {path.name}: check them."
-        why = str(error).replace(str(path), path.name).partition("; give")[0]
+        draft = _guessed(source.name, found, game)
+        head = f"Guessed from names, shapes and the order of {name}: check them."
+        why = str(error).replace(source.name, name).partition("; give")[0]
         why = f"By itself it is not read: {settings.one_line(why, 300)}"
-        return "\n".join([f"# {head}", f"# {why}", *_text(draft, brief([path.name]))]) + "\n"
+        return "\n".join([f"# {head}", f"# {why}", *_text(draft, brief([name]))]) + "\n"
     assert known.plan is not None
     expert = known.expert
     if reason := _beyond(known.plan, expert, found[known.place]):
         raise ValueError(
-            f"{path}: is recognised as {known.convention} and needs no spec; none describes "
+            f"{source.name}: is recognised as {known.convention} and needs no spec; none describes "
             f"{reason}"
         )
     stack = expert.view.stack if isinstance(expert.view, View) else None
@@ -136,8 +141,8 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
         expert=expert,
         aside=_aside(known.plan, found[known.place]),
     )
-    head = f"{path.name} is recognised as {known.convention}; this says the same."
-    return "\n".join([f"# {head}", *_text(draft, brief([path.name]))]) + "\n"
+    head = f"{name} is recognised as {known.convention}; this says the same."
+    return "\n".join([f"# {head}", *_text(draft, brief([name]))]) + "\n"
 
 
 def _beyond(plan: Plan, expert: Expert, arrays: Arrays) -> str | None:
@@ -165,7 +170,13 @@ def _aside(plan: Plan, arrays: Arrays) -> tuple[str, ...]:
     prefixes = dict.fromkeys(
         f"{key}." if key else x for x in names for key in [x.rpartition(".")[0]]
     )
-    return tuple(x for x in prefixes if not any(name.startswith(x) for name in plan.tensors()))
+    playing = sorted(plan.tensors())  # those that begin alike lie together
+
+    def plays(prefix: str) -> bool:
+        at = bisect.bisect_left(playing, prefix)
+        return at < len(playing) and playing[at].startswith(prefix)
+
+    return tuple(x for x in prefixes if not plays(x))
 
 
 # --- guesses
@@ -187,14 +198,15 @@ def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
 
     values = [layer for layer in dense if _VALUE.search(layer.key)]
     values = values or [layer for layer in dense if width(layer, 0) == 1]
-    others = [layer for layer in dense if layer not in values]
+    valued = set(values)
+    others = [layer for layer in dense if layer not in valued]
     if not others:
         values, others = [], dense
     fields: dict[str, Any] = {"hidden": tuple(others[:-1]), "action": others[-1]}
     is_dueling = any(_ADVANTAGE.search(layer.key) for layer in others)
     if core:
-        order = list(arrays)
-        shared = sum(order.index(x.weight) < order.index(core.input.weight) for x in others[:-1])
+        order = {name: place for place, name in enumerate(arrays)}
+        shared = sum(order[x.weight] < order[core.input.weight] for x in others[:-1])
         fields |= {"core": core, "hidden": tuple(others[:shared])}
         fields |= {"action_hidden": tuple(others[shared:-1])}
     elif values:
@@ -228,7 +240,7 @@ def _cells(arrays: Arrays) -> list[PlannedCore]:
         kinds = (kind for kind, cell in networks.CELLS.items() if cell.gates == gates)
         cell = recurrent(next(kinds, ""), match[1], match[2])
         names = {x for layer in (cell.input, cell.hidden) for x in (layer.weight, layer.bias)}
-        if cell.kind and names <= set(arrays) and arrays[cell.input.weight].ndim == 2:
+        if cell.kind and names <= arrays.keys() and arrays[cell.input.weight].ndim == 2:
             cells.append(cell)
     return cells
 
@@ -236,11 +248,15 @@ def _cells(arrays: Arrays) -> list[PlannedCore]:
 def _layers(arrays: Arrays) -> tuple[list[Weights], list[Weights], bool]:
     """The convolutions and the dense layers, in the file's order, and whether inputs come first."""
     kernels: dict[str, np.ndarray] = {}
+    contents = set()
     for name, array in arrays.items():
-        twin = any(other.tobytes() == array.tobytes() for other in kernels.values())
         aside = "target" in name.lower() or re.search(r"(sigma|epsilon)$", name)
-        if array.ndim in (2, 4) and not aside and not twin:
+        if array.ndim not in (2, 4) or aside:
+            continue
+        content = array.shape, array.dtype, hashlib.sha256(array.tobytes()).digest()
+        if content not in contents:  # or it is another's twin
             kernels[name] = array
+        contents.add(content)
     is_flax = any(name.endswith("kernel") for name in kernels)
 
     def weights(name: str) -> Weights:
@@ -257,11 +273,13 @@ def _layers(arrays: Arrays) -> tuple[list[Weights], list[Weights], bool]:
 
 def _fits(shapes: list[tuple[int, ...]], flat: int, is_flax: bool) -> _Fits:
     """Strides and paddings of convolutions that end in `flat` numbers, by what is usual."""
+    if not 0 < len(shapes) <= _MOST_CONVS:
+        return _Fits()
     kernels = [shape[0] if is_flax else shape[2] for shape in shapes]
-    channels = (shapes[-1][-1] if is_flax else shapes[-1][0]) if shapes else 1
+    channels = shapes[-1][-1] if is_flax else shapes[-1][0]
     sizes: list[tuple[int, int]] = []
     found: list[dict[_Step, None]] = [{} for _ in kernels]  # in order
-    for size, paddings in itertools.product(_SIZES, _PADDINGS) if shapes else ():
+    for size, paddings in itertools.product(_SIZES, _PADDINGS):
         choices = [
             [
                 (x, y)
@@ -372,7 +390,10 @@ def _text(draft: _Draft, name: str) -> Iterator[str]:
         yield _said("aside", draft.aside, "they do not play")
     elif draft.aside:
         yield _asked("aside", draft.aside, "if none of these plays; a spec cannot say how they do")
-    yield _asked("advertised_score", 0, "a run stops if it plays far below this")
+    if expert and expert.advertised_score is not None:
+        yield _said("advertised_score", expert.advertised_score)
+    else:
+        yield _asked("advertised_score", 0, "a run stops if it plays far below this")
     yield from _view(draft)
     yield from _rules(draft)
     yield from _layer_tables(draft)
@@ -479,7 +500,7 @@ def _layer_tables(draft: _Draft) -> Iterator[str]:
 def _geometry(draft: _Draft, index: int) -> Iterator[str]:
     """Stride and padding of one of the convolutions of a guess."""
     if not draft.fits.sizes:
-        yield _asked("stride", 2, "no usual strides and paddings agree with the dense layers")
+        yield _asked("stride", 2, "no usual ones were found that agree with the dense layers")
         yield _asked("padding", 0, "zeros on every side")
         return
     (stride, padding), *others = draft.fits.steps[index]
