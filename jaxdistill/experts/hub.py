@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from jaxdistill.experts import torch_file
-from jaxdistill.settings import one_line
+from jaxdistill.settings import one_line, read_json, write_files
 
 PREFIX = "hf://"
 CARD = "README.md"
@@ -81,12 +82,14 @@ class _Listing(NamedTuple):
 
     Attributes:
       sizes: bytes by path; None where the hub does not say.
-      folder: where that is in the cache, if it was the cache that was asked.
+      folder: where files of it are in the cache, if it was the cache that was asked.
+      whole: it is what the hub has said; else the files that the cache has, and there may be more.
     """
 
     commit: str
     sizes: Mapping[str, int | None]
     folder: pathlib.Path | None = None
+    whole: bool = True
 
 
 def is_address(path: str | os.PathLike[str]) -> TypeGuard[str]:
@@ -136,8 +139,8 @@ def package() -> Any:
 def fetch(text: str) -> Fetched:
     """Brings the expert or the student at an address into the cache, with what is said of it.
 
-    A commit that is in the cache is not asked for again. Where the hub cannot be reached, or may
-    not be (`HF_HUB_OFFLINE`), what is in the cache of that revision is taken.
+    With a commit as revision the hub is asked once what it holds, and once for each file. Where it
+    cannot be reached, or may not be (`HF_HUB_OFFLINE`), what is in the cache is taken.
 
     Raises:
       FileNotFoundError: there is no such repository, revision or file, or none that is read.
@@ -279,7 +282,7 @@ def _list(address: Address) -> _Listing:
     hub = package()
     if address.revision is not None and _COMMIT.fullmatch(address.revision):
         kept = _cached(address)
-        if kept is not None and _whole(address, kept.sizes):
+        if kept is not None and kept.whole:
             return kept
     try:
         info = hub.HfApi().model_info(
@@ -299,19 +302,8 @@ def _list(address: Address) -> _Listing:
     return _Listing(info.sha, {name: size for name, size in files.items() if _inside(name)})
 
 
-def _whole(address: Address, names: Collection[str]) -> bool:
-    """Whether all that is meant is among some of a commit's files: that file, or both of a pair.
-
-    Of a directory whose expert is one file, others that are not there might be meant.
-    """
-    folder = f"{address.path}/" if address.path else ""
-    return address.path in names or any(
-        all(folder + file in names for file in files) for files in _FOLDERS
-    )
-
-
 def _cached(address: Address) -> _Listing | None:
-    """What the cache has of a revision."""
+    """What the cache knows of a revision."""
     hub = package()
     try:
         kept = hub.snapshot_download(
@@ -322,20 +314,33 @@ def _cached(address: Address) -> _Listing | None:
         if kept is None:
             return None
     folder = pathlib.Path(kept)
+    try:
+        said = read_json(_kept_at(folder), "it is asked for again")
+        return _Listing(folder.name, said, folder)
+    except (OSError, ValueError):  # other programs do not ask what there is besides
+        pass
     files = [path for path in folder.rglob("*") if path.is_file()]
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    return _Listing(folder.name, sizes, folder)
+    return _Listing(folder.name, sizes, folder, whole=False)
+
+
+def _kept_at(folder: pathlib.Path) -> pathlib.Path:
+    """Where it is kept what a commit holds, of which the cache has files in `folder`."""
+    return folder.parents[1] / "jaxdistill" / f"{folder.name}.json"
 
 
 def _download(address: Address, listing: _Listing, name: str) -> pathlib.Path:
     """A file of the listing's commit, in the cache, which learns what commit the revision is."""
-    if listing.folder is not None:
-        return listing.folder / name
+    if listing.folder is not None and (kept := listing.folder / name).is_file():
+        return kept
     api = package().HfApi()
     for revision in (address.revision, listing.commit):
         path = pathlib.Path(api.hf_hub_download(address.repository, name, revision=revision))
         if listing.commit in path.parts:  # or the revision has moved on just now
             break
+    if not (told := _kept_at(path.parents[name.count("/")])).exists():
+        with contextlib.suppress(OSError):  # where the cache may not be written it is asked again
+            write_files({told: json.dumps(listing.sizes).encode()}, alone=False, folder=True)
     return path
 
 

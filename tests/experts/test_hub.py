@@ -18,7 +18,7 @@ import jaxdistill
 from configs import merge
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts import formats, hub, torch_file, torch_writer
-from jaxdistill.experts.formats import published
+from jaxdistill.experts.formats import published, template
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.run import common, distill, recipe, students
@@ -433,8 +433,82 @@ def test_a_directory_of_a_commit_that_is_kept_is_not_asked_for_again(server, tmp
         assert formats.load(address).source == address and server.requests
         server.requests.clear()
         assert formats.load(address).source == address and server.requests == []
-    refused(f"hf://me/kept@{commit}/v2")
-    assert server.requests, "which has one file of two"
+    line = refused(f"hf://me/kept@{commit}/v2")  # which has one file of two
+    assert "holds no expert that is read, but policy.json;" in line and server.requests == []
+
+
+SAID = {"config.yml": b"frame_stack: 4\n", "README.md": b"A card.\n"}
+
+
+def test_what_lies_beside_a_file_that_another_program_fetched_is_asked_for(
+    server, zipped, monkeypatch
+):
+    """As `huggingface_sb3.load_from_hub` and `hf download REPOSITORY FILE` leave it."""
+    commit = server.publish("me/partly", SAID | {"x.zip": zipped})
+    api = hub.package().HfApi()
+    folder = pathlib.Path(api.hf_hub_download("me/partly", "x.zip", revision=commit)).parent
+    address = f"hf://me/partly@{commit}/x.zip"
+    (folder.parents[1] / "jaxdistill").write_text("no folder")  # as of a cache that is read-only
+    assert hub.fetch(address).texts == SAID
+    server.requests.clear()
+    assert hub.fetch(address).texts == SAID and len(server.requests) == 1, "for what there is"
+    (folder.parents[1] / "jaxdistill").unlink()
+    (folder / "config.yml").unlink()
+    monkeypatch.setattr(server, "broken", True)
+    assert hub.fetch(address).texts.keys() == {"README.md"}, "as far as the cache knows"
+    monkeypatch.setattr(server, "broken", False)
+    assert hub.fetch(address).texts == SAID
+    server.requests.clear()
+    assert hub.fetch(address).texts == SAID and server.requests == []
+
+
+def test_what_a_kill_left_out_is_fetched_the_next_time(server, zipped, monkeypatch):
+    commit = server.publish("me/killed", SAID | {"x.zip": zipped})
+    monkeypatch.setattr(server, "fails", "config.yml")
+    refused("hf://me/killed")
+    monkeypatch.setattr(server, "broken", True)
+    for revision in ("main", commit):
+        assert f"hf://me/killed@{revision}" in refused(f"hf://me/killed@{revision}/x.zip")
+    monkeypatch.setattr(server, "broken", False)
+    monkeypatch.setattr(server, "fails", None)
+    server.requests.clear()
+    assert hub.fetch(f"hf://me/killed@{commit}/x.zip").texts == SAID
+    assert not any("README.md" in x or "x.zip" in x for x in server.requests)
+
+
+def test_a_template_says_what_a_repository_says(server, zipped, tmp_path):
+    files = {
+        "x.zip": zipped,
+        "config.yml": CONFIG,
+        "args.yml": b"env: PongNoFrameskip-v4",
+        "env_kwargs.yml": b"repeat_action_probability: 0.25",
+        "results.json": RESULTS,
+    }
+    server.publish("me/template", files)
+    (tmp_path / "x.toml").write_text(template.write("hf://me/template"))
+    (tmp_path / "x.zip").write_bytes(zipped)  # of which nothing but the spec says any of it
+    known = formats.load("hf://me/template")
+    assert known.rules == Rules(fire_after_life=True, repeat_action_probability=0.25)
+    assert (known.game, known.advertised_score) == ("pong", 12.5)
+    for path in ("hf://me/template", tmp_path / "x.zip"):
+        said = formats.load(path, spec=tmp_path / "x.toml")
+        for field in ("game", "rules", "advertised_score", "actions", "outputs", "view", "network"):
+            assert getattr(said, field) == getattr(known, field), field
+        assert same(said.params, known.params)
+
+    with pytest.raises(ValueError, match=r"args\.yml says pong, and qbert was asked for"):
+        template.write("hf://me/template", game="qbert")
+    server.publish("me/template", {"config.yml": b"normalize: true\n"})
+    with pytest.raises(ValueError, match=r"^hf://me/template@.* sees was normalised, by numbers"):
+        template.write("hf://me/template")
+    odd = {"a.weight": np.ones((6, 3), np.float32), "b.weight": np.ones((6, 6), np.float32)}
+    server.publish("me/odd", {"x.pth": torch_writer.dumps(odd), "args.yml": files["args.yml"]})
+    text = template.write("hf://me/odd")
+    assert "# By itself it is not read: x.pth: follows no known" in text and 'game = "pong"' in text
+    _, files = _student(tmp_path / "student", ["pong"])
+    server.publish("me/whole", files)
+    with pytest.raises(ValueError, match=r"^hf://me/whole@\w+: is a directory; a spec describes"):
+        template.write("hf://me/whole")
 
 
 def test_a_run_writes_down_the_commits_of_its_experts(server, zoo):
