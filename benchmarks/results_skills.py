@@ -32,7 +32,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "of each kind", lower_bound=1)
 _EPISODES = flags.DEFINE_integer("episodes", 500, "of each task and player", lower_bound=2)
 _ONLY = flags.DEFINE_list("only", None, "kinds to make; by default all")
 _SCRATCH = flags.DEFINE_integer(
-    "scratch_steps", 5_201_920, "of PPO from scratch: about as many as all others together"
+    "scratch_steps", 5_201_920, "of PPO from scratch: a quarter more than all others together"
 )
 
 SKILLS = ("movement", "aiming", "clicking")

@@ -15,8 +15,8 @@ takes the experts that stand in runs/skills. Others, also Stable-Baselines3 arch
 `--config=configs/skills.py:merge,movement=FILE,aiming=FILE,clicking=FILE`. A duel that ends when
 one is dead: `--config.together=combat/duel_10hp`.
 
-And the student of such a merge, trained further by what it scores in the duel; `scratch` is
-PPO from nothing, in as many steps as all of these together:
+And the student of such a merge, trained further by what it scores in the duel; `scratch` is PPO
+from nothing, in a quarter more steps than all of these together:
 
     python launch/finetune.py --config=configs/skills.py:finetune --workdir=runs/skills/merge
     python launch/train_expert.py --config=configs/skills.py:scratch --workdir=runs/skills/scratch
