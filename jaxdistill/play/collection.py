@@ -235,13 +235,15 @@ class Collector:
         return self._memory.outputs(self._params, observations, games, seats, ages)
 
     def replace_experts(self, experts: Sequence[Teacher]) -> None:
-        """From now on these play and label: the same networks with other parameters."""
-        params = [expert.params for expert in experts]  # sent once, not at every step
-        self._params = jax.device_put(params, meshes.replicated(self._mesh))
+        """From now on these play and label: the same networks, otherwise taught."""
+        known = [expert.params for expert in experts], [expert.suite_log_std for expert in experts]
+        # Sent once, not at every step.
+        self._params, self._log_std = jax.device_put(known, meshes.replicated(self._mesh))
 
     def _choose(
         self,
         experts,
+        log_std,
         student,
         observations,
         key,
@@ -271,7 +273,7 @@ class Collector:
                 expert_key,
                 epsilon=seating.expert_epsilon,
                 sample=teachers[game].outputs == "logits",
-                log_std=teachers[game].suite_log_std,
+                log_std=log_std[game],
                 seats=seat,
             )
             if output is not None:
@@ -320,6 +322,7 @@ class Collector:
         def policy(observations, key, games, seats):
             return self._act(
                 self._params,
+                self._log_std,
                 student,
                 observations,
                 key,

@@ -130,7 +130,10 @@ class Run:
         """Reads the experts again; returns whether one has become another."""
         new = recipe.teachers(self.settings)
         _check_outputs(self.settings, new)
-        now, before = ([records.fingerprint(x.params) for x in y] for y in (new, self.experts))
+        now, before = (
+            [(records.fingerprint(x.params), records.read_as(x)) for x in experts]
+            for experts in (new, self.experts)
+        )
         changed = now != before
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
@@ -286,7 +289,10 @@ class Run:
             **({"expert_views": others} if (others := self._other_views()) else {}),
             **({"rules": rules} if (rules := self.settings.rules.to_dict()) else {}),
             "experts": self.fingerprints()[: len(self.taught)],
-            READ_AS: [records.read_as(lesson.teacher) for lesson in self.taught],
+            READ_AS: [
+                records.read_as(lesson.teacher, in_training=collect.follow)
+                for lesson in self.taught
+            ],
             "seed": self.settings.seed,
             "expert_epsilon": collect.expert_epsilon,
             RENEWED: _RENEWED_EVERY,

@@ -426,6 +426,16 @@ def test_an_experts_angles_are_drawn_where_it_says_how_far_they_spread(skilled):
     assert errors[1].std() == pytest.approx(np.exp(-2), rel=0.2)
 
 
+def test_experts_that_are_replaced_draw_by_their_own_deviations(skilled):
+    wide, narrow, still = (skilled("aiming", log_std=x) for x in ((-2.0, -2.0), (-4.0, -4.0), None))
+    collector = _fight([wide], num_envs=64)
+    for expert, spread in ((narrow, np.exp(-4)), (still, 0.0), (wide, np.exp(-2))):
+        collector.replace_experts([expert])
+        chunk = collector.collect(1)
+        errors = (chunk.actions - chunk.labels)[..., 7:]
+        assert errors.std() == pytest.approx(spread, rel=0.2)
+
+
 def test_a_student_of_skills_drives_by_what_it_sees_of_them(fighters):
     """It walks where the target is far, and turns by how far ahead its view says that it is."""
     kernel = np.zeros((20, 9), np.float32)

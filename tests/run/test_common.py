@@ -5,11 +5,12 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import mesh, metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.run import common, recipe
+from jaxdistill.run import common, data, recipe
 from jaxdistill.tasks.views import View
 
 ONE = mesh.create(jax.devices()[:1])
@@ -41,6 +42,41 @@ def test_experts_are_compiled_once_and_begin_with_nothing_carried(tmp_path):
     assert run.follow()
     for own, expert in zip(run.expert_policy()._params, run.experts, strict=True):
         jax.tree.map(np.testing.assert_array_equal, own, expert.params)
+
+
+def test_a_followed_expert_draws_by_the_deviations_that_it_has_by_then(skilled, tmp_path):
+    """Once it is read again, and in a run that goes on."""
+    expert = skilled("aiming", log_std=(-2.0, -2.0))
+    expert.save(tmp_path / "aiming")
+    settings = recipe.Settings(
+        experts=(ExpertSource(str(tmp_path / "aiming")),),
+        network="skills",
+        collect=recipe.Collect(
+            num_envs=64,
+            initial_steps=64,
+            steps_per_round=64,
+            window_steps=128,
+            expert_epsilon=0.0,
+            follow=True,
+        ),
+    )
+
+    def begun():
+        run = common.Run(settings, ONE)
+        return run, data.resume(run, tmp_path / "run", None, metrics.Timer())[1]
+
+    def spread(collector):
+        chunk = collector.collect(1)
+        return (chunk.actions - chunk.labels)[..., 7:].std()
+
+    run, collector = begun()
+    assert spread(collector) == pytest.approx(np.exp(-2), rel=0.2)
+    narrow = dataclasses.replace(expert, log_std=(-4.0, -4.0))
+    narrow.save(tmp_path / "aiming", replace=True)
+    assert run.follow() and not run.follow()
+    collector.replace_experts(run.experts)
+    for collecting in (collector, begun()[1]):
+        assert spread(collecting) == pytest.approx(np.exp(-4), rel=0.2)
 
 
 def test_experts_that_carry_nothing_are_one_policy(tmp_path):
