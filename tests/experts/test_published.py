@@ -1,6 +1,7 @@
 """What is understood of the files beside a published expert, and what is passed over."""
 
 import json
+import pathlib
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from jaxdistill.experts import hub
-from jaxdistill.experts.formats import published
+from jaxdistill.experts.formats import beside, published
 
 pytest.importorskip("yaml")
 
@@ -55,6 +56,38 @@ def test_where_the_game_is_said(repository, texts, game, source):
     found = told(repository, **texts)
     assert found.game == game and (game is None or found.game_from.startswith(source))
     assert game is None or found.by_name == ("name" in found.game_from)
+
+
+# Of Sample Factory's, each behind "atari_", with the four that are no names of games.
+SAMPLE_FACTORY = (
+    "alien amidar assault asterix asteroid atlantis bankheist battlezone beamrider berzerk bowling "
+    "boxing breakout centipede choppercommand crazyclimber defender demonattack doubledunk enduro "
+    "fishingderby freeway frostbite gopher gravitar hero icehockey jamesbond kangaroo krull "
+    "kongfumaster montezuma mspacman namethisgame phoenix pitfall pong privateye qbert riverraid "
+    "roadrunner robotank seaquest skiing solaris spaceinvaders stargunner surround tennis "
+    "timepilot tutankham upndown venture videopinball wizardofwor yarsrevenge zaxxon"
+)
+ODD = {
+    "asteroid": "asteroids",
+    "kongfumaster": "kung_fu_master",
+    "montezuma": "montezuma_revenge",
+    "privateye": "private_eye",
+}
+
+
+def test_every_environment_of_sample_factory_is_a_game_wherever_it_stands():
+    found = {}
+    for name in SAMPLE_FACTORY.split():
+        env = f"atari_{name}"
+        (found[name],) = beside.games({}, {"env": env})
+        texts = {"config__json": json.dumps({"env": env})}, {"README__md": card(tags=[env])}
+        said = [told(**text).game for text in texts] + [told(f"a/atari_2B_{env}_1111").game]
+        said += [beside.game_in_names(pathlib.Path(f"/nowhere/{env}.pth"))[0]]
+        assert said == [found[name]] * 4
+        scored = told(README__md=card((env, "mean_reward", 7)))
+        assert scored.scores == {found[name]: 7.0}
+    assert len(set(found.values())) == len(found) == 57
+    assert {x: game for x, game in found.items() if game.replace("_", "") != x} == ODD
 
 
 def test_scores_are_those_of_the_card_and_of_results():

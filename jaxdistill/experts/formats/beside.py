@@ -13,6 +13,13 @@ from jaxdistill.experts import torch_file
 _FOLDERS = 3  # above a file that may be called after its game
 _ID = re.compile(r"([A-Za-z]{2,40})(?:NoFrameskip|Deterministic)?-v\d")
 _OF_CLEANRL = {"env_id", "exp_name", "v_min", "v_max", "n_atoms"}
+# What Sample Factory calls four games after "atari_"; its other 53 are called as everywhere.
+_OF_SAMPLE_FACTORY = {
+    "asteroid": "asteroids",
+    "kongfumaster": "kungfumaster",
+    "montezuma": "montezumarevenge",
+    "privateye": "privateeye",
+}
 
 
 def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
@@ -45,7 +52,8 @@ def games(tree: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(listed, (list, tuple)):
         listed = [arguments.get("env_id"), arguments.get("env")]
     named = [x[:80].removeprefix("atari_") for x in listed if isinstance(x, str)]
-    return tuple(dict.fromkeys(filter(None, map(_known, named))))
+    found = (_known(_OF_SAMPLE_FACTORY.get(name, name)) for name in named)
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def game_in_names(path: pathlib.Path) -> tuple[str | None, str]:
@@ -97,4 +105,5 @@ def _candidates(text: str) -> Iterator[str]:
     words = text.lower().split("_")
     for place, word in enumerate(words[:-1], 1):
         if word == "atari":
-            yield from ("_".join(words[place:end]) for end in range(len(words), place, -1))
+            after = ("_".join(words[place:end]) for end in range(len(words), place, -1))
+            yield from (_OF_SAMPLE_FACTORY.get(name, name) for name in after)
