@@ -374,7 +374,12 @@ def _read_zip(stream: BinaryIO, budget: Budget, most: int, packed: str) -> Torch
         return _finish(root, fetch, budget, swap=_swap(order))
 
 
-_MODELS = (".pt", ".pth", ".ptm", ".pkl", ".safetensors", ".msgpack", ".cleanrl_model")
+ENDINGS = (
+    *(".pth", ".pt", ".ptm", ".bin", ".ckpt", ".tar", ".pkl"),
+    *(".safetensors", ".msgpack", ".cleanrl_model"),
+)
+"""How the names of files of weights end, before anything packs them."""
+
 _BESIDE_MODELS = ("target", "optim")
 
 
@@ -390,7 +395,7 @@ def _packed_model(records: dict[str, zipfile.ZipInfo]) -> str | None:
     models = [
         path
         for path, name in names.items()
-        if name.endswith(_MODELS) and not any(word in name for word in _BESIDE_MODELS)
+        if name.endswith(ENDINGS) and not any(word in name for word in _BESIDE_MODELS)
     ]
     plain = [path for path in models if names[path].rpartition(".")[0] == "model"]
     if len(chosen := plain or models) > 1:
@@ -412,8 +417,15 @@ def _archive_folder(records: dict[str, zipfile.ZipInfo]) -> str:
         return folder
     if "policy.pth" in records:
         kind = "a Stable-Baselines3 archive: the weights are its member policy.pth"
+    elif any(path.endswith("/policy.pth") for path in records):
+        kind = "a folder of Stable-Baselines3's; zip what is in the folder, and not the folder"
     elif records and all(path.endswith(".npy") for path in records):
         kind = "a NumPy .npz archive; save a state_dict with torch.save instead"
+    elif not pickles:
+        kind = (
+            "a zip archive without data.pkl and without the file of a model; unpack it and give "
+            "the file inside"
+        )
     else:
         kind = f"a zip archive with {len(pickles)} files named data.pkl, expected one; {AGAIN}"
     raise Unreadable(f"is not a file written by torch.save: it looks like {kind}")
@@ -573,12 +585,16 @@ class _Dtype:
 
 @dataclasses.dataclass(eq=False)
 class _Array:
-    """A NumPy array as pickled: made empty, filled when its state arrives."""
+    """A NumPy array as pickled: made empty, filled when its state arrives.
+
+    `axes` says which axis of `shape` is its first, its second and so on; None in their order.
+    """
 
     shape: tuple[int, ...] = (0,)
     dtype: _Dtype = dataclasses.field(default_factory=lambda: _Dtype("u1"))
     fortran: bool = False
     data: Any = b""
+    axes: tuple[int, ...] | None = None
     cast: np.dtype | None = None
 
 
@@ -815,8 +831,11 @@ def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
     return np.frombuffer(_as_bytes(data), resolved, count=1)[0]
 
 
-def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    return _Array(tuple(shape), dtype, order == "F", data)
+def _numpy_from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+    # Since NumPy 2.3 of an array whose axes were put in another order: "K", and that order.
+    if axes is not None and not (_is_shape(axes) and sorted(axes) == [*range(len(shape))]):
+        raise Unreadable(f"has a NumPy array whose axes have no such order; {AGAIN}")
+    return _Array(tuple(shape), dtype, order == "F", data, None if axes is None else tuple(axes))
 
 
 def _jax_array(_function: Any, _args: Any, state: Any, _aval: Any = None) -> _Array:
@@ -1286,8 +1305,9 @@ class _Finisher:
         self.budget.arrays.spend(2 * size + math.prod(value.shape) * 16)
         order: Any = "F" if value.fortran else "C"
         flat = np.ndarray(math.prod(value.shape), dtype, _as_bytes(value.data) or None)
+        array = flat.reshape(value.shape, order=order)
         return np.array(
-            flat.reshape(value.shape, order=order),
+            array if value.axes is None else array.transpose(value.axes),
             dtype=value.cast or dtype.newbyteorder("="),
             order="C",
         )

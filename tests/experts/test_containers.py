@@ -58,13 +58,16 @@ def test_a_zip_that_holds_a_model_is_that_model():
     other = zipped(dictionary(w=tensor(offset=0, size=(2,))), FLOATS)
     beside = {"best/target_model_pt": other, "best/optimizer_pt": other, "best/readme": b"hello"}
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        for model in ("best/model_pt", "policy_net.pth", "model.msgpack"):
+        models = ("best/model_pt", "policy_net.pth", "model.msgpack", "dqn.cleanrl_model")
+        for model in (*models, "pong/model.80.tar", "pytorch_model.bin", "last.ckpt"):
             packed = archive_of(method=method, **beside, **{model: data})
             np.testing.assert_array_equal(torch_file.read(packed).tree["w"], FOUR)
     packed = archive_of(**{"a/actor_pt": data, "a/model_pt": data, "a/critic_pt": other})
     np.testing.assert_array_equal(torch_file.read(packed).tree["w"], FOUR)
     refused(archive_of(a_pt=data, b_pt=data), "2 models, a.pt, b.pt; unpack it")
-    refused(archive_of(optimizer_pt=data), "0 files named data.pkl")
+    refused(archive_of(optimizer_pt=data), "without data.pkl and without the file of a model; unp")
+    folder = {"ppo-Pong/data": b"{}", "ppo-Pong/policy.pth": data}
+    refused(archive_of(**folder), "a folder of Stable-Baselines3's; zip what is in the folder")
     refused(archive_of(model_pt=gzip.compress(data)), "packed twice, by zip and by gzip")
     refused(gzip.compress(archive_of(model_pt=data)), "packed twice, by gzip and by zip")
     refused(gzip.compress(gzip.compress(data)), "packed twice")

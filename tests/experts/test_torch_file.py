@@ -222,6 +222,7 @@ def test_numpy_arrays_of_every_order():
         "text": np.array(["a", "bc"]),
         "none": np.zeros((0, 2)),
         "point": np.array(3.0),
+        "turned": np.arange(24.0).reshape(2, 3, 4).transpose(1, 2, 0),
     }
     for protocol in (2, 4, 5):
         found = torch_file.read(zipped(pickle.dumps(arrays, protocol)[2:-1])).tree
@@ -230,6 +231,23 @@ def test_numpy_arrays_of_every_order():
             assert found[key].dtype == array.dtype.newbyteorder("=")
     objects = torch_file.read(zipped(plain({"o": np.array([None, "x"], object)})))
     assert objects.skipped == ("o (numpy.ndarray of objects)",)
+
+
+def _permuted(axes, shape=(2, 3)) -> bytes:
+    """What NumPy 2.3 and later write of an array whose axes were put in another order."""
+    dtype = call("numpy", "dtype", plain("u1"), plain(False), plain(True))
+    given = (plain(bytes(range(6))), dtype, plain(shape), plain("K"), plain(axes))
+    return zipped(call("numpy._core.numeric", "_frombuffer", *given))
+
+
+def test_axes_of_an_array_in_another_order():
+    array = torch_file.read(_permuted((1, 0))).tree
+    np.testing.assert_array_equal(array, [[0, 3], [1, 4], [2, 5]])
+    assert array.flags.c_contiguous
+    np.testing.assert_array_equal(torch_file.read(_permuted(None)).tree, [[0, 1, 2], [3, 4, 5]])
+    for axes in ((0, 0), (0,), (0, 1, 2), (1, -1), (True, False), (0.0, 1.0), "01", 7, (9, 0)):
+        unreadable(_permuted(axes), "axes have no such order; download it again")
+    unreadable(_permuted((1, 0), shape=7), "damaged")
 
 
 def test_objects_stay_opaque():
@@ -644,7 +662,7 @@ def test_other_kinds_of_archive():
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("readme", "hello")
-    unreadable(file.getvalue(), "0 files named data.pkl")
+    unreadable(file.getvalue(), "without data.pkl", "unpack it and give the file inside")
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         archive.add(GOLDEN / "make_torch_files.py", "pickle")
