@@ -156,8 +156,8 @@ def _long_keys_again(count: int) -> bytes:
     return b"".join(keys) + many(b"}(" + entries + b"u", count)
 
 
-def _nested_names(levels: int, width: int, leaf: bytes) -> bytes:
-    key = plain("module." * 142)
+def _nested_names(levels: int, width: int, leaf: bytes, part: str = "module." * 142) -> bytes:
+    key = plain(part)
     inner = b"}(" + b"".join(plain(str(i)) + leaf for i in range(width)) + b"u"
     return (b"}" + key) * levels + inner + b"s" * levels
 
@@ -235,6 +235,9 @@ PTH: dict[str, Callable[[], bytes]] = {
     "long names": lambda: zipped(_nested_names(140, 20_000, b"N")),
     "long names of tensors": lambda: zipped(
         tensor() + put(0) + b"0" + _nested_names(140, 2_000, get(0)), FLOATS
+    ),
+    "many names in many places": lambda: zipped(
+        tensor() + put(0) + b"0" + _nested_names(7, 50_000, get(0), "a"), FLOATS
     ),
     "long names of objects": lambda: zipped(
         _nested_names(140, 20_000, name("my.agent", "Thing") + b")\x81")

@@ -86,10 +86,16 @@ class Convention:
 
     def names(self, arrays: Arrays) -> frozenset[str]:
         """The names that may be its tensors: all but those that are left aside."""
-        if self.aside is None:
-            return frozenset(arrays)
-        pattern = re.compile(self.aside)
-        return frozenset(name for name in arrays if not pattern.fullmatch(name))
+        return frozenset(name for name in arrays if not self._is_aside(name))
+
+    def has(self, arrays: Arrays) -> bool:
+        """Whether these are all its tensors, and no others but those that are left aside."""
+        # No more is looked at than it takes: a file may have many names, in many places.
+        others = (name for name in arrays if name not in self.tensors)
+        return arrays.keys() >= self.tensors and all(map(self._is_aside, others))
+
+    def _is_aside(self, name: str) -> bool:
+        return self.aside is not None and re.fullmatch(self.aside, name) is not None
 
 
 def _nature(
@@ -619,8 +625,7 @@ def matching(arrays: Arrays, place: str) -> Convention | None:
       place: where in the file they are.
     """
     for convention in CONVENTIONS:
-        there = convention.tensors == convention.names(arrays) and convention.inside in place
-        if there and convention.fits(arrays):
+        if convention.inside in place and convention.has(arrays) and convention.fits(arrays):
             return convention
     return None
 

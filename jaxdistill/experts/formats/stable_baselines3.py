@@ -145,7 +145,7 @@ def _members(path: str | os.PathLike[str], names: Sequence[str], most: int) -> l
 
 def is_policy(arrays: Arrays) -> bool:
     """Whether the tensors are named like those of a Stable-Baselines3 policy."""
-    actor_critic = {"action_net.weight", "value_net.weight"} <= set(arrays)
+    actor_critic = arrays.keys() >= {"action_net.weight", "value_net.weight"}
     return actor_critic or _q_network(arrays) is not None
 
 
