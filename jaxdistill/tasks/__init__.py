@@ -19,6 +19,7 @@ from jaxdistill.tasks.task import Task
 
 # What others call a task, beside its own name.
 _ALIASES = {"lunarlander": "lander/standard"}
+_LONGEST = 200  # letters of a name; what is longer is none
 _added: dict[str, Task] = {}
 _files: dict[str, str | None] = {}  # digests, see `content`
 OF_ONE_S_OWN = "give --import=FILE (in Python, import it first)"
@@ -90,11 +91,11 @@ def get(name: str) -> Task:
     if task := find(name):
         return task
     if not isinstance(name, str):
-        raise ValueError(f"unknown task {name!r}, expected a name")
-    by_key, spellings = _by_key(), _spellings(name)
+        raise ValueError(f"unknown task {settings.one_line(repr(name), 80)}, expected a name")
+    name, by_key = name[:_LONGEST], _by_key()
     close = dict.fromkeys(
         by_key[key].name
-        for spelling in spellings
+        for spelling in dict.fromkeys(_spellings(name))
         for key in difflib.get_close_matches(spelling, by_key, n=3, cutoff=0.6)
     )
     hint = "did you mean " + " or ".join([*close][:3]) + "? " if close else ""
@@ -106,18 +107,19 @@ def get(name: str) -> Task:
 
 def find(name: str) -> Task | None:
     """As `get`; None where there is no such task."""
+    if not isinstance(name, str) or len(name) > _LONGEST:
+        return None
     by_key = _by_key()
     for key in _spellings(name):
         if key in by_key:
             return by_key[key]
-    return combat.find(name if isinstance(name, str) else "")
+    return combat.find(name)
 
 
 def _spellings(name: str) -> list[str]:
-    text = name if isinstance(name, str) else ""
-    space, _, last = text.rpartition("/")
+    space, _, last = name.rpartition("/")
     own = _key(space) in {"lander", "combat", *(_key(x.rpartition("/")[0]) for x in _added)} - {""}
-    return [_key(text)] if own else [_key(text), _key(last)]
+    return [_key(name)] if own else [_key(name), _key(last)]
 
 
 def under(task: Task, rules: Rules) -> Task:

@@ -1,6 +1,7 @@
 """Finding tasks by name, and what all of them share."""
 
 import dataclasses
+import time
 from typing import ClassVar
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_an_unknown_task_may_be_one_s_own():
     message = str(error.value)
     assert message.endswith("a task of your own: give --import=FILE (in Python, import it first)")
     assert len(message) < 300
+
+
+@pytest.mark.parametrize("part", ["a", "a-", "x/"])
+def test_a_name_as_long_as_a_file_is_refused_at_once(part):
+    name = part * (2**24 // len(part))
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="unknown task") as error:
+        tasks.get(name)
+    assert time.process_time() - begun < 1.0 and tasks.find(name) is None
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"unknown task .*expected a name") as error:
+        tasks.get([part] * 1000)
+    assert len(str(error.value)) < 300
 
 
 @dataclasses.dataclass(frozen=True)
