@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,16 +21,35 @@ _CHEAP = 0.2  # of the regret at the beginning
 _OF_CHOICES = ("kl", "hinton_kl", "reverse_kl", "nll")
 
 
-def closing_hint(
-    result: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-    *,
-    loss: str,
-    values: bool,
-    begins: Mapping[str, str],
-    steps_per_round: int,
-    shares: Mapping[str, str],
-) -> str | None:
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What there is to know of a run, beside its result, of why a task is below its expert.
+
+    Attributes:
+      history: the rows of `metrics.jsonl`.
+      rounds: how many the run was to have.
+      loss: what was learnt by.
+      of_q: whether all experts hold Q-values.
+      steps_per_round: how many are collected; 0 where the states are fixed.
+      begins: what is advised of the network that a new run begins with, of a task where there is
+        something.
+      shares: of each task, the `learn.shares` by which it had more rows.
+    """
+
+    history: Sequence[Mapping[str, Any]]
+    rounds: int
+    loss: str
+    of_q: bool
+    steps_per_round: int
+    begins: Mapping[str, str]
+    shares: Mapping[str, str]
+
+    def series(self, key: str) -> np.ndarray:
+        """`(N,)`, what was logged by that name."""
+        return np.asarray([row[key] for row in self.history if row.get(key) is not None], float)
+
+
+def closing_hint(result: Mapping[str, Any], evidence: Evidence) -> str | None:
     """One sentence on a task that is far below its expert, or None where nothing is suggested.
 
     Of several it is the one that keeps least.
@@ -37,20 +57,11 @@ def closing_hint(
     Far below is a retention under 90% whose interval does not reach 95%.
 
     Args:
-      result: `games`, one row each, and `rounds`, as in `result.json`.
-      history: the rows of `metrics.jsonl`.
-      loss: what was learnt by.
-      values: whether all experts hold Q-values.
-      begins: what is advised of the network that a new run begins with, of a task where there is
-        something.
-      steps_per_round: how many are collected; 0 where the states are fixed.
-      shares: of each task, the `learn.shares` by which it had more rows.
+      result: `games`, one row each, as in `result.json`.
     """
     low = [row for row in result["games"] if _far_below(row)]
     for row in sorted(low, key=lambda row: row["retention"]):
-        rounds, begin = int(result["rounds"]), begins.get(row["game"])
-        more = shares[row["game"]] if len(result["games"]) > 1 else None
-        if advice := _advice(row, history, rounds, loss, values, begin, steps_per_round, more):
+        if advice := _advice(row, evidence):
             return f"hint: {row['game']} keeps {row['retention']:.0%}; {advice}"
     return None
 
@@ -93,20 +104,11 @@ def _far_below(row: Mapping[str, Any]) -> bool:
     return None not in known and known[0] < _LOW and known[1] < _REACHED
 
 
-def _advice(
-    row: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-    rounds: int,
-    loss: str,
-    values: bool,
-    begin: str | None,
-    steps_per_round: int,
-    more: str | None,
-) -> str | None:
-    name = row["game"]
+def _advice(row: Mapping[str, Any], evidence: Evidence) -> str | None:
+    name, rounds, series = row["game"], evidence.rounds, evidence.series
     longer = f"try more rounds, by the same command and --config.learn.rounds={2 * rounds}"
-    agreement, regret = (_series(history, f"{key}/{name}") for key in ("agreement", "regret"))
-    agreed, shares = row.get("agreement"), _series(history, "expert_share")
+    agreement, regret = (series(f"{key}/{name}") for key in ("agreement", "regret"))
+    agreed, shares = row.get("agreement"), series("expert_share")
     drive = "(--config.collect.final_expert_share, --config.collect.steps_per_round)"
     if agreed is not None and agreed >= _ALIKE:
         drove = f"the experts drove {shares[-1]:.0%} of them; " if len(shares) else ""
@@ -121,14 +123,14 @@ def _advice(
             f"{agreed:.0%} of those collected last, so it knows some by heart: "
             + (
                 f"try more states, by the same command and --config.learn.rounds={2 * rounds} "
-                f"--config.collect.steps_per_round={2 * steps_per_round}"
-                if steps_per_round
+                f"--config.collect.steps_per_round={2 * evidence.steps_per_round}"
+                if evidence.steps_per_round
                 else "try more states, of a larger dataset"
             )
         )
-    if begin is not None:
-        return f"in a new run, {begin}"
-    falls = _improves(-_series(history, f"game_loss/{name}"), _FALL, relative=True)
+    if name in evidence.begins:
+        return f"in a new run, {evidence.begins[name]}"
+    falls = _improves(-series(f"game_loss/{name}"), _FALL, relative=True)
     if falls or _improves(agreement, _GAIN):
         what = "its loss still fell" if falls else "its agreement still rose"
         return f"{what} in the last fifth of the rounds: {longer}"
@@ -137,28 +139,23 @@ def _advice(
             "it has learnt in states of its expert's own play alone: let it drive too, in a new "
             f"run {drive}"
         )
-    kept = _series(history, f"retention/{name}")
+    kept = series(f"retention/{name}")
     if len(kept) > 1 and kept[-1] >= kept[:-1].max() + _RISE:
         return f"its score still rose at the last evaluation: {longer}"
     cheap = len(regret) > 1 and _fifths(regret)[1].mean() <= _CHEAP * regret[0]
-    if loss in _OF_CHOICES and agreed is not None and cheap:
-        other = "q_values" if values else "log_prob_mse"
+    if evidence.loss in _OF_CHOICES and agreed is not None and cheap:
+        other = "q_values" if evidence.of_q else "log_prob_mse"
         return (
-            f"it agrees in {agreed:.1%} only, at little regret, and {loss} tells it of choices "
-            f"alone: try --config.learn.loss={other} in a new run"
+            f"it agrees in {agreed:.1%} only, at little regret, and {evidence.loss} tells it of "
+            f"choices alone: try --config.learn.loss={other} in a new run"
         )
-    if more and len(agreement):
+    if len(evidence.shares) > 1 and len(agreement):
         return (
             "nothing that was logged of it still moves: try a larger share of the rows and more "
-            f"rounds, by the same command, --config.learn.shares={more} and "
+            f"rounds, by the same command, --config.learn.shares={evidence.shares[name]} and "
             f"--config.learn.rounds={2 * rounds}"
         )
     return None
-
-
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """`(N,)`, what was logged by that name."""
-    return np.asarray([row[key] for row in history if row.get(key) is not None], float)
 
 
 def _fifths(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -129,15 +129,16 @@ def result_of(
 
 def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str, str]:
     """What the log suggests, as `hint`; empty where it suggests nothing."""
-    said = hints.closing_hint(
-        result,
-        metrics.read(workdir),
+    evidence = hints.Evidence(
+        history=metrics.read(workdir),
+        rounds=int(result["rounds"]),
         loss=run.settings.learn.loss,
-        values=all(lesson.teacher.outputs == "q" for lesson in run.taught),
-        begins=_begins(run),
+        of_q=all(lesson.teacher.outputs == "q" for lesson in run.taught),
         steps_per_round=run.settings.collect.steps_per_round,
+        begins=_begins(run),
         shares={name: recipe.more_of(run.settings, name) for name in run.names},
     )
+    said = hints.closing_hint(result, evidence)
     return {} if said is None else {"hint": said}
 
 

@@ -18,7 +18,7 @@ def _result(kept=0.7, high=0.8, agreement=0.9, **row):
         "agreement": agreement,
     }
     fine = {"game": "breakout", "retention": 0.99, "retention_interval": [0.9, 1.1]}
-    return {"games": [fine, game | row], "rounds": 20}
+    return {"games": [fine, game | row]}
 
 
 def _history(losses=None, agreement=None, regret=None, kept=(0.7, 0.7), share=0.5):
@@ -39,16 +39,19 @@ def _history(losses=None, agreement=None, regret=None, kept=(0.7, 0.7), share=0.
     return [*rows, {"step": 20, "retention/pong": kept[1]}]
 
 
-def hint(result=None, history=None, loss="q_values", values=True, begins=(), steps=320):
-    return hints.closing_hint(
-        result or _result(),
-        history or _history(),
+def hint(result=None, history=None, loss="q_values", of_q=True, begins=(), steps=320):
+    result = result or _result()
+    more = {"pong": "pong=2", "breakout": "pong=2,breakout=3"}
+    evidence = hints.Evidence(
+        history=history or _history(),
+        rounds=20,
         loss=loss,
-        values=values,
-        begins=dict(begins),
+        of_q=of_q,
         steps_per_round=steps,
-        shares={"pong": "pong=2", "breakout": "pong=2,breakout=3"},
+        begins=dict(begins),
+        shares={row["game"]: more[row["game"]] for row in result["games"]},
     )
+    return hints.closing_hint(result, evidence)
 
 
 STILL = (
@@ -60,7 +63,7 @@ STILL = (
 
 def test_where_nothing_moves_a_task_among_others_may_have_more_of_the_rows():
     assert hint() == STILL
-    alone = {"games": _result()["games"][1:], "rounds": 20}
+    alone = {"games": _result()["games"][1:]}
     assert hint(alone) is None
 
 
@@ -124,7 +127,7 @@ def test_what_is_known_by_heart_suggests_more_states():
 def test_a_loss_of_choices_suggests_another():
     cheap = _history(regret=[1.0] + [0.1] * 19)
     assert hint(history=cheap, loss="kl").endswith("try --config.learn.loss=q_values in a new run")
-    logits = hint(history=cheap, loss="nll", values=False)
+    logits = hint(history=cheap, loss="nll", of_q=False)
     assert logits.endswith("try --config.learn.loss=log_prob_mse in a new run")
     assert "agrees in 90.0%" in logits
     assert hint(history=cheap, loss="mse") == STILL

@@ -436,17 +436,16 @@ def test_the_seconds_of_all_three_sittings_are_told(done):
 
 
 def test_a_result_holds_what_its_log_suggests(done):
-    history = metrics.read(done.workdir)
-    said = hints.closing_hint(
-        done.result,
-        history,
+    evidence = hints.Evidence(
+        history=metrics.read(done.workdir),
+        rounds=ROUNDS,
         loss="kl",
-        values=False,
-        begins={},
+        of_q=False,
         steps_per_round=ENVS * ROUND,
+        begins={},
         shares={row["game"]: f"{row['game']}=2" for row in done.result["games"]},
     )
-    assert done.result.get("hint") == said
+    assert done.result.get("hint") == hints.closing_hint(done.result, evidence)
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
