@@ -986,14 +986,15 @@ def torso(network: Network) -> Network:
 
 def may_take_torso(own: Network, other: Network) -> bool:
     """Whether `own` has the convolutions of `other`, or the same ones with more features."""
-    theirs = to_dict(torso(other))
-    if to_dict(torso(own)) == theirs:
+    theirs = torso(other)
+    if same_architecture(torso(own), theirs):
         return bool(own.convs or own.residual)
     if own.layer_norm or len(own.convs) != len(other.convs):
         return False
     pairs = list(zip(own.convs, other.convs, strict=True))
     cut = own.clone(convs=tuple(dataclasses.replace(a, features=b.features) for a, b in pairs))
-    return all(a.features >= b.features for a, b in pairs) and to_dict(torso(cut)) == theirs
+    wide = all(a.features >= b.features for a, b in pairs)
+    return wide and same_architecture(torso(cut), theirs)
 
 
 def with_torso(params: Params, other: Params) -> Params:
@@ -1021,6 +1022,11 @@ def _widened(fresh: jax.Array, taken: jax.Array) -> jax.Array:
     features = taken.shape[-1]
     alone = jnp.asarray(fresh).at[..., :features].set(0.0)
     return alone.at[tuple(slice(size) for size in taken.shape)].set(taken)
+
+
+def same_architecture(a: Network, b: Network) -> bool:
+    """Whether two networks are alike in all but the dtype that they compute in."""
+    return to_dict(a) == to_dict(b)
 
 
 def to_dict(network: Network) -> dict[str, Any]:
@@ -1110,7 +1116,7 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
     numbers = [network.input_clip]
     numbers += [network.atoms.low, network.atoms.high] if network.atoms else []
     if not all(type(x) in (int, float) and abs(x) < 1e9 for x in numbers) or numbers[0] < 0:
-        raise ValueError("input_clip and the ends of atoms are finite numbers")
+        raise ValueError("input_clip and the ends of atoms are finite numbers below 1e9")
     if type(network.frame_decay) not in (int, float) or not 0 <= network.frame_decay < 1:
         raise ValueError("frame_decay is a number of 0..1, below 1")
     _check_streams(network)

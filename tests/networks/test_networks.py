@@ -1014,6 +1014,12 @@ def test_networks_of_one_shape_are_equal_values():
     assert networks.create("nature") != networks.create("nature", num_outputs=6)
 
 
+def test_networks_that_compute_in_another_dtype_are_of_one_architecture():
+    rough = TINY.clone(dtype=jnp.bfloat16)
+    assert rough != TINY and networks.same_architecture(rough, TINY)
+    assert not networks.same_architecture(TINY, TINY.clone(activation="elu"))
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown network 'resnet'; known: dueling, .*net3"):
         networks.create("resnet")
