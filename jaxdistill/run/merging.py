@@ -142,7 +142,7 @@ def _shape(expert: Expert) -> tuple[object, ...]:
 
 def _is(name: str, expert: Expert) -> bool:
     known = networks.create(name, num_outputs=expert.network.num_outputs)
-    return networks.to_dict(known) == networks.to_dict(expert.network)
+    return networks.same_architecture(known, expert.network)
 
 
 def _told(expert: Expert) -> str:
