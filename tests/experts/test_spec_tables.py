@@ -268,6 +268,102 @@ def test_quantiles_are_told_apart_by_what_comes_first(tmp_path):
         assert expert.params["params"]["action"]["bias"].tolist() == bias
 
 
+GRU = '[[layers]]\ntype = "gru"\nkey = "rnn"\n'
+IQN = 'type = "linear"\naction = "a"\nfractions = "phi"\n'
+SEEN = '[[layers]]\ntype = "dense"\nkey = "s"\n[statistics]\nmean = "m"\nvariance = "m"\n'
+PHI = {"phi__weight": (3, 7), "phi__bias": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "head", "shapes", "message"),
+    [
+        (
+            "",
+            'type = "dueling"\naction = "a"\nvalue = "v"\nfractions = "phi"\n',
+            {"v__weight": (1, 3), "v__bias": (1,), **PHI},
+            "a network with fractions has a head of type linear",
+        ),
+        (GRU, IQN, PHI, "a network with a core has a linear or a dueling head, no fractions"),
+        (GRU.replace("gru", "lstm"), IQN, PHI, "a network with a core has .* no fractions"),
+        (
+            f"{SEEN}epsilon = 1\nclip = 1e9\n",
+            'type = "linear"\naction = "a"\n',
+            {"s__weight": (3, 4), "s__bias": (3,), "m": (1, 2, 2)},
+            "input_clip and the ends of atoms are finite numbers below 1e9",
+        ),
+        ("", 'type = "linear"\naction = "a"\natoms = [-1e9, 10, 2]\n', {}, "the ends of atoms are"),
+        ("", 'type = "linear"\naction = "a"\nsupport = "z"\n', {"z": (2,)}, "the ends of atoms"),
+    ],
+    ids=["dueling", "gru", "lstm", "clip", "atoms", "support"],
+)
+def test_what_could_not_be_read_back_is_refused(layers, head, shapes, message, tmp_path):
+    gates = 4 if "lstm" in layers else 3
+    cell = {f"rnn__weight_{x}": (3 * gates, 3) for x in ("ih", "hh")} if "rnn" in layers else {}
+    cell |= {f"rnn__bias_{x}": (3 * gates,) for x in ("ih", "hh") if cell}
+    tensors = _tensors(a__weight=(4, 3), a__bias=(4,), **cell, **shapes)
+    tensors |= {"z": np.array([-2e9, 2e9], np.float32)} if "z" in shapes else {}
+    tensors |= {"m": np.ones((1, 2, 2), np.float32)} if "m" in shapes else {}
+    export.save(tensors, tmp_path / "x.pth")
+    view = "[view]\nheight = 2\nwidth = 2\nstack = 1\n" if "m" in shapes else ""
+    pixels = 'pixels = "0..1"\n' if view else ""
+    text = f'outputs = "q"\nactivation = "relu"\n{pixels}{view}{layers}[head]\n{head}'
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        formats.convert(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+    assert str(error.value).startswith(f"{tmp_path / 'x.pth'}: ") and "\n" not in str(error.value)
+
+
+def _elu(x):
+    return np.where(x > 0, x, np.expm1(x))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_implicit_quantiles_by_numpy(first, bias, tmp_path):
+    """Whatever the activation is, and from which of its cosines they begin."""
+    shapes = {"fc__weight": (5, 3), "fc__bias": (5,), "a__weight": (2, 5), "a__bias": (2,)}
+    tensors = _tensors(**shapes, **PHI)
+    if not bias:
+        del tensors["phi.bias"]
+    export.save(tensors, tmp_path / "x.pth")
+    phi = '"phi"' if bias else '{key = "phi", bias = false}'
+    said = f"first_cosine = {first}\n" if first == 0 else ""
+    text = (
+        'outputs = "q"\nactivation = "elu"\n[[layers]]\ntype = "dense"\nkey = "fc"\n'
+        f'activation = "tanh"\n[head]\ntype = "linear"\naction = "a"\nfractions = {phi}\n{said}'
+    )
+    (tmp_path / "x.toml").write_text(text)
+    conversion = formats.convert(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+    expert, (row, *_) = conversion.expert, conversion.layers
+    assert (row.activation, row.parameters) == ("elu", 21 + 3 * bias)
+
+    x = np.random.default_rng(3).normal(size=(6, 3)).astype(np.float32)
+    middle = (np.arange(32) + 0.5) / 32
+    cosines = np.cos(np.pi * middle[:, None] * (first + np.arange(7)))
+    vectors = _elu(cosines @ tensors["phi.weight"].T + tensors.get("phi.bias", 0))
+    assert (vectors < -1e-2).any()  # where a ReLU would be 0
+    hidden = np.tanh((x[:, None] * vectors) @ tensors["fc.weight"].T + tensors["fc.bias"])
+    theirs = hidden.mean(axis=1) @ tensors["a.weight"].T + tensors["a.bias"]
+    ours = networks.forward(expert.network, expert.params, x[:, None])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    expert.save(tmp_path / "expert")
+    assert Expert.load(tmp_path / "expert").network == expert.network
+
+
+def test_the_cosines_activation_has_to_be_said(tmp_path):
+    text = (
+        f'outputs = "q"\n[[layers]]\ntype = "dense"\nkey = "fc"\nactivation = "tanh"\n[head]\n{IQN}'
+    )
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"head\.activation: missing, here and for all layers"):
+        specs.read(tmp_path / "x.toml")
+    tried = specs.tried(tmp_path / "x.toml")
+    assert [answers for answers, _ in tried] == [{"activation": x} for x in ("relu", "elu", "tanh")]
+    assert tried[1][1].plan.activation == ("elu", "tanh") and tried[2][1].plan.activation == "tanh"
+    (tmp_path / "x.toml").write_text(f'{text}activation = "elu"\n')
+    assert specs.read(tmp_path / "x.toml").plan.activation == ("elu", "tanh")
+
+
 def test_a_stack_with_its_newest_frame_first(tmp_path):
     """Frames are turned, not the colours in them; so are the numbers they are normalised by."""
     tensors = _tensors(a__weight=(2, 6, 8, 8), a__bias=(2,), b__weight=(4, 800), b__bias=(4,))
@@ -307,6 +403,8 @@ def test_a_stack_with_its_newest_frame_first(tmp_path):
         ("[head]", "[head]\nquantiles = 20_000", "quantiles: found 20000, expected at most 10000"),
         ("[head]", "[head]\nquantiles_first = 1", "found 1, expected true or false"),
         ("[head]", "[head]\nquantiles_first = true", "found without quantiles"),
+        ("[head]", "[head]\nfirst_cosine = 0", "head.first_cosine: found without fractions"),
+        ("[head]", '[head]\nfractions = "x"\nfirst_cosine = 2', "found 2, expected 0 or 1"),
         ("[head]", '[head]\nsupport = "x"\nquantiles = 2', "quantiles: found beside support"),
         ("[view]", 'stack_order = "x"\n[view]', "'x', expected one of oldest_first, newest"),
         ("[view]", 'flatten = "x"\n[view]', "'x', expected one of channels_first, channels_l"),
@@ -554,6 +652,16 @@ def test_frames_over_their_own_deviation_have_no_scale(tmp_path):
             "frame_decay: found 1.5, expected a number below 1",
         ),
         ("layer = 0", '[[layers]]\ntype = "dense"\nkey = "fc"', "a layer after a recurrent one"),
+        (
+            "outputs",
+            'kernels = "inputs_first"\noutputs',
+            r'layers\[2\]\.type: found gru beside kernels = "inputs_first"; expected a cell',
+        ),
+        (
+            "[head]",
+            '[head]\nactivation = "relu"',
+            r"head\.activation: has no effect without action_hidden, value_hidden or fractions",
+        ),
     ],
 )
 def test_cells_that_cannot_be_are_one_line(cell, old, new, message):

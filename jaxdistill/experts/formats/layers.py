@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import networks
@@ -187,8 +188,10 @@ class Plan:
         (C, H, W); None as the program has it whose kernels these are: Flax row by row, PyTorch not.
       support: of a categorical head.
       quantiles: of a quantile head; its mean is folded into the layer of all outputs.
+      activation: as there, with that of the layer of `fractions` before those of `hidden`.
       fractions: the layer of an implicit quantile network that takes cosines of a fraction; its
         vectors for `FRACTIONS` midpoints become the network's.
+      first_cosine: the first of its cosines is of so many times pi and the fraction; see `build`.
       statistics: what pixels are normalised by.
       newest_first: the file's network takes the frames of a stack in this order; ours take the
         oldest first.
@@ -214,6 +217,7 @@ class Plan:
     support: Support | None = None
     quantiles: Quantiles | None = None
     fractions: Weights | None = None
+    first_cosine: int = 1
     statistics: Statistics | None = None
     newest_first: bool = False
     core: PlannedCore | None = None
@@ -340,9 +344,10 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     One with an embedding knows its task: it plays each with all of its outputs.
 
     Of a quantile head the mean over quantiles, being linear, becomes part of the layer of all
-    outputs: exactly the same Q-values. The vectors of implicit quantiles are
-    relu(W cos(pi i tau) + b), i = 1, 2, ..., for the midpoints tau of `FRACTIONS` equal parts of
-    0..1 (Dabney et al. 2018, equation 4).
+    outputs: exactly the same Q-values. The vectors of implicit quantiles are f(W cos(pi i tau) + b)
+    for the midpoints tau of `FRACTIONS` equal parts of 0..1, with f an activation (Dabney et al.
+    2018, equation 4). There i is 0, 1, ..., n - 1; in Dopamine and PFRL, and here where a plan's
+    `first_cosine` does not say otherwise, it is 1, 2, ..., n.
 
     A padding that is not known is taken to be 0, PyTorch's default, if the first dense layer's
     width agrees; otherwise it is the only one that agrees.
@@ -443,11 +448,12 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         flat = inputs(arrays, plan, where)
 
     if plan.fractions is not None:
-        params["fractions"] = {"vectors": _vectors(arrays, plan, flat, grid, where)}
+        act = next(activations)
+        params["fractions"] = {"vectors": _vectors(arrays, plan, act, flat, grid, where)}
         basis = _dense_weight(arrays, plan.fractions, None, plan, where).shape[1]
-        count = basis * flat + flat
+        count = (basis + (plan.fractions.bias is not None)) * flat
         key = brief([plan.fractions.key])
-        rows.append(Layer("fractions", key, "dense", f"{basis} -> {flat}", "", "relu", count))
+        rows.append(Layer("fractions", key, "dense", f"{basis} -> {flat}", "", act, count))
         notes.append(
             f"implicit quantiles: the mean over the midpoints of {FRACTIONS} equal parts, where "
             "its own program drew them by chance"
@@ -516,6 +522,10 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     def widths(prefix: str, layers: tuple[Weights, ...]) -> tuple[int, ...]:
         return tuple(params[f"{prefix}{i}"]["bias"].size for i in range(1, len(layers) + 1))
 
+    activation = plan.activation
+    if plan.fractions and not isinstance(activation, str):  # whose vectors have gone through it
+        place = len(plan.convs) + len(plan.sections)
+        activation = (*activation[:place], *activation[place + 1 :])
     network = networks.Network(
         convs=convs,
         residual=tuple(own[0].shape[3] for own in sections),
@@ -525,7 +535,7 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
         value_hidden=widths("value_fc", plan.value_hidden),
         streams=tuple(streams),
         num_outputs=outputs,
-        activation=plan.activation,
+        activation=activation,
         atoms=atoms,
         fractions=FRACTIONS if plan.fractions else 0,
         input_clip=plan.statistics.clip if plan.statistics else 0.0,
@@ -537,6 +547,10 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     if vectors is not None:
         tasks, size = vectors.shape
         network = network.clone(task_embedding=size, game_actions=(tuple(range(outputs)),) * tasks)
+    try:  # what is kept of it has to be read again
+        networks.from_dict(networks.to_dict(network))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return Built(network, {"params": params}, tuple(rows), tuple(notes))
 
 
@@ -694,18 +708,26 @@ def _core(arrays: Arrays, core: PlannedCore, inputs: int, where: str) -> network
 
 
 def _vectors(
-    arrays: Arrays, plan: Plan, width: int, grid: tuple[int, int, int] | None, where: str
+    arrays: Arrays,
+    plan: Plan,
+    activation: str,
+    width: int,
+    grid: tuple[int, int, int] | None,
+    where: str,
 ) -> np.ndarray:
     """`(FRACTIONS, width)`: what features are multiplied by, for each fraction."""
-    assert plan.fractions and plan.fractions.bias
+    assert plan.fractions
     weight = _dense_weight(arrays, plan.fractions, None, plan, where).astype(np.float64)
-    bias = tensor(arrays, plan.fractions.bias, (width,), where)
+    bias = np.zeros(width, np.float32)
+    if plan.fractions.bias is not None:
+        bias = tensor(arrays, plan.fractions.bias, (width,), where)
     if len(weight) != width:
         wanted = (None, width) if plan.flax else (width, None)
         tensor(arrays, plan.fractions.weight, wanted, where)
     middle = (np.arange(FRACTIONS) + 0.5) / FRACTIONS
-    cosines = np.cos(np.pi * np.outer(middle, np.arange(1, weight.shape[1] + 1)))
-    vectors = np.maximum(cosines @ weight.T + bias, 0).astype(np.float32)
+    numbers = plan.first_cosine + np.arange(weight.shape[1])
+    made = np.cos(np.pi * np.outer(middle, numbers)) @ weight.T + bias
+    vectors = np.array(networks.ACTIVATIONS[activation](jnp.asarray(made, np.float32)))
     return np.ascontiguousarray(vectors if grid is None else _rows_first(vectors, grid, plan))
 
 

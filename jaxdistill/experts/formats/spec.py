@@ -40,7 +40,8 @@ value = "critic"             # action_hidden = [...] and value_hidden = [...] ar
 atoms = [-10, 10, 51]        # of a categorical head: least and largest return, and how many
 support = "atoms"            # or the tensor that holds them all
 quantiles = 200              # of a quantile head; quantiles_first = true for (quantiles, actions)
-fractions = "phi"            # of implicit quantiles: the layer that takes cosines
+fractions = "phi"            # of implicit quantiles: the layer that takes cosines; with
+                             # first_cosine = 0 where they begin with that of 0 times pi
 
 [statistics]                 # what pixels are normalised by: tensors of their mean and variance
 mean = "obs_rms.mean"
@@ -97,7 +98,7 @@ _LAYER = "type, key, weight, bias, noisy, kernel, stride, padding, activation"
 _NAMED = "key, weight, bias, noisy"
 _OUTPUTS = "type, action, action_hidden"
 _VALUES = "value, value_hidden"
-_RETURNS = "atoms, support, quantiles, quantiles_first, fractions"
+_RETURNS = "atoms, support, quantiles, quantiles_first, fractions, first_cosine"
 _STATISTICS = "mean, variance, epsilon, clip"
 _TYPES = {
     str: "a string",
@@ -226,7 +227,7 @@ def _is_open(fields: dict[str, Any], question: str) -> bool:
     view, head = (x if isinstance(x, dict) else None for x in map(fields.get, ("view", "head")))
     tables = [layer for layer in fields.get("layers") or [] if isinstance(layer, dict)]
     if question == "activation":
-        hidden = head and (head.get("action_hidden") or head.get("value_hidden"))
+        hidden = head and any(map(head.get, ("action_hidden", "value_hidden", "fractions")))
         inside = [*tables, *([head] if head and hidden else [])]
         return "activation" not in fields and any("activation" not in x for x in inside)
     if view is None:
@@ -311,6 +312,8 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
             "flatten", "found without a conv; dense layers take frames as view.channels_last says"
         )
     head, last = _head(top, activation, core)
+    if head.get("fractions"):  # its layer is the first behind the convolutions
+        activations.insert(len(convs), last.pop(0))
     activations += last
     spec = Spec(
         path=path,
@@ -428,6 +431,10 @@ def _layers(
                 "type", "found a layer after a recurrent one; it is the head's: action_hidden"
             )
         if kind in networks.CELLS:
+            if table.named is flax:
+                beside = 'kernels = "inputs_first"'
+                wanted = "a cell as PyTorch writes it, outputs first"
+                raise table.error("type", f"found {kind} beside {beside}; expected {wanted}")
             key = table.take("key", str, "the cell's name in the file")
             if table.take("layer", int) not in (None, 0):
                 raise table.error("layer", "expected 0: a cell has one layer here")
@@ -460,7 +467,10 @@ def _padding(table: _Table) -> int | str | None:
 def _head(
     top: _Table, activation: str | None, core: PlannedCore | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Fields of the plan, and the activation of each hidden layer of the streams."""
+    """Fields of the plan, and the activation of each hidden layer that is the head's own.
+
+    The first of them is that of the layer of fractions, if there is one.
+    """
     table = top.inner(top.take("head", dict, "a table such as [head] with type and action"), "head")
     table.only(f"{_OUTPUTS}, {_VALUES}, {_RETURNS}, activation")
     kind = table.take("type", str, f"one of {', '.join(networks.HEADS)}", networks.HEADS)
@@ -477,11 +487,16 @@ def _head(
         fields["value"] = _key(table, "value", required=True)
         fields["value_hidden"] = _keys(table, "value_hidden")
         known.append(_VALUES)
-    hidden = len(fields["action_hidden"]) + len(fields.get("value_hidden", ()))
-    activations = [_activation(table, activation)] * hidden if hidden else []
     if kind != "actor_critic":
         fields |= _returns(table)
         known.append(_RETURNS)
+    hidden = len(fields["action_hidden"]) + len(fields.get("value_hidden", ()))
+    hidden += bool(fields.get("fractions"))
+    if not hidden and "activation" in table.fields:
+        raise table.error(
+            "activation", "has no effect without action_hidden, value_hidden or fractions"
+        )
+    activations = [_activation(table, activation)] * hidden if hidden else []
     table.finish(", ".join([*known, "activation"]))
     return fields, activations
 
@@ -490,6 +505,7 @@ def _returns(table: _Table) -> dict[str, Any]:
     """Fields of the plan of a head that predicts how returns are distributed."""
     atoms, tensor = table.take("atoms", list), table.take("support", str)
     count, fractions = _number(table, "quantiles", 1), _key(table, "fractions")
+    cosine = _number(table, "first_cosine", 0)
     first = table.fields.pop("quantiles_first", None)
     if type(first) not in (bool, type(None)):
         raise table.error("quantiles_first", f"found {_shown(first)}, expected true or false")
@@ -499,6 +515,9 @@ def _returns(table: _Table) -> dict[str, Any]:
         raise table.error(given[1], f"found beside {given[0]}; a head has one of {', '.join(said)}")
     if first is not None and count is None:
         raise table.error("quantiles_first", "found without quantiles, how many there are")
+    if cosine is not None and (fractions is None or cosine > 1):
+        found = f"found {cosine}, expected 0 or 1" if fractions else "found without fractions"
+        raise table.error("first_cosine", found)
     if count is not None and count > _MOST:
         raise table.error("quantiles", f"found {count}, expected at most {_MOST}")
     support = Support(tensor) if tensor is not None else None
@@ -509,7 +528,12 @@ def _returns(table: _Table) -> dict[str, Any]:
             raise table.error("atoms", f"found {_shown(atoms)}, expected {wanted}")
         support = Support(atoms=networks.Atoms(float(atoms[0]), float(atoms[1]), atoms[2]))
     quantiles = None if count is None else Quantiles(count, bool(first))
-    return {"support": support, "quantiles": quantiles, "fractions": fractions}
+    return {
+        "support": support,
+        "quantiles": quantiles,
+        "fractions": fractions,
+        "first_cosine": 1 if cosine is None else cosine,
+    }
 
 
 def _counts(value: Any) -> bool:
