@@ -48,13 +48,28 @@ class Outputs:
     suite: Suite
 
 
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """Recorded play as a page holds it, which takes far less than its frames.
+
+    Attributes:
+      scores: what is said of it.
+      note: where a game was cut.
+      gif: in base64.
+    """
+
+    scores: str
+    note: str
+    gif: str
+
+
 def write(
     workdir: str | os.PathLike[str],
     result: Mapping[str, Any],
     *,
     settings: Mapping[str, Any],
     outputs: Mapping[str, Outputs],
-    plays: Mapping[str, tuple[clips.Clip, clips.Clip]],
+    plays: Mapping[str, Film],
     command: str,
     embeddings: Mapping[str, Sequence[float]] | None = None,
 ) -> pathlib.Path:
@@ -63,7 +78,7 @@ def write(
     Args:
       result: what `distill.distill` returns.
       settings: the run's, as plain values.
-      outputs, plays: by game; a play is the expert's clip and the student's.
+      outputs, plays: by game; a play is `film_of_both`.
       command: what began the run.
       embeddings: the vector that the student has learnt for each game, if it has.
     """
@@ -76,7 +91,7 @@ def write(
         scores=tables.student_cells(result["games"]),
         protocol=f"{tables.protocol(result)}; {tables.starts(result)}",
         sides=", expert left, student right",
-        clips=[_pair(name, *plays[name]) for name in names if name in plays],
+        films={name: plays[name] for name in names if name in plays},
         curves=_curves(metrics.read(workdir), names, result["games"]),
         histograms=_histograms(outputs),
         states=max(len(o.expert) for o in outputs.values()),
@@ -114,7 +129,7 @@ def write_training(
         scores=tables.network_cells(result["games"]),
         protocol=f"{tables.protocol(result)}; {tables.fresh(result)}",
         sides="",
-        clips=[_alone(name, plays[name]) for name in names if name in plays],
+        films={name: film_of(plays[name]) for name in names if name in plays},
         curves=_training_curves(histories, result["games"]),
         histograms="",
         states=0,
@@ -150,9 +165,9 @@ def _write(
     return path
 
 
-def _pair(name: str, expert: clips.Clip, student: clips.Clip) -> dict[str, str]:
-    return _clip(
-        name,
+def film_of_both(expert: clips.Clip, student: clips.Clip) -> Film:
+    """The expert and the student, side by side."""
+    return _film(
         f"expert {_number(expert.score)}, student {_number(student.score)}",
         clips.side_by_side(expert, student),
         expert.frames_per_second,
@@ -160,19 +175,16 @@ def _pair(name: str, expert: clips.Clip, student: clips.Clip) -> dict[str, str]:
     )
 
 
-def _alone(name: str, clip: clips.Clip) -> dict[str, str]:
-    return _clip(name, _number(clip.score), clip.frames, clip.frames_per_second, cut=not clip.over)
+def film_of(clip: clips.Clip) -> Film:
+    """One network alone."""
+    return _film(_number(clip.score), clip.frames, clip.frames_per_second, cut=not clip.over)
 
 
-def _clip(name: str, scores: str, frames: np.ndarray, rate: int, *, cut: bool) -> dict[str, str]:
+def _film(scores: str, frames: np.ndarray, rate: int, *, cut: bool) -> Film:
     seconds = round((len(frames) - 1) / rate)
+    note = f" in the first {seconds} seconds" if cut else ""
     gif = clips.to_gif(frames, rate, every=2, max_bytes=CLIP_BYTES)
-    return {
-        "game": name,
-        "scores": scores,
-        "note": f" in the first {seconds} seconds" if cut else "",
-        "gif": base64.b64encode(gif).decode(),
-    }
+    return Film(scores, note, base64.b64encode(gif).decode())
 
 
 def _number(score: float) -> str:

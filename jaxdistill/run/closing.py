@@ -57,8 +57,8 @@ def write_page(
     """Everything the run has to show, as `report.html`; by one process, on its own devices."""
     params = meshes.take_local(run.mesh, params)
     plays = {}
-    for lesson in run.lessons:
-        expert, student = (
+    for lesson in run.lessons:  # frames of one task at a time: those of many would fill memory
+        recorded = (
             clips.record(
                 lesson,
                 policy,
@@ -68,7 +68,7 @@ def write_page(
             )
             for policy in (run.expert_policy(), functools.partial(run.student_act, params))
         )
-        plays[lesson.name] = (expert, student)
+        plays[lesson.name] = page.film_of_both(*recorded)
     vectors = networks.task_vectors(run.network, params)
     page.write(
         workdir,

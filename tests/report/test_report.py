@@ -504,7 +504,7 @@ def _clip(count, size=(40, 60), score=1.0, over=True):
 def written(tmp_path):
     """`written(rows, embeddings)`: a merge's page."""
 
-    def write(rows, embeddings=None, plays=None, scores=2):
+    def write(rows, embeddings=None, scores=2):
         result = {
             "games": rows,
             **dict.fromkeys(("mean_retention", "geometric_retention", "worst_retention"), 1.0),
@@ -531,7 +531,7 @@ def written(tmp_path):
             result,
             settings={"seed": 0},
             outputs=dict.fromkeys(names, outputs),
-            plays=plays or {name: (_clip(5), _clip(7, score=-2.25)) for name in names},
+            plays={name: page.film_of_both(_clip(5), _clip(7, score=-2.25)) for name in names},
             command="it",
             embeddings=embeddings,
         )

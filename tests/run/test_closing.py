@@ -1,13 +1,19 @@
-"""What the closing table says of all games together."""
+"""What the closing table says of all games together, and how its page is made."""
 
+import base64
 import math
+import pathlib
 import types
+import weakref
 
 import numpy as np
 import pytest
 
-from jaxdistill.report import tables
-from jaxdistill.run import closing
+from jaxdistill import networks
+from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.play import clips
+from jaxdistill.report import page, tables
+from jaxdistill.run import closing, recipe
 
 EVALUATE = types.SimpleNamespace(epsilon=0.0, opening_steps=0, opening_by="random")
 RUN = types.SimpleNamespace(settings=types.SimpleNamespace(evaluate=EVALUATE))
@@ -31,3 +37,36 @@ def test_a_share_of_what_may_be_nothing_is_in_no_mean():
     known = closing.result_of(RUN, [pong, _row("qbert", 1.0, [0.9, 1.1])], {})
     shares = [known[f"{which}_retention"] for which in ("mean", "geometric", "worst")]
     assert shares == pytest.approx([0.625, 0.5, 0.25])
+
+
+def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):
+    """Of dozens of games they would not fit into memory."""
+    recorded, shown = [], {}
+
+    def record(lesson, policy, **options):
+        alive = [name for name, frames in recorded if frames() is not None]
+        assert set(alive) <= {lesson.name}
+        frames = np.zeros((3, 4, 5, 3), np.uint8)
+        recorded.append((lesson.name, weakref.ref(frames)))
+        return clips.Clip(frames, 1.5, True, 10)
+
+    monkeypatch.setattr(clips, "record", record)
+    monkeypatch.setattr(page, "write", lambda *_, plays, **__: shown.update(plays))
+    monkeypatch.setattr(networks, "task_vectors", lambda *_: None)
+    task = types.SimpleNamespace(frames_per_second=10)
+    run = types.SimpleNamespace(
+        mesh=None,
+        settings=recipe.Settings(experts=(ExpertSource("x"),)),
+        network=None,
+        lessons=[
+            types.SimpleNamespace(name=name, task=task, pool_seed=lambda *_: 0)
+            for name in ("pong", "qbert", "asterix")
+        ],
+        expert_policy=lambda: None,
+        student_act=lambda *_: None,
+    )
+    closing.write_page(run, pathlib.Path(), None, {}, {}, "it")
+    assert [name for name, _ in recorded] == [x.name for x in run.lessons for _ in range(2)]
+    assert list(shown) == ["pong", "qbert", "asterix"]
+    assert {film.scores for film in shown.values()} == {"expert 1.5, student 1.5"}
+    assert all(base64.b64decode(film.gif).startswith(b"GIF") for film in shown.values())
