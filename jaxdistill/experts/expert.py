@@ -144,14 +144,14 @@ class Expert:
         return known & self.task.mask
 
     def suite_outputs(self, observations: jax.Array | np.ndarray) -> jax.Array:
-        """Outputs `(B, A)` in the suite's action order, 0 where `mask` is False.
+        """Outputs `(B, A)` in the suite's order, as far as its task goes; 0 where `mask` is False.
 
         Args:
           observations: `(B, stack, *frame)` in the expert's view.
         """
-        size = self.task.suite.num_actions
-        forward = _suite_forward(self.network, self.actions, size)
-        return forward(self.params, jnp.asarray(observations))
+        task = self.task
+        forward = _suite_forward(self.network, self.actions, task.suite.num_actions)
+        return task.limited(forward(self.params, jnp.asarray(observations)))
 
     @property
     def suite_log_std(self) -> jax.Array | None:

@@ -148,6 +148,12 @@ class _Layers:
         size, places = policy.suite.num_actions, list(policy.places)
         if places != list(range(size)):  # 0 where it has no output
             outputs = graph.node("MatMul", outputs, graph.constant(np.eye(size)[places]))
+        if policy.suite.kinds:
+            low, high = (
+                graph.of_task(ends) if policy.several else graph.constant(ends)
+                for ends in policy.limits
+            )
+            outputs = graph.node("Max", graph.node("Min", outputs, high), low)
         graph.node("Identity", outputs, result=result)
 
     def _features(self) -> str:

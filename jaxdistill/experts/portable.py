@@ -77,6 +77,13 @@ class Portable:
             mask[list(role.actions)] = True
         return masks
 
+    @property
+    def limits(self) -> np.ndarray:
+        """`(2, G, A)` float32, the least and the largest output of each task; `Task.limited`'s."""
+        with jax.ensure_compile_time_eval():  # while a program is traced, too
+            ends = jnp.broadcast_to(jnp.array([[-jnp.inf], [jnp.inf]]), (2, self.suite.num_actions))
+            return np.stack([np.asarray(x.task.limited(ends)) for x in self.roles], axis=1)
+
     def __call__(
         self, observations: jax.Array, tasks: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
@@ -87,14 +94,17 @@ class Portable:
           tasks: `(B,)` int32, each row's place in `roles`; where there are several.
 
         Returns:
-          Outputs are 0 where the network has none. Actions are `(B,)` int32, of keys and angles
-          `(B, A)` float32.
+          Outputs are 0 where the network has none, and angles go as far as the task allows. Actions
+          are `(B,)` int32, of keys and angles `(B, A)` float32.
         """
         network = self.network.clone(dtype=jnp.float32)
         own: Any = network.apply(self.params, observations, tasks)
         outputs = to_suite(own, self.places, self.suite.num_actions)
-        masks = jnp.asarray(self.masks)
-        mask = masks[0] if tasks is None else masks[tasks]
+        row: Any = 0 if tasks is None else tasks
+        if self.suite.kinds:
+            low, high = (jnp.asarray(ends)[row] for ends in self.limits)
+            outputs = jnp.clip(outputs, low, high)
+        mask = jnp.asarray(self.masks)[row]
         return outputs, self.suite.form.greedy(outputs, mask)
 
     def described(self) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def ours(policy, given):
     outputs = np.asarray(forward(network, policy.params, seen, which))
     whole = np.zeros((len(seen), policy.suite.num_actions), np.float32)
     whole[:, list(policy.places)] = outputs
-    form = policy.suite.form
+    limited = [policy.roles[i].task.limited(x) for i, x in zip(which, whole, strict=True)]
+    form, whole = policy.suite.form, np.stack(limited)
     return whole, np.asarray(form.greedy(whole, policy.masks[which]))
 
 
@@ -216,6 +217,20 @@ def test_a_game_is_played_move_for_move(watcher, tmp_path):
         if pools[0].last.over[0]:
             break
     assert len(set(moves)) > 1 and pools[1].last.over[0], "a whole game, within the limit"
+
+
+def test_angles_go_no_farther_than_each_row_s_task_allows(everything):
+    policy, given, _, _ = everything["skills"]
+    seen, which = given
+    outputs, action = map(np.asarray, policy(*map(jax.numpy.asarray, given)))
+    own = np.asarray(networks.forward(policy.network, policy.params, seen))
+    widest = np.deg2rad([27, 36])[which, None]  # of the duel and of aiming
+    beyond = (np.abs(own[:, 7:]) > widest).any(axis=1)
+    assert all(beyond[which == i].any() for i in (0, 1))
+    wanted = np.clip(own[:, 7:], -widest, widest)
+    for found in (outputs, action):
+        np.testing.assert_allclose(found[:, 7:], wanted, rtol=1e-5)
+    np.testing.assert_allclose(outputs[:, :7], own[:, :7], rtol=1e-5, atol=1e-6)
 
 
 def test_what_it_was_not_taught_is_never_chosen(everything):

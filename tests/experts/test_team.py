@@ -83,6 +83,8 @@ def test_an_experts_angles_are_cut_to_what_its_task_allows(shown):
     wanted = [[0.25, 0.625], [-0.1, -0.075], [0.4, widest]]
     np.testing.assert_allclose(said[:, 7:], wanted, rtol=1e-6)
     assert not said[:, :7].any()
+    alone = expert.suite_outputs(expert.view.see(np.asarray(shown)))
+    np.testing.assert_allclose(alone, said, rtol=1e-6)
 
 
 @pytest.mark.parametrize("log_std", [None, (-1.5, 0.25)])
