@@ -26,7 +26,7 @@ from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
-_FILES = (".pth", ".pt", ".zip", ".safetensors", ".gz", ".tar", ".pkl", ".msgpack")  # of others
+_FILES = (*torch_file.ENDINGS, ".zip", ".gz")  # of others
 _PAIRS = ((_DESCRIPTION, _WEIGHTS), ("policy.json", "policy.safetensors"))  # those of a student
 
 

@@ -317,6 +317,12 @@ def test_experts_of_two_suites_cannot_have_one_student(tmp_path):
             ("b.pth", "a/b/expert.json", "a.zip", "card.md", "c.pt", "d.pth", "e.pth"),
             ("give one of those in it, DIR/a.zip, DIR/b.pth, DIR/c.pt, DIR/d.pth and 2 more",),
         ),
+        (None, ("x.cleanrl_model",), ("give one of those in it, DIR/x.cleanrl_model",)),
+        (
+            None,
+            ("model.80.tar", "pytorch_model.bin", "last.ckpt", "card.md"),
+            ("give one of those in it, DIR/last.ckpt, DIR/model.80.tar, DIR/pytorch_model.bin",),
+        ),
         (None, ("notes.txt",), ("expected an expert's file, or what `jaxdistill convert` makes",)),
     ],
 )
