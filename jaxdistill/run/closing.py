@@ -23,10 +23,9 @@ from jaxdistill.run.common import Run
 _COMPARED_STATES = 2048  # per game, of the last four times as many collected
 
 
-def compare_outputs(run: Run, workdir: pathlib.Path, params: Any) -> dict[str, page.Outputs]:
-    """What experts and the student of `params` say of states collected last; by one process."""
+def compare_outputs(run: Run, log: dataset.Log, params: Any) -> dict[str, page.Outputs]:
+    """What experts and the student of `params` say of the last states of `log`; by one process."""
     params = meshes.take_local(run.mesh, params)
-    log = dataset.open_log(run.settings.collect.dataset or workdir / "dataset")
     per_env = min(log.length, max(1, 4 * _COMPARED_STATES // run.settings.collect.num_envs))
     window = data.window_of(run, log, per_env, meshes.local(run.mesh)).window
     counts = np.asarray(window.counts)

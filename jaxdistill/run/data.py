@@ -71,11 +71,19 @@ def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
 
 
 def resume(
-    run: Run, workdir: pathlib.Path, length: int | None, timer: metrics.Timer
+    run: Run,
+    workdir: pathlib.Path,
+    length: int | None,
+    timer: metrics.Timer,
+    *,
+    collects_on: bool = True,
 ) -> tuple[dataset.Log, collection.Collector | None]:
     """The dataset as the restored state had seen it, and pools to go on collecting in.
 
-    `length` is the steps of each environment that it had seen, None before the first update.
+    Args:
+      length: steps of each environment that it had seen; None before the first update.
+      collects_on: whether rounds are left; where none are, no pools are made and no games played
+        again for them.
     """
     collect = run.settings.collect
     if collect.dataset:
@@ -116,7 +124,7 @@ def resume(
         collector = None
         if log.length < initial:
             collector = collect_initial(run, log)
-        elif collect.steps_per_round:
+        elif collect.steps_per_round and collects_on:
             collector = run.seat(log)
     return log, collector if collect.steps_per_round else None
 

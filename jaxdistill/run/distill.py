@@ -27,7 +27,7 @@ from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
-from jaxdistill.learn import checkpoints, divergence, learner, regime
+from jaxdistill.learn import checkpoints, dataset, divergence, learner, regime
 from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, closing, data, recipe, students
@@ -209,7 +209,7 @@ def _stages(
     result_path = workdir / "result.json"
     with meshes.leader_first("result"), timer.phase("report"):
         if meshes.leads():
-            outputs = closing.compare_outputs(run, workdir, state.playing)
+            outputs = closing.compare_outputs(run, trained.log, state.playing)
             rows = closing.rows_of(run, scores)
             for index, (row, seen) in enumerate(zip(rows, trained.starts_seen, strict=True)):
                 starts = scores["student"][index].starts.tolist()
@@ -296,12 +296,14 @@ class _Trained(NamedTuple):
       round: after which it was chosen.
       rounds: how many the run was to have, or has had, if it ends before them.
       starts_seen: the starts that it was chosen by, per game: hashes, see `evaluation.start_hash`.
+      log: the states that it has learnt from.
     """
 
     state: learner.TrainState
     round: int
     rounds: int
     starts_seen: list[list[int]]
+    log: dataset.Log
 
 
 def _train(
@@ -338,7 +340,8 @@ def _train(
             if saved.best_step() is None:  # of an earlier version, or somebody took it away
                 best, measured = None, False
             timer.restore(restored.progress["timer"])
-        log, collector = data.resume(run, workdir, length, timer)
+        more = done < lrn.rounds and not ended
+        log, collector = data.resume(run, workdir, length, timer, collects_on=more)
         if stop_after == "collect":
             return None
         buffer = data.window_of(run, log)
@@ -443,7 +446,7 @@ def _train(
         by = {} if best is None else best.played  # None in a run of an earlier version
         starts_seen = [by[i].starts.tolist() if i in by else [] for i in range(len(run.lessons))]
         rounds = max(lrn.rounds, done)  # it may end before those that it has had
-        return _Trained(saved.restore(best_step, state).state, best_step, rounds, starts_seen)
+        return _Trained(saved.restore(best_step, state).state, best_step, rounds, starts_seen, log)
 
 
 def _make_update(run: Run) -> learner.Update:

@@ -128,7 +128,7 @@ def _stages(
         return {}
     with timer.phase("report"):
         rows = closing.rows_of(run, run.play_reported(params))
-        outputs = closing.compare_outputs(run, workdir, params)
+        outputs = closing.compare_outputs(run, log, params)
         result = closing.result_of(run, [row | {"shared_starts": 0} for row in rows], outputs)
     result |= {"method": settings.method}
     result["seconds"] = metrics.add_up([timer.seconds()], wall())
@@ -147,6 +147,8 @@ def _merged_once(
             like = students.create_state(run.settings, given.base, run.mesh)
             restored = saved.restore(step, like)
             timer.restore(restored.progress["timer"])
+            # Others may have collected more since; an earlier version did not say.
+            log.truncate(restored.progress.get("length", log.length))
             return restored.state
         with timer.phase("merge"):
             params = jax.device_get(_merged(given, log))
@@ -157,7 +159,8 @@ def _merged_once(
             )
         state = students.create_state(run.settings, params, run.mesh)
         with timer.phase("save"):  # the only one, and so the best
-            saved.save(0, state, progress={"timer": timer.state()}, value=0.0)
+            progress = {"timer": timer.state(), "length": log.length}
+            saved.save(0, state, progress=progress, value=0.0)
         return state
 
 

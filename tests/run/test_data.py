@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jaxdistill import mesh, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
+from jaxdistill.play import collection
 from jaxdistill.play.collection import Chunk
 from jaxdistill.run import common, data, distill, recipe
 from jaxdistill.tasks.views import View
@@ -93,3 +95,54 @@ def test_a_window_is_the_same_however_little_is_read_at_a_time(settings, monkeyp
         again = data.window_of(run, log).window
         assert reads[0] == first and reads[-1][1] == 30
         jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+@pytest.fixture
+def short(watcher, tmp_path, monkeypatch):
+    """Settings of a run of two rounds by a student that is as small as its experts."""
+    monkeypatch.setitem(networks.NETWORKS, "linear", networks.Network(convs=()))
+    for seed, game in enumerate(("asterix", "carnival")):  # where much moves from the first step
+        watcher(game, seed).save(tmp_path / game)
+    return recipe.Settings(
+        experts=tuple(ExpertSource(str(tmp_path / game)) for game in ("asterix", "carnival")),
+        network="linear",
+        collect=recipe.Collect(
+            num_envs=ENVS, initial_steps=32, steps_per_round=16, window_steps=64
+        ),
+        learn=recipe.Learn(rounds=2, updates_per_round=1, batch_per_game=4),
+        evaluate=recipe.Evaluate(
+            every_rounds=2, select_episodes=2, report_episodes=2, max_steps=40
+        ),
+    )
+
+
+@pytest.mark.usefixtures("without_page")
+def test_a_run_that_lacks_its_report_alone_seats_no_pools(short, tmp_path, monkeypatch):
+    whole = distill.distill(short, tmp_path / "run", mesh=ONE)
+    (tmp_path / "run" / "result.json").unlink()
+    monkeypatch.setattr(collection, "Collector", None)
+    again = distill.distill(short, tmp_path / "run", mesh=ONE)
+    assert again | {"seconds": None} == whole | {"seconds": None}
+
+
+@pytest.mark.usefixtures("without_page")
+def test_the_report_is_of_the_states_of_a_dataset_that_were_learnt_from(short, tmp_path):
+    """Others collect more into it before the report."""
+    directory = tmp_path / "data"
+
+    def collect(steps):
+        alone = dataclasses.replace(short.collect, initial_steps=steps)
+        data.collect(dataclasses.replace(short, collect=alone), directory, mesh=ONE)
+
+    collect(32)
+    fixed = recipe.Collect(
+        num_envs=ENVS, steps_per_round=0, window_steps=256, dataset=str(directory)
+    )
+    fixed = dataclasses.replace(short, collect=fixed)
+    distill.distill(fixed, tmp_path / "run", mesh=ONE, stop_after="train")
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    whole = distill.distill(fixed, tmp_path / "run", mesh=ONE)
+    collect(128)
+    later = distill.distill(fixed, tmp_path / "other", mesh=ONE)
+    assert dataset.open_log(directory).length == 128 // ENVS
+    assert later["games"] == whole["games"]
