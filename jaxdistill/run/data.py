@@ -145,7 +145,21 @@ def check_fits(run: Run) -> None:
         steps = min(steps, dataset.open_log(collect.dataset).length * collect.num_envs)
     elif not collect.steps_per_round:
         steps = min(steps, collect.initial_steps)
-    meshes.check_fits(run.mesh, "collect.window_steps", steps, len(run.taught) * _step_bytes(run))
+    _check_fit(run, "collect.window_steps", steps)
+
+
+def check_all_fit(run: Run) -> None:
+    """The same of all states together, where none are collected later."""
+    collect = run.settings.collect
+    name, steps = "collect.initial_steps", collect.initial_steps
+    if collect.dataset:
+        name = "the length of collect.dataset, in steps per game,"
+        steps = dataset.open_log(collect.dataset).length * collect.num_envs
+    _check_fit(run, name, steps)
+
+
+def _check_fit(run: Run, name: str, steps: int) -> None:
+    meshes.check_fits(run.mesh, name, steps, len(run.taught) * _step_bytes(run))
 
 
 def _step_bytes(run: Run) -> int:

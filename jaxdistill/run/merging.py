@@ -151,11 +151,13 @@ def _told(expert: Expert) -> str:
 
 _BASED = ("task_arithmetic", "htcl", "aligned_mean")
 TAYLOR = ("htcl", "taylor_one_shot", "taylor_iterative")
+OF_STATES = (*TAYLOR, "fisher", "aligned_mean")
+"""Methods that look at what was seen, all of it at once."""
 READ_BY = {
     "base": _BASED,
     "scale": ("task_arithmetic",),
     "loss": TAYLOR,
-    "batch_size": (*TAYLOR, "fisher", "aligned_mean"),
+    "batch_size": OF_STATES,
     "damping": TAYLOR,
     "rate": ("htcl", "taylor_iterative"),
     "clip_norm": ("htcl",),

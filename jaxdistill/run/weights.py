@@ -77,6 +77,8 @@ def merge(
     if result_path.is_file():
         _claim(given, workdir)  # nothing is left to write: this asks for no lock
         return tables.read_result(result_path)
+    if settings.method in merging.OF_STATES:
+        data.check_all_fit(run)
     with lock.one_writer(workdir, "config.json"):
         _claim(given, workdir)
         with metrics.wall_clock(workdir, began=began) as wall:

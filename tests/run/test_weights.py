@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import jax
@@ -180,6 +181,29 @@ def test_one_step_of_each_environment_is_too_little(settings, tmp_path):
     short = dataclasses.replace(settings, collect=merging.Collect(num_envs=4, initial_steps=4))
     with pytest.raises(ValueError, match=r"none of its 4 steps in 4 .*collect\.initial_steps"):
         weights.merge(short, tmp_path / "run", mesh=ONE)
+
+
+def test_states_that_no_device_can_hold_are_refused_before_anything_is_played(
+    settings, done, tmp_path
+):
+    shutil.copytree(done[0] / "dataset", tmp_path / "data")
+    info = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(info | {"length": 2**28}))
+    large = merging.Collect(num_envs=4, dataset=str(tmp_path / "data"))
+    many = merging.Collect(num_envs=4, initial_steps=2**30)
+    for collect, name in (
+        (large, r"the length of collect\.dataset, in steps per game,"),
+        (many, r"collect\.initial_steps"),
+    ):
+        chosen = dataclasses.replace(settings, collect=collect)
+        with pytest.raises(ValueError, match=rf"^{name} is 1073741824, which takes .* GB;"):
+            weights.merge(chosen, tmp_path / "run", mesh=ONE)
+    assert not (tmp_path / "run").exists()
+    # Who looks at no states needs no room for them.
+    simple = dataclasses.replace(settings, collect=large, method="mean", merge=Merge())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(weights, "_stages", lambda *_: 1 // 0)
+        weights.merge(simple, tmp_path / "run", mesh=ONE)
 
 
 def test_simple_methods_need_no_states(settings, done, merged):
