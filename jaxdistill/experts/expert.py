@@ -329,8 +329,18 @@ def write(
     )
 
 
-def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, np.ndarray]) -> None:
-    """Refuses weights that are not this network's, or not finite, with a ValueError."""
+def check_weights(
+    network: networks.Network,
+    view: AnyView,
+    flat: Mapping[str, np.ndarray],
+    files: tuple[str, str] = (_DESCRIPTION, _WEIGHTS),
+) -> None:
+    """Refuses weights that are not this network's, or not finite, with a ValueError.
+
+    Args:
+      files: what messages call those of the description and of the weights.
+    """
+    description, weights = files
     # First, since tracing takes as long as the network is deep and its convolutions are large.
     layers = len(network.activations)
     if network.controllers:
@@ -346,13 +356,13 @@ def check_weights(network: networks.Network, view: AnyView, flat: Mapping[str, n
     if expected.keys() != flat.keys():
         (name, *_) = sorted(expected.keys() ^ flat.keys())
         there = "lacks" if name in expected else "has"
-        raise ValueError(f"{_WEIGHTS} {there} {name}, against the network of {_DESCRIPTION}")
+        raise ValueError(f"{weights} {there} {name}, against the network of {description}")
     for name, array in sorted(flat.items()):
         want = expected[name]
         if array.shape != want.shape or array.dtype != want.dtype:
             raise ValueError(
-                f"{name} is {array.dtype} of shape {array.shape} in {_WEIGHTS}, and {want.dtype} "
-                f"of shape {want.shape} by the network of {_DESCRIPTION}"
+                f"{name} is {array.dtype} of shape {array.shape} in {weights}, and {want.dtype} "
+                f"of shape {want.shape} by the network of {description}"
             )
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds NaN or infinite weights")

@@ -242,7 +242,8 @@ class Student:
             games = len(student.network.game_actions)
             if student.network.knows_game and games != count:
                 raise ValueError(f"its network knows {games} games, and it names {count}")
-            experts.check_weights(student.network, student.roles[0].view, flat)
+            files = (_DESCRIPTION, _WEIGHTS)
+            experts.check_weights(student.network, student.roles[0].view, flat, files)
             student.experts()  # which refuses outputs, actions and views that are none
         except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
             raise tasks.UnknownTask(f"{directory}: {error}") from error

@@ -223,3 +223,8 @@ def test_weights_of_another_network_or_that_are_not_finite_are_refused(standing,
         )
         with pytest.raises(ValueError, match=name):
             Student.load(tmp_path / "student")
+    del weights[name]
+    safetensors.numpy.save_file(weights, tmp_path / "student" / "policy.safetensors")
+    said = rf"policy\.safetensors lacks {name}, against the network of policy\.json"
+    with pytest.raises(ValueError, match=said):
+        Student.load(tmp_path / "student")
