@@ -438,12 +438,12 @@ class Team:
 
     @property
     def name(self) -> str:
-        """Theirs."""
+        """The experts' names, such as "movement + aiming"."""
         return " + ".join(expert.name for expert in self.experts)
 
     @property
     def source(self) -> str:
-        """Theirs."""
+        """Where the experts came from, joined as their names; see `Expert.source`."""
         return " + ".join(expert.source for expert in self.experts)
 
     @property
@@ -453,12 +453,12 @@ class Team:
 
     @property
     def params(self) -> list[networks.Params]:
-        """Theirs."""
+        """Each expert's parameters, in their order."""
         return [expert.params for expert in self.experts]
 
     @property
     def network(self) -> tuple[networks.Network, ...]:
-        """Theirs."""
+        """Each expert's architecture, in their order."""
         return tuple(expert.network for expert in self.experts)
 
     @property
@@ -507,7 +507,7 @@ class Team:
         return self._of_each([e.judge(own, shown) for e, own in self._with(params)])
 
     def carry(self, rows: int) -> Any:
-        """Theirs; as `Expert.carry`."""
+        """A tuple of each expert's, see `Expert.carry`: arrays `(rows, ...)`, or none."""
         return tuple(expert.carry(rows) for expert in self.experts)
 
     def step(self, params: Sequence[Any], shown: Any, carry: Any) -> tuple[jax.Array, Any]:
