@@ -24,9 +24,10 @@ _HERE = ("offline", "dryrun", "disabled")  # values of WANDB_MODE in which nobod
 
 
 def show(settings: Any) -> None:
-    """Has rows that are logged from here on shown as one run of the project, if the flag is given.
+    """Has rows that are logged from here on shown in the project, if the flag is given.
 
-    A run that goes on goes on there too: its id stands in `WORKDIR/wandb.json`.
+    Those of each directory are a run there, as of each of several networks that are independent.
+    One that goes on goes on there too: its id stands in `wandb.json` beside its rows.
 
     Args:
       settings: of the run, to be shown beside it: a frozen dataclass.
@@ -57,6 +58,7 @@ def show(settings: Any) -> None:
             settings_lib.write_json(known, {"id": uuid.uuid4().hex[:12]})
         name = json.loads(known.read_text())["id"]
         with _explained(wandb):
+            wandb.finish()  # of another directory, or it would be given as this one
             run = wandb.init(
                 project=_PROJECT.value,
                 id=name,

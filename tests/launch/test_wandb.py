@@ -20,29 +20,34 @@ class Settings:
     rounds: int = 3
 flags.FLAGS(["program", *sys.argv[3:]])
 _wandb.show(Settings())
-for begun in (None, 1):  # killed after step 1, and gone on with
-    with metrics.Writer(sys.argv[1], begun) as writer:
-        writer.write(begun or 0, {"loss": 0.5})
-        writer.write((begun or 0) + 1, {"loss": 0.25, "score/pong": float("nan")})
+for directory in sys.argv[1].split(","):
+    for begun in (None, 1):  # killed after step 1, and gone on with
+        with metrics.Writer(directory, begun) as writer:
+            writer.write(begun or 0, {"loss": 0.5})
+            writer.write((begun or 0) + 1, {"loss": 0.25, "score/pong": float("nan")})
 """
 
 
-def shown(directory, *flags, **variables):
-    command = [sys.executable, "-c", PROGRAM, str(directory), str(LAUNCH), *flags]
+def shown(directories, *flags, **variables):
+    command = [sys.executable, "-c", PROGRAM, str(directories), str(LAUNCH), *flags]
     environment = os.environ | {"WANDB_MODE": "offline"} | variables
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_what_is_logged_is_shown_as_one_run_that_goes_on(tmp_path):
+    """Of each of two directories, as independent networks have."""
     pytest.importorskip("wandb")
-    done = shown(tmp_path, "--wandb=project")
+    directories = [tmp_path / name for name in ("windy", "heavy")]
+    done = shown(",".join(map(str, directories)), "--wandb=project")
     assert done.returncode == 0, done.stderr
-    name = json.loads((tmp_path / "wandb.json").read_text())["id"]
-    runs = [*(tmp_path / "wandb").glob("offline-run-*/*.wandb")]
-    assert runs and all(path.stem == f"run-{name}" for path in runs)
-    kept = b"".join(path.read_bytes() for path in runs)
-    assert b"loss" in kept and b"0.25" in kept and b"rounds" in kept
-    assert b"score/pong" not in kept, "it is not finite"
+    names = [json.loads((x / "wandb.json").read_text())["id"] for x in directories]
+    assert names[0] != names[1]
+    for name, directory in zip(names, directories, strict=True):
+        runs = [*(directory / "wandb").glob("offline-run-*/*.wandb")]
+        assert runs and all(path.stem == f"run-{name}" for path in runs)
+        kept = b"".join(path.read_bytes() for path in runs)
+        assert b"loss" in kept and b"0.25" in kept and b"rounds" in kept
+        assert b"score/pong" not in kept, "it is not finite"
 
 
 def test_it_is_asked_for(tmp_path):
@@ -66,6 +71,7 @@ def test_what_it_refuses_when_a_run_begins_is_one_line(tmp_path):
         "from types import SimpleNamespace as S\n"
         "errors = S(Error=type('Error', (Exception,), {}))\n"
         "Settings = dict\n"
+        "def finish():\n    pass\n"
         "def init(**_):\n    raise errors.Error('no such\\nproject.')\n"
     )
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
