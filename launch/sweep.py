@@ -5,8 +5,8 @@
 
 Every combination is a run in a directory of its own, `WORKDIR/learn.loss=kl,seed=0`. They are made
 one after another; those that have ended are not made again, and one that was stopped goes on.
-One that cannot be made, as its learning diverges, keeps none of the others from it; the exit code
-is 2 then.
+One that cannot be made, as its learning diverges or no device can hold it, keeps none of the others
+from it; the exit code is 2 then. Results that stand there of other settings are not counted.
 `--index=I` makes the I-th alone, as one of an array of jobs:
 
     sbatch --array=0-5 launch/slurm.sbatch launch/sweep.py --config=... --over=... --workdir=...
@@ -34,45 +34,53 @@ flags.mark_flags_as_required(["config", "over", "workdir"])
 def main() -> None:
     import copy
 
+    import jax
+
     from jaxdistill import metrics, settings
     from jaxdistill.report import tables
     from jaxdistill.run import distill, recipe, sweep
 
-    workdir, chosen = pathlib.Path(_WORKDIR.value), sweep.variants(_OVER.value)
-    made = []
-    for variant in chosen:  # all are checked before the first begins
+    workdir = pathlib.Path(_WORKDIR.value)
+    chosen = {}
+    for variant in sweep.variants(_OVER.value):  # all are checked before the first begins
         config = copy.deepcopy(_CONFIG.value)
         for field, value in variant.changes.items():
             try:
                 config.update_from_flattened_dict({field: value})
             except (KeyError, TypeError) as error:
                 raise ValueError(f"--over: {field}={value!r}: {error.args[0]}") from error
-        made.append((variant, settings.build(recipe.Settings, config.to_dict())))
+        chosen[variant] = settings.build(recipe.Settings, config.to_dict())
     array = os.environ.get("SLURM_ARRAY_TASK_ID")
     index = int(array) if _INDEX.value is None and array else _INDEX.value
+    made = [*chosen]
     if index is not None:
         if index >= len(made):
             raise ValueError(f"--index is {index}, expected less than the {len(made)} variants")
         made = made[index : index + 1]
-    failed = []
-    for variant, run_settings in made:
+    failed = {}
+    for variant in made:
         metrics.say(variant.name)
         try:
             result = distill.distill(
-                run_settings, workdir / variant.name, cache_dir=cache_dir(), command=command()
+                chosen[variant], workdir / variant.name, cache_dir=cache_dir(), command=command()
             )
-        except ValueError as error:  # such as learning that diverges: the others are made
-            failed.append(f"{variant.name}: {error}")
-            metrics.say(f"not made: {error}")
+        except (ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            # Such as learning that diverges, or what no device can hold: the others are made.
+            failed[variant] = settings.one_line(" ".join(str(error).split()) or repr(error), 1000)
+            metrics.say(f"not made: {failed[variant]}")
             continue
         tables.print_result(result)
-    if ended := sweep.results(chosen, workdir):
+    ended, others = sweep.results(chosen, workdir)
+    for variant, why in others.items():
+        if variant not in failed:
+            metrics.say(f"not counted: {why}")
+    if ended:
         metrics.table(
             f"retention, {len(ended)} of {len(chosen)} runs: median [least, most] over seeds",
             *sweep.rows(ended),
         )
     if failed:
-        raise ValueError("; ".join(failed))
+        raise ValueError("; ".join(f"{variant.name}: {why}" for variant, why in failed.items()))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def distill(
         raise ValueError(
             "collect.follow is for one process: several could follow different experts"
         )
-    settings = _begun(settings, workdir)
+    settings = as_begun(settings, workdir)
     run = Run(settings, mesh, known=runs.records_of(settings, workdir, cache_dir))
     for lesson in run.lessons:
         lesson.task.require()
@@ -137,7 +137,7 @@ def distill(
             return _stages(run, workdir, stop_after, command, profile, wall)
 
 
-def _begun(settings: Settings, workdir: pathlib.Path) -> Settings:
+def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     """`settings`, where "auto" stands for what it stood for when the run in `workdir` began.
 
     What a loss turns from, and for how long, depends on the rounds: were it settled anew with more

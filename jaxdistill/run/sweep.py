@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxdistill import metrics
+from jaxdistill import settings as settings_lib
 from jaxdistill.report import tables
+from jaxdistill.run import distill, recipe
 
 SEED = "seed"
 
@@ -77,35 +79,67 @@ def _typed(value: str) -> Any:
         return {"true": True, "false": False}.get(value, value)
 
 
-def results(chosen: Sequence[Variant], workdir: pathlib.Path) -> dict[Variant, dict[str, Any]]:
-    """What the variants that have ended wrote, in their order."""
-    paths = {variant: workdir / variant.name / "result.json" for variant in chosen}
-    return {x: tables.read_result(path) for x, path in paths.items() if path.is_file()}
+def results(
+    chosen: Mapping[Variant, recipe.Settings], workdir: pathlib.Path
+) -> tuple[dict[Variant, dict[str, Any]], dict[Variant, str]]:
+    """What the variants that have ended wrote, and why a result that stands is none of theirs.
+
+    A directory may hold a run of other settings, or one that has yet to go on to more rounds.
+
+    Args:
+      chosen: all variants, with the settings of their runs.
+    """
+    ended: dict[Variant, dict[str, Any]] = {}
+    others: dict[Variant, str] = {}
+    for variant, settings in chosen.items():
+        directory = workdir / variant.name
+        path = directory / "result.json"
+        if not path.is_file():
+            continue
+        try:
+            _check_same(settings, directory)
+            ended[variant] = tables.read_result(path)
+        except (ValueError, OSError) as error:
+            others[variant] = str(error)
+    return ended, others
+
+
+# As a run may change it at any time: it decides nothing of what is learnt or measured.
+_FREE = ("evaluate.lowest_expert_share",)
+
+
+def _check_same(settings: recipe.Settings, directory: pathlib.Path) -> None:
+    """Refuses a directory whose run has other settings, its rounds included."""
+    settings = distill.as_begun(settings, directory)
+    settings = recipe.settled(settings, recipe.teachers(settings))
+    settings_lib.claim(directory, settings, _FREE)
 
 
 def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
     """A row of all seeds of the same changes: the median of each game's retention, and the range.
 
-    Time is of collecting and learning, compiling included, the median too.
+    Variants may have other games than others. Time is of collecting and learning, compiling
+    included, the median too.
     """
     groups: dict[tuple[tuple[str, Any], ...], list[Mapping[str, Any]]]
     groups = collections.defaultdict(list)
     for variant, result in ended.items():
         groups[variant.but_seed].append(result)
     fields = [field for field, _ in next(iter(groups))]
-    games = [row["game"] for row in next(iter(ended.values()))["games"]]
+    games = dict.fromkeys(row["game"] for result in ended.values() for row in result["games"])
     cells = []
     for changes, same in groups.items():
-        kept = np.array([[tables.kept(row) for row in x["games"]] for x in same])
-        means, minutes = kept.mean(1), [metrics.learning_seconds(x["seconds"]) / 60 for x in same]
-        told = [_spread(column) for column in (*kept.T, means)]
-        cells.append((*(str(x) for _, x in changes), len(same), *told, float(np.median(minutes))))
+        kept = [{row["game"]: tables.kept(row) for row in x["games"]} for x in same]
+        told = [_spread([x[game] for x in kept if game in x]) for game in games]
+        mean = _spread([float(np.mean([*x.values()])) for x in kept])
+        minutes = float(np.median([metrics.learning_seconds(x["seconds"]) / 60 for x in same]))
+        cells.append((*(str(x) for _, x in changes), len(same), *told, mean, minutes))
     return (*fields, "runs", *games, "mean", "minutes"), cells
 
 
-def _spread(values: np.ndarray) -> str:
-    if np.isnan(values).any():
+def _spread(values: Sequence[float]) -> str:
+    if not values or np.isnan(values).any():
         return "-"  # an expert that may play like random play: what is kept of it is not known
     if len(values) == 1:
         return f"{values[0]:.0%}"
-    return f"{np.median(values):.0%} [{values.min():.0%}, {values.max():.0%}]"
+    return f"{np.median(values):.0%} [{min(values):.0%}, {max(values):.0%}]"

@@ -17,6 +17,7 @@ from PIL import Image
 
 from configs import finetune, lander, merge, merge_weights, train_expert
 from jaxdistill import networks, preemption, tasks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
@@ -317,12 +318,18 @@ def test_weights_that_cannot_be_merged_are_one_line(
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatch):
     made = []
+    full = "RESOURCE_EXHAUSTED: Out of memory\nallocating"
+    broken = {
+        "nll": ValueError("learning has diverged"),
+        "hinton_kl": jax.errors.JaxRuntimeError(full),
+        "reverse_kl": MemoryError(),
+    }
 
     def distilled(settings, workdir, **_):
         made.append((workdir.name, settings.learn.loss, settings.seed))
-        if settings.learn.loss == "nll":
-            raise ValueError("learning has diverged")
-        workdir.mkdir(parents=True)
+        if settings.learn.loss in broken:
+            raise broken[settings.learn.loss]
+        settings_lib.claim(workdir, recipe.settled(settings, recipe.teachers(settings)))
         games = [{"game": "asterix", "retention": 0.5 + settings.seed / 10}]
         (workdir / "result.json").write_text(json.dumps({"games": games, "seconds": {}}))
         return {}
@@ -355,6 +362,17 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
     assert [name for name, *_ in made[2:]] == ["learn.loss=nll,seed=3", "learn.loss=huber,seed=3"]
     assert (code, err) == (2, "error: learn.loss=nll,seed=3: learning has diverged\n")
     assert "1 of 2 runs" in out and "80%" in out
+    # What no device can hold keeps none of the others from it either.
+    code, out, err = swept("learn.loss=hinton_kl,reverse_kl,huber;seed=4")
+    said = "RESOURCE_EXHAUSTED: Out of memory allocating"
+    names = ("learn.loss=hinton_kl,seed=4", "learn.loss=reverse_kl,seed=4")
+    assert (code, err) == (2, f"error: {names[0]}: {said}; {names[1]}: MemoryError()\n")
+    assert f"not made: {said}\n" in out and "1 of 3 runs" in out and "90%" in out
+    # Nor do results of other settings count, whoever made them.
+    code, out, err = swept("learn.loss=kl,mse;seed=0,1", "--index=1", "--config.learn.rounds=400")
+    assert code == 2 and "not made: " in out and " runs" not in out
+    differs = "mse,seed=0 holds a run with learn.rounds 200, this one has 400; choose another"
+    assert out.count("not counted: ") == 1 and differs in out
     assert program.own("sweep") == {"config", "over", "workdir", "index"}
 
 

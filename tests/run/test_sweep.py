@@ -1,11 +1,15 @@
 """Variants of a run, and the table of those that have ended."""
 
+import dataclasses
 import json
 
 import pytest
 
+from jaxdistill import metrics
+from jaxdistill import settings as settings_lib
+from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.report import tables
-from jaxdistill.run import sweep
+from jaxdistill.run import distill, recipe, sweep
 
 
 def test_every_combination_is_a_variant():
@@ -39,26 +43,90 @@ def test_what_is_no_sweep_is_refused(over, said):
         sweep.variants(over)
 
 
-def test_seeds_share_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "read_result", lambda path: json.loads(path.read_text()))
-    chosen = sweep.variants("learn.loss=kl,mse;seed=0,1,2")
+def _result(retentions, **seconds):
+    games = [
+        {"game": game, "retention": x or 5.54, "retention_interval": [x, x]}
+        for game, x in retentions.items()
+    ]
+    return {"games": games, "seconds": seconds}
+
+
+def test_seeds_share_a_row():
     kept = {"kl": [(0.9, 0.5), (1.0, 0.7), (0.8, 0.6)], "mse": [(0.4, None)]}
-    for variant in chosen:
+    ended = {}
+    for variant in sweep.variants("learn.loss=kl,mse;seed=0,1,2"):
         loss, seed = variant.changes.values()
         if seed < len(kept[loss]):
-            games = [
-                {"game": game, "retention": x or 5.54, "retention_interval": [x, x]}
-                for game, x in zip(("pong", "qbert"), kept[loss][seed], strict=True)
-            ]
+            shares = dict(zip(("pong", "qbert"), kept[loss][seed], strict=True))
             seconds = {"collect": 30.0, "compile": 30.0, "learn": 60.0 * seed, "report": 999.0}
-            (tmp_path / variant.name).mkdir()
-            text = json.dumps({"games": games, "seconds": seconds})
-            (tmp_path / variant.name / "result.json").write_text(text)
-    ended = sweep.results(chosen, tmp_path)
-    assert len(ended) == 4
+            ended[variant] = _result(shares, **seconds)
     columns, rows = sweep.rows(ended)
     assert columns == ("learn.loss", "runs", "pong", "qbert", "mean", "minutes")
     assert rows == [
         ("kl", 3, "90% [80%, 100%]", "60% [50%, 70%]", "70% [70%, 85%]", 2.0),
         ("mse", 1, "40%", "-", "-", 1.0),
     ]
+
+
+def test_variants_may_have_other_tasks(capsys):
+    apart, together = sweep.variants("together=None,duel")
+    ended = {
+        apart: _result({"aiming": 0.5, "moving": 0.7}, learn=60.0),
+        together: _result({"moving": 0.8, "duel": 0.9}, learn=120.0),
+    }
+    columns, rows = sweep.rows(ended)
+    assert columns == ("together", "runs", "aiming", "moving", "duel", "mean", "minutes")
+    assert rows == [
+        ("None", 1, "50%", "70%", "-", "60%", 1.0),
+        ("duel", 1, "-", "80%", "90%", "85%", 2.0),
+    ]
+    metrics.table("both", columns, rows)
+    assert "85%" in capsys.readouterr().out
+
+
+@pytest.fixture
+def settings(watcher, tmp_path):
+    watcher("asterix", 1).save(tmp_path / "asterix")
+    expert = ExpertSource(str(tmp_path / "asterix"))
+    return recipe.Settings(experts=(expert,), learn=recipe.Learn(rounds=10))
+
+
+def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "read_result", lambda path: json.loads(path.read_text()))
+    chosen = sweep.variants("seed=0,1,2")
+
+    def asked(learn=(), evaluate=()):
+        changed = dataclasses.replace(
+            settings,
+            learn=dataclasses.replace(settings.learn, **dict(learn)),
+            evaluate=dataclasses.replace(settings.evaluate, **dict(evaluate)),
+        )
+        return {x: dataclasses.replace(changed, **x.changes) for x in chosen}
+
+    def settled(settings):
+        return recipe.settled(settings, recipe.teachers(settings))
+
+    for variant, own in list(asked().items())[:2]:
+        directory = tmp_path / variant.name
+        settings_lib.claim(directory, settled(own))
+        settings_lib.write_json(directory / "result.json", dict(variant.changes))
+    first, second, _ = chosen
+    both = {first: {"seed": 0}, second: {"seed": 1}}
+    assert sweep.results(asked(), tmp_path) == (both, {})
+    share = asked(evaluate={"lowest_expert_share": 0.5})  # as a run may change it at any time
+    assert sweep.results(share, tmp_path) == (both, {})
+    for name, value, stands in (("batch_per_game", 64, 128), ("rounds", 20, 10)):
+        ended, others = sweep.results(asked({name: value}), tmp_path)
+        assert ended == {} and list(others) == [first, second]
+        said = f"seed=0 holds a run with learn.{name} {stands}, this one has {value}; "
+        assert said in others[first]
+    # One has gone on to more rounds: by the loss that it began with, for as long.
+    longer = settled(distill.as_begun(asked({"rounds": 20})[first], tmp_path / first.name))
+    assert longer.learn.first_rounds == 2
+    settings_lib.write_json(tmp_path / first.name / "config.json", dataclasses.asdict(longer))
+    ended, others = sweep.results(asked({"rounds": 20}), tmp_path)
+    assert ended == {first: {"seed": 0}} and list(others) == [second]
+    (tmp_path / first.name / "config.json").unlink()
+    _, others = sweep.results(asked(), tmp_path)
+    assert "holds no config.json" in others[first]
+    assert not (tmp_path / first.name / "config.json").exists()
