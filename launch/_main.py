@@ -66,10 +66,10 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         try:
             if len(arguments) > 1:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; every input is a --flag")
-            if resumes:
-                preemption.watch()
             for file in _IMPORT.value or ():
                 _import(pathlib.Path(file))
+            if not _begins_with_others():
+                preemption.stop_if_asked()  # while JAX was loaded
             main()
         except (ValueError, OSError) as error:
             _fail(str(error) + _own_place(error))
@@ -78,8 +78,6 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
                 _interrupted(goes_on=True)
             why = "ended by SIGTERM" if preemption.asked() else "ended with another process"
             print(f"{why}; the same command goes on where it stopped", file=sys.stderr)
-        except KeyboardInterrupt:
-            _interrupted(goes_on=resumes)
         except Exception:
             if not _one_of_several():
                 raise
@@ -109,7 +107,12 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         if module.startswith("_"):  # beside this one: --help lists what programs share, too
             for flag in defined:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(guarded, flags_parser=parse)
+    if resumes:
+        preemption.watch()  # from before a config file is read, which loads JAX
+    try:
+        app.run(guarded, flags_parser=parse)
+    except KeyboardInterrupt:
+        _interrupted(goes_on=resumes)
 
 
 def _interrupted(*, goes_on: bool) -> NoReturn:
@@ -254,6 +257,11 @@ def _fail(message: str) -> None:
     if _one_of_several():
         _leave(2)
     sys.exit(2)
+
+
+def _begins_with_others() -> bool:
+    """Whether several processes are to become one run: they wait for each other to begin."""
+    return "coordinator" in flags.FLAGS and flags.FLAGS.coordinator is not None
 
 
 def _one_of_several() -> bool:

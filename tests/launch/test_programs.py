@@ -285,3 +285,55 @@ def test_what_is_begun_is_said_before_jax_is_imported(program, arguments, told, 
         assert (wrong.returncode, wrong.stdout) == (2, "")
     else:
         assert run("--bogus=1").stderr.splitlines() == ["JAX"], "nothing is begun"
+
+
+LOADING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script begins it
+sys.path.insert(0, {launch!r})
+import _processes
+from _main import run
+from ml_collections import config_flags
+config_flags.DEFINE_config_file("config")
+run(lambda: print("begun"), resumes={resumes})
+"""
+SIGNALLED = """
+import signal
+from ml_collections import ConfigDict
+for name in {names}:
+    signal.raise_signal(signal.Signals[name])
+def get_config():
+    return ConfigDict()
+"""
+GOES_ON = "the same command goes on where it stopped"
+
+
+@pytest.mark.parametrize(
+    ("names", "resumes", "arguments", "code", "begun", "said"),
+    [
+        (["SIGTERM"], True, [], 0, False, f"ended by SIGTERM; {GOES_ON}"),
+        (["SIGINT"], True, [], 130, False, f"interrupted; {GOES_ON}"),
+        (["SIGINT", "SIGINT"], True, [], 130, False, f"interrupted; {GOES_ON}"),
+        (["SIGINT"], False, [], 130, False, "interrupted; the same command begins again"),
+        # Others would wait for it: it ends with them, where they ask each other.
+        (["SIGTERM"], True, ["--coordinator=auto"], 0, True, None),
+    ],
+)
+def test_a_signal_that_comes_while_jax_is_loaded_ends_in_good_order(
+    tmp_path, names, resumes, arguments, code, begun, said
+):
+    """As a config file loads it, while flags are read."""
+    program, config = tmp_path / "program.py", tmp_path / "config.py"
+    program.write_text(LOADING.format(launch=str(ROOT / "launch"), resumes=resumes))
+    config.write_text(SIGNALLED.format(names=names))
+    done = subprocess.run(
+        [sys.executable, str(program), f"--config={config}", *arguments],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"GLIBC_TUNABLES": ""},
+    )
+    assert (done.returncode, done.stdout) == (code, "begun\n" * begun), done.stderr
+    first, *lines = done.stderr.splitlines()
+    assert first == f"program: config {config}; loading JAX"
+    told = [line for line in lines if line and "Ctrl-C again" not in line]
+    assert told == ([said] if said else [])
