@@ -68,12 +68,14 @@ def main() -> None:
         ]
     if any(player.outputs != "logits" for player in players):
         only_with("a player that holds logits", "sample_logits")
+    chosen = lessons.of_experts(players, _SEED.value)
+    epsilon = chosen[0].task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
+    policy = rollouts.expert_actor(players, epsilon=epsilon, sample_logits=_SAMPLE.value)
     played = []
-    for lesson in lessons.of_experts(players, _SEED.value):
-        epsilon = lesson.task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
+    for lesson in chosen:
         clip = clips.record(
             lesson,
-            rollouts.expert_actor(players, epsilon=epsilon, sample_logits=_SAMPLE.value),
+            policy,
             seed=_SEED.value,
             steps=_STEPS.value,
         )

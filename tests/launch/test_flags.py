@@ -22,7 +22,7 @@ from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import losses
-from jaxdistill.play import records
+from jaxdistill.play import records, rollouts
 from jaxdistill.report import tables
 from jaxdistill.run import data, distill, recipe, students, training
 from jaxdistill.tasks import lander as lander_tasks
@@ -999,7 +999,14 @@ def test_a_lander_without_box2d_is_one_line_and_leaves_nothing(
     assert err.startswith("error: landers need Box2D") and err.count("\n") == 1
 
 
-def test_every_flag_of_watch_shows_in_a_training_s_film(program, lander_training, tmp_path):
+def test_every_flag_of_watch_shows_in_a_training_s_film(
+    program, lander_training, tmp_path, monkeypatch
+):
+    actors, actor = [], rollouts.expert_actor
+    monkeypatch.setattr(
+        rollouts, "expert_actor", lambda *x, **y: actors.append(x) or actor(*x, **y)
+    )
+
     def filmed(*given):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.gif"
         code, _, err = program("watch", f"--workdir={lander_training[1]}", f"--out={out}", *given)
@@ -1011,7 +1018,9 @@ def test_every_flag_of_watch_shows_in_a_training_s_film(program, lander_training
         filmed(*quick, *given)
         for given in ([], ["--epsilon=1"], ["--seed=2"], ["--steps=35"], ["--game=lander/standard"])
     ]
+    del actors[:]
     films.append(filmed("--steps=30"))
+    assert len(actors) == 1, "all its landers are played by one compiled policy"
     assert Image.open(io.BytesIO(films[-1])).width == 2 * 300 + 8, "both of its landers"
     assert len(set(films)) == len(films)
     assert filmed(*quick, "--epsilon=0") == films[0], "landers do not explore unless it is said"
