@@ -24,6 +24,8 @@ CHOOSING, REPORTING = 0, 1
 _TOGETHER = 8  # most games that one call of the policy is asked for
 _LANES = 4
 _LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
+_LEVEL = 0.95  # of intervals
+_RESAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,18 +172,16 @@ class Scores:
             raise ValueError("expected one finite number of each fact for every episode")
         return cls(scores, lengths, starts, cut, facts)
 
-    def interval(self, *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Bootstrap interval of the mean; see `_percentiles`."""
-        return _interval(self.scores, level, resamples)
+        return _interval(self.scores)
 
 
 _COLUMNS = ("scores", "lengths", "starts", "cut")
 
 
-def _interval(
-    values: np.ndarray, level: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float]:
-    return _percentiles(_bootstrap_means(values, resamples, seed=0), level, len(values))
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    return _percentiles(_bootstrap_means(values, seed=0), len(values))
 
 
 class _Episode(NamedTuple):
@@ -196,13 +196,13 @@ class _Episode(NamedTuple):
 class _Slots:
     """What the slots of one pool are at: an opening, or a game that counts."""
 
-    def __init__(self, pool: Pool, seats: np.ndarray, opening: Opening | None, games: int):
-        self._pool, self._seats, self._opening, self._games = pool, seats, opening, games
+    def __init__(self, pool: Pool, seats: np.ndarray, opening: Opening | None):
+        self._pool, self._seats, self._opening = pool, seats, opening
         self.own = np.zeros(pool.num_envs, bool)  # which games the measured policy plays
         self._score, self._age = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
         self._start = np.zeros(pool.num_envs, np.int64)
         self._searched = np.zeros(pool.num_envs, np.int64)
-        self.episodes: list[list[_Episode]] = [[] for _ in range(pool.num_envs)]
+        self.episodes: list[_Episode | None] = [None] * pool.num_envs
         self.rows = np.arange(pool.num_envs)  # those that step
         self._take_over()
 
@@ -210,7 +210,7 @@ class _Slots:
         """Gives the measured policy the games that have come to a start."""
         step, opening = self._pool.last, self._opening
         for slot in self.rows[~self.own[self.rows] & ~step.over[self.rows]]:
-            if len(self.episodes[slot]) == self._games:
+            if self.episodes[slot]:
                 self.own[slot] = True  # stepped in vain, and nobody need open for it
                 continue
             if opening and step.ages[slot] < opening.steps:
@@ -232,8 +232,8 @@ class _Slots:
                         f"{self._pool.task.name}: {_LONGEST_SEARCH} games ended in their opening; "
                         f"expected games longer than evaluate.opening_steps: give fewer, or 0"
                     )
-            elif len(self.episodes[slot]) < self._games:
-                episode = _Episode(
+            elif not self.episodes[slot]:
+                self.episodes[slot] = _Episode(
                     seat=int(self._seats[slot]),
                     score=float(step.scores[slot] - self._score[slot]),
                     length=int(step.ages[slot] - self._age[slot]),
@@ -241,7 +241,6 @@ class _Slots:
                     cut=bool(step.truncated[slot]),
                     facts={name: float(facts[name][slot]) for name in self._pool.task.facts},
                 )
-                self.episodes[slot].append(episode)
                 finished += 1
             self.own[slot] = False
         if finished and self._pool.partial:
@@ -276,12 +275,12 @@ class _Slots:
 
     @property
     def playing(self) -> bool:
-        """Whether games that count are still to come."""
+        """Whether a game that counts is still to come."""
         return bool(len(self._unfinished))
 
     @property
     def _unfinished(self) -> np.ndarray:
-        return np.flatnonzero([len(episodes) < self._games for episodes in self.episodes])
+        return np.flatnonzero([episode is None for episode in self.episodes])
 
 
 def _with_openings(
@@ -330,13 +329,12 @@ def play_games(
     key: jax.Array,
     mesh: Mesh,
     *,
-    games: Sequence[int] | None = None,
-    seats: Sequence[np.ndarray] | None = None,
-    games_per_env: int = 1,
+    games: Sequence[int],
+    seats: Sequence[np.ndarray],
     opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Scores]:
-    """Plays exactly `games_per_env` whole games in every environment slot of every pool.
+    """Plays exactly one whole game in every environment slot of every pool.
 
     A fixed number per slot counts long and short games alike; the first E games to finish would be
     the short ones. What has finished is not stepped any more, nor shown to the policy: where a pool
@@ -344,9 +342,9 @@ def play_games(
 
     Args:
       pools: fresh pools; a game already begun would count as whole.
-      games: game index of each pool, 0.. by default.
-      seats: `(num_envs,)` seat numbers per pool, counted through a game's pools by default. Random
-        draws are by seat: an episode is the same whatever others are played beside it.
+      games: game index of each pool.
+      seats: `(num_envs,)` seat numbers per pool. Random draws are by seat: an episode is the same
+        whatever others are played beside it.
       opening: who plays the first steps; by default nobody else.
       advance: called with the number of episodes that ended, for a progress bar.
 
@@ -356,14 +354,10 @@ def play_games(
     Raises:
       ValueError: a pool is in the middle of its games, or its games end in their openings.
     """
-    games = tuple(range(len(pools))) if games is None else tuple(games)
-    seats = _count_seats(pools, games) if seats is None else seats
     for pool in pools:
         if pool.last.ages.any():
             raise ValueError(f"{pool.task.name}: evaluation needs a fresh pool")
-    slots = [
-        _Slots(pool, own, opening, games_per_env) for pool, own in zip(pools, seats, strict=True)
-    ]
+    slots = [_Slots(pool, own, opening) for pool, own in zip(pools, seats, strict=True)]
     active = list(range(len(pools)))
     turn = 0
     while active:
@@ -396,17 +390,8 @@ def play_games(
             break
     played: dict[int, list[_Episode]] = {game: [] for game in games}
     for game, mine in zip(games, slots, strict=True):
-        played[game].extend(episode for episodes in mine.episodes for episode in episodes)
+        played[game].extend(episode for episode in mine.episodes if episode)
     return [_scores(episodes) for episodes in played.values()]
-
-
-def _count_seats(pools: Sequence[Pool], games: Sequence[int]) -> list[np.ndarray]:
-    taken = dict.fromkeys(games, 0)
-    seats = []
-    for pool, game in zip(pools, games, strict=True):
-        seats.append(np.arange(taken[game], taken[game] + pool.num_envs))
-        taken[game] += pool.num_envs
-    return seats
 
 
 def _scores(episodes: Sequence[_Episode]) -> Scores:
@@ -573,39 +558,31 @@ def normalised(
     return np.asarray(scores)
 
 
-def retention_interval(
-    student: Scores,
-    expert: Scores,
-    random: Scores,
-    *,
-    level: float = 0.95,
-    resamples: int = 10_000,
-) -> tuple[float, float]:
+def retention_interval(student: Scores, expert: Scores, random: Scores) -> tuple[float, float]:
     """Bootstrap interval of the retention, see `_percentiles`; all three are resampled.
 
-    NaN where these games cannot tell at that level that the expert is better than random play: a
+    NaN where these games cannot tell at its level that the expert is better than random play: a
     share of what may be nothing, or less, has no bounds. Nor has it any where student or expert has
     played one game.
     """
     student_means, expert_means, random_means = (
-        _bootstrap_means(x.scores, resamples, seed)
-        for seed, x in enumerate((student, expert, random))
+        _bootstrap_means(x.scores, seed) for seed, x in enumerate((student, expert, random))
     )
     span = expert_means - random_means
-    if (span <= 0).mean() > (1 - level) / 2:
+    if (span <= 0).mean() > (1 - _LEVEL) / 2:
         return (float("nan"), float("nan"))
     ratios = np.divide(
         student_means - random_means, span, out=np.full_like(span, np.nan), where=span != 0
     )
-    return _percentiles(ratios, level, min(len(student.scores), len(expert.scores)))
+    return _percentiles(ratios, min(len(student.scores), len(expert.scores)))
 
 
-def _bootstrap_means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _bootstrap_means(scores: np.ndarray, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    return scores[generator.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
+    return scores[generator.integers(0, len(scores), (_RESAMPLES, len(scores)))].mean(axis=1)
 
 
-def _percentiles(values: np.ndarray, level: float, games: int) -> tuple[float, float]:
+def _percentiles(values: np.ndarray, games: int) -> tuple[float, float]:
     """An interval of bootstrapped means, by the expanded percentiles of Hesterberg, 2015.
 
     NaN of one game: how far others would be from it is not known.
@@ -618,7 +595,7 @@ def _percentiles(values: np.ndarray, level: float, games: int) -> tuple[float, f
     # Here and not above: a sixth of a program's start, and many programs measure nothing.
     from scipy import special
 
-    tail = (1 - level) / 2
+    tail = (1 - _LEVEL) / 2
     tail = special.ndtr(math.sqrt(games / (games - 1)) * special.stdtrit(games - 1, tail))
     low, high = np.nanpercentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)

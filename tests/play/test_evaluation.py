@@ -32,9 +32,15 @@ def _always(action):
 NO_OPENING = evaluation.Opening(_still, 0, _still, evaluation.REPORTING)
 
 
-def _play(pools, games_per_env, policy=_still, **options):
+def _play(pools, policy=_still, games=None, **options):
+    """Of each pool another game, unless they are given; seats are counted through a game's."""
+    games = range(len(pools)) if games is None else games
+    taken, seats = dict.fromkeys(games, 0), []
+    for pool, game in zip(pools, games, strict=True):
+        seats.append(np.arange(taken[game], taken[game] + pool.num_envs))
+        taken[game] += pool.num_envs
     return evaluation.play_games(
-        pools, policy, KEY, mesh.create(), games_per_env=games_per_env, **options
+        pools, policy, KEY, mesh.create(), games=games, seats=seats, **options
     )
 
 
@@ -46,25 +52,25 @@ def _scores(*scores, lengths=None, unfinished=0, **facts):
 
 
 def test_short_games_are_not_counted_more_often_than_long_ones(scripted_pool):
-    # While the long game is played once, the short one ends six times: the first four games to end
-    # would all score 1, and the mean would be 1 instead of 50.5.
+    # While the long game is played once, the short one could end six times: the first two games to
+    # end would both score 1, and the mean would be 1 instead of 50.5.
     pool = scripted_pool([[(2, 1.0)], [(17, 100.0)]])
-    (result,) = _play([pool], 2)
-    np.testing.assert_array_equal(result.scores, [1, 1, 100, 100])
-    np.testing.assert_array_equal(result.lengths, [2, 2, 17, 17])
+    (result,) = _play([pool])
+    np.testing.assert_array_equal(result.scores, [1, 100])
+    np.testing.assert_array_equal(result.lengths, [2, 17])
     assert result.mean == 50.5
     # Each game's facts are those of the moment when it ended.
-    assert {name: x.tolist() for name, x in result.facts.items()} == {"length": [2, 2, 17, 17]}
-    assert len(pool.sent) == 17 + 1 + 17  # and not a step more: two games and one reset
+    assert {name: x.tolist() for name, x in result.facts.items()} == {"length": [2, 17]}
+    assert len(pool.sent) == 17, "and not a step more"
 
 
-def test_every_slot_plays_its_first_games_in_order(scripted_pool):
+def test_every_slot_plays_its_first_game(scripted_pool):
     pool = scripted_pool(
         [[(3, 1.0), (1, 2.0), (1, 99.0)], [(1, 30.0), (9, 40.0)], [(4, 5.0), (4, 6.0)]]
     )
-    (result,) = _play([pool], 2)
-    np.testing.assert_array_equal(result.scores, [1, 2, 30, 40, 5, 6])
-    np.testing.assert_array_equal(result.lengths, [3, 1, 1, 9, 4, 4])
+    (result,) = _play([pool])
+    np.testing.assert_array_equal(result.scores, [1, 30, 5])
+    np.testing.assert_array_equal(result.lengths, [3, 1, 4])
     assert result.unfinished == 0
 
 
@@ -91,7 +97,7 @@ def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
         return act
 
     opening = _AnyState(policy("other"), 3, policy("random"), evaluation.REPORTING)
-    (result,) = _play([pool], 1, policy("own"), opening=opening)
+    (result,) = _play([pool], policy("own"), opening=opening)
     # Slot 0: 10 + 4 in all, 4 of them in the opening. Slot 1's first game ended in it: its second
     # is opened in its turn, and measured from its fourth step on. Slot 2's has one step left.
     assert result.scores.tolist() == [10, 7, 3]
@@ -111,7 +117,7 @@ def test_whoever_plays_gives_each_slot_its_own_policys_action(scripted_pool):
             return seat != 1 or int(pool.last.ages[1]) >= 5
 
     opening = Second(_always(7), 3, _always(8), evaluation.REPORTING)
-    _play([pool], 1, _always(6), opening=opening)
+    _play([pool], _always(6), opening=opening)
     sent = np.stack(pool.sent).T.tolist()
     assert sent[0] == [7] * 3 + [6] * 6 + [-1] * 3  # over after 9 steps, and stepped no more
     assert sent[1] == [7] * 3 + [8] * 2 + [6] * 4 + [-1] * 3
@@ -124,14 +130,14 @@ def test_what_is_sent_to_a_game_that_is_over_is_valid_too(scripted_pool):
     pool = scripted_pool([[(2, 1.0), (9, 1.0)], [(9, 1.0)]])
     pool.task = dataclasses.replace(pool.task, actions=(1, 2))
     opening = _AnyState(_always(1), 3, _always(1), evaluation.REPORTING)
-    _play([pool], 1, _always(2), opening=opening)
+    _play([pool], _always(2), opening=opening)
     assert {*np.stack(pool.sent).ravel().tolist()} == {-1, 1, 2}
 
 
 def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(scripted_pool):
     opening = _AnyState(_still, 4, _still, evaluation.REPORTING)
     with pytest.raises(ValueError, match="pong: 20 games ended in their opening"):
-        _play([scripted_pool([[(3, 1.0)]])], 1, opening=opening)
+        _play([scripted_pool([[(3, 1.0)]])], opening=opening)
 
 
 def test_which_states_belong_to_which_seat_by_hand():
@@ -153,7 +159,7 @@ def test_which_states_belong_to_which_seat_by_hand():
 def test_an_opening_of_no_steps_is_none(scripted_pool):
     script = [[(9, 10.0)], [(2, 50.0)]]
     plain, opened = (
-        _play([scripted_pool(script)], 1, opening=opening)
+        _play([scripted_pool(script)], opening=opening)
         for opening in (None, evaluation.Opening(_still, 0, _still, evaluation.CHOOSING))
     )
     assert plain[0].to_dict() == opened[0].to_dict()
@@ -231,16 +237,16 @@ def test_an_episode_is_the_same_whatever_is_played_beside_it(chosen_and_reported
 
 
 def test_games_cut_by_the_step_limit_are_told_apart_if_they_count(scripted_pool):
-    # Slot 0: cut, ended, and a third that is cut but comes too late.
-    pool = scripted_pool([[(2, 1.0, True), (2, 2.0), (1, 3.0, True)], [(9, 4.0, True), (9, 5.0)]])
-    (result,) = _play([pool], 2)
-    np.testing.assert_array_equal(result.scores, [1, 2, 4, 5])
+    # The second slot ends, and a game that is cut comes too late there.
+    pool = scripted_pool([[(2, 1.0, True)], [(2, 2.0), (1, 3.0, True)], [(9, 4.0, True)]])
+    (result,) = _play([pool])
+    np.testing.assert_array_equal(result.scores, [1, 2, 4])
     assert result.unfinished == 2
 
 
 def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
     pools = [
-        scripted_pool([[(6, 10.0), (8, 11.0)], [(7, 12.0)]], game="pong", tag=0),
+        scripted_pool([[(6, 10.0)], [(7, 12.0)]], game="pong", tag=0),
         scripted_pool([[(2, 20.0)], [(3, 21.0)]], game="breakout", tag=1),
         scripted_pool([[(9, 30.0)], [(20, 31.0)]], game="freeway", tag=2),
     ]
@@ -252,22 +258,14 @@ def test_a_finished_pool_leaves_and_the_others_stay_right(scripted_pool):
         asked.append((indices, jax.random.key_data(key).tolist()))
         return _still(observations, key, indices, seats)
 
-    results = _play(pools, 2, policy)
-    assert [r.scores.tolist() for r in results] == [
-        [10, 11, 12, 12],
-        [20, 20, 21, 21],
-        [30, 30, 31, 31],
-    ]
-    assert [r.lengths.tolist() for r in results] == [
-        [6, 8, 7, 7],
-        [2, 2, 3, 3],
-        [9, 9, 20, 20],
-    ]
-    # Steps until the slower slot's second game: 7 + 1 + 7 or 6 + 1 + 8 = 15; 7; 41.
-    assert [len(pool.sent) for pool in pools] == [15, 7, 41]
+    results = _play(pools, policy)
+    assert [r.scores.tolist() for r in results] == [[10, 12], [20, 21], [30, 31]]
+    assert [r.lengths.tolist() for r in results] == [[6, 7], [2, 3], [9, 20]]
+    # Steps until the slower slot's game has ended.
+    assert [len(pool.sent) for pool in pools] == [7, 3, 20]
     present = [indices for indices, _ in asked]
-    assert present == [(0, 1, 2)] * 7 + [(0, 2)] * 8 + [(2,)] * 26
-    assert len({str(key) for _, key in asked}) == 41, "every turn needs a key of its own"
+    assert present == [(0, 1, 2)] * 3 + [(0, 2)] * 4 + [(2,)] * 13
+    assert len({str(key) for _, key in asked}) == 20, "every turn needs a key of its own"
 
 
 def test_many_games_are_asked_for_one_by_one_and_score_the_same(scripted_pool, monkeypatch):
@@ -286,7 +284,7 @@ def test_many_games_are_asked_for_one_by_one_and_score_the_same(scripted_pool, m
                 assert (np.asarray(x)[0, 0, 1, 1] == game).all(), "each is shown what is its own"
             return _still(observations, key, indices, seats)
 
-        return [x.to_dict() for x in _play(pools, 1, policy)], asked
+        return [x.to_dict() for x in _play(pools, policy)], asked
 
     one_by_one, asked = played()
     # The first game is played after three steps; the last alone has a tenth.
@@ -317,7 +315,7 @@ def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(s
         asked.append(indices)
         return _still(observations, key, indices, seats)
 
-    results = _play(pools, 1, policy, games=[0, 0, 1, 1])
+    results = _play(pools, policy, games=[0, 0, 1, 1])
     assert [r.scores.tolist() for r in results] == [[1, 2, 3], [4, 5, 6, 7]]
     assert [r.lengths.tolist() for r in results] == [[3, 9, 2], [5, 4, 7, 1]]
     assert [r.unfinished for r in results] == [1, 0]
@@ -343,7 +341,7 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
         whole = atari.AtariPool(chosen[index], 5, seed=seed, view=views[index])
         together = np.concatenate([pool.last.observations for pool in mine])
         np.testing.assert_array_equal(together, whole.last.observations)
-    results = _play(pools, 1, games=indices)
+    results = _play(pools, games=indices)
     assert [len(r.scores) for r in results] == [5, 5]
     assert [r.unfinished for r in results] == [5, 5]
     assert [set(r.lengths) for r in results] == [{3}, {3}]
@@ -498,8 +496,8 @@ def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
 def test_progress_counts_every_game_that_counts_once(scripted_pool):
     ended = []
     pools = [scripted_pool([[(2, 1.0)], [(17, 1.0)]]), scripted_pool([[(3, 1.0)]] * 3)]
-    _play(pools, 2, advance=ended.append)
-    assert sum(ended) == 2 * 2 + 3 * 2
+    _play(pools, advance=ended.append)
+    assert sum(ended) == 2 + 3
     assert min(ended) >= 1
 
 
@@ -541,7 +539,7 @@ def test_play_is_left_when_the_machine_is_taken_away(scripted_pool, monkeypatch)
     monkeypatch.setattr(preemption, "_asked", True)
     pool = scripted_pool([[(5, 1.0)]])
     with pytest.raises(preemption.Preempted):
-        _play([pool], 1)
+        _play([pool])
     assert len(pool.sent) <= 1
 
 
@@ -550,7 +548,7 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
     stale.send(np.zeros(1, int))
     stale.receive()
     with pytest.raises(ValueError, match="breakout: evaluation needs a fresh pool"):
-        _play([fresh, stale], 1)
+        _play([fresh, stale])
     assert not fresh.sent
 
 
@@ -565,14 +563,19 @@ def test_scores_of_games_are_on_the_human_scale_where_that_is_known():
         assert evaluation.normalised(chosen[1:], [mean], [random]) == pytest.approx(score)
 
 
-def test_the_bootstrap_interval_by_hand():
+def test_the_bootstrap_interval_by_hand(monkeypatch):
     # Two games, 0 and 10: a resample's mean is 0, 5 or 10 with chances 1/4, 1/2, 1/4.
     scores = _scores(0.0, 10.0)
     assert scores.interval() == (0.0, 10.0)
+
+    def at(level):
+        monkeypatch.setattr(evaluation, "_LEVEL", level)
+        return scores.interval()
+
     # Student's t of one degree of freedom is 0.158 at 55%; times sqrt(2), the normal distribution
     # has 41% below it: from the 41st to the 59th percentile.
-    assert scores.interval(level=0.1) == (5.0, 5.0)
-    assert scores.interval(level=0.4) == (0.0, 10.0)  # 0.727: from the 15th to the 85th
+    assert at(0.1) == (5.0, 5.0)
+    assert at(0.4) == (0.0, 10.0)  # 0.727: from the 15th to the 85th
     assert _scores(7.0, 7.0, 7.0).interval() == (7.0, 7.0)
 
 

@@ -42,26 +42,17 @@ def _wanted(age):
     return UP if age < 3 else DOWN
 
 
-def _sent(pool, games):
-    """What was to be sent to each slot of a pool with these lengths of games."""
-    ages = [[age for length in slot for age in range(length + 1)] for slot in games]
-    steps = len(pool.sent)
-    return [[_wanted(age) for age in (own + own * steps)[:steps]] for own in ages]
-
-
 def test_every_game_begins_with_nothing_carried_also_when_pools_drop_out(scripted_pool):
-    lengths = ([[6, 2], [1, 9]], [[3, 3]], [[4, 20]])
-    pools = [
-        scripted_pool([[(length, 1.0) for length in slot] for slot in pool]) for pool in lengths
-    ]
+    lengths = ([6, 1], [3], [20])
+    pools = [scripted_pool([[(length, 1.0)] for length in pool]) for pool in lengths]
     policy = rollouts.expert_actor([_counting("freeway", View(2, 2, 1))], epsilon=0.0)
-    evaluation.play_games(pools, policy, KEY, mesh.create(), games=[0, 0, 0], games_per_env=2)
-    assert [len(pool.sent) for pool in pools] == [6 + 1 + 2 + 2, 7, 25]
+    seats = [np.arange(2), np.arange(2, 3), np.arange(3, 4)]
+    evaluation.play_games(pools, policy, KEY, mesh.create(), games=[0, 0, 0], seats=seats)
+    # The longest game goes on when all other pools have gone.
+    assert [len(pool.sent) for pool in pools] == [6, 3, 20]
     for pool, own in zip(pools, lengths, strict=True):
-        wanted = _sent(pool, own)
-        assert np.stack(pool.sent, 1)[:, :7].tolist() == [row[:7] for row in wanted]
-    # The longest game goes on when all other pools have gone: ages 0..4, then 0..19.
-    assert np.stack(pools[2].sent, 1).tolist() == [[UP] * 3 + [DOWN] * 2 + [UP] * 3 + [DOWN] * 17]
+        wanted = [[_wanted(age) for age in range(n)] + [-1] * (max(own) - n) for n in own]
+        assert np.stack(pool.sent, 1).tolist() == wanted
 
 
 class _AnyState(evaluation.Opening):
@@ -78,14 +69,15 @@ def test_what_others_open_is_seen_and_remembered(scripted_pool):
     counting = [_counting("freeway", View(2, 2, 1))]
     own, first = (rollouts.expert_actor(counting, epsilon=0.0) for _ in range(2))
     opening = _AnyState(_always(7), 2, _always(8), evaluation.REPORTING)
-    evaluation.play_games([pool], own, KEY, mesh.create(), opening=opening)
+    play = functools.partial(evaluation.play_games, games=[0], seats=[np.arange(2)])
+    play([pool], own, KEY, mesh.create(), opening=opening)
     assert pool.sent[2][0] == UP and pool.sent[3][0] == DOWN, "two of its four steps were others'"
     # The first game of the other slot ends in its opening: it counts from the next one's beginning.
     assert [int(sent[1]) for sent in pool.sent[2:7]] == [7, 7, UP, DOWN, DOWN]
 
     pool = scripted_pool([[(8, 1.0)], [(1, 1.0), (7, 1.0)]])
     opening = _AnyState(first, 4, _always(8), evaluation.REPORTING)
-    evaluation.play_games([pool], _always(6), KEY, mesh.create(), opening=opening)
+    play([pool], _always(6), KEY, mesh.create(), opening=opening)
     assert [int(sent[0]) for sent in pool.sent[:5]] == [UP, UP, UP, DOWN, 6]
     assert [int(sent[1]) for sent in pool.sent[2:7]] == [UP, UP, UP, DOWN, 6]
 

@@ -386,11 +386,13 @@ def test_intervals_that_end_the_games_hold_what_they_say(name, random, fewest, m
     values = np.array(json.loads(path.read_text())["games"]["scores"])
     generator = np.random.default_rng(1)
     interval = evaluation.retention_interval
-    monkeypatch.setattr(
-        evaluation,
-        "retention_interval",
-        lambda *scores: interval(*scores, resamples=400),
-    )
+
+    def quick(*scores):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, "_RESAMPLES", 400)
+            return interval(*scores)
+
+    monkeypatch.setattr(evaluation, "retention_interval", quick)
     held, games = 0, []
     for _ in range(200):
         drawn = {
