@@ -228,6 +228,11 @@ def read_best(directory: str | pathlib.Path, like: Any) -> Checkpoint | None:
             time.sleep(0.05 * attempt)
 
 
+def any_in(directory: str | pathlib.Path) -> bool:
+    """Whether a whole checkpoint is there, be it one that a kill has left set aside."""
+    return any(x.removesuffix(_REPLACED).isdigit() for x in _names(pathlib.Path(directory)))
+
+
 def _names(directory: pathlib.Path) -> set[str]:
     """The checkpoints in `directory`, whole or on their way in or out."""
     return {path.name for path in directory.iterdir()} if directory.is_dir() else set()

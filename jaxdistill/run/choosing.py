@@ -57,24 +57,25 @@ def select(
     writer: metrics.Writer | metrics.NoWriter,
     step: int,
     advance: metrics.Advance,
+    before: int,
     best: Candidate | None,
 ) -> Candidate | None:
     """Plays games that are never reported; None if they show that the student is not to be chosen.
 
     Every student plays the same games, some of them first: one that is clearly worse there than
-    the best has been in the very same plays no more (`racing.certain`, of those measured before it,
-    as the settings and `step` say). One that has played all is chosen unless it is worse by more
-    than one standard error: it has learnt more than those before, and of students that differ by
-    chance alone the best score is the luckiest. One that is at the run's target in every game is
-    chosen whatever others had beyond it.
+    the best has been in the very same plays no more (`racing.certain`). One that has played all is
+    chosen unless it is worse by more than one standard error: it has learnt more than those before,
+    and of students that differ by chance alone the best score is the luckiest. One that is at the
+    run's target in every game is chosen whatever others had beyond it.
 
     Args:
       baselines: as `of_known` has them.
       step: updates done.
+      before: how many students were measured before this one.
       best: the one of the highest value so far.
     """
     episodes = run.settings.evaluate.select_episodes
-    certain = racing.certain(_measured_before(run, step))
+    certain = racing.certain(before)
     only = run.deciding
     names = [run.names[i] for i in only]
     policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
@@ -89,12 +90,15 @@ def select(
         level = certain if games < episodes else racing.LIKELY
         worse = best is not None and racing.is_worse(played, best.played, value, level)
     means = {index: scores.mean for index, scores in played.items()}
-    kept = _kept(baselines, means)
     row = {f"score/{name}": means[i] for i, name in zip(only, names, strict=True)}
     if run.settings.collect.follow:
-        # What the experts of the beginning scored is no measure any more: the best student is.
+        # What the experts of the beginning scored is no measure any more: the best student is, and
+        # of what is kept the experts as they are now.
         experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
+        now = dict(enumerate(baselines["expert"])) | dict(zip(only, experts, strict=True))
+        baselines = of_known(baselines | {"expert": [*now.values()]})
+    kept = _kept(baselines, means)
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
     known = [share for share in kept if not math.isnan(share)]
     row |= {
@@ -109,10 +113,15 @@ def select(
     return found if there or not worse else None
 
 
-def _measured_before(run: Run, step: int) -> int:
-    """How many students were measured before the one of after so many updates."""
-    between = run.settings.evaluate.every_rounds * run.settings.learn.updates_per_round
-    return -(-step // between) - 1
+def measured_until(run: Run, rounds: int, measured: bool) -> int:
+    """How many students were measured in so many rounds, of a run that has not counted them.
+
+    One of an earlier version: of the ends that it was gone on from nothing is known.
+
+    Args:
+      measured: whether the student of after the last round was, if it was due.
+    """
+    return (rounds if measured else rounds - 1) // run.settings.evaluate.every_rounds
 
 
 def of_known(baselines: dict[str, list[evaluation.Scores]]) -> dict[str, list[evaluation.Scores]]:

@@ -27,7 +27,7 @@ from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
-from jaxdistill.learn import checkpoints, dataset, divergence, learner, regime
+from jaxdistill.learn import checkpoints, dataset, divergence, learner, origins, regime
 from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, closing, data, recipe, students
@@ -52,6 +52,7 @@ _KNOBS = (
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
 _FREE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
+_CHECKPOINTS = "checkpoints"
 
 
 def distill(
@@ -72,11 +73,12 @@ def distill(
 
     1. no run there: everything begins;
     2. no checkpoint: games that were played count, and collection goes on after its last whole
-       chunk;
+       chunk. Where the file or the run of `learn.warm_start` has become another, it is refused;
     3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
        brought to the same emulator states: the games in progress there are played again, those
        before them are skipped (where a game depends on the one before, pools begin anew every
-       8,192 steps, and all since then is played again);
+       8,192 steps, and all since then is played again). What the student began with is not read
+       any more;
     4. a result: it is returned as it stands, and nothing is written, unless `learn.rounds` is
        another: see 7;
     5. another process is writing there: this call is refused, see `lock.one_writer`;
@@ -124,17 +126,21 @@ def distill(
         lesson.task.require()
     if not (workdir / "config.json").exists():
         recipe.refuse_idle(settings, run.experts)
-    _initial_params(run)  # a warm start that cannot be is refused before anything is played
     result_path = workdir / "result.json"
     if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
         return tables.read_result(result_path)
+    # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
+    learnt = checkpoints.any_in(workdir / _CHECKPOINTS)
+    initial = _fresh(run) if learnt else _initial_params(run)
     data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):
         with meshes.leader_first("claim"):
             _claim(run, workdir)
+            if not learnt:
+                _claim_start(run, workdir, initial)
         with metrics.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
-            return _stages(run, workdir, stop_after, command, profile, wall)
+            return _stages(run, workdir, initial, stop_after, command, profile, wall)
 
 
 def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
@@ -179,6 +185,21 @@ def _claim(run: Run, workdir: pathlib.Path) -> None:
     settings_lib.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
 
 
+def _claim_start(run: Run, workdir: pathlib.Path, initial: networks.Params) -> None:
+    """Writes down whose parameters the student begins with, or finds it written and the same.
+
+    Not of an expert of the run: the dataset says who these are.
+
+    Raises:
+      ValueError: the file, or the run, that the student begins with has become another.
+    """
+    named = run.settings.learn.warm_start
+    if named is not None and named not in run.names:
+        known = {"warm start": records.fingerprint(initial)}
+        origins.check(workdir, known)
+        origins.claim(workdir, known, begins=True)
+
+
 def _rounds(workdir: pathlib.Path) -> int | None:
     """How many rounds the run in `workdir` was to have; None where there is none."""
     if not (workdir / "config.json").is_file():
@@ -189,6 +210,7 @@ def _rounds(workdir: pathlib.Path) -> int | None:
 def _stages(
     run: Run,
     workdir: pathlib.Path,
+    initial: networks.Params,
     stop_after: str | None,
     command: str,
     profile: str | None,
@@ -199,7 +221,7 @@ def _stages(
     baselines = first_measured(run, timer)
     if stop_after == "baselines":
         return {}
-    trained = _train(run, workdir, baselines, timer, stop_after, profile)
+    trained = _train(run, workdir, initial, baselines, timer, stop_after, profile)
     if trained is None or stop_after is not None:
         return {}
 
@@ -309,6 +331,7 @@ class _Trained(NamedTuple):
 def _train(
     run: Run,
     workdir: pathlib.Path,
+    initial: networks.Params,
     baselines: dict[str, list[evaluation.Scores]],
     timer: metrics.Timer,
     stop_after: str | None,
@@ -317,13 +340,13 @@ def _train(
     """All rounds; None where `stop_after` ended them."""
     settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
     baselines = choosing.of_known(baselines)
-    state = students.create_state(settings, _initial_params(run), run.mesh)
+    state = students.create_state(settings, initial, run.mesh)
     update = _make_update(run)
     update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))
 
-    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+    with checkpoints.Checkpoints(workdir / _CHECKPOINTS) as saved:
         begun = saved.latest_step()
-        done, length, ended, best, measured = 0, None, False, None, True
+        done, length, ended, best, measured, before = 0, None, False, None, True, 0
         if begun is not None:
             restored = saved.restore(begun, state)
             state, done, length = restored.state, begun, restored.progress["length"]
@@ -337,6 +360,9 @@ def _train(
                 best = dataclasses.replace(best, value=value)
             # Whether the student of then has been measured, if one was due.
             measured = restored.progress.get("measured", True)
+            before = restored.progress.get("students")  # that were measured
+            if before is None:  # in a run of an earlier version
+                before = choosing.measured_until(run, done, measured)
             if saved.best_step() is None:  # of an earlier version, or somebody took it away
                 best, measured = None, False
             timer.restore(restored.progress["timer"])
@@ -373,13 +399,14 @@ def _train(
                             "ended": lrn.rounds if ended else None,
                             "best": None if best is None else best.to_dict(),
                             "measured": measured,
+                            "students": before,
                         },
                         value=rounds if chosen else None,  # the last one counts
                     )
 
             def choose(rounds: int) -> bool:
                 """Measures the student of now, after so many rounds; whether it is the one."""
-                nonlocal best, ended
+                nonlocal best, ended, before
                 step = rounds * lrn.updates_per_round
                 # Killed before it was saved that it had been measured?
                 again = rounds == done and meshes.leads()
@@ -389,10 +416,13 @@ def _train(
                     with timer.phase("evaluate"):
                         if collect.follow and collector is not None and run.follow():
                             collector.replace_experts(run.experts)
-                        chosen = choosing.select(run, state, baselines, told, step, advance, best)
+                        chosen = choosing.select(
+                            run, state, baselines, told, step, advance, before, best
+                        )
                 except preemption.Preempted:
                     save(rounds, chosen=False, measured=False)
                     raise
+                before += 1
                 if chosen is not None:
                     best = chosen if best is None or chosen.value >= best.value else best
                     ended = chosen.reaches(lrn.target_retention)
@@ -492,10 +522,13 @@ def _initial_params(run: Run) -> networks.Params:
     learn = run.settings.learn
     if learn.begins_as is not None:
         return params_of(run, learn.begins_as, "learn.warm_start")
-    fresh = networks.init(run.network, jax.random.fold_in(run.key, 100), run.view.shape)
     if learn.warm_start is None:
-        return fresh
-    return params_of(run, learn.warm_start, "learn.warm_start", behind=fresh)
+        return _fresh(run)
+    return params_of(run, learn.warm_start, "learn.warm_start", behind=_fresh(run))
+
+
+def _fresh(run: Run) -> networks.Params:
+    return networks.init(run.network, jax.random.fold_in(run.key, 100), run.view.shape)
 
 
 def params_of(

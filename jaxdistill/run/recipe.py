@@ -127,7 +127,8 @@ class Learn:
         The student's convolutions may have more features, which begin fresh too: room for what
         other games need to be seen.
       target_retention: learning ends once the student keeps this much of every game in the games
-        it is chosen by, 1 being all; None learns all rounds.
+        it is chosen by, 1 being all; None learns all rounds. Of experts that are followed it is
+        of what they play by then.
       ema_decay: the student that plays is the exponential moving average of the parameters with
         this decay per update (Polyak averaging); 0 plays with the parameters as they are. It
         forgets its beginning faster, so a decay above 0.998 shows after 4,500 updates only.

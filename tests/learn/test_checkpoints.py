@@ -214,6 +214,7 @@ def test_a_kill_while_a_step_is_replaced_leaves_a_checkpoint_to_resume_from(tmp_
         with pytest.raises(KeyboardInterrupt):
             saved.save(1, _state(11), value=2.0)
         monkeypatch.undo()
+    assert checkpoints.any_in(tmp_path) and not (tmp_path / "1").exists()
     with Checkpoints(tmp_path) as again:
         assert again.latest_step() == 1
         again.restore(1, _state(0))
@@ -273,7 +274,10 @@ def test_reading_touches_nothing_of_what_is_being_written(tmp_path, contents):
 
 def test_where_nothing_is_reading_finds_nothing_and_leaves_nothing(tmp_path):
     assert checkpoints.read_best(tmp_path / "none", _state(0)) is None
+    assert not checkpoints.any_in(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    (tmp_path / "half/1.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not checkpoints.any_in(tmp_path / "half")
     with Checkpoints(tmp_path / "one") as saved:
         saved.save(1, _state(1))
     assert checkpoints.read_best(tmp_path / "one", _state(0)) is None

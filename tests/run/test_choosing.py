@@ -36,7 +36,8 @@ def a_run(*names, follow=False, every_rounds=2, target=None):
         names=names,
         deciding=[*range(len(names))],
         lessons=[types.SimpleNamespace(task=tasks.get(name)) for name in names],
-        student_policy=lambda params: None,
+        student_policy=lambda params: "student",
+        expert_policy=lambda: "experts",
     )
 
 
@@ -73,10 +74,19 @@ def test_where_no_expert_is_known_to_beat_random_play_scores_themselves_count():
     assert choosing.value_of(followed, known, {0: -3.05, 1: 12.0}) == pytest.approx(value)
 
 
-def select(run, told, step, best, means):
-    """Who is chosen, what was logged, and the levels that were asked for."""
+def select(run, told, best, means, before=0, experts=()):
+    """Who is chosen, what was logged, and the levels that were asked for.
+
+    Args:
+      means: what the student scores.
+      experts: what the experts do by now, where they are followed.
+    """
     rows, levels, is_worse = [], [], racing.is_worse
-    run.measure = lambda policy, purpose, seats, only: [*map(scored, means, seats)]
+
+    def measure(policy, purpose, seats, only):
+        return [*map(scored, experts)] if policy == "experts" else [*map(scored, means, seats)]
+
+    run.measure = measure
 
     def asked(played, best, value, level):
         levels.append(level)
@@ -89,8 +99,9 @@ def select(run, told, step, best, means):
             types.SimpleNamespace(playing=None),
             told,
             types.SimpleNamespace(write=lambda step, row: rows.append(row)),
-            step,
+            6,
             types.SimpleNamespace(status=lambda text: None),
+            before,
             best,
         )
     return chosen, rows[0], levels
@@ -99,33 +110,53 @@ def select(run, told, step, best, means):
 def test_what_is_not_known_is_in_no_mean_that_is_logged():
     run = a_run("pong", "qbert")
     told = choosing.of_known(baselines((10.0, 0.0), (0.9, 1.0)))
-    chosen, row, _ = select(run, told, 6, None, (5.0, 900.0))
+    chosen, row, _ = select(run, told, None, (5.0, 900.0))
     assert row["mean_retention"] == row["chosen_by"] == chosen.value == pytest.approx(0.5)
     assert math.isnan(row["retention/qbert"]) and row["score/qbert"] == 900.0
     again = choosing.Candidate.from_dict(chosen.to_dict())
     assert again.kept == pytest.approx((0.5, math.nan), nan_ok=True)
     unknown = choosing.of_known(baselines((0.0, 0.0), (0.9, 1.0)))
-    _, row, _ = select(run, unknown, 6, None, (5.0, 900.0))
+    _, row, _ = select(run, unknown, None, (5.0, 900.0))
     assert math.isnan(row["mean_retention"]) and math.isfinite(row["chosen_by"])
 
 
-@pytest.mark.parametrize(
-    ("step", "before"),
-    # Every second round of three updates; the last of all may come in between.
-    [(6, 0), (12, 1), (18, 2), (60, 9), (63, 10)],
-)
-def test_a_student_is_held_against_all_that_were_measured_before(step, before):
-    """Whether the run was killed on its way or not: the number is that of its updates."""
+@pytest.mark.parametrize("before", [0, 1, 2, 9])
+def test_a_student_is_held_against_all_that_were_measured_before(before):
     run, told = a_run("pong"), choosing.of_known(baselines((10.0, 0.0)))
-    best, _, _ = select(run, told, 6, None, (5.0,))
-    _, _, levels = select(run, told, step, best, (5.0,))
+    best, _, _ = select(run, told, None, (5.0,))
+    _, _, levels = select(run, told, best, (5.0,), before)
     certain = racing.CERTAIN / max(1, before)
     assert levels == [certain, certain, racing.LIKELY]
 
 
+@pytest.mark.parametrize(
+    ("rounds", "measured", "count"),
+    [(50, False, 0), (50, True, 1), (70, False, 1), (120, True, 2), (150, False, 2)],
+)
+def test_how_many_were_measured_in_a_run_that_has_not_counted_them(rounds, measured, count):
+    """What was measured at an end that it was gone on from, such as 120, is not known."""
+    run = a_run("pong", every_rounds=50)
+    assert choosing.measured_until(run, rounds, measured) == count
+
+
+@pytest.mark.parametrize(
+    ("student", "expert", "kept", "ends"),
+    [(9.5, 20.0, 0.475, False), (19.0, 20.0, 0.95, True), (19.0, 0.1, math.nan, False)],
+)
+def test_what_is_kept_of_an_expert_that_is_followed_is_of_how_it_plays_by_then(
+    student, expert, kept, ends
+):
+    """It began with 10, where random play has 0."""
+    run, told = a_run("pong", follow=True), choosing.of_known(baselines((10.0, 0.0)))
+    chosen, row, _ = select(run, told, None, (student,), experts=(expert,))
+    assert row["expert_score/pong"] == pytest.approx(expert)
+    assert row["retention/pong"] == pytest.approx(kept, nan_ok=True)
+    assert chosen.reaches(0.9) == ends
+
+
 def test_experts_are_held_against_random_play_once_and_not_at_every_draw(monkeypatch):
     run, told = a_run("pong"), choosing.of_known(baselines((10.0, 0.0)))
-    best, _, _ = select(run, told, 6, None, (5.0,))
+    best, _, _ = select(run, told, None, (5.0,))
     monkeypatch.setattr(evaluation, "retention_interval", None)
-    chosen, _, levels = select(run, told, 12, best, (5.0,))
+    chosen, _, levels = select(run, told, best, (5.0,))
     assert chosen is not None and len(levels) == 3

@@ -403,6 +403,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
         ),
     )
     distill.distill(warm, tmp_path / "run", stop_after="train")
+    assert not (tmp_path / "run/begun_with.json").exists(), "the dataset says who the experts are"
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         params_of(tmp_path / "run"),
@@ -421,6 +422,37 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
     with pytest.raises(ValueError, match=r"not of the student's shape"):
         other = dataclasses.replace(settings.learn, warm_start="breakout")
         distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
+
+
+def test_who_a_run_begins_with_is_who_it_was_begun_with(settings, tmp_path):
+    """That is read until there is a checkpoint, and then no more."""
+    network, warm = networks.create("net3"), tmp_path / "warm"
+
+    def save(seed):
+        shutil.rmtree(warm, ignore_errors=True)
+        params = networks.init(network, jax.random.key(seed), (4, 84, 84))
+        _save_expert(warm, network, params, "q")
+
+    begun = _with(settings, rounds=2, warm_start=str(warm))
+    save(1)
+    distill.distill(begun, tmp_path / "whole", stop_after="train")
+    distill.distill(begun, tmp_path / "run", stop_after="baselines")
+    shutil.copytree(tmp_path / "run", tmp_path / "old")
+    (tmp_path / "old/begun_with.json").unlink()  # as an earlier version left it
+    save(2)
+    with pytest.raises(ValueError, match=r"the warm start has other parameters than .*run was"):
+        distill.distill(begun, tmp_path / "run")
+    distill.distill(begun, tmp_path / "old", stop_after="baselines")
+    save(1)
+    distill.distill(begun, tmp_path / "run", stop_after="round:1")
+    shutil.rmtree(warm)
+    result = distill.distill(begun, tmp_path / "run")
+    jax.tree.map(
+        np.testing.assert_array_equal, params_of(tmp_path / "whole"), params_of(tmp_path / "run")
+    )
+    assert distill.distill(begun, tmp_path / "run") == result
+    with pytest.raises(ValueError, match=r"neither a game of this run .* nor a file or a run"):
+        distill.distill(begun, tmp_path / "old")
 
 
 def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monkeypatch):
@@ -951,16 +983,44 @@ def test_the_last_that_is_chosen_counts_and_all_are_held_against_the_best(
     held = []
 
     def select(*arguments):
-        *_, best = arguments
-        held.append(best and best.value)
+        *_, before, best = arguments
+        held.append((before, best and best.value))
         return next(given, None)
 
     monkeypatch.setattr(choosing, "select", select)
     distill.distill(_every(settings, 1), tmp_path / "run", stop_after="round:2")
     distill.distill(_every(settings, 1), tmp_path / "run", stop_after="train")
-    assert held == [None, 0.8, 0.9, 0.9]
+    assert held == [(0, None), (1, 0.8), (2, 0.9), (3, 0.9)]
     with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
         assert saved.best_step() == 3
+
+
+def test_who_was_measured_at_an_end_that_was_gone_on_from_counts_in_the_race(
+    settings, tmp_path, monkeypatch
+):
+    """After rounds 2 and 3, which was the last, and then 4 and 5; of an earlier version not all."""
+    counts, restore = [], checkpoints.Checkpoints.restore
+
+    def select(*arguments):
+        *_, before, _ = arguments
+        counts.append(before)
+        return choosing.Candidate(1.0, (1.0,), {})
+
+    def uncounted(*arguments):
+        found = restore(*arguments)
+        del found.progress["students"]
+        return found
+
+    monkeypatch.setattr(choosing, "select", select)
+    for rounds in (3, 4):
+        distill.distill(_with(settings, rounds=rounds), tmp_path / "run", stop_after="train")
+    assert counts == [0, 1, 2]
+    shutil.copytree(tmp_path / "run", tmp_path / "old")
+    distill.distill(_with(settings, rounds=5), tmp_path / "run", stop_after="train")
+    assert counts.pop() == 3
+    monkeypatch.setattr(checkpoints.Checkpoints, "restore", uncounted)
+    distill.distill(_with(settings, rounds=5), tmp_path / "old", stop_after="train")
+    assert counts.pop() == 2
 
 
 def _every(settings, rounds):
@@ -1015,7 +1075,8 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     def select(best):
         seats.clear()
         with metrics.progress("learn", 1, "updates") as advance:
-            chosen = choosing.select(run, state, baselines, metrics.NoWriter(), 1, advance, best)
+            nobody = metrics.NoWriter()
+            chosen = choosing.select(run, state, baselines, nobody, 1, advance, 0, best)
         return chosen, list(seats)
 
     first, played = select(None)
