@@ -242,6 +242,9 @@ class Student:
             games = len(student.network.game_actions)
             if student.network.knows_game and games != count:
                 raise ValueError(f"its network knows {games} games, and it names {count}")
+            shapes = {role.view.shape for role in student.roles}
+            if len(shapes) > 1:
+                raise ValueError(f"its tasks are seen in different shapes, {sorted(shapes)}")
             files = (_DESCRIPTION, _WEIGHTS)
             experts.check_weights(student.network, student.roles[0].view, flat, files)
             student.experts()  # which refuses outputs, actions and views that are none

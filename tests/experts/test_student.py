@@ -139,6 +139,7 @@ def _broken(where, **changes):
 
 
 PONG = {"game": "pong", "view": View().to_dict(), "actions": [0], "expert": "x"}
+COLOUR = View(gray="none").to_dict()
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,10 @@ PONG = {"game": "pong", "view": View().to_dict(), "actions": [0], "expert": "x"}
         (lambda at: _broken(at, tasks=[PONG | {"actions": [18]}]), "not valid ones of pong"),
         (lambda at: _broken(at, tasks=[PONG | {"game": "skiing", "actions": [5]}]), "of skiing"),
         (lambda at: _broken(at, outputs="v"), "outputs is 'v'"),
+        (
+            lambda at: _broken(at, tasks=[PONG, PONG | {"game": "breakout", "view": COLOUR}]),
+            r"seen in different shapes, \[\(4, 84, 84\), \(12, 84, 84\)\]",
+        ),
         (lambda at: _broken(at, network={"convs": 3}), "is damaged"),
         (lambda at: (at / "policy.safetensors").unlink(), "policy.safetensors"),
         (lambda at: (at / "policy.safetensors").write_bytes(b"no"), "policy.safetensors"),
