@@ -40,7 +40,7 @@ _FOLDERS = (("policy.json", "policy.safetensors"), ("expert.json", "weights.safe
 """Directories that are experts or students, by their two files."""
 
 _SIZES = {"policy.json": 16 * 2**20, "expert.json": 16 * 2**20}
-_ENDINGS = "safetensors|pth|pt|ptm|bin|ckpt|gz|msgpack|pkl"
+_ENDINGS = "|".join(end.removeprefix(".") for end in (*torch_file.ENDINGS, ".gz"))
 _ASIDE = re.compile(r"optim|variables|target|replay|vec_normalize", re.IGNORECASE)
 
 

@@ -177,6 +177,8 @@ def test_the_spec_of_an_expert_is_told_from_its_revision(text, path, spec):
         ),
         ("a.pth optimizer.pth target_net.pth README.md", "", "a.pth"),
         ("deep/down/a.pt README.md", "", "deep/down/a.pt"),
+        ("a.tar README.md", "", "a.tar"),
+        ("deep/a.cleanrl_model README.md", "", "deep/a.cleanrl_model"),
         ("a.pth b.pth", "b.pth", "b.pth"),
         ("x/a.pth y/b.pth", "y", "y/b.pth"),
     ],
