@@ -318,7 +318,7 @@ def test_experts_are_files_mappings_and_policies(asked, pong, tmp_path):
         ([{"pth": "x"}], ValueError, r"^experts\[0\].pth is unknown; known fields: path, spec"),
         ({"pong": {"path": "x", "game": "y"}}, ValueError, "its key says; leave out its game"),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, str) else type(x).__name__,
 )
 def test_what_is_no_expert_is_refused(asked, tmp_path, experts, error, said):
     with pytest.raises(error, match=said):
