@@ -8,7 +8,7 @@ One network learns all tasks from one memory. The calls of a training, in order:
     while training:
         ...  # play L steps in the N environments of each of G tasks, exploring with some epsilon
         memory = replay.append(memory, piece)
-        if memory.counts.sum() >= first_update_after:
+        if memory.counts.sum() >= first_update:
             state, metrics = update(state, memory, key)
         if so many episodes have ended since the last copy:
             state = dqn.copy_target(state)
@@ -52,11 +52,6 @@ class State:
 
     train: learner.TrainState
     target: Any
-
-    @property
-    def playing(self) -> Any:
-        """The parameters to play with."""
-        return self.train.playing
 
 
 def create_state(

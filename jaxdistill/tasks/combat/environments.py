@@ -1,7 +1,7 @@
 """The four environments: movement, aiming, clicking, and the duel that needs all three.
 
 Each is four functions of a `State`: how an episode begins, what is drawn at random in a tick, what
-the tick does, and what it is worth. `reset` and `tick` are about one episode; `begin` and `step`
+the tick does, and what it is worth. `reset` and `tick` are about one episode; `ended` and `step`
 about many, of which those that have ended begin anew.
 """
 
@@ -93,14 +93,12 @@ class Ticked(NamedTuple):
       state: the states now; `state.over` where an episode has just ended.
       rewards: `(N,)` float32, 0 where an episode began instead of a tick.
       observations: `(N, D)` float32, what the next actions answer: what `view` makes of the states.
-      valid: `(N,)` bool, the action was played.
       truncated: `(N,)` bool, the episode was cut by its step limit and nobody is dead.
     """
 
     state: State
     rewards: jax.Array
     observations: jax.Array
-    valid: jax.Array
     truncated: jax.Array
 
 
@@ -206,7 +204,6 @@ def step(
         state=after,
         rewards=jnp.where(begins, 0.0, rewards),
         observations=jax.vmap(view or environment.view)(after),
-        valid=~begins,
         truncated=after.over & ~dead,
     )
 
