@@ -11,7 +11,7 @@ import contextlib
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -179,28 +179,43 @@ class Checkpoints:
             steps = [s for s, metrics in found.items() if metrics]
             return max(steps, key=lambda s: (_value(found[s]), s), default=None)
 
-    def restore(self, step: int, like: Any) -> Checkpoint:
+    def restore(self, step: int, like: Any, *, besides: Collection[str] = ()) -> Checkpoint:
         """The checkpoint at `step`; `like` gives the shapes, dtypes and shardings of its state.
+
+        Args:
+          besides: parts of a state, by name, that may be there and are not read where `like` has
+            none of them.
 
         Raises:
           ValueError: it is damaged, or holds a state of another shape.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        wanted, path = _shapes(abstract), self._directory / str(step) / "state"
         with self._named(step):
-            handler = ocp.StandardCheckpointHandler()
-            stored = _shapes(handler.metadata(self._directory / str(step) / "state"))
-        self._check_shapes(step, stored, _shapes(abstract))
+            stored = _shapes(ocp.StandardCheckpointHandler().metadata(path))
+        unread = {x for x in stored.keys() - wanted.keys() if x.split(".")[0] in besides}
+        self._check_shapes(step, {k: v for k, v in stored.items() if k not in unread}, wanted)
+        parts: dict[str, Any] = {
+            **({} if unread else {"state": ocp.args.StandardRestore(abstract)}),
+            "host": ocp.args.StandardRestore(),
+            "progress": ocp.args.JsonRestore(),
+        }
         with self._named(step):
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),
-                    host=ocp.args.StandardRestore(),
-                    progress=ocp.args.JsonRestore(),
-                ),
-            )
+            restored = self._manager.restore(step, args=ocp.args.Composite(**parts))
+            state = _part(path, abstract) if unread else restored.state
         host = {k: np.asarray(v) for k, v in restored.host.items() if k != "_"}
-        return Checkpoint(step, restored.state, host, restored.progress)
+        return Checkpoint(step, state, host, restored.progress)
+
+
+def _part(path: pathlib.Path, abstract: Any) -> Any:
+    """What `abstract` is of, of the state at `path`; nothing else of that is read."""
+    args = ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+    )
+    with contextlib.closing(ocp.PyTreeCheckpointer()) as reader:
+        return reader.restore(path, args=args)
 
 
 def read_best(directory: str | pathlib.Path, like: Any) -> Checkpoint | None:

@@ -249,6 +249,25 @@ def test_a_sound_checkpoint_is_not_blamed_for_what_is_asked_of_it(tmp_path, like
     assert "remove" not in str(caught.value) and "sound" in str(caught.value)
 
 
+def test_parts_that_are_not_asked_for_are_not_read(tmp_path):
+    """A state that is asked for whole is never taken for one of fewer parts."""
+    state = {"train": {"opt": ({"mu": jnp.ones(3)}, (), jnp.int32(4)), "w": jnp.zeros((4, 3))}}
+    like = jax.tree.map(jnp.zeros_like, state)
+    with Checkpoints(tmp_path) as saved:
+        host = {"log": np.arange(3)}
+        saved.save(1, state | {"memory": {"frames": jnp.ones(6)}}, host=host, progress={"at": 1})
+        restored = saved.restore(1, like, besides=("memory", "average"))
+        assert jax.tree.structure(restored.state) == jax.tree.structure(state)
+        _assert_same(restored.state, state)
+        assert restored.progress == {"at": 1} and restored.host["log"].tolist() == [0, 1, 2]
+        for asked, besides, expected in (
+            (like, (), r"\(6,\) as memory\.frames, expected nothing"),
+            (like | {"average": jnp.ones(2)}, ("memory", "average"), r"nothing as average"),
+        ):
+            with pytest.raises(ValueError, match=expected):
+                saved.restore(1, asked, besides=besides)
+
+
 def _half_written(directory):
     """What stands while a writer saves step 3 and replaces step 2."""
     shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp")
