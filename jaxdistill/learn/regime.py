@@ -82,7 +82,8 @@ class Settings:
       clip_norm: longer gradients are shortened to this.
       ema_decay: the network that is evaluated and saved is the exponential moving average of the
         parameters with this decay per update; 0 takes the parameters as they are.
-      reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are.
+      reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are. None is
+        what the suite says: 1 in Atari, 0 elsewhere.
       reward_scale: and multiplied by this.
       discount, trace: gamma and lambda of the Q(lambda) targets, or of the advantages of "ppo".
       policy_clip: of "ppo", how far the ratio of new to old probabilities may leave 1.
@@ -105,7 +106,8 @@ class Settings:
         with "dqn" by the network that judges.
       average_rate: with "pqn", how fast that average follows, per iteration.
       eval_every: steps per game between two evaluations.
-      eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring.
+      eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring; None is
+        what the suite says: 0.05 in Atari, 0 elsewhere.
       final_episodes: whole games per game that the best and the last network play at the end, to
         decide between them: with few games, the best of several evaluations is partly the luckiest.
         So many the better plays again, from other starts, to be reported; see `run.training`.
@@ -145,7 +147,7 @@ class Settings:
     final_rate_fraction: Share = 0.05
     clip_norm: Positive = 10.0
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
-    reward_limit: Weight = 1.0
+    reward_limit: Weight | None = 1.0
     reward_scale: Positive = 1.0
     discount: Share = 0.99
     trace: Share = 0.65
@@ -163,7 +165,7 @@ class Settings:
     average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
     eval_every: Count = 250_000
     eval_episodes: Count = 16
-    eval_epsilon: Share = 0.01
+    eval_epsilon: Share | None = 0.01
     final_episodes: Count = 64
     max_steps: Count | None = None
     opening_steps: Steps | None = None
@@ -329,6 +331,20 @@ class Settings:
         return suite.opening_steps if self.opening_steps is None else self.opening_steps
 
     @property
+    def reward_bound(self) -> float:
+        """What rewards are clipped to on both sides; 0 leaves them as they are."""
+        if self.reward_limit is None:
+            return self.tasks[0].suite.reward_limit
+        return self.reward_limit
+
+    @property
+    def measured_epsilon(self) -> float:
+        """Chance of exploring in games that are evaluated."""
+        if self.eval_epsilon is None:
+            return self.tasks[0].suite.epsilon
+        return self.eval_epsilon
+
+    @property
     def steps_per_iteration(self) -> int:
         """Steps per game in one iteration."""
         return self.num_envs * self.rollout_steps
@@ -423,7 +439,13 @@ def settled(settings: Settings) -> Settings:
     limits = {task.max_steps for task in settings.tasks}
     same = settings.max_steps is None and len(limits) == 1
     limit = limits.pop() if same else settings.max_steps
-    return dataclasses.replace(settings, max_steps=limit, opening_steps=settings.opening)
+    return dataclasses.replace(
+        settings,
+        max_steps=limit,
+        opening_steps=settings.opening,
+        reward_limit=settings.reward_bound,
+        eval_epsilon=settings.measured_epsilon,
+    )
 
 
 def network_of(settings: Settings) -> networks.Network:
@@ -455,7 +477,7 @@ def optimiser(settings: Settings) -> optax.GradientTransformation:
 
 def learnt_rewards(settings: Settings, rewards: np.ndarray) -> np.ndarray:
     """Rewards as they are learnt from: clipped and scaled."""
-    limit = settings.reward_limit
+    limit = settings.reward_bound
     clipped = np.clip(rewards, -limit, limit) if limit else rewards
     return settings.reward_scale * clipped
 

@@ -71,6 +71,7 @@ ATARI = Suite(
     frames_per_second=15,
     opening_steps=10,
     epsilon=0.05,
+    reward_limit=1.0,
 )
 
 

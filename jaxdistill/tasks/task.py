@@ -48,6 +48,8 @@ class Suite:
         where a run does not say. Empty is all that is shown.
       pool_size: environments in one pool of an evaluation, at most. Few, where an environment that
         has finished is stepped in vain; many, where stepping one costs as much as stepping all.
+      reward_limit: rewards are clipped to so much on both sides where they are learnt from, unless
+        it is said; 0 leaves them as they are.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Suite:
     kinds: tuple[str, ...] | None = None
     views: tuple[tuple[str, AnyView], ...] = ()
     pool_size: int = 4
+    reward_limit: float = 0.0
 
     @property
     def form(self) -> Form:
