@@ -40,10 +40,11 @@ def get_config(beside: str = "experts") -> ConfigDict:
         expert_fraction=1.0 if near else 0.5,
         eval_every=25_600 if near else 51_200,
         eval_episodes=32,
-        eval_epsilon=0.05,
         final_episodes=100,
     )
     config = ConfigDict(dataclasses.asdict(settings) | {"games": ""})  # the run's
     config.max_steps = config_dict.placeholder(int)  # the task's own
     config.opening_steps = config_dict.placeholder(int)
+    config.reward_limit = config_dict.placeholder(float)  # the suite's
+    config.eval_epsilon = config_dict.placeholder(float)
     return config

@@ -195,7 +195,10 @@ class Pqn:
         self._settings, self._mesh = settings, mesh = begin.settings, begin.mesh
         transform, averaged = optimiser(settings), settings.ema_decay > 0
         self.train = learner.create_state(begin.params, transform, mesh, averaged=averaged)
-        self._average = jax.tree.map(jnp.array, self.train.params)
+        # Of Double-Q's judge alone.
+        self._average: Any = None
+        if settings.double:
+            self._average = jax.tree.map(jnp.array, self.train.params)
         make = functools.partial(make_learn, settings, begin.network, transform, mesh)
         self._learn, self._learn_taught = make(), make(begin.experts)
         self._expert_params = jax.device_put(
@@ -208,17 +211,20 @@ class Pqn:
 
     @property
     def acting(self) -> tuple[Any, Any]:
-        """The parameters that choose, and those that value the choice; see `make_act`."""
-        return self.train.params, self._average
+        """The parameters that choose, and that value the choice; see `exploration.make_act`."""
+        choosing = self.train.params
+        return choosing, choosing if self._average is None else self._average
 
     @property
     def arrays(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"train": self.train, "average": self._average}
+        average = {} if self._average is None else {"average": self._average}
+        return {"train": self.train, **average}
 
     @arrays.setter
     def arrays(self, restored: dict[str, Any]) -> None:
-        self.train, self._average = restored["train"], restored["average"]
+        self.train = restored["train"]
+        self._average = restored.get("average")
 
     def network_params(self, params: Any) -> networks.Params:
         """The network's, among what is learnt: all."""
@@ -247,6 +253,6 @@ class Pqn:
             learn = self._learn_taught
         key = jax.random.fold_in(key, iteration + 2)
         self.train, numbers = learn(self.train, on_device, key)
-        if self._settings.double:
+        if self._average is not None:
             self._average = self._follow(self._average, self.train.params)
         return numbers

@@ -44,6 +44,7 @@ from jaxdistill.learn import (
 from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.tasks.task import Pool
 from jaxdistill.tasks.views import Vector
 
 _CHECKPOINTS = "checkpoints"
@@ -121,25 +122,50 @@ class _Collector:
         iteration: int,
         log: np.ndarray | None,
     ):
-        """Fresh pools with seeds of their own; `log` `(G, T, N)` are actions to replay in each."""
-        self._settings = settings
+        """Of fresh pools with seeds of their own; `log` `(G, T, N)` is played again in each."""
+        self._settings, self._chosen = settings, chosen
         self.began = iteration
-        self.pools = [
-            lesson.pool(settings.num_envs, lessons.COLLECT, iteration, max_steps=settings.max_steps)
-            for lesson in chosen
-        ]
         self._log = [] if log is None else list(log.swapaxes(0, 1))
-        for actions in self._log:
-            for pool, row in zip(self.pools, actions, strict=True):
-                pool.send(row)
-            for pool in self.pools:
-                pool.receive()
+        self._pools: list[Pool] = []
+
+    def begin(self) -> None:
+        """Opens the pools and plays the log in them, unless that was done.
+
+        Raises:
+          Preempted: a signal has come; nothing is lost by it.
+        """
+        if self._pools:
+            return
+        settings = self._settings
+        pools = [
+            lesson.pool(
+                settings.num_envs, lessons.COLLECT, self.began, max_steps=settings.max_steps
+            )
+            for lesson in self._chosen
+        ]
+        if self._log:
+            name = f"replay {', '.join(lesson.name for lesson in self._chosen)}"
+            with metrics.progress(name, len(self._log) * settings.num_envs, "steps") as advance:
+                for actions in self._log:
+                    preemption.stop_if_asked()
+                    for pool, row in zip(pools, actions, strict=True):
+                        pool.send(row)
+                    for pool in pools:
+                        pool.receive()
+                    advance(settings.num_envs)
+        self._pools = pools
+
+    @property
+    def pools(self) -> list[Pool]:
+        """One of each task, begun."""
+        self.begin()
+        return self._pools
 
     @property
     def log(self) -> np.ndarray:
         """Actions `(G, T, N, ...)` of the T steps that these pools have played."""
-        form = self.pools[0].task.suite.form
-        shape = (-1, len(self.pools), self._settings.num_envs, *form.action_shape)
+        form = self._chosen[0].task.suite.form
+        shape = (-1, len(self._chosen), self._settings.num_envs, *form.action_shape)
         return np.asarray(self._log, form.action_dtype).reshape(shape).swapaxes(0, 1)
 
     def rollout(
@@ -264,7 +290,7 @@ class Training:
         self._evaluate_act = rollouts.network_actor(
             self.network,
             masks,
-            epsilon=settings.eval_epsilon,
+            epsilon=settings.measured_epsilon,
             form=form,
             views=[self._view if isinstance(self._view, Vector) else x.seen for x in self.lessons],
             numbers=[lesson.task.number for lesson in self.lessons],
@@ -273,7 +299,7 @@ class Training:
             masks, form, [lesson.task.number for lesson in self.lessons]
         )
         self._remembering = (
-            rollouts.expert_actor(self._as_experts(begin.params), epsilon=settings.eval_epsilon)
+            rollouts.expert_actor(self._as_experts(begin.params), epsilon=settings.measured_epsilon)
             if self.network.core
             else None
         )
@@ -317,7 +343,8 @@ class Training:
         latest = self._saved.latest_step()
         if latest is None:
             return 0, None
-        restored = self._saved.restore(latest, self.arrays)
+        # Earlier versions also kept an average where nobody reads one.
+        restored = self._saved.restore(latest, self.arrays, besides=("average",))
         self._learner.arrays = restored.state
         self.iteration, self.best = latest, restored.progress["best"]
         self.timer.restore(restored.progress["timer"])
@@ -333,7 +360,7 @@ class Training:
 
     def iterate(self) -> dict[str, float]:
         """Plays and learns once; returns what to log."""
-        self._actor.begin(self.iteration, self._episodes)
+        told = self._actor.begin(self.iteration, self._episodes)
         with self.timer.phase("collect"):
             rollout, finished = self._collector.rollout(
                 self._actor, self.iteration, self._mesh, self.timer
@@ -355,7 +382,7 @@ class Training:
             )
         self.iteration += 1
         self._shorten_log(_LOG_MOST)
-        row |= self._actor.begin(self.iteration, self._episodes)
+        row |= told
         if self._experts and self.settings.algorithm != "dqn":
             row["expert_weight"] = regime.expert_weight_at(self.settings, self.iteration - 1)
         for name, recent in zip(self.names, self._recent, strict=True):
@@ -417,7 +444,7 @@ class Training:
         # New pools from the same seeds: every network is tried on the same starts.
         scores = evaluation.measure(
             self.lessons,
-            self._player(self._learner.network_params(params)),
+            self._player(self.network_params(params)),
             evaluation.Protocol(
                 purpose,
                 settings.seed,
@@ -483,7 +510,20 @@ class Training:
             return self.state.playing
         if not iteration:
             return self._first
-        return self._learner.train_of(self._saved.restore(iteration, self.arrays).state).playing
+        # Without the memory, which may be most of what a device holds and stands there already.
+        like = {name: part for name, part in self.arrays.items() if name != "memory"}
+        state = self._saved.restore(iteration, like, besides=("average", "memory")).state
+        return self._learner.train_of(state).playing
+
+    def begin_games(self) -> None:
+        """Begins the games that the next iteration goes on with, or plays them again up to there.
+
+        The iteration does it otherwise.
+
+        Raises:
+          Preempted: a signal has come; what is saved stays as it is.
+        """
+        self._collector.begin()
 
     def save(self, *, chosen: bool = False, due: bool = False) -> None:
         """Saves everything that a resumed training needs.
@@ -514,7 +554,7 @@ class Training:
         )
 
     def best_params(self) -> networks.Params:
-        """The network of the checkpoint that played best.
+        """What the checkpoint has learnt that played best; see `network_params`.
 
         Raises:
           ValueError: nothing has been evaluated yet.
@@ -522,6 +562,10 @@ class Training:
         if not self.best:
             raise ValueError(f"{self.workdir} has evaluated nothing yet; let it run on")
         return self._restore_params(self.best["step"] // self.settings.steps_per_iteration)
+
+    def network_params(self, params: Any) -> networks.Params:
+        """The network's, among what is learnt; beside them are the deviations of angles."""
+        return self._learner.network_params(params)
 
     def best_experts(self) -> list[Expert]:
         """The checkpoint that played best, as one expert per game.
@@ -536,7 +580,7 @@ class Training:
         experts = []
         for index, lesson in enumerate(self.lessons):
             name = lesson.name
-            own = self._learner.network_params(params)
+            own = self.network_params(params)
             network, alone, actions = networks.for_one_game(self.network, own, index)
             log_std = self._learner.log_std(params)
             played = tuple(a for a in lesson.task.actions if self._masks[index, a])
@@ -622,7 +666,8 @@ def _copied(
     """What a training with `warm_start` begins with.
 
     Raises:
-      ValueError: the expert is of another shape, or holds logits where Q-values are learnt.
+      ValueError: the expert is of another shape or lacks a valid action, or holds logits where
+        Q-values are learnt.
     """
     (expert,) = experts
     assert isinstance(expert, Expert)  # a training is given no teams
@@ -632,15 +677,44 @@ def _copied(
             f"expected an expert of Q-values: choose one, or set algorithm to 'ppo'"
         )
     # Compared without what they compute in, which is no part of a shape.
-    same = networks.to_dict(expert.network) == networks.to_dict(network)
-    if not same or expert.actions != tuple(range(network.num_outputs)):
+    whole = expert.actions == tuple(range(network.num_outputs))
+    own = network if whole else network.clone(num_outputs=len(expert.actions))
+    same = networks.to_dict(expert.network) == networks.to_dict(own)
+    if not same or (network.streams and not whole):
         raise ValueError(
             f"warm_start: {expert.name} is not of the shape of network "
             f"{settings.network!r}; choose its own, or begin fresh"
         )
+    (task,) = settings.tasks
+    if lacking := [a for a in task.actions if a not in expert.actions]:
+        names = ", ".join(task.suite.action_names[action] for action in lacking)
+        raise ValueError(
+            f"warm_start: {expert.name} has no output for {names}, valid in {task.name}; choose "
+            f"one that has, or begin fresh"
+        )
+    params = expert.params if whole else _with_all(network, expert.params, expert.actions)
     if settings.algorithm == "ppo" and expert.outputs == "q":
-        return ppo.as_logits(expert.params, settings.q_temperature)
-    return expert.params
+        return ppo.as_logits(params, settings.q_temperature)
+    return params
+
+
+def _with_all(
+    network: networks.Network, params: networks.Params, actions: Sequence[int]
+) -> networks.Params:
+    """The parameters of some outputs of `network`, as those of all; see `networks.with_outputs`.
+
+    Others, which are never played, are the mean of these: it is what a dueling head takes off.
+    """
+    layers, depth = dict(params["params"]), network.depth
+
+    def spread(x: jax.Array) -> np.ndarray:
+        known = np.asarray(x).reshape(*x.shape[:-1], len(actions), depth)
+        every = np.repeat(known.mean(axis=-2, keepdims=True), network.num_outputs, axis=-2)
+        every[..., list(actions), :] = known
+        return every.reshape(*x.shape[:-1], -1)
+
+    layers["action"] = jax.tree.map(spread, layers["action"])
+    return {"params": layers}
 
 
 def train(
@@ -780,6 +854,8 @@ def _train(
     resume_step = training.steps if training.best or training.iteration else -1
     if training.best:  # a kill may have come before the best was written down
         _save_experts(training, workdir)
+    if training.iteration < settings.iterations:
+        training.begin_games()  # which shows a bar of its own
     with (
         contextlib.ExitStack() as stack,
         metrics.Writer(workdir, resume_step) as writer,

@@ -11,7 +11,7 @@ import pytest
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import divergence, exploration, regime
+from jaxdistill.learn import checkpoints, divergence, exploration, regime
 from jaxdistill.learn import training as learning
 
 pytest.importorskip("Box2D")
@@ -79,6 +79,27 @@ def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one, monkey
             whole.append(jax.device_get(training.arrays))
             assert training._collector.log.shape[1] == (0 if fresh else 80)
     assert _same(*whole)
+
+
+def test_the_best_parameters_are_read_without_the_memory(tmp_path, one, monkeypatch):
+    """Which may be most of what a device holds, and is there already."""
+    restore, asked = checkpoints.Checkpoints.restore, []
+
+    def spy(saved, step, like, **more):
+        asked.append(like)
+        return restore(saved, step, like, **more)
+
+    with learning.Training(SETTINGS, tmp_path, one) as training:
+        for _ in range(3):
+            training.iterate()
+        training.evaluate()
+        training.save(chosen=True)
+        best = jax.device_get(training.state.playing)
+        training.iterate()
+        monkeypatch.setattr(checkpoints.Checkpoints, "restore", spy)
+        assert _same(training.best_params(), best)
+        assert not _same(training.state.playing, best)
+    assert [sorted(like) for like in asked] == [["state"]]
 
 
 def test_updates_begin_when_the_memory_holds_enough(plain, tmp_path, one):

@@ -149,6 +149,38 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
     _assert_same_files(workdir, tmp_path)
 
 
+def test_games_that_nobody_goes_on_with_are_not_played_again(tmp_path, monkeypatch):
+    """What is saved of them is what was read."""
+    learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)
+    monkeypatch.setattr(lessons.Lesson, "pool", None)
+    read = []
+    for _ in range(2):
+        with learning.Training(SETTINGS, tmp_path, ONE) as training:
+            read.append((training._collector.log, training._collector.began))
+            training.save()
+    (log, began), (again, same) = read
+    np.testing.assert_array_equal(log, again)
+    assert log.shape == (1, 16, 8, 9) and began == same == 0
+
+
+def test_a_training_taken_away_while_it_plays_its_games_again_is_as_it_was(
+    tmp_path, monkeypatch, capsys, contents
+):
+    learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)
+    saved = contents(tmp_path / "checkpoints" / "2")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, "asked", lambda: True)
+        with pytest.raises(preemption.Preempted):
+            learning.train(SETTINGS, tmp_path, mesh=ONE)
+    assert contents(tmp_path / "checkpoints" / "2") == saved
+    assert "replay combat/clicking" in capsys.readouterr().err
+    with learning.Training(SETTINGS, tmp_path, ONE) as training:
+        training.begin_games()
+        assert training.iteration == 2
+    assert "replay combat/clicking: 128/128 steps" in capsys.readouterr().err
+
+
 def test_its_updates_are_those_of_every_minibatch_and_epoch(whole):
     _, _, arrays = whole
     assert int(arrays["train"].step) == 6 * 2 * 2  # iterations, epochs, minibatches
@@ -458,6 +490,29 @@ def test_a_copy_turns_as_far_as_its_expert_where_that_is_known(tmp_path, skilled
             begun = training.state.params
         assert _same(begun["network"], params)
         np.testing.assert_allclose(begun["log_std"], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("skill", ["movement", "aiming", "clicking"])
+def test_a_copy_of_a_skill_plays_as_its_expert(tmp_path, skilled, skill):
+    """Which has outputs of its own alone."""
+    log_std = (-1.5, -2.0) if skill == "aiming" else None
+    expert = skilled(skill, log_std=log_std)
+    chosen = dataclasses.replace(SETTINGS, games=(expert.game,))
+    chosen = _taught(chosen, tmp_path, expert)
+    chosen = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0)
+    shown = np.random.default_rng(0).uniform(-1, 1, (64, 1, 74)).astype(np.float32)
+    with learning.Training(chosen, tmp_path / "run", ONE) as training:
+        begun = jax.device_get(training.state.playing)
+        act = training._player(training.network_params(begun))
+        (played,), _ = act((shown,), jax.random.key(0), (0,), (np.arange(64),))
+        training.iterate()
+        assert not _same(training.state.playing["network"], begun["network"])
+    wanted = np.asarray(expert.greedy(expert.view.see(shown)))
+    turned = np.asarray(expert.task.limited(jnp.asarray(played)))  # as its pool does
+    np.testing.assert_allclose(turned, wanted, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(wanted, axis=0)) > 1
+    if log_std:
+        np.testing.assert_allclose(begun["log_std"][7:], log_std)
 
 
 # --- What is saved.

@@ -11,7 +11,9 @@ import numpy as np
 import optax
 import pytest
 
+from configs import finetune
 from jaxdistill import lock, mesh, metrics, networks, tasks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, exploration, learner, pqn, regime
@@ -450,6 +452,34 @@ def test_experts_of_other_games_are_refused(tmp_path):
         learning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
 
 
+def test_a_copy_of_fewer_outputs_values_its_own_as_its_expert_does(tmp_path, monkeypatch):
+    """A dueling head takes off the mean of all outputs, of those that are never played too."""
+    network = Network(convs=(), head="dueling")
+    monkeypatch.setitem(networks.NETWORKS, "linear", network)
+
+    def copying(name, actions):
+        own = network.clone(num_outputs=len(actions))
+        params = networks.init(own, jax.random.key(0), View().shape)
+        Expert(name, own, params, "q", actions, game="pong").save(tmp_path / name)
+        source = ExpertSource(str(tmp_path / name))
+        chosen = {"games": ("pong",), "network": "linear", "opening_steps": 0}
+        return _settings(experts=(source,), warm_start=True, **chosen), own, params
+
+    actions = (11, 0, 1, 3, 4, 12)
+    chosen, own, params = copying("six", actions)
+    seen = np.random.default_rng(0).integers(0, 256, (64, 4, 84, 84)).astype(np.uint8)
+    with learning.Training(chosen, tmp_path / "run") as training:
+        said = networks.forward(training.network, training.state.params, seen)
+    values = np.asarray(networks.forward(own, params, seen))
+    np.testing.assert_allclose(said[:, list(actions)], values, rtol=1e-4, atol=1e-5)
+    assert np.ptp(values, axis=1).min() > 0.01
+    lacking, *_ = copying("four", (0, 1, 3, 4))
+    message = r"^warm_start: four has no output for RIGHTFIRE, LEFTFIRE, valid in pong; choose one"
+    with pytest.raises(ValueError, match=message):
+        learning.train(lacking, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_experts_that_see_other_shapes_are_refused_before_anything_is_written(tmp_path):
     network = networks.create("net3")
     for game, view in (("pong", View()), ("breakout", View(height=42, width=42))):
@@ -596,7 +626,8 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
     turns, epsilons = zip(*asked, strict=True)
     assert turns == tuple(range(3 * 8))
     assert epsilons == tuple(np.repeat([1.0, 0.5, 0.0], 8))
-    assert [row["epsilon"] for row in rows] == [0.5, 0.0, 0.0]
+    assert [row["epsilon"] for row in rows] == [1.0, 0.5, 0.0], "as was explored"
+    assert rows[0]["epsilon"] == exploration.epsilon_at(chosen, 0, 0)
     assert len(set(keys)) == 3
 
 
@@ -658,7 +689,7 @@ def _final(settings, workdir):
     place = mesh.replicated(mesh.create())
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        {"train": state, "average": params},
+        {"train": state, **({"average": params} if settings.double else {})},
     )
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         return saved.restore(saved.latest_step(), like)
@@ -828,6 +859,26 @@ def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(
     _assert_same_run(_final(RUN, tmp_path), final)
 
 
+def test_an_average_is_kept_for_double_q_alone(tmp_path, monkeypatch):
+    """One that an earlier version wrote all the same is left there, of the best network too."""
+    monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
+    chosen = _settings(games=("pong",), network="linear", max_steps=20, opening_steps=0)
+    arrays = pqn.Pqn.arrays
+    with monkeypatch.context() as patch:
+        told = property(lambda self: arrays.fget(self) | {"average": self.train.params})
+        patch.setattr(pqn.Pqn, "arrays", told)
+        learning.train(chosen, tmp_path / "earlier", stop_at=2)
+    learnt = []
+    for name in ("earlier", "whole"):
+        best = learning.train(chosen, tmp_path / name)
+        with learning.Training(chosen, tmp_path / name) as training:
+            assert training.iteration == 3 and list(training.arrays) == ["train"]
+            learnt.append((best, jax.device_get((training.state, training.best_params()))))
+    assert learnt[0][0] == learnt[1][0] and _difference(learnt[0][1], learnt[1][1]) == 0
+    with learning.Training(dataclasses.replace(chosen, double=True), tmp_path / "two") as training:
+        assert list(training.arrays) == ["train", "average"]
+
+
 def test_a_second_training_beside_one_is_refused(tmp_path):
     with (
         lock.one_writer(tmp_path, "config.json"),
@@ -925,6 +976,28 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
     known = regime.settled(chosen)
     assert (known.max_steps, known.opening_steps) == wanted
     assert regime.settled(known) == known
+
+
+@pytest.mark.parametrize(
+    ("games", "wanted", "learnt"),
+    [
+        (("pong",), (1.0, 0.05), [1.0, -1.0]),
+        (("lander/windy", "lander/heavy"), (0.0, 0.0), [7.0, -3.0]),
+        (("combat/duel",), (0.0, 0.0), [7.0, -3.0]),
+    ],
+)
+def test_rewards_and_epsilon_are_the_suites_where_none_are_given(games, wanted, learnt):
+    """As configs/finetune.py leaves them, which goes on from students of any."""
+    fields = finetune.get_config().to_dict() | {"games": games}
+    chosen = settings_lib.build(regime.Settings, fields)
+    assert chosen.reward_limit is chosen.eval_epsilon is None
+    known = regime.settled(chosen)
+    assert (known.reward_limit, known.eval_epsilon) == wanted
+    for settings in (chosen, known):
+        assert regime.learnt_rewards(settings, np.array([7.0, -3.0])).tolist() == learnt
+    given = dataclasses.replace(chosen, reward_limit=2.0, eval_epsilon=0.5)
+    known = regime.settled(given)
+    assert (known.reward_limit, known.eval_epsilon) == (2.0, 0.5)
 
 
 def test_games_are_known_by_their_own_names():
