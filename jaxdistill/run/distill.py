@@ -360,9 +360,9 @@ def _train(
                 best = dataclasses.replace(best, value=value)
             # Whether the student of then has been measured, if one was due.
             measured = restored.progress.get("measured", True)
-            before = restored.progress.get("students")  # that were measured
-            if before is None:  # in a run of an earlier version
-                before = choosing.measured_until(run, done, measured)
+            # How many were measured; an earlier version has not counted them.
+            until = choosing.measured_until(run, done, measured)
+            before = restored.progress.get("students", until)
             if saved.best_step() is None:  # of an earlier version, or somebody took it away
                 best, measured = None, False
             timer.restore(restored.progress["timer"])
