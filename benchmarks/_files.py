@@ -237,7 +237,7 @@ PTH: dict[str, Callable[[], bytes]] = {
         tensor() + put(0) + b"0" + _nested_names(140, 2_000, get(0)), FLOATS
     ),
     "many names in many places": lambda: zipped(
-        tensor() + put(0) + b"0" + _nested_names(7, 50_000, get(0), "a"), FLOATS
+        tensor() + put(0) + b"0" + _nested_names(7, 20_000, get(0), "a"), FLOATS
     ),
     "long names of objects": lambda: zipped(
         _nested_names(140, 20_000, name("my.agent", "Thing") + b")\x81")
