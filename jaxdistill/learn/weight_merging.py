@@ -11,8 +11,8 @@ w_1 .. w_n are the experts' parameters.
   Raghavan & Narayanan 2026), as the reference report has it.
 - `taylor_one_shot`, `taylor_iterative`: Taylor steps from the mean towards the mean, by the loss of
   all games: one, or several that shrink.
-- `aligned_mean`: the mean, once units are matched. They have no order, so those of one network are first put in the order of
-  another's (Ainsworth et al. 2023, "Git Re-Basin", activation matching).
+- `aligned_mean`: the mean, once units are matched. They have no order, so those of one network are
+  first put in the order of another's (Ainsworth et al. 2023, "Git Re-Basin", activation matching).
 
 A Taylor step minimises, about w, the second-order expansion of a loss with the gradient g and the
 diagonal curvature H, plus damping / 2 times the squared distance to other weights v:
