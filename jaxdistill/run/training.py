@@ -147,7 +147,7 @@ def _report(
     experts = load_experts(workdir)
     terms = records.Terms(
         episodes=settings.final_episodes,
-        epsilon=settings.eval_epsilon,
+        epsilon=settings.measured_epsilon,
         seed=records.REPORT_SEED,
         opening_steps=settings.opening,
         max_steps=settings.max_steps,
@@ -213,7 +213,7 @@ def _read_learnt(
     settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: regime.Student | None
 ) -> _Learnt:
     with learning.Training(settings, workdir, mesh, student) as training:
-        params = jax.device_get(training.best_params())
+        params = jax.device_get(training.network_params(training.best_params()))
         vectors = networks.task_vectors(training.network, params)
         seconds = training.timer.seconds()
         seconds.pop("inference", None)  # which is within "collect"
@@ -337,7 +337,7 @@ def _shared(scores: evaluation.Scores, seen: Collection[int] | None) -> dict[str
 
 def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Clip]:
     """A game of each task, from a start that nothing else is measured at."""
-    policy = rollouts.expert_actor(experts, epsilon=settings.eval_epsilon, sample_logits=False)
+    policy = rollouts.expert_actor(experts, epsilon=settings.measured_epsilon, sample_logits=False)
     return {
         lesson.name: clips.record(
             lesson,

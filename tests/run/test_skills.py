@@ -266,10 +266,9 @@ def test_a_students_report_shows_its_fights(whole):
         assert words in report
 
 
-def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path):
-    """In the duel alone, with its experts beside it; its table says what it began as."""
-    workdir, _ = whole
-    chosen = regime.Settings(
+def going_on(workdir):
+    """A student, trained further in the duel."""
+    return regime.Settings(
         games=("combat/duel",),
         algorithm="ppo",
         student=str(workdir),
@@ -288,6 +287,12 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path):
         final_episodes=3,
         max_steps=25,
     )
+
+
+def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path):
+    """In the duel alone, with its experts beside it; its table says what it began as."""
+    workdir, _ = whole
+    chosen = going_on(workdir)
     result = training.train(chosen, tmp_path)
     (row,) = result["games"]
     assert {"random", "expert", "student", "network"} <= row.keys()
@@ -307,6 +312,20 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path):
     begun.write_text(json.dumps(marks | {"student": "another"}))
     with pytest.raises(ValueError, match=r"^the student has other parameters than when"):
         training.evaluate(tmp_path, records.Terms(1, epsilon=0.0, seed=0, opening_steps=0))
+
+
+def test_a_student_that_is_told_its_task_goes_on_with_its_vector(settings, tmp_path):
+    """Beside which the deviations of angles are learnt, and are none of its network."""
+    told = changed(settings, network="mlp_task_embedding", learn={"rounds": 2})
+    distill.distill(told, tmp_path / "merge", stop_after="train")
+    result = training.train(going_on(tmp_path / "merge"), tmp_path / "on")
+    taught = params_of(tmp_path / "merge")["params"]["task_embedding"]["embedding"]
+    vector = result["embeddings"].pop("combat/duel")
+    assert not result["embeddings"] and taught.shape == (4, 8)
+    np.testing.assert_allclose(vector, taught[GAMES.index("combat/duel")], atol=0.1)
+    critic = (128 + 1) * 128 + (128 + 1) * 64 + (64 + 1)
+    layers = (20 + 8 + 1) * 256 + (256 + 1) * 128 + (128 + 1) * 9
+    assert result["parameters"] == 8 + layers + critic
 
 
 # --- Other runs.

@@ -95,6 +95,17 @@ def test_the_best_network_is_what_is_measured(lander_training):
         assert row["random"] == by_chance.summary()
 
 
+def test_a_report_reads_what_was_learnt_and_plays_nothing_again_for_it(
+    lander_training, monkeypatch
+):
+    settings, workdir, result = lander_training
+    monkeypatch.setattr(lessons.Lesson, "pool", None)
+    learnt = training._read_learnt(regime.settled(settings), workdir, mesh.create(), None)
+    assert {row["best_step"] for row in result["games"]} == {learnt.best_step}
+    with learning.Training(settings, workdir) as finished:
+        assert finished._collector.log.shape == (2, 24, 4), "of games that could be"
+
+
 def test_no_reported_game_helped_to_choose(lander_training, measured):
     settings, workdir, _ = lander_training
     with learning.Training(settings, workdir) as finished:
