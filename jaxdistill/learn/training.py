@@ -343,8 +343,13 @@ class Training:
         latest = self._saved.latest_step()
         if latest is None:
             return 0, None
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.arrays
+        )
+        for empty in jax.tree.leaves(self.arrays.get("memory", ())):
+            empty.delete()  # a device may not hold two memories
         # Earlier versions also kept an average where nobody reads one.
-        restored = self._saved.restore(latest, self.arrays, besides=("average",))
+        restored = self._saved.restore(latest, like, besides=("average",))
         self._learner.arrays = restored.state
         self.iteration, self.best = latest, restored.progress["best"]
         self.timer.restore(restored.progress["timer"])

@@ -11,7 +11,7 @@ import pytest
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import checkpoints, divergence, exploration, regime
+from jaxdistill.learn import checkpoints, divergence, exploration, regime, replay
 from jaxdistill.learn import training as learning
 
 pytest.importorskip("Box2D")
@@ -100,6 +100,29 @@ def test_the_best_parameters_are_read_without_the_memory(tmp_path, one, monkeypa
         assert _same(training.best_params(), best)
         assert not _same(training.state.playing, best)
     assert [sorted(like) for like in asked] == [["state"]]
+
+
+def test_a_memory_that_is_read_back_takes_the_place_of_the_empty_one(tmp_path, one, monkeypatch):
+    create, restore, seen = replay.create, checkpoints.Checkpoints.restore, []
+
+    def created(*mesh, **sizes):
+        seen.append(create(*mesh, **sizes))
+        return seen[-1]
+
+    def spy(saved, step, like, **more):
+        assert all(x.is_deleted() for x in jax.tree.leaves(seen[-1]))
+        return restore(saved, step, like, **more)
+
+    with learning.Training(SETTINGS, tmp_path, one) as training:
+        training.iterate()
+        training.save()
+        arrays = jax.device_get(training.arrays)
+    monkeypatch.setattr(replay, "create", created)
+    monkeypatch.setattr(checkpoints.Checkpoints, "restore", spy)
+    with learning.Training(SETTINGS, tmp_path, one) as training:
+        assert _same(training.arrays, arrays) and arrays["memory"].frames.any()
+        training.iterate()
+    assert len(seen) == 1
 
 
 def test_updates_begin_when_the_memory_holds_enough(plain, tmp_path, one):
