@@ -177,6 +177,7 @@ def test_an_experts_mark_is_of_all_that_decides_its_actions(watcher):
 
     named = dataclasses.replace(expert, name="another", source="elsewhere", advertised_score=1.0)
     assert mark(named) == mark()
+    assert mark().startswith("344318538961344b"), "games that were measured before are known"
     narrow = dataclasses.replace(expert.network, activation="elu")
     rough = dataclasses.replace(expert.network, dtype=networks.COMPUTE_DTYPES["bfloat16"])
     others = [
