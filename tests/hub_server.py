@@ -46,8 +46,8 @@ class Hub:
 
     Attributes:
       sizes: what is said of a file's size instead of the truth, by its path.
-      broken: it answers 503 to everything.
-      fails: part of the paths that it answers 500 to.
+      broken: it answers 501 to everything, which is not tried again for half a minute.
+      fails: part of the paths that it answers so to.
     """
 
     def __init__(self):
@@ -118,7 +118,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             path = urllib.parse.urlsplit(self.path).path
             hub.requests.append(f"{self.command} {path}")
             if hub.broken or (hub.fails is not None and hub.fails in path):
-                self.answer(503 if hub.broken else 500, b"down for maintenance")
+                self.answer(501, b"down for maintenance")
                 return None
             return path, body
 

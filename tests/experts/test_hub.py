@@ -303,7 +303,7 @@ def test_what_is_in_the_cache_is_read_without_the_hub(server, zoo, offline, monk
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(server, "broken", True)
     assert formats.load(address).source == source
-    assert "answers 503" in refused("hf://sb3/never")
+    assert "answers 501" in refused("hf://sb3/never")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert formats.load(address).source == source
     line = refused("hf://sb3/never")

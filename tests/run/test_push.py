@@ -257,7 +257,7 @@ def test_a_push_that_ends_in_the_middle_leaves_what_was_there(
     push.push(standing, "me/whole")
     before = dict(server.repositories["me/whole"].branches)
     monkeypatch.setattr(server, "fails", "/commit/")
-    with pytest.raises(OSError, match=r"hf://me/whole: .* answers 500"):
+    with pytest.raises(OSError, match=r"hf://me/whole: .* answers 501"):
         push.push(standing, "me/whole", license="mit")
     assert server.repositories["me/whole"].branches == before
     (tmp_path / "full").mkdir()
