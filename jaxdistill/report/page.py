@@ -107,7 +107,7 @@ def write_training(
     *,
     settings: Mapping[str, Any],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    plays: Mapping[str, clips.Clip],
+    plays: Mapping[str, Film],
     command: str,
 ) -> pathlib.Path:
     """Writes `workdir/report.html` of a training.
@@ -116,7 +116,7 @@ def write_training(
       result: what `run.training.train` returns.
       settings: the training's, as plain values.
       histories: rows of `metrics.jsonl`, by the name of each network's training.
-      plays: a clip of the network by game.
+      plays: `film_of` the network, by game.
       command: what began the training.
     """
     names = [row["game"] for row in result["games"]]
@@ -129,7 +129,7 @@ def write_training(
         scores=tables.network_cells(result["games"]),
         protocol=f"{tables.protocol(result)}; {tables.fresh(result)}",
         sides="",
-        films={name: film_of(plays[name]) for name in names if name in plays},
+        films={name: plays[name] for name in names if name in plays},
         curves=_training_curves(histories, result["games"]),
         histograms="",
         states=0,

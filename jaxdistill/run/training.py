@@ -335,16 +335,18 @@ def _shared(scores: evaluation.Scores, seen: Collection[int] | None) -> dict[str
     return {"shared_starts": len(set(scores.starts.tolist()) & set(seen))}
 
 
-def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, clips.Clip]:
+def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, page.Film]:
     """A game of each task, from a start that nothing else is measured at."""
     policy = rollouts.expert_actor(experts, epsilon=settings.measured_epsilon, sample_logits=False)
     return {
-        lesson.name: clips.record(
-            lesson,
-            policy,
-            seed=lesson.pool_seed(lessons.SHOW),
-            steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
-            max_steps=settings.max_steps,
+        lesson.name: page.film_of(
+            clips.record(
+                lesson,
+                policy,
+                seed=lesson.pool_seed(lessons.SHOW),
+                steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
+                max_steps=settings.max_steps,
+            )
         )
         for lesson in lessons.of_experts(experts, settings.seed)
     }
