@@ -681,10 +681,9 @@ def _copied(
             f"warm_start: {expert.name} holds logits, and {settings.algorithm} learns Q-values; "
             f"expected an expert of Q-values: choose one, or set algorithm to 'ppo'"
         )
-    # Compared without what they compute in, which is no part of a shape.
     whole = expert.actions == tuple(range(network.num_outputs))
     own = network if whole else network.clone(num_outputs=len(expert.actions))
-    same = networks.to_dict(expert.network) == networks.to_dict(own)
+    same = networks.same_architecture(expert.network, own)
     if not same or (network.streams and not whole):
         raise ValueError(
             f"warm_start: {expert.name} is not of the shape of network "

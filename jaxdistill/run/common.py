@@ -107,7 +107,7 @@ class Run:
         if not (network.convs and self.network.convs and view.shape == self.view.shape):
             return None
         having = self.network.clone(convs=network.convs)
-        if networks.to_dict(networks.torso(having)) != networks.to_dict(networks.torso(network)):
+        if not networks.same_architecture(networks.torso(having), networks.torso(network)):
             return None
         return networks.describe_convolutions(network.convs)
 

@@ -582,8 +582,7 @@ def params_of(
                 + "leave learn.warm_layers at 'all', or begin fresh"
             )
         return networks.with_torso(behind, params)
-    # Compared without what they compute in, which is no part of a shape.
-    same = networks.to_dict(network) == networks.to_dict(run.network)
+    same = networks.same_architecture(network, run.network)
     if not (same and shown_alike and actions == tuple(range(run.suite.num_actions))):
         raise ValueError(
             f"{field}: {name} ({network.num_outputs} outputs) is not of the student's shape "
