@@ -70,10 +70,10 @@ def _usual(
     for epoch, seconds in json.loads((directory / "seconds.json").read_text()):
         expert = formats.load(str(directory / f"{epoch}.pth"), game=names[0])
         played = lessons.of_tasks(chosen, 7, [expert.view] * len(chosen))
-        masks = lessons.masks(played)
+        choices = lessons.choices(played)
         act, random = (
-            rollouts.network_actor(expert.network, masks, epsilon=0.05),
-            rollouts.random_policy(masks),
+            rollouts.network_actor(expert.network, choices, epsilon=0.05),
+            rollouts.random_policy(choices),
         )
         # Games begin as ours do.
         steps = chosen[0].suite.opening_steps

@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
     experts = [formats.load(path) for path in paths]
     policy = rollouts.expert_actor(experts, epsilon=0.05)
     taught = lessons.of_experts(experts, 1)
-    random = rollouts.random_policy(lessons.masks(taught))
+    random = rollouts.random_policy(lessons.choices(taught))
     opening = evaluation.Opening(random, 0, random, evaluation.REPORTING)  # none
     protocol = evaluation.Protocol(lessons.REPORT, 1, opening)
 

@@ -9,7 +9,6 @@ Under the protocol that nobody has changed: see `jaxdistill.play.records`. About
 import json
 import pathlib
 
-import jax.numpy as jnp
 from absl import app, flags, logging
 
 import jaxdistill.play
@@ -44,8 +43,7 @@ def main(_: list[str]) -> None:
 
 def _measured(task):
     (lesson,) = lessons.of_tasks([task], 0)
-    masks = jnp.asarray(task.mask)[None]
-    random = rollouts.random_policy(masks, task.suite.form, [task.number])
+    random = rollouts.random_policy(lessons.choices([lesson]))
     opening = evaluation.Opening(random, task.suite.opening_steps, random, evaluation.REPORTING)
     protocol = evaluation.Protocol(lessons.REPORT, records.REPORT_SEED, opening)
     player = records.Player(task.name, random, (records.RANDOM,))

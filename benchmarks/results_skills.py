@@ -16,7 +16,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
@@ -125,7 +124,7 @@ def _random(name: str) -> evaluation.Scores:
 
 def _protocol(task: Task) -> evaluation.Protocol:
     """As experts are measured."""
-    policy = rollouts.random_policy(jnp.asarray(task.mask)[None], task.suite.form, [task.number])
+    policy = rollouts.random_policy(lessons.choices(lessons.of_tasks([task], _SEED)))
     opening = evaluation.Opening(policy, 0, policy, evaluation.REPORTING)
     return evaluation.Protocol(lessons.REPORT, _SEED, opening)
 

@@ -279,8 +279,8 @@ class Training:
         self._view = begin.view
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.best: dict[str, Any] = {}
-        self._masks = masks = begin.masks
-        form = self.lessons[0].task.suite.form
+        self._masks = begin.masks
+        choices = lessons.choices(self.lessons)._replace(masks=begin.masks)
         self._learner: Algorithm = _ALGORITHMS[settings.algorithm](begin)
         self._actor: Actor = (
             ppo.Actor(begin, self._learner)
@@ -289,15 +289,11 @@ class Training:
         )
         self._evaluate_act = rollouts.network_actor(
             self.network,
-            masks,
+            choices,
             epsilon=settings.measured_epsilon,
-            form=form,
             views=[self._view if isinstance(self._view, Vector) else x.seen for x in self.lessons],
-            numbers=[lesson.task.number for lesson in self.lessons],
         )
-        self._random_policy = rollouts.random_policy(
-            masks, form, [lesson.task.number for lesson in self.lessons]
-        )
+        self._random_policy = rollouts.random_policy(choices)
         self._remembering = (
             rollouts.expert_actor(self._as_experts(begin.params), epsilon=settings.measured_epsilon)
             if self.network.core

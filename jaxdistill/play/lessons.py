@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.experts.expert import Teacher
+from jaxdistill.tasks.actions import Choices
 from jaxdistill.tasks.task import Pool, Task, seed_for
 from jaxdistill.tasks.views import AnyShown, AnyView, Screen, Vector, View
 
@@ -158,6 +159,12 @@ def of_tasks(
         Lesson(index, task, view, seed)
         for index, (task, view) in enumerate(zip(tasks, seen, strict=True))
     )
+
+
+def choices(lessons: Sequence[Lesson]) -> Choices:
+    """What may be chosen in each; their draws begin from their tasks' numbers."""
+    numbers = tuple(lesson.task.number for lesson in lessons)
+    return Choices(lessons[0].task.suite.form, masks(lessons), numbers)
 
 
 def masks(lessons: Sequence[Lesson]) -> jax.Array:

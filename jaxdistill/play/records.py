@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,7 +26,7 @@ from jaxdistill import metrics, networks, preemption, settings, tasks
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
-from jaxdistill.play.lessons import REPORT, Lesson, of_experts
+from jaxdistill.play.lessons import REPORT, Lesson, choices, of_experts
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView
 
@@ -533,12 +532,12 @@ def measure_alone(
         raise ValueError(
             f"opening_steps is {steps}, expected less than the {limit} steps of a game"
         )
-    random = rollouts.random_policy(jnp.asarray(expert.mask)[None], task.suite.form, [task.number])
+    alone, known = of_experts([expert], terms.seed), records or Records()
+    random = rollouts.random_policy(choices(alone))
     player = Player(
         f"play {expert.game}",
         rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
         (expert_mark(expert, epsilon=epsilon, sample_logits=sample_logits),),
     )
-    alone, known = of_experts([expert], terms.seed), records or Records()
     protocol = terms.within(limit).protocol(random)
     return measure(alone, player, protocol, terms.episodes, meshes.create(), known)[0]

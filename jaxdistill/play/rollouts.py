@@ -18,7 +18,7 @@ from jaxdistill import mesh as meshes
 from jaxdistill import networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play.memory import Memory
-from jaxdistill.tasks.actions import Discrete, Form
+from jaxdistill.tasks.actions import Choices
 from jaxdistill.tasks.task import Pool, Step
 from jaxdistill.tasks.views import AnyView, Screen, Shown
 
@@ -120,24 +120,17 @@ class Turn(NamedTuple):
 
 def network_actor(
     network: networks.Network,
-    masks: jax.Array,
+    choices: Choices,
     *,
     epsilon: float,
-    form: Form | None = None,
     views: Sequence[AnyView] | None = None,
-    numbers: Sequence[int] | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
     """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
 
     Args:
-      masks: `(G, A)` bool, valid actions of each game.
       epsilon: chance of a uniformly random valid action.
-      form: what its outputs mean; None is one action of several.
       views: what it sees of what the pools of each game show; None is all.
-      numbers: what the draws of each game begin from, such as its `Task.number`; None is 0, 1, ...
     """
-    form = form or Discrete(masks.shape[1])
-    numbers = range(len(masks)) if numbers is None else numbers
 
     @functools.partial(jax.jit, static_argnums=3)
     def act(
@@ -155,10 +148,10 @@ def network_actor(
         outputs = networks.forward(network, params, jnp.concatenate(seen), rows)
         per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
-            form.choose(
+            choices.form.choose(
                 output,
-                masks[game],
-                jax.random.fold_in(key, numbers[game]),
+                choices.masks[game],
+                jax.random.fold_in(key, choices.numbers[game]),
                 epsilon=epsilon,
                 seats=seat,
             )
@@ -209,27 +202,18 @@ def expert_actor(
     return functools.partial(act, on_device(experts))
 
 
-def random_policy(
-    masks: jax.Array, form: Form | None = None, numbers: Sequence[int] | None = None
-) -> Policy:
-    """Uniformly random valid actions.
-
-    Args:
-      masks: `(G, A)` bool.
-      form: what actions are; None is one of several.
-      numbers: as `network_actor`'s.
-    """
-    form = form or Discrete(masks.shape[1])
-    numbers = range(len(masks)) if numbers is None else numbers
+def random_policy(choices: Choices) -> Policy:
+    """Uniformly random valid actions."""
+    masks = choices.masks
 
     @functools.partial(jax.jit, static_argnums=2)
     def act(observations: Observations, key: jax.Array, games: tuple[int, ...], seats: Seats):
         del observations
         return tuple(
-            form.choose(
+            choices.form.choose(
                 jnp.zeros((len(seat), masks.shape[1])),
                 masks[game],
-                jax.random.fold_in(key, numbers[game]),
+                jax.random.fold_in(key, choices.numbers[game]),
                 epsilon=1.0,
                 seats=seat,
             )

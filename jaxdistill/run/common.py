@@ -68,11 +68,9 @@ class Run:
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network,
-            self.masks,
+            lessons.choices(self.lessons),
             epsilon=settings.evaluate.epsilon,
-            form=self.suite.form,
             views=[lesson.seen for lesson in self.lessons],
-            numbers=[lesson.task.number for lesson in self.lessons],
         )
 
     @property
@@ -144,8 +142,7 @@ class Run:
     @functools.cached_property
     def random_policy(self) -> rollouts.Policy:
         """Uniformly random play."""
-        numbers = [lesson.task.number for lesson in self.lessons]
-        return rollouts.random_policy(self.masks, self.suite.form, numbers)
+        return rollouts.random_policy(lessons.choices(self.lessons))
 
     def opening(self, purpose: int) -> evaluation.Opening:
         """Who plays the first steps of episodes of one purpose, and where they may start."""

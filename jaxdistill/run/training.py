@@ -269,9 +269,8 @@ def measure(
                 f"opening_steps is {terms.opening_steps}, expected less than the {limit} steps of "
                 f"a game of {lesson.name}"
             )
-    numbers = [lesson.task.number for lesson in everything]
-    masks, form = lessons.masks(everything), experts[0].task.suite.form
-    random, epsilon = rollouts.random_policy(masks, form, numbers), terms.epsilon
+    choices = lessons.choices(everything)
+    random, epsilon = rollouts.random_policy(choices), terms.epsilon
 
     def player(name: str, teachers: Sequence[Teacher], passing: bool) -> records.Player:
         policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
@@ -285,14 +284,7 @@ def measure(
         )
     if student is not None:
         views = student.views([lesson.task for lesson in everything])
-        act = rollouts.network_actor(
-            student.network,
-            masks,
-            epsilon=epsilon,
-            form=form,
-            views=views,
-            numbers=numbers,
-        )
+        act = rollouts.network_actor(student.network, choices, epsilon=epsilon, views=views)
         marks = tuple(
             records.student_mark(
                 student.network, student.params, own, index=lesson.index, epsilon=epsilon

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -423,6 +424,20 @@ class Factored:
 
 
 Form = Discrete | Factored
+
+
+class Choices(NamedTuple):
+    """What may be chosen in each of several games.
+
+    Attributes:
+      form: what outputs mean, in all of them.
+      masks: `(G, A)` bool, the valid actions of each.
+      numbers: what the draws of each begin from, see `Task.number`.
+    """
+
+    form: Form
+    masks: jax.Array
+    numbers: Sequence[int]
 
 
 def _summed(pressed: jax.Array, keys: jax.Array, turned: jax.Array, angles: jax.Array) -> jax.Array:

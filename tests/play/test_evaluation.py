@@ -172,7 +172,7 @@ def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
     """Scores of a few steps of real games, whose starts are what is looked at."""
     chosen = [tasks.get(name) for name in NAMES]
     played = lessons.of_tasks(chosen, 0, [View(height=42, width=42)] * len(NAMES))
-    random = rollouts.random_policy(lessons.masks(played))
+    random = rollouts.random_policy(lessons.choices(played))
     opening = evaluation.Opening(random, steps, random, side)
     protocol = evaluation.Protocol(purpose=side, seed=0, opening=opening, max_steps=100)
     seats = [range(episodes)] * len(played)
@@ -421,7 +421,7 @@ def _fought(kind, episodes=10, max_steps=150):
     fields = [dataclasses.fields(combat.Combat), (combat.CLICKING, combat.duel(10))]
     played = [kind(**{f.name: getattr(task, f.name) for f in fields[0]}) for task in fields[1]]
     chosen = lessons.of_tasks(played, 3)
-    policy = rollouts.random_policy(lessons.masks(chosen), combat.COMBAT.form)
+    policy = rollouts.random_policy(lessons.choices(chosen))
     opening = evaluation.Opening(policy, 30, policy, evaluation.REPORTING)
     protocol = evaluation.Protocol(lessons.REPORT, 0, opening, max_steps)
     pools = evaluation.split_pools(chosen, protocol, [range(episodes)] * 2)[0]

@@ -18,7 +18,7 @@ from jaxdistill.tasks.views import View
 
 LANDERS = [tasks.get(name) for name in ("lander/standard", "lander/windy")]
 LESSONS = lessons.of_tasks(LANDERS, 5)
-RANDOM = rollouts.random_policy(lessons.masks(LESSONS), numbers=[t.number for t in LANDERS])
+RANDOM = rollouts.random_policy(lessons.choices(LESSONS))
 OPENING = evaluation.Opening(RANDOM, 0, RANDOM, evaluation.REPORTING)
 PLAYERS = ("random", "expert", "student")
 PROTOCOL = evaluation.Protocol(lessons.REPORT, 0, OPENING, max_steps=30)
@@ -31,6 +31,12 @@ def box2d():
 
 def player(mark="someone"):
     return records.Player("someone", RANDOM, (mark, mark))
+
+
+def _always(action):
+    """Whoever has no other action than this one."""
+    choices = lessons.choices(LESSONS)
+    return rollouts.random_policy(choices._replace(masks=choices.masks & (np.arange(4) == action)))
 
 
 @pytest.fixture
@@ -348,7 +354,7 @@ def test_random_play_that_comes_with_the_package_is_not_played(played):
     chosen = [tasks.get(name) for name in ("freeway", "lander/windy", "combat/duel")]
     for task in chosen:
         (lesson,) = lessons.of_tasks([task], 3)
-        random = rollouts.random_policy(lessons.masks([lesson]), task.suite.form, [task.number])
+        random = rollouts.random_policy(lessons.choices([lesson]))
         steps = task.suite.opening_steps
         opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
         protocol = evaluation.Protocol(lessons.REPORT, 0, opening)
@@ -429,11 +435,7 @@ def test_games_are_played_until_each_task_is_known(played):
 
     In 30 steps whoever falls keeps more than whoever rises.
     """
-    masks, numbers = lessons.masks(LESSONS), [t.number for t in LANDERS]
-    falls, rises = (
-        rollouts.random_policy(masks & (np.arange(4) == action), numbers=numbers)
-        for action in (0, 2)
-    )
+    falls, rises = _always(0), _always(2)
 
     def asked(width, expert):
         played.clear()
@@ -460,11 +462,7 @@ def test_games_are_played_until_each_task_is_known(played):
 
 
 def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
-    masks, numbers = lessons.masks(LESSONS), [t.number for t in LANDERS]
-    falls, rises = (
-        rollouts.random_policy(masks & (np.arange(4) == action), numbers=numbers)
-        for action in (0, 2)
-    )
+    falls, rises = _always(0), _always(2)
 
     def measured(width):
         played.clear()

@@ -13,7 +13,7 @@ from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.networks import Network
 from jaxdistill.play import rollouts
 from jaxdistill.tasks import atari
-from jaxdistill.tasks.actions import Discrete, Factored, greedy, softmax
+from jaxdistill.tasks.actions import Choices, Discrete, Factored, greedy, softmax
 from jaxdistill.tasks.views import Vector, View
 
 VIEW = View(height=3, width=2, stack=2)
@@ -33,6 +33,10 @@ def _params(network, seed):
     # A fresh head's outputs are all but equal; spread them so that choices differ.
     params["params"]["action"]["kernel"] *= 20
     return params
+
+
+def _choices(masks, form=None):
+    return Choices(form or Discrete(masks.shape[1]), masks, range(len(masks)))
 
 
 def _seats(observations):
@@ -109,7 +113,7 @@ def test_every_row_may_have_its_own_mask():
 def test_a_network_plays_every_game_with_that_games_actions(indices, epsilon):
     # Game g has the single action g + 5, so the mask alone decides.
     masks = jnp.arange(18)[None] == jnp.array([5, 6, 7])[:, None]
-    act = rollouts.network_actor(TINY, masks, epsilon=epsilon)
+    act = rollouts.network_actor(TINY, _choices(masks), epsilon=epsilon)
     observations = tuple(_observations(g, 2 + g) for g in indices)
     actions, extra = act(
         _params(TINY, 0),
@@ -128,7 +132,7 @@ def test_a_network_actor_is_greedy_in_the_networks_outputs():
     masks = jnp.stack([jnp.asarray(tasks.get(n).mask) for n in ("pong", "freeway")])
     params = _params(TINY, 0)
     observations = (_observations(0, 9), _observations(1, 5))
-    act = rollouts.network_actor(TINY, masks, epsilon=0.0)
+    act = rollouts.network_actor(TINY, _choices(masks), epsilon=0.0)
     actions, _ = act(params, observations, jax.random.key(0), (0, 1), _seats(observations))
     for game in (0, 1):
         outputs = jax.jit(TINY.apply)(params, observations[game])
@@ -143,7 +147,7 @@ def test_a_network_that_knows_its_game_is_told_which_one():
     network = networks.for_tasks(Network(convs=(), controllers=True), chosen)
     masks = jnp.stack([jnp.asarray(game.mask) for game in chosen])
     params = networks.init(network, jax.random.key(0), (12,))
-    act = rollouts.network_actor(network, masks, epsilon=0.0)
+    act = rollouts.network_actor(network, _choices(masks), epsilon=0.0)
     for indices in ((0, 1), (1, 0), (1,)):
         observations = tuple(_observations(game, 9 + game) for game in indices)
         actions, _ = act(params, observations, jax.random.key(0), indices, _seats(observations))
@@ -221,7 +225,7 @@ def test_games_explore_independently_of_each_other():
 
 def test_a_network_explores_each_game_independently_of_the_others():
     masks = jnp.asarray(tasks.get("pong").mask)[None].repeat(2, axis=0)
-    act = rollouts.network_actor(TINY, masks, epsilon=1.0)
+    act = rollouts.network_actor(TINY, _choices(masks), epsilon=1.0)
     observations = (_observations(0, 600),) * 2
     (first, second), _ = act(_params(TINY, 0), observations, KEY, (0, 1), _seats(observations))
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
@@ -230,7 +234,7 @@ def test_a_network_explores_each_game_independently_of_the_others():
 def test_random_play_draws_for_each_game_alone():
     masks = jnp.asarray(tasks.get("pong").mask)[None].repeat(2, axis=0)
     observations = (jnp.zeros((600, 1)),) * 2
-    play = rollouts.random_policy(masks)
+    play = rollouts.random_policy(_choices(masks))
     (first, second), _ = play(observations, KEY, (0, 1), _seats(observations))
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
 
@@ -274,7 +278,7 @@ def test_a_network_actor_sees_its_part_and_answers_with_keys_and_angles():
     masks = jnp.array([[True, True], [False, True]])
     part = Vector(2, start=1, of=4)
     act = rollouts.network_actor(
-        Network(convs=(), num_outputs=2), masks, epsilon=0.0, form=HANDS, views=[part] * 2
+        Network(convs=(), num_outputs=2), _choices(masks, HANDS), epsilon=0.0, views=[part] * 2
     )
     rows = [[9, 0.25, 0.5, 9], [9, -1, 0.5, -9], [-9, 0.125, 0.125, 9]]
     shown = (jnp.array(rows)[:, None], jnp.array(rows[:2])[:, None])
@@ -283,10 +287,10 @@ def test_a_network_actor_sees_its_part_and_answers_with_keys_and_angles():
     np.testing.assert_allclose(both, [[1, 0.75], [0, -0.5], [1, 0.25]])
     np.testing.assert_allclose(angle, [[0, 0.75], [0, -0.5]])
     random = rollouts.network_actor(
-        Network(convs=(), num_outputs=2), masks, epsilon=1.0, form=HANDS, views=[part] * 2
+        Network(convs=(), num_outputs=2), _choices(masks, HANDS), epsilon=1.0, views=[part] * 2
     )
     chosen, _ = random(params, shown, jax.random.key(0), (0, 1), _seats(shown))
-    wanted, _ = rollouts.random_policy(masks, HANDS)(
+    wanted, _ = rollouts.random_policy(_choices(masks, HANDS))(
         shown, jax.random.key(0), (0, 1), _seats(shown)
     )
     for one, other in zip(chosen, wanted, strict=True):
@@ -296,7 +300,7 @@ def test_a_network_actor_sees_its_part_and_answers_with_keys_and_angles():
 def test_random_play_presses_half_of_a_games_keys_and_turns_anywhere():
     masks = jnp.array([[True, True], [True, False]])
     shown = (jnp.zeros((4000, 1)), jnp.zeros((4000, 1)))
-    policy = rollouts.random_policy(masks, HANDS)
+    policy = rollouts.random_policy(_choices(masks, HANDS))
     (both, keys), _ = policy(shown, jax.random.key(0), (0, 1), _seats(shown))
     for chosen in (both, keys):
         assert chosen.shape == (4000, 2) and set(np.unique(chosen[:, 0])) == {0, 1}
@@ -310,7 +314,7 @@ def test_random_play_presses_half_of_a_games_keys_and_turns_anywhere():
 
 def test_random_play_is_uniform_over_each_games_valid_actions():
     masks = jnp.stack([jnp.asarray(tasks.get(n).mask) for n in ("pong", "freeway")])
-    policy = rollouts.random_policy(masks)
+    policy = rollouts.random_policy(_choices(masks))
     observations = (jnp.zeros((9000, 1)), jnp.zeros((6000, 1)))
     actions, extra = policy(observations, jax.random.key(0), (0, 1), _seats(observations))
     assert extra is None
@@ -450,7 +454,7 @@ def test_one_network_plays_two_real_games_at_once():
     names = ("pong", "freeway")
     pools = [atari.AtariPool(tasks.get(name), 2, seed=0, view=VIEW) for name in names]
     masks = jnp.stack([jnp.asarray(pool.task.mask) for pool in pools])
-    act = rollouts.network_actor(TINY, masks, epsilon=0.5)
+    act = rollouts.network_actor(TINY, _choices(masks), epsilon=0.5)
     params = _params(TINY, 0)
     play = rollouts.play(pools, lambda *x: act(params, *x), jax.random.key(0), mesh.create())
     for _ in range(5):

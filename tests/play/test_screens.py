@@ -164,7 +164,9 @@ def test_a_network_acts_by_what_it_sees_of_each_games_screen():
     shown = tuple(rollouts.look([lesson.pool(ENVS, 0)], ONE) for lesson in taught)
     assert isinstance(shown[0], Shown) and not isinstance(shown[1], Shown)
     masks, seats = lessons.masks(taught), (np.arange(ENVS),) * 2
-    act = rollouts.network_actor(LINEAR, masks, epsilon=0.0, views=[x.seen for x in taught])
+    act = rollouts.network_actor(
+        LINEAR, lessons.choices(taught), epsilon=0.0, views=[x.seen for x in taught]
+    )
     chosen, _ = act(STUDENT, shown, KEY, (0, 1), seats)
     for index, lesson in enumerate(taught):
         outputs = networks.forward(LINEAR, STUDENT, lesson.seen.see(shown[index]))
@@ -174,7 +176,7 @@ def test_a_network_acts_by_what_it_sees_of_each_games_screen():
 
 def test_games_are_another_where_rules_or_what_is_shown_are():
     """In which they are kept, and what is counted in them."""
-    random = rollouts.random_policy(jnp.asarray(PONG.mask)[None], numbers=[PONG.task.number])
+    random = rollouts.random_policy(lessons.choices(lessons.of_experts([PONG], 0)))
     opening = evaluation.Opening(random, 3, random, evaluation.REPORTING)
     protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 20)
     player = records.Player("random", random, (records.RANDOM,))

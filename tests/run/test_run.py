@@ -24,6 +24,7 @@ from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
 from jaxdistill.run import choosing, closing, common, distill, recipe
 from jaxdistill.tasks import atari
+from jaxdistill.tasks.actions import Choices, Discrete
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import Vector
 
@@ -33,7 +34,7 @@ LINEAR = networks.Network(convs=())
 ENVS, INITIAL, ROUND, WINDOW, ROUNDS = 4, 24, 8, 28, 4
 SHARES = [1.0, 0.75, 0.5, 0.5]
 MASKS = np.stack([tasks.get(name).mask for name in GAMES])
-NUMBERS = [tasks.get(name).number for name in GAMES]
+CHOICES = Choices(Discrete(18), jnp.asarray(MASKS), [tasks.get(name).number for name in GAMES])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -297,9 +298,7 @@ def test_choices_are_compared_where_the_run_was_last(done):
 
 def _measured(settings, params, purpose, *, episodes, **options):
     """The student of `params` in whole games of a purpose's own starts."""
-    act = rollouts.network_actor(
-        LINEAR, jnp.asarray(MASKS), epsilon=settings.evaluate.epsilon, numbers=NUMBERS
-    )
+    act = rollouts.network_actor(LINEAR, CHOICES, epsilon=settings.evaluate.epsilon)
     policy = functools.partial(act, params)
     return common.Run(settings, mesh.create(), **options).measure(policy, purpose, episodes)
 
@@ -361,7 +360,7 @@ def test_the_closing_table_by_hand(done):
 def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
     base = common.Run(settings, mesh.create())
     sampling = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
-    chance = rollouts.random_policy(jnp.asarray(MASKS), numbers=NUMBERS)
+    chance = rollouts.random_policy(CHOICES)
     for who, policy in (("expert", sampling), ("random", chance)):
         played = base.measure(policy, lessons.REPORT, 4)
         first = base.play_first(base.player(who))
@@ -378,7 +377,7 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
     assert {lessons.SELECT: 1, lessons.REPORT: 2}[purpose] == purpose, (
         "seeds that runs were made with"
     )
-    chance = rollouts.random_policy(jnp.asarray(MASKS), numbers=NUMBERS)
+    chance = rollouts.random_policy(CHOICES)
     expert = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
     played = base.measure(expert, purpose, 2)
     by_hand = evaluation.measure(

@@ -21,6 +21,7 @@ from jaxdistill.learn import losses, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.run import common, distill, push, recipe, students, training, travelled
+from jaxdistill.tasks.actions import Choices
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
@@ -575,10 +576,9 @@ def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path
     (task,) = training.load_settings(out).tasks
     masks = it.masks([task])
     assert np.flatnonzero(masks[0]).tolist() == [0, 1, 4]
-    act = rollouts.network_actor(
-        it.network, jax.numpy.asarray(masks), epsilon=0.05, numbers=[task.number]
-    )
-    random = rollouts.random_policy(jax.numpy.asarray(masks), numbers=[task.number])
+    choices = Choices(task.suite.form, jax.numpy.asarray(masks), [task.number])
+    act = rollouts.network_actor(it.network, choices, epsilon=0.05)
+    random = rollouts.random_policy(choices)
     opening = evaluation.Opening(random, 10, random, evaluation.REPORTING)
     protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 40)
     (scores,) = evaluation.measure(
