@@ -55,11 +55,14 @@ gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_configure() -> None:
-    """Where PyTorch is promised, its absence is an error: the parity tests must not skip."""
-    wanted = os.environ.get("JAXDISTILL_REQUIRE_TORCH")
-    if wanted and importlib.util.find_spec("torch") is None:
+    """Where others' programs are promised, their absence is an error: no test of them skips."""
+    if not os.environ.get("JAXDISTILL_REQUIRE_PARITY"):
+        return
+    wanted = ("torch", "stable_baselines3", "cv2", "av")
+    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         raise pytest.UsageError(
-            "JAXDISTILL_REQUIRE_TORCH is set and PyTorch is not installed: pip install '.[parity]'"
+            f"JAXDISTILL_REQUIRE_PARITY is set and there is no {', '.join(missing)}: "
+            f"pip install '.[parity]'"
         )
 
 
