@@ -461,6 +461,33 @@ def test_games_are_played_until_each_task_is_known(played):
     assert asked(1e9, rises) == {who: {0: 40, 1: 40} for who in PLAYERS}
 
 
+def test_a_task_that_is_known_waits_for_no_other(monkeypatch):
+    """Student 5, expert 10, random play 0: give or take 0.1 in one task, and 5 in the other."""
+    means, spreads = {"student": 5.0, "expert": 10.0, "random": 0.0}, (0.1, 5.0)
+    seats = np.arange(64)
+    made = {
+        who: [Scores(mean + x * (-1.0) ** seats, seats, seats, seats < 0) for x in spreads]
+        for who, mean in means.items()
+    }
+
+    def measure(chosen, who, protocol, episodes, *_):
+        return [
+            made[who.name][lesson.index].first(games)
+            for lesson, games in zip(chosen, episodes, strict=True)
+        ]
+
+    monkeypatch.setattr(records, "measure", measure)
+    players = {who: records.Player(who, RANDOM, ("a", "a")) for who in made}
+    nothing = records.Records()
+    for chosen in (LESSONS, LESSONS[::-1]):
+        scores = records.until_known(
+            chosen, players, PROTOCOL, None, nothing, episodes=64, width=0.05
+        )
+        for who, (narrow, wide) in made.items():
+            assert scores[who][0].to_dict() == narrow.first(16).to_dict()
+            assert scores[who][1].to_dict() == wide.to_dict()
+
+
 def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
     falls, rises = _always(0), _always(2)
 

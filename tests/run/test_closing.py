@@ -9,9 +9,10 @@ import weakref
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import clips
+from jaxdistill.play.evaluation import Scores
 from jaxdistill.report import page, tables
 from jaxdistill.run import closing, recipe
 
@@ -23,6 +24,27 @@ def _row(game, share, interval):
     played = {"mean": 1.0, "interval": [0.0, 2.0], "episodes": 16, "distinct_starts": 9}
     players = dict.fromkeys(("random", "expert", "student"), played)
     return {"game": game, **players, "retention": share, "retention_interval": interval}
+
+
+def test_a_row_says_who_is_held_against_whom():
+    """Student 5, expert 10, random play 0, give or take 1 in 16 games; in Pong chance has -20.7."""
+
+    def scored(mean):
+        games, ends = np.arange(16), np.zeros(16, bool)
+        return {0: Scores(mean + np.tile([-1.0, 1.0], 8), games, games, ends)}
+
+    run = types.SimpleNamespace(
+        settings=recipe.Settings(experts=(ExpertSource("x"),)),
+        names=("pong",),
+        experts=[types.SimpleNamespace(name="it", source="it.pth")],
+        lessons=[types.SimpleNamespace(task=tasks.get("pong"))],
+    )
+    means = {"student": 5.0, "expert": 10.0, "random": 0.0}
+    (row,) = closing.rows_of(run, {who: scored(mean) for who, mean in means.items()})
+    assert {who: row[who]["mean"] for who in means} == means
+    low, high = row["retention_interval"]
+    assert 0.4 < low < row["retention"] == 0.5 < high < 0.6
+    assert row["human_normalised"] == pytest.approx((5 + 20.7) / (14.6 + 20.7))
 
 
 def test_a_share_of_what_may_be_nothing_is_in_no_mean():

@@ -531,6 +531,9 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
     assert [beside[who] for who in ("random", "network")] == [
         alone[who] for who in ("random", "network")
     ]
+    mean = alone["network"]["mean"]
+    assert alone["human_normalised"] == tasks.get("breakout").human_normalised(mean)
+    assert mean != alone["random"]["mean"]
 
 
 def going_on(workdir):
