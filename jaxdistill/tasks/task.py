@@ -329,18 +329,22 @@ class Pool(abc.ABC):
         """Starts one step; `actions`, `(N,)` or `(N, A)`, are the suite's. Then `receive`.
 
         Args:
-          rows: `(K,)`, the environments that step, if not all do; `actions` are theirs.
+          rows: `(K,)`, the environments that step, if not all do, each once and in any order;
+            `actions` are theirs.
 
         Raises:
-          ValueError: a wrong shape, or an action this task does not have.
+          ValueError: a wrong shape, an action this task does not have, or rows that are none.
         """
         actions = np.asarray(actions)
+        if rows is not None:
+            rows = np.asarray(rows)
+            self._check_rows(rows)
         expected = self.num_envs if rows is None else len(rows)
         if problem := self.task.suite.form.problem(actions, expected, self.task.mask):
             names = self.task.suite.action_names
             valid = ", ".join(f"{i} ({names[i]})" for i in self.task.actions)
             raise ValueError(f"{self.task.name}: {problem}: {valid}")
-        self._sent = None if rows is None else np.asarray(rows, np.int32)
+        self._sent = None if rows is None else rows.astype(np.int32)
         self._send(actions, self._sent)
 
     def receive(self) -> Step:
@@ -374,6 +378,19 @@ class Pool(abc.ABC):
         self.send(actions, rows)
         return self.receive()
 
+    def _check_rows(self, rows: np.ndarray) -> None:
+        """Refuses what are no environments of this pool: an emulator would crash by them."""
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            problem = f"{rows.dtype} of shape {rows.shape}"
+        elif ((rows < 0) | (rows >= self.num_envs)).any() or len(np.unique(rows)) < len(rows):
+            problem = f"{rows.tolist()}"
+        else:
+            return
+        raise ValueError(
+            f"{self.task.name}: rows are {problem}, expected indices of environments from 0 to "
+            f"{self.num_envs - 1}, each once"
+        )
+
     def _begin(
         self, observations: np.ndarray, lives: np.ndarray, rows: np.ndarray | None = None
     ) -> None:
@@ -401,7 +418,7 @@ class Pool(abc.ABC):
         truncated: np.ndarray | None = None,
         rows: np.ndarray | None = None,
     ) -> None:
-        """Refuses what a pool of somebody's own says in other shapes: it would fail much later."""
+        """Refuses what a pool of somebody's own says otherwise: it would fail much later."""
         count = self.num_envs if rows is None else len(rows)
         wanted, found = (count, *self._shape), np.shape(observations)
         dtype = getattr(observations, "dtype", None)
@@ -418,6 +435,12 @@ class Pool(abc.ABC):
             if value is not None and np.shape(value) != (count,):
                 raise ValueError(
                     f"{self.task.name}: {name} are {np.shape(value)}, expected ({count},){missing}"
+                )
+        # Of 0 and 1, `~` makes -1 and -2, which are both true: no game would begin anew.
+        for name, value in (("ended", ended), ("truncated", truncated)):
+            if value is not None and np.asarray(value).dtype != bool:
+                raise ValueError(
+                    f"{self.task.name}: {name} are {np.asarray(value).dtype}, expected bool"
                 )
 
     def _merged(self, step: Step, rows: np.ndarray) -> Step:

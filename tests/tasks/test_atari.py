@@ -325,6 +325,33 @@ def test_a_refused_action_leaves_the_pool_usable(pong):
 
 
 @pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([2], r"rows are \[2\], expected indices of environments from 0 to 1, each once"),
+        ([-1], r"rows are \[-1\], expected"),
+        ([0, 0], r"rows are \[0, 0\], expected"),
+        ([1, 0, 1], r"rows are \[1, 0, 1\], expected"),
+        ([True, False], r"rows are bool of shape \(2,\), expected"),
+        ([0.0], r"rows are float64 of shape \(1,\), expected"),
+        ([[0, 1]], r"rows are int64 of shape \(1, 2\), expected"),
+        (1, r"rows are int64 of shape \(\), expected"),
+    ],
+)
+def test_bad_rows_are_refused_before_the_emulator_sees_them(pong, rows, message):
+    before, actions = pong.last, np.zeros(np.size(rows), int)
+    with pytest.raises(ValueError, match=f"pong: {message}") as error:
+        pong.step(actions, rows)
+    assert pong.last is before and "\n" not in str(error.value)
+
+
+def test_rows_come_in_any_order_and_as_any_integers(pong):
+    ages = pong.last.ages.copy()
+    for rows in ([1], np.array([1, 0], np.uint8), (0,)):
+        pong.step(np.zeros(len(rows), int), rows)
+    np.testing.assert_array_equal(pong.last.ages, ages + 2)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"num_envs": 0}, "num_envs is 0, expected at least 1"),

@@ -140,6 +140,18 @@ class ScalarReward(LinePool):
         return super().played(rows, over)._replace(rewards=1.0)
 
 
+class NumberedEnds(LinePool):
+    def played(self, rows, over):
+        played = super().played(rows, over)
+        return played._replace(ended=played.ended.astype(int))
+
+
+class NumberedCuts(LinePool):
+    def played(self, rows, over):
+        played = super().played(rows, over)
+        return played._replace(truncated=played.truncated * 1.0)
+
+
 class NoRows(LinePool):
     def played(self, rows, over):
         return super().played(rows, over)._replace(rows=None)
@@ -228,6 +240,8 @@ class NotANumber(LinePool):
         (Doubles, "observations are (3, 1, 2) of float64, expected (3, 1, 2) of float32"),
         (ThreeNumbers, "observations are (3, 1, 3) of float32, expected (3, 1, 2) of float32"),
         (ScalarReward, "rewards are (), expected (3,)"),
+        (NumberedEnds, "ended are int64, expected bool"),
+        (NumberedCuts, "truncated are float64, expected bool"),
         (NoRows, "expected (3, 1, 2) of float32.*; give Played the rows that have stepped"),
         (StepsAll, "states of environment 1 after its 0 steps are not what they are where all"),
         (RowsInOrder, "observations of environment 2 after its 1 steps are not what they are"),
@@ -293,5 +307,7 @@ def test_a_pool_of_other_shapes_is_refused_where_it_is_made(made):
 def test_a_step_of_other_shapes_is_refused_where_it_is_made():
     with pytest.raises(ValueError, match=r"line: rewards are \(\), expected \(2,\)"):
         Line(made=ScalarReward).pool(2, seed=0).step(np.zeros(2, int))
+    with pytest.raises(ValueError, match="line: ended are int64, expected bool"):
+        Line(made=NumberedEnds).pool(2, seed=0).step(np.zeros(2, int))
     with pytest.raises(ValueError, match="give Played the rows that have stepped"):
         Line(made=NoRows).pool(2, seed=0).step(np.zeros(1, int), np.array([1]))
