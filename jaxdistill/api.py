@@ -244,8 +244,8 @@ def _path(name: str, value: Any) -> str:
 
 
 def _cache(value: Any) -> str | None:
-    """The directory that `cache_dir` names; ValueError for a file."""
-    if value is None:
+    """The directory that `cache_dir` names, if any; ValueError for a file."""
+    if value is None or value == "":
         return None
     path = _path("cache_dir", value)
     if os.path.exists(path) and not os.path.isdir(path):
@@ -330,7 +330,7 @@ def _load(path: str, task: str | None, spec: str | None) -> Policy:
         _refuse_spec(path, spec, "a training")
         experts = training.load_experts(where, task)
         sources = {str(e.game): ExpertSource(str(where / "experts" / str(e.game))) for e in experts}
-    elif (found := student.read(path)) or (where / "config.json").is_file():
+    elif (found := student.read(path)) or students.stands_in(where):
         _refuse_spec(path, spec, "a student" if found else "a distillation")
         if found:
             sources = {game: ExpertSource(path, game=game) for game in found.games}
@@ -376,7 +376,7 @@ def distill(
       settings: what is not to be as by default, by the names of the flags:
         `{"learn.rounds": 100, "network": "net1"}`.
       cache_dir: directory where games of experts and random play are looked for and kept for other
-        runs; None is nowhere but in `workdir`.
+        runs; None or "" is nowhere but in `workdir`.
 
     Returns:
       What stands in `WORKDIR/result.json`; its `games` are one row per task.

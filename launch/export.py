@@ -108,7 +108,7 @@ def _write_portable() -> None:
     from jaxdistill.experts import export_onnx, export_stablehlo, portable
     from jaxdistill.run import students
 
-    if _EXPERT.value or _GAME.value:
+    if _EXPERT.value or _GAME.value is not None:
         policy = portable.of_expert(_of_one_game(whole=False))
     else:
         policy = portable.of_student(students.read(_WORKDIR.value))

@@ -56,10 +56,11 @@ def main() -> None:
     if _WORKDIR.value:
         only_with("--expert", "spec", "rules")
         if training.stands_in(_WORKDIR.value):
-            players = training.load_experts(_WORKDIR.value, _GAME.value or None)
+            players = training.load_experts(_WORKDIR.value, _GAME.value)
         else:
             student = students.read(_WORKDIR.value)
-            players = [student.expert(_GAME.value)] if _GAME.value else student.experts()
+            one = _GAME.value
+            players = student.experts() if one is None else [student.expert(one)]
     else:
         players = [
             sources.load(

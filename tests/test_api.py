@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -388,6 +389,8 @@ def test_a_home_is_found_and_a_file_is_no_directory(asked, pong, tmp_path, monke
         given = ([PONG], tmp_path / "run") if call is jaxdistill.distill else (pong,)
         with pytest.raises(ValueError, match=r"^cache_dir is .*pong\.pth, which is a file; expect"):
             call(*given, cache_dir="~/pong.pth")
+    jaxdistill.distill([PONG], "~/run", cache_dir="")
+    assert asked[-1][2] is None, "which is nowhere, not here"
     with pytest.raises(TypeError, match=r"^path is 5, expected a path"):
         jaxdistill.load(5)
 
@@ -404,6 +407,13 @@ def test_errors_speak_of_arguments_and_not_of_flags(tmp_path):
     with pytest.raises(ValueError, match=r"which game it plays; give it as \{TASK: FILE\}$"):
         jaxdistill.distill([nameless], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_another_program_has_left_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"algo": "APPO", "env": "atari_pong"}')
+    shutil.copy(PONG, tmp_path / "best_000000001.pth")
+    with pytest.raises(FileNotFoundError, match=r"give one of those in it, .*best_0\d*1\.pth"):
+        jaxdistill.load(tmp_path)
 
 
 class _Pong(gymnasium.Env):

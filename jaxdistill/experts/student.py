@@ -125,7 +125,7 @@ class Student:
                 f"{self.name} distilled {len(self.roles)} games and an expert plays one; name one "
                 f"of {', '.join(self.games)}"
             )
-        index = game_index(self.games, game, self.name) if game else 0
+        index = 0 if game is None else game_index(self.games, game, self.name)
         role = self.roles[index]
         network, params, actions = networks.for_one_game(self.network, self.params, index)
         if whole and not role.task.suite.kinds:

@@ -135,8 +135,11 @@ weights.
 
 
 def _origin(source: str) -> str:
-    """Where an expert came from: its address, or what its file is called."""
-    return ", ".join(map(str, hub.addresses(source))) or pathlib.PurePath(source).name
+    """Where an expert, or several together, came from: addresses, or what files are called."""
+    return ", ".join(
+        str(hub.parse(part)) if hub.is_address(part) else pathlib.PurePath(part).name
+        for part in source.split(" + ")
+    )
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -122,6 +122,19 @@ def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
     return roles
 
 
+def stands_in(workdir: str | os.PathLike[str]) -> bool:
+    """Whether a distillation, or a merge of weights, stands in `workdir`.
+
+    Raises:
+      ValueError: its `config.json` is damaged.
+    """
+    path = pathlib.Path(workdir, "config.json")
+    if not path.is_file():
+        return False  # others write such files too
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    return isinstance(standing, dict) and "experts" in standing
+
+
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:
     """The settings of the run in `workdir`; raises as `load_suite` does.
 

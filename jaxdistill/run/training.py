@@ -406,7 +406,7 @@ def best_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> 
             f"{workdir} learnt {len(names)} tasks and an expert plays one; name one of "
             f"{', '.join(names)}"
         )
-    index = game_index(names, game, workdir, "learnt") if game else 0
+    index = 0 if game is None else game_index(names, game, workdir, "learnt")
     return _load_expert(workdir, names[index])
 
 

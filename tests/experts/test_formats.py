@@ -1338,6 +1338,11 @@ def test_spec_errors_name_the_spec(saved, spec, tmp_path):
     refused(saved(TENSORS), "layers", "found 3", spec=spec("layers = 3\noutputs='q'"))
 
 
+def test_a_spec_may_begin_with_the_mark_of_windows(saved, spec):
+    said = formats.convert(saved(TENSORS), spec=spec("\ufeff" + SPEC))
+    assert said.expert.game == "breakout"
+
+
 def test_spec_says_what_was_left_out(saved, spec):
     tree = {"net": TENSORS | state_dict(("d", (2, 2))), "old": state_dict(("x", (3, 3)))}
     conversion = formats.convert(saved(tree), spec=spec(SPEC))

@@ -76,6 +76,9 @@ def test_a_student_is_the_expert_of_each_of_its_games(standing):
         formats.load(where)
     with pytest.raises(ValueError, match="pong, breakout, not freeway"):
         formats.load(where, game="freeway")
+    for ask in (student.expert, lambda game: jaxdistill.load(where, task=game)):
+        with pytest.raises(ValueError, match="unknown task ''"):  # which is not the first one
+            ask("")
     assert jaxdistill.load(where).tasks == GAMES
     assert jaxdistill.load(where, task="breakout").tasks == ("breakout",)
 

@@ -74,6 +74,17 @@ def test_its_python_runs_as_it_stands(game, network, view, tmp_path):
     assert "--import" not in text
 
 
+def test_experts_that_play_together_come_from_all_their_files():
+    student = student_of("pong", "net3", View())
+    for source, said in (
+        ("runs/aim.pth + hf://me/move@v1 + runs/click", "aim.pth, hf://me/move@v1, click"),
+        ("runs/aim.pth", "aim.pth"),
+    ):
+        role = dataclasses.replace(student.roles[0], source=source)
+        text = card.text(dataclasses.replace(student, roles=(role,)), hub.parse(ADDRESS))
+        assert f"| pong | an expert | {said} |" in text
+
+
 def test_a_task_of_one_s_own_needs_its_file(corridor, tmp_path, monkeypatch):
     student = student_of(corridor, "mlp", lander.LANDER.view)
     student.save(tmp_path / "student")

@@ -279,6 +279,8 @@ def test_the_best_network_is_an_expert_for_each_of_its_tasks(lander_training, tm
         training.best_as_expert(workdir)
     with pytest.raises(ValueError, match=r"learnt .*, not pong"):
         training.best_as_expert(workdir, "pong")
+    with pytest.raises(ValueError, match="unknown task ''"):  # which is not the first one
+        training.best_as_expert(workdir, "")
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     with pytest.raises(ValueError, match="has evaluated nothing of lander/standard yet"):
         training.load_experts(tmp_path)

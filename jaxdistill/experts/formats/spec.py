@@ -257,7 +257,7 @@ def _loaded(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has over {MAX_BYTES} bytes")
-        fields = tomllib.loads(text.decode())
+        fields = tomllib.loads(text.decode("utf-8-sig"))  # Windows begins with a mark
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected a spec in TOML") from None
     except OSError as error:
