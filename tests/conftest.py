@@ -221,7 +221,7 @@ def breakout_play() -> Play:
 
 # Actions of a suite of their own, more than any test plays, so that they can say who chose them.
 SCRIPTED = Suite(
-    "scripted", tuple(map(str, range(2000))), View(2, 2, 1), "uint8", 10, 0, facts=("length",)
+    "scripted", tuple(map(str, range(256))), View(2, 2, 1), "uint8", 10, 0, facts=("length",)
 )
 
 

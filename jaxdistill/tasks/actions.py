@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 KINDS = ("key", "angle")
+MOST_ACTIONS = 256
+"""Of which one is chosen: logs and replay memories hold it as a byte."""
 
 
 def mask_outputs(outputs: jax.Array, mask: jax.Array) -> jax.Array:
@@ -78,10 +80,17 @@ class Discrete:
     """Outputs that one action of several is chosen by; the functions above, as a form.
 
     Attributes:
-      size: A, the number of actions.
+      size: A, the number of actions, at most `MOST_ACTIONS`.
     """
 
     size: int
+
+    def __post_init__(self) -> None:
+        if self.size > MOST_ACTIONS:
+            raise ValueError(
+                f"{self.size} actions of which one is chosen, expected {MOST_ACTIONS} at most; say "
+                f"kinds, where several are chosen at once"
+            )
 
     @property
     def action_shape(self) -> tuple[int, ...]:

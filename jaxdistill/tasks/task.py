@@ -29,6 +29,8 @@ from jaxdistill.tasks.views import AnyShown, AnyView, Vector, shown
 class Suite:
     """Tasks that one student can share.
 
+    What outputs cannot mean is refused with a ValueError, such as one action of more than 256.
+
     Attributes:
       name: such as "atari".
       action_names: what each of the A actions is called, or each of the A keys and angles that one
@@ -65,6 +67,12 @@ class Suite:
     views: tuple[tuple[str, AnyView], ...] = ()
     pool_size: int = 4
     reward_limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.form
+        except ValueError as error:
+            raise ValueError(f"suite {self.name}: {error}") from None
 
     @property
     def form(self) -> Form:

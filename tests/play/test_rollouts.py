@@ -413,8 +413,8 @@ def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(sc
     def policy(observations, key, indices, seats):
         assert indices == (5, 2)
         seen.append([np.asarray(x) for x in observations])
-        # The action names pool and slot: a hundred times the one plus the other.
-        return tuple(100 * x[:, 0, 1, 1].astype(int) + x[:, 0, 0, 0] for x in seen[-1]), None
+        # The action names pool and slot: ten times the one plus the other.
+        return tuple(10 * x[:, 0, 1, 1].astype(int) + x[:, 0, 0, 0] for x in seen[-1]), None
 
     play = rollouts.play(
         [*pools, other], policy, jax.random.key(0), mesh.create(), games=(5, 5, 5, 2)
@@ -425,10 +425,10 @@ def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(sc
     assert first.shape == (8, 1, 2, 2) and second.shape == (3, 1, 2, 2)
     assert first[:, 0, 1, 1].tolist() == [10, 10, 11, 11, 12, 0, 0, 0]
     assert [a.tolist() for a in turn.actions] == [
-        [1000, 1001],
-        [1100, 1101],
-        [1200],
-        [1300, 1301, 1302],
+        [100, 101],
+        [110, 111],
+        [120],
+        [130, 131, 132],
     ]
     for pool, action, step in zip([*pools, other], turn.actions, turn.steps, strict=True):
         np.testing.assert_array_equal(pool.sent, [action])

@@ -293,6 +293,28 @@ def test_actions_that_are_none_are_refused(task, said):
         tasks.check(task)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"action_names": tuple(map(str, range(257)))},
+            "suite line: 257 actions of which one is chosen, expected 256 at most; say kinds",
+        ),
+        ({"kinds": ("key", "knob")}, "suite line: kinds of outputs are ['key', 'knob'], expected"),
+    ],
+)
+def test_a_suite_of_what_cannot_be_chosen_is_refused_where_it_is_made(changes, said):
+    """Actions are kept as bytes: the 256th counted from 0 would be read back as the first."""
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        dataclasses.replace(LINE, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_as_many_actions_as_a_byte_holds_are_kept_as_they_are():
+    suite = dataclasses.replace(LINE, action_names=tuple(map(str, range(256))))
+    assert np.asarray([255], suite.form.action_dtype).tolist() == [255]
+
+
 def test_one_environment_is_not_enough():
     with pytest.raises(ValueError, match="num_envs is 1, expected at least 2"):
         tasks.check(Line(), num_envs=1)
