@@ -40,7 +40,7 @@ def main(_: list[str]) -> None:
     alone = [atari.AtariPool(game, count, seed=9 + 1000 * i) for i, game in enumerate(chosen)]
     generator = np.random.default_rng(0)
     actions = [generator.choice(game.actions, (steps, count)) for game in chosen]
-    params = [expert.params for expert in experts]
+    params = rollouts.on_devices(experts, None)
     forward = jax.jit(lambda p, x: expert_outputs(experts, p, x, range(len(experts))))
     seen = [jax.numpy.asarray(pool.last.observations) for pool in alone]
     singles = [play(g, load(path), 0.05, 1) for g, path in zip(chosen, paths, strict=True)]

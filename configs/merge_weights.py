@@ -32,6 +32,7 @@ def get_config(experts: str = merge.SHIPPED) -> ConfigDict:
     config.collect.dataset = config_dict.placeholder(str)
     config.merge.base = config_dict.placeholder(str)
     config.merge.damping = config_dict.placeholder(float)
+    config.merge.reward_limit = config_dict.placeholder(float)  # the suite's
     config.evaluate.max_steps = config_dict.placeholder(int)
     config.evaluate.opening_steps = config_dict.placeholder(int)
     return config

@@ -33,4 +33,6 @@ def get_config(experts: str = "") -> ConfigDict:
     del config.student  # which launch/finetune.py trains further
     config.max_steps = config_dict.placeholder(int)  # the task's own
     config.opening_steps = config_dict.placeholder(int)
+    config.reward_limit = config_dict.placeholder(float)  # the suite's
+    config.eval_epsilon = config_dict.placeholder(float)
     return config

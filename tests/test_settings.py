@@ -230,7 +230,7 @@ NONSENSE = {
     },
     "merge": {
         "base": ("", 3),
-        **dict.fromkeys(("scale", "damping", "rate", "clip_norm"), RATE),
+        **dict.fromkeys(("scale", "damping", "rate", "clip_norm", "reward_scale"), RATE),
         **dict.fromkeys(("catch_up_rate", "catch_up_damping"), RATE),
         "loss": ("l1",),
         "q_temperature": TEMPERATURE,

@@ -306,7 +306,9 @@ def make_update(
     Every epoch shuffles each task's rows with `fold_in(key, step)` and goes through all of them in
     minibatches of equally many rows of each task. The loss is the mean over tasks of each task's
     mean over its valid rows; advantages are normalised in a minibatch, each task's by themselves.
-    So no task wins by its rewards or by its rows. `state` is donated.
+    So no task wins by its rows, and none moves the policy's own layers the more for larger rewards.
+    Layers that the critic shares it does: its error is in rewards, so where tasks' differ in size,
+    scale them. `state` is donated.
 
     Args:
       masks: `(G, A)` bool, the valid actions of each task, or with a form the entries that count.

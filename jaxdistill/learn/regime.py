@@ -147,7 +147,7 @@ class Settings:
     final_rate_fraction: Share = 0.05
     clip_norm: Positive = 10.0
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
-    reward_limit: Weight | None = 1.0
+    reward_limit: Weight | None = None
     reward_scale: Positive = 1.0
     discount: Share = 0.99
     trace: Share = 0.65
@@ -165,7 +165,7 @@ class Settings:
     average_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
     eval_every: Count = 250_000
     eval_episodes: Count = 16
-    eval_epsilon: Share | None = 0.01
+    eval_epsilon: Share | None = None
     final_episodes: Count = 64
     max_steps: Count | None = None
     opening_steps: Steps | None = None

@@ -295,7 +295,9 @@ class Training:
         )
         self._random_policy = rollouts.random_policy(choices)
         self._remembering = (
-            rollouts.expert_actor(self._as_experts(begin.params), epsilon=settings.measured_epsilon)
+            rollouts.expert_actor(
+                self._as_experts(begin.params), epsilon=settings.measured_epsilon, mesh=begin.mesh
+            )
             if self.network.core
             else None
         )

@@ -68,7 +68,9 @@ class Merge:
         targets, or one of `losses.LOSSES` against the experts' outputs.
       q_temperature: of the experts' Q-values in losses that know one, and of the policy whose
         dependence "fisher" measures.
-      discount, reward_limit: of "td"; rewards are clipped to so much on both sides, 0 leaves them.
+      discount, reward_limit, reward_scale: of "td", as the experts were trained with: rewards are
+        clipped to so much on both sides (0 leaves them, None is what the suite says: 1 in Atari, 0
+        elsewhere) and multiplied.
       batch_size: rows of all games together in one batch.
       damping: of the Taylor steps; None is 1000 times the largest curvature.
       rate: of the steps of "htcl" and "taylor_iterative".
@@ -85,7 +87,8 @@ class Merge:
     loss: Annotated[str, OneOf((TD, *losses.LOSSES))] = TD
     q_temperature: Temperature = 0.01
     discount: Share = 0.99
-    reward_limit: Weight = 1.0
+    reward_limit: Weight | None = None
+    reward_scale: Positive = 1.0
     batch_size: Count = 256
     damping: Positive | None = None
     rate: Positive = 0.9

@@ -50,13 +50,10 @@ class Recurrent:
         self,
         experts: Sequence[Teacher],
         act: Callable[..., Any],
-        params: Sequence[Any] | None = None,
+        params: Sequence[Any],
     ):
-        """`act` is `expert_actor`'s, with what recurrent experts say behind its other arguments.
-
-        `params` are other parameters than the experts' own.
-        """
-        self._params = on_device(experts) if params is None else params
+        """`act` is `expert_actor`'s, with what recurrent experts say behind its other arguments."""
+        self._params = params
         self._experts, self._act, self._memory = experts, act, Memory(experts)
 
     def by(self, params: Sequence[Any] | None = None) -> Recurrent:
@@ -83,9 +80,14 @@ class Recurrent:
         return self._act(self._params, observations, key, games, seats, said)
 
 
-def on_device(experts: Sequence[Teacher]) -> list[Any]:
-    """The experts' parameters, sent to the default device once and not at every step."""
-    return jax.device_put([expert.params for expert in experts])
+def on_devices(experts: Sequence[Teacher], mesh: Mesh | None) -> list[Any]:
+    """The experts' parameters, sent once and not at every step.
+
+    To all devices of this process that the mesh has; or where there is none, to the default one.
+    """
+    params = [expert.params for expert in experts]
+    where = None if mesh is None else meshes.replicated(meshes.local(mesh))
+    return jax.device_put(params, where)
 
 
 AnyPolicy = Policy | Recurrent
@@ -162,7 +164,11 @@ def network_actor(
 
 
 def expert_actor(
-    experts: Sequence[Teacher], *, epsilon: float, sample_logits: bool = True
+    experts: Sequence[Teacher],
+    *,
+    epsilon: float,
+    sample_logits: bool = True,
+    mesh: Mesh | None = None,
 ) -> AnyPolicy:
     """All experts playing their own games, in one jitted call; draws are by the tasks' numbers.
 
@@ -170,6 +176,7 @@ def expert_actor(
       epsilon: chance of a uniformly random valid action.
       sample_logits: experts with logits sample their policy, as they were trained to; otherwise
         they take the most likely action.
+      mesh: what is shown to them is on its devices; None is on the default one alone.
     """
     form = experts[0].task.suite.form
     masks = [jnp.asarray(expert.mask) for expert in experts]
@@ -197,9 +204,10 @@ def expert_actor(
             for index, output, seat in zip(indices, outputs, seats, strict=True)
         ), outputs
 
+    params = on_devices(experts, mesh)
     if any(expert.recurrent for expert in experts):
-        return Recurrent(experts, act)
-    return functools.partial(act, on_device(experts))
+        return Recurrent(experts, act, params)
+    return functools.partial(act, params)
 
 
 def random_policy(choices: Choices) -> Policy:

@@ -268,7 +268,10 @@ class Run:
     def _experts_play(self) -> rollouts.AnyPolicy:
         chosen = self.settings.evaluate
         return rollouts.expert_actor(
-            self.experts, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
+            self.experts,
+            epsilon=chosen.epsilon,
+            sample_logits=chosen.sample_logits,
+            mesh=self.mesh,
         )
 
     def log_info(self) -> dict[str, Any]:
@@ -337,9 +340,13 @@ def records_of(
     *,
     writes: bool = True,
 ) -> records.Records:
-    """As `records_in`, and games of its experts are looked for beside their files too."""
-    beside = (shipped.found(source.path).parent / _PLAYED for source in settings.experts)
-    return records_in(workdir, cache_dir, tuple(dict.fromkeys(beside)), writes=writes)
+    """As `records_in`, and games of experts that come with the package are looked for there too.
+
+    Beside files of others is what others say of them.
+    """
+    folders = {shipped.found(source.path).resolve().parent for source in settings.experts}
+    given = (shipped.EXPERTS / _PLAYED,) if shipped.EXPERTS.resolve() in folders else ()
+    return records_in(workdir, cache_dir, given, writes=writes)
 
 
 def records_in(
@@ -354,10 +361,8 @@ def records_in(
     Args:
       writes: False where the run is only read: its games are known, and none is added.
     """
-    shared, own = None if cache_dir is None else pathlib.Path(cache_dir), workdir / _PLAYED
-    if not writes:
-        return records.Records(None, shared, (own, *given))
-    return records.Records(own, shared, given)
+    shared = None if cache_dir is None else pathlib.Path(cache_dir)
+    return records.Records(workdir / _PLAYED, shared, given, writes=writes)
 
 
 def check_experts(

@@ -132,7 +132,10 @@ def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
     run = recipe.settled(settings.as_run(), experts).evaluate
     names = [field.name for field in dataclasses.fields(Measure)]
     measure = Measure(**{name: getattr(run, name) for name in names})
-    return dataclasses.replace(settings, network=found[0], evaluate=measure)
+    merge = settings.merge
+    if merge.reward_limit is None:
+        merge = dataclasses.replace(merge, reward_limit=suite.reward_limit)
+    return dataclasses.replace(settings, network=found[0], merge=merge, evaluate=measure)
 
 
 def _shape(expert: Expert) -> tuple[object, ...]:
@@ -168,6 +171,7 @@ READ_BY = {
     "round_decay": ("taylor_iterative",),
     "discount": TAYLOR,
     "reward_limit": TAYLOR,
+    "reward_scale": TAYLOR,
     "q_temperature": (*TAYLOR, "fisher"),
 }
 """Which methods read a field of `Merge`."""
@@ -193,7 +197,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
             (
                 not td,
                 f"merge.loss is {merge.loss!r}",
-                ("merge.discount", "merge.reward_limit"),
+                ("merge.discount", "merge.reward_limit", "merge.reward_scale"),
             ),
             (
                 method != "fisher" and not tempered,

@@ -339,7 +339,8 @@ def student_views(settings: Settings, experts: Sequence[Teacher]) -> tuple[AnyVi
     """What the student of a run sees of what pools show, in each task.
 
     Raises:
-      ValueError: `settings.view` names none of the suite's.
+      ValueError: `settings.view` names none of the suite's, or one of which it is not known what
+        an expert can tell, and `learn.resample_unseen` asks for that.
     """
     suite = experts[0].task.suite
     views = dict(suite.views)
@@ -352,6 +353,12 @@ def student_views(settings: Settings, experts: Sequence[Teacher]) -> tuple[AnyVi
         raise ValueError(
             f"view is {settings.view!r}, expected "
             + (f"one of {', '.join(views)}" if views else _usual_view(suite))
+        )
+    usual = next(iter(views))
+    if settings.learn.resample_unseen and chosen != usual:
+        raise ValueError(
+            f"learn.resample_unseen: what experts can know of is known of view {usual!r}, and view "
+            f"is {chosen!r}; leave one of them out"
         )
     return (views[chosen],) * len(experts)
 

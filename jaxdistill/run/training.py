@@ -273,7 +273,7 @@ def measure(
     random, epsilon = rollouts.random_policy(choices), terms.epsilon
 
     def player(name: str, teachers: Sequence[Teacher], passing: bool) -> records.Player:
-        policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False)
+        policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False, mesh=mesh)
         marks = (records.expert_mark(x, epsilon=epsilon, sample_logits=False) for x in teachers)
         return records.Player(name, policy, tuple(marks), passing)
 
@@ -291,7 +291,8 @@ def measure(
             )
             for lesson, own in zip(everything, views, strict=True)
         )
-        policy = functools.partial(act, student.params)
+        params = jax.device_put(student.params, meshes.replicated(meshes.local(mesh)))
+        policy = functools.partial(act, params)
         players["student"] = records.Player("student", policy, marks)
     players["network"] = player("network", experts, passing=True)
     protocol = terms.protocol(random)

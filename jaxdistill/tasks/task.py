@@ -148,7 +148,8 @@ class Task(abc.ABC):
     def seen(self) -> np.ndarray | None:
         """`(D,)` bool, which of the numbers that a student sees an expert of this task can know of.
 
-        None is all of them. What an expert does, and so what it teaches, cannot depend on others.
+        They are those of the first of the suite's `views`. None is all of them. What an expert
+        does, and so what it teaches, cannot depend on others.
         """
         return None
 

@@ -255,11 +255,11 @@ def test_per_game_mean_by_hand(maybe_jit):
     np.testing.assert_allclose(actual, [3.0, 0.0, 10.0, 0.0])
 
 
-def _game_gradients(student, expert, games, temperature=1.0):
+def _game_gradients(student, expert, games, temperature=1.0, loss=losses.kl):
     """Norm of the gradient that each game's rows send into the balanced loss, as a sum of rows."""
 
     def balanced(student):
-        values = losses.kl(student, expert, jnp.ones(student.shape[1], bool), temperature)
+        values = loss(student, expert, jnp.ones(student.shape[1], bool), temperature)
         return losses.per_game_mean(values, games, 2).mean()
 
     gradient = jax.grad(balanced)(student)
@@ -281,6 +281,16 @@ def test_a_game_with_larger_q_values_does_not_win():
     large, small = _game_gradients(jnp.zeros((2, 2)), expert, games, temperature=0.01)
     # p = (1, 0) in both: |(1/2, 1/2) - (1, 0)| / 2 = 0.353553.
     np.testing.assert_allclose([large, small], 0.353553, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_docs_say_by_which_losses_a_game_with_larger_q_values_wins(name):
+    games, expert = jnp.array([0, 1]), jnp.array([[1000.0, 0.0], [1.0, 0.0]])
+    large, small = _game_gradients(
+        jnp.zeros((2, 2)), expert, games, temperature=0.01, loss=losses.LOSSES[name].function
+    )
+    even = ("kl", "hinton_kl", "q_kl", "nll", "standardised_mse", "huber")
+    assert large == pytest.approx(small if name in even else 1000 * small, rel=0.1)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

@@ -410,8 +410,8 @@ def test_a_network_sees_the_stacks_that_were_played():
     assert _learn(policy, swapped, FOUR, **still)[1]["kl"].min() > 1e-5
 
 
-def test_no_task_wins_by_its_rewards():
-    """Without a critic, rewards of one task a thousand times as large change nothing."""
+def test_no_task_wins_the_policy_by_its_rewards():
+    """Without a critic that shares its layers, rewards of one task a thousand times as large change nothing."""
     policy = POLICIES["one of several"]
     rollout = _rollout(policy)
     zeros = np.zeros_like(rollout.values)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import finetune
+from configs import finetune, train_expert
 from jaxdistill import lock, mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
@@ -987,9 +987,10 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
     ],
 )
 def test_rewards_and_epsilon_are_the_suites_where_none_are_given(games, wanted, learnt):
-    """As configs/finetune.py leaves them, which goes on from students of any."""
-    fields = finetune.get_config().to_dict() | {"games": games}
-    chosen = settings_lib.build(regime.Settings, fields)
+    """As the configs leave them, of which one goes on from students of any."""
+    fields = [config.get_config().to_dict() for config in (finetune, train_expert)]
+    chosen, begun = (settings_lib.build(regime.Settings, x | {"games": games}) for x in fields)
+    assert begun.reward_limit is begun.eval_epsilon is None
     assert chosen.reward_limit is chosen.eval_epsilon is None
     known = regime.settled(chosen)
     assert (known.reward_limit, known.eval_epsilon) == wanted

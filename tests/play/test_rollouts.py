@@ -239,6 +239,21 @@ def test_random_play_draws_for_each_game_alone():
     assert 0.1 < np.mean(np.asarray(first) == np.asarray(second)) < 0.24
 
 
+def test_experts_parameters_are_sent_to_all_devices_once():
+    experts, devices = _experts("different shapes"), mesh.create()
+    observations = jax.device_put((_observations(0, 8),) * 2, mesh.sharded(devices))
+    key = jax.device_put(KEY, mesh.replicated(devices))
+    act = rollouts.expert_actor(experts, epsilon=0.0, mesh=devices)
+    seats = jax.device_put(_seats(observations), mesh.replicated(devices))
+    with jax.transfer_guard_device_to_device("disallow"):
+        actions, _ = act(observations, key, (0, 1), seats)
+    alone, _ = rollouts.expert_actor(experts, epsilon=0.0)(
+        jax.device_get(observations), KEY, (0, 1), _seats(observations)
+    )
+    for together, one in zip(actions, alone, strict=True):
+        np.testing.assert_array_equal(together, one)
+
+
 def test_only_experts_with_logits_sample():
     experts = _experts("different shapes")
     observations = tuple(jnp.repeat(_observations(i, 1), 3000, axis=0) for i in (0, 1))

@@ -410,6 +410,10 @@ def test_a_duel_of_any_health_is_found_by_its_name(health):
         ({"together": "combat/duel_0hp"}, "combat/duel_0hp: health is 0, expected at least 1"),
         ({"together": "combat/movement"}, "together is combat/movement, which movement plays"),
         ({"view": "lidar"}, "view is 'lidar', expected one of duel, document"),
+        (
+            {"view": "document", "learn": {"resample_unseen": True}},
+            "learn.resample_unseen: .* known of view 'duel', and view is 'document'",
+        ),
         ({"network": "mlp_task_embedding_x"}, "network is 'mlp_task_embedding_x', expected one"),
         ({"network": "nature"}, "the network looks at screens, and combat/movement shows"),
         (
