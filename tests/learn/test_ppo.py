@@ -411,7 +411,7 @@ def test_a_network_sees_the_stacks_that_were_played():
 
 
 def test_no_task_wins_the_policy_by_its_rewards():
-    """Without a critic that shares its layers, rewards of one task a thousand times as large change nothing."""
+    """Without a critic to share layers with, rewards a thousand times as large change nothing."""
     policy = POLICIES["one of several"]
     rollout = _rollout(policy)
     zeros = np.zeros_like(rollout.values)
