@@ -142,13 +142,12 @@ USUAL = Rules()
 
 @dataclasses.dataclass(frozen=True)
 class Game(Task):
-    """One Atari game; its actions are ALE's.
+    """One Atari game, or a variant of one's own of it; its actions are ALE's.
 
     Attributes:
-      actions: the valid ones, in EnvPool's order: the position of an id is the action index that
-        EnvPool expects when `full_action_space=False`.
+      actions: the valid ones. Of a game itself they are in EnvPool's order: the position of an id
+        is the action index that EnvPool expects when `full_action_space=False`.
       env_id: EnvPool's id, such as "SpaceInvaders-v5".
-      screen_height: height of ALE's screen in pixels; the width is always 160.
       rules: how it is played; see `under`.
     """
 
@@ -156,23 +155,43 @@ class Game(Task):
 
     max_steps: int = MAX_STEPS
     env_id: str = ""
-    screen_height: int = 210
     rules: Rules = Rules()
 
+    @property
+    def itself(self) -> Game:
+        """The game as it comes with the package, by the usual rules.
+
+        Raises:
+          ValueError: none has this `env_id`.
+        """
+        if game := _by_id().get(self.env_id):
+            return game
+        raise ValueError(
+            f"{self.name}: env_id is {self.env_id!r}, expected that of a game, such as 'Pong-v5'"
+        )
+
+    @property
+    def has_full_set(self) -> bool:
+        """Whether all 18 actions can be valid."""
+        return self.itself.name not in _WITHOUT_FULL_SET
+
     def under(self, rules: Rules) -> Game:
-        """The same game, played in another way.
+        """The same game, played in another way; of a step limit of one's own as many frames.
 
         Raises:
           ValueError: it has no full set of actions.
         """
-        game = games()[self.name]
-        if rules.full_actions and not has_full_set(game.name):
+        if rules.full_actions and not self.has_full_set:
             raise ValueError(
-                f"{game.name} has no full set of actions; leave rules.full_actions at False"
+                f"{self.name} has no full set of actions; leave rules.full_actions at False"
             )
-        actions = tuple(range(NUM_ACTIONS)) if rules.full_actions else game.actions
+        actions = self.actions
+        if rules.full_actions != self.rules.full_actions:
+            actions = tuple(range(NUM_ACTIONS)) if rules.full_actions else self.itself.actions
         limit = _MAX_FRAMES // rules.frame_skip
-        return dataclasses.replace(game, rules=rules, actions=actions, max_steps=limit)
+        if self.max_steps != _MAX_FRAMES // self.rules.frame_skip:
+            limit = max(1, self.max_steps * self.rules.frame_skip // rules.frame_skip)
+        return dataclasses.replace(self, rules=rules, actions=actions, max_steps=limit)
 
     @property
     def frames_per_step(self) -> int:
@@ -214,11 +233,6 @@ class Game(Task):
         return AtariCamera(self, seed=seed)
 
 
-def has_full_set(name: str) -> bool:
-    """Whether all 18 actions can be valid in a game."""
-    return name not in _WITHOUT_FULL_SET
-
-
 @functools.cache
 def games() -> Mapping[str, Game]:
     """All games by name, sorted."""
@@ -227,6 +241,11 @@ def games() -> Mapping[str, Game]:
     return MappingProxyType(
         {name: Game(name=name, **{**row, "actions": tuple(row["actions"])}) for name, row in rows}
     )
+
+
+@functools.cache
+def _by_id() -> Mapping[str, Game]:
+    return {game.env_id: game for game in games().values()}
 
 
 class AtariPool(Pool):
@@ -248,16 +267,16 @@ class AtariPool(Pool):
         """Builds the pool and begins N games, after random no-ops each.
 
         Raises:
-          ValueError: a count below 1, a view of something else than a screen, or a mode or a
-            difficulty that the game does not have.
+          ValueError: a count below 1, a view of something else than a screen, or an action, a mode
+            or a difficulty that the game does not have.
         """
         super().__init__(game, num_envs, view, max_steps)
-        rules = game.rules
+        rules, name = game.rules, game.itself.name
         # Chance of every step goes on from game to game, and a life from the one before.
-        goes_on = rules.repeat_action_probability or rules.end_at_life or game.name in _REMEMBERED
+        goes_on = rules.repeat_action_probability or rules.end_at_life or name in _REMEMBERED
         self.skips = not goes_on
         self._rules, self._index = rules, _action_index(game)
-        self._fires = rules.fire_after_life and _FIRE in game.actions
+        self._fires = rules.fire_after_life and self._index[_FIRE] >= 0
         self._fire, self._waits = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         single = isinstance(self.view, Screen) and not self.view.maximum
         emulators: type[_Emulators] = _SingleFrames if single else _Emulators
@@ -376,7 +395,7 @@ class _Emulators:
                 reward_clip=False,
                 full_action_space=rules.full_actions,
                 # A game that needs no FIRE does not begin with it, whatever may be pressed.
-                use_fire_reset=_FIRE in games()[game.name].actions,
+                use_fire_reset=_FIRE in game.itself.actions,
                 **self._shown(),
             )
         except RuntimeError as error:  # what EnvPool says of modes
@@ -541,6 +560,9 @@ class AtariCamera:
 
 def _action_index(game: Game) -> np.ndarray:
     """EnvPool's action number for each ALE action, -1 where the game has none."""
+    own = tuple(range(NUM_ACTIONS)) if game.rules.full_actions else game.itself.actions
+    if others := sorted(set(game.actions) - set(own)):
+        raise ValueError(f"{game.name}: actions {others} are none of {list(own)}, which it has")
     index = np.full(NUM_ACTIONS, -1, np.int32)
-    index[list(game.actions)] = np.arange(len(game.actions))
+    index[list(own)] = np.arange(len(own))
     return index

@@ -139,6 +139,47 @@ def test_two_games_have_no_full_set():
         SKIING.under(Rules(full_actions=True))
 
 
+def _variant(game, **changes):
+    return dataclasses.replace(game, name=f"{game.name}/mine", **changes)
+
+
+def test_a_variant_of_one_s_own_is_its_game():
+    actions, short = _random(PONG, 60), _variant(PONG, max_steps=25)
+    np.testing.assert_array_equal(_states(short, actions), _states(PONG, actions))
+    assert tasks.check(short, max_steps=6, num_envs=2) == []
+    assert not _variant(tasks.get("hangman")).pool(1, seed=0).skips
+    with pytest.raises(ValueError, match="skiing/mine has no full set of actions"):
+        _variant(SKIING).under(Rules(full_actions=True))
+    with pytest.raises(ValueError, match=r"^pong/mine: env_id is 'Pnog', expected that of a game"):
+        _variant(PONG, env_id="Pnog").pool(1, seed=0)
+
+
+def test_a_variant_keeps_its_name_and_limit_by_any_rules():
+    short = _variant(PONG, max_steps=100)
+    sticky = short.under(Rules(repeat_action_probability=0.25))
+    assert (sticky.name, sticky.max_steps, sticky.actions) == ("pong/mine", 100, PONG.actions)
+    # As many frames as before, in steps of another length.
+    assert short.under(Rules(frame_skip=2)).max_steps == 200
+    assert short.under(Rules(frame_skip=60)).max_steps == 6
+    assert _variant(PONG, max_steps=1).under(Rules(frame_skip=60)).max_steps == 1
+    assert PONG.under(Rules(frame_skip=7)).under(Rules()) == PONG
+    assert short.under(Rules(frame_skip=2)).under(Rules()) == short
+
+
+def test_a_variant_of_fewer_actions_presses_what_they_are():
+    still = _variant(PONG, actions=(0, 3, 4))
+    actions = _random(still, 60)
+    np.testing.assert_array_equal(_states(still, actions), _states(PONG, actions))
+    sticky = Rules(repeat_action_probability=0.25)
+    assert still.under(sticky).actions == (0, 3, 4)
+    full = still.under(Rules(full_actions=True))
+    assert full.actions == tuple(range(18)) and full.under(Rules()).actions == PONG.actions
+    with pytest.raises(
+        ValueError, match=r"^pong/mine: actions \[2, 17\] are none of \[0, 1, 3, 4, "
+    ):
+        _variant(PONG, actions=(0, 2, 17)).pool(1, seed=0)
+
+
 def test_fire_is_pressed_after_a_lost_life_where_it_is_the_rule():
     """Who never presses FIRE loses one life of five, and all of them where it is pressed."""
     actions = np.random.default_rng(0).choice([0, 3, 4], (400, 2))
@@ -153,6 +194,9 @@ def test_fire_is_pressed_after_a_lost_life_where_it_is_the_rule():
     other, by_hand_steps = _play(BREAKOUT, by_hand)
     _, again = _play(BREAKOUT.under(Rules(fire_after_life=True)), actions[: lost + 20, :1])
     np.testing.assert_array_equal(again[-1].observations, by_hand_steps[-1].observations)
+    # Also where nobody else may press it.
+    others = _variant(BREAKOUT, actions=(0, 3, 4)).under(Rules(fire_after_life=True))
+    np.testing.assert_array_equal(_play(others, actions[:, :1])[0].states, pool.states[:1])
     # A game without FIRE is played as it is.
     walks = _random(FREEWAY, 30)
     pressing = FREEWAY.under(Rules(fire_after_life=True))

@@ -30,7 +30,7 @@ from jaxdistill.experts.formats.layers import (
     noisy,
     recurrent,
 )
-from jaxdistill.tasks.atari import ATARI, NUM_ACTIONS, USUAL, Rules, has_full_set
+from jaxdistill.tasks.atari import ATARI, NUM_ACTIONS, USUAL, Game, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, View, described
@@ -707,8 +707,9 @@ def is_full(actions: Sequence[int], game: str | None) -> bool:
 
 def with_full_set(rules: Rules, full: bool, game: str | None) -> Rules:
     """The rules, with all 18 actions where they or `full` say so and `game` may have them."""
-    full = (full or rules.full_actions) and (game is None or has_full_set(tasks.get(game).name))
-    return dataclasses.replace(rules, full_actions=full)
+    task = None if game is None else tasks.get(game)
+    may = not isinstance(task, Game) or task.has_full_set
+    return dataclasses.replace(rules, full_actions=may and (full or rules.full_actions))
 
 
 class Near(NamedTuple):
