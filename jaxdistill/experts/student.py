@@ -24,7 +24,7 @@ from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView, from_dict
 
 FORMAT = "jaxdistill student 1"
-_DESCRIPTION, _WEIGHTS = "policy.json", "policy.safetensors"
+FILES = _DESCRIPTION, _WEIGHTS = "policy.json", "policy.safetensors"
 _ADVICE = "export the student again"
 
 

@@ -35,7 +35,7 @@ def push(
 
     It holds the student (`policy.json`, `policy.safetensors`), its model card (`README.md`), and of
     a run `report.html` and the clips that are in it. Of a student that was pushed there before,
-    report and clips are taken away.
+    report and clips are taken away. A repository of something else is left as it is.
 
     Args:
       source: workdir of a run, or directory of a student that was exported.
@@ -49,8 +49,8 @@ def push(
       The address that loads it: `hf://user/name@COMMIT`, without the commit where none was made.
 
     Raises:
-      FileNotFoundError, ValueError, OSError: one line on what is missing or refused; then nothing
-        was pushed.
+      FileNotFoundError, ValueError, OSError: one line on what is missing or refused, such as a
+        repository that holds files and no student; then nothing was pushed.
     """
     address = hub.parse(f"{hub.PREFIX}{repository}")
     if str(address) != f"{hub.PREFIX}{repository}" or address.revision or address.path:
@@ -78,10 +78,18 @@ def push(
                 f"{address} is there and public, and nothing was pushed; make it private on its "
                 "page, or leave --private out"
             )
+        # A branch that is made begins as the main one.
+        there = revision if revision and api.revision_exists(repository, revision) else None
+        files_there = api.model_info(repository, revision=there).siblings or ()
+        standing = {x.rfilename for x in files_there} - {".gitattributes"}
+        if standing and not standing.issuperset(student.FILES):
+            raise ValueError(
+                f"{address} holds files and no student of jaxdistill, and nothing was pushed; "
+                f"name a new repository, or an empty one"
+            )
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        standing = api.model_info(repository, revision=revision).siblings or ()
-        old = [x.rfilename for x in standing if _SHOWN.fullmatch(x.rfilename)]
+        old = sorted(filter(_SHOWN.fullmatch, standing))
         commit = api.create_commit(
             repository,
             [

@@ -178,6 +178,7 @@ def test_a_branch_and_a_private_repository(server, standing, tmp_path):
 def test_what_was_shown_of_another_student_is_taken_away(server, standing):
     kept = {"notes.md": b"mine", "clips/qbert.mp4": b"mine", "clips/of/qbert.gif": b"mine"}
     before = {"report.html": b"of another", "clips/qbert.gif": b"of another", "README.md": b"old"}
+    before |= {"policy.json": b"{}", "policy.safetensors": b"old"}
     server.publish("me/again", kept | before)
     repository = server.repositories["me/again"]
     repository.branches["next"] = main = repository.branches["main"]
@@ -187,6 +188,22 @@ def test_what_was_shown_of_another_student_is_taken_away(server, standing):
     assert set(repository.commits[repository.branches["next"]]) == own | set(kept)
     push.push(standing, "me/again")
     assert set(repository.commits[repository.branches["main"]]) == own | set(kept)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "next", "new"])
+def test_a_repository_of_something_else_is_left_as_it_is(server, standing, revision):
+    """Its card is another's, and so are its report and its clips."""
+    files = {"README.md": b"mine", "report.html": b"mine", "model.pth": b"mine"}
+    server.publish("me/other", files | {"policy.json": b"{}"})
+    repository = server.repositories["me/other"]
+    repository.branches["next"] = repository.branches["main"]
+    before = dict(repository.branches)
+    with pytest.raises(ValueError, match=r"^hf://me/other.* holds files and no student of jaxdist"):
+        push.push(standing, "me/other", revision=revision)
+    assert repository.branches == before
+    # One that the hub has just made holds this.
+    server.publish("me/new", {".gitattributes": b"*.safetensors filter=lfs"})
+    push.push(standing, "me/new", revision=revision)
 
 
 @pytest.mark.parametrize(
