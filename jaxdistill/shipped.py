@@ -15,7 +15,10 @@ _INSIDE = _PACKAGE / "programs"
 ROOT = _INSIDE if _INSIDE.is_dir() else _PACKAGE.parent
 """The directory that `launch/`, `configs/` and `experts/` are in."""
 
-_FOLDERS = ("configs", "experts")
+EXPERTS = ROOT / "experts"
+"""Those that come with the package."""
+
+_FOLDERS = ("configs", EXPERTS.name)
 
 
 def found(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -27,6 +30,11 @@ def found(path: str | os.PathLike[str]) -> pathlib.Path:
     if given.exists() or next(iter(given.parts), "") not in _FOLDERS:
         return given
     return ROOT / given if (ROOT / given).exists() else given
+
+
+def stands_in(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is not there, and what came with the package is found in its place."""
+    return found(path) != pathlib.Path(path)
 
 
 def config(name: str) -> str:

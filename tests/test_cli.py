@@ -1,12 +1,14 @@
 """The one command, and where it finds what comes with the package."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from jaxdistill import cli, shipped
+from jaxdistill.experts import sources
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.run import common, recipe
 
@@ -82,3 +84,22 @@ def test_games_that_come_with_the_experts_are_found_wherever_one_is(tmp_path, mo
         recipe.Settings(experts=(ExpertSource("experts/pong.pth"),)), tmp_path / "run", None
     )
     assert known.given == (ROOT / "experts" / "played",)
+    # What lies beside other files is what others say.
+    for own in ("experts/pong.pth", "elsewhere/pong.pth"):
+        (tmp_path / own).parent.mkdir()
+        (tmp_path / own).touch()
+        settings = recipe.Settings(experts=(ExpertSource(own),))
+        assert common.records_of(settings, tmp_path / "run", None).given == ()
+
+
+def test_a_line_says_which_experts_are_the_package_s_own(tmp_path, monkeypatch, capsys):
+    """Where some are the project's, and where a run is read from somewhere else."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experts").mkdir()
+    shutil.copy(ROOT / "experts" / "pong.pth", "experts/pong.pth")
+    names = [f"experts/{game}.pth" for game in ("breakout", "pong", "freeway")]
+    sources._say_once.cache_clear()
+    for _ in range(2):
+        sources.load_experts([ExpertSource(name) for name in names])
+    said = "note: not here, so as it comes with the package: experts/breakout.pth, experts/freeway."
+    assert capsys.readouterr().out.count(said) == 1

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from jaxdistill import metrics
+from jaxdistill import metrics, shipped
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
@@ -63,10 +63,14 @@ def by_rules(expert: Expert, changes: str | None) -> Expert:
 def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
     """Loads every expert, and checks that they can play and have one student.
 
+    A line says of which nothing is there, so that the package's own file is read.
+
     Raises:
       FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
         play the same game or games of two suites, or see vectors of different sizes.
     """
+    if packaged := [source.path for source in sources if shipped.stands_in(source.path)]:
+        _say_once(f"note: not here, so as it comes with the package: {', '.join(packaged)}")
     experts = [load(source) for source in sources]
     for expert, source in zip(experts, sources, strict=True):
         if expert.game is None:

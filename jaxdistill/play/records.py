@@ -220,8 +220,10 @@ class Records:
     Attributes:
       own: a run's directory, which holds all games that the run was measured in.
       shared: one for all runs, of players that others may ask for; not of tasks of one's own, which
-        may have become others without saying so.
-      given: others where games are only looked for.
+        may have become others without saying so. What was only found in `own`, which may be of
+        somebody else, is not added to it.
+      given: others where games are only looked for, such as the package's own.
+      writes: False where the run is only read, and no game is added to its own.
     """
 
     def __init__(
@@ -229,8 +231,10 @@ class Records:
         own: pathlib.Path | None = None,
         shared: pathlib.Path | None = None,
         given: Sequence[pathlib.Path] = (),
+        *,
+        writes: bool = True,
     ):
-        self.own, self.shared, self.given = own, shared, tuple(given)
+        self.own, self.shared, self.given, self.writes = own, shared, tuple(given), writes
 
     def find(self, lesson: Lesson, protocol: Protocol, player: Player) -> Scores | None:
         """The most games that are known, from the first seat on.
@@ -239,27 +243,45 @@ class Records:
           ValueError: a file is damaged.
         """
         of = described(lesson, protocol, player)
-        places = (self.own, self._shared_for(of), *self.given)
+        return self._known(of, self.own)
+
+    def _known(self, of: Mapping[str, Any], own: pathlib.Path | None = None) -> Scores | None:
+        """The most games that are known to all runs, or in `own`."""
+        places = (own, self._shared_for(of), *self.given)
         known = [_read(place / _name(of), of) for place in places if place]
         if of["player"] == RANDOM:
             known.append(_packaged().get(_digest(of)))
         return max((x for x in known if x), key=lambda x: len(x.scores), default=None)
 
-    def keep(self, lesson: Lesson, protocol: Protocol, player: Player, scores: Scores) -> None:
+    def keep(
+        self,
+        lesson: Lesson,
+        protocol: Protocol,
+        player: Player,
+        scores: Scores,
+        *,
+        found: int = 0,
+    ) -> None:
         """Writes games from the first seat on, where no more are known.
 
         A shared directory that cannot be written is not used: it would only have saved time.
+
+        Args:
+          found: how many of them, the first, were not played here but found: all runs are told of
+            more only where they know of these.
 
         Raises:
           OSError: the run's own cannot be written.
         """
         of = described(lesson, protocol, player)
-        if self.own:
+        if self.own and self.writes:
             _write(self.own, of, scores)
         shared = self._shared_for(of)
         if shared and not player.passing:
             with contextlib.suppress(OSError):
-                _write(shared, of, scores, alone=False)
+                known = self._known(of) if found else None
+                if not found or (known is not None and len(known.scores) >= found):
+                    _write(shared, of, scores, alone=False)
 
     def _shared_for(self, of: Mapping[str, Any]) -> pathlib.Path | None:
         return None if _OWN in of else self.shared
@@ -375,7 +397,7 @@ def measure(
     missing = [i for i, games in enumerate(seats) if games]
     for i, scores in enumerate(known):
         if scores is not None and i not in missing and meshes.leads():
-            records.keep(lessons[i], protocol, player, scores.first(wanted[i]))
+            records.keep(lessons[i], protocol, player, scores.first(wanted[i]), found=wanted[i])
     if missing:
         total = sum(len(seats[i]) for i in missing)
         of_one = max(_OF_ONE, lessons[0].task.suite.pool_size)
@@ -393,7 +415,7 @@ def measure(
                     old = known[i]
                     known[i] = whole = scores if old is None else old.joined(scores)
                     if meshes.leads():
-                        records.keep(lessons[i], protocol, player, whole)
+                        records.keep(lessons[i], protocol, player, whole, found=seats[i].start)
                 # One process stops within its games.
                 if jax.process_count() > 1 and meshes.any_of(preemption.asked()):
                     raise preemption.Preempted
@@ -534,10 +556,11 @@ def measure_alone(
         )
     alone, known = of_experts([expert], terms.seed), records or Records()
     random = rollouts.random_policy(choices(alone))
+    mesh = meshes.create()
     player = Player(
         f"play {expert.game}",
-        rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits),
+        rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits, mesh=mesh),
         (expert_mark(expert, epsilon=epsilon, sample_logits=sample_logits),),
     )
     protocol = terms.within(limit).protocol(random)
-    return measure(alone, player, protocol, terms.episodes, meshes.create(), known)[0]
+    return measure(alone, player, protocol, terms.episodes, mesh, known)[0]

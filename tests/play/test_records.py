@@ -139,6 +139,27 @@ def test_games_are_kept_everywhere_and_found_anywhere(tmp_path):
     assert [len([*(tmp_path / x).iterdir()]) for x in "ab"] == [2, 1]
 
 
+def test_what_somebody_else_s_run_says_is_told_to_no_other(tmp_path):
+    """It is measured again, and its games are known, whatever whoever wrote them has written."""
+    measured(records.Records(tmp_path / "theirs"), 2, LESSONS[:1])
+    (path,) = (tmp_path / "theirs").iterdir()
+    said = json.loads(path.read_text())
+    said["games"]["scores"] = [1000.0, 1000.0]
+    path.write_text(json.dumps(said))
+    before = path.read_text()
+    read = records.Records(tmp_path / "theirs", tmp_path / "cache", writes=False)
+    for games in (2, 3):
+        (scores,) = measured(read, games, LESSONS[:1])
+        assert scores.scores[:2].tolist() == [1000.0, 1000.0]
+    assert not (tmp_path / "cache").exists() and path.read_text() == before
+    # Where all runs know of as many, they are told of more.
+    (own,) = measured(records.Records(shared=tmp_path / "cache"), 2, LESSONS[:1])
+    (more,) = measured(records.Records(tmp_path / "own", tmp_path / "cache"), 3, LESSONS[:1])
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert json.loads(kept.read_text())["games"] == more.to_dict()
+    assert more.first(2).to_dict() == own.to_dict()
+
+
 def test_a_shared_directory_that_cannot_be_written_stops_nobody(tmp_path):
     (tmp_path / "file").write_text("")
     (scores,) = measured(records.Records(tmp_path / "own", tmp_path / "file/cache"), 2, LESSONS[:1])

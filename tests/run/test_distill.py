@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import lock, mesh, metrics, networks, preemption, tasks
+from jaxdistill import lock, mesh, metrics, networks, preemption, shipped, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner, regime
@@ -48,7 +48,7 @@ def experts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(experts, tmp_path_factory):
-    """Of runs that find the games of experts and random play beside their experts' files."""
+    """Of runs that find the games of experts and random play as those of the package's experts."""
     chosen = recipe.Settings(
         experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
         network="net3",
@@ -74,7 +74,9 @@ def settings(experts, tmp_path_factory):
         stop_after="baselines",
     )
     (measured / "played").rename(experts / "played")
-    return chosen
+    with pytest.MonkeyPatch.context() as as_packaged:
+        as_packaged.setattr(shipped, "EXPERTS", experts)
+        yield chosen
 
 
 @pytest.fixture(scope="module")
