@@ -284,6 +284,7 @@ class AtariPool(Pool):
             game, num_envs, seed=seed, view=self.view, max_steps=max_steps, threads=threads
         )
         begun = self._emulators.begin()
+        self._first = begun.observations[:, -1].copy()  # the first frame of each environment's game
         self._begin(begun.observations, begun.lives)
 
     @property
@@ -302,6 +303,7 @@ class AtariPool(Pool):
         """
         for count in range(1, int(np.max(counts)) + 1):
             begun = self._emulators.begin(np.flatnonzero(counts >= count).astype(np.int32))
+            self._first[begun.rows] = begun.observations[:, -1]
             self._begin(begun.observations, begun.lives, begun.rows)
 
     def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
@@ -336,20 +338,21 @@ class AtariPool(Pool):
         self._fire[rows] = waited & ~ended
         self._waits[rows] = lost
         ages = np.where(before.over, 0, before.ages + 1)
+        self._first[rows[before.over]] = played.observations[before.over, -1]
         return played._replace(
-            observations=self._since(played.observations, ages), ended=played.ended | lost
+            observations=self._since(played.observations, ages, self._first[rows]),
+            ended=played.ended | lost,
         )
 
-    def _since(self, observations: np.ndarray, ages: np.ndarray) -> np.ndarray:
-        """Stacks that repeat a game's first frame in place of those before it."""
+    def _since(self, observations: np.ndarray, ages: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Stacks with the `first` frames of their games in place of those before them."""
         view = self.view
         if isinstance(view, Screen):
             ago, ages = np.asarray(view.ago), ages * view.skip
         else:
             ago = np.arange(view.stack - 1, -1, -1)
-        first = (ago > ages[:, None]).sum(axis=1)
-        places = np.maximum(np.arange(len(ago)), first[:, None])
-        return observations[np.arange(len(observations))[:, None], places]
+        before = (ago > ages[:, None]).reshape(*observations.shape[:2], *[1] * (first.ndim - 1))
+        return np.where(before, first[:, None], observations)
 
 
 class _Emulators:

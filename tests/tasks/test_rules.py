@@ -238,6 +238,46 @@ def test_a_game_may_end_with_a_life_in_any_form_that_is_shown():
             assert (other.observations[row] == other.observations[row, -1]).all()
 
 
+def test_a_life_begins_with_its_first_frame_also_where_not_every_frame_is_shown():
+    """As where all of them are, in colour and in gray, whoever steps."""
+    game = BREAKOUT.under(Rules(end_at_life=True, fire_after_life=True))
+    for gray in (True, False):
+        every = Screen(tuple(range(9, -1, -1)), gray=gray, maximum=False)
+        few = Screen((9, 8, 0), gray=gray, maximum=False)
+        pools = [AtariPool(game, 2, seed=3, view=view) for view in (every, few)]
+        rng, second = np.random.default_rng(0), 0
+        for turn in range(120):
+            rows = None if turn % 3 else np.array([1, 0]) if turn % 2 else np.array([1])
+            action = rng.choice(BREAKOUT.actions, 2 if rows is None else len(rows))
+            shown, seen = (pool.step(action, rows) for pool in pools)
+            np.testing.assert_array_equal(seen.observations, shown.observations[:, [0, 1, 9]])
+            second += (seen.ages == 1).sum()
+        assert second >= 3
+
+
+@pytest.mark.parametrize("view", [None, Screen((5, 4, 1, 0), maximum=False)])
+def test_a_whole_game_may_end_while_a_life_waits_to_begin(view):
+    """By the step limit, in the step without an action: the next game begins in it."""
+    rules = Rules(end_at_life=True, fire_after_life=True)
+    actions = np.random.default_rng(0).choice([0, 3, 4], (400, 1))
+    _, whole = _play(BREAKOUT.under(rules), actions)
+    lost = next(t for t, step in enumerate(whole) if step.over[0])
+    pool, steps = _play(BREAKOUT.under(rules), actions[: lost + 1], view=view, max_steps=lost + 1)
+    assert steps[lost].over[0] and not steps[lost].truncated[0] and steps[lost].lives[0] == 4
+    begun = steps[lost + 1]
+    assert (begun.lives[0], begun.ages[0], begun.scores[0]) == (5, 0, 0)
+    assert not (begun.valid[0] or begun.over[0] or begun.truncated[0])
+    assert (begun.observations[0] == begun.observations[0, -1]).all()
+    # It is the second game, as it is where it follows upon the first one's end by itself, and FIRE
+    # is not pressed in it: a life has not been lost.
+    usual, _ = _play(BREAKOUT, actions[: lost + 2], max_steps=lost + 1)
+    np.testing.assert_array_equal(pool.states, usual.states)
+    for action in actions[:20]:
+        one, other = pool.step(action), usual.step(action)
+        np.testing.assert_array_equal(pool.states, usual.states)
+        assert (one.valid, one.ages) == (other.valid, other.ages)
+
+
 def test_with_sticky_actions_no_game_is_skipped():
     sticky = AtariPool(PONG.under(Rules(repeat_action_probability=0.25)), 1, seed=0)
     assert not sticky.skips and AtariPool(PONG, 1, seed=0).skips
