@@ -19,7 +19,7 @@ from jaxdistill.learn.weight_merging import Merge
 from jaxdistill.play import records
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import tables
-from jaxdistill.run import common, distill, merging, recipe, students, weights
+from jaxdistill.run import common, data, distill, merging, recipe, students, weights
 
 ONE = mesh.create(jax.devices()[:1])
 TINY = networks.Network(convs=(networks.ConvLayer(3, 8, 8),), hidden=(5,), num_outputs=18)
@@ -58,8 +58,23 @@ def settings(_tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(settings, tmp_path_factory):
-    """A merge stopped on its way and killed once its weights were merged: where, and its result."""
+    """A merge stopped twice on its way and killed once its weights were merged.
+
+    Where it is, and its result.
+    """
     workdir = tmp_path_factory.mktemp("merge") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def appended(*args):
+            patch.setattr(preemption, "_asked", True)
+            append(*args)
+
+        append = dataset.Log.append
+        patch.setattr(dataset.Log, "append", appended)
+        patch.setattr(data, "_CHUNK_STEPS", 4)
+        with pytest.raises(preemption.Preempted):
+            weights.merge(settings, workdir, mesh=ONE)
+    assert dataset.open_log(workdir / "dataset").length == 4, "of 16"
     with pytest.MonkeyPatch.context() as patch:
 
         def stopped(*args):
@@ -110,6 +125,19 @@ def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, 
         ValueError, match=r"holds a run with merge\.batch_size 16, this one has 256"
     ):
         weights.merge(other, workdir, mesh=ONE)
+
+
+def test_a_merge_that_was_stopped_and_killed_is_the_uninterrupted_one(
+    settings, done, merged, tmp_path
+):
+    workdir, result = done
+    whole = weights.merge(settings, tmp_path, mesh=ONE)
+    assert result["games"] == whole["games"]
+    assert_same(merged, jax.device_get(students.load_student(tmp_path)[1].playing))
+    logs = [dataset.open_log(path / "dataset") for path in (workdir, tmp_path)]
+    assert [log.length for log in logs] == [16, 16]
+    for one, other in zip(*(log.read(0, 16) for log in logs), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_an_expert_whose_own_game_is_another_is_named(settings, tmp_path, monkeypatch):
@@ -224,6 +252,30 @@ def test_simple_methods_need_no_states(settings, done, merged):
     )
     from_run = made("task_arithmetic", scale=1e-30, base=str(done[0]))
     assert_same(from_run, merged)
+
+
+def test_other_methods_count_what_each_expert_saw(settings, done):
+    """Fisher information of each in its own game; Newton's step by hand, on the states of all."""
+    experts = _experts(settings)
+    run = common.Run(merging.settled(settings, experts).as_run(), ONE)
+    log, view = dataset.open_log(done[0] / "dataset"), run.view
+    one, two = (expert.params for expert in experts)
+
+    def made(method, judged, **merge):
+        chosen = dataclasses.replace(settings, method=method, merge=Merge(batch_size=16, **merge))
+        states = weight_merging.States(weights._seen(run, chosen, log), judged, chosen.merge)
+        return weights._merged(weights._given(run, chosen, experts), log), states
+
+    likelihood = weight_merging.likelihood_loss(TINY, view, Merge().q_temperature)
+    merged, states = made("fisher", likelihood)
+    fishers = [weight_merging.fisher(states, own, game) for game, own in enumerate((one, two))]
+    assert_same(merged, weight_merging.fisher_mean([one, two], fishers))
+    squared = weight_merging.imitation_loss(TINY, view, "mse", 1.0)
+    merged, states = made("taylor_one_shot", squared, loss="mse", damping=0.5)
+    middle = jax.tree.map(lambda a, b: (a + b) / 2, one, two)
+    slope = states.slope(middle, [0, 1])
+    step = jax.tree.map(lambda w, g, h: w - g / (h + 0.5), middle, slope.gradient, slope.curvature)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), dict(merged), dict(step))
 
 
 def test_an_aligned_copy_is_merged_to_itself(settings, done, tmp_path):
