@@ -229,8 +229,7 @@ class Game(Task):
 
     def camera(self, *, seed: int, max_steps: int | None = None) -> AtariCamera:
         """See `AtariCamera`."""
-        del max_steps  # it is not stepped past the end of what a pool plays
-        return AtariCamera(self, seed=seed)
+        return AtariCamera(self, seed=seed, max_steps=max_steps)
 
 
 @functools.cache
@@ -542,13 +541,13 @@ class AtariCamera:
     """One environment as people see it: given a pool's seed and actions, the same game in colour.
 
     Attributes:
-      frame: `(210, 160, 3)` uint8, the screen now (PAL games are scaled to it).
+      frame: `(210, 160, 3)` uint8, the screen now (taller ones are cut to it).
     """
 
-    def __init__(self, game: Game, *, seed: int):
+    def __init__(self, game: Game, *, seed: int, max_steps: int | None = None):
         """Begins the game that a `Pool` of one environment with this seed begins."""
         view = Screen((0,), game.rules.frame_skip)
-        self._pool = AtariPool(game, 1, seed=seed, view=view, max_steps=game.max_steps)
+        self._pool = game.pool(1, seed=seed, view=view, max_steps=max_steps)
         self.frame = self._screen()
 
     def step(self, action: int) -> np.ndarray:

@@ -295,6 +295,18 @@ def test_a_camera_shows_the_game_by_its_rules():
         np.testing.assert_array_equal(pool.states, camera._pool.states)
 
 
+def test_a_camera_shows_a_game_as_long_as_its_pool_plays_it():
+    """Longer than usual, here where 20 steps are, and shorter."""
+    game = dataclasses.replace(PONG, max_steps=20)
+    for limit in (30, 10, None):
+        pool = game.pool(1, seed=5, max_steps=limit)
+        camera = game.camera(seed=5, max_steps=limit)
+        for row in _random(PONG, 35, envs=1):
+            pool.step(row)
+            camera.step(row[0])
+            np.testing.assert_array_equal(pool.states, camera._pool.states)
+
+
 # What is seen of a screen.
 
 
