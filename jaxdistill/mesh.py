@@ -36,6 +36,13 @@ def sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
 
 
+def cores() -> int:
+    """How many of the machine's processors this process may use; all where no system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def local(mesh: Mesh) -> Mesh:
     """The part of the mesh that this process holds: what it plays on."""
     return mesh if jax.process_count() == 1 else create(mesh.local_devices)

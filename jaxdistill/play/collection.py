@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -132,7 +131,7 @@ class Collector:
         words = (lessons.COLLECT, renewals) if renewals else (lessons.COLLECT,)
         # All pools step at once: with many games, as many threads each as there are cores are
         # thousands.
-        cores = len(os.sched_getaffinity(0))
+        cores = meshes.cores()
         enough = max(2, 2 * cores // len(self._seating.lessons))
         threads = enough if enough < min(cores, own) else None
         lesson = self._seating.lessons[game]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import pathlib
 import platform
 import tempfile
@@ -64,8 +63,7 @@ class Finding(NamedTuple):
 def examine() -> Iterator[Finding]:
     """Looks at versions and devices, then steps a pool, updates a network, writes a checkpoint."""
     yield Finding("system", f"{platform.platform()}, Python {platform.python_version()}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cores", str(cores))
+    yield Finding("cores", str(mesh.cores()))
     for name in LIBRARIES:
         try:
             yield Finding(name, importlib.metadata.version(name))

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import importlib.resources
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from jaxdistill import settings
+from jaxdistill import mesh, settings
 from jaxdistill.settings import Range
 from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task, merged
 from jaxdistill.tasks.views import SCREEN, AnyShown, Screen, View
@@ -385,7 +384,7 @@ class _Emulators:
                 game.env_id,
                 env_type="gymnasium",
                 num_envs=num_envs,
-                num_threads=min(threads or len(os.sched_getaffinity(0)), num_envs),
+                num_threads=min(threads or mesh.cores(), num_envs),
                 seed=seed,
                 max_episode_steps=min(limit, settings.LARGEST),
                 noop_max=rules.noop_max,

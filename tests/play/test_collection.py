@@ -189,7 +189,7 @@ def test_pools_share_the_cores_among_them(monkeypatch):
     chunks = []
     # Three pools of four environments; of 96 cores each may have all that it can use.
     for cores, threads in ((2, None), (4, 2), (96, None)):
-        monkeypatch.setattr(collection.os, "sched_getaffinity", lambda _, n=cores: range(n))
+        monkeypatch.setattr(mesh.os, "sched_getaffinity", lambda _, n=cores: range(n))
         del asked[:]
         chunks.append(_collector([_expert(UP)] * 3, expert_epsilon=1.0).collect(8))
         assert asked == [threads] * 3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import envpool
 import numpy as np
 import pytest
 
-from jaxdistill import tasks
+from jaxdistill import mesh, tasks
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Step
 from jaxdistill.tasks.views import Vector, View
@@ -373,6 +374,14 @@ def test_the_step_limit_truncates():
         assert step.over.all() and step.truncated.all()
         np.testing.assert_array_equal(step.ages, [20, 20])
     assert not any(step.truncated.any() for t, step in enumerate(steps, 1) if t not in over)
+
+
+def test_a_system_that_does_not_say_which_cores_are_free_is_played_on_all(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert mesh.cores() == os.cpu_count()
+    assert atari.AtariPool(PONG, 1, seed=0).last.ages == 0
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert mesh.cores() == 1
 
 
 def test_the_view_is_what_the_pool_shows():
