@@ -13,6 +13,7 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import checkpoints, divergence, exploration, regime, replay
 from jaxdistill.learn import training as learning
+from jaxdistill.play import lessons
 
 pytest.importorskip("Box2D")
 
@@ -135,13 +136,8 @@ def test_updates_begin_when_the_memory_holds_enough(plain, tmp_path, one):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"updates_per_step": 0.5},
-        {"target_episodes": 1000},
-        {"replay_size": 200},
         {"double": True},
         {"epsilon_decay": 0.5},
-        {"optimiser": "radam"},
-        {"reward_scale": 0.1},
         {"discount": 0.5},
     ],
     ids=lambda changed: next(iter(changed)),
@@ -149,6 +145,12 @@ def test_updates_begin_when_the_memory_holds_enough(plain, tmp_path, one):
 def test_a_setting_changes_what_is_learnt(plain, tmp_path, one, changed):
     learnt = _learnt(dataclasses.replace(SETTINGS, **changed), tmp_path, one)
     assert not _same(learnt["state"].train.params, plain["state"].train.params)
+
+
+def test_an_average_plays_where_one_is_kept(tmp_path, one):
+    averaged = dataclasses.replace(SETTINGS, ema_decay=0.9)
+    state = _learnt(averaged, tmp_path, one, iterations=1)["state"].train
+    assert not _same(state.playing, state.params)
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -183,14 +185,26 @@ def test_exploring_falls_with_every_game_that_ends():
 
 
 def test_a_game_of_atari_is_learnt_from_frames_stored_once(tmp_path, one):
+    """The newest of each stack that was acted on, as a play of the same actions shows it again.
+
+    Four iterations of 8 steps fill a memory of 32; games are cut at 12.
+    """
     settings = dataclasses.replace(
         SETTINGS, games=("pong",), network="net3", num_envs=2, total_steps=64, replay_size=64,
-        first_update=8, opening_steps=0, reward_limit=1.0,
+        first_update=8, opening_steps=0, reward_limit=1.0, max_steps=12,
     )  # fmt: skip
-    arrays = _learnt(settings, tmp_path, one, iterations=4)
-    assert arrays["memory"].frames.shape == (1, 32, 2, 84, 84)
-    assert int(arrays["state"].train.step) > 0
-    assert arrays["memory"].frames.any()
+    with learning.Training(settings, tmp_path, one) as training:
+        for _ in range(4):
+            training.iterate()
+        assert int(training.state.step) > 0
+        memory, log = jax.device_get(training.arrays["memory"]), training._collector.log
+        pool = training.lessons[0].pool(2, lessons.COLLECT, 0, max_steps=12)
+    assert memory.frames.shape == (1, 32, 2, 84, 84) and log.shape == (1, 32, 2)
+    for time, actions in enumerate(log[0]):
+        np.testing.assert_array_equal(memory.frames[0, time], pool.last.observations[:, -1])
+        np.testing.assert_array_equal(memory.ages[0, time], np.minimum(pool.last.ages, 4))
+        pool.step(actions)
+    assert (memory.ages == 0).sum() == 2 * 3, "games begin anew on the way"
 
 
 @pytest.mark.parametrize(
