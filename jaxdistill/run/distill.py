@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks, preemption
+from jaxdistill import lock, metrics, networks, preemption, shipped
 from jaxdistill import (
     mesh as meshes,
 )
@@ -137,6 +137,7 @@ def distill(
     with lock.one_writer(workdir, "config.json"):
         with meshes.leader_first("claim"):
             _claim(run, workdir)
+            students.claim_paths(workdir, settings)
             if not learnt:
                 _claim_start(run, workdir, initial)
         with metrics.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
@@ -166,9 +167,9 @@ def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
 def _claim(run: Run, workdir: pathlib.Path) -> None:
     before = _rounds(workdir)
     goes_on = before not in (None, run.settings.learn.rounds)
-    divergence.claim(
-        workdir, run.settings, _KNOBS, (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()))
-    )
+    free = (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()))
+    moved = students.moved(workdir, run.settings, run.experts)
+    divergence.claim(workdir, run.settings, _KNOBS, (*free, *moved))
     students.claim_roles(workdir, run.settings, run.experts)
     if not goes_on or not meshes.leads():
         return
@@ -284,11 +285,12 @@ def evaluate_student(
       One row per game that was played, as in `result.json`.
 
     Raises:
-      FileNotFoundError, ValueError: the run is not there or has chosen no student yet, or `game` is
-        not one of its games.
+      FileNotFoundError, ValueError: the run is not there or has chosen no student yet, `game` is
+        not one of its games, or an expert is not the one that the student learnt from.
     """
     settings, student, _ = students.load_student(workdir)
     roles = students.load_roles(workdir, settings)
+    settings = students.as_read(workdir, settings)
     settings = dataclasses.replace(
         settings,
         evaluate=dataclasses.replace(
@@ -304,6 +306,7 @@ def evaluate_student(
     known = runs.records_of(settings, pathlib.Path(workdir), cache_dir, writes=False)
     run = Run(settings, meshes.create(), known=known, report_seed=terms.seed)
     students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
+    students.check_weights(workdir, run.experts)
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [game_index(run.names, game, workdir)]
@@ -557,7 +560,7 @@ def params_of(
     else:
         if named in run.names:
             expert = run.experts[run.names.index(named)]
-        elif path.exists() or hub.is_address(named):
+        elif shipped.found(path).exists() or hub.is_address(named):
             expert = formats.load(named)
         else:
             raise ValueError(

@@ -2,14 +2,17 @@
 
 A run writes down in `student.json` what its student plays and sees there, and what its experts
 hold, so that it can be read, watched and exported without them. Runs of before that was written ask
-their experts' files.
+their experts' files. It says who the experts were, too: where they are asked again, others may
+stand in their place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -22,10 +25,12 @@ from jax.sharding import Mesh
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, shipped, tasks
 from jaxdistill import settings as settings_lib
+from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.experts.student import Role, Student, game_index
 from jaxdistill.learn import checkpoints, learner, losses, regime
+from jaxdistill.play import records
 from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.atari import Rules
@@ -33,6 +38,7 @@ from jaxdistill.tasks.task import Suite, Task
 
 _FILE = "student.json"
 _HELD = "expert_outputs"  # of each game, in that file; one of an earlier version does not say
+_MARK, _SHA256 = "expert_params", "expert_sha256"  # of those that are not followed
 _ADVICE = "remove it, and the run's experts are asked"
 
 
@@ -50,15 +56,36 @@ def claim_roles(
 ) -> None:
     """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
 
+    So with the weights of its experts, which count from when something was learnt from them.
+
     Raises:
-      ValueError: the run began with experts of other games, or ones that saw something else.
+      ValueError: the run began with experts of other games, ones that saw something else, or ones
+        of other weights.
     """
-    path, roles = pathlib.Path(workdir, _FILE), roles_of(settings, experts)
+    path = pathlib.Path(workdir, _FILE)
+    learnt = checkpoints.any_in(pathlib.Path(workdir, "checkpoints"))
+    rows = _rows_of(settings, experts, marked=not (learnt or settings.collect.follow))
     if path.is_file():
-        check_roles(workdir, _read_roles(path, settings.rules), roles)
-    else:
-        rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
-        settings_lib.write_json(path, rows)
+        check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
+        if learnt:
+            check_weights(workdir, experts)
+        if learnt or settings_lib.read_json(path, _ADVICE) == rows:
+            return
+    settings_lib.write_json(path, rows)
+
+
+def _rows_of(
+    settings: Settings, experts: Sequence[Teacher], *, marked: bool
+) -> list[dict[str, Any]]:
+    """What is written down of each game; `marked`, with what tells its expert from others."""
+    roles = roles_of(settings, experts)
+    rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
+    if marked:
+        for row, expert in zip(rows, experts, strict=True):
+            row[_MARK] = records.fingerprint(expert.params)
+        for row, source in zip(rows, settings.experts, strict=False):  # a team has no file
+            row[_SHA256] = _sha256(shipped.found(source.path))
+    return json.loads(json.dumps(rows))  # as they are read back: no tuples
 
 
 def check_roles(
@@ -86,6 +113,73 @@ def check_roles(
                     f"{role.expert} now stands for {now}; put back the expert's file or spec, or "
                     f"begin in another --workdir"
                 )
+
+
+def check_weights(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -> None:
+    """Refuses experts of other weights than those a student learnt from.
+
+    Nothing is refused where nobody wrote down whom it learnt from: in a run of an earlier version,
+    or one that follows experts in training.
+
+    Raises:
+      ValueError: an expert has other weights.
+    """
+    marks = _written(workdir, _MARK)
+    for expert in experts:
+        if marks.get(str(expert.game)) not in (None, records.fingerprint(expert.params)):
+            before = _written(workdir, "source").get(str(expert.game))
+            now = "which has" if before == expert.source else f"and {expert.source} has"
+            raise ValueError(
+                f"the student of {workdir} learnt {expert.game} from {before}, {now} other weights "
+                f"now; put back what it was, begin in another --workdir, or export the student "
+                f"(--format=student), which then needs no experts"
+            )
+
+
+def moved(
+    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
+) -> list[str]:
+    """The fields of a run's settings, as "experts.0.path", that say where the same experts are.
+
+    Empty where it is not known whether they are the same.
+    """
+    marks = _written(workdir, _MARK)
+    return [
+        f"experts.{index}.path"
+        for index, expert in enumerate(experts[: len(settings.experts)])
+        if marks.get(str(expert.game)) == records.fingerprint(expert.params)
+    ]
+
+
+def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
+    """Writes down where the experts of a run that goes on are now, since they may have `moved`."""
+    path = pathlib.Path(workdir, "config.json")
+    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    rows = standing["experts"]
+    now = [row | {"path": x.path} for row, x in zip(rows, settings.experts, strict=True)]
+    if now != rows and meshes.leads():
+        settings_lib.write_json(path, standing | {"experts": now})
+
+
+def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
+    """The settings of a run with the commits of its experts on the hub, whose branches move on."""
+    if settings.collect.follow or not pathlib.Path(workdir, _FILE).is_file():
+        return settings
+    experts = list(settings.experts)
+    for index, (expert, role) in enumerate(
+        zip(settings.experts, load_roles(workdir, settings), strict=False)
+    ):
+        if hub.is_address(expert.path) and hub.is_address(role.source):
+            experts[index] = dataclasses.replace(expert, path=role.source)
+    return dataclasses.replace(settings, experts=tuple(experts))
+
+
+def _written(workdir: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """What is written down as `name` of each game; None of one of which nothing is."""
+    path = pathlib.Path(workdir, _FILE)
+    rows = settings_lib.read_json(path, _ADVICE) if path.is_file() else []
+    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return {str(row.get("game")): row.get(name) for row in known}
 
 
 def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Role, ...]:
@@ -210,6 +304,11 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     state = create_state(settings, params, meshes.create())
     with settings_lib.naming_unsaid(path, type(chosen), standing):
         best = checkpoints.read_best(workdir / "checkpoints", state)
+    if best is None and (workdir / "result.json").is_file():
+        raise ValueError(
+            f"{workdir} has ended, and its student, in {workdir / 'checkpoints'}, is not there any "
+            f"more; put it back, or distil again in another --workdir"
+        )
     if best is None:
         raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
     return settings, best.state, network
@@ -239,20 +338,20 @@ def read(workdir: str | os.PathLike[str]) -> Student:
 
 
 def _card(workdir: pathlib.Path, settings: Settings, updates: int) -> dict[str, Any]:
-    """How a student was made, of what, and how it plays, as far as the run has come."""
+    """How a student was made, of what, and how it plays, as far as the run has come.
+
+    Of its experts' files it says what they held then, not what they hold now.
+    """
     path, measured = workdir / "result.json", {}
+    held = [*_written(workdir, _SHA256).values(), *[None] * len(settings.experts)]
     if path.is_file():
         measured = settings_lib.read_json(path, "the same command writes it again")
     return {
         "made": how_made(workdir, updates),
         "settings": settings_lib.read_json(workdir / "config.json", "begin anew"),
         "experts": [
-            {
-                "path": source.path,
-                "spec": source.spec,
-                "sha256": _sha256(shipped.found(source.path)),
-            }
-            for source in settings.experts
+            {"path": source.path, "spec": source.spec, "sha256": sha256}
+            for source, sha256 in zip(settings.experts, held, strict=False)
         ],
         "measured": {name: measured[name] for name in _MEASURED if name in measured}
         | {"max_steps": settings.evaluate.max_steps},
@@ -314,7 +413,7 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
         params=params,
         outputs=student.outputs,
         view=student.roles[0].view,
-        teachers={} if alone else _teachers(load_settings(workdir), games),
+        teachers={} if alone else _teachers(workdir, games),
         own={role.game: role.view for role in student.roles},
         alone=alone,
         actions={role.game: role.actions for role in student.roles},
@@ -330,9 +429,15 @@ def _knows_enough(student: Student, task: Task) -> bool:
     return any(set(task.actions) <= set(role.actions) for role in whole)
 
 
-def _teachers(settings: Settings, games: Sequence[str]) -> dict[str, Teacher]:
-    """Who teaches each game of a run, and others that its experts play together as well."""
-    teachers = {str(expert.game): expert for expert in recipe.teachers(settings)}
+def _teachers(workdir: str | os.PathLike[str], games: Sequence[str]) -> dict[str, Teacher]:
+    """Who teaches each game of a run, and others that its experts play together as well.
+
+    Raises:
+      FileNotFoundError, ValueError: an expert cannot be read, or has become another.
+    """
+    experts = recipe.teachers(as_read(workdir, load_settings(workdir)))
+    check_weights(workdir, experts)
+    teachers = {str(expert.game): expert for expert in experts}
     alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
     return teachers | {game: Team(alone, game) for game in games if game not in teachers}
 

@@ -81,6 +81,7 @@ def merge(
         data.check_all_fit(run)
     with lock.one_writer(workdir, "config.json"):
         _claim(given, workdir)
+        students.claim_paths(workdir, run.settings)
         with metrics.wall_clock(workdir, began=began) as wall:
             return _stages(given, workdir, stop_after, wall)
 
@@ -115,7 +116,8 @@ def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
 
 
 def _claim(given: _Given, workdir: pathlib.Path) -> None:
-    settings_lib.claim(workdir, given.settings)
+    moved = students.moved(workdir, given.run.settings, given.run.experts)
+    settings_lib.claim(workdir, given.settings, tuple(moved))
     students.claim_roles(workdir, given.run.settings, given.run.experts)
 
 
@@ -213,6 +215,7 @@ def _seen(run: Run, settings: Settings, log: dataset.Log) -> weight_merging.Seen
     rewards, ended = _replayed(run, log, played) if by_reward else nothing
     if limit := settings.merge.reward_limit:
         rewards = np.clip(rewards, -limit, limit)
+    rewards = np.float32(settings.merge.reward_scale) * rewards
     window = data.window_of(run, log, log.length).window
     flat = (x.reshape(len(x), -1) for x in (played, rewards, ended))
     return weight_merging.Seen(window, run.masks, *meshes.put(run.mesh, tuple(flat)))

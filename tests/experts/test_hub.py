@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import dataclasses
 import json
 import os
 import pathlib
@@ -139,6 +140,8 @@ def test_what_is_no_address_is_refused_before_anything_is_asked(text):
         ("x.pth", "x.pth", None),
         ("x.pth@y.toml", "x.pth", "y.toml"),
         ("x.pth@hf://a/b@r/y.toml", "x.pth", "hf://a/b@r/y.toml"),
+        ("me@lab/x.pth", "me@lab/x.pth", None),
+        ("me@lab/x.pth@y.toml", "me@lab/x.pth", "y.toml"),
         ("hf://a/b", "hf://a/b", None),
         ("hf://a/b@v1/x.pth", "hf://a/b@v1/x.pth", None),
         ("hf://a/b@v1/x.pth@s/y.toml", "hf://a/b@v1/x.pth", "s/y.toml"),
@@ -150,6 +153,21 @@ def test_the_spec_of_an_expert_is_told_from_its_revision(text, path, spec):
     assert hub.with_spec(text) == (path, spec)
     (source,) = merge.sources(f"pong={text}?noop_max=1")
     assert source == {"game": "pong", "path": path, "spec": spec, "rules": "noop_max=1"}
+
+
+def test_an_experts_path_that_is_there_is_taken_as_it_is(tmp_path, monkeypatch):
+    """Whatever its name holds; a `~` is a home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "why?@x.toml").touch()
+    for text, path, spec in (
+        ("~/why?@x.toml", "why?@x.toml", None),
+        ("~/x.pth@~/y.toml", "x.pth", str(tmp_path / "y.toml")),
+    ):
+        (source,) = merge.sources(f"pong={text}")
+        wanted = {"game": "pong", "path": str(tmp_path / path), "spec": spec, "rules": None}
+        assert source == wanted
+    with pytest.raises(ValueError, match=r"got 'b/x\.pth' \(a comma ends FILE\)"):
+        merge.sources("pong=/a,b/x.pth")
 
 
 # --- which file
@@ -522,6 +540,27 @@ def test_a_run_writes_down_the_commits_of_its_experts(server, zoo):
     assert Role.from_dict(role.to_dict()) == role
     before = {name: x for name, x in role.to_dict().items() if name != "source"}
     assert Role.from_dict(before).source == ""  # of a run that did not write it
+
+
+def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path):
+    """Where it does not follow its experts, and has written them down."""
+    commits = []
+    for seed in (0, 1):
+        _, files = _student(tmp_path / str(seed), ["pong"], seed=seed)
+        commits.append(server.publish("me/moving", files))
+        settings = recipe.Settings(experts=(ExpertSource("hf://me/moving"),), network="net3")
+        if not seed:
+            assert students.as_read(tmp_path, settings) == settings, "nothing is written yet"
+            students.claim_roles(tmp_path, settings, recipe.teachers(settings))
+    read = students.as_read(tmp_path, settings)
+    assert read.experts == (ExpertSource(f"hf://me/moving@{commits[0]}"),)
+    students.check_weights(tmp_path, recipe.teachers(read))
+    said = rf"learnt pong from hf://me/moving@{commits[0]}, and hf://me/moving@{commits[1]} has oth"
+    with pytest.raises(ValueError, match=said):
+        students.check_weights(tmp_path, recipe.teachers(settings))
+    following = dataclasses.replace(settings.collect, follow=True)
+    settings = dataclasses.replace(settings, collect=following)
+    assert students.as_read(tmp_path, settings) == settings
 
 
 def test_a_student_begins_as_one_of_the_hub_or_of_a_directory(server, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import shutil
@@ -201,7 +202,7 @@ def _json(path):
 
 def test_experts_that_have_become_others_are_refused(run):
     settings, _, _ = students.load_student(run / "student")
-    one, two = (an_expert(game, view) for game, view in VIEWS.items())
+    one, two = (an_expert(game, view, seed) for seed, (game, view) in enumerate(VIEWS.items()))
     students.claim_roles(run / "student", settings, [one, two])
     with pytest.raises(ValueError, match="student of pong, breakout, and its experts now play"):
         students.claim_roles(run / "student", settings, [one])
@@ -224,6 +225,95 @@ def test_experts_that_have_become_others_are_refused(run):
             distill.evaluate_student(run / "student", AGAIN)
     finally:
         expert.write_text(standing)
+
+
+@pytest.fixture
+def other_weights(run):
+    """Breakout's expert, trained on since; afterwards it is what it was."""
+    shutil.move(run / "breakout", run / "before")
+    an_expert("breakout", VIEWS["breakout"], seed=7).save(run / "breakout")
+    yield
+    shutil.rmtree(run / "breakout")
+    shutil.move(run / "before", run / "breakout")
+
+
+def test_experts_of_other_weights_are_neither_measured_nor_taught_by(run, alone, other_weights):
+    """Nor is a run gone on with; of a run that does not say who they were nothing is known."""
+    said = r"^the student of .* learnt breakout from breakout\.pth, which has other weights now"
+    settings, _, _ = students.load_student(alone)
+    for asks in (
+        lambda: distill.evaluate_student(alone, AGAIN),
+        lambda: students.to_go_on_from(alone, ["breakout"]),
+        lambda: distill.distill(settings, alone),
+    ):
+        with pytest.raises(ValueError, match=said) as error:
+            asks()
+        assert "\n" not in str(error.value)
+    assert students.read(alone).games == list(VIEWS), "which needs none"
+    path = alone / "student.json"
+    rows = [{k: x for k, x in row.items() if k != "expert_params"} for row in _json(path)]
+    path.write_text(json.dumps(rows))  # as an earlier version wrote it
+    assert len(distill.evaluate_student(alone, AGAIN)) == 2
+    distill.distill(settings, alone)
+    assert _json(path) == rows
+
+
+def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
+    """As where a spec was mended since it played far below its claim."""
+    settings = dataclasses.replace(SETTINGS, experts=(ExpertSource(str(tmp_path / "x.pth")),))
+    (tmp_path / "x.pth").write_bytes(b"one")
+    marks = []
+    for seed in (0, 1):
+        students.claim_roles(tmp_path, settings, [an_expert("pong", SMALL, seed)])
+        (row,) = _json(tmp_path / "student.json")
+        marks.append(row["expert_params"])
+        assert row["expert_params"] == records.fingerprint(an_expert("pong", SMALL, seed).params)
+        assert row["expert_sha256"] == hashlib.sha256(b"one").hexdigest()
+    assert marks[0] != marks[1]
+    # One that is followed becomes another all the time.
+    following = dataclasses.replace(
+        settings, collect=dataclasses.replace(settings.collect, follow=True)
+    )
+    students.claim_roles(tmp_path, following, [an_expert("pong", SMALL)])
+    (row,) = _json(tmp_path / "student.json")
+    assert not {"expert_params", "expert_sha256"} & row.keys()
+    students.check_weights(tmp_path, [an_expert("pong", SMALL, 2)])
+
+
+def test_what_is_exported_says_what_the_experts_files_held_when_it_learnt(run, tmp_path):
+    export.export_expert(an_expert("pong", SMALL), tmp_path / "pong.pth")
+    held = hashlib.sha256((tmp_path / "pong.pth").read_bytes()).hexdigest()
+    settings, _, _ = students.load_student(run / "student")
+    settings = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "pong.pth")),))
+    distill.distill(settings, tmp_path / "run", stop_after="train")
+    (tmp_path / "pong.pth").write_bytes(b"trained on")
+    (told,) = students.read(tmp_path / "run").card["experts"]
+    assert told["sha256"] == held
+
+
+def test_experts_that_have_moved_are_the_same_experts(run, alone, tmp_path):
+    """A run goes on with them, and says where they are now; others are refused by their place."""
+    for game in VIEWS:
+        shutil.copytree(run / game, tmp_path / "moved" / game)
+    settings, _, _ = students.load_student(alone)
+
+    def at(folder, rounds):
+        return dataclasses.replace(
+            settings,
+            experts=tuple(ExpertSource(str(folder / game)) for game in VIEWS),
+            learn=dataclasses.replace(settings.learn, rounds=rounds),
+        )
+
+    before = _json(alone / "config.json")
+    assert distill.distill(at(tmp_path / "moved", 1), alone) == _json(alone / "result.json")
+    assert _json(alone / "config.json") == before, "a finished run is read"
+    distill.distill(at(tmp_path / "moved", 2), alone, stop_after="train")
+    assert students.load_settings(alone).experts == at(tmp_path / "moved", 2).experts
+    shutil.rmtree(tmp_path / "moved" / "pong")
+    an_expert("pong", SMALL, seed=7).save(tmp_path / "other" / "pong")
+    shutil.copytree(run / "breakout", tmp_path / "other" / "breakout")
+    with pytest.raises(ValueError, match=r"holds a run with experts\.0\.path .*moved/pong', this"):
+        distill.distill(at(tmp_path / "other", 2), alone)
 
 
 @pytest.mark.parametrize(
@@ -531,9 +621,12 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
     assert [beside[who] for who in ("random", "network")] == [
         alone[who] for who in ("random", "network")
     ]
-    mean = alone["network"]["mean"]
-    assert alone["human_normalised"] == tasks.get("breakout").human_normalised(mean)
-    assert mean != alone["random"]["mean"]
+    assert alone["network"]["mean"] != alone["random"]["mean"]
+    # People have played whole games.
+    assert alone["human_normalised"] is None
+    (whole,) = measure(dataclasses.replace(terms, episodes=1, max_steps=None))
+    mean = whole["network"]["mean"]
+    assert whole["human_normalised"] == tasks.get("breakout").human_normalised(mean)
 
 
 def going_on(workdir):
