@@ -542,19 +542,25 @@ def retention(student: float, expert: float, random: float) -> float:
 def normalised(
     chosen: Sequence[Task], means: Sequence[float], random: Sequence[float | None]
 ) -> np.ndarray:
-    """Human-normalised scores `(G,)`: no game drowns the others by the size of its points.
+    """Scores `(G,)` in units in which no game drowns the others by the size of its points.
 
-    Of a task whose human score is not known it is counted in scores of random play: how much more
-    than that `means` are, over its size, or over 1 where that is larger.
+    It is the published distance of people from random play, also where games are cut or played by
+    other rules, and nobody is held against people. Of a task whose human score is not known scores
+    are counted in those of random play: how much more than that `means` are, over its size, or over
+    1 where that is larger.
 
     Args:
       random: what random play scores; 0 is taken where that is None.
     """
     scores = []
     for task, mean, known in zip(chosen, means, random, strict=True):
-        base = known or 0.0
-        normalised = task.human_normalised(mean)
-        scores.append((mean - base) / max(abs(base), 1) if normalised is None else normalised)
+        low, high = task.random_score, task.human_score
+        if low is None or high is None:
+            low = known or 0.0
+            unit = max(abs(low), 1)
+        else:
+            unit = high - low
+        scores.append((mean - low) / unit)
     return np.asarray(scores)
 
 

@@ -355,17 +355,12 @@ def random_score(task: Task, max_steps: int | None = None) -> float | None:
     Args:
       max_steps: step limit of one game; by default the task's.
     """
-    changed = set(task.told.get("rules", ())) - set(_CHANGES_LITTLE)
-    if changed or (max_steps or task.max_steps) < task.max_steps:
+    if not task.as_published(max_steps):
         return None
     for row in _rows():
         if row["of"]["task"] == task.name:
             return Scores.from_dict(row["games"]).mean
     return task.random_score
-
-
-# Rules under which random play scores much the same.
-_CHANGES_LITTLE = ("fire_after_life", "noop_max", "repeat_action_probability")
 
 
 def measure(

@@ -18,6 +18,7 @@ from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.play import evaluation
 from jaxdistill.report import hints
 from jaxdistill.tasks import atari
+from jaxdistill.tasks.task import Task
 
 WIDTH = 80  # columns of a terminal, at most, that tables and what is said of them take
 MANY = 7  # tasks that one line does not name each of
@@ -495,18 +496,26 @@ def learning_status(row: Mapping[str, float], names: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
-def playing_status(scores: Mapping[str, evaluation.Scores]) -> str:
+def playing_status(
+    chosen: Sequence[Task], scores: Sequence[evaluation.Scores], max_steps: int | None = None
+) -> str:
     """What games came to, such as "mean score of 24 games: pong 20.1".
 
     Of many tasks, whose scores cannot be added up, those that people's scores are known of.
+
+    Args:
+      chosen: the tasks, as they were played.
+      scores: of each.
+      max_steps: step limit of one game; by default the tasks'.
     """
-    counts = {len(played.scores) for played in scores.values()}
+    counts = {len(played.scores) for played in scores}
     of = f" of {counts.pop()} games" if len(counts) == 1 else ""
-    if len(scores) >= MANY:
-        human = {name: tasks.get(name).human_normalised(x.mean) for name, x in scores.items()}
+    means = [(task, played.mean) for task, played in zip(chosen, scores, strict=True)]
+    if len(means) >= MANY:
+        human = {task.name: task.human_normalised(mean, max_steps) for task, mean in means}
         if known := {name: x for name, x in human.items() if x is not None}:
             return f"human-normalised score{of}: {_each(known, min, '{:.1%}'.format)}"
-    return f"mean score{of}: " + " ".join(f"{n} {s.mean:.1f}" for n, s in scores.items())
+    return f"mean score{of}: " + " ".join(f"{task.name} {mean:.1f}" for task, mean in means)
 
 
 def _each(

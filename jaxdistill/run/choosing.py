@@ -107,7 +107,9 @@ def select(
         "select_games": float(games),
     }
     writer.write(step, row)
-    advance.status(tables.playing_status({n: played[i] for i, n in zip(only, names, strict=True)}))
+    chosen = [run.lessons[i].task for i in only]
+    said = tables.playing_status(chosen, [played[i] for i in only], run.settings.evaluate.max_steps)
+    advance.status(said)
     found = Candidate(value(means), tuple(kept), played)
     there = games == episodes and found.reaches(run.settings.learn.target_retention)
     return found if there or not worse else None

@@ -97,7 +97,7 @@ def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[d
                 "student": student.summary(),
                 "retention": evaluation.retention(student.mean, expert.mean, random.mean),
                 "retention_interval": list(evaluation.retention_interval(student, expert, random)),
-                "human_normalised": task.human_normalised(student.mean),
+                "human_normalised": task.human_normalised(student.mean, limit),
                 **({"max_steps": limit} if task.suite.facts else {}),
             }
         )

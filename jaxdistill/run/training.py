@@ -312,7 +312,9 @@ def measure(
                 if (told := card and card.expert_scores(lesson.task, terms.played))
                 else {}
             ),
-            "human_normalised": lesson.task.human_normalised(played["network"][index].mean),
+            "human_normalised": lesson.task.human_normalised(
+                played["network"][index].mean, terms.max_steps
+            ),
             **_shared(played["network"][index], (starts_seen or {}).get(lesson.name)),
             **(
                 {"max_steps": terms.max_steps or lesson.task.max_steps} if lesson.task.facts else {}

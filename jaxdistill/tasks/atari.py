@@ -51,6 +51,9 @@ ACTION_NAMES = (
 _MAX_FRAMES, _FRAMES_PER_SECOND = 108_000, 60
 MAX_STEPS = _MAX_FRAMES // 4
 
+# Rules under which scores are much the same.
+_CHANGES_LITTLE = ("fire_after_life", "noop_max", "repeat_action_probability")
+
 _FIRE = 1
 # Their joysticks have no button: ALE's full set is nine actions, which are no ids of ours.
 _WITHOUT_FULL_SET = ("lost_luggage", "skiing")
@@ -191,6 +194,11 @@ class Game(Task):
         if self.max_steps != _MAX_FRAMES // self.rules.frame_skip:
             limit = max(1, self.max_steps * self.rules.frame_skip // rules.frame_skip)
         return dataclasses.replace(self, rules=rules, actions=actions, max_steps=limit)
+
+    def as_published(self, max_steps: int | None = None) -> bool:
+        """Whether its games are whole ones, by the usual rules or others that change little."""
+        changed = set(self.rules.to_dict()) - set(_CHANGES_LITTLE)
+        return not changed and (max_steps or self.max_steps) >= MAX_STEPS
 
     @property
     def frames_per_step(self) -> int:

@@ -164,16 +164,28 @@ class Task(abc.ABC):
         mask[list(self.actions)] = True
         return mask
 
-    def human_normalised(self, score: float) -> float | None:
+    def as_published(self, max_steps: int | None = None) -> bool:
+        """Whether its games are such as `random_score` and `human_score` are of: not cut sooner.
+
+        Args:
+          max_steps: step limit of one game; by default the task's.
+        """
+        return (max_steps or self.max_steps) >= self.max_steps
+
+    def human_normalised(self, score: float, max_steps: int | None = None) -> float | None:
         """`(score - random) / (human - random)`: 0 is random play, 1 the human tester.
 
         Args:
           score: undiscounted, unclipped return of whole games.
+          max_steps: step limit of one game; by default the task's.
 
         Returns:
-          The normalised score, or None where no reference scores are published.
+          The normalised score, or None where no reference scores are published of such games; see
+          `as_published`.
         """
         if self.random_score is None or self.human_score is None:
+            return None
+        if not self.as_published(max_steps):
             return None
         return (score - self.random_score) / (self.human_score - self.random_score)
 

@@ -558,6 +558,10 @@ def test_scores_of_games_are_on_the_human_scale_where_that_is_known():
     chosen = [tasks.get("pong"), tasks.get("carnival")]
     scores = evaluation.normalised(chosen, [-3.05, 1200.0], [-21.0, 800.0])
     assert scores.tolist() == pytest.approx([0.5, 0.5])
+    # The unit is the same where nobody is held against people.
+    of_a_life = chosen[0].under(atari.Rules(end_at_life=True))
+    assert of_a_life.human_normalised(-3.05) is None
+    assert evaluation.normalised([of_a_life], [-3.05], [None]).tolist() == [scores[0]]
     # Less than a point is no unit, and where random play is not known its score is no better.
     for mean, random, score in ((3.0, -0.5, 3.5), (3.0, -2.0, 2.5), (3.0, None, 3.0)):
         assert evaluation.normalised(chosen[1:], [mean], [random]) == pytest.approx(score)

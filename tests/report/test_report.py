@@ -620,10 +620,11 @@ def test_a_status_says_what_its_numbers_are():
     )
     assert tables.learning_status({"loss": 1.0}, ["combat/duel"]) == "loss 1.0000"
     four, two = _scores(facts={}), _scores(facts={}, scores=(1.0, 2.0), lengths=(3, 4))
-    assert tables.playing_status({"pong": four, "qbert": four}) == (
+    games = [tasks.get("pong"), tasks.get("qbert")]
+    assert tables.playing_status(games, [four, four]) == (
         "mean score of 4 games: pong 150.0 qbert 150.0"
     )
-    assert tables.playing_status({"pong": four, "qbert": two}) == "mean score: pong 150.0 qbert 1.5"
+    assert tables.playing_status(games, [four, two]) == "mean score: pong 150.0 qbert 1.5"
 
 
 def test_of_seven_games_a_status_names_the_worst():
@@ -642,9 +643,16 @@ def test_of_seven_games_a_status_names_the_worst():
         low, high = task.random_score, task.human_score
         return _scores(facts={}, scores=(low + share * (high - low),) * 2, lengths=(3, 4))
 
-    scores = {name: played(1.0 - 0.1 * i, tasks.get(name)) for i, name in enumerate(names)}
+    games = [tasks.get(name) for name in names]
+    scores = [played(1.0 - 0.1 * i, game) for i, game in enumerate(games)]
     told = "human-normalised score of 2 games: mean 70.0%, worst boxing 40.0%"
-    assert tables.playing_status(scores) == told
+    assert tables.playing_status(games, scores) == told
+    # People have played whole games of five lives.
+    alone = tables.playing_status(games, scores, 1000)
+    assert alone.startswith("mean score of 2 games: pong 14.6 breakout ")
+    of_a_life = [game.under(Rules(end_at_life=True)) for game in games]
+    assert tables.playing_status(of_a_life, scores) == alone
     # Of this one no person's score is known.
-    scores["adventure"] = _scores(facts={}, scores=(0.0, 0.0), lengths=(3, 4))
-    assert tables.playing_status(scores) == told
+    games.append(tasks.get("adventure"))
+    scores.append(_scores(facts={}, scores=(0.0, 0.0), lengths=(3, 4)))
+    assert tables.playing_status(games, scores) == told

@@ -1,6 +1,7 @@
 """What the closing table says of all games together, and how its page is made."""
 
 import base64
+import dataclasses
 import math
 import pathlib
 import types
@@ -45,6 +46,11 @@ def test_a_row_says_who_is_held_against_whom():
     low, high = row["retention_interval"]
     assert 0.4 < low < row["retention"] == 0.5 < high < 0.6
     assert row["human_normalised"] == pytest.approx((5 + 20.7) / (14.6 + 20.7))
+    # People have played whole games.
+    cut = dataclasses.replace(run.settings.evaluate, max_steps=100)
+    run.settings = dataclasses.replace(run.settings, evaluate=cut)
+    (row,) = closing.rows_of(run, {who: scored(mean) for who, mean in means.items()})
+    assert row["human_normalised"] is None and row["retention"] == 0.5
 
 
 def test_a_share_of_what_may_be_nothing_is_in_no_mean():

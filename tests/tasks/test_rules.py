@@ -139,6 +139,23 @@ def test_two_games_have_no_full_set():
         SKIING.under(Rules(full_actions=True))
 
 
+def test_people_s_scores_are_of_whole_games_by_the_usual_rules():
+    assert BREAKOUT.human_normalised(30.5) == 1.0
+    little = Rules(repeat_action_probability=0.25, fire_after_life=True, noop_max=1)
+    assert BREAKOUT.under(little).human_normalised(30.5) == 1.0
+    for other in (
+        *(Rules(end_at_life=True), Rules(mode=4), Rules(difficulty=1), Rules(frame_skip=2)),
+        *(Rules(full_actions=True), dataclasses.replace(little, end_at_life=True)),
+    ):
+        assert BREAKOUT.under(other).human_normalised(30.5) is None, other
+        assert BREAKOUT.under(other).under(Rules()).human_normalised(30.5) == 1.0
+    # Nor do games count that are cut sooner.
+    limits = [BREAKOUT.human_normalised(30.5, limit) for limit in (None, 27_000, 26_999, 30_000)]
+    assert limits == [1.0, 1.0, None, 1.0]
+    assert _variant(BREAKOUT, max_steps=100).human_normalised(30.5) is None
+    assert _variant(BREAKOUT).human_normalised(30.5) == 1.0
+
+
 def _variant(game, **changes):
     return dataclasses.replace(game, name=f"{game.name}/mine", **changes)
 
