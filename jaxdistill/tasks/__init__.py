@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import functools
 import hashlib
+import inspect
 import pathlib
 import re
 import sys
+import types
+from collections.abc import Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxdistill import settings
 from jaxdistill.tasks import atari, combat, lander
@@ -21,7 +28,7 @@ from jaxdistill.tasks.task import Task
 _ALIASES = {"lunarlander": "lander/standard"}
 _LONGEST = 200  # letters of a name; what is longer is none
 _added: dict[str, Task] = {}
-_files: dict[str, str | None] = {}  # digests, see `content`
+_files: dict[str, dict[str, str | None]] = {}  # digests by task and module, see `content`
 OF_ONE_S_OWN = "give --import=FILE (in Python, import it first)"
 """What to do where a name is not known because the file that makes it known was not imported."""
 
@@ -36,12 +43,15 @@ def add(task: Task) -> None:
     Added again, as by a cell of a notebook that is run twice, it takes the place of the first.
 
     Raises:
-      ValueError: the name, as `get` reads it, is that of another task.
+      ValueError: the name, as `get` reads it, is that of another task; or a field is something that
+        cannot be told from others in the next run, see `content`.
     """
     standing = _by_key().get(_key(task.name))
-    if standing not in (None, task, _added.get(task.name)):
+    if standing is not None and standing is not _added.get(task.name):
         raise ValueError(f"{task.name!r} is the name of {standing.name} already; take another")
-    _added[task.name], _files[task.name] = task, _file_of(type(task))
+    files = dict[str, str | None]()
+    _content(task, files)
+    _added[task.name], _files[task.name] = task, files
     names.cache_clear()
     _by_key.cache_clear()
 
@@ -54,21 +64,60 @@ def added(name: str) -> bool:
 def content(task: Task) -> dict[str, Any] | None:
     """What tells a task of one's own from others that have had its name; None of our tasks.
 
-    Its own fields, and a digest of the file of its class, as it was when the task was added.
+    Its own fields, and a digest of the file of its class, as it was when the task was added. It is
+    the same in every process: arrays are told by their bytes, dataclasses by their fields, classes
+    and functions by their names and files.
     """
-    if task.name not in _added:
-        return None
+    return _content(task, _files[task.name]) if task.name in _added else None
+
+
+def _content(task: Task, files: dict[str, str | None]) -> dict[str, Any]:
+    """As `content`; takes note of the digests of `files` by their modules."""
     own = {x.name for x in dataclasses.fields(task)} - {x.name for x in dataclasses.fields(Task)}
-    fields = {name: repr(getattr(task, name)) for name in sorted(own)}
-    return {"fields": fields, "file": _files[task.name]}
+    fields = {
+        name: _told(getattr(task, name), files, f"{task.name}: {name}") for name in sorted(own)
+    }
+    return {"fields": fields, "file": _file_of(type(task).__module__, files)}
 
 
-def _file_of(made: type) -> str | None:
-    """A digest of the file that a class is of; None where it is of none, as in a notebook."""
-    path = getattr(sys.modules.get(made.__module__), "__file__", None)
-    if path is None or not pathlib.Path(path).is_file():
-        return None
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+def _told(value: Any, files: dict[str, str | None], where: str) -> str:
+    """What tells a value from others, in every process: of most its `repr`."""
+    told = functools.partial(_told, files=files, where=where)
+    if isinstance(value, np.ndarray | jax.Array) and value.dtype != object:
+        array = np.asarray(value)
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        return f"array({array.dtype}, {array.shape}, {digest})"
+    made = type(value).__qualname__
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [f"{x.name}={told(getattr(value, x.name))}" for x in dataclasses.fields(value)]
+        return f"{made}({', '.join(parts)})"
+    if isinstance(value, Mapping):
+        return f"{made}({', '.join(f'{told(key)}: {told(x)}' for key, x in value.items())})"
+    if isinstance(value, tuple | list | np.ndarray):
+        return f"{made}({', '.join(map(told, value))})"
+    if isinstance(value, set | frozenset):  # whose order is another in every process
+        return f"{made}({', '.join(sorted(map(told, value)))})"
+    if isinstance(value, functools.partial):
+        return f"{made}{told((value.func, value.args, value.keywords))}"
+    inner = inspect.unwrap(value) if callable(value) else value
+    if isinstance(inner, type | types.FunctionType) and not getattr(inner, "__closure__", None):
+        return f"{inner.__module__}.{inner.__qualname__}, {_file_of(inner.__module__, files)}"
+    if isinstance(value, str) or not re.search(" at 0x[0-9a-fA-F]", repr(value)):
+        return repr(value)
+    raise ValueError(
+        f"{where} is {settings.one_line(repr(value), 80)}, which the next run cannot tell from "
+        f"others; expected plain values, arrays, dataclasses, or functions that close over nothing "
+        f"(functools.partial gives them what they need)"
+    )
+
+
+def _file_of(module: str, files: dict[str, str | None]) -> str | None:
+    """A digest of the file of a module; None where it has none, as in a notebook."""
+    if module not in files:
+        path = pathlib.Path(getattr(sys.modules.get(module), "__file__", None) or "")
+        known = path.is_file()
+        files[module] = hashlib.sha256(path.read_bytes()).hexdigest() if known else None
+    return files[module]
 
 
 def get(name: str) -> Task:
@@ -93,9 +142,11 @@ def get(name: str) -> Task:
     if not isinstance(name, str):
         raise ValueError(f"unknown task {settings.one_line(repr(name), 80)}, expected a name")
     name, by_key = name[:_LONGEST], _by_key()
-    close = dict.fromkeys(
+    spellings = [*dict.fromkeys(_spellings(name))]
+    close = dict.fromkeys(x for x in _added if _last(x) in spellings)  # several that end so
+    close |= dict.fromkeys(
         by_key[key].name
-        for spelling in dict.fromkeys(_spellings(name))
+        for spelling in spellings
         for key in difflib.get_close_matches(spelling, by_key, n=3, cutoff=0.6)
     )
     hint = "did you mean " + " or ".join([*close][:3]) + "? " if close else ""
@@ -148,10 +199,19 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def _by_key() -> dict[str, Task]:
-    tasks: dict[str, Task] = {**atari.games(), **lander.LANDERS, **combat.COMBATS, **_added}
-    keys = {_key(name.rpartition("/")[2]): task for name, task in tasks.items()}
-    keys |= {_key(name): task for name, task in tasks.items()}
-    return keys | {alias: tasks[name] for alias, name in _ALIASES.items()}
+    ours: dict[str, Task] = {**atari.games(), **lander.LANDERS, **combat.COMBATS}
+    ends = collections.Counter(map(_last, _added))
+    # What two of one's own end with is the name of neither, and names of ours stay theirs.
+    keys = {_last(name): task for name, task in _added.items() if ends[_last(name)] == 1}
+    keys |= {_key(name): task for name, task in _added.items()}
+    keys |= {_last(name): task for name, task in ours.items()}
+    keys |= {_key(name): task for name, task in ours.items()}
+    return keys | {alias: ours[name] for alias, name in _ALIASES.items()}
+
+
+def _last(name: str) -> str:
+    """What a name is found by where its space is left out."""
+    return _key(name.rpartition("/")[2])
 
 
 def _key(name: str) -> str:

@@ -1,7 +1,9 @@
 """Finding tasks by name, and what all of them share."""
 
 import dataclasses
+import sys
 import time
+import types
 from typing import ClassVar
 
 import numpy as np
@@ -152,21 +154,138 @@ class Corridor(Task):
         raise NotImplementedError
 
 
-def test_a_task_of_one_s_own_may_be_added_again_and_one_of_ours_may_not(monkeypatch):
+@pytest.fixture
+def own(monkeypatch):
+    """None of one's own, and afterwards none again."""
     monkeypatch.setattr(tasks, "_added", {})
-    try:
-        for length in (5, 7):
-            tasks.add(Corridor("corridor/short", (0, 1), max_steps=length))
-            assert tasks.get("corridor/short").max_steps == length
-        assert tasks.names().count("corridor/short") == 1
-        with pytest.raises(ValueError, match="'Pong' is the name of pong already"):
-            tasks.add(Corridor("Pong", (0, 1), 5))
-        with pytest.raises(ValueError, match="'corridor_short' is the name of corridor/short"):
-            tasks.add(Corridor("corridor_short", (0, 1), 5))
-    finally:
-        tasks._added.clear()
-        tasks.names.cache_clear()
-        tasks._by_key.cache_clear()
+    yield
+    tasks._added.clear()
+    tasks.names.cache_clear()
+    tasks._by_key.cache_clear()
+
+
+def test_a_task_of_one_s_own_may_be_added_again_and_one_of_ours_may_not(own):
+    for length in (5, 7):
+        tasks.add(Corridor("corridor/short", (0, 1), max_steps=length))
+        assert tasks.get("corridor/short").max_steps == length
+    assert tasks.names().count("corridor/short") == 1
+    with pytest.raises(ValueError, match="'Pong' is the name of pong already"):
+        tasks.add(Corridor("Pong", (0, 1), 5))
+    with pytest.raises(ValueError, match="'corridor_short' is the name of corridor/short"):
+        tasks.add(Corridor("corridor_short", (0, 1), 5))
+
+
+def test_short_names_are_those_of_ours_or_of_one_task_of_one_s_own(own):
+    for name in ("corridor/standard", "corridor/duel", "corridor/pong", "corridor/short"):
+        tasks.add(Corridor(name, (0, 1), 5))
+        assert tasks.get(name).name == name
+    for name, wanted in (
+        *(("standard", "lander/standard"), ("duel", "combat/duel"), ("pong", "pong")),
+        *(("ALE/Pong-v5", "pong"), ("short", "corridor/short"), ("lunarlander", "lander/standard")),
+    ):
+        assert tasks.get(name).name == wanted
+    tasks.add(Corridor("maze/short", (0, 1), 5))
+    with pytest.raises(tasks.UnknownTask, match=r"did you mean corridor/short or maze/short"):
+        tasks.get("short")
+    tasks.add(Corridor("short", (0, 1), 5))
+    assert [tasks.get(x).name for x in ("short", "maze/short")] == ["short", "maze/short"]
+
+
+_FIELDS = """
+import dataclasses, functools, jax
+import numpy as np
+
+def reward(x, scale=1):
+    return x
+
+class Other:
+    pass
+
+@dataclasses.dataclass(frozen=True)
+class Physics:
+    gravity: float
+    pull: object = reward
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding(Corridor):
+    held: object = None
+
+
+@pytest.fixture
+def of_file(own, tmp_path, monkeypatch):
+    """`of_file(held, text)`: what tells a task that holds so, as a process does that begins."""
+
+    def content(held, text=_FIELDS):
+        module = types.ModuleType("fields")
+        module.__file__ = str(tmp_path / "fields.py")
+        (tmp_path / "fields.py").write_text(text)
+        monkeypatch.setitem(sys.modules, "fields", module)
+        exec(text, module.__dict__)
+        kept.append(module)  # or another's functions could have its addresses
+        task = Holding("corridor/held", (0, 1), 5, held=eval(held, module.__dict__))
+        tasks.add(task)
+        return tasks.content(task)
+
+    kept = []
+    return content
+
+
+@pytest.mark.parametrize(
+    ("held", "others"),
+    [
+        ("reward", ["Other", "lambda x: x", "len", "None"]),
+        ("jax.jit(reward)", ["jax.jit(Physics)"]),
+        ("functools.partial(reward, scale=2)", ["functools.partial(reward, scale=3)", "reward"]),
+        ("Physics(1.0)", ["Physics(2.0)", "Physics(1.0, Other)"]),
+        ("{'a': (reward, 1)}", ["{'a': (reward, 2)}", "{'b': (reward, 1)}"]),
+        ("[Physics(1.0)]", ["[Physics(2.0)]", "(Physics(1.0),)"]),
+        ("{'a', 'b'}", ["{'a'}", "frozenset({'a', 'b'})"]),
+        ("'a thing at 0x7f00'", ["'a thing at 0x7f01'"]),
+        ("np.zeros(5000)", ["np.eye(1, 5000, 2500)[0]", "np.zeros((2, 2500))", "[0] * 5000"]),
+        ("np.zeros(3)", ["np.zeros(3, int)", "np.zeros(3, np.float32)"]),
+        ("jax.numpy.zeros(5000)", ["jax.numpy.zeros(5000).at[2500].set(1)"]),
+        ("np.array([reward, 1], object)", ["np.array([reward, 2], object)"]),
+    ],
+)
+def test_a_field_of_any_kind_tells_a_task_from_others_in_every_process(of_file, held, others):
+    known = of_file(held)
+    assert of_file(held) == known
+    for other in others:
+        assert of_file(other) != known, other
+
+
+def test_a_function_is_another_where_its_file_is(of_file):
+    for held in ("reward", "Physics(1.0)", "functools.partial(reward)", "Other"):
+        assert of_file(held) != of_file(held, f"{_FIELDS}# where something was changed")
+    # As the file was when the task was added.
+    known = of_file("reward")
+    with open(sys.modules["fields"].__file__, "a") as file:
+        file.write("# since")
+    assert tasks.content(tasks.get("corridor/held")) == known
+
+
+@pytest.mark.parametrize("held", ["Other()", "[Other()]", "(lambda y: lambda x: x + y)(1)"])
+def test_a_field_that_nothing_tells_from_others_is_refused(of_file, held):
+    with pytest.raises(
+        ValueError, match=r"corridor/held: held is .* at 0x.*, which the next run"
+    ) as error:
+        of_file(held)
+    assert "\n" not in str(error.value) and not tasks._added
+
+
+def test_a_task_of_ours_may_be_held_in_one_of_one_s_own(own):
+    tasks.add(mine := dataclasses.replace(tasks.get("combat/duel"), name="combat/mine"))
+    assert " at 0x" not in str(tasks.content(mine))
+
+
+def test_of_sets_the_order_tells_nothing(own):
+    """It is another in every process."""
+    names = [f"name {i}" for i in range(20)]
+    tasks.add(task := Holding("corridor/held", (0, 1), 5, held=frozenset(names)))
+    listed = ", ".join(map(repr, sorted(names)))
+    assert tasks.content(task)["fields"]["held"] == f"frozenset({listed})"
 
 
 def test_names_are_those_of_all_suites_and_each_finds_its_task():
