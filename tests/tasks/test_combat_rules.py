@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import bot, environments, fight, physics, views
 from jaxdistill.tasks.combat.physics import Body
 from jaxdistill.tasks.combat.state import begin
@@ -226,7 +227,7 @@ def test_the_bot_runs_looks_and_clicks_on_every_third_tick():
 )
 def test_scripts_press_keys_as_often_as_said(name, every, agent, target):
     count = 4096
-    draw = jax.jit(jax.vmap(environments.ENVIRONMENTS[f"combat/{name}"].draw))
+    draw = jax.jit(jax.vmap(combat.COMBATS[f"combat/{name}"].environment.draw))
     state = begin(jnp.zeros(2, jnp.uint32), standing(), standing(z=3.0))
     held = keys("w", "s", "space")
     state = state.replace(agent_keys=held, target_keys=held)
@@ -365,13 +366,13 @@ def test_entries_that_a_skill_cannot_tell_do_not_change_what_it_sees():
         (state.replace(agent=agent.replace(invulnerable=jnp.asarray(5))), (19,)),
     ]
     assert sorted(entry for _, entries in changes for entry in entries) == list(range(20))
-    assert views.SEEN.keys() == environments.ENVIRONMENTS.keys() - {"combat/duel_level"}
+    assert views.SEEN.keys() == combat.COMBATS.keys() - {"combat/duel", "combat/duel_level"}
     duel = jax.jit(views.duel)
     for changed, entries in changes:
         differs = np.flatnonzero(duel(changed) != duel(state))
         assert tuple(differs) == entries
         for name, seen in views.SEEN.items():
-            view = jax.jit(environments.ENVIRONMENTS[name].view)
+            view = jax.jit(combat.COMBATS[name].environment.view)
             told = bool((view(changed) != view(state)).any())
             assert told == bool(set(entries) & set(seen)), (name, entries)
             assert set(entries) <= set(seen) or not set(entries) & set(seen)

@@ -561,4 +561,3 @@ def duel(health: float = 100.0, reward: str = "hits", max_steps: int = 400) -> E
 
 DUEL = duel()
 DUEL_LEVEL = duel(reward="level")
-ENVIRONMENTS = {env.name: env for env in (MOVEMENT, AIMING, CLICKING, DUEL, DUEL_LEVEL)}

@@ -91,9 +91,8 @@ SEEN: dict[str, tuple[int, ...]] = {
     # absolute angles, but no entry of the duel's says that.
     "combat/aiming": (0, 1, 2, 3),
     "combat/clicking": (0, 1, 2, 3),
-    "combat/duel": tuple(range(20)),
 }
-"""By environment, the entries of `duel` that its own view can tell.
+"""By skill, the entries of `duel` that its own view can tell; a duel's tells all.
 
 At states that differ in the others alone an expert says the same, so its labels do not depend on
 them. A student may learn that they do, where they vary with the skill.
