@@ -45,6 +45,11 @@ def check(workdir: pathlib.Path, known: Mapping[str, str]) -> None:
             )
 
 
+def moved(workdir: pathlib.Path, known: Mapping[str, str]) -> tuple[str, ...]:
+    """The settings, as "student", that say where somebody is who is the same, after `check`."""
+    return tuple({"student"} & known.keys() & _read(workdir).keys())
+
+
 def claim(workdir: pathlib.Path, known: Mapping[str, str], begins: bool) -> None:
     """Writes down what is not written yet, after `check`.
 

@@ -772,7 +772,7 @@ def train(
     with lock.one_writer(workdir, "config.json"):
         origins.check(workdir, known)
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
-        divergence.claim(workdir, settings, _KNOBS, parts=inner)
+        divergence.claim(workdir, settings, _KNOBS, origins.moved(workdir, known), parts=inner)
         origins.claim(workdir, known, begins=not (workdir / _CHECKPOINTS).exists())
         with metrics.wall_clock(workdir, began=began):
             if begin is None:
@@ -797,8 +797,9 @@ def check_begun(
     """
     workdir, settings = pathlib.Path(workdir), regime.settled(settings)
     begin = None if settings.independent else beginning(settings, mesh or meshes.create(), student)
-    origins.check(workdir, {} if begin is None else origins.of(student, begin.experts))
-    settings_lib.claim(workdir, settings)
+    known = {} if begin is None else origins.of(student, begin.experts)
+    origins.check(workdir, known)
+    settings_lib.claim(workdir, settings, origins.moved(workdir, known))
 
 
 def parts(

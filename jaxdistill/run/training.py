@@ -19,6 +19,8 @@ from jaxdistill import (
 from jaxdistill import (
     settings as settings_lib,
 )
+from jaxdistill.experts import hub
+from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import Student, game_index
 from jaxdistill.learn import origins, regime
@@ -199,7 +201,7 @@ def _student(settings: Settings, workdir: pathlib.Path) -> regime.Student | None
     if settings.student is None:
         return None
     names = [task.name for task in settings.tasks]
-    student = students.to_go_on_from(settings.student, names)
+    student = students.to_go_on_from(_place_of(settings.student, workdir), names)
     if settings.expert_weight and student.alone:
         raise ValueError(
             f"expert_weight is {settings.expert_weight:g}, and {student.name} came without its "
@@ -207,6 +209,17 @@ def _student(settings: Settings, workdir: pathlib.Path) -> regime.Student | None
         )
     origins.check(workdir, origins.of(student, ()))
     return student
+
+
+def _place_of(student: str, workdir: pathlib.Path) -> str:
+    """Where a training's student is: where it was or, if nothing is there, around the training.
+
+    So `finetuned` in the directory of a run moves with it, and is read from within.
+    """
+    around = workdir.resolve().parent
+    if hub.is_address(student) or students.stands_in(student) or travelling.stands_in(student):
+        return student
+    return str(around) if students.stands_in(around) else student
 
 
 def _read_learnt(
@@ -422,6 +435,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measures the best network of a training again, with random play beside it.
 
+    So with the student that it went on from, and who taught that. Where they are not there any more
+    or have become others, a line says so, and their scores are left out.
+
     Args:
       terms: the step limit is the training's where they say none.
       game: the only one to play; by default all.
@@ -432,15 +448,20 @@ def evaluate(
 
     Raises:
       FileNotFoundError, ValueError: the training is not there, has evaluated nothing, or the game
-        is not one of its own; the student that it went on from has become another.
+        is not one of its own.
     """
     settings = load_settings(workdir)
     names = [task.name for task in settings.tasks]
+    experts, student = load_experts(workdir), None
+    try:
+        student = _student(settings, pathlib.Path(workdir))
+    except (OSError, ValueError) as error:
+        metrics.say(f"note: measured without the student that it went on from: {error}")
     return measure(
-        load_experts(workdir),
+        experts,
         terms.within(settings.max_steps),
         mesh=meshes.create(),
         known=common.records_in(pathlib.Path(workdir), cache_dir, writes=False),
-        student=_student(settings, pathlib.Path(workdir)),
+        student=student,
         only=None if game is None else game_index(names, game, workdir, "learnt"),
     )

@@ -1,8 +1,8 @@
 """Experts of a hub on this machine: which file is meant, what is fetched, and what is refused."""
 
+import dataclasses
 import io
 import itertools
-import dataclasses
 import json
 import os
 import pathlib
