@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdistill import settings
 from jaxdistill.tasks.task import Pool, Step, Task
 
 _FAR = 10_000  # a seed that shares none with its pool
@@ -18,7 +19,8 @@ def check(task: Task, *, max_steps: int = 20, num_envs: int = 3, seed: int = 0) 
     Checked are the shapes and dtypes of all that a pool says; that the same seed and actions play
     alike; that environment i is that of the seed `seed + i` whatever is beside it; that a subset of
     rows steps as it would among all; that skipped games are as if they were played, where the pool
-    `skips`; that games end at the step limit; and that nothing handed out is written to later.
+    `skips`; that games end at the step limit; that nothing handed out is written to later; and that
+    a game can be filmed, as the end of every run does.
 
     Args:
       max_steps: step limit of the games; more of them find more.
@@ -57,6 +59,7 @@ def check(task: Task, *, max_steps: int = 20, num_envs: int = 3, seed: int = 0) 
     _check_rows(task, pool(), first)
     if first.pool.skips:
         _check_skipped(task, pool(), first)
+    _check_camera(task, first, seed, max_steps)
     return _remarks(first, _Played(pool(seed + _FAR), actions, max_steps))
 
 
@@ -212,6 +215,35 @@ def _check_skipped(task: Task, pool: Pool, played: _Played) -> None:
                         f"those before it are skipped, {name} after {at} steps of it; {_SEEDED}, "
                         f"or the pool must say skips = False"
                     )
+
+
+def _check_camera(task: Task, played: _Played, seed: int, max_steps: int) -> None:
+    """Films the first game of environment 0."""
+    end = played.begins(1, 0)
+    assert end is not None  # there were steps for three games of the longest
+    handed, kept = list[np.ndarray](), list[np.ndarray]()
+    try:
+        camera = task.camera(seed=seed, max_steps=max_steps)
+        for at in range(end):
+            handed.append(camera.step(played.actions[at - 1, 0]) if at else camera.frame)
+            kept.append(np.array(handed[-1]))
+    except Exception as error:
+        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(
+            f"{task.name}: its camera fails after {len(kept)} frames ({reason}); every run shows a "
+            f"game at its end"
+        ) from error
+    for at, (frame, was) in enumerate(zip(handed, kept, strict=True)):
+        if was.dtype != np.uint8 or was.shape != (*kept[0].shape[:2], 3) or not was.size:
+            raise ValueError(
+                f"{task.name}: the camera's frame after {at} steps is {was.shape} of {was.dtype}, "
+                f"expected (height, width, 3) of uint8, and all of one size"
+            )
+        if not np.array_equal(frame, was):
+            raise ValueError(
+                f"{task.name}: the camera's frame after {at} steps was written to by a later step; "
+                f"hand out arrays of their own"
+            )
 
 
 def _remarks(played: _Played, other: _Played) -> list[str]:

@@ -80,6 +80,24 @@ class LinePool(Pool):
         return {"far": self.numbers[:, 0]}
 
 
+class LineCamera:
+    """A white pixel on its way."""
+
+    def __init__(self, pool):
+        self.pool = pool
+        self.frame = self.drawn()
+
+    def step(self, action):
+        self.pool.step(np.asarray([action]))
+        self.frame = self.drawn()
+        return self.frame
+
+    def drawn(self):
+        frame = np.zeros((1, 4 * LENGTH, 3), np.uint8)
+        frame[0, int(self.pool.numbers[0, 0])] = 255
+        return frame
+
+
 @dataclasses.dataclass(frozen=True)
 class Line(Task):
     suite: ClassVar[Suite] = LINE
@@ -88,12 +106,13 @@ class Line(Task):
     actions: tuple[int, ...] = (0, 1)
     max_steps: int = 30
     made: type[LinePool] = LinePool
+    filmed: type[LineCamera] = LineCamera
 
     def pool(self, num_envs, *, seed, view=None, max_steps=None, threads=None):
         return self.made(self, num_envs, seed, max_steps or self.max_steps)
 
     def camera(self, *, seed, max_steps=None):
-        raise NotImplementedError
+        return self.filmed(self.pool(1, seed=seed, max_steps=max_steps))
 
 
 def test_a_pool_that_keeps_its_promises_is_not_complained_of():
@@ -262,6 +281,77 @@ def test_what_is_broken_is_said_in_one_line(made, said):
     message = str(error.value)
     assert message.startswith("line: ") and "\n" not in message
     assert re.search(re.escape(said).replace(r"\.\*", ".*"), message), message
+
+
+class NoFilm(LineCamera):
+    def drawn(self):
+        raise NotImplementedError("a line\nis long")
+
+
+class FilmBreaks(LineCamera):
+    def step(self, action):
+        if self.pool.last.ages[0] == 1:
+            raise RuntimeError("no more film")
+        return super().step(action)
+
+
+class Gray(LineCamera):
+    def drawn(self):
+        return super().drawn()[..., 0]
+
+
+class Floats(LineCamera):
+    def drawn(self):
+        return super().drawn() / 255
+
+
+class Grows(LineCamera):
+    def drawn(self):
+        return np.repeat(super().drawn(), 1 + self.pool.last.ages[0], axis=0)
+
+
+class Nothing(LineCamera):
+    def drawn(self):
+        return super().drawn()[:0]
+
+
+class OneBuffer(LineCamera):
+    def drawn(self):
+        frame = super().drawn()
+        if not hasattr(self, "frame"):
+            return frame
+        self.frame[:] = frame
+        return self.frame
+
+
+@pytest.mark.parametrize(
+    ("filmed", "said"),
+    [
+        (NoFilm, "fails after 0 frames (NotImplementedError: a line is long); every run shows"),
+        (FilmBreaks, "camera fails after 2 frames (RuntimeError: no more film); every run"),
+        (Gray, "camera's frame after 0 steps is (1, 20) of uint8, expected (height, width, 3) of"),
+        (Floats, "camera's frame after 0 steps is (1, 20, 3) of float64, expected (height, width"),
+        (Grows, "camera's frame after 1 steps is (2, 20, 3) of uint8, expected (height, width, 3)"),
+        (Nothing, "camera's frame after 0 steps is (0, 20, 3) of uint8, expected (height, width"),
+        (OneBuffer, "camera's frame after 0 steps was written to by a later step; hand out arrays"),
+    ],
+)
+def test_a_camera_that_cannot_film_a_game_is_said_in_one_line(filmed, said):
+    with pytest.raises(ValueError) as error:
+        tasks.check(Line(filmed=filmed))
+    message = str(error.value)
+    assert message.startswith("line: ") and "\n" not in message
+    assert said in message
+
+
+class Strict(LineCamera):
+    def step(self, action):
+        assert not self.pool.last.over[0], "as a clip's, it is not stepped past a game's end"
+        return super().step(action)
+
+
+def test_a_camera_is_stepped_to_the_end_of_a_game_and_no_further():
+    assert tasks.check(Line(filmed=Strict)) == []
 
 
 def test_a_pool_that_says_it_skips_nothing_may_go_on_drawing():
