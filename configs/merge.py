@@ -16,6 +16,7 @@ Pong and Freeway.
 """
 
 import dataclasses
+import os
 
 from ml_collections import ConfigDict, config_dict
 
@@ -32,9 +33,14 @@ def sources(experts: str) -> tuple[dict[str, str | None], ...]:
     for part in filter(None, experts.split(",")):
         game, found, file = part.partition("=")
         if not found:
-            raise ValueError(f"expected GAME=FILE in --config=configs/...:..., got {part!r}")
-        file, _, rules = file.partition("?")
-        path, spec = hub.with_spec(file)
+            raise ValueError(
+                f"expected GAME=FILE in --config=configs/...:..., got {part!r} (a comma ends FILE)"
+            )
+        path, spec, rules = os.path.expanduser(file), None, ""
+        if not os.path.exists(path):  # one that is there may have an @ or a ? in its name
+            path, _, rules = path.partition("?")
+            path, spec = hub.with_spec(path)
+        spec = spec and os.path.expanduser(spec)
         parsed.append({"game": game, "path": path, "spec": spec, "rules": rules or None})
     return tuple(parsed)
 

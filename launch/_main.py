@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -78,26 +78,34 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
                 _interrupted(goes_on=True)
             why = "ended by SIGTERM" if preemption.asked() else "ended with another process"
             print(f"{why}; the same command goes on where it stopped", file=sys.stderr)
-        except Exception:
+        except Exception as error:
+            if _out_of_memory(error):
+                _fail(_too_large(error))
             if not _one_of_several():
                 raise
             traceback.print_exc()
             _leave(1)
 
     def parse(arguments: list[str]) -> list[str]:
-        arguments = _with_config_found(arguments)
+        arguments = _with_config_found([_with_home_found(x) for x in arguments])
         if "jax" not in sys.modules and _in_order(arguments):
             _announce(arguments)
         try:
             rest = flags.FLAGS(arguments)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:  # of a ConfigDict
-            told = str(error.args[0] if error.args else error).strip("'\"")
-            _fail(_unknown_field(arguments) or f"a --config.NAME is no setting ({told})")
         except flags.Error as error:
             # What a config file refuses comes with its whole traceback.
             *_, last = str(error).strip().splitlines()
             refused = last.removeprefix("ValueError: ") if "Traceback" in str(error) else last
-            _fail(refused if refused != last else f"{error} (--help lists the flags)")
+            if refused == last:
+                refused = _broken_config(arguments) or _no_config(arguments)
+            _fail(refused or f"{error} (--help lists the flags)")
+        except Exception as error:
+            if broken := _broken_config(arguments):
+                _fail(broken)
+            if not isinstance(error, (AttributeError, IndexError, KeyError, TypeError)):
+                raise
+            told = str(error.args[0] if error.args else error).strip("'\"")  # of a ConfigDict
+            _fail(_unknown_field(arguments) or f"a --config.NAME is no setting ({told})")
         for name, value in flags.FLAGS.flag_values_dict().items():
             if isinstance(value, float) and not math.isfinite(value):  # which is within all bounds
                 _fail(f"--{name} is {value}, expected a finite number")
@@ -145,12 +153,36 @@ def _own_place(error: BaseException) -> str:
     folders = {pathlib.Path(file).absolute().parent for file in _IMPORT.value or ()}
     if error.__cause__ and (place := _own_place(error.__cause__)):
         return place
+    return _place(error, folders)
+
+
+def _place(error: BaseException, folders: Collection[pathlib.Path]) -> str:
+    """Where in the files of some folders an error was raised; nothing where it was elsewhere."""
     for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
         code = frame.f_code
-        if pathlib.Path(code.co_filename).parent in folders:
+        file = pathlib.Path(code.co_filename).absolute()
+        if file.parent in folders and file.is_file():  # Python's own are none
             function = "" if code.co_name == "<module>" else f", {code.co_qualname}"
-            return f" (in {code.co_filename}:{line}{function})"
+            return f" (in {file}:{line}{function})"
     return ""
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a device, or this machine, could not hold what was asked of it."""
+    of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error))
+
+
+def _too_large(error: Exception) -> str:
+    """The line for what could not be held, with the settings that decide how much it is."""
+    told = " ".join(str(error).split())[:200] or type(error).__name__
+    known = dict(_fields(flags.FLAGS["config"].value)) if "config" in flags.FLAGS else {}
+    names = [f"--config.{name}" for name in known if name.rpartition(".")[2] in _SIZES]
+    less = f"make {', '.join(names)} smaller, or " if names else ""
+    return f"out of memory ({told}); {less}take a device that holds more, or a free one"
+
+
+_SIZES = ("batch_per_game", "num_envs", "replay_size", "window_steps")
 
 
 def command() -> str:
@@ -158,6 +190,18 @@ def command() -> str:
     program, *rest = sys.argv
     began = program if program.startswith("jaxdistill ") else f"python {shlex.quote(program)}"
     return " ".join([began, shlex.join(rest)]).rstrip()
+
+
+def tell_report(workdir: str | os.PathLike[str]) -> None:
+    """Says where the report of a finished run is; of one that was lost, how it is had again."""
+    from jaxdistill import metrics
+
+    path = pathlib.Path(workdir, "report.html")
+    if path.is_file():
+        metrics.say(f"report in {workdir}/report.html")
+    else:
+        result = path.with_name("result.json")
+        metrics.say(f"note: {path} is not there; remove {result}, and the same command writes both")
 
 
 def _config(name: str) -> str:
@@ -185,14 +229,51 @@ def _with_config_found(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def _with_home_found(argument: str) -> str:
+    """`--NAME=~/FILE` as a path: shells leave a `~` behind the `=` as it is."""
+    name, equals, value = argument.partition("=")
+    known = equals and name.startswith("-") and value.startswith("~")
+    return f"{name}={os.path.expanduser(value)}" if known else argument
+
+
+def _given_config(arguments: Sequence[str]) -> str | None:
+    """The value of the last `--config`; None where there is none."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("-config", "--config"):
+            found = value if equals else following
+    return found
+
+
+def _no_config(arguments: Sequence[str]) -> str | None:
+    """The line for a `--config.NAME` without a `--config`; None where that is not what is wrong."""
+    known = "config" in flags.FLAGS and _given_config(arguments) is None
+    if not known or not any(x.lstrip("-").startswith(("config.", "noconfig.")) for x in arguments):
+        return None
+    return "--config=FILE is missing, whose fields --config.NAME changes; give one, see configs/"
+
+
+def _broken_config(arguments: Sequence[str]) -> str | None:
+    """The line for what is raised where a config file is read; None where it can be read."""
+    given = _given_config(arguments)
+    if "config" not in flags.FLAGS or given is None:
+        return None
+    file = pathlib.Path(given.partition(":")[0])
+    try:
+        flags.FLAGS["config"].parser.parse(given)
+    except Exception as error:
+        if isinstance(error, (TypeError, ValueError)):  # ml_collections raises these anew
+            error = error.__context__ or error
+        place = _place(error, (file.absolute().parent,))
+        return f"--config={file}: {type(error).__name__}: {error}{place}"
+    return None
+
+
 def _unknown_field(arguments: Sequence[str]) -> str | None:
     """The line for the first `--config.NAME` that is no field of the config; None where all are."""
-    pairs = [x.lstrip("-").partition("=") for x in arguments]
-    (file,) = [value or pairs[i + 1][0] for i, (x, _, value) in enumerate(pairs) if x == "config"][
-        -1:
-    ]
-    known = dict(_fields(flags.FLAGS["config"].parser.parse(file)))
-    for flag, _, _ in pairs:
+    known = dict(_fields(flags.FLAGS["config"].parser.parse(_given_config(arguments))))
+    for flag, _, _ in (x.lstrip("-").partition("=") for x in arguments):
         name = flag.removeprefix("no").removeprefix("config.")
         if name == flag or "[" in name or name in known:
             continue

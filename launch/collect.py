@@ -14,6 +14,12 @@ _OUT = flags.DEFINE_string("out", None, "directory of the dataset; made if it is
 flags.mark_flags_as_required(["config", "out"])
 
 
+_HEEDED = (
+    *("experts", "together", "view", "rules", "seed", "learn.together"),
+    *(f"collect.{x}" for x in ("num_envs", "initial_steps", "expert_epsilon", "dataset", "follow")),
+)
+
+
 def main() -> None:
     join_processes()  # before what takes seconds to import: half of its flags are refused at once
     from jaxdistill import metrics, settings
@@ -35,7 +41,7 @@ def _tell_idle() -> None:
     from jaxdistill import metrics
 
     given = config_flags.get_override_values(flags.FLAGS["config"])
-    idle = [x for x in given if x.startswith(("learn.", "evaluate.")) and x != "learn.together"]
+    idle = [x for x in given if x not in _HEEDED and not x.startswith(("experts[", "rules."))]
     if idle:
         metrics.say(
             f"note: {', '.join(idle)}: no effect on what is collected; for launch/distill.py"

@@ -6,7 +6,7 @@ Called again with the same settings it resumes; called on a finished run it prin
 """
 
 from _cache import cache_dir
-from _main import BEGAN, command, run
+from _main import BEGAN, command, run, tell_report
 from _processes import join_processes
 from _wandb import show
 from absl import flags
@@ -20,7 +20,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     join_processes()  # before what takes seconds to import: half of its flags are refused at once
-    from jaxdistill import metrics, settings
+    from jaxdistill import settings
     from jaxdistill.report import tables
     from jaxdistill.run import distill, recipe
 
@@ -35,7 +35,7 @@ def main() -> None:
         began=BEGAN,
     )
     tables.print_result(result)
-    metrics.say(f"report in {_WORKDIR.value}/report.html")
+    tell_report(_WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ experts, into `--out`. Called again with the same settings it resumes.
 import pathlib
 
 from _cache import cache_dir
-from _main import BEGAN, command, run
+from _main import BEGAN, command, run, tell_report
 from _wandb import show
 from absl import flags
 from ml_collections import config_flags
@@ -38,6 +38,8 @@ def main() -> None:
     from jaxdistill.report import tables
     from jaxdistill.run import students, training
 
+    if "student" in config_flags.get_override_values(flags.FLAGS["config"]):
+        raise ValueError("--config.student is what --workdir says; leave it out")
     fields = _CONFIG.value.to_dict()
     fields["student"] = _WORKDIR.value
     exported = student.read(_WORKDIR.value)
@@ -59,7 +61,7 @@ def main() -> None:
         began=BEGAN,
     )
     tables.print_training(result)
-    metrics.say(f"report in {out}/report.html")
+    tell_report(out)
     metrics.say(f"experts saved in {out}/experts")
 
 

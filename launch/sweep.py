@@ -5,8 +5,9 @@
 
 Every combination is a run in a directory of its own, `WORKDIR/learn.loss=kl,seed=0`. They are made
 one after another; those that have ended are not made again, and one that was stopped goes on.
-One that cannot be made, as its learning diverges or no device can hold it, keeps none of the others
-from it; the exit code is 2 then. Results that stand there of other settings are not counted.
+One that cannot be made, as its learning diverges, a file is missing or no device can hold it, keeps
+none of the others from it; the exit code is 2 then. Results that stand there of other settings are
+not counted.
 `--index=I` makes the I-th alone, as one of an array of jobs:
 
     sbatch --array=0-5 launch/slurm.sbatch launch/sweep.py --config=... --over=... --workdir=...
@@ -64,8 +65,14 @@ def main() -> None:
             result = distill.distill(
                 chosen[variant], workdir / variant.name, cache_dir=cache_dir(), command=command()
             )
-        except (ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            # Such as learning that diverges, or what no device can hold: the others are made.
+        except (
+            ValueError,
+            FileNotFoundError,
+            MemoryError,
+            jax.errors.JaxRuntimeError,
+        ) as error:
+            # Such as learning that diverges, a file that is not there, or what no device can hold:
+            # the others are made. Where the disk is full, they would not be.
             failed[variant] = settings.one_line(" ".join(str(error).split()) or repr(error), 1000)
             metrics.say(f"not made: {failed[variant]}")
             continue

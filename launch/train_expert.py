@@ -4,7 +4,7 @@ Called again with the same settings it resumes; called on a finished training it
 """
 
 from _cache import cache_dir
-from _main import BEGAN, command, run
+from _main import BEGAN, command, run, tell_report
 from _wandb import show
 from absl import flags
 from ml_collections import config_flags
@@ -34,7 +34,7 @@ def main() -> None:
         began=BEGAN,
     )
     tables.print_training(result)
-    metrics.say(f"report in {_WORKDIR.value}/report.html")
+    tell_report(_WORKDIR.value)
     metrics.say(f"experts saved in {_WORKDIR.value}/experts")
 
 

@@ -58,6 +58,30 @@ def test_a_program_gets_its_flags_and_is_called_by_the_one_name(tmp_path):
         assert shared in helped.stdout
 
 
+def test_configs_are_found_whatever_else_is_called_so(tmp_path):
+    """Another package, whose modules are found too, or a folder of one's own."""
+    others = tmp_path / "configs"
+    others.mkdir()
+    (others / "__init__.py").touch()
+    (others / "mine.py").touch()
+    (tmp_path / "own.py").write_text(
+        "from configs import mine\nfrom configs.quickstart import get_config\n"
+    )
+    for config in ("own.py", str(ROOT / "configs" / "experiments" / "states.py")):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "jaxdistill", "distill"),
+                *(f"--config={config}", "--config.x=1", "--workdir=run"),
+            ],
+            cwd=tmp_path,
+            env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""},
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert "error: --config.x is no setting; expected --config.NAME" in done.stderr
+
+
 def test_what_is_there_goes_before_what_comes_with_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped_pong = ROOT / "experts" / "pong.pth"

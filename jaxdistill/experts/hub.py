@@ -112,10 +112,7 @@ def addresses(source: str) -> list[Address]:
 
 
 def with_spec(text: str) -> tuple[str, str | None]:
-    """`FILE[@SPEC]` taken apart; the "@" of a revision belongs to its address."""
-    if not is_address(text):
-        path, _, spec = text.partition("@")
-        return path, spec or None
+    """`FILE[@SPEC.toml]` taken apart; the "@" of a revision or of a folder belongs to its path."""
     path, found, spec = text.partition(f"@{PREFIX}")
     if found:
         return path, f"{PREFIX}{spec}"

@@ -114,6 +114,102 @@ def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "import lying_nowhere\n",
+            "ModuleNotFoundError: No module named 'lying_nowhere' (in {}:1)",
+        ),
+        ("def get_config():\n    return {}['x']\n", "KeyError: 'x' (in {}:2, get_config)"),
+        (
+            "def get_config():\n    return 1 + 'x'\n",
+            "TypeError: unsupported operand type(s) for +: 'int' and 'str' (in {}:2, get_config)",
+        ),
+        ("def f(:\n", "SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("", "AttributeError: module 'config_config' has no attribute 'get_config'"),
+    ],
+)
+def test_what_a_config_file_raises_is_one_line_with_its_place(
+    program, tmp_path, monkeypatch, text, said
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # one that was read before
+    (tmp_path / "mine.py").write_text(text)
+    for given in (("--config=mine.py",), ("--config", "mine.py", "--config.x=1")):
+        code, out, err = program("distill", *given, "--workdir=x")
+        line = f"error: --config=mine.py: {said.format(tmp_path / 'mine.py')}\n"
+        assert (code, out, err) == (2, "", line)
+
+
+def test_settings_of_no_config_are_told_that_it_is_missing(program):
+    code, _, err = program("distill", "--workdir=x", "--config.learn.rounds=5")
+    assert code == 2 and "error: --config=FILE is missing, whose fields --config.NAME" in err
+    code, _, err = program("distill", "--workdir=x")
+    assert code == 2 and "--config" in err and "(--help lists the flags)" in err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_a_home_is_found_in_every_flag(program, tmp_path, monkeypatch):
+    made = []
+
+    def ask(settings, workdir, *, profile, **_):
+        made.append((settings.learn.warm_start, settings.experts[0].path, workdir, profile))
+        raise ValueError("that is known now")
+
+    monkeypatch.setattr(distill, "distill", ask)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "merge.py").symlink_to(LAUNCH.parent / "configs" / "merge.py")
+    code, _, err = program(
+        "distill",
+        *("--config=~/merge.py:pong=~/pong.pth", "--config.learn.warm_start=~/warm"),
+        *("--workdir=~/run", "--profile", "~/as the shell says"),
+    )
+    assert (code, err) == (2, "error: that is known now\n")
+    places = [str(tmp_path / name) for name in ("warm", "pong.pth", "run")]
+    assert made == [(*places, "~/as the shell says")]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        (
+            "distill",
+            "collect.num_envs, --config.collect.window_steps, --config.learn.batch_per_game",
+        ),
+        ("train_expert", "batch_per_game, --config.num_envs, --config.replay_size"),
+        ("evaluate", ""),
+    ],
+)
+def test_what_no_device_can_hold_is_one_line(program, monkeypatch, capsys, tmp_path, name, sizes):
+    full = "RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes"
+
+    config = "merge.py:pong=x" if name == "distill" else f"{name}.py"
+    given = [f"--config={LAUNCH.parent / 'configs' / config}", f"--workdir={tmp_path}"]
+
+    def ended(error):
+        def held():
+            raise error
+
+        run = program.load(name).run
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *(given if sizes else ())])
+        run(held)
+
+    for error, told in (
+        (jax.errors.JaxRuntimeError(full), "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+        (MemoryError(), "MemoryError"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            ended(error)
+        smaller = f"make --config.{sizes} smaller, or " if sizes else ""
+        line = f"error: out of memory ({told}); {smaller}take a device that holds more, or a free"
+        assert stopped.value.code == 2 and capsys.readouterr().err == f"{line} one\n"
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        ended(jax.errors.JaxRuntimeError("INTERNAL: no device"))
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_a_file_of_one_s_own_is_imported_first(program, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(
@@ -323,6 +419,7 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
         "nll": ValueError("learning has diverged"),
         "hinton_kl": jax.errors.JaxRuntimeError(full),
         "reverse_kl": MemoryError(),
+        "advantage_mse": FileNotFoundError("runs/dataset is not there"),
     }
 
     def distilled(settings, workdir, **_):
@@ -368,6 +465,9 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
     names = ("learn.loss=hinton_kl,seed=4", "learn.loss=reverse_kl,seed=4")
     assert (code, err) == (2, f"error: {names[0]}: {said}; {names[1]}: MemoryError()\n")
     assert f"not made: {said}\n" in out and "1 of 3 runs" in out and "90%" in out
+    code, out, err = swept("learn.loss=advantage_mse,huber;seed=5")
+    missing = "learn.loss=advantage_mse,seed=5: runs/dataset is not there"
+    assert (code, err) == (2, f"error: {missing}\n") and "1 of 2 runs" in out
     # Nor do results of other settings count, whoever made them.
     code, out, err = swept("learn.loss=kl,mse;seed=0,1", "--index=1", "--config.learn.rounds=400")
     assert code == 2 and "not made: " in out and " runs" not in out
@@ -449,6 +549,39 @@ def test_collecting_says_which_settings_it_does_not_heed(program, monkeypatch, t
         "note: learn.rounds, evaluate.epsilon: no effect on what is collected; for "
         "launch/distill.py"
     )
+    given = ("collect.steps_per_round=64", "collect.window_steps=64", "network=net1")
+    heeded = ("collect.expert_epsilon=0.1", "view=experts", "rules.noop_max=2")
+    heeded += ("experts[0].path=x.pth",)
+    (note,) = said(*(f"--config.{x}" for x in (*given, *heeded)))
+    assert note.startswith(
+        "note: collect.steps_per_round, collect.window_steps, network: no effect on"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_who_goes_on_is_said_by_the_workdir_alone(program, tmp_path):
+    config = f"--config={LAUNCH.parent / 'configs' / 'finetune.py'}"
+    given = (config, f"--workdir={tmp_path}", "--config.student=other")
+    code, out, err = program("finetune", *given)
+    said = "error: --config.student is what --workdir says; leave it out\n"
+    assert (code, out, err) == (2, "", said)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_a_report_that_is_gone_is_not_promised(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "distill", lambda *_, **__: {})
+    monkeypatch.setattr(tables, "print_result", lambda result: None)
+    config = f"--config={LAUNCH.parent / 'configs' / 'quickstart.py'}"
+
+    def said():
+        code, out, _ = program("distill", config, f"--workdir={tmp_path}")
+        assert code == 0
+        return out
+
+    gone = f"note: {tmp_path}/report.html is not there; remove {tmp_path}/result.json, and the same"
+    assert said().startswith(gone)
+    (tmp_path / "report.html").touch()
+    assert said() == f"report in {tmp_path}/report.html\n"
 
 
 def test_every_program_has_a_test_of_its_flags_and_so_have_those_that_they_share(program):

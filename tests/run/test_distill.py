@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from jaxdistill import lock, mesh, metrics, networks, preemption, shipped, tasks
+from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner, regime
@@ -424,6 +425,15 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
     with pytest.raises(ValueError, match=r"not of the student's shape"):
         other = dataclasses.replace(settings.learn, warm_start="breakout")
         distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
+
+
+def test_a_warm_start_may_be_what_comes_with_the_package(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there are no experts
+    named = "experts/freeway.pth"
+    run = common.Run(dataclasses.replace(settings, network="dueling"), mesh.create())
+    begun = distill.params_of(run, named, "learn.warm_start", behind=distill._fresh(run))
+    kernel = formats.load(shipped.ROOT / named).params["params"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(begun["params"]["conv1"]["kernel"], kernel)
 
 
 def test_who_a_run_begins_with_is_who_it_was_begun_with(settings, tmp_path):

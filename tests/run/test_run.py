@@ -22,7 +22,7 @@ from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
-from jaxdistill.run import choosing, closing, common, distill, recipe
+from jaxdistill.run import choosing, closing, common, distill, recipe, students
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import Choices, Discrete
 from jaxdistill.tasks.task import seed_for
@@ -459,6 +459,13 @@ def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
     best = done.states[done.result["best_round"]].playing
     played = _measured(other, best, lessons.REPORT, episodes=3, report_seed=11)
     assert [row["student"] for row in rows] == [s.summary() for s in played]
+
+
+def test_a_finished_run_that_has_lost_its_student_is_not_told_to_run_on(done, tmp_path):
+    for name in ("config.json", "student.json", "result.json"):
+        shutil.copy(done.workdir / name, tmp_path)
+    with pytest.raises(ValueError, match=r"has ended, and its student, in .*/checkpoints, is not"):
+        students.read(tmp_path)
 
 
 def test_a_finished_run_is_told_by_its_settings(settings, done):
