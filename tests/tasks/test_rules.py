@@ -256,19 +256,26 @@ def test_a_game_may_end_with_a_life_in_any_form_that_is_shown():
 
 
 def test_a_life_begins_with_its_first_frame_also_where_not_every_frame_is_shown():
-    """As where all of them are, in colour and in gray, whoever steps."""
+    """Held against all frames since a life began, in colour and in gray, whoever steps."""
     game = BREAKOUT.under(Rules(end_at_life=True, fire_after_life=True))
     for gray in (True, False):
-        every = Screen(tuple(range(9, -1, -1)), gray=gray, maximum=False)
+        newest = Screen((3, 2, 1, 0), gray=gray, maximum=False)
         few = Screen((9, 8, 0), gray=gray, maximum=False)
-        pools = [AtariPool(game, 2, seed=3, view=view) for view in (every, few)]
+        every, shown = (AtariPool(game, 2, seed=3, view=view) for view in (newest, few))
+        frames = [[first[-1]] for first in every.last.observations]
         rng, second = np.random.default_rng(0), 0
         for turn in range(120):
-            rows = None if turn % 3 else np.array([1, 0]) if turn % 2 else np.array([1])
-            action = rng.choice(BREAKOUT.actions, 2 if rows is None else len(rows))
-            shown, seen = (pool.step(action, rows) for pool in pools)
-            np.testing.assert_array_equal(seen.observations, shown.observations[:, [0, 1, 9]])
-            second += (seen.ages == 1).sum()
+            rows = [0, 1] if turn % 3 else [1, 0] if turn % 2 else [1]
+            action = rng.choice(BREAKOUT.actions, len(rows))
+            step, _ = (pool.step(action, rows) for pool in (every, shown))
+            for row in rows:
+                if step.valid[row]:
+                    frames[row].extend(step.observations[row])
+                else:
+                    frames[row] = [step.observations[row, -1]]
+                seen = [frames[row][max(0, len(frames[row]) - 1 - ago)] for ago in few.ago]
+                np.testing.assert_array_equal(shown.last.observations[row], seen)
+            second += (step.ages == 1).sum()
         assert second >= 3
 
 
