@@ -988,10 +988,11 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
 )
 def test_rewards_and_epsilon_are_the_suites_where_none_are_given(games, wanted, learnt):
     """As the configs leave them, of which one goes on from students of any."""
-    fields = [config.get_config().to_dict() for config in (finetune, train_expert)]
-    chosen, begun = (settings_lib.build(regime.Settings, x | {"games": games}) for x in fields)
-    assert begun.reward_limit is begun.eval_epsilon is None
-    assert chosen.reward_limit is chosen.eval_epsilon is None
+    fields = finetune.get_config().to_dict() | {"games": games}
+    chosen = settings_lib.build(regime.Settings, fields)
+    begun = settings_lib.build(regime.Settings, train_expert.get_config().to_dict())
+    for settings in (chosen, begun):
+        assert settings.reward_limit is settings.eval_epsilon is None
     known = regime.settled(chosen)
     assert (known.reward_limit, known.eval_epsilon) == wanted
     for settings in (chosen, known):
