@@ -184,6 +184,7 @@ def test_a_training_taken_away_while_it_plays_its_games_again_is_as_it_was(
 def test_its_updates_are_those_of_every_minibatch_and_epoch(whole):
     _, _, arrays = whole
     assert int(arrays["train"].step) == 6 * 2 * 2  # iterations, epochs, minibatches
+    assert SETTINGS.updates == 6 * 2 * 2, "which the rate falls over"
     assert sorted(arrays["train"].params) == ["log_std", "network"]
     # What the keys' deviations began with they have still: no key has one.
     np.testing.assert_allclose(arrays["train"].params["log_std"], math.log(math.radians(20)))
@@ -215,13 +216,6 @@ def plain(tmp_path_factory):
         {"seed": 1},
         {"discount": 0.5},
         {"trace": 0.5},
-        {"epochs": 3},
-        {"batch_per_game": 16},
-        {"ema_decay": 0.9},
-        {"reward_scale": 0.1},
-        {"reward_limit": 0.1},
-        {"optimiser": "radam"},
-        {"final_rate_fraction": 1.0},
         {"policy_clip": 1e-3},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -229,6 +223,12 @@ def plain(tmp_path_factory):
 def test_a_setting_changes_the_network_that_plays(plain, tmp_path, changes):
     learnt = _learnt(dataclasses.replace(SETTINGS, **changes), tmp_path)[0]["train"]
     assert not _same(learnt.playing["network"], plain.playing["network"])
+
+
+def test_an_average_plays_where_one_is_kept(tmp_path):
+    averaged = dataclasses.replace(SETTINGS, ema_decay=0.9)
+    state = _learnt(averaged, tmp_path, iterations=1)[0]["train"]
+    assert not _same(state.playing["network"], state.params["network"])
 
 
 def test_at_first_the_critic_learns_alone(tmp_path):
@@ -377,24 +377,26 @@ def test_a_copy_without_weight_never_asks_its_expert(tmp_path, skilled):
             assert "expert_kl/combat/duel" not in training.iterate()
 
 
-def test_an_experts_logits_are_met_at_their_temperature_and_its_angles_as_they_are(
-    tmp_path, skilled
+def test_an_experts_outputs_are_met_at_their_temperature_and_its_angles_as_they_are(
+    tmp_path, skilled, monkeypatch
 ):
-    for settings, skill in ((SETTINGS, "clicking"), (AIMING, "aiming")):
-        expert = skilled(skill)
-        said = []
-        for temperature in (1.0, 0.25):
-            directory = tmp_path / f"{skill} {temperature}"
-            chosen = _taught(settings, directory, expert)
-            chosen = dataclasses.replace(chosen, logits_temperature=temperature)
-            with learning.Training(chosen, directory / "run", ONE) as training:
-                (pool,) = training._collector.pools
-                shown = (pool.last.observations,)
-                said.append(np.asarray(training._actor.act(shown, BEGUN, 0)[1]["labels"]))
-        own = np.asarray(expert.judge(expert.params, pool.last.observations))
-        np.testing.assert_allclose(said[0][0], own, rtol=1e-5)
-        factor = 4.0 if skill == "clicking" else 1.0
-        np.testing.assert_allclose(said[1][0], factor * own, rtol=1e-5)
+    network = networks.Network(convs=(), head="actor_critic")
+    monkeypatch.setitem(networks.NETWORKS, "linear", network)
+    params = networks.init(network, jax.random.key(3), (4, 84, 84))
+    valued = Expert("valued", network, params, "q", tuple(range(18)), game="pong")
+    pong = dataclasses.replace(SETTINGS, games=("pong",), network="linear", opening_steps=0)
+    for settings, expert, kind, factor in (
+        (SETTINGS, skilled("clicking"), "logits", 4.0),
+        (AIMING, skilled("aiming"), "logits", 1.0),
+        (pong, valued, "q", 4.0),
+    ):
+        chosen = _taught(settings, tmp_path / expert.name, expert)
+        chosen = dataclasses.replace(chosen, **{f"{kind}_temperature": 0.25})
+        with learning.Training(chosen, tmp_path / expert.name / "run", ONE) as training:
+            shown = training._collector.pools[0].last.observations
+            said = np.asarray(training._actor.act((shown,), BEGUN, 0)[1]["labels"])
+        own = np.asarray(expert.judge(expert.params, shown))
+        np.testing.assert_allclose(said[0], factor * own, rtol=1e-5)
         assert np.abs(own).max() > 0.05
 
 

@@ -262,6 +262,8 @@ def test_its_best_network_is_an_expert_that_plays_as_it_was_chosen(whole):
     with learning.Training(settings, workdir) as training:
         (lesson,), opening = training.lessons, training._random_policy
         params = training._learner.network_params(training.best_params())
+        # Of 3 iterations, 2 epochs each of one minibatch.
+        assert int(training.state.step) == settings.updates == 3 * 2
     protocol = evaluation.Protocol(
         lessons.DECIDE,
         settings.seed,
