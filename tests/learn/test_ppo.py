@@ -150,6 +150,23 @@ def test_advantages_are_normalised_over_valid_rows():
     np.testing.assert_array_equal(ppo.normalise(jnp.ones(4), jnp.zeros(4, bool)), np.zeros(4))
 
 
+def test_a_minibatch_is_normalised_by_itself():
+    """So is each task; row 1 of the first was not played."""
+    valid = jnp.ones((2, 6), bool).at[0, 1].set(False)
+    advantages = jnp.array([[1.0, jnp.nan, 5.0, 2.0, 2.0, 8.0], [10, 10, 40, 7, 7, 7]])
+    batches = [
+        ppo._batch(jnp.array(rows), advantages, valid)
+        for rows in ([[0, 1, 2], [2, 0, 1]], [[4, 5, 3], [3, 4, 5]])
+    ]
+    # Means 3, 20, 4 and 7; deviations 2, root of 200, root of 8, and none.
+    root = math.sqrt(2)
+    wanted = [[[-1, 0, 1], [root, -1 / root, -1 / root]], [[-1 / root, root, -1 / root], [0, 0, 0]]]
+    np.testing.assert_allclose([batch.advantages for batch in batches], wanted, atol=1e-6)
+    # Two rows of three stand for three.
+    wanted = [[[1.5, 0, 1.5], [1, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
+    np.testing.assert_allclose([batch.weights for batch in batches], wanted, rtol=1e-6)
+
+
 def test_the_explained_variance_by_hand():
     returns, valid = jnp.array([0.0, 2.0, 4.0, jnp.nan]), jnp.array([True, True, True, False])
     values = jnp.array([0.0, 2.0, 1.0, 5.0])  # errors 0, 0, 3: variance 2, of 8/3
