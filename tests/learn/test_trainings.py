@@ -225,6 +225,13 @@ def _rollout(games=1):
     return rollout
 
 
+def _stacks(rollout, game=0):
+    """What was seen before each of a game's 32 steps."""
+    rows = np.arange(32)
+    frames, ages = (jnp.asarray(rollout[name]) for name in ("frames", "ages"))
+    return dataset.stacks(frames, ages, np.full_like(rows, game), rows + 3 * 4, 4)
+
+
 @pytest.fixture(scope="module")
 def learn_once():
     """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
@@ -397,10 +404,7 @@ def test_what_an_expert_has_no_output_for_is_not_taught():
     transform = optax.sgd(0.0)  # so that all minibatches are learnt from by the same network
     learn = pqn.make_learn(chosen, NETWORK, transform, devices, [expert])
     rollout = _rollout()
-    rows = np.arange(32)
-    stacks = dataset.stacks(
-        *(jnp.asarray(rollout[name]) for name in ("frames", "ages")), 0 * rows, rows + 3 * 4, 4
-    )
+    stacks = _stacks(rollout)
     ours, theirs = networks.forward(NETWORK, params, stacks), expert.judge(other, stacks)
     ours, theirs = (jax.nn.log_softmax(x[:, np.array(known)] / 0.1) for x in (ours, theirs))
     apart = (np.exp(theirs) * (theirs - ours)).sum(axis=1)
@@ -412,8 +416,58 @@ def test_what_an_expert_has_no_output_for_is_not_taught():
     np.testing.assert_allclose(numbers["expert_kl"], wanted, rtol=1e-3)
 
 
+def test_rewards_and_experts_are_learnt_from_together_by_hand():
+    """Half the squared error, and weight * q_temperature * KL over what is valid in each game.
+
+    Pong's expert holds Q-values, Breakout's logits, and each is met at its own temperature.
+    """
+    devices, transform = mesh.create(), optax.sgd(1.0)
+    chosen = _settings(batch_per_game=32, q_temperature=0.5, logits_temperature=2.0)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, *others = map(jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20))), keys)
+    others = [jax.tree.map(lambda x: 3 * x, other) for other in others]
+    experts = [
+        Expert(game, NETWORK, other, outputs, tuple(range(18)), game=game)
+        for game, other, outputs in zip(chosen.games, others, ("q", "logits"), strict=True)
+    ]
+    rollout = _rollout(games=2)
+
+    def loss(params):
+        means = []
+        for game, temperature in enumerate((0.5, 2.0)):
+            stacks, valid = _stacks(rollout, game), list(experts[game].task.actions)
+            ours, theirs = (networks.forward(NETWORK, p, stacks) for p in (params, others[game]))
+            names = ("rewards", "ended", "truncated", "next_values")
+            targets = pqn.q_lambda_targets(
+                *(jnp.asarray(rollout[name][game]) for name in names), discount=0.99, trace=0.65
+            )
+            errors = ours[np.arange(32), rollout["actions"][game].reshape(-1)] - targets.reshape(-1)
+            ours = jax.nn.log_softmax(ours[:, valid] / 0.5)
+            theirs = jax.nn.log_softmax(theirs[:, valid] / temperature)
+            apart = (jnp.exp(theirs) * (theirs - ours)).sum(axis=1)
+            rows = 0.5 * jnp.square(errors) + 0.25 * 0.5 * apart
+            means.append(jnp.where(rollout["valid"][game].reshape(-1), rows, 0.0).mean())
+        return jnp.stack(means).mean()
+
+    wanted = jax.jit(jax.grad(loss))(params)
+    learn = pqn.make_learn(chosen, NETWORK, transform, devices, experts)
+    state = learner.create_state(params, transform, devices)
+    rollout |= {"expert_params": others, "expert_weight": jnp.float32(0.25)}
+    after, _ = learn(state, jax.device_put(rollout, mesh.replicated(devices)), jax.random.key(1))
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, after.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), moved, wanted)
+
+
+def _parallel(chosen, params, *experts):
+    """Parallel Q-learning of Pong from `params`."""
+    task = tasks.get("pong")
+    masks = jnp.asarray(task.mask)[None]
+    begin = (chosen, [], experts, NETWORK, params, task.view, mesh.create(), masks)
+    return pqn.Pqn(regime.Beginning(*begin))
+
+
 def test_an_expert_is_asked_only_while_it_counts():
-    devices = mesh.create()
+    """At the weight that it has in each iteration."""
     params = jax.jit(lambda: networks.init(NETWORK, jax.random.key(0), (4, 20, 20)))()
     expert = Expert("any", NETWORK, params, "q", tuple(range(18)), game="pong")
     chosen = _settings(
@@ -423,15 +477,28 @@ def test_an_expert_is_asked_only_while_it_counts():
         q_temperature=0.1,
         experts=(ExpertSource("any"),),
     )
-    task = tasks.get("pong")
-    masks = jnp.asarray(task.mask)[None]
-    begin = regime.Beginning(chosen, [], [expert], NETWORK, params, task.view, devices, masks)
-    algorithm = pqn.Pqn(begin)
-    taught = []
+    algorithm, taught, weights = _parallel(chosen, params, expert), [], []
+    learn = algorithm._learn_taught
+
+    def spy(state, rollout, key):
+        weights.append(float(rollout["expert_weight"]))
+        return learn(state, rollout, key)
+
+    algorithm._learn_taught = spy
     for iteration in range(4):
         numbers = algorithm.learn(_rollout(), iteration, jax.random.key(0), copies=False)
         taught.append("expert_kl" in numbers)
-    assert taught == [True, True, False, False]
+    assert taught == [True, True, False, False] and weights == [1.0, 0.5]
+
+
+def test_the_judge_of_double_q_follows_by_a_tenth_of_the_way():
+    params = jax.jit(lambda: networks.init(NETWORK, jax.random.key(0), (4, 20, 20)))()
+    algorithm = _parallel(_settings(games=("pong",), double=True, learning_rate=0.05), params)
+    algorithm.learn(_rollout(), 0, jax.random.key(0), copies=False)
+    learnt, average = algorithm.acting
+    assert _difference(learnt, params) > 1e-3
+    wanted = jax.tree.map(lambda old, new: old + 0.1 * (new - old), params, jax.device_get(learnt))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-7), average, wanted)
 
 
 def test_experts_of_other_games_are_refused(tmp_path):
@@ -817,6 +884,10 @@ def test_games_go_on_across_evaluations_until_their_log_is_long(
         else:
             assert last is not first and training._collector.began == 3
             assert training._collector.log.shape == (1, 0, 4) and not last.last.ages.any()
+            # With seeds of their own, or they would play the first games again.
+            fresh = [training.lessons[0].pool(4, lessons.COLLECT, began) for began in (3, 0)]
+            np.testing.assert_array_equal(last.states, fresh[0].states)
+            assert (last.states != fresh[1].states).any()
 
 
 def test_a_student_is_shown_each_game_as_it_learnt_it():
@@ -1006,9 +1077,11 @@ def test_games_are_known_by_their_own_names():
     assert _settings(games=("Pong-v5", "SpaceInvaders")).games == ("pong", "space_invaders")
 
 
-def test_iterations_are_whole():
-    chosen = _settings(total_steps=32 * 3 + 31)
+def test_iterations_are_whole_and_make_so_many_updates():
+    chosen = _settings(total_steps=32 * 3 + 31, epochs=2)
     assert (chosen.steps_per_iteration, chosen.iterations) == (32, 3)
+    # Four minibatches of 8 rows, twice.
+    assert (chosen.updates_per_iteration, chosen.updates) == (8, 24)
 
 
 def test_what_networks_are_chosen_by_by_hand(monkeypatch):
