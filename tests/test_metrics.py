@@ -86,7 +86,10 @@ def test_a_full_disk_is_one_error_and_never_waited_for(tmp_path, full):
             writer.write(step, {"loss": 1.0})
     with contextlib.suppress(OSError):  # tensorboardX leaves it open when its last flush fails
         disk.close()
-    assert metrics.read(tmp_path)[0] == {"step": 1, "loss": 1.0}
+    with metrics.Writer(tmp_path, resume_step=1) as writer:  # there is room again
+        writer.write(2, {"loss": 0.5})
+    assert metrics.read(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
+    assert _scalars(tmp_path)[-1] == (2, "loss", 0.5)
 
 
 def test_non_finite_values_are_null(tmp_path):
