@@ -329,7 +329,9 @@ def test_an_expert_that_is_measured_alone_plays_as_is_said(watcher, monkeypatch)
     for sampled in (False, True):
         terms = records.Terms(1, epsilon=0.25, seed=0, opening_steps=10, max_steps=20)
         records.measure_alone(watcher("carnival", 2, "logits"), terms, sample_logits=sampled)
+    devices = [how.pop("mesh").size for how in asked]
     assert asked == [{"epsilon": 0.25, "sample_logits": x} for x in (False, True)]
+    assert devices == [4, 4]
 
 
 def test_many_games_of_one_task_are_played_a_few_hundred_at_a_time(tmp_path, monkeypatch):
