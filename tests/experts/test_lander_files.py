@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from jaxdistill import metrics, networks, tasks
-from jaxdistill import settings as settings_lib
 from jaxdistill.experts import export, formats, torch_file, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
@@ -528,19 +527,6 @@ def test_a_merge_of_foreign_landers_learns_from_all(merged):
         np.testing.assert_allclose(labels, ours, rtol=1e-3, atol=1e-3)
     losses = [row["loss"] for row in metrics.read(merged) if "loss" in row]
     assert len(losses) == 2 and losses[1] < losses[0]
-
-
-def test_a_merge_of_landers_that_was_killed_ends_as_the_whole_one(merged, tmp_path):
-    """Its pools are brought back to the episodes in progress, wind and all."""
-    settings = settings_lib.build(recipe.Settings, json.loads((merged / "config.json").read_text()))
-    for stop in ("round:1", "train"):
-        cache = merged / "played"
-        distill.distill(settings, tmp_path / "run", cache_dir=cache, stop_after=stop)
-    logs = [dataset.open_log(where / "dataset") for where in (merged, tmp_path / "run")]
-    for one, other in zip(*(log.read(0, log.length) for log in logs), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for game in TASKS:
-        same(*(students.student_as_expert(x, game) for x in (merged, tmp_path / "run")))
 
 
 def launch(name, *flags):

@@ -15,7 +15,7 @@ from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection, lessons, rollouts
 from jaxdistill.play.lessons import Lesson
-from jaxdistill.tasks import atari, combat
+from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
@@ -485,5 +485,41 @@ def test_collecting_fights_goes_on_as_if_it_had_not_been_killed(fighters, monkey
     np.testing.assert_array_equal(resumed.states(), killed.states())
     for one, other in zip(
         killed.collect(40, student, 0.5), resumed.collect(40, student, 0.5), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_collecting_landings_goes_on_as_if_it_had_not_been_killed(monkeypatch):
+    """Those in progress are flown again, wind and all."""
+    pytest.importorskip("Box2D")  # here: its import warns
+    network = networks.Network(convs=(), hidden=(5,), num_outputs=4)
+    params = [networks.init(network, jax.random.key(seed), (1, 8)) for seed in range(3)]
+    flown = [tasks.get(name) for name in ("lander/standard", "lander/windy")]
+    pilots = [
+        Expert("one", network, own, "logits", task.actions, task.view, task.name)
+        for own, task in zip(params, flown, strict=False)
+    ]
+    fields = {"games": [task.name for task in flown], "num_envs": ENVS, "frame_shape": [8]}
+    log = dataset.Log(None, fields | {"frame_dtype": "float32", "num_actions": 4})
+    options = {"lessons": lessons.of_experts(pilots, 3), "network": network, "expert_epsilon": 0.2}
+    killed, student = _collector([], **options), params[2]
+    for share in (1.0, 0.5):
+        log.append(killed.collect(40, student, share), killed.states())
+    over = log.over()
+    ended = over.any(axis=1)
+    assert ended.any(axis=1).all() and not ended.all(axis=1).any(), "in some environments of both"
+    in_progress = np.where(ended, np.argmax(over[:, ::-1], axis=1), log.length)
+    stepped, send = [], lander.LanderPool.send
+
+    def counting(self, actions, rows=None):
+        stepped.append(len(actions))
+        send(self, actions, rows)
+
+    monkeypatch.setattr(lander.LanderPool, "send", counting)
+    resumed = _collector([], log, **options)
+    assert sum(stepped) == in_progress.sum() < over.size
+    np.testing.assert_array_equal(resumed.states(), killed.states())
+    for one, other in zip(
+        killed.collect(60, student, 0.5), resumed.collect(60, student, 0.5), strict=True
     ):
         np.testing.assert_array_equal(one, other)
