@@ -65,9 +65,10 @@ def merge(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     experts = load_experts(settings.experts)
-    settings = merging.settled(settings, experts)
+    said, settings = settings.merge, merging.settled(settings, experts)
     if not (workdir / "config.json").exists():
-        merging.refuse_idle(settings, experts)
+        # What None stands for was not said, and is idle in many merges.
+        merging.refuse_idle(dataclasses.replace(settings, merge=said), experts)
     known = runs.records_of(settings.as_run(), workdir, cache_dir)
     run = Run(settings.as_run(), mesh, known=known)
     for lesson in run.lessons:

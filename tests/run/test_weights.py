@@ -153,8 +153,10 @@ def test_an_expert_whose_own_game_is_another_is_named(settings, tmp_path, monkey
 def test_it_is_the_equation_on_the_states_that_were_collected(settings, done, merged):
     """HTCL by hand: a Taylor step from the first expert to the second."""
     workdir, _ = done
-    run = common.Run(merging.settled(settings, _experts(settings)).as_run(), ONE)
-    seen = weights._seen(run, settings, dataset.open_log(workdir / "dataset"))
+    chosen = merging.settled(settings, _experts(settings))
+    assert chosen.merge.reward_limit == 1.0, "the suite's"
+    run = common.Run(chosen.as_run(), ONE)
+    seen = weights._seen(run, chosen, dataset.open_log(workdir / "dataset"))
     assert seen.played.shape == (2, 64) and seen.window.frames.shape[:3] == (2, 16, 4)
     loss = weight_merging.td_loss(TINY, run.view, 0.99)
     states = weight_merging.States(seen, loss, settings.merge)
