@@ -82,6 +82,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _of_bounded_memory():
+    """What was compiled for one file serves no other; kept, it is 7 GB of a worker in the end."""
+    yield
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > 2 * 2**30:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def without_page(request, monkeypatch):
     """What a test makes has no page and no clips, a third of the time of a tiny run or training."""
