@@ -307,8 +307,8 @@ def make_update(
     minibatches of equally many rows of each task. The loss is the mean over tasks of each task's
     mean over its valid rows; advantages are normalised in a minibatch, each task's by themselves.
     So no task wins by its rows, and none moves the policy's own layers the more for larger rewards.
-    Layers that the critic shares it does: its error is in rewards, so where tasks' differ in size,
-    scale them. `state` is donated.
+    In layers that the critic shares it may: the critic's error is in rewards, so a task of larger
+    ones moves them more. `state` is donated.
 
     Args:
       masks: `(G, A)` bool, the valid actions of each task, or with a form the entries that count.
