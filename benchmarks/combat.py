@@ -16,7 +16,7 @@ from _reference_combat import Duel
 from _timing import alternate
 from absl import app, flags
 
-from jaxdistill import metrics
+from jaxdistill import terminal
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import environments, scripts
 
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
         rates = [n / s for n, s in zip(steps, seconds, strict=False)]
         compared = (f"{rates[2]:,.0f}", f"{rates[0] / rates[2]:.0f}x") if duel else (None, None)
         rows.append((task.name, *(f"{rate:,.0f}" for rate in rates[:2]), *compared))
-    metrics.table(
+    terminal.table(
         f"{count} environments, {ticks} ticks: steps/s, medians of {_REPEATS.value}",
         ("", "one compiled call", "pool, actions from the host", "plain Python", "compiled / it"),
         rows,

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdistill import mesh, metrics, settings, tasks
+from jaxdistill import clocks, mesh, metrics, settings, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.run import recipe
@@ -47,7 +47,7 @@ def _ours(workdir: pathlib.Path) -> tuple[dict, list[tuple[float, float]]]:
     curve, clock = [], 0.0
     for row in metrics.read(workdir):
         if "loss" in row:
-            clock = metrics.learning_seconds(row, "seconds/")
+            clock = clocks.learning_seconds(row, "seconds/")
         elif "mean_retention" in row:
             curve.append((clock, row["mean_retention"]))
     return json.loads((workdir / "result.json").read_text()), curve
@@ -100,13 +100,13 @@ def main(_: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     result, curve = _ours(workdir / "ours")
     rows = result["games"]
-    spent = metrics.learning_seconds(result["seconds"])
+    spent = clocks.learning_seconds(result["seconds"])
     theirs = _usual([source.path for source in ours.experts], rows, workdir / "usual")
 
     _, seconds, kept = theirs[-1]
     names = [row["game"] for row in rows]
     final = [row["retention"] for row in rows]
-    metrics.table(
+    terminal.table(
         f"{', '.join(names)}: retention, epsilon 0.05 ({result['episodes']} games of ours, "
         f"{_EPISODES.value} of the usual way)",
         ("", *names, "mean", "seconds"),

@@ -13,7 +13,7 @@ import numpy as np
 from _reference import load, play
 from absl import app, flags, logging
 
-from jaxdistill import mesh, metrics, tasks
+from jaxdistill import mesh, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation, lessons, rollouts
 
@@ -60,7 +60,7 @@ def main(_: list[str]) -> None:
         scaled = seconds * _EPISODES.value / episodes
         rows.append((name, *(f"{x:.1f}" for x in means), round(steps / seconds), round(scaled)))
     mine, other = (row[-1] for row in rows)
-    metrics.table(
+    terminal.table(
         f"{_EPISODES.value} whole games of each, epsilon 0.05 (the usual way plays {_USUAL.value}; "
         f"its seconds are scaled)",
         ("", *(game.name for game in chosen), "steps/s", "seconds"),

@@ -39,7 +39,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import metrics, networks
+from jaxdistill import metrics, networks, terminal
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import checkpoints, dataset
 from jaxdistill.run import students
@@ -114,13 +114,13 @@ if jump:
         real = getattr(time, name)
         setattr(time, name, lambda name=name, real=real: real() + ahead[name])
 from jaxdistill import metrics
-phase = metrics.Timer.phase
+phase = clocks.Timer.phase
 def announced(self, name):
     os.write(fd, f"{name}\\n".encode())
     for clock in ahead:
         ahead[clock] += random.uniform(-jump if clock == "time" else 0.0, jump)
     return phase(self, name)
-metrics.Timer.phase = announced
+clocks.Timer.phase = announced
 exec(os.environ.get("KILL_FIRST", ""))
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
@@ -332,7 +332,7 @@ class Tally:
             (kind, times, self.equal[kind], times - self.equal[kind])
             for kind, times in self.times.items()
         ]
-        metrics.table("runs that were stopped", ("how", "times", "equal", "lost"), rows)
+        terminal.table("runs that were stopped", ("how", "times", "equal", "lost"), rows)
         for note in self.notes:
             print(note)
 

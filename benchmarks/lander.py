@@ -18,7 +18,7 @@ import sys
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import metrics
+from jaxdistill import clocks, metrics, terminal
 from jaxdistill.experts import formats
 from jaxdistill.play import records
 
@@ -47,7 +47,7 @@ def _ours(workdir: pathlib.Path, seed: int) -> tuple[list[tuple[float, float]], 
     curve, clock, steps = [], 0.0, 0
     for row in metrics.read(workdir):
         if "loss" in row:
-            clock, steps = metrics.learning_seconds(row, "seconds/"), row["step"]
+            clock, steps = clocks.learning_seconds(row, "seconds/"), row["step"]
         else:  # evaluated where a row of losses was written just before
             assert row["step"] == steps, "--every is a multiple of ten iterations"
             curve.append((clock, float(np.mean([row[f"eval/{task}"] for task in _TASKS]))))
@@ -85,7 +85,7 @@ def main(_: list[str]) -> None:
     ours = [_ours(workdir / f"ours_{seed}", seed) for seed in range(_SEEDS.value)]
     rows = [("usual way", usual_rate, _reached(usual), usual[-1])]
     rows += [(f"ours, seed {i}", rate, _reached(x), x[-1]) for i, (x, rate) in enumerate(ours)]
-    metrics.table(
+    terminal.table(
         f"three landers: greedy episodes at 1000, 400 and 800 steps, {_PLAYED.value} a task",
         ("", "steps/s", f"seconds to {_GOAL.value:g}", "at its end", "after seconds"),
         [

@@ -13,7 +13,7 @@ import time
 import jax
 from absl import app, flags, logging
 
-from jaxdistill import metrics, networks, tasks
+from jaxdistill import networks, tasks, terminal
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
@@ -48,7 +48,7 @@ def main(_: list[str]) -> None:
         terms = records.Terms.of(suite, episodes=_EPISODES.value, epsilon=0.05, seed=1)
         scores = records.measure_alone(expert, terms)
         measured.append((scores.mean, *scores.interval()))
-    metrics.table(
+    terminal.table(
         f"{after.game}, {settings.iterations * settings.steps_per_iteration} steps in "
         f"{minutes:.1f} minutes; {_EPISODES.value} whole games, epsilon 0.05",
         ("", "score", "95% from", "to"),

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from jaxdistill import mesh, metrics, tasks
+from jaxdistill import mesh, tasks, terminal
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
 from jaxdistill.tasks import atari
@@ -78,7 +78,7 @@ def main(_: list[str]) -> None:
         held = sum(x.nbytes for x in jax.tree.leaves(buffer.window))
         rows.append((f"{steps:,}", f"{held / 1e6:,.0f}", f"{memory / 1e6:,.0f}", disk // steps))
         del buffer
-    metrics.table(
+    terminal.table(
         f"{game.name}, {jax.default_backend()}: a window and its log",
         ("steps", "arrays, MB", "memory grew, MB", "disk, bytes a step"),
         rows,

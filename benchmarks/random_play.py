@@ -12,7 +12,7 @@ import pathlib
 from absl import app, flags, logging
 
 import jaxdistill.play
-from jaxdistill import mesh, metrics, tasks
+from jaxdistill import mesh, tasks, terminal
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks import atari, combat, lander
 
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
         scores = evaluation.Scores.from_dict(row["games"])
         low, high = scores.interval()
         shown.append((row["of"]["task"], scores.mean, f"[{low:.1f}, {high:.1f}]"))
-    metrics.table(f"random play, {records.RANDOM_GAMES} games", ("task", "score", ""), shown)
+    terminal.table(f"random play, {records.RANDOM_GAMES} games", ("task", "score", ""), shown)
 
 
 def _measured(task):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import app
 
-from jaxdistill import metrics, networks
+from jaxdistill import clocks, metrics, networks
 from jaxdistill.play import evaluation
 from jaxdistill.tasks.views import View
 
@@ -54,7 +54,7 @@ def _count(name: str) -> int:
 
 def _made(row: Row) -> float:
     """Seconds of collecting and learning."""
-    return metrics.learning_seconds(row.result["seconds"])
+    return clocks.learning_seconds(row.result["seconds"])
 
 
 _CELLS: dict[str, Callable[[Row], str]] = {
@@ -231,7 +231,7 @@ def _played(path: pathlib.Path) -> dict[str, Any]:
 def _minutes(workdir: pathlib.Path) -> str:
     """Of playing and learning, in a run of `launch/train_expert.py`."""
     seconds = [row for row in metrics.read(workdir) if "seconds/learn" in row][-1]
-    return f"{metrics.learning_seconds(seconds, 'seconds/') / 60:.1f}"
+    return f"{clocks.learning_seconds(seconds, 'seconds/') / 60:.1f}"
 
 
 def markdown(directory: pathlib.Path) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import metrics, settings
+from jaxdistill import clocks, disk, metrics, terminal
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import records
 from jaxdistill.run import students
@@ -76,7 +76,7 @@ def _measure(experts: list[Expert], path: pathlib.Path) -> dict[str, dict]:
             )
             scores = records.measure_alone(expert, terms)
             measured[name] = scores.summary()
-        settings.write_json(path, measured)
+        disk.write_json(path, measured)
     return json.loads(path.read_text())
 
 
@@ -105,7 +105,7 @@ def _history(workdir: pathlib.Path) -> tuple[list[_Evaluation], float]:
         seconds, own = 0.0, []
         for row in metrics.read(run):
             if "loss" in row:
-                seconds = metrics.learning_seconds(row, "seconds/")
+                seconds = clocks.learning_seconds(row, "seconds/")
             scores = [x for name, x in row.items() if name.startswith(("eval/", "score/lander"))]
             if "loss" not in row and scores:
                 own.append(_Evaluation(int(row["step"]), seconds, float(np.mean(scores))))
@@ -146,24 +146,24 @@ def main(_: list[str]) -> None:
         raw[kind] = {"measured": results, "seconds": seconds, "history": histories}
         rows.append((kind, *_cells(results), f"{statistics.median(seconds):.0f}", _early(early)))
     columns = ("", *_PLAYED, "mean of three", "seconds", f"mean at {_AT.value:g} s")
-    metrics.table(
+    terminal.table(
         f"medians of {_SEEDS.value} seeds [lowest, highest]; {_EPISODES.value} greedy episodes",
         columns,
         rows,
     )
-    metrics.table("how episodes end: rest / both legs on the pad / crash", ("", *_PLAYED), [
+    terminal.table("how episodes end: rest / both legs on the pad / crash", ("", *_PLAYED), [
         (kind, *(_ends([r[name] for r in each["measured"]]) for name in _PLAYED))
         for kind, each in raw.items()
     ])  # fmt: skip
     trained = {kind: each["history"] for kind, each in raw.items() if kind in _TRAININGS}
     if trained:
         steps = sorted({x.step for runs in trained.values() for run in runs for x in run})
-        metrics.table(
+        terminal.table(
             "while they learnt: mean of the three tasks, and seconds, by steps of each task",
             ("steps", *trained),
             [(f"{step:,}", *(_then(runs, step) for runs in trained.values())) for step in steps],
         )
-    settings.write_json(out / "tables.json", raw)
+    disk.write_json(out / "tables.json", raw)
 
 
 def _cells(results: list[dict[str, dict]]) -> list[str]:

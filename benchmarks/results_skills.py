@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import mesh, metrics, settings, tasks
+from jaxdistill import disk, mesh, tasks, terminal
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.run import students
@@ -96,7 +96,7 @@ def _measure(kind: str, root: pathlib.Path, seed: int) -> dict[str, dict]:
             else:
                 continue
             measured[name] = scores.summary()
-        settings.write_json(path, measured)
+        disk.write_json(path, measured)
     return json.loads(path.read_text())
 
 
@@ -140,7 +140,7 @@ def main(_: list[str]) -> None:
         kind: [float(path.read_text()) for path in out.glob(f"*/{kind}/seconds")]
         for kind in (*SKILLS, *MERGES, "finetuned", "offline_finetuned", "scratch")
     }
-    metrics.table(
+    terminal.table(
         "seconds of each program, compiling and measuring included",
         ("", "median", "lowest", "highest"),
         [
@@ -149,7 +149,7 @@ def main(_: list[str]) -> None:
             if x
         ],
     )
-    settings.write_json(out / "tables.json", {"measured": raw, "seconds": spent})
+    disk.write_json(out / "tables.json", {"measured": raw, "seconds": spent})
 
 
 def _print(raw: dict[str, list[dict]]) -> None:
@@ -171,7 +171,7 @@ def _print(raw: dict[str, list[dict]]) -> None:
     ]
     told = f"medians of {_SEEDS.value} seeds [lowest, highest]; {_EPISODES.value} greedy episodes"
     columns = ("", "movement", "near", "aiming", "yaw error", "on body", "clicking", "hits", "rate")
-    metrics.table(f"skills, {told}", columns, skills)
+    terminal.table(f"skills, {told}", columns, skills)
     duels = [
         (
             kind,
@@ -183,7 +183,7 @@ def _print(raw: dict[str, list[dict]]) -> None:
         for kind, runs in raw.items()
     ]
     columns = ("", "dealt", "taken", "won", "drawn", "lost", "first to ten", "second")
-    metrics.table(f"duels, {told}", columns, duels)
+    terminal.table(f"duels, {told}", columns, duels)
 
 
 def _cell(runs: list[dict], task: str, fact: str | None = None, shown="{:.1f}".format) -> str:

@@ -16,7 +16,7 @@ from _reference import load, play
 from _timing import alternate
 from absl import app, flags
 
-from jaxdistill import mesh, metrics, tasks
+from jaxdistill import mesh, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import expert_outputs
 from jaxdistill.play import rollouts
@@ -70,7 +70,7 @@ def main(_: list[str]) -> None:
     rate, env, net = (batch / s for s in seconds[:3])
     one = steps * len(chosen) / seconds[3]
     bound = 1 / (1 / env + 1 / net)
-    metrics.table(
+    terminal.table(
         f"{', '.join(_GAMES.value)}, {count} environments each: steps/s of all games together, "
         f"medians of {_REPEATS.value}",
         ("", "steps/s", "ours against it"),

@@ -10,7 +10,7 @@ from _timing import alternate
 from absl import app, flags
 from ale_py.vector_env import AtariVectorEnv
 
-from jaxdistill import metrics, tasks
+from jaxdistill import tasks, terminal
 from jaxdistill.tasks import atari
 
 _GAME = flags.DEFINE_string("game", "pong", "game to step")
@@ -49,7 +49,7 @@ def main(_: list[str]) -> None:
 
     seconds = alternate(ours, ale, one, repeats=_REPEATS.value)
     rates = [n / s for n, s in zip((steps * count, steps * count, steps), seconds, strict=True)]
-    metrics.table(
+    terminal.table(
         f"{game.name}, {count} environments, random actions: steps/s, medians of {_REPEATS.value}",
         ("", "steps/s", "ours against it"),
         [

@@ -21,7 +21,7 @@ from absl import app, flags
 from torch import nn
 from torch.nn import functional
 
-from jaxdistill import mesh, metrics, networks
+from jaxdistill import mesh, networks, terminal
 from jaxdistill.learn import learner, losses
 
 _NETWORK = flags.DEFINE_string("network", "dueling", "a dueling network of networks.NETWORKS")
@@ -104,7 +104,7 @@ def main(_: list[str]) -> None:
         least = batch * counts[name] / _SIDE**3 * large
         numbers = (round(batch / seconds) for seconds in (mine, other, least))
         rows.append((name, *numbers, f"{other / mine:.2f}x", f"{least / mine:.0%}"))
-    metrics.table(
+    terminal.table(
         f"{_NETWORK.value}, batch {batch}, {jax.default_backend()}: rows/s, medians of {repeats}",
         ("", "jaxdistill", "PyTorch eager", "bound", "ratio", "share of the bound"),
         rows,

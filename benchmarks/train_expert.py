@@ -13,7 +13,7 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import metrics, tasks
+from jaxdistill import tasks, terminal
 from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.tasks import atari
@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
     steps = settings.steps_per_iteration
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     total = median["collect"] + median["learn"]
-    metrics.table(
+    terminal.table(
         f"{_GAME.value}, {settings.num_envs} environments, {_NETWORK.value}: medians of "
         f"{len(rows)} iterations of {steps} steps",
         ("phase", "seconds", "steps/s", "share"),

@@ -28,6 +28,7 @@ from jaxdistill.run import distill as runs
 from jaxdistill.run import recipe, students, training
 from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.views import AnyView, Vector, View
+from jaxdistill.text import short_repr
 
 __all__ = ["Policy", "distill", "evaluate", "load"]
 
@@ -230,7 +231,7 @@ def _key(key: Any) -> jax.Array:
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     if not new and not (dtype == np.uint32 and shape == jax.random.PRNGKey(0).shape):
-        shown = settings_lib.shown(key)
+        shown = short_repr(key)
         raise ValueError(f"key is {shown}, expected jax.random.key(SEED), or a seed")
     return key
 
@@ -238,7 +239,7 @@ def _key(key: Any) -> jax.Array:
 def _path(name: str, value: Any) -> str:
     """A path as the user's own text, whose home is found; `name` is what an error calls it."""
     if not isinstance(value, (str, os.PathLike)):
-        shown = settings_lib.shown(value)
+        shown = short_repr(value)
         raise TypeError(f"{name} is {shown}, expected a path: a str or a pathlib.Path")
     return os.path.expanduser(os.fspath(value))
 
@@ -288,14 +289,14 @@ def _in_python(words: Mapping[str, str] = _FLAGS) -> Iterator[None]:
 def _check_chance(name: str, value: Any) -> None:
     found = np.asarray(value)
     if found.shape or found.dtype.kind not in "iuf" or not 0 <= found <= 1:  # nor is NaN
-        shown = settings_lib.shown(value)
+        shown = short_repr(value)
         raise ValueError(f"{name} is {shown}, expected a chance of 0 to 1")
 
 
 def _check_whole(name: str, value: Any, *, least: int) -> None:
     found, most = np.asarray(value), settings_lib.LARGEST
     if found.shape or found.dtype.kind not in "iu" or not least <= found <= most:
-        shown = settings_lib.shown(value)
+        shown = short_repr(value)
         raise ValueError(f"{name} is {shown}, expected a whole number of {least} to {most}")
 
 
@@ -400,7 +401,7 @@ def _sources(experts: Any) -> list[ExpertSource]:
     if isinstance(experts, (str, bytes, os.PathLike, Policy)):
         return [_source("experts", experts)]
     if not isinstance(experts, Iterable):
-        shown = settings_lib.shown(experts)
+        shown = short_repr(experts)
         raise TypeError(f"experts is {shown}, expected {{TASK: FILE}}, or a list of files")
     return [_source(f"experts[{i}]", x) for i, x in enumerate(experts)]
 
@@ -442,7 +443,7 @@ def _fields(settings: Any) -> dict[str, Any]:
     if settings is None:
         return {}
     if not hasattr(settings, "items"):
-        shown = settings_lib.shown(settings)
+        shown = short_repr(settings)
         raise TypeError(f'settings is {shown}, expected a mapping, as {{"learn.rounds": 100}}')
     known = _known()
     fields: dict[str, Any] = {}
@@ -467,7 +468,7 @@ def _named(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Values by their dotted names."""
     for name, value in settings.items():
         if not isinstance(name, str):
-            shown = settings_lib.shown(name, 60)
+            shown = short_repr(name, 60)
             raise TypeError(f"settings: {shown} is no name, expected one as 'learn.rounds'")
         if hasattr(value, "items"):
             yield from _named(value, f"{prefix}{name}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 _ALIKE = 1.3  # of 2, from which a name is taken for another that was mistyped
 
@@ -15,6 +16,20 @@ def shown(text: object) -> str:
     pretend to be the program.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """Text from a file made fit for a terminal: printable, on one line, not endless."""
+    clean = "".join(c if c.isprintable() else " " for c in text[:limit])
+    return clean + "..." if len(text) > limit else clean
+
+
+def short_repr(value: Any, limit: int = 100) -> str:
+    """Any value in a message: on one line, not endless."""
+    try:
+        return one_line(repr(value), limit)
+    except (RecursionError, ValueError):  # nested too deeply, or thousands of digits
+        return f"{type(value).__name__} too large to show"
 
 
 def instead(name: str, known: Iterable[str], prefix: str = "") -> str:

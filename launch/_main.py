@@ -194,14 +194,16 @@ def command() -> str:
 
 def tell_report(workdir: str | os.PathLike[str]) -> None:
     """Says where the report of a finished run is; of one that was lost, how it is had again."""
-    from jaxdistill import metrics
+    from jaxdistill import terminal
 
     path = pathlib.Path(workdir, "report.html")
     if path.is_file():
-        metrics.say(f"report in {workdir}/report.html")
+        terminal.say(f"report in {workdir}/report.html")
     else:
         result = path.with_name("result.json")
-        metrics.say(f"note: {path} is not there; remove {result}, and the same command writes both")
+        terminal.say(
+            f"note: {path} is not there; remove {result}, and the same command writes both"
+        )
 
 
 def _config(name: str) -> str:

@@ -44,8 +44,7 @@ def show(settings: Any) -> None:
         raise ValueError(
             f"--wandb needs Weights & Biases ({error}): pip install 'jaxdistill[wandb]'"
         ) from error
-    from jaxdistill import mesh, metrics
-    from jaxdistill import settings as settings_lib
+    from jaxdistill import disk, mesh, metrics
 
     # Now, and not when a run has played its first games. The one that logs is the one that leads.
     if os.environ.get("WANDB_MODE", "online") not in _HERE and mesh.leads():
@@ -55,7 +54,7 @@ def show(settings: Any) -> None:
     def begin(directory: pathlib.Path) -> Callable[[int, Mapping[str, float]], None]:
         known = directory / "wandb.json"
         if not known.is_file():
-            settings_lib.write_json(known, {"id": uuid.uuid4().hex[:12]})
+            disk.write_json(known, {"id": uuid.uuid4().hex[:12]})
         name = json.loads(known.read_text())["id"]
         with _explained(wandb):
             wandb.finish()  # of another directory, or it would be given as this one

@@ -22,14 +22,14 @@ _HEEDED = (
 
 def main() -> None:
     join_processes()  # before what takes seconds to import: half of its flags are refused at once
-    from jaxdistill import metrics, settings
+    from jaxdistill import settings, terminal
     from jaxdistill.run import data, recipe
 
     chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
     _tell_idle()
     info = data.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]
-    metrics.say(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
+    terminal.say(f"{_OUT.value}: {steps} steps of each of {', '.join(info['games'])}")
 
 
 def _tell_idle() -> None:
@@ -38,12 +38,12 @@ def _tell_idle() -> None:
     They are not refused: a config and its flags are checked together, as a run's, and one that
     learns nothing here may be what makes them fit these experts.
     """
-    from jaxdistill import metrics
+    from jaxdistill import terminal
 
     given = config_flags.get_override_values(flags.FLAGS["config"])
     idle = [x for x in given if x not in _HEEDED and not x.startswith(("experts[", "rules."))]
     if idle:
-        metrics.say(
+        terminal.say(
             f"note: {', '.join(idle)}: no effect on what is collected; for launch/distill.py"
         )
 

@@ -56,13 +56,13 @@ def main() -> None:
 
 
 def _write_template(path: pathlib.Path) -> None:
-    from jaxdistill import metrics, settings
+    from jaxdistill import disk, terminal
     from jaxdistill.experts.formats import template
 
     check_new_file("spec_template", path)
     text = template.write(_SOURCE.value, game=_GAME.value)
-    settings.write_files({path: text.encode()}, alone=False)
-    metrics.say(f"saved in {path}; answer what it asks, then give it as --spec")
+    disk.write_files({path: text.encode()}, alone=False)
+    terminal.say(f"saved in {path}; answer what it asks, then give it as --spec")
 
 
 def _try() -> None:
@@ -80,7 +80,7 @@ def _try() -> None:
 
 
 def _convert() -> None:
-    from jaxdistill import metrics, networks
+    from jaxdistill import networks, terminal
     from jaxdistill.experts import formats, sources
     from jaxdistill.experts.expert import check_new
     from jaxdistill.play import records
@@ -97,13 +97,13 @@ def _convert() -> None:
     if _EPISODES.value:
         expert.task.require()
     check_new(_OUT.value)
-    metrics.table(f"{_SOURCE.value}: {found.convention}", formats.COLUMNS, found.rows())
-    metrics.say(f"{networks.count(expert.params):,} parameters, {expert.network.head} head")
-    metrics.say(
+    terminal.table(f"{_SOURCE.value}: {found.convention}", formats.COLUMNS, found.rows())
+    terminal.say(f"{networks.count(expert.params):,} parameters, {expert.network.head} head")
+    terminal.say(
         f"{expert.outputs} over actions {list(expert.actions)} of {expert.game or 'no game'}"
     )
     for note in (*found.notes, *(f"not read: {name}" for name in found.skipped)):
-        metrics.say(f"note: {note}")
+        terminal.say(f"note: {note}")
     if _EPISODES.value:
         terms = records.Terms.of(
             expert.task.suite, episodes=_EPISODES.value, epsilon=_EPSILON.value, seed=_SEED.value
@@ -112,7 +112,7 @@ def _convert() -> None:
         random = records.random_score(expert.task)
         tables.print_expert(expert, scores, epsilon=terms.epsilon, random=random)
     expert.save(_OUT.value)
-    metrics.say(f"saved in {_OUT.value}")
+    terminal.say(f"saved in {_OUT.value}")
 
 
 if __name__ == "__main__":

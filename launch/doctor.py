@@ -9,12 +9,12 @@ from _main import run
 
 
 def main() -> None:
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.run import doctor
 
     findings = list(doctor.examine())
     marks = {None: "", True: "works", False: "fails"}
-    metrics.table("", ("what", "found", ""), [(x.what, x.found, marks[x.works]) for x in findings])
+    terminal.table("", ("what", "found", ""), [(x.what, x.found, marks[x.works]) for x in findings])
     if any(x.works is False for x in findings):
         sys.exit(1)
 

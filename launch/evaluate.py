@@ -72,7 +72,7 @@ _OUT = flags.DEFINE_string("out", None, "write the numbers as JSON to this new f
 
 
 def main() -> None:
-    from jaxdistill import settings
+    from jaxdistill import disk
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --expert=FILE or --workdir=DIR")
@@ -87,7 +87,7 @@ def main() -> None:
         only_with("--workdir of a distillation, where others play too", "opening_by")
         rows, measured = _measure_expert()
     if _OUT.value:
-        settings.write_json(pathlib.Path(_OUT.value), measured | {"games": rows})
+        disk.write_json(pathlib.Path(_OUT.value), measured | {"games": rows})
 
 
 def _terms(suite: Suite, *, seed: int) -> Terms:

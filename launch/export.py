@@ -58,7 +58,7 @@ flags.mark_flag_as_required("out")
 
 
 def main() -> None:
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.experts import export_sb3
     from jaxdistill.run import students
 
@@ -75,7 +75,7 @@ def main() -> None:
         expert = _of_one_game(whole=True)
         export_sb3.export_expert(expert, _OUT.value)
         if expert.view != expert.task.view:
-            metrics.say(f"note: other readers will not know what it sees: {expert.view}")
+            terminal.say(f"note: other readers will not know what it sees: {expert.view}")
     elif _EXPERT.value or _FORMAT.value == "expert":
         if _FORMAT.value != "expert":
             only_with("--workdir; of an expert it is expert, sb3, onnx or stablehlo", "format")
@@ -83,7 +83,7 @@ def main() -> None:
     else:
         only_with("--format=expert", "game", "dtype")
         _write_merged(students.read(_WORKDIR.value))
-    metrics.say(f"saved in {_OUT.value}")
+    terminal.say(f"saved in {_OUT.value}")
 
 
 def _of_one_game(*, whole: bool) -> Expert:
@@ -104,7 +104,7 @@ def _of_one_game(*, whole: bool) -> Expert:
 
 def _write_portable() -> None:
     """A file that others run, and its description."""
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.experts import export_onnx, export_stablehlo, portable
     from jaxdistill.run import students
 
@@ -114,12 +114,12 @@ def _write_portable() -> None:
         policy = portable.of_student(students.read(_WORKDIR.value))
     written = export_onnx if _FORMAT.value == "onnx" else export_stablehlo
     written.write(policy, _OUT.value)
-    metrics.say(f"what goes in and comes out: {_OUT.value}.json")
+    terminal.say(f"what goes in and comes out: {_OUT.value}.json")
 
 
 def _write_merged(student: Student) -> None:
     """A student of several games in the convention of its suite."""
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.experts import export
     from jaxdistill.run import students
     from jaxdistill.tasks.combat import COMBAT
@@ -146,14 +146,14 @@ def _write_merged(student: Student) -> None:
         _notes(student.outputs, [role.view for role in roles])
     for role in roles:
         if names := students.untaught(role, student.rules):
-            metrics.say(
+            terminal.say(
                 f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
                 f"choose it; as the expert of one game (--format=expert) it never does"
             )
 
 
 def _write_expert(expert: Expert) -> None:
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.experts import export
     from jaxdistill.tasks.views import View
 
@@ -162,22 +162,22 @@ def _write_expert(expert: Expert) -> None:
     if isinstance(expert.view, View):
         problem = export.write_training_config(_OUT.value, expert.network)
     if problem:
-        metrics.say(f"note: {problem}")
+        terminal.say(f"note: {problem}")
     _notes(expert.outputs, [expert.view])
 
 
 def _notes(outputs: str, views: Iterable[AnyView]) -> None:
     """What readers of the convention cannot know, as only our own reads it from the file."""
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.tasks.views import View
 
     if outputs == "logits":
-        metrics.say(
+        terminal.say(
             "note: these are logits where other readers expect Q-values; greedy play is the same"
         )
     for view in dict.fromkeys(views):
         if isinstance(view, View) and view != View():
-            metrics.say(f"note: other readers will not know what it sees: {view}")
+            terminal.say(f"note: other readers will not know what it sees: {view}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    from jaxdistill import metrics, settings
+    from jaxdistill import settings, terminal
     from jaxdistill.experts import student
     from jaxdistill.learn import regime
     from jaxdistill.report import tables
@@ -62,7 +62,7 @@ def main() -> None:
     )
     tables.print_training(result)
     tell_report(out)
-    metrics.say(f"experts saved in {out}/experts")
+    terminal.say(f"experts saved in {out}/experts")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ flags.mark_flags_as_required(["workdir", "repo"])
 
 
 def main() -> None:
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.run import push
 
     if _DRY_RUN.value:
@@ -33,9 +33,9 @@ def main() -> None:
         dry_run=_DRY_RUN.value,
     )
     if _DRY_RUN.value:
-        metrics.say(f"nothing was pushed; what {address} would hold is in {_DRY_RUN.value}")
+        terminal.say(f"nothing was pushed; what {address} would hold is in {_DRY_RUN.value}")
     else:
-        metrics.say(f"pushed; read it as {address}")
+        terminal.say(f"pushed; read it as {address}")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ def main() -> None:
 
     import jax
 
-    from jaxdistill import metrics, settings
+    from jaxdistill import settings, terminal
     from jaxdistill.report import tables
     from jaxdistill.run import distill, recipe, sweep
+    from jaxdistill.text import one_line
 
     workdir = pathlib.Path(_WORKDIR.value)
     chosen = {}
@@ -60,7 +61,7 @@ def main() -> None:
         made = made[index : index + 1]
     failed = {}
     for variant in made:
-        metrics.say(variant.name)
+        terminal.say(variant.name)
         try:
             result = distill.distill(
                 chosen[variant], workdir / variant.name, cache_dir=cache_dir(), command=command()
@@ -73,16 +74,16 @@ def main() -> None:
         ) as error:
             # Such as learning that diverges, a file that is not there, or what no device can hold:
             # the others are made. Where the disk is full, they would not be.
-            failed[variant] = settings.one_line(" ".join(str(error).split()) or repr(error), 1000)
-            metrics.say(f"not made: {failed[variant]}")
+            failed[variant] = one_line(" ".join(str(error).split()) or repr(error), 1000)
+            terminal.say(f"not made: {failed[variant]}")
             continue
         tables.print_result(result)
     ended, others = sweep.results(chosen, workdir)
     for variant, why in others.items():
         if variant not in failed:
-            metrics.say(f"not counted: {why}")
+            terminal.say(f"not counted: {why}")
     if ended:
-        metrics.table(
+        terminal.table(
             f"retention, {len(ended)} of {len(chosen)} runs: median [least, most] over seeds",
             *sweep.rows(ended),
         )

@@ -18,7 +18,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    from jaxdistill import metrics, settings
+    from jaxdistill import settings, terminal
     from jaxdistill.learn import regime
     from jaxdistill.report import tables
     from jaxdistill.run import training
@@ -35,7 +35,7 @@ def main() -> None:
     )
     tables.print_training(result)
     tell_report(_WORKDIR.value)
-    metrics.say(f"experts saved in {_WORKDIR.value}/experts")
+    terminal.say(f"experts saved in {_WORKDIR.value}/experts")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ flags.mark_flag_as_required("out")
 
 
 def main() -> None:
-    from jaxdistill import metrics
+    from jaxdistill import terminal
     from jaxdistill.experts import sources
     from jaxdistill.play import clips, lessons, rollouts
     from jaxdistill.run import students, training
@@ -87,7 +87,7 @@ def main() -> None:
         f"{player.game}, {player.name}: score {clip.score:g}, {'over' if clip.over else 'stopped'}"
         for player, clip in zip(players, played, strict=True)
     )
-    metrics.say(f"{_OUT.value}: {len(whole.frames)} frames; {told}")
+    terminal.say(f"{_OUT.value}: {len(whole.frames)} frames; {told}")
 
 
 def _check_out(path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import importlib.util
@@ -9,6 +10,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import quick_emulators
 from absl import flags
+from jax import monitoring
 
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
@@ -98,6 +101,34 @@ def without_page(request, monkeypatch):
         monkeypatch.setattr(closing, "write_page", lambda *_: None)
         monkeypatch.setattr(training, "_record", lambda *_: {})
         monkeypatch.setattr(page, "write_training", lambda *_, **__: None)
+
+
+class _Clock:
+    """A clock that stands still until told."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    @contextlib.contextmanager
+    def compiles(self, seconds, event="/jax/core/compile/backend_compile_duration"):
+        """What JAX says while it compiles for so long."""
+        monitoring.record_scalar(event, 0.0, fun_name="f")
+        self.now += seconds / 2
+        yield
+        self.now += seconds / 2
+        monitoring.record_event_duration_secs(event, seconds, fun_name="f")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that `time` and so the package go by."""
+    clock = _Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture

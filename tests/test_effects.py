@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill import clocks, mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
@@ -599,7 +599,7 @@ class World:
     def stored(self, settings):
         """The steps that learning begins with, and whether more are collected."""
         made = common.Run(settings, ONE)
-        log, collector = data.resume(made, self.fresh(), None, metrics.Timer())
+        log, collector = data.resume(made, self.fresh(), None, clocks.Timer())
         return log.length, collector is None
 
     def measured(self, settings):

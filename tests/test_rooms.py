@@ -12,7 +12,10 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdistill"
 # From the ground up; a room may import itself and those before it.
 FLOORS = (
-    {"settings", "metrics", "mesh", "lock", "preemption", "text", "shipped"},
+    {
+        *("text", "disk", "settings", "mesh", "lock", "workdirs", "preemption", "shipped"),
+        *("clocks", "terminal", "metrics", "profiler"),
+    },
     {"tasks"},
     {"networks"},
     {"experts"},

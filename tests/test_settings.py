@@ -1,15 +1,13 @@
-"""Tests for turning plain values into settings, and for claiming a run's directory."""
+"""Tests for turning plain values into settings."""
 
 import dataclasses
 import json
-import os
-import pathlib
 import typing
 from typing import Annotated
 
 import pytest
 
-from jaxdistill import settings
+from jaxdistill import settings, workdirs
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import regime, weight_merging
 from jaxdistill.run import merging, recipe
@@ -279,158 +277,9 @@ def test_an_expert_has_a_path():
             ExpertSource(**({"path": "x"} | {field: ""}))
 
 
-def test_an_empty_or_missing_directory_is_claimed(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for name in ("empty", "deeply/nested"):
-        workdir = tmp_path / name
-        assert settings.claim(workdir, Outer("x", ("pong",))) is False
-        config = json.loads((workdir / "config.json").read_text())
-        assert config == dataclasses.asdict(Outer("x", ())) | {
-            "games": ["pong"],
-            "parts": [],
-        }
-
-
-def test_the_same_settings_find_their_run_again(tmp_path):
-    chosen = Outer("x", ("pong", "freeway"), inner=Inner(0.1), parts=(Inner(), Inner(2.0)))
-    assert settings.claim(tmp_path, chosen) is False
-    (tmp_path / "metrics.jsonl").write_text("")
-    assert settings.claim(str(tmp_path), chosen) is True
-    assert settings.claim(tmp_path, chosen) is True
-
-
-def test_a_run_from_before_a_field_was_known_had_its_default(tmp_path):
-    settings.claim(tmp_path, Outer("x"))
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["limit"], config["inner"]["rate"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert settings.claim(tmp_path, Outer("x")) is True
-    unsaid = (
-        r"inner\.rate 0\.5 \(its config\.json does not say: today's default\), this one has 0\.1"
-    )
-    with pytest.raises(ValueError, match=unsaid):
-        settings.claim(tmp_path, Outer("x", inner=Inner(0.1)))
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (Outer("y", ("pong",)), "a run with name 'x', this one has 'y'"),
-        (Outer("x", ("freeway",)), "games.0 'pong', this one has 'freeway'"),
-        (Outer("x", ("pong", "freeway")), "games.1 None, this one has 'freeway'"),
-        (Outer("x", ("pong",), inner=Inner(0.25)), "inner.rate 0.5, this one has 0.25"),
-    ],
-)
-def test_other_settings_are_refused_and_change_nothing(tmp_path, other, message):
-    settings.claim(tmp_path, Outer("x", ("pong",)))
-    before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match=f"{message}; choose another --workdir"):
-        settings.claim(tmp_path, other)
-    assert (tmp_path / "config.json").read_bytes() == before
-
-
-def test_fields_to_ignore_may_differ(tmp_path):
-    settings.claim(tmp_path, Outer("x"))
-    other = Outer("x", seed=1, inner=Inner(size=9))
-    assert settings.claim(tmp_path, other, ignore=("seed", "inner.size")) is True
-    with pytest.raises(ValueError, match=r"inner\.size 3, this one has 9"):
-        settings.claim(tmp_path, other, ignore=("seed",))
-
-
-def test_a_directory_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match=r"exists and holds no config\.json"):
-        settings.claim(tmp_path, Outer("x"))
-    with pytest.raises(ValueError, match=r"exists and holds no config\.json"):
-        settings.claim(tmp_path / "thesis.tex", Outer("x"))
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_a_damaged_config_is_named(tmp_path):
-    settings.claim(tmp_path, Outer("x"))
-    (tmp_path / "config.json").write_text('{"name": ')
-    with pytest.raises(ValueError, match=r"config.json is damaged"):
-        settings.claim(tmp_path, Outer("x"))
-
-
-# The right behaviour: a kill between the temporary file and its rename leaves this, and DESIGN.md
-# promises that a killed run resumes.
-def test_a_claim_killed_before_it_was_done_can_be_repeated(tmp_path):
-    (tmp_path / "config.json.partial").write_text('{"na')
-    assert settings.claim(tmp_path, Outer("x")) is False
-    assert settings.claim(tmp_path, Outer("x")) is True
-
-
 def test_flatten_names_leaves_by_their_path():
     tree = {"a": 1, "b": {"c": None, "d": [5, {"e": "f"}]}}
     assert settings.flatten(tree) == {"a": 1, "b.c": None, "b.d.0": 5, "b.d.1.e": "f"}
-
-
-def test_json_is_replaced_whole(tmp_path):
-    path = tmp_path / "x.json"
-    settings.write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        settings.write_json(path, {"new": object()})
-    assert json.loads(path.read_text()) == {"old": 1}
-    settings.write_json(path, {"new": 2})
-    assert json.loads(path.read_text()) == {"new": 2}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
-FULL = pathlib.Path("/dev/full")
-
-
-@pytest.mark.skipif(not FULL.exists(), reason="needs Linux's full device")
-def test_a_full_disk_names_the_json_and_leaves_nothing_beside_it(tmp_path):
-    path = tmp_path / "x.json"
-    settings.write_json(path, {"old": 1})
-    (tmp_path / "x.json.partial").symlink_to(FULL)
-    with pytest.raises(OSError, match=r"/x\.json cannot be written \(No space left on device\)$"):
-        settings.write_json(path, {"new": 2})
-    assert json.loads(path.read_text()) == {"old": 1} and [*tmp_path.iterdir()] == [path]
-
-
-@pytest.mark.skipif(not FULL.exists(), reason="needs Linux's full device")
-@pytest.mark.parametrize("full", ["one", "other"])
-def test_of_several_files_none_is_replaced_unless_all_are_written(tmp_path, full):
-    one, other = (tmp_path / "new" / name for name in ("one", "other"))
-    with pytest.raises(OSError, match=r"new/one cannot be written \(No such file or directory\)$"):
-        settings.write_files({one: b"1", other: b"2"})
-    settings.write_files({one: b"1", other: b"2"}, folder=True)
-    (one.parent / f"{full}.partial").symlink_to(FULL)
-    with pytest.raises(OSError, match=rf"new/{full} cannot be written \(No space left"):
-        settings.write_files({one: b"3", other: b"4"})
-    assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
-    settings.write_files({str(one): b"3", other: b"4"})
-    assert (one.read_bytes(), other.read_bytes()) == (b"3", b"4")
-    assert sorted(one.parent.iterdir()) == [one, other]
-
-
-def test_json_that_several_write_at_once_is_one_s_whole(tmp_path, monkeypatch):
-    path, replace, seen = tmp_path / "of_all.json", os.replace, []
-
-    def replace_late(*names):
-        monkeypatch.setattr(os, "replace", replace)
-        settings.write_json(path, {"other": [0] * 99}, alone=False)
-        seen.append(settings.read_json(path, "write it again"))
-        replace(*names)
-
-    monkeypatch.setattr(os, "replace", replace_late)
-    settings.write_json(path, {"one": 1}, alone=False)
-    assert seen == [{"other": [0] * 99}] and settings.read_json(path, "") == {"one": 1}
-    assert [*tmp_path.iterdir()] == [path]
-
-
-def test_json_has_null_for_what_is_no_number_and_reads_back(tmp_path):
-    path = tmp_path / "x.json"
-    nan, inf = float("nan"), float("inf")
-    settings.write_json(path, {"a": nan, "b": [1.5, (-inf, 2)], "c": {"d": inf}, "e": "NaN"})
-
-    def refuse(name):
-        raise AssertionError(f"{name} is no JSON")
-
-    back = json.loads(path.read_text(), parse_constant=refuse)
-    assert back == {"a": None, "b": [1.5, [None, 2]], "c": {"d": None}, "e": "NaN"}
 
 
 def test_a_field_that_is_gone_is_read_over_in_the_files_of_earlier_runs(tmp_path):
@@ -438,6 +287,6 @@ def test_a_field_that_is_gone_is_read_over_in_the_files_of_earlier_runs(tmp_path
     chosen = settings.build(recipe.Settings, fields)
     assert chosen.evaluate.epsilon == 0.2
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    assert settings.claim(tmp_path, chosen)
+    assert workdirs.claim(tmp_path, chosen)
     with pytest.raises(ValueError, match=r"config\.learn\.baselines is unknown"):
         settings.build(recipe.Settings, fields | {"learn": {"baselines": None}})

@@ -18,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdistill import networks, settings, tasks
-from jaxdistill.experts import torch_file
+from jaxdistill import disk, networks, settings, tasks
+from jaxdistill.experts import archives, torch_file
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView, Vector, View, described, from_dict
+from jaxdistill.text import one_line
 
 OUTPUTS = ("q", "logits")
 _DESCRIPTION, _WEIGHTS = "expert.json", "weights.safetensors"
-_FILES = (*torch_file.ENDINGS, ".zip", ".gz")  # of others
+_FILES = (*archives.ENDINGS, ".zip", ".gz")  # of others
 _PAIRS = ((_DESCRIPTION, _WEIGHTS), ("policy.json", "policy.safetensors"))  # those of a student
 
 
@@ -244,7 +245,7 @@ class Expert:
             raise FileNotFoundError(
                 f"{directory} holds no {_DESCRIPTION}, so it is no expert's; {_instead(directory)}"
             )
-        fields = settings.read_json(description, "convert it again")
+        fields = disk.read_json(description, "convert it again")
         try:
             flat = torch_file.read(directory / _WEIGHTS).tree
             fields["network"] = networks.from_dict(fields["network"])
@@ -263,7 +264,7 @@ class Expert:
             raise tasks.UnknownTask(f"{directory}: {error}") from error
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-            reason = settings.one_line(f"{kind}{error}", 200)
+            reason = one_line(f"{kind}{error}", 200)
             raise ValueError(f"{directory} is damaged ({reason}); convert it again") from error
         return expert
 
@@ -272,7 +273,7 @@ def _instead(directory: pathlib.Path) -> str:
     """What to give where an expert is asked for, by what stands in a directory that is none's."""
     said: Any = None
     with contextlib.suppress(OSError, ValueError):
-        said = settings.read_json(directory / "config.json", "")
+        said = disk.read_json(directory / "config.json", "")
     is_training = isinstance(said, dict) and "games" in said
     within = directory / "experts" if is_training else directory
     found = [str(x.parent) for up in ("*", "*/*") for x in within.glob(f"{up}/{_DESCRIPTION}")]
@@ -293,7 +294,7 @@ def _instead(directory: pathlib.Path) -> str:
 
 
 def _some(paths: Sequence[str]) -> str:
-    shown = ", ".join(settings.one_line(path, 200) for path in paths[:4])
+    shown = ", ".join(one_line(path, 200) for path in paths[:4])
     return f"{shown} and {len(paths) - 4} more" if len(paths) > 4 else shown
 
 
@@ -324,7 +325,7 @@ def write(
     # What is not contiguous would be written in the order that it has in memory.
     saved = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
     text = json.dumps(description[1], indent=2, allow_nan=False) + "\n"
-    settings.write_files(
+    disk.write_files(
         {directory / weights[0]: saved, directory / description[0]: text.encode()}, folder=True
     )
 

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import networks, settings
+from jaxdistill import disk, networks
 from jaxdistill.experts import export, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
@@ -148,7 +148,7 @@ def export_policy(
       ValueError: Stable-Baselines3 cannot express the network, `log_std` is missing or of another
         size, a number is not finite, or the file exists.
     """
-    settings.check_free(path)
+    disk.check_free(path)
     _check(network, kinds)
     policy, value = _chains(network, params)
     policy[-1] = _action_layer(policy[-1], kinds)
@@ -185,7 +185,7 @@ def export_q_network(expert: Expert, path: str | os.PathLike[str]) -> None:
       ValueError: Stable-Baselines3 cannot express the network or what it sees, the expert lacks a
         valid action, a number is not finite, or the file exists.
     """
-    settings.check_free(path)
+    disk.check_free(path)
     view, actions = expert.view, expert.task.actions
     if lacking := [a for a in actions if a not in expert.actions]:
         names = ", ".join(expert.task.suite.action_names[a] for a in lacking)
@@ -253,7 +253,7 @@ def _write(
         "policy.optimizer.pth": torch_writer.dumps(optimiser),
         "system_info.txt": b"- written by jaxdistill\n",
     }
-    settings.write_files({path: torch_writer.archive(members)}, alone=False, folder=True)
+    disk.write_files({path: torch_writer.archive(members)}, alone=False, folder=True)
 
 
 def _check_q_network(expert: Expert) -> None:

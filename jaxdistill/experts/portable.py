@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import networks, settings
+from jaxdistill import disk, networks
 from jaxdistill.experts.expert import Expert, to_suite
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.tasks.atari import Rules
@@ -196,13 +196,13 @@ def write(portable: Portable, path: str | os.PathLike[str], made: Callable[[], b
         )
     beside = pathlib.Path(f"{os.fspath(path)}.json")
     for free in (path, beside):
-        settings.check_free(free)
+        disk.check_free(free)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(portable.params)):
         raise ValueError(f"{portable.name}: holds NaN or infinite weights; nothing was written")
     content = made()
     text = json.dumps(portable.described(), indent=2, allow_nan=False) + "\n"
     try:
-        settings.write_files({beside: text.encode(), path: content}, alone=False, folder=True)
+        disk.write_files({beside: text.encode(), path: content}, alone=False, folder=True)
     except OSError:  # one without the other would stand in the way of the next try
         beside.unlink(missing_ok=True)
         raise

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from jaxdistill import metrics, shipped
 from jaxdistill import settings as settings_lib
+from jaxdistill import shipped, terminal
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.settings import Text
@@ -50,7 +50,7 @@ def load(source: ExpertSource) -> Expert:
 @functools.cache
 def _say_once(text: str) -> None:
     """Experts that are followed are read again and again."""
-    metrics.say(text)
+    terminal.say(text)
 
 
 def by_rules(expert: Expert, changes: str | None) -> Expert:

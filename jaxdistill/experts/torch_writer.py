@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import settings
+from jaxdistill import disk
 
 _STORAGES: dict[np.dtype, str] = {np.dtype("<f4"): "FloatStorage", np.dtype("<f2"): "HalfStorage"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date
@@ -51,8 +51,8 @@ def save(tree: Any, path: str | os.PathLike[str]) -> None:
       ValueError: the file exists, or a value is of another kind.
       OSError: it cannot be written.
     """
-    settings.check_free(path)
-    settings.write_files({path: dumps(tree)}, alone=False, folder=True)
+    disk.check_free(path)
+    disk.write_files({path: dumps(tree)}, alone=False, folder=True)
 
 
 def dumps(tree: Any) -> bytes:

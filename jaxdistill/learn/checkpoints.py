@@ -19,8 +19,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxdistill import disk
 from jaxdistill import mesh as meshes
-from jaxdistill import settings
+from jaxdistill.text import one_line
 
 
 class Checkpoint(NamedTuple):
@@ -74,7 +75,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
             )
-        wrong = self._named(None) if read_only else settings.writing(self._directory)
+        wrong = self._named(None) if read_only else disk.writing(self._directory)
         with wrong:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -118,7 +119,7 @@ class Checkpoints:
             self._manager.reload()
         # Zarr cannot hold an array of no elements, and an empty tree cannot be restored.
         host = {k: v for k, v in (host or {}).items() if v.size} | {"_": np.zeros(1, np.uint8)}
-        with settings.writing(self._directory / str(step), (ValueError, RuntimeError)):
+        with disk.writing(self._directory / str(step), (ValueError, RuntimeError)):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -149,7 +150,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # damage shows as almost any exception of Orbax
-            reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+            reason = one_line(f"{type(error).__name__}: {error}", 200)
             place = self._directory if step is None else self._directory / str(step)
             raise ValueError(
                 f"checkpoint {place} cannot be read ({reason}); "

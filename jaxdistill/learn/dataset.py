@@ -23,9 +23,10 @@ import numpy as np
 import tensorstore as ts
 from jax.sharding import Mesh
 
+from jaxdistill import disk, settings
 from jaxdistill import mesh as meshes
-from jaxdistill import settings
 from jaxdistill.play.collection import Chunk, Past
+from jaxdistill.text import one_line
 
 
 @flax.struct.dataclass
@@ -339,7 +340,7 @@ class Log:
             writes.append(self._states[:, span.stop - 1].write(last))
             where = self._directory or "the dataset"
             for name, write in zip((*Chunk._fields, "states"), writes, strict=True):
-                with settings.writing(f"{where}: its {name}", (Exception,)):
+                with disk.writing(f"{where}: its {name}", (Exception,)):
                     write.result()
         self.length += steps
         self._commit()
@@ -451,7 +452,7 @@ class Log:
         if self._directory is None or not self._writes:
             return
         fields = {"version": self._version, "length": self.length, "info": self.info}
-        settings.write_json(self._directory / _INFO, fields)
+        disk.write_json(self._directory / _INFO, fields)
 
 
 def open_log(directory: str | os.PathLike[str]) -> Log:
@@ -478,13 +479,13 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
       ValueError: it is damaged, or says what no log can be.
     """
     path = directory / _INFO
-    fields = settings.read_json(path, "collect again")
+    fields = disk.read_json(path, "collect again")
     try:
         info = {name: fields["info"][name] for name in _REQUIRED} | fields["info"]
         length, version = fields["length"], fields.get("version", 1)
         games, shape = info["games"], info["frame_shape"]
     except (AttributeError, KeyError, TypeError) as error:
-        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); collect again") from error
 
     def check(fits: bool, field: str, value: Any, expected: str) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdistill import disk, workdirs
 from jaxdistill import mesh as meshes
 from jaxdistill import settings as settings_lib
+from jaxdistill.text import one_line
 
 _FILE = "diverged.json"
 
@@ -60,7 +62,7 @@ def check(
     )
     if meshes.leads():
         record = {"message": message, "update": step, "settings": standing}
-        settings_lib.write_json(workdir / _FILE, record)
+        disk.write_json(workdir / _FILE, record)
     raise ValueError(message)
 
 
@@ -77,7 +79,7 @@ def claim(
     *,
     parts: Sequence[str | os.PathLike[str]] = (),
 ) -> bool:
-    """`settings.claim`, for a run that may stand there because its learning has diverged.
+    """`workdirs.claim`, for a run that may stand there because its learning has diverged.
 
     Then its `knobs` may be turned: the run in `workdir` becomes one with the new settings, and what
     stopped it is kept as `diverged-UPDATE.json`.
@@ -87,22 +89,22 @@ def claim(
         of the whole may be turned; each claims its own directory for itself.
 
     Raises:
-      ValueError: see `settings.claim`; or no knob has been turned.
+      ValueError: see `workdirs.claim`; or no knob has been turned.
     """
     path = pathlib.Path(workdir, _FILE)
     if any(map(stands, parts)):
-        settings_lib.claim(workdir, settings, (*ignore, *knobs))
+        workdirs.claim(workdir, settings, (*ignore, *knobs))
         if meshes.leads():
             _write(path.with_name("config.json"), settings)
         return True
     if not path.is_file():
-        return settings_lib.claim(workdir, settings, tuple(ignore))
-    settings_lib.claim(workdir, settings, (*ignore, *knobs))
+        return workdirs.claim(workdir, settings, tuple(ignore))
+    workdirs.claim(workdir, settings, (*ignore, *knobs))
     try:
-        record = settings_lib.read_json(path, "delete it to learn on")
+        record = disk.read_json(path, "delete it to learn on")
         stopped, message, update = record["settings"], record["message"], int(record["update"])
     except (KeyError, TypeError) as error:
-        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); delete it to learn on") from error
     if stopped == _values(settings, knobs):
         raise ValueError(f"{workdir} has stopped, and would again with these settings: {message}")
@@ -113,7 +115,7 @@ def claim(
 
 
 def _write(path: pathlib.Path, settings: Any) -> None:
-    settings_lib.write_json(path, json.loads(json.dumps(dataclasses.asdict(settings))))
+    disk.write_json(path, json.loads(json.dumps(dataclasses.asdict(settings))))
 
 
 def _said(name: str) -> str:

@@ -19,9 +19,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxdistill import settings
 from jaxdistill.tasks import actions
 from jaxdistill.tasks.actions import Factored, Form
+from jaxdistill.text import one_line
 
 
 def mse(
@@ -245,7 +245,7 @@ def check(name: str, form: Form, loss: Any) -> None:
     try:
         given = jax.eval_shape(loss.function, outputs, outputs, mask, temperature)
     except Exception as error:  # whatever a function of somebody's raises
-        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(
             f"{name} fails for student and expert (B, A), mask (B, A) and temperature (B, 1): "
             f"{reason}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from jaxdistill import disk
 from jaxdistill import mesh as meshes
-from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Teacher
 from jaxdistill.learn.regime import Student
 from jaxdistill.play import records
@@ -59,14 +59,14 @@ def claim(workdir: pathlib.Path, known: Mapping[str, str], begins: bool) -> None
     """
     standing = _read(workdir)
     if known.keys() - standing.keys() and (begins or standing) and meshes.leads():
-        settings_lib.write_json(workdir / _FILE, {**standing, **known})
+        disk.write_json(workdir / _FILE, {**standing, **known})
 
 
 def _read(workdir: pathlib.Path) -> dict[str, str]:
     path = workdir / _FILE
     if not path.is_file():
         return {}
-    standing = settings_lib.read_json(path, "delete it to go on without it")
+    standing = disk.read_json(path, "delete it to go on without it")
     if not isinstance(standing, dict):
         raise ValueError(f"{path} is damaged (no object); delete it to go on without it")
     return standing

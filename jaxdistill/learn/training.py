@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks, preemption
+from jaxdistill import clocks, disk, lock, metrics, networks, preemption, terminal, workdirs
 from jaxdistill import (
     mesh as meshes,
 )
@@ -44,6 +44,7 @@ from jaxdistill.learn import (
 from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.profiler import Profile
 from jaxdistill.tasks.task import Pool
 from jaxdistill.tasks.views import Vector
 
@@ -145,7 +146,7 @@ class _Collector:
         ]
         if self._log:
             name = f"replay {', '.join(lesson.name for lesson in self._chosen)}"
-            with metrics.progress(name, len(self._log) * settings.num_envs, "steps") as advance:
+            with terminal.progress(name, len(self._log) * settings.num_envs, "steps") as advance:
                 for actions in self._log:
                     preemption.stop_if_asked()
                     for pool, row in zip(pools, actions, strict=True):
@@ -169,7 +170,7 @@ class _Collector:
         return np.asarray(self._log, form.action_dtype).reshape(shape).swapaxes(0, 1)
 
     def rollout(
-        self, actor: Actor, iteration: int, mesh: Mesh, timer: metrics.Timer
+        self, actor: Actor, iteration: int, mesh: Mesh, timer: clocks.Timer
     ) -> tuple[dict[str, Any], list[list[float]]]:
         """Plays one iteration: the arrays that are learnt from, and scores of games that ended.
 
@@ -302,7 +303,7 @@ class Training:
             else None
         )
         self._recent: list[deque[float]] = [deque(maxlen=100) for _ in self.names]
-        self.timer = metrics.Timer()
+        self.timer = clocks.Timer()
         self.iteration = self._episodes = 0
         self._unevaluated = False
         # Of a student of several games: the parameters it plays with, and its mean scores.
@@ -486,7 +487,7 @@ class Training:
         steps, episodes = (*first, self.best["step"], self.steps), self.settings.final_episodes
         compared = dict.fromkeys(steps)
         games = len(compared) * len(self.lessons) * episodes
-        with self.timer.phase("evaluate"), metrics.progress("choose", games, "games") as advance:
+        with self.timer.phase("evaluate"), terminal.progress("choose", games, "games") as advance:
             scores = {
                 step: self._play(
                     self._restore_params(step // self.settings.steps_per_iteration),
@@ -774,7 +775,7 @@ def train(
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
         divergence.claim(workdir, settings, _KNOBS, origins.moved(workdir, known), parts=inner)
         origins.claim(workdir, known, begins=not (workdir / _CHECKPOINTS).exists())
-        with metrics.wall_clock(workdir, began=began):
+        with clocks.wall_clock(workdir, began=began):
             if begin is None:
                 return _train_each(settings, workdir, mesh, stop_at, profile)
             with Training(settings, workdir, mesh, student, begin=begin) as training:
@@ -799,7 +800,7 @@ def check_begun(
     begin = None if settings.independent else beginning(settings, mesh or meshes.create(), student)
     known = {} if begin is None else origins.of(student, begin.experts)
     origins.check(workdir, known)
-    settings_lib.claim(workdir, settings, origins.moved(workdir, known))
+    workdirs.claim(workdir, settings, origins.moved(workdir, known))
 
 
 def parts(
@@ -844,7 +845,7 @@ def _as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     path = workdir / "config.json"
     if not path.is_file() or divergence.stands(workdir):
         return settings
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    standing = disk.read_json(path, "begin again in another --workdir")
     begun = settings_lib.build(Settings, standing, str(path))
     return dataclasses.replace(settings, **{name: getattr(begun, name) for name in _KNOBS})
 
@@ -862,7 +863,7 @@ def _train(
     with (
         contextlib.ExitStack() as stack,
         metrics.Writer(workdir, resume_step) as writer,
-        metrics.progress(
+        terminal.progress(
             f"train {', '.join(training.names)}",
             settings.iterations * per_iteration,
             "steps",
@@ -870,7 +871,7 @@ def _train(
         ) as advance,
     ):
         last_saved = time.monotonic()
-        trace = metrics.Profile(profile)
+        trace = Profile(profile)
         stack.callback(trace.close)
         if training.due:
             _evaluate(training, workdir, writer)

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jaxdistill import disk
 from jaxdistill import mesh as meshes
-from jaxdistill import settings
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 
@@ -148,7 +148,7 @@ def write(clip: Clip, path: str | os.PathLike[str]) -> None:
         content = to_gif(clip.frames, clip.frames_per_second)
     else:
         content = _to_mp4(clip, path)
-    settings.write_files({path: content}, alone=False)
+    disk.write_files({path: content}, alone=False)
 
 
 def _to_mp4(clip: Clip, path: pathlib.Path) -> bytes:

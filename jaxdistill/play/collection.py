@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks, preemption
+from jaxdistill import networks, preemption, terminal
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
@@ -200,7 +200,7 @@ class Collector:
             # The action after a game's last observation begins the next, whatever it is.
             begun = np.where(over.any(axis=0), length - np.argmax(over[::-1], axis=0), 0)
         name = f"replay {pool.task.name}"
-        with metrics.progress(name, int((length - begun).sum()), "steps") as advance:
+        with terminal.progress(name, int((length - begun).sum()), "steps") as advance:
             for time in range(begun.min(), length):
                 if jax.process_count() == 1:  # several would wait for the one that ends
                     preemption.stop_if_asked()

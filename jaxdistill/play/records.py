@@ -21,14 +21,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdistill import disk, networks, preemption, tasks, terminal
 from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks, preemption, settings, tasks
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores
 from jaxdistill.play.lessons import REPORT, Lesson, choices, of_experts
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView
+from jaxdistill.text import one_line
 
 RANDOM = "random"
 """The mark of uniformly random play."""
@@ -316,11 +317,11 @@ def _read(path: pathlib.Path, of: Mapping[str, Any]) -> Scores | None:
     if not path.is_file():
         return None
     advice = "delete it to play its games again"
-    standing = settings.read_json(path, advice)
+    standing = disk.read_json(path, advice)
     try:
         return Scores.from_dict(standing["games"]) if standing["of"] == of else None
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
 
 
@@ -328,12 +329,12 @@ def _write(
     directory: pathlib.Path, of: Mapping[str, Any], scores: Scores, *, alone: bool = True
 ) -> None:
     path = directory / _name(of)
-    with settings.writing(path):
+    with disk.writing(path):
         directory.mkdir(parents=True, exist_ok=True)
     known = _read(path, of)
     if known is None or len(known.scores) < len(scores.scores):
         values = {"of": of, "games": scores.to_dict()}
-        settings.write_json(path, values, indent=None, alone=alone)
+        disk.write_json(path, values, indent=None, alone=alone)
 
 
 @functools.cache
@@ -396,7 +397,7 @@ def measure(
     if missing:
         total = sum(len(seats[i]) for i in missing)
         of_one = max(_OF_ONE, lessons[0].task.suite.pool_size)
-        with metrics.progress(player.name, total, "games") as advance:
+        with terminal.progress(player.name, total, "games") as advance:
             for part in _parts(missing, seats, of_one):
                 played = evaluation.measure(
                     [lessons[i] for i in part],

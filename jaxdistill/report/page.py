@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import jinja2
 import numpy as np
 
-from jaxdistill import metrics
-from jaxdistill import settings as settings_lib
+from jaxdistill import disk, metrics
 from jaxdistill.play import clips
 from jaxdistill.report import tables
 from jaxdistill.tasks.task import Suite
@@ -161,7 +160,7 @@ def _write(
         settings=json.dumps(settings, indent=2),
     )
     path = pathlib.Path(workdir) / "report.html"
-    settings_lib.write_files({path: html.encode()})
+    disk.write_files({path: html.encode()})
     return path
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import metrics, settings, tasks
+from jaxdistill import disk, tasks, terminal
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.play import evaluation
 from jaxdistill.report import hints
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Task
+from jaxdistill.text import one_line
 
 WIDTH = 80  # columns of a terminal, at most, that tables and what is said of them take
 MANY = 7  # tasks that one line does not name each of
@@ -56,7 +57,7 @@ def print_experts(
         names=("expert", noun(rows)),
     )
     _print_endings(rows)
-    metrics.tell(_starts(rows, "expert"), WIDTH)
+    terminal.tell(_starts(rows, "expert"), WIDTH)
     for expert, s, r in zip(experts, scores, random, strict=True):
         warn(expert, s, r.mean)
 
@@ -100,7 +101,7 @@ def print_expert(
         names=(noun(rows),),
     )
     if usual is not None:
-        metrics.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
+        terminal.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
     _print_endings(rows)
     if usual is not None and random is None:
         warn(expert.under(atari.USUAL), usual, random_usual)
@@ -132,22 +133,22 @@ def print_tries(
     )
     # One game has no interval, and NaN is below nothing.
     if others and not scores[others[0]].interval()[1] < scores[best].interval()[0]:
-        metrics.tell("the first is not clearly better than the next: try more games", WIDTH)
+        terminal.tell("the first is not clearly better than the next: try more games", WIDTH)
     told = ", ".join(f'{name} = "{answer}"' for name, answer in answers[best].items())
-    metrics.tell(f"the best has {told}", WIDTH)
+    terminal.tell(f"the best has {told}", WIDTH)
     return best
 
 
 def warn(expert: Teacher, scores: evaluation.Scores, random: float | None) -> None:
     """Says so if the expert plays no better than at random, see `hints.no_better_than_random`."""
     if warning := hints.no_better_than_random(expert, scores, random):
-        metrics.tell(warning, WIDTH)
+        terminal.tell(warning, WIDTH)
 
 
 def print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
     """The closing tables of a distillation: one row per task; for `measured` see `protocol`."""
     _print_students(rows, measured)
-    metrics.tell(_starts(rows, "student"), WIDTH)
+    terminal.tell(_starts(rows, "student"), WIDTH)
 
 
 def print_alone(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
@@ -159,7 +160,7 @@ def print_alone(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) 
         if known
         else "its card has no scores of its experts that were measured so"
     )
-    metrics.tell(told, WIDTH)
+    terminal.tell(told, WIDTH)
 
 
 def _print_students(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
@@ -177,7 +178,7 @@ def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
     _print(protocol(measured), *network_lines(rows), spare=("human", "random"), names=(noun(rows),))
     _print_endings(rows)
     helped = f"; {_helped(rows, 'network')}" if _all_known(rows) else ""
-    metrics.tell(_starts(rows, "network") + helped, WIDTH)
+    terminal.tell(_starts(rows, "network") + helped, WIDTH)
 
 
 def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -226,7 +227,7 @@ def _print(
             if isinstance(row[i], str):
                 row[i] = " " * (max(ends) - end) + row[i]
     known = [name for name in spare if name in columns]
-    metrics.table(title, columns, lines, width=WIDTH, spare=known, names=names)
+    terminal.table(title, columns, lines, width=WIDTH, spare=known, names=names)
 
 
 def protocol(measured: Mapping[str, Any]) -> str:
@@ -632,11 +633,11 @@ def read_training(path: pathlib.Path) -> dict[str, Any]:
 def _read(
     path: pathlib.Path, draw: Callable[[Mapping[str, Any]], None], advice: str
 ) -> dict[str, Any]:
-    result: dict[str, Any] = settings.read_json(path, advice)
+    result: dict[str, Any] = disk.read_json(path, advice)
     try:
         draw(result)
     except Exception as error:  # whatever a value of another kind brings about
-        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {advice}") from error
     return result
 
@@ -646,14 +647,14 @@ def print_result(result: Mapping[str, Any]) -> None:
     _print_students(result["games"], result)
     lines = (starts(result), summary(result), wall_time(result), result.get("hint"))
     for line in filter(None, lines):
-        metrics.tell(line, WIDTH)
+        terminal.tell(line, WIDTH)
 
 
 def print_training(result: Mapping[str, Any]) -> None:
     """Everything `run.training.train` returns, for people."""
     print_networks(result["games"], result)
     for line in (training_summary(result), wall_time(result)):
-        metrics.tell(line, WIDTH)
+        terminal.tell(line, WIDTH)
 
 
 def noun(rows: Sequence[Mapping[str, Any]]) -> str:

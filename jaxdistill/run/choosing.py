@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import metrics
+from jaxdistill import metrics, terminal
 from jaxdistill.learn import learner
 from jaxdistill.play import evaluation, lessons, racing
 from jaxdistill.report import tables
@@ -56,7 +56,7 @@ def select(
     baselines: dict[str, list[evaluation.Scores]],
     writer: metrics.Writer | metrics.NoWriter,
     step: int,
-    advance: metrics.Advance,
+    advance: terminal.Advance,
     before: int,
     best: Candidate | None,
 ) -> Candidate | None:

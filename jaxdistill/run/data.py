@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, preemption
+from jaxdistill import clocks, lock, preemption, terminal
 from jaxdistill import mesh as meshes
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
@@ -56,7 +56,7 @@ def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.taught)
     names = [lesson.name for lesson in run.taught]
-    with metrics.progress(
+    with terminal.progress(
         f"collect {', '.join(names) if len(names) < tables.MANY else f'{len(names)} tasks'}",
         per_env * each,
         "steps",
@@ -74,7 +74,7 @@ def resume(
     run: Run,
     workdir: pathlib.Path,
     length: int | None,
-    timer: metrics.Timer,
+    timer: clocks.Timer,
     *,
     collects_on: bool = True,
 ) -> tuple[dataset.Log, collection.Collector | None]:

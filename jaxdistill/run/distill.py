@@ -16,12 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks, preemption, shipped
+from jaxdistill import clocks, disk, lock, metrics, networks, preemption, shipped, terminal
 from jaxdistill import (
     mesh as meshes,
-)
-from jaxdistill import (
-    settings as settings_lib,
 )
 from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
@@ -29,6 +26,7 @@ from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
 from jaxdistill.learn import checkpoints, dataset, divergence, learner, origins, regime
 from jaxdistill.play import evaluation, lessons, records
+from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, closing, data, recipe, students
 from jaxdistill.run import common as runs
@@ -140,7 +138,7 @@ def distill(
             students.claim_paths(workdir, settings)
             if not learnt:
                 _claim_start(run, workdir, initial)
-        with metrics.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
+        with clocks.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
             return _stages(run, workdir, initial, stop_after, command, profile, wall)
 
 
@@ -179,11 +177,11 @@ def _claim(run: Run, workdir: pathlib.Path) -> None:
         names = (f"result-{before}{again}.json" for again in itertools.chain([""], more))
         result.rename(next(path for name in names if not (path := workdir / name).exists()))
     now = run.settings.learn.rounds
-    metrics.say(
+    terminal.say(
         f"learn.rounds {before} -> {now}: what was learnt stays, and the rate follows the schedule "
         f"of {now} from here on"
     )
-    settings_lib.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
+    disk.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
 
 
 def _claim_start(run: Run, workdir: pathlib.Path, initial: networks.Params) -> None:
@@ -218,7 +216,7 @@ def _stages(
     wall: Callable[[], float],
 ) -> dict[str, Any]:
     """The stages that are still to do, by the directory's one writer."""
-    timer = metrics.Timer()
+    timer = clocks.Timer()
     baselines = first_measured(run, timer)
     if stop_after == "baselines":
         return {}
@@ -240,14 +238,14 @@ def _stages(
             result = closing.result_of(run, rows, outputs)
             result |= {"best_round": trained.round, "rounds": trained.rounds}
             result |= closing.hint_of(run, workdir, result)
-            result["seconds"] = metrics.add_up([timer.seconds()], wall())
+            result["seconds"] = clocks.add_up([timer.seconds()], wall())
             closing.write_page(run, workdir, state.playing, result, outputs, command)
-            result["seconds"] = metrics.add_up([timer.seconds()], wall())
-            settings_lib.write_json(result_path, result)
+            result["seconds"] = clocks.add_up([timer.seconds()], wall())
+            disk.write_json(result_path, result)
     return tables.read_result(result_path)
 
 
-def first_measured(run: Run, timer: metrics.Timer) -> dict[str, list[evaluation.Scores]]:
+def first_measured(run: Run, timer: clocks.Timer) -> dict[str, list[evaluation.Scores]]:
     """What every run begins with: experts and random play are measured, shown and checked.
 
     Returns:
@@ -257,7 +255,7 @@ def first_measured(run: Run, timer: metrics.Timer) -> dict[str, list[evaluation.
       ValueError: an expert plays wildly below its claim, see `common.check_experts`.
     """
     for line in run.told():
-        metrics.say(line)
+        terminal.say(line)
     with timer.phase("baselines"):
         baselines = run.baselines()
     expert, random = baselines["expert"], baselines["random"]
@@ -336,7 +334,7 @@ def _train(
     workdir: pathlib.Path,
     initial: networks.Params,
     baselines: dict[str, list[evaluation.Scores]],
-    timer: metrics.Timer,
+    timer: clocks.Timer,
     stop_after: str | None,
     profile: str | None,
 ) -> _Trained | None:
@@ -379,12 +377,12 @@ def _train(
         with (
             contextlib.ExitStack() as stack,
             _writer(workdir, -1 if begun is None else done * lrn.updates_per_round) as writer,
-            metrics.progress(
+            terminal.progress(
                 "learn", total, "updates", done=done * lrn.updates_per_round
             ) as advance,
         ):
             last_saved = time.monotonic()
-            trace = metrics.Profile(profile)
+            trace = Profile(profile)
             stack.callback(trace.close)
 
             def due(rounds: int) -> bool:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import mesh, networks, tasks
-from jaxdistill import settings as settings_lib
 from jaxdistill.learn import checkpoints, learner
+from jaxdistill.text import one_line
 
 LIBRARIES = (
     "jaxdistill",
@@ -83,7 +83,7 @@ def _tried(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, check(), True)
     except Exception as error:
-        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 300)
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
         return Finding(what, reason, False)
 
 

@@ -10,11 +10,12 @@ import re
 import shutil
 import tempfile
 
-from jaxdistill import settings
+from jaxdistill import disk
 from jaxdistill.experts import hub, student
 from jaxdistill.experts.student import Student
 from jaxdistill.report import card
 from jaxdistill.run import students
+from jaxdistill.text import one_line
 
 _REPORT = "report.html"
 _CLIP = re.compile(r'<img alt="([^"]{1,80})" src="data:image/gif;base64,([A-Za-z0-9+/=]+)"')
@@ -131,7 +132,7 @@ def files_of(
     try:
         files[hub.CARD] = card.text(found, address, [*clips]).encode()
     except Exception as error:  # whatever a value of another kind brings about
-        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(
             f"{source}: what it says of its scores is damaged ({reason}); export the student again"
         ) from error
@@ -144,7 +145,7 @@ def _write(directory: pathlib.Path, files: dict[str, bytes]) -> None:
     # What says that a student is there comes last, as where a run exports one.
     names = sorted(files, key=lambda name: name == "policy.json")
     try:
-        settings.write_files({directory / name: files[name] for name in names}, folder=True)
+        disk.write_files({directory / name: files[name] for name in names}, folder=True)
     except OSError:
         shutil.rmtree(directory, ignore_errors=True)  # in which nothing else was
         raise

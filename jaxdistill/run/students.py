@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdistill import disk, networks, shipped, tasks, workdirs
 from jaxdistill import mesh as meshes
-from jaxdistill import networks, shipped, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
@@ -35,6 +35,7 @@ from jaxdistill.run import merging, recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
+from jaxdistill.text import one_line
 
 _FILE = "student.json"
 _HELD = "expert_outputs"  # of each game, in that file; one of an earlier version does not say
@@ -69,9 +70,9 @@ def claim_roles(
         check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
         if learnt:
             check_weights(workdir, experts)
-        if learnt or settings_lib.read_json(path, _ADVICE) == rows:
+        if learnt or disk.read_json(path, _ADVICE) == rows:
             return
-    settings_lib.write_json(path, rows)
+    disk.write_json(path, rows)
 
 
 def _rows_of(
@@ -154,11 +155,11 @@ def moved(
 def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
     """Writes down where the experts of a run that goes on are now, since they may have `moved`."""
     path = pathlib.Path(workdir, "config.json")
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    standing = disk.read_json(path, "begin again in another --workdir")
     rows = standing["experts"]
     now = [row | {"path": x.path} for row, x in zip(rows, settings.experts, strict=True)]
     if now != rows and meshes.leads():
-        settings_lib.write_json(path, standing | {"experts": now})
+        disk.write_json(path, standing | {"experts": now})
 
 
 def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
@@ -177,7 +178,7 @@ def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
 def _written(workdir: str | os.PathLike[str], name: str) -> dict[str, Any]:
     """What is written down as `name` of each game; None of one of which nothing is."""
     path = pathlib.Path(workdir, _FILE)
-    rows = settings_lib.read_json(path, _ADVICE) if path.is_file() else []
+    rows = disk.read_json(path, _ADVICE) if path.is_file() else []
     known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return {str(row.get("game")): row.get(name) for row in known}
 
@@ -203,7 +204,7 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
 
 
 def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
-    rows = settings_lib.read_json(path, _ADVICE)
+    rows = disk.read_json(path, _ADVICE)
     try:
         roles = tuple(Role.from_dict(row, rules) for row in rows)
         if not roles:
@@ -211,7 +212,7 @@ def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
     except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
         raise tasks.UnknownTask(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = settings_lib.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); {_ADVICE}") from error
     return roles
 
@@ -225,7 +226,7 @@ def stands_in(workdir: str | os.PathLike[str]) -> bool:
     path = pathlib.Path(workdir, "config.json")
     if not path.is_file():
         return False  # others write such files too
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    standing = disk.read_json(path, "begin again in another --workdir")
     return isinstance(standing, dict) and "experts" in standing
 
 
@@ -277,7 +278,7 @@ def _read_settings(
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    standing = disk.read_json(path, "begin again in another --workdir")
     if isinstance(standing, dict) and "games" in standing:
         raise ValueError(
             f"{workdir} holds a training and no distillation; its experts stand in "
@@ -302,7 +303,7 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     network = recipe.network_of(settings, played, roles[0].view)
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
-    with settings_lib.naming_unsaid(path, type(chosen), standing):
+    with workdirs.naming_unsaid(path, type(chosen), standing):
         best = checkpoints.read_best(workdir / "checkpoints", state)
     if best is None and (workdir / "result.json").is_file():
         raise ValueError(
@@ -345,10 +346,10 @@ def _card(workdir: pathlib.Path, settings: Settings, updates: int) -> dict[str, 
     path, measured = workdir / "result.json", {}
     held = [*_written(workdir, _SHA256).values(), *[None] * len(settings.experts)]
     if path.is_file():
-        measured = settings_lib.read_json(path, "the same command writes it again")
+        measured = disk.read_json(path, "the same command writes it again")
     return {
         "made": how_made(workdir, updates),
-        "settings": settings_lib.read_json(workdir / "config.json", "begin anew"),
+        "settings": disk.read_json(workdir / "config.json", "begin anew"),
         "experts": [
             {"path": source.path, "spec": source.spec, "sha256": sha256}
             for source, sha256 in zip(settings.experts, held, strict=False)
@@ -471,7 +472,7 @@ def _of_q(workdir: pathlib.Path, settings: Settings) -> bool:
     gone, it is not known, and False as it was then.
     """
     path = workdir / _FILE
-    rows = settings_lib.read_json(path, _ADVICE) if path.is_file() else [{}]
+    rows = disk.read_json(path, _ADVICE) if path.is_file() else [{}]
     held = [row.get(_HELD) for row in rows]
     if None in held:
         with contextlib.suppress(OSError, ValueError):

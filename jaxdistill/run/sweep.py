@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import metrics
-from jaxdistill import settings as settings_lib
+from jaxdistill import clocks, workdirs
 from jaxdistill.report import tables
 from jaxdistill.run import distill, recipe
 
@@ -112,7 +111,7 @@ def _check_same(settings: recipe.Settings, directory: pathlib.Path) -> None:
     """Refuses a directory whose run has other settings, its rounds included."""
     settings = distill.as_begun(settings, directory)
     settings = recipe.settled(settings, recipe.teachers(settings))
-    settings_lib.claim(directory, settings, _FREE)
+    workdirs.claim(directory, settings, _FREE)
 
 
 def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
@@ -132,7 +131,7 @@ def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:
         kept = [{row["game"]: tables.kept(row) for row in x["games"]} for x in same]
         told = [_spread([x[game] for x in kept if game in x]) for game in games]
         mean = _spread([float(np.mean([*x.values()])) for x in kept])
-        minutes = float(np.median([metrics.learning_seconds(x["seconds"]) / 60 for x in same]))
+        minutes = float(np.median([clocks.learning_seconds(x["seconds"]) / 60 for x in same]))
         cells.append((*(str(x) for _, x in changes), len(same), *told, mean, minutes))
     return (*fields, "runs", *games, "mean", "minutes"), cells
 

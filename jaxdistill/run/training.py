@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks
+from jaxdistill import clocks, disk, lock, metrics, networks, terminal
 from jaxdistill import (
     mesh as meshes,
 )
@@ -88,7 +88,7 @@ def train(
     if stop_at is not None:
         return {}
     if not path.is_file():
-        with lock.one_writer(workdir, "config.json"), metrics.wall_clock(workdir) as wall:
+        with lock.one_writer(workdir, "config.json"), clocks.wall_clock(workdir) as wall:
             _report(regime.settled(settings), workdir, mesh, command, cache_dir, wall)
     return tables.read_training(path)
 
@@ -106,9 +106,9 @@ def _as_distilled(settings: Settings, student: regime.Student) -> Settings:
         return settings
     differ = student.rules.beside(settings.rules)
     if settings.rules != USUAL:
-        metrics.say(f"note: {student.name} was distilled with {differ}")
+        terminal.say(f"note: {student.name} was distilled with {differ}")
         return settings
-    metrics.say(f"note: games are played as {student.name} was distilled, with {differ}")
+    terminal.say(f"note: games are played as {student.name} was distilled, with {differ}")
     return dataclasses.replace(settings, rules=student.rules)
 
 
@@ -145,7 +145,7 @@ def _report(
     parts = learning.parts(settings, workdir)
     student = _student(settings, workdir)
     learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
-    timer = metrics.Timer()
+    timer = clocks.Timer()
     experts = load_experts(workdir)
     terms = records.Terms(
         episodes=settings.final_episodes,
@@ -167,7 +167,7 @@ def _report(
     best_steps = [x.best_step for (one, _), x in zip(parts, learnt, strict=True) for _ in one.games]
 
     def seconds() -> dict[str, float]:
-        return metrics.add_up([*(x.seconds for x in learnt), timer.seconds()], wall())
+        return clocks.add_up([*(x.seconds for x in learnt), timer.seconds()], wall())
 
     result = {
         "games": [row | {"best_step": step} for row, step in zip(rows, best_steps, strict=True)],
@@ -189,7 +189,7 @@ def _report(
         command=command,
     )
     result["seconds"] = seconds()
-    settings_lib.write_json(workdir / "result.json", result)
+    disk.write_json(workdir / "result.json", result)
 
 
 def _student(settings: Settings, workdir: pathlib.Path) -> regime.Student | None:
@@ -369,7 +369,7 @@ def stands_in(workdir: str | os.PathLike[str]) -> bool:
     path = pathlib.Path(workdir, "config.json")
     if not path.is_file():
         return False
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    standing = disk.read_json(path, "begin again in another --workdir")
     return isinstance(standing, dict) and "games" in standing
 
 
@@ -380,7 +380,7 @@ def load_settings(workdir: str | os.PathLike[str]) -> Settings:
       FileNotFoundError, ValueError: there is none, or its `config.json` is damaged.
     """
     path = pathlib.Path(workdir, "config.json")
-    standing = settings_lib.read_json(path, "begin again in another --workdir")
+    standing = disk.read_json(path, "begin again in another --workdir")
     return settings_lib.build(Settings, standing, str(path))
 
 
@@ -456,7 +456,7 @@ def evaluate(
     try:
         student = _student(settings, pathlib.Path(workdir))
     except (OSError, ValueError) as error:
-        metrics.say(f"note: measured without the student that it went on from: {error}")
+        terminal.say(f"note: measured without the student that it went on from: {error}")
     return measure(
         experts,
         terms.within(settings.max_steps),

@@ -16,12 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import lock, metrics, networks, preemption
+from jaxdistill import clocks, disk, lock, networks, preemption, terminal, workdirs
 from jaxdistill import (
     mesh as meshes,
-)
-from jaxdistill import (
-    settings as settings_lib,
 )
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import load_experts
@@ -83,7 +80,7 @@ def merge(
     with lock.one_writer(workdir, "config.json"):
         _claim(given, workdir)
         students.claim_paths(workdir, run.settings)
-        with metrics.wall_clock(workdir, began=began) as wall:
+        with clocks.wall_clock(workdir, began=began) as wall:
             return _stages(given, workdir, stop_after, wall)
 
 
@@ -118,14 +115,14 @@ def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
 
 def _claim(given: _Given, workdir: pathlib.Path) -> None:
     moved = students.moved(workdir, given.run.settings, given.run.experts)
-    settings_lib.claim(workdir, given.settings, tuple(moved))
+    workdirs.claim(workdir, given.settings, tuple(moved))
     students.claim_roles(workdir, given.run.settings, given.run.experts)
 
 
 def _stages(
     given: _Given, workdir: pathlib.Path, stop_after: str | None, wall: Callable[[], float]
 ) -> dict[str, Any]:
-    run, settings, timer = given.run, given.settings, metrics.Timer()
+    run, settings, timer = given.run, given.settings, clocks.Timer()
     distill.first_measured(run, timer)
     log, _ = data.resume(run, workdir, None, timer)
     params = _merged_once(given, workdir, log, timer).playing
@@ -136,13 +133,13 @@ def _stages(
         outputs = closing.compare_outputs(run, log, params)
         result = closing.result_of(run, [row | {"shared_starts": 0} for row in rows], outputs)
     result |= {"method": settings.method}
-    result["seconds"] = metrics.add_up([timer.seconds()], wall())
-    settings_lib.write_json(workdir / "result.json", result)
+    result["seconds"] = clocks.add_up([timer.seconds()], wall())
+    disk.write_json(workdir / "result.json", result)
     return tables.read_result(workdir / "result.json")
 
 
 def _merged_once(
-    given: _Given, workdir: pathlib.Path, log: dataset.Log, timer: metrics.Timer
+    given: _Given, workdir: pathlib.Path, log: dataset.Log, timer: clocks.Timer
 ) -> learner.TrainState:
     """The merged network as a student's state: read back, or made and saved."""
     run = given.run
@@ -184,7 +181,7 @@ def _merged(given: _Given, log: dataset.Log) -> networks.Params:
     else:
         loss = weight_merging.imitation_loss(network, view, chosen.loss, chosen.q_temperature)
     seen = _seen(run, settings, log)
-    with metrics.progress(method, None, "rows") as advance:
+    with terminal.progress(method, None, "rows") as advance:
 
         def gone_through(rows: int) -> None:
             preemption.stop_if_asked()
@@ -238,7 +235,7 @@ def _replayed(run: Run, log: dataset.Log, played: np.ndarray) -> tuple[np.ndarra
     """
     rewards, ended = np.zeros(played.shape, np.float32), np.zeros(played.shape, bool)
     known, envs = log.states(log.length), played.shape[2]
-    with metrics.progress("rewards", played.size, "steps") as advance:
+    with terminal.progress("rewards", played.size, "steps") as advance:
         for lesson in run.lessons:
             own = dataclasses.replace(lesson, seed=log.info["seed"])
             pool, index = own.pool(envs, lessons.COLLECT), lesson.index

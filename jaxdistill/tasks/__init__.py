@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import settings
 from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.atari import USUAL, Game, Rules
 from jaxdistill.tasks.checks import check as check
 from jaxdistill.tasks.task import Task
+from jaxdistill.text import one_line
 
 # What others call a task, beside its own name.
 _ALIASES = {"lunarlander": "lander/standard"}
@@ -105,7 +105,7 @@ def _told(value: Any, files: dict[str, str | None], where: str) -> str:
     if isinstance(value, str) or not re.search(" at 0x[0-9a-fA-F]", repr(value)):
         return repr(value)
     raise ValueError(
-        f"{where} is {settings.one_line(repr(value), 80)}, which the next run cannot tell from "
+        f"{where} is {one_line(repr(value), 80)}, which the next run cannot tell from "
         f"others; expected plain values, arrays, dataclasses, or functions that close over nothing "
         f"(functools.partial gives them what they need)"
     )
@@ -140,7 +140,7 @@ def get(name: str) -> Task:
     if task := find(name):
         return task
     if not isinstance(name, str):
-        raise ValueError(f"unknown task {settings.one_line(repr(name), 80)}, expected a name")
+        raise ValueError(f"unknown task {one_line(repr(name), 80)}, expected a name")
     name, by_key = name[:_LONGEST], _by_key()
     spellings = [*dict.fromkeys(_spellings(name))]
     close = dict.fromkeys(x for x in _added if _last(x) in spellings)  # several that end so
@@ -151,7 +151,7 @@ def get(name: str) -> Task:
     )
     hint = "did you mean " + " or ".join([*close][:3]) + "? " if close else ""
     raise UnknownTask(
-        f"unknown task {settings.one_line(repr(name), 80)}: {hint}jaxdistill.tasks.names() lists "
+        f"unknown task {one_line(repr(name), 80)}: {hint}jaxdistill.tasks.names() lists "
         f"all {len(names())}; a task of your own: {OF_ONE_S_OWN}"
     )
 

@@ -22,6 +22,7 @@ from jaxdistill import mesh, settings
 from jaxdistill.settings import Range
 from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task, merged
 from jaxdistill.tasks.views import SCREEN, AnyShown, Screen, View
+from jaxdistill.text import one_line
 
 NUM_ACTIONS = 18
 
@@ -121,7 +122,7 @@ class Rules:
         for part in text.split("&"):
             name, _, value = part.partition("=")
             if name not in values or not value:
-                shown = settings.one_line(part, 60)
+                shown = one_line(part, 60)
                 raise ValueError(
                     f"rules: found {shown!r}, expected NAME=VALUE&NAME=VALUE of {', '.join(values)}"
                 )
@@ -408,7 +409,7 @@ class _Emulators:
                 **self._shown(),
             )
         except RuntimeError as error:  # what EnvPool says of modes
-            reason = settings.one_line(str(error), 100)
+            reason = one_line(str(error), 100)
             raise ValueError(
                 f"{game.name}: {reason} (rules.mode {rules.mode}, rules.difficulty "
                 f"{rules.difficulty}); -1 is the game's own"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdistill import settings
 from jaxdistill.tasks.task import Pool, Step, Task
+from jaxdistill.text import one_line
 
 _FAR = 10_000  # a seed that shares none with its pool
 _SEEDED = "all chance must come from the pool's seed, the environment and the game"
@@ -228,7 +228,7 @@ def _check_camera(task: Task, played: _Played, seed: int, max_steps: int) -> Non
             handed.append(camera.step(played.actions[at - 1, 0]) if at else camera.frame)
             kept.append(np.array(handed[-1]))
     except Exception as error:
-        reason = settings.one_line(f"{type(error).__name__}: {error}", 200)
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(
             f"{task.name}: its camera fails after {len(kept)} frames ({reason}); every run shows a "
             f"game at its end"

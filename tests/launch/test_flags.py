@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import finetune, lander, merge, merge_weights, train_expert
-from jaxdistill import networks, preemption, tasks
-from jaxdistill import settings as settings_lib
+from jaxdistill import networks, preemption, tasks, workdirs
 from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
@@ -426,7 +425,7 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
         made.append((workdir.name, settings.learn.loss, settings.seed))
         if settings.learn.loss in broken:
             raise broken[settings.learn.loss]
-        settings_lib.claim(workdir, recipe.settled(settings, recipe.teachers(settings)))
+        workdirs.claim(workdir, recipe.settled(settings, recipe.teachers(settings)))
         games = [{"game": "asterix", "retention": 0.5 + settings.seed / 10}]
         (workdir / "result.json").write_text(json.dumps({"games": games, "seconds": {}}))
         return {}

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from configs import finetune, train_expert
-from jaxdistill import lock, mesh, metrics, networks, tasks
+from jaxdistill import clocks, lock, mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -628,7 +628,7 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
             seen.append(np.asarray(shown)[:, 0, 0, 0])
             return 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
 
-    rollout, finished = collector.rollout(Actor(), 2, mesh.create(), metrics.Timer())
+    rollout, finished = collector.rollout(Actor(), 2, mesh.create(), clocks.Timer())
 
     def column(name, slot=0):
         return rollout[name][0, :, slot].tolist()

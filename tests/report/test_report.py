@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdistill import networks, settings, tasks
+from jaxdistill import disk, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import clips
 from jaxdistill.play.evaluation import Scores
@@ -45,7 +45,7 @@ def result(tmp_path):
         "rounds": 2,
         "seconds": {"learn": 60.0},
     }
-    settings.write_json(tmp_path / "result.json", whole)
+    disk.write_json(tmp_path / "result.json", whole)
     back = json.loads((tmp_path / "result.json").read_text())
     return {"measured": whole, "read back": back}
 
@@ -374,7 +374,7 @@ def test_one_game_has_an_interval_that_is_not_known(capsys, tmp_path):
     assert "the first is not clearly better than the next" in out
     # As a result is read back: JSON knows no NaN.
     row = _lander_row(student=_scores(facts={"rest": [1]}, scores=(3.0,), lengths=(9,)).summary())
-    settings.write_json(tmp_path / "row.json", row)
+    disk.write_json(tmp_path / "row.json", row)
     row = json.loads((tmp_path / "row.json").read_text())
     columns, (cells,) = tables.student_cells([row])
     assert cells[columns.index("student") + 1] == "[-, -]"

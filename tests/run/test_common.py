@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, metrics, networks
+from jaxdistill import clocks, mesh, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.run import common, data, recipe
@@ -63,7 +63,7 @@ def test_a_followed_expert_draws_by_the_deviations_that_it_has_by_then(skilled, 
 
     def begun():
         run = common.Run(settings, ONE)
-        return run, data.resume(run, tmp_path / "run", None, metrics.Timer())[1]
+        return run, data.resume(run, tmp_path / "run", None, clocks.Timer())[1]
 
     def spread(collector):
         chunk = collector.collect(1)

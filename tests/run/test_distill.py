@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import lock, mesh, metrics, networks, preemption, shipped, tasks
+from jaxdistill import clocks, lock, mesh, metrics, networks, preemption, shipped, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -842,8 +842,8 @@ def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_pa
     directory = whole_run[0] / "dataset"
     of_it = dataclasses.replace(settings.collect, dataset=str(directory), steps_per_round=0)
     run = common.Run(dataclasses.replace(settings, collect=of_it), mesh.create())
-    whole, _ = data.resume(run, tmp_path, None, metrics.Timer())
-    log, _ = data.resume(run, tmp_path, 40, metrics.Timer())
+    whole, _ = data.resume(run, tmp_path, None, clocks.Timer())
+    log, _ = data.resume(run, tmp_path, 40, clocks.Timer())
     assert (log.length, whole.length) == (40, 96)
     assert dataset.open_log(directory).length == 96
 
@@ -1086,7 +1086,7 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
 
     def select(best):
         seats.clear()
-        with metrics.progress("learn", 1, "updates") as advance:
+        with terminal.progress("learn", 1, "updates") as advance:
             nobody = metrics.NoWriter()
             chosen = choosing.select(run, state, baselines, nobody, 1, advance, 0, best)
         return chosen, list(seats)

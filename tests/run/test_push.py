@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdistill
-from jaxdistill import networks, settings, tasks
+from jaxdistill import disk, networks, tasks
 from jaxdistill.experts import formats, hub
 from jaxdistill.experts.student import Role, Student, stands_in
 from jaxdistill.run import push
@@ -96,7 +96,7 @@ def test_what_is_pushed_is_loaded_back(server, standing, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return open(path, mode)
 
-    monkeypatch.setattr(settings, "open", full, raising=False)
+    monkeypatch.setattr(disk, "open", full, raising=False)
     said = r"dry/README\.md cannot be written \(No space left on device\)$"
     with pytest.raises(OSError, match=said):
         push.push(standing, "me/both", license="apache-2.0", dry_run=tmp_path / "dry")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxdistill import settings
+from jaxdistill import disk, settings
 from jaxdistill.report import tables
 
 ROW = {
@@ -35,7 +35,7 @@ RESULT = {
 
 def test_a_result_that_can_be_printed_is_read(tmp_path, capsys):
     path = tmp_path / "result.json"
-    settings.write_json(path, RESULT)
+    disk.write_json(path, RESULT)
     assert tables.read_result(path) == RESULT
     tables.print_result(tables.read_result(path))
     assert "mean retention 97.0%" in capsys.readouterr().out
@@ -68,10 +68,10 @@ def test_what_is_not_json_is_one_line(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"result.json is damaged \(.*\); do this") as caught:
-        settings.read_json(path, "do this")
+        disk.read_json(path, "do this")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     with pytest.raises(FileNotFoundError, match=r"other.json is not there"):
-        settings.read_json(tmp_path / "other.json", "do this")
+        disk.read_json(tmp_path / "other.json", "do this")
 
 
 @dataclasses.dataclass(frozen=True)

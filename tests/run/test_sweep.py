@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from jaxdistill import metrics
-from jaxdistill import settings as settings_lib
+from jaxdistill import disk, terminal, workdirs
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.report import tables
 from jaxdistill.run import distill, recipe, sweep
@@ -80,7 +79,7 @@ def test_variants_may_have_other_tasks(capsys):
         ("None", 1, "50%", "70%", "-", "60%", 1.0),
         ("duel", 1, "-", "80%", "90%", "85%", 2.0),
     ]
-    metrics.table("both", columns, rows)
+    terminal.table("both", columns, rows)
     assert "85%" in capsys.readouterr().out
 
 
@@ -108,8 +107,8 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
 
     for variant, own in list(asked().items())[:2]:
         directory = tmp_path / variant.name
-        settings_lib.claim(directory, settled(own))
-        settings_lib.write_json(directory / "result.json", dict(variant.changes))
+        workdirs.claim(directory, settled(own))
+        disk.write_json(directory / "result.json", dict(variant.changes))
     first, second, _ = chosen
     both = {first: {"seed": 0}, second: {"seed": 1}}
     assert sweep.results(asked(), tmp_path) == (both, {})
@@ -123,7 +122,7 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
     # One has gone on to more rounds: by the loss that it began with, for as long.
     longer = settled(distill.as_begun(asked({"rounds": 20})[first], tmp_path / first.name))
     assert longer.learn.first_rounds == 2
-    settings_lib.write_json(tmp_path / first.name / "config.json", dataclasses.asdict(longer))
+    disk.write_json(tmp_path / first.name / "config.json", dataclasses.asdict(longer))
     ended, others = sweep.results(asked({"rounds": 20}), tmp_path)
     assert ended == {first: {"seed": 0}} and list(others) == [second]
     (tmp_path / first.name / "config.json").unlink()

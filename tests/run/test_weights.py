@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import reference
-from jaxdistill import mesh, metrics, networks, preemption, tasks
+from jaxdistill import clocks, mesh, networks, preemption, tasks, terminal
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -142,7 +142,7 @@ def test_a_merge_that_was_stopped_and_killed_is_the_uninterrupted_one(
 
 def test_an_expert_whose_own_game_is_another_is_named(settings, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(metrics, "say", said.append)
+    monkeypatch.setattr(terminal, "say", said.append)
     asterix, carnival = settings.experts
     carnival = dataclasses.replace(carnival, rules="noop_max=1")
     chosen = dataclasses.replace(settings, experts=(asterix, carnival))
@@ -398,7 +398,7 @@ def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeyp
     chosen = dataclasses.replace(settings, method="mean", merge=Merge())
     given = weights._Given(None, chosen, [], None)
     with pytest.raises(ValueError, match="mean has made weights that are not finite"):
-        weights._merged_once(given, tmp_path, None, metrics.Timer())
+        weights._merged_once(given, tmp_path, None, clocks.Timer())
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
 

@@ -81,6 +81,7 @@ from jaxdistill.experts.formats.layers import (
 )
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
+from jaxdistill.text import one_line
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
 MAX_BYTES = 16 * 2**10
@@ -263,7 +264,7 @@ def _loaded(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read as a spec: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        reason = settings.one_line(str(error), MAX_BYTES)
+        reason = one_line(str(error), MAX_BYTES)
         if len(reason) > 200:  # the end says in which line
             reason = f"{reason[:120]}...{reason[-60:]}"
         raise ValueError(f"{path}: not a TOML file ({reason})") from error

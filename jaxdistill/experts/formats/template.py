@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill import networks, settings, tasks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside
@@ -38,6 +38,7 @@ from jaxdistill.experts.formats.layers import (
 )
 from jaxdistill.experts.formats.spec import QUESTIONS
 from jaxdistill.tasks.views import View
+from jaxdistill.text import one_line
 
 _VALUE = re.compile(r"value|critic|(^|[._])(v|vf|val|fc_[hz]_v)([._0-9]|$)")
 _ADVANTAGE = re.compile(r"adv|(^|[._])fc_[hz]_a([._0-9]|$)")
@@ -122,7 +123,7 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
         draft = _guessed(source.name, found, game)
         head = f"Guessed from names, shapes and the order of {name}: check them."
         why = str(error).replace(source.name, name).partition("; give")[0]
-        why = f"By itself it is not read: {settings.one_line(why, 300)}"
+        why = f"By itself it is not read: {one_line(why, 300)}"
         return "\n".join([f"# {head}", f"# {why}", *_text(draft, brief([name]))]) + "\n"
     assert known.plan is not None
     expert = known.expert
