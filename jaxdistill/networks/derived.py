@@ -1,0 +1,236 @@
+"""Networks made from others: for a run's tasks, for some of its games or outputs, by a torso.
+
+Where parameters are given, those of the new network are made of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.networks.descriptions import same_architecture
+from jaxdistill.networks.network import Network, Params, Stream, check_core, check_streams
+from jaxdistill.networks.table import NETWORKS
+from jaxdistill.tasks.task import Task
+
+
+def for_tasks(network: Network, tasks: Sequence[Task]) -> Network:
+    """The network of a run of these tasks, of one suite: with an output for each of its actions.
+
+    One that does not know its game stays as it is otherwise.
+
+    Raises:
+      ValueError: it looks at pictures, and they show none; its streams are of another number of
+        outputs; or it has no place for its core.
+    """
+    suite = tasks[0].suite
+    if (network.convs or network.residual) and len(suite.view.shape) != 3:
+        vectors = [
+            name
+            for name, known in NETWORKS.items()
+            if not known.convs + known.residual
+            and (not known.streams or known.num_outputs == suite.num_actions)
+        ]
+        raise ValueError(
+            f"the network looks at screens, and {tasks[0].name} shows {suite.view}; choose one of "
+            f"{', '.join(vectors)}"
+        )
+    network = network.clone(num_outputs=suite.num_actions)
+    try:
+        check_streams(network)
+    except ValueError as error:
+        raise ValueError(
+            f"the network is of other tasks than {tasks[0].name}, with its {suite.num_actions} "
+            f"outputs: {error}"
+        ) from error
+    check_core(network)
+    if not network.knows_game:
+        return network
+    return network.clone(game_actions=tuple(task.actions for task in tasks))
+
+
+def for_one_game(
+    network: Network, params: Params, game: int
+) -> tuple[Network, Params, tuple[int, ...]]:
+    """What plays one game of a network that knows its game: an ordinary network.
+
+    The game's controller becomes the head; its vector, the same in every row, becomes part of the
+    biases behind it.
+
+    Args:
+      game: its index.
+
+    Returns:
+      The network, its parameters, and the suite's action of each of its outputs.
+    """
+    layers, actions = dict(params["params"]), tuple(range(network.num_outputs))
+    if network.controllers:
+        actions = network.game_actions[game]
+        own = f"controller{game + 1}"
+        for name in [name for name in layers if name.startswith("controller")]:
+            layer = layers.pop(name)
+            if name.split("_")[0] == own:
+                layers[name.replace(own, "action")] = layer
+    if network.task_embedding or network.one_hot:
+        if network.one_hot:
+            vector = np.eye(len(network.game_actions), dtype=np.float32)[game]
+        else:
+            vector = layers.pop("task_embedding")["embedding"][game]
+        for name in first_dense(network):
+            kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+            rest = kernel.shape[0] - len(vector)
+            layers[name] = {"kernel": kernel[:rest], "bias": bias + vector @ kernel[rest:]}
+    alone = network.clone(
+        controllers=False,
+        task_embedding=0,
+        one_hot=False,
+        game_actions=(),
+        num_outputs=len(actions),
+    )
+    return alone, {"params": layers}, actions
+
+
+def for_some_games(
+    network: Network, params: Params, games: Sequence[int]
+) -> tuple[Network, Params]:
+    """What plays some of the games of a network that knows its game, `games` in this order.
+
+    One that does not know its game is the same whatever it plays.
+    """
+    if not network.knows_game:
+        return network, params
+    layers, kept = dict(params["params"]), np.asarray(games)
+    if network.controllers:
+        own = {name: layers.pop(name) for name in [*layers] if name.startswith("controller")}
+        for new, old in enumerate(games, 1):
+            prefix = f"controller{old + 1}"
+            for name in [name for name in own if name.split("_")[0] == prefix]:
+                layers[name.replace(prefix, f"controller{new}")] = own[name]
+    if network.task_embedding:
+        vectors = layers["task_embedding"]["embedding"]
+        layers["task_embedding"] = {"embedding": vectors[kept]}
+    for name in first_dense(network) if network.one_hot else ():
+        kernel = layers[name]["kernel"]
+        rest = kernel.shape[0] - len(network.game_actions)
+        places = np.concatenate([np.arange(rest), rest + kept])
+        layers[name] = {**layers[name], "kernel": kernel[places]}
+    actions = tuple(network.game_actions[game] for game in games)
+    return network.clone(game_actions=actions), {"params": layers}
+
+
+def with_outputs(
+    network: Network, params: Params, outputs: Sequence[int]
+) -> tuple[Network, Params]:
+    """The network of so many of a network's outputs, in their order; for one without controllers.
+
+    Streams that none of them is of go.
+    """
+    layers, kept = dict(params["params"]), list(outputs)
+    if not network.streams:
+        depth = network.depth
+        places = [output * depth + i for output in kept for i in range(depth)]
+        layers["action"] = {name: x[..., places] for name, x in layers["action"].items()}
+        return network.clone(num_outputs=len(kept)), {"params": layers}
+    streams: list[Stream] = []
+    activations = list(network.activations)
+    for i, stream in enumerate(network.streams, 1):
+        own = {x: layers.pop(f"stream{i}{x}", None) for x in ("", "_fc1", "_fc_norm1")}
+        places = [place for place, output in enumerate(stream.outputs) if output in kept]
+        if not places:
+            del activations[network.layer_count(3) + len(streams)]
+            continue
+        own[""] = {name: x[..., places] for name, x in own[""].items()}
+        taken = tuple(kept.index(stream.outputs[place]) for place in places)
+        streams.append(dataclasses.replace(stream, outputs=taken))
+        layers |= {f"stream{len(streams)}{x}": layer for x, layer in own.items() if layer}
+    uniform = isinstance(network.activation, str)
+    network = network.clone(
+        streams=tuple(streams),
+        num_outputs=len(kept),
+        activation=network.activation if uniform else tuple(activations),
+    )
+    return network, {"params": layers}
+
+
+def first_dense(network: Network) -> list[str]:
+    """Names of the layers that take the features."""
+    if network.hidden:
+        return ["fc1"]
+    if network.core:
+        return ["core_input"]
+    if network.streams:
+        first = [f"stream{i}_fc1" for i in range(1, len(network.streams) + 1)]
+    else:
+        first = ["action_fc1" if network.action_hidden else "action"]
+    if network.head != "linear":
+        first.append("value_fc1" if network.value_hidden else "value")
+    return first
+
+
+def task_vectors(network: Network, params: Params) -> np.ndarray | None:
+    """The vector `(G, task_embedding)` learnt for each task; None where there is none to learn."""
+    if not network.task_embedding:
+        return None
+    return np.asarray(params["params"]["task_embedding"]["embedding"])
+
+
+def torso(network: Network) -> Network:
+    """Its convolutions alone, with a linear head.
+
+    Networks whose torsos are equal can take over each other's convolutions; see `with_torso`, and
+    `may_take_torso` for others that can.
+    """
+    layers = network.layer_count(2)
+    return Network(
+        convs=network.convs,
+        residual=network.residual,
+        activation=network.activations[:layers],
+        layer_norm=network.layer_norm,
+        input_clip=network.input_clip,
+        torch_pool=network.torch_pool,
+        frame_decay=network.frame_decay,
+    )
+
+
+def may_take_torso(own: Network, other: Network) -> bool:
+    """Whether `own` has the convolutions of `other`, or the same ones with more features."""
+    theirs = torso(other)
+    if same_architecture(torso(own), theirs):
+        return bool(own.convs or own.residual)
+    if own.layer_norm or len(own.convs) != len(other.convs):
+        return False
+    pairs = list(zip(own.convs, other.convs, strict=True))
+    cut = own.clone(convs=tuple(dataclasses.replace(a, features=b.features) for a, b in pairs))
+    wide = all(a.features >= b.features for a, b in pairs)
+    return wide and same_architecture(torso(cut), theirs)
+
+
+def with_torso(params: Params, other: Params) -> Params:
+    """`params` with the convolutions of `other`, of a network whose torso this one may take.
+
+    Where there are more features than in `other`, its own are the first and begin by seeing what
+    they see there, none of the new ones; those are as in `params` and see all. So nothing that
+    `other` has learnt to see is lost, and there is room for what it has not (as Net2WiderNet, Chen
+    et al. 2016, but that the new ones are no copies).
+    """
+    return {
+        "params": {
+            name: jax.tree.map(_widened, layer, other["params"][name])
+            if name.startswith(("input", "conv", "section"))
+            else layer
+            for name, layer in params["params"].items()
+        }
+    }
+
+
+def _widened(fresh: jax.Array, taken: jax.Array) -> jax.Array:
+    """A kernel `(k, k, C, F)` or bias `(F,)` whose first features are those of `taken`."""
+    if fresh.shape == taken.shape:
+        return taken
+    features = taken.shape[-1]
+    alone = jnp.asarray(fresh).at[..., :features].set(0.0)
+    return alone.at[tuple(slice(size) for size in taken.shape)].set(taken)
