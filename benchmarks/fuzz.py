@@ -193,10 +193,10 @@ class _Programs:
     """Random programs of pickle opcodes that mostly keep the stack in order."""
 
     def __init__(self, rng: random.Random, witness: str):
-        from jaxdistill.experts import torch_file
+        from jaxdistill.experts import unpickling
 
         self.rng, self.stored, self.witness = rng, 0, witness
-        self.known = sorted(torch_file._KNOWN_CALLS)
+        self.known = sorted(unpickling.KNOWN_CALLS)
         self.dangerous = (
             *("os.system", "posix.system", "builtins.eval", "builtins.exec", "subprocess.call"),
             *("builtins.__import__", "builtins.open", "builtins.getattr", "fuzz_canary.thing"),
@@ -370,8 +370,8 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     import numpy as np
     import safetensors.numpy
 
-    from jaxdistill import settings
-    from jaxdistill.experts import formats, hub, torch_file, torch_writer
+    from jaxdistill import disk, settings
+    from jaxdistill.experts import formats, hub, state_dicts, torch_file, torch_writer
     from jaxdistill.experts.formats import carried, published, template
     from jaxdistill.experts.student import Role, Student
     from jaxdistill.learn import checkpoints, dataset
@@ -430,7 +430,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         formats.convert(path, spec=spec, game="breakout").rows()
 
     def read_torch(path: pathlib.Path) -> None:
-        torch_file.state_dicts(torch_file.read(path).tree)
+        state_dicts.find(torch_file.read(path).tree)
         for spec in (GOLDEN / "expert_dueling.toml", None):  # which it is of, is seldom known
             try:
                 convert(path, spec)
@@ -624,7 +624,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         "result.json": result,
     }
     for name, fields in written.items():
-        settings.write_json(base / name, fields)
+        disk.write_json(base / name, fields)
 
     def run_json(folder: pathlib.Path, rng: random.Random) -> pathlib.Path:
         name = rng.choice(sorted(written))
@@ -633,7 +633,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
     def read_json(path: pathlib.Path) -> None:
         if path.name == "config.json":
-            settings.build(recipe.Settings, settings.read_json(path, "begin again"), str(path))
+            settings.build(recipe.Settings, disk.read_json(path, "begin again"), str(path))
         elif path.name == "games.json":
             records._read(path, of)
         else:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks import _files
 from jaxdistill import mesh
-from jaxdistill.experts import torch_file
+from jaxdistill.experts import state_dicts, torch_file
 from jaxdistill.learn import dataset, losses
 from jaxdistill.play import collection
 
@@ -28,7 +28,7 @@ FEW = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 def _outcome(data: bytes) -> str | None:
     try:
-        torch_file.state_dicts(torch_file.read(data).tree)
+        state_dicts.find(torch_file.read(data).tree)
     except ValueError as error:
         assert "\n" not in str(error) and 0 < len(str(error)) < 1000
         return str(error)

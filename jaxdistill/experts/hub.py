@@ -16,8 +16,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
-from jaxdistill.experts import torch_file
-from jaxdistill.settings import one_line, read_json, write_files
+from jaxdistill.disk import read_json, write_files
+from jaxdistill.experts import archives, torch_file
+from jaxdistill.text import one_line
 
 PREFIX = "hf://"
 CARD = "README.md"
@@ -40,7 +41,7 @@ _FOLDERS = (("policy.json", "policy.safetensors"), ("expert.json", "weights.safe
 """Directories that are experts or students, by their two files."""
 
 _SIZES = {"policy.json": 16 * 2**20, "expert.json": 16 * 2**20}
-_ENDINGS = "|".join(end.removeprefix(".") for end in (*torch_file.ENDINGS, ".gz"))
+_ENDINGS = "|".join(end.removeprefix(".") for end in (*archives.ENDINGS, ".gz"))
 _ASIDE = re.compile(r"optim|variables|target|replay|vec_normalize", re.IGNORECASE)
 
 

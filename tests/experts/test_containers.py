@@ -27,7 +27,7 @@ from benchmarks._files import (
     tensor,
     zipped,
 )
-from jaxdistill.experts import limits, torch_file
+from jaxdistill.experts import limits, state_dicts, torch_file
 
 FOUR = np.arange(4, dtype=np.float32)
 WEIGHTS = dictionary(w=tensor())
@@ -127,7 +127,7 @@ def test_flax_trees_of_every_kind():
     assert (found["plain"], found["complex"]) == (tree["plain"], tree["complex"])
     assert found["list"]["1"] == 7
     np.testing.assert_array_equal(found["list"]["0"]["params"], FOUR)
-    assert "list.0" in torch_file.state_dicts(found)
+    assert "list.0" in state_dicts.find(found)
     native = flax.serialization.msgpack_restore(flax.serialization.to_bytes(tree))
     assert native["plain"] == found["plain"]
 
@@ -168,7 +168,7 @@ def test_a_plain_pickle_of_arrays():
     for protocol in (2, 5):
         data = pickle.dumps({"online_params": freeze(params), "steps": 3}, protocol)
         file = torch_file.read(data)
-        found = torch_file.state_dicts(file.tree)["online_params.params.Dense_0"]
+        found = state_dicts.find(file.tree)["online_params.params.Dense_0"]
         np.testing.assert_array_equal(found["kernel"], np.ones((2, 3)))
         np.testing.assert_array_equal(found["bias"], [0, 1, 2])
     older = call(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxdistill import networks, shipped, tasks
-from jaxdistill.experts import hub, student, torch_file
+from jaxdistill.experts import hub, state_dicts, student, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside as besides
 from jaxdistill.experts.formats import (
@@ -208,7 +208,7 @@ def opened(path: str | os.PathLike[str]) -> Opened:
         else:
             file = torch_file.read(place)
         try:
-            found = torch_file.state_dicts(file.tree)
+            found = state_dicts.find(file.tree)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         if not any(found.values()):

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxdistill import settings, tasks
-from jaxdistill.experts import torch_file
+from jaxdistill import disk, tasks
+from jaxdistill.experts.tensors import Opaque
 
 _FOLDERS = 3  # above a file that may be called after its game
 _ID = re.compile(r"([A-Za-z]{2,40})(?:NoFrameskip|Deterministic)?-v\d")
@@ -30,13 +30,13 @@ def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
     """
     if path.parent.name.startswith("checkpoint_p"):
         try:
-            said = settings.read_json(path.parent.parent / "config.json", "download it again")
+            said = disk.read_json(path.parent.parent / "config.json", "download it again")
         except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}
     for name in ("args", "0"):
         value = tree.get(name) if isinstance(tree, dict) else None
-        if isinstance(value, torch_file.Opaque):  # an argparse.Namespace
+        if isinstance(value, Opaque):  # an argparse.Namespace
             value = value.state
         if isinstance(value, dict) and not _OF_CLEANRL.isdisjoint(value):
             return value

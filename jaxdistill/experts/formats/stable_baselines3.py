@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill import networks, settings, tasks
-from jaxdistill.experts import torch_file
+from jaxdistill import networks, tasks
+from jaxdistill.experts import archives, limits, torch_file
 from jaxdistill.experts.formats import skills
 from jaxdistill.experts.formats.carried import Carried
 from jaxdistill.experts.formats.conventions import (
@@ -44,6 +44,7 @@ from jaxdistill.experts.formats.layers import (
 from jaxdistill.experts.formats.skills import Space
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import SCREEN, AnyView, Vector, View
+from jaxdistill.text import one_line
 
 _WEIGHTS, _DATA = "policy.pth", "data"
 
@@ -110,7 +111,7 @@ def read(path: str | os.PathLike[str]) -> tuple[torch_file.TorchFile, dict[str, 
       ValueError: it is damaged, or a member grows suspiciously when unpacked.
     """
     # What the file's size allows is for both, so that a bomb in a bomb comes to nothing.
-    most = torch_file.allowed(os.path.getsize(path))
+    most = limits.allowed(os.path.getsize(path))
     weights, text = _members(path, (_WEIGHTS, _DATA), most)
     # A character may take 4 bytes, once in all the text and once in a string of it; a value 64.
     if 8 * len(text) + 64 * sum(map(text.count, (b",", b"[", b"{"))) > most:
@@ -133,11 +134,11 @@ def _members(path: str | os.PathLike[str], names: Sequence[str], most: int) -> l
     try:
         with zipfile.ZipFile(path) as archive:
             there = [info for info in archive.infolist() if info.filename in names]
-            torch_file.check_members(there, most)
+            archives.check_members(there, most)
             known = {info.filename for info in there}
-            return [torch_file.read_member(archive, x) if x in known else b"" for x in names]
+            return [archives.read_member(archive, x) if x in known else b"" for x in names]
     except ValueError as error:
-        raise ValueError(f"{path}: {settings.one_line(str(error))}") from error
+        raise ValueError(f"{path}: {one_line(str(error))}") from error
     except Exception as error:  # damage shows as almost any exception of zipfile or zlib
         reason = brief([f"{type(error).__name__}: {error}"])
         raise ValueError(f"{path}: a damaged Stable-Baselines3 archive ({reason})") from error
