@@ -15,13 +15,14 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from jaxdistill import networks, settings, tasks
+from jaxdistill import disk, networks, settings, tasks
 from jaxdistill.experts import expert as experts
 from jaxdistill.experts import hub, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView, from_dict
+from jaxdistill.text import one_line
 
 FORMAT = "jaxdistill student 1"
 FILES = _DESCRIPTION, _WEIGHTS = "policy.json", "policy.safetensors"
@@ -215,9 +216,9 @@ class Student:
         directory = pathlib.Path(directory)
         if not stands_in(directory):
             raise FileNotFoundError(f"{directory} holds no {_DESCRIPTION}; expected a student's")
-        fields = settings.read_json(directory / _DESCRIPTION, _ADVICE)
+        fields = disk.read_json(directory / _DESCRIPTION, _ADVICE)
         if isinstance(fields, dict) and fields.get("format") != FORMAT:
-            told = settings.one_line(str(fields.get("format")), 60)
+            told = one_line(str(fields.get("format")), 60)
             raise ValueError(
                 f"{directory / _DESCRIPTION} is of the format {told!r}, expected {FORMAT!r}: "
                 f"{_ADVICE} with this version"
@@ -252,7 +253,7 @@ class Student:
             raise tasks.UnknownTask(f"{directory}: {error}") from error
         except Exception as error:  # damage shows as almost any exception of flax, JAX or NumPy
             kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-            reason = settings.one_line(f"{kind}{error}", 200)
+            reason = one_line(f"{kind}{error}", 200)
             raise ValueError(f"{directory} is damaged ({reason}); {_ADVICE}") from error
         return student
 
