@@ -17,7 +17,17 @@ from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset, exploration, learner, pqn, regime, weight_merging
 from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
-from jaxdistill.run import choosing, common, data, distill, merging, recipe, students, weights
+from jaxdistill.run import (
+    choosing,
+    common,
+    data,
+    distill,
+    merging,
+    recipe,
+    rounds,
+    students,
+    weights,
+)
 from jaxdistill.run import training as training_runs
 
 
@@ -593,7 +603,7 @@ class World:
             frame_dtype=made.suite.frame_dtype,
         )
         buffer.append(self._chunk(made, STEPS))
-        state, numbers = distill._make_update(made)(state, buffer.window, KEY)
+        state, numbers = rounds.make_update(made)(state, buffer.window, KEY)
         return state.playing, numbers["loss"], state.step
 
     def stored(self, settings):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, metrics, networks, preemption, shipped, terminal
+from jaxdistill import clocks, disk, lock, networks, shipped, terminal
 from jaxdistill import (
     mesh as meshes,
 )
@@ -24,33 +20,17 @@ from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.experts.student import game_index
-from jaxdistill.learn import checkpoints, dataset, divergence, learner, origins, regime
-from jaxdistill.play import evaluation, lessons, records
-from jaxdistill.profiler import Profile
+from jaxdistill.learn import checkpoints, divergence, origins
+from jaxdistill.play import evaluation, records
 from jaxdistill.report import tables
-from jaxdistill.run import choosing, closing, data, recipe, students
+from jaxdistill.run import closing, data, recipe, rounds, students
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
 
-# What a run whose learning has diverged may change and go on. All else decides what is in its
-# checkpoints, or which states were seen.
-_KNOBS = (
-    "learn.learning_rate",
-    "learn.clip_norm",
-    "learn.q_temperature",
-    "learn.logits_temperature",
-    "learn.loss",
-    "learn.first_loss",
-    "learn.first_rounds",
-    "learn.entropy_weight",
-    "learn.final_rate_fraction",
-    "learn.rounds",  # with which the rate changes, and before which a run may end
-)
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
 _FREE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
-_CHECKPOINTS = "checkpoints"
 
 
 def distill(
@@ -129,7 +109,7 @@ def distill(
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
         return tables.read_result(result_path)
     # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
-    learnt = checkpoints.any_in(workdir / _CHECKPOINTS)
+    learnt = checkpoints.any_in(workdir / rounds.CHECKPOINTS)
     initial = _fresh(run) if learnt else _initial_params(run)
     data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):
@@ -167,7 +147,7 @@ def _claim(run: Run, workdir: pathlib.Path) -> None:
     goes_on = before not in (None, run.settings.learn.rounds)
     free = (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()))
     moved = students.moved(workdir, run.settings, run.experts)
-    divergence.claim(workdir, run.settings, _KNOBS, (*free, *moved))
+    divergence.claim(workdir, run.settings, rounds.KNOBS, (*free, *moved))
     students.claim_roles(workdir, run.settings, run.experts)
     if not goes_on or not meshes.leads():
         return
@@ -220,7 +200,7 @@ def _stages(
     baselines = first_measured(run, timer)
     if stop_after == "baselines":
         return {}
-    trained = _train(run, workdir, initial, baselines, timer, stop_after, profile)
+    trained = rounds.train(run, workdir, initial, baselines, timer, stop_after, profile)
     if trained is None or stop_after is not None:
         return {}
 
@@ -311,214 +291,6 @@ def evaluate_student(
     return closing.rows_of(run, run.play_reported(student.playing, only))
 
 
-class _Trained(NamedTuple):
-    """What learning came to.
-
-    Attributes:
-      state: of the student that was chosen.
-      round: after which it was chosen.
-      rounds: how many the run was to have, or has had, if it ends before them.
-      starts_seen: the starts that it was chosen by, per game: hashes, see `evaluation.start_hash`.
-      log: the states that it has learnt from.
-    """
-
-    state: learner.TrainState
-    round: int
-    rounds: int
-    starts_seen: list[list[int]]
-    log: dataset.Log
-
-
-def _train(
-    run: Run,
-    workdir: pathlib.Path,
-    initial: networks.Params,
-    baselines: dict[str, list[evaluation.Scores]],
-    timer: clocks.Timer,
-    stop_after: str | None,
-    profile: str | None,
-) -> _Trained | None:
-    """All rounds; None where `stop_after` ended them."""
-    settings, lrn, collect = run.settings, run.settings.learn, run.settings.collect
-    baselines = choosing.of_known(baselines)
-    state = students.create_state(settings, initial, run.mesh)
-    update = _make_update(run)
-    update_key = meshes.put(run.mesh, jax.random.fold_in(run.key, 102))
-
-    with checkpoints.Checkpoints(workdir / _CHECKPOINTS) as saved:
-        begun = saved.latest_step()
-        done, length, ended, best, measured, before = 0, None, False, None, True, 0
-        if begun is not None:
-            restored = saved.restore(begun, state)
-            state, done, length = restored.state, begun, restored.progress["length"]
-            # Of how many rounds (True: an earlier version did not say): with others it goes on.
-            of = restored.progress.get("ended")
-            ended = lrn.target_retention is not None and (of is True or of == lrn.rounds)
-            best = choosing.Candidate.from_dict(restored.progress.get("best"))
-            if best is not None and best.played:  # an earlier version may value it otherwise
-                means = {index: scores.mean for index, scores in best.played.items()}
-                value = choosing.value_of(run, baselines, means)
-                best = dataclasses.replace(best, value=value)
-            # Whether the student of then has been measured, if one was due.
-            measured = restored.progress.get("measured", True)
-            # How many were measured; an earlier version has not counted them.
-            until = choosing.measured_until(run, done, measured)
-            before = restored.progress.get("students", until)
-            if saved.best_step() is None:  # of an earlier version, or somebody took it away
-                best, measured = None, False
-            timer.restore(restored.progress["timer"])
-        more = done < lrn.rounds and not ended
-        log, collector = data.resume(run, workdir, length, timer, collects_on=more)
-        if stop_after == "collect":
-            return None
-        buffer = data.window_of(run, log)
-
-        total = lrn.rounds * lrn.updates_per_round
-        with (
-            contextlib.ExitStack() as stack,
-            _writer(workdir, -1 if begun is None else done * lrn.updates_per_round) as writer,
-            terminal.progress(
-                "learn", total, "updates", done=done * lrn.updates_per_round
-            ) as advance,
-        ):
-            last_saved = time.monotonic()
-            trace = Profile(profile)
-            stack.callback(trace.close)
-
-            def due(rounds: int) -> bool:
-                """Whether the student of after so many rounds is measured."""
-                return rounds % settings.evaluate.every_rounds == 0 or rounds >= lrn.rounds
-
-            def save(rounds: int, *, chosen: bool, measured: bool) -> None:
-                with timer.phase("save"):
-                    saved.save(
-                        rounds,
-                        state,
-                        progress={
-                            "timer": timer.state(),
-                            "length": log.length,
-                            "ended": lrn.rounds if ended else None,
-                            "best": None if best is None else best.to_dict(),
-                            "measured": measured,
-                            "students": before,
-                        },
-                        value=rounds if chosen else None,  # the last one counts
-                    )
-
-            def choose(rounds: int) -> bool:
-                """Measures the student of now, after so many rounds; whether it is the one."""
-                nonlocal best, ended, before
-                step = rounds * lrn.updates_per_round
-                # Killed before it was saved that it had been measured?
-                again = rounds == done and meshes.leads()
-                again = again and metrics.tells(workdir, step, ["chosen_by"])
-                told = metrics.NoWriter() if again else writer
-                try:
-                    with timer.phase("evaluate"):
-                        if collect.follow and collector is not None and run.follow():
-                            collector.replace_experts(run.experts)
-                        chosen = choosing.select(
-                            run, state, baselines, told, step, advance, before, best
-                        )
-                except preemption.Preempted:
-                    save(rounds, chosen=False, measured=False)
-                    raise
-                before += 1
-                if chosen is not None:
-                    best = chosen if best is None or chosen.value >= best.value else best
-                    ended = chosen.reaches(lrn.target_retention)
-                return chosen is not None
-
-            if due(done) and not measured and not ended:
-                save(done, chosen=choose(done), measured=True)
-            for index in range(done, lrn.rounds):
-                if ended:
-                    break
-                trace.step()
-                share = 1.0
-                if collector is not None:
-                    share = recipe.expert_share_at(settings, index)
-                    with timer.phase("collect"):
-                        chunk = collector.collect(
-                            collect.steps_per_round // collect.num_envs,
-                            meshes.take_local(run.mesh, state.playing),
-                            share,
-                        )
-                    with timer.phase("store"):
-                        log.append(chunk, collector.states())
-                        buffer.append(chunk)
-                if index == done:
-                    data.check_usable(run, buffer)
-                with timer.phase("learn"):
-                    state, numbers = update(state, buffer.window, update_key)
-                    row = _told(run, learner.host_metrics(numbers, run.names[: len(run.taught)]))
-                    step = (index + 1) * lrn.updates_per_round
-                    divergence.check(workdir, settings, _KNOBS, step=step, numbers=row, state=state)
-                advance(lrn.updates_per_round)
-                row["expert_share"] = share
-                row["steps_per_game"] = float(log.length * collect.num_envs)
-                advance.status(tables.learning_status(row, run.names))
-                writer.write(step, row | {f"seconds/{k}": v for k, v in timer.seconds().items()})
-
-                chosen = due(index + 1) and choose(index + 1)
-                preempted = meshes.any_of(preemption.asked())
-                stopping = stop_after == f"round:{index + 1}" or preempted
-                # When to save for resuming is a matter of time alone: it changes no result.
-                late = meshes.agree(time.monotonic() - last_saved > 60)
-                if chosen or stopping or late or index + 1 == lrn.rounds:
-                    save(index + 1, chosen=chosen, measured=due(index + 1))
-                    last_saved = time.monotonic()
-                if preempted:
-                    raise preemption.Preempted
-                if stopping:
-                    return None
-        best_step = saved.best_step()
-        assert best_step is not None  # the first that is measured is chosen
-        by = {} if best is None else best.played  # None in a run of an earlier version
-        starts_seen = [by[i].starts.tolist() if i in by else [] for i in range(len(run.lessons))]
-        rounds = max(lrn.rounds, done)  # it may end before those that it has had
-        return _Trained(saved.restore(best_step, state).state, best_step, rounds, starts_seen, log)
-
-
-def _make_update(run: Run) -> learner.Update:
-    """One round's updates, as the settings say."""
-    lrn = run.settings.learn
-    return learner.make_update(
-        run.network,
-        recipe.optimiser(run.settings),
-        run.mesh,
-        form=run.suite.form,
-        view=run.view,
-        loss=lrn.loss,
-        first_loss=lrn.first_loss,
-        first_updates=[
-            0 if lesson.name == lrn.begins_as else lrn.first_rounds * lrn.updates_per_round
-            for lesson in run.taught
-        ],
-        masks=lessons.masks(run.taught),
-        temperatures=jnp.asarray(
-            [regime.temperature_of(lesson.teacher, lrn) for lesson in run.taught]
-        ),
-        seen=_seen(run) if lrn.resample_unseen else None,
-        batch_per_game=lrn.batch_per_game,
-        shares=run.shares,
-        minibatches=lrn.updates_per_round,
-        entropy_weight=lrn.entropy_weight,
-        ema_decay=lrn.ema_decay,
-    )
-
-
-def _seen(run: Run) -> jax.Array:
-    """`(G, D)` bool, which of the numbers that the student sees each expert can know of."""
-    everything = np.ones(run.view.shape[-1], bool)
-    seen = [lesson.task.seen for lesson in run.taught]
-    return jnp.asarray(np.stack([everything if x is None else x for x in seen]))
-
-
-def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics.NoWriter:
-    return metrics.Writer(workdir, resume_step) if meshes.leads() else metrics.NoWriter()
-
-
 def _initial_params(run: Run) -> networks.Params:
     learn = run.settings.learn
     if learn.begins_as is not None:
@@ -590,14 +362,3 @@ def params_of(
             f"(network {run.settings.network!r}); begin fresh instead"
         )
     return params
-
-
-def _told(run: Run, row: dict[str, float]) -> dict[str, float]:
-    """A round's numbers without those that say nothing of their task."""
-    form = run.suite.form
-    idle = {
-        f"{name}/{lesson.name}"
-        for lesson in run.taught
-        for name in {"agreement", "angle_error", "regret"} - {*form.compared(lesson.mask)}
-    }
-    return {name: x for name, x in row.items() if name not in idle}

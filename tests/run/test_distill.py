@@ -20,7 +20,7 @@ from jaxdistill.learn import checkpoints, dataset, learner, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons, records
 from jaxdistill.report import page
-from jaxdistill.run import choosing, closing, common, data, distill, recipe, students
+from jaxdistill.run import choosing, closing, common, data, distill, recipe, rounds, students
 from jaxdistill.tasks.atari import Rules
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -493,7 +493,7 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
     for layers, updates in (("all", [0, 6]), ("convolutions", [6, 6])):
         learn = dataclasses.replace(settings.learn, **led, warm_start="pong", warm_layers=layers)
         made = common.Run(dataclasses.replace(settings, learn=learn), mesh.create())
-        assert distill._make_update(made) == updates
+        assert rounds.make_update(made) == updates
     # With more features, those are the first.
     wider = begun("dueling", warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
     for name in convolutions:
@@ -851,11 +851,11 @@ def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_pa
 def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(settings, tmp_path):
     pong = next(x for x in settings.experts if x.path.endswith("pong"))
     short = dataclasses.replace(_with(settings, rounds=10), experts=(pong,))
-    for rounds in (10, 20):
-        chosen = _with(short, rounds=rounds)
+    for count in (10, 20):
+        chosen = _with(short, rounds=count)
         distill.distill(chosen, tmp_path, stop_after="baselines")
         learn = json.loads((tmp_path / "config.json").read_text())["learn"]
-        assert (learn["rounds"], learn["loss"]) == (rounds, "q_values")
+        assert (learn["rounds"], learn["loss"]) == (count, "q_values")
         assert (learn["first_loss"], learn["first_rounds"]) == ("q_kl", 2)
     with pytest.raises(ValueError, match=r"learn\.first_loss 'q_kl', this one has None"):
         distill.distill(_with(short, loss="nll"), tmp_path, stop_after="baselines")
@@ -938,7 +938,7 @@ def test_a_later_choice_that_is_stopped_is_made_up_for(settings, stopped, tmp_pa
 def test_shares_reach_the_update(settings, monkeypatch):
     monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["shares"])
     made = common.Run(_with(settings, shares="breakout=2"), mesh.create())
-    assert distill._make_update(made) == (1, 2)
+    assert rounds.make_update(made) == (1, 2)
 
 
 def _preempted(*_):
@@ -1024,8 +1024,8 @@ def test_who_was_measured_at_an_end_that_was_gone_on_from_counts_in_the_race(
         return found
 
     monkeypatch.setattr(choosing, "select", select)
-    for rounds in (3, 4):
-        distill.distill(_with(settings, rounds=rounds), tmp_path / "run", stop_after="train")
+    for count in (3, 4):
+        distill.distill(_with(settings, rounds=count), tmp_path / "run", stop_after="train")
     assert counts == [0, 1, 2]
     shutil.copytree(tmp_path / "run", tmp_path / "old")
     distill.distill(_with(settings, rounds=5), tmp_path / "run", stop_after="train")

@@ -13,7 +13,7 @@ from jaxdistill import mesh, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, learner, regime
 from jaxdistill.play import lessons, records
-from jaxdistill.run import common, data, distill, recipe, students, training
+from jaxdistill.run import common, data, distill, recipe, rounds, students, training
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.views import Vector
@@ -65,7 +65,7 @@ def settings(experts, tmp_path_factory):
 
 def test_what_experts_cannot_know_of_reaches_the_update(settings, monkeypatch):
     monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["seen"])
-    seen = distill._make_update(common.Run(settings, ONE))
+    seen = rounds.make_update(common.Run(settings, ONE))
     skills = [tasks.get(game).seen for game in GAMES[:3]]
     assert [row.sum() for row in skills] == [17, 4, 4], "of the 20 that the student sees"
     np.testing.assert_array_equal(seen, [*skills, np.ones(20)])
