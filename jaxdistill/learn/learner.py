@@ -167,44 +167,83 @@ def apply_gradient(
 Update = Callable[[TrainState, dataset.Window, jax.Array], tuple[TrainState, Metrics]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
+    """What a student is to become like in each of G games, whose outputs are A numbers.
+
+    Attributes:
+      loss: one of `losses.of(form)`.
+      masks: `(G, A)` bool, the valid actions of each game.
+      temperatures: `(G,)`, of each game's expert.
+      form: what outputs mean; by default one action of several.
+      first_loss, first_updates: over so many updates, a number per game, the loss turns linearly
+        from this one into `loss`; None, or 0 updates, is `loss` from the start.
+      entropy_weight: how much of the student's entropy, in nats, is taken off its loss: of the
+        softmax of its outputs, at the expert's temperature where `loss` has them end on the scale
+        of the expert's (`losses.Loss.gives_q`).
+
+    Raises:
+      ValueError: an unknown loss.
+    """
+
+    loss: str
+    masks: jax.Array
+    temperatures: jax.Array
+    form: Form | None = None
+    first_loss: str | None = None
+    first_updates: Sequence[int] = ()
+    entropy_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in (self.loss, self.first_loss or self.loss):
+            if name not in self.known:
+                raise ValueError(f"loss {name!r} is not one of {', '.join(self.known)}")
+
+    @property
+    def means(self) -> Form:
+        """What outputs mean."""
+        return self.form or Discrete(self.masks.shape[1])
+
+    @property
+    def known(self) -> Mapping[str, losses.Loss]:
+        """The losses there are for such outputs, by name."""
+        return losses.of(self.means)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Minibatches:
+    """What one call of an update learns from.
+
+    Attributes:
+      number: of minibatches, one optimiser step each.
+      per_game: rows of each game in one.
+      shares: `(G,)`, how many times as many rows a game has, and how much its loss then counts in
+        the mean over games; None is 1 of all.
+    """
+
+    number: int
+    per_game: int
+    shares: Sequence[int] | None = None
+
+
 def make_update(
     network: networks.Network,
     transform: optax.GradientTransformation,
     mesh: Mesh,
     *,
-    loss: str,
-    first_loss: str | None = None,
-    first_updates: Sequence[int] = (),
-    masks: jax.Array,
-    temperatures: jax.Array,
-    batch_per_game: int,
-    shares: Sequence[int] | None = None,
-    minibatches: int,
-    entropy_weight: float = 0.0,
+    objective: Objective,
+    minibatches: Minibatches,
     ema_decay: float = 0.0,
-    form: Form | None = None,
     view: AnyView | None = None,
     seen: jax.Array | None = None,
 ) -> Update:
-    """The jitted `update(state, window, key) -> (state, metrics)` of `minibatches` optimiser steps.
+    """The jitted `update(state, window, key) -> (state, metrics)` of several optimiser steps.
 
     Every minibatch draws usable rows of each game with `fold_in(key, step)`, so that a resumed run
     draws what the whole run would have. `state` is donated.
 
     Args:
-      loss: one of `losses.of(form)`.
-      first_loss, first_updates: over so many updates, a number per game, the loss turns linearly
-        from this one into `loss`; None, or 0 updates, is `loss` from the start.
-      masks: `(G, A)` bool, the valid actions of each game.
-      temperatures: `(G,)`, of each game's expert.
-      batch_per_game: rows of each game in one minibatch.
-      shares: `(G,)`, how many times as many rows a game has, and how much its loss then counts in
-        the mean over games; None is 1 of all.
-      entropy_weight: how much of the student's entropy, in nats, is taken off its loss: of the
-        softmax of its outputs, at the expert's temperature where `loss` has them end on the scale
-        of the expert's (`losses.Loss.gives_q`).
       ema_decay: of the state's average, where it keeps one.
-      form: what outputs mean; None is one action of several.
       view: what the network sees of the window's frames; None is all.
       seen: `(G, D)` bool, the numbers seen that each game's expert can know of. The others are
         taken from a row of another game, so that the student does not take them for a sign of the
@@ -213,25 +252,26 @@ def make_update(
     Returns:
       The update. Its metrics are means over the call: `loss`, `gradient_norm`, and `(G,)` arrays
       `game_loss`, what `form.compare` says of the student and the expert, `student_entropy` (as
-      `entropy_weight` has it) and `expert_entropy` (at the expert's temperature), in nats.
+      `Objective.entropy_weight` has it) and `expert_entropy` (at the expert's temperature), in
+      nats.
 
     Raises:
-      ValueError: an unknown loss, or a batch that does not split over the mesh.
+      ValueError: a batch that does not split over the mesh.
     """
     see = view.see if view is not None else lambda stacks: stacks
-    form = form or Discrete(masks.shape[1])
-    known = losses.of(form)
-    for name in (loss, first_loss or loss):
-        if name not in known:
-            raise ValueError(f"loss {name!r} is not one of {', '.join(known)}")
+    form, known, masks = objective.means, objective.known, objective.masks
+    loss, first_loss = known[objective.loss], known.get(objective.first_loss or "")
+    entropy_weight, batch_per_game = objective.entropy_weight, minibatches.per_game
     meshes.check_divisible(mesh, "batch per game", batch_per_game)
     num_games, num_actions = masks.shape
-    times = np.ones(num_games, int) if shares is None else np.asarray(shares)
+    times = (
+        np.ones(num_games, int) if minibatches.shares is None else np.asarray(minibatches.shares)
+    )
     chex.assert_shape(times, (num_games,))
     lanes = jnp.asarray(np.repeat(np.arange(num_games), times))
     weights = jnp.asarray(times / times.mean(), jnp.float32)
     if first_loss:
-        turning = jnp.asarray(first_updates, jnp.float32)
+        turning = jnp.asarray(objective.first_updates, jnp.float32)
         chex.assert_shape(turning, (num_games,))
 
     def observed(window: dataset.Window, rows: jax.Array, others: Any) -> tuple[Any, jax.Array]:
@@ -242,17 +282,17 @@ def make_update(
             stacks = jnp.where(seen[lanes, None, None], stacks, see(foreign))
         return stacks, labels
 
-    def objective(params: Any, shared: tuple[dataset.Window, jax.Array], batch: Any):
+    def mean_loss(params: Any, shared: tuple[dataset.Window, jax.Array], batch: Any):
         (window, step), (rows, *others) = shared, batch
         stacks, labels = observed(window, rows, others)
         games = jnp.repeat(lanes, rows.shape[1])
         outputs = networks.forward(network, params, stacks.reshape(-1, *stacks.shape[2:]), games)
         labels = labels.reshape(-1, num_actions)
         mask = masks[games]
-        temperature = temperatures[games][:, None]
-        values = known[loss].function(outputs, labels, mask, temperature)
+        temperature = objective.temperatures[games][:, None]
+        values = loss.function(outputs, labels, mask, temperature)
         if first_loss:
-            first = known[first_loss].function(outputs, labels, mask, temperature)
+            first = first_loss.function(outputs, labels, mask, temperature)
             left = (jnp.maximum(turning - step, 0.0) / jnp.maximum(turning, 1.0))[games]
             values = left * first + (1.0 - left) * values
         sharpened = jnp.where(mask, labels, 0.0) / temperature
@@ -260,7 +300,7 @@ def make_update(
         def per_game(x: jax.Array) -> jax.Array:
             return losses.per_game_mean(x, games, num_games)
 
-        own = outputs / temperature if known[loss].gives_q else outputs
+        own = outputs / temperature if loss.gives_q else outputs
         game_loss, entropy = per_game(values), per_game(form.entropy(own, mask))
         compared = form.compare(outputs, labels, mask)
         return (weights * (game_loss - entropy_weight * entropy)).mean(), {
@@ -271,7 +311,7 @@ def make_update(
             "expert_entropy": per_game(form.entropy(sharpened, mask)),
         }
 
-    gradient_of = sharded_gradient(objective, mesh)
+    gradient_of = sharded_gradient(mean_loss, mesh)
 
     def update(state: TrainState, window: dataset.Window, key: jax.Array):
         def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
@@ -284,7 +324,7 @@ def make_update(
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return apply_gradient(state, gradient, transform, ema_decay), metrics
 
-        state, metrics = jax.lax.scan(minibatch, state, None, length=minibatches)
+        state, metrics = jax.lax.scan(minibatch, state, None, length=minibatches.number)
         return state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
     return jax.jit(update, donate_argnums=0)

@@ -338,23 +338,25 @@ def make_update(run: Run) -> learner.Update:
         run.network,
         recipe.optimiser(run.settings),
         run.mesh,
-        form=run.suite.form,
-        view=run.view,
-        loss=lrn.loss,
-        first_loss=lrn.first_loss,
-        first_updates=[
-            0 if lesson.name == lrn.begins_as else lrn.first_rounds * lrn.updates_per_round
-            for lesson in run.taught
-        ],
-        masks=lessons.masks(run.taught),
-        temperatures=jnp.asarray(
-            [regime.temperature_of(lesson.teacher, lrn) for lesson in run.taught]
+        objective=learner.Objective(
+            form=run.suite.form,
+            loss=lrn.loss,
+            first_loss=lrn.first_loss,
+            first_updates=[
+                0 if lesson.name == lrn.begins_as else lrn.first_rounds * lrn.updates_per_round
+                for lesson in run.taught
+            ],
+            masks=lessons.masks(run.taught),
+            temperatures=jnp.asarray(
+                [regime.temperature_of(lesson.teacher, lrn) for lesson in run.taught]
+            ),
+            entropy_weight=lrn.entropy_weight,
         ),
+        minibatches=learner.Minibatches(
+            per_game=lrn.batch_per_game, shares=run.shares, number=lrn.updates_per_round
+        ),
+        view=run.view,
         seen=_seen(run) if lrn.resample_unseen else None,
-        batch_per_game=lrn.batch_per_game,
-        shares=run.shares,
-        minibatches=lrn.updates_per_round,
-        entropy_weight=lrn.entropy_weight,
         ema_decay=lrn.ema_decay,
     )
 

@@ -58,11 +58,10 @@ def _update(devices, loss="kl", minibatches=3, batch_per_game=8, rate=1e-3):
         NETWORK,
         _transform(rate),
         devices,
-        loss=loss,
-        masks=jnp.asarray(MASKS),
-        temperatures=jnp.array([0.5, 1.0]),
-        batch_per_game=batch_per_game,
-        minibatches=minibatches,
+        objective=learner.Objective(
+            loss=loss, masks=jnp.asarray(MASKS), temperatures=jnp.array([0.5, 1.0])
+        ),
+        minibatches=learner.Minibatches(per_game=batch_per_game, number=minibatches),
     )
 
 
@@ -112,11 +111,8 @@ def test_the_average_that_plays_follows_by_hand():
         NETWORK,
         _transform(),
         FOUR,
-        loss="kl",
-        masks=jnp.asarray(MASKS),
-        temperatures=jnp.ones(2),
-        batch_per_game=8,
-        minibatches=1,
+        objective=learner.Objective(loss="kl", masks=jnp.asarray(MASKS), temperatures=jnp.ones(2)),
+        minibatches=learner.Minibatches(per_game=8, number=1),
         ema_decay=0.3,
     )
     state = learner.create_state(_fresh_params(), _transform(), FOUR, averaged=True)
@@ -165,11 +161,10 @@ def test_the_loss_falls_where_there_is_something_to_learn():
         NETWORK,
         _fast(),
         FOUR,
-        loss="kl",
-        masks=jnp.asarray(MASKS),
-        temperatures=jnp.array([0.5, 1.0]),
-        batch_per_game=32,
-        minibatches=50,
+        objective=learner.Objective(
+            loss="kl", masks=jnp.asarray(MASKS), temperatures=jnp.array([0.5, 1.0])
+        ),
+        minibatches=learner.Minibatches(per_game=32, number=50),
     )
     for _ in range(4):
         state, metrics = update(state, window, key)
@@ -248,13 +243,14 @@ def test_a_student_of_q_values_is_as_undecided_as_they_are_at_the_temperature():
             NETWORK,
             _transform(0.0),
             FOUR,
-            loss=name,
-            first_loss=first,
-            first_updates=(9, 9) if first else (),
-            masks=jnp.asarray(MASKS),
-            temperatures=jnp.asarray(temperature[:, 0]),
-            batch_per_game=4,
-            minibatches=1,
+            objective=learner.Objective(
+                loss=name,
+                first_loss=first,
+                first_updates=(9, 9) if first else (),
+                masks=jnp.asarray(MASKS),
+                temperatures=jnp.asarray(temperature[:, 0]),
+            ),
+            minibatches=learner.Minibatches(per_game=4, number=1),
         )
         state = learner.create_state(_fresh_params(), _transform(0.0), FOUR)
         _, metrics = update(state, window, _key(FOUR))
@@ -286,12 +282,10 @@ def test_a_game_of_a_larger_share_has_so_many_more_rows_and_so_much_more_say():
             NETWORK,
             transform,
             devices,
-            loss="kl",
-            masks=jnp.asarray(MASKS),
-            temperatures=temperature,
-            batch_per_game=8,
-            shares=(3, 1),
-            minibatches=1,
+            objective=learner.Objective(
+                loss="kl", masks=jnp.asarray(MASKS), temperatures=temperature
+            ),
+            minibatches=learner.Minibatches(per_game=8, shares=(3, 1), number=1),
         )
         state = learner.create_state(_fresh_params(), transform, devices)
         state, metrics = update(state, _window(devices), _key(devices))
@@ -313,11 +307,8 @@ def test_a_student_that_knows_its_game_is_told_the_game_of_every_row():
         network,
         _transform(0.0),
         FOUR,
-        loss="mse",
-        masks=jnp.asarray(MASKS),
-        temperatures=jnp.ones(2),
-        batch_per_game=8,
-        minibatches=1,
+        objective=learner.Objective(loss="mse", masks=jnp.asarray(MASKS), temperatures=jnp.ones(2)),
+        minibatches=learner.Minibatches(per_game=8, number=1),
     )
     state = learner.create_state(params, _transform(0.0), FOUR)
     _, metrics = update(state, window, _key(FOUR))
@@ -336,13 +327,14 @@ def test_the_loss_turns_from_the_first_into_the_last():
             NETWORK,
             _transform(0.0),
             FOUR,
-            loss=loss,
-            first_loss=first,
-            first_updates=(4, 0),  # the second game has its loss from the start
-            masks=jnp.asarray(MASKS),
-            temperatures=jnp.ones(2),
-            batch_per_game=8,
-            minibatches=1,
+            objective=learner.Objective(
+                loss=loss,
+                first_loss=first,
+                first_updates=(4, 0),  # the second game has its loss from the start
+                masks=jnp.asarray(MASKS),
+                temperatures=jnp.ones(2),
+            ),
+            minibatches=learner.Minibatches(per_game=8, number=1),
         )
         state, rows = _state(FOUR), []
         for _ in range(6):
@@ -383,7 +375,7 @@ def _vectors(devices):
     return buffer.window
 
 
-def _tell(weights, seen, devices=FOUR, calls=1, rate=0.0, **fields):
+def _tell(weights, seen, devices=FOUR, calls=1, rate=0.0):
     """State and metrics of updates of a network that adds what it sees by these weights."""
     network = Network(convs=(), num_outputs=1)
     kernel = np.array(weights, np.float32)[:, None]
@@ -392,15 +384,12 @@ def _tell(weights, seen, devices=FOUR, calls=1, rate=0.0, **fields):
         network,
         _transform(rate),
         devices,
-        loss="squared",
-        masks=jnp.ones((2, 1), bool),
-        temperatures=jnp.ones(2),
-        batch_per_game=16,
-        minibatches=2,
-        form=ANGLE,
+        objective=learner.Objective(
+            loss="squared", masks=jnp.ones((2, 1), bool), temperatures=jnp.ones(2), form=ANGLE
+        ),
+        minibatches=learner.Minibatches(per_game=16, number=2),
         view=Vector(3, start=1, of=5),
         seen=seen,
-        **fields,
     )
     state = learner.create_state(params, _transform(rate), devices)
     for _ in range(calls):
@@ -472,12 +461,13 @@ def test_entropy_is_taken_off_the_loss():
             NETWORK,
             _transform(3e-3),
             FOUR,
-            loss="nll",
-            masks=jnp.asarray(MASKS),
-            temperatures=jnp.ones(2),
-            batch_per_game=8,
-            minibatches=30,
-            entropy_weight=weight,
+            objective=learner.Objective(
+                loss="nll",
+                masks=jnp.asarray(MASKS),
+                temperatures=jnp.ones(2),
+                entropy_weight=weight,
+            ),
+            minibatches=learner.Minibatches(per_game=8, number=30),
         )
         state = learner.create_state(
             jax.tree.map(lambda x: 3 * x, _fresh_params()), _transform(3e-3), FOUR
@@ -506,11 +496,8 @@ def test_an_update_transfers_nothing_and_is_compiled_once(monkeypatch):
         NETWORK,
         _transform(),
         FOUR,
-        loss="mse",
-        masks=jnp.asarray(MASKS),
-        temperatures=jnp.ones(2),
-        batch_per_game=4,
-        minibatches=1,
+        objective=learner.Objective(loss="mse", masks=jnp.asarray(MASKS), temperatures=jnp.ones(2)),
+        minibatches=learner.Minibatches(per_game=4, number=1),
     )
     state, windows, keys = _state(FOUR), [_window(FOUR), _window(FOUR)], [_key(FOUR), _key(FOUR, 1)]
     state, _ = update(state, windows[0], keys[0])
@@ -546,23 +533,15 @@ def test_a_sharded_gradient_is_the_gradient_of_the_mean_over_the_whole_batch():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("loss", "rows", "message"),
     [
-        ({"loss": "cubic"}, "loss 'cubic' is not one of kl, "),
-        ({"batch_per_game": 6}, "batch per game 6 is not divisible by 4 devices"),
+        ("cubic", 8, "loss 'cubic' is not one of kl, "),
+        ("kl", 6, "batch per game 6 is not divisible by 4 devices"),
     ],
 )
-def test_what_cannot_be_learnt_is_refused(changes, message):
-    fields = {"loss": "kl", "batch_per_game": 8, "minibatches": 1} | changes
+def test_what_cannot_be_learnt_is_refused(loss, rows, message):
     with pytest.raises(ValueError, match=message):
-        learner.make_update(
-            NETWORK,
-            _transform(),
-            FOUR,
-            masks=jnp.asarray(MASKS),
-            temperatures=jnp.ones(2),
-            **fields,
-        )
+        _update(FOUR, loss, batch_per_game=rows)
 
 
 # --- The optimisers, against their papers' equations written out.

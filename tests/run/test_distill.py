@@ -489,11 +489,11 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
         jax.tree.map(np.testing.assert_array_equal, layer, of[name])
     # What it does not answer like yet, it is led to like any other.
     led = {"loss": "kl", "first_loss": "nll", "first_rounds": 3, "updates_per_round": 2}
-    monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["first_updates"])
+    monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["objective"])
     for layers, updates in (("all", [0, 6]), ("convolutions", [6, 6])):
         learn = dataclasses.replace(settings.learn, **led, warm_start="pong", warm_layers=layers)
         made = common.Run(dataclasses.replace(settings, learn=learn), mesh.create())
-        assert rounds.make_update(made) == updates
+        assert rounds.make_update(made).first_updates == updates
     # With more features, those are the first.
     wider = begun("dueling", warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
     for name in convolutions:
@@ -936,9 +936,9 @@ def test_a_later_choice_that_is_stopped_is_made_up_for(settings, stopped, tmp_pa
 
 
 def test_shares_reach_the_update(settings, monkeypatch):
-    monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["shares"])
+    monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["minibatches"])
     made = common.Run(_with(settings, shares="breakout=2"), mesh.create())
-    assert rounds.make_update(made) == (1, 2)
+    assert rounds.make_update(made).shares == (1, 2)
 
 
 def _preempted(*_):

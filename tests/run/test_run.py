@@ -221,14 +221,15 @@ def _updates(params, first_updates):
         LINEAR,
         transform,
         devices,
-        loss="kl",
-        first_loss="nll",
-        first_updates=first_updates,
-        masks=jnp.asarray(MASKS),
-        temperatures=jnp.array([0.05, 2.0]),  # Q-values, logits
-        batch_per_game=8,
-        minibatches=2,
-        entropy_weight=0.05,
+        objective=learner.Objective(
+            loss="kl",
+            first_loss="nll",
+            first_updates=first_updates,
+            masks=jnp.asarray(MASKS),
+            temperatures=jnp.array([0.05, 2.0]),  # Q-values, logits
+            entropy_weight=0.05,
+        ),
+        minibatches=learner.Minibatches(per_game=8, number=2),
         ema_decay=0.7,
     )
     key = mesh.put(devices, jax.random.fold_in(jax.random.key(5), 102))
