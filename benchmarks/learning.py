@@ -15,8 +15,7 @@ from absl import app, flags, logging
 
 from jaxdistill import networks, tasks, terminal
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import regime
-from jaxdistill.learn import training as learning
+from jaxdistill.learn import loop, regime
 from jaxdistill.play import records
 from jaxdistill.tasks.views import View
 
@@ -37,7 +36,7 @@ def main(_: list[str]) -> None:
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as workdir:
-        learning.train(settings, workdir)
+        loop.train(settings, workdir)
         after = Expert.load(f"{workdir}/experts/{tasks.get(_GAME.value).name}")
     minutes = (time.perf_counter() - start) / 60
     fresh = networks.init(after.network, jax.random.key(0), View().shape)

@@ -14,7 +14,7 @@ from jaxdistill import clocks, mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.learn import dataset, exploration, learner, pqn, regime, weight_merging
+from jaxdistill.learn import dataset, exploration, learner, loop, pqn, regime, weight_merging
 from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import (
@@ -798,7 +798,7 @@ class World:
     def apart(self, settings):
         """What the networks of a training's tasks have learnt in an iteration."""
         workdir = self.fresh()
-        learning.train(settings, workdir, mesh=ONE, stop_at=1)
+        loop.train(settings, workdir, mesh=ONE, stop_at=1)
         return [Expert.load(workdir / "experts" / name).params for name in settings.games]
 
     def finished(self, settings):
@@ -812,7 +812,7 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluation, "measure", spy)
-            learning.train(settings, workdir, mesh=ONE)
+            loop.train(settings, workdir, mesh=ONE)
         rows = metrics.read(workdir)
         return {
             "steps": max(row["step"] for row in rows),

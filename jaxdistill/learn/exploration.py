@@ -124,7 +124,7 @@ class _Acting(Protocol):
 
 
 class Actor:
-    """Plays for `pqn.Pqn` and `dqn.Dqn`; see `training.Actor`."""
+    """Plays for `pqn.Pqn` and `dqn.Dqn`; see `collector.Actor`."""
 
     def __init__(self, begin: Beginning, algorithm: _Acting):
         settings, network, lessons = begin.settings, begin.network, begin.lessons

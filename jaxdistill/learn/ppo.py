@@ -636,7 +636,7 @@ class Ppo:
 
 
 class Actor:
-    """Draws actions from the policy that learns; see `training.Actor`."""
+    """Draws actions from the policy that learns; see `collector.Actor`."""
 
     def __init__(self, begin: Beginning, algorithm: Ppo):
         self._algorithm = algorithm

@@ -23,7 +23,7 @@ from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.learn import origins, regime
+from jaxdistill.learn import loop, origins, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
@@ -43,7 +43,7 @@ def train(
     profile: str | None = None,
     began: float | None = None,
 ) -> dict[str, Any]:
-    """`learning.train`, and then the best network and random play are measured and shown.
+    """`loop.train`, and then the best network and random play are measured and shown.
 
     A student goes on by the rules that it was distilled under, unless `settings.rules` says others
     than the usual ones.
@@ -59,14 +59,14 @@ def train(
       stop_at: stop after this iteration as a kill would, after saving; for tests.
       command: what the report says began the training.
       profile: directory for a trace of a few iterations.
-      began: since when wall time counts, see `learning.train`.
+      began: since when wall time counts, see `loop.train`.
 
     Returns:
       What is written to `result.json`: a row of each task in `games`, how they were measured, and
       what was learnt; empty where `stop_at` says so.
 
     Raises:
-      ValueError, OSError: something the user can mend, in one line; see `learning.train`.
+      ValueError, OSError: something the user can mend, in one line; see `loop.train`.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     student = _student(settings, workdir)
@@ -74,9 +74,9 @@ def train(
         settings = _as_distilled(settings, student)
     path = workdir / "result.json"
     if stop_at is None and path.is_file() and _experts_stand(settings, workdir):
-        learning.check_begun(settings, workdir, mesh=mesh, student=student)
+        loop.check_begun(settings, workdir, mesh=mesh, student=student)
         return tables.read_training(path)
-    learning.train(
+    loop.train(
         settings,
         workdir,
         mesh=mesh,
@@ -142,7 +142,7 @@ def _report(
     wall: Callable[[], float],
 ) -> None:
     """Measures and shows the best network of a finished training; the result is written last."""
-    parts = learning.parts(settings, workdir)
+    parts = loop.parts(settings, workdir)
     student = _student(settings, workdir)
     learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
     timer = clocks.Timer()

@@ -11,7 +11,7 @@ import pytest
 from jaxdistill import mesh as meshes
 from jaxdistill import networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import checkpoints, divergence, exploration, regime, replay
+from jaxdistill.learn import checkpoints, divergence, exploration, loop, regime, replay
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 
@@ -75,7 +75,7 @@ def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one, monkey
     whole = []
     for name, stops in (("whole", ()), ("stopped", (3, 6))):
         for stop in (*stops, None):
-            learning.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
+            loop.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
         with learning.Training(SETTINGS, tmp_path / name, one) as training:
             whole.append(jax.device_get(training.arrays))
             assert training._collector.log.shape[1] == (0 if fresh else 80)
@@ -300,7 +300,7 @@ def test_a_training_that_never_learnt_ends_in_one_line(tmp_path, one):
     chosen = dataclasses.replace(SETTINGS, max_steps=200, first_update=632)
     for _ in range(2):  # and so it does again
         with pytest.raises(ValueError, match=r"has learnt nothing: .* first_update 632 trans"):
-            learning.train(chosen, tmp_path, mesh=one)
+            loop.train(chosen, tmp_path, mesh=one)
     with pytest.raises(ValueError, match="expected at most 632"):
         dataclasses.replace(chosen, first_update=633)
 
@@ -314,7 +314,7 @@ def test_a_memory_that_no_device_holds_is_refused_before_anything_is_written(tmp
     with pytest.raises(
         ValueError, match=r"^replay_size is 2147483647, which takes 15178\.4 GB on "
     ):
-        learning.train(huge, tmp_path / "run")
+        loop.train(huge, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -332,7 +332,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
         given, message = ({"path": str(tmp_path / "expert")},), "warm_start: other is not of the"
         settings = dataclasses.replace(settings, experts=given, warm_start=True, network="mlp")
     with pytest.raises(ValueError, match=message):
-        learning.train(settings, tmp_path / "run")
+        loop.train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -352,20 +352,20 @@ def test_one_of_several_networks_that_diverges_goes_on_at_another_rate(tmp_path,
 
     monkeypatch.setattr(divergence, "check", windy_diverges)
     with pytest.raises(ValueError, match=r"the loss is inf: .*change one of these and the same"):
-        learning.train(far, tmp_path, mesh=one)
+        loop.train(far, tmp_path, mesh=one)
     with pytest.raises(ValueError, match="would again with these settings"):
-        learning.train(far, tmp_path, mesh=one)
+        loop.train(far, tmp_path, mesh=one)
     slower = dataclasses.replace(far, learning_rate=1e-4)
-    best = learning.train(slower, tmp_path, mesh=one)
+    best = loop.train(slower, tmp_path, mesh=one)
     assert list(best["scores"]) == list(games)
     rates = [
         json.loads((tmp_path / where / "config.json").read_text())["learning_rate"]
         for where in (".", *(f"tasks/{game}" for game in games))
     ]
     assert rates == [1e-4, 5e-4, 1e-4, 1e-4]
-    assert learning.train(slower, tmp_path, mesh=one) == best
+    assert loop.train(slower, tmp_path, mesh=one) == best
     with pytest.raises(ValueError, match=r"learning_rate 0\.0001, this one has 0\.0005"):
-        learning.train(far, tmp_path, mesh=one)
+        loop.train(far, tmp_path, mesh=one)
 
 
 def test_experts_beside_a_memory_are_refused():

@@ -13,7 +13,7 @@ from jaxdistill import mesh as meshes
 from jaxdistill import metrics, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import losses, ppo, regime
+from jaxdistill.learn import loop, losses, ppo, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 from jaxdistill.tasks import combat
@@ -68,7 +68,7 @@ def _difference(left, right):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    best = learning.train(SETTINGS, workdir, mesh=ONE)
+    best = loop.train(SETTINGS, workdir, mesh=ONE)
     with learning.Training(SETTINGS, workdir, ONE) as training:
         return workdir, best, jax.device_get(training.arrays)
 
@@ -90,8 +90,8 @@ def test_a_training_killed_three_times_is_the_uninterrupted_one(whole, tmp_path)
     """In the middle of episodes, before an evaluation and after one."""
     workdir, best, arrays = whole
     for stop in (1, 2, 4):
-        learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=stop)
-    assert learning.train(SETTINGS, tmp_path, mesh=ONE) == best
+        loop.train(SETTINGS, tmp_path, mesh=ONE, stop_at=stop)
+    assert loop.train(SETTINGS, tmp_path, mesh=ONE) == best
     with learning.Training(SETTINGS, tmp_path, ONE) as training:
         assert training.iteration == 6
         assert _same(jax.device_get(training.arrays), arrays)
@@ -122,7 +122,7 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
         save(training, **how)
 
     def train():
-        return learning.train(SETTINGS, tmp_path, mesh=ONE)
+        return loop.train(SETTINGS, tmp_path, mesh=ONE)
 
     for name, stopping, error, step in (
         ("iterate", asked_at_3, preemption.Preempted, 3),
@@ -133,9 +133,9 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
         ("save", killed, KeyboardInterrupt, 6),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(learning, "_EVALUATE_SECONDS", -1 if name == "save" else 3600)
+            patch.setattr(loop, "_EVALUATE_SECONDS", -1 if name == "save" else 3600)
             if name is None:
-                learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=5)
+                loop.train(SETTINGS, tmp_path, mesh=ONE, stop_at=5)
                 continue
             patch.setattr(learning.Training, name, stopping)
             with pytest.raises(error):
@@ -151,7 +151,7 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
 
 def test_games_that_nobody_goes_on_with_are_not_played_again(tmp_path, monkeypatch):
     """What is saved of them is what was read."""
-    learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)
+    loop.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)
     monkeypatch.setattr(lessons.Lesson, "pool", None)
     read = []
     for _ in range(2):
@@ -166,13 +166,13 @@ def test_games_that_nobody_goes_on_with_are_not_played_again(tmp_path, monkeypat
 def test_a_training_taken_away_while_it_plays_its_games_again_is_as_it_was(
     tmp_path, monkeypatch, capsys, contents
 ):
-    learning.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)
+    loop.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)
     saved = contents(tmp_path / "checkpoints" / "2")
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(preemption, "asked", lambda: True)
         with pytest.raises(preemption.Preempted):
-            learning.train(SETTINGS, tmp_path, mesh=ONE)
+            loop.train(SETTINGS, tmp_path, mesh=ONE)
     assert contents(tmp_path / "checkpoints" / "2") == saved
     assert "replay combat/clicking" in capsys.readouterr().err
     with learning.Training(SETTINGS, tmp_path, ONE) as training:
@@ -350,7 +350,7 @@ def test_an_expert_is_asked_only_while_it_counts(tmp_path, skilled, monkeypatch)
     told = ["expert_kl/combat/clicking" in row for row in rows]
     assert told == [True] * 3 + [False] * 3
     for stop in (2, 4):
-        learning.train(chosen, tmp_path / "resumed", mesh=ONE, stop_at=stop)
+        loop.train(chosen, tmp_path / "resumed", mesh=ONE, stop_at=stop)
     asked.clear()
     resumed, _ = _learnt(chosen, tmp_path / "resumed", iterations=2)
     assert not any(asked) and len(asked) == 16
@@ -522,7 +522,7 @@ def test_a_copy_of_a_skill_plays_as_its_expert(tmp_path, skilled, skill):
 
 def test_what_has_been_learnt_is_an_expert_of_its_own_outputs(tmp_path):
     """Of two angles and their deviations, looking at what an aiming expert sees."""
-    learning.train(AIMING, tmp_path, mesh=ONE)
+    loop.train(AIMING, tmp_path, mesh=ONE)
     expert = Expert.load(tmp_path / "experts" / "combat" / "aiming")
     assert expert.actions == (7, 8) and expert.network.num_outputs == 2
     assert expert.outputs == "logits" and expert.view == views.part("aiming")
@@ -607,7 +607,7 @@ def test_a_student_goes_on_killed_or_not(tmp_path, student):
     learnt = []
     for name, stops in (("whole", ()), ("killed", (1,))):
         for stop in (*stops, None):
-            learning.train(GOES_ON, tmp_path / name, mesh=ONE, stop_at=stop, student=student)
+            loop.train(GOES_ON, tmp_path / name, mesh=ONE, stop_at=stop, student=student)
         with learning.Training(GOES_ON, tmp_path / name, ONE, student) as training:
             learnt.append(jax.device_get(training.arrays))
     assert _same(*learnt)
@@ -620,7 +620,7 @@ def test_a_training_goes_on_from_the_student_that_it_began_from_or_not_at_all(tm
     """Its run may have chosen another since, and so may the runs of those who teach it."""
 
     def train(student, stop_at=None):
-        return learning.train(GOES_ON, tmp_path, mesh=ONE, stop_at=stop_at, student=student)
+        return loop.train(GOES_ON, tmp_path, mesh=ONE, stop_at=stop_at, student=student)
 
     train(student, stop_at=1)
     other = dataclasses.replace(student, params=jax.tree.map(lambda x: 2 * x, student.params))
@@ -643,15 +643,15 @@ def test_a_training_goes_on_from_the_student_that_it_began_from_or_not_at_all(tm
 def test_a_training_goes_on_with_the_expert_that_it_began_with(tmp_path, skilled):
     """Which may still be in training itself."""
     chosen = _taught(SETTINGS, tmp_path, skilled("clicking"))
-    learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=1)
+    loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=1)
     skilled("clicking", 7).save(tmp_path / "expert", replace=True)
     with pytest.raises(ValueError, match=r"^the expert of combat/clicking has other parameters"):
-        learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+        loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
     skilled("clicking").save(tmp_path / "expert", replace=True)
-    learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+    loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
     (tmp_path / "run" / "begun_with.json").write_text("[]")
     with pytest.raises(ValueError, match=r"begun_with.json is damaged .*; delete it"):
-        learning.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+        loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
 
 
 def test_a_student_with_heads_of_its_games_is_refused_before_anything_is_written(tmp_path, student):
@@ -663,7 +663,7 @@ def test_a_student_with_heads_of_its_games_is_refused_before_anything_is_written
     )
     heads = dataclasses.replace(student, network=network)
     with pytest.raises(ValueError, match="it has output layers of each game's own"):
-        learning.train(chosen, tmp_path / "run", mesh=ONE, student=heads)
+        loop.train(chosen, tmp_path / "run", mesh=ONE, student=heads)
     assert not (tmp_path / "run").exists()
 
 
@@ -688,8 +688,8 @@ def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypat
 
     monkeypatch.setattr(learning.Training, "_play", play)
     if lost:  # killed on the way or not
-        learning.train(chosen, tmp_path, mesh=ONE, stop_at=1, student=student)
-    best = learning.train(chosen, tmp_path, mesh=ONE, student=student)
+        loop.train(chosen, tmp_path, mesh=ONE, stop_at=1, student=student)
+    best = loop.train(chosen, tmp_path, mesh=ONE, student=student)
     assert best["step"] == (0 if lost else 128) and best["value"] == 0.0
     rows = [row for row in metrics.read(tmp_path) if "eval/combat/duel" in row]
     assert [row["step"] for row in rows] == [0, 64, 128]
@@ -706,7 +706,7 @@ def test_skills_are_learnt_by_networks_of_their_own_that_see_what_each_sees(tmp_
     chosen = dataclasses.replace(
         SETTINGS, games=("combat/aiming", "combat/clicking"), independent=True, total_steps=64
     )
-    learning.train(chosen, tmp_path, mesh=ONE)
+    loop.train(chosen, tmp_path, mesh=ONE)
     for skill in ("aiming", "clicking"):
         expert = Expert.load(tmp_path / "experts" / "combat" / skill)
         assert expert.view == views.part(skill) == tasks.get(f"combat/{skill}").view

@@ -14,7 +14,7 @@ import pytest
 from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, exploration, learner, pqn, regime
+from jaxdistill.learn import dataset, exploration, learner, loop, pqn, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons, rollouts
@@ -203,7 +203,7 @@ def whole(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pqn.Pqn, "learn", spy)
-        best = learning.train(settings, workdir)
+        best = loop.train(settings, workdir)
     return Whole(settings, workdir, best, seen)
 
 
@@ -327,7 +327,7 @@ def test_a_recurrent_expert_is_trained_further_as_a_copy(whole, tmp_path):
         ({"core_width": 6}, "is not of the shape of network 'tiny'"),
     ):
         with pytest.raises(ValueError, match=message):
-            learning.train(dataclasses.replace(copied, **changes), tmp_path / "refused")
+            loop.train(dataclasses.replace(copied, **changes), tmp_path / "refused")
         assert not (tmp_path / "refused").exists()
 
 
@@ -364,7 +364,7 @@ def test_windows_that_do_not_split_over_the_devices_are_refused_before_anything_
     settings = _settings(num_envs=8, batch_per_game=2 * 4)
     message = "batch_per_game / rollout_steps 2 is not divisible by 4 devices"
     with pytest.raises(ValueError, match=message):
-        learning.train(settings, tmp_path / "run", mesh=FOUR)
+        loop.train(settings, tmp_path / "run", mesh=FOUR)
     assert not (tmp_path / "run").exists()
 
 

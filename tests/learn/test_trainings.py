@@ -16,8 +16,18 @@ from jaxdistill import clocks, lock, mesh, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, dataset, exploration, learner, pqn, regime
+from jaxdistill.learn import (
+    beginning,
+    checkpoints,
+    dataset,
+    exploration,
+    learner,
+    loop,
+    pqn,
+    regime,
+)
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.collector import Collector
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.tasks import atari
@@ -543,7 +553,7 @@ def test_a_copy_of_fewer_outputs_values_its_own_as_its_expert_does(tmp_path, mon
     lacking, *_ = copying("four", (0, 1, 3, 4))
     message = r"^warm_start: four has no output for RIGHTFIRE, LEFTFIRE, valid in pong; choose one"
     with pytest.raises(ValueError, match=message):
-        learning.train(lacking, tmp_path / "none")
+        loop.train(lacking, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -556,7 +566,7 @@ def test_experts_that_see_other_shapes_are_refused_before_anything_is_written(tm
     sources = tuple(ExpertSource(str(tmp_path / game)) for game in ("pong", "breakout"))
     message = r"^pong sees \(4, 84, 84\), breakout sees \(4, 42, 42\), and one network learns"
     with pytest.raises(ValueError, match=message):
-        learning.train(_settings(experts=sources), tmp_path / "run")
+        loop.train(_settings(experts=sources), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -578,7 +588,7 @@ def test_a_copy_of_logits_learns_no_q_values(tmp_path, algorithm):
         r"Q-values: choose one, or set algorithm to 'ppo'$"
     )
     with pytest.raises(ValueError, match=expected):
-        learning.train(chosen, tmp_path / "run")
+        loop.train(chosen, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -609,7 +619,7 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     ]
     scripted_envpool(script)
     chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16, **changes)
-    collector = learning._Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
+    collector = Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
     seen, begins, turns = [], [], []
 
     class Actor:
@@ -769,7 +779,7 @@ RUN = _settings(double=True, hold_exponent=1.6, learning_rate=0.05)
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    best = learning.train(RUN, workdir)
+    best = loop.train(RUN, workdir)
     return workdir, best, _final(RUN, workdir)
 
 
@@ -816,7 +826,7 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
         return {"pong": next(values[episodes])}
 
     monkeypatch.setattr(learning.Training, "_play", play)
-    best = learning.train(chosen, tmp_path)
+    best = loop.train(chosen, tmp_path)
     assert best["step"] == (32 if better == "best" else 64)
     assert best["scores"] == {"pong": 2.0}
     assert purposes == [(2, 1), (2, 1), (4, 4), (4, 4)], "on games that chose neither"
@@ -824,14 +834,14 @@ def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypa
     assert expert.advertised_score == 2.0
     last = _final(chosen, tmp_path).state["train"].params
     assert (_difference(expert.params, last) == 0) == (better == "last")
-    assert learning.train(chosen, tmp_path) == best  # decided once and for all
+    assert loop.train(chosen, tmp_path) == best  # decided once and for all
 
 
 def test_a_network_with_controllers_becomes_one_ordinary_expert_per_game(tmp_path, monkeypatch):
     network = Network(convs=(), controllers=True)
     monkeypatch.setitem(networks.NETWORKS, "mine", network)
     chosen = _settings(network="mine", compute_dtype="bfloat16", total_steps=32)
-    learning.train(chosen, tmp_path)
+    loop.train(chosen, tmp_path)
     params = _final(chosen, tmp_path).state["train"].params["params"]
     for i, name in enumerate(chosen.games, 1):
         expert = Expert.load(tmp_path / "experts" / name)
@@ -896,7 +906,7 @@ def test_a_student_is_shown_each_game_as_it_learnt_it():
     params = networks.init(small, jax.random.key(0), View().shape)
     student = regime.Student("it", small, params, "logits", View(), {}, own=own)
     chosen = _settings(games=tuple(own), algorithm="ppo", student="run", expert_weight=0.0)
-    begin = learning.beginning(chosen, mesh.create(), student)
+    begin = beginning.of(chosen, mesh.create(), student)
     assert [lesson.view for lesson in begin.lessons] == [*own.values()]
 
 
@@ -917,16 +927,16 @@ def test_a_training_stopped_twice_and_resumed_is_the_uninterrupted_one(
     _, best, final = whole_run
     if fresh:  # games after the evaluation, since the log of 16 steps is too long
         monkeypatch.setattr(learning, "_LOG_STEPS", 16)
-        best = learning.train(RUN, tmp_path / "whole")
+        best = loop.train(RUN, tmp_path / "whole")
         final = _final(RUN, tmp_path / "whole")
     assert final.progress["pools_began"] == (2 if fresh else 0)
     tmp_path = tmp_path / "stopped"
     # 1: in the middle of games. 2: after an evaluation, across which they go on or not.
     for stop_at in (1, 2):
-        learning.train(RUN, tmp_path, stop_at=stop_at)
+        loop.train(RUN, tmp_path, stop_at=stop_at)
         assert _final(RUN, tmp_path).step == stop_at
         assert (tmp_path / "experts" / "pong" / "expert.json").exists() == (stop_at == 2)
-    assert learning.train(RUN, tmp_path) == best
+    assert loop.train(RUN, tmp_path) == best
     _assert_same_run(_final(RUN, tmp_path), final)
 
 
@@ -938,10 +948,10 @@ def test_an_average_is_kept_for_double_q_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         told = property(lambda self: arrays.fget(self) | {"average": self.train.params})
         patch.setattr(pqn.Pqn, "arrays", told)
-        learning.train(chosen, tmp_path / "earlier", stop_at=2)
+        loop.train(chosen, tmp_path / "earlier", stop_at=2)
     learnt = []
     for name in ("earlier", "whole"):
-        best = learning.train(chosen, tmp_path / name)
+        best = loop.train(chosen, tmp_path / name)
         with learning.Training(chosen, tmp_path / name) as training:
             assert training.iteration == 3 and list(training.arrays) == ["train"]
             learnt.append((best, jax.device_get((training.state, training.best_params()))))
@@ -955,18 +965,18 @@ def test_a_second_training_beside_one_is_refused(tmp_path):
         lock.one_writer(tmp_path, "config.json"),
         pytest.raises(ValueError, match=r"is being written to by process"),
     ):
-        learning.train(RUN, tmp_path)
+        loop.train(RUN, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {lock.NAME}
 
 
 def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
     far = dataclasses.replace(RUN, games=("pong",), learning_rate=1e30, clip_norm=1e30)
     with pytest.raises(ValueError, match=r"^update 4: .* is (nan|inf).*Likely learning_rate"):
-        learning.train(far, tmp_path)
+        loop.train(far, tmp_path)
     with pytest.raises(ValueError, match=r"would again with these settings: update 4"):
-        learning.train(far, tmp_path)
+        loop.train(far, tmp_path)
     slower = dataclasses.replace(far, learning_rate=1e-3)
-    assert learning.train(slower, tmp_path)["step"] in (64, 96)
+    assert loop.train(slower, tmp_path)["step"] in (64, 96)
     params = _final(slower, tmp_path).state["train"].params
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
@@ -974,7 +984,7 @@ def test_a_training_that_diverges_stops_and_goes_on_at_another_rate(tmp_path):
 def test_a_finished_training_is_not_trained_again(whole_run):
     workdir, best, final = whole_run
     before = (workdir / "metrics.jsonl").read_bytes()
-    assert learning.train(RUN, workdir) == best
+    assert loop.train(RUN, workdir) == best
     _assert_same_run(_final(RUN, workdir), final)
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -984,7 +994,7 @@ def test_a_finished_training_is_not_trained_again(whole_run):
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(whole_run, tmp_path):
     workdir, best, final = whole_run
     shutil.copytree(workdir, tmp_path / "killed", ignore=shutil.ignore_patterns("checkpoints"))
-    assert learning.train(RUN, tmp_path / "killed") == best
+    assert loop.train(RUN, tmp_path / "killed") == best
     _assert_same_run(_final(RUN, tmp_path / "killed"), final)
     steps = [row["step"] for row in metrics.read(tmp_path / "killed")]
     assert steps == [row["step"] for row in metrics.read(workdir)]

@@ -18,7 +18,7 @@ from jaxdistill import mesh, networks, tasks
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import losses, regime
+from jaxdistill.learn import loop, losses, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.run import common, distill, push, recipe, students, training, travelled
@@ -444,7 +444,7 @@ def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
         max_steps=60,
         experts=(ExpertSource(str(tmp_path / "expert")),),
     )
-    learning.train(settings, tmp_path / "run")
+    loop.train(settings, tmp_path / "run")
     trained = Expert.load(tmp_path / "run" / "experts" / "pong")
     assert trained.view == SMALL
     assert np.isfinite(trained.suite_outputs(stacks(SMALL))).all()
