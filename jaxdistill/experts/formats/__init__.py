@@ -10,26 +10,27 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxdistill import networks, shipped, tasks
 from jaxdistill.experts import hub, state_dicts, student, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside as besides
 from jaxdistill.experts.formats import (
+    building,
     carried,
     conventions,
-    layers,
+    places,
     published,
+    signs,
     skills,
     stable_baselines3,
 )
 from jaxdistill.experts.formats import spec as specs
-from jaxdistill.experts.formats.layers import Arrays, Layer, Plan, brief
+from jaxdistill.experts.formats.building import Layer
+from jaxdistill.experts.formats.layers import Arrays, Plan, brief
+from jaxdistill.experts.formats.places import Found
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
@@ -39,25 +40,7 @@ __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
 COLUMNS = ("layer", "in the file", "kind", "inputs, outputs", "kernel", "activation", "parameters")
 
-Found = Mapping[str, Arrays]
-"""State_dicts by their place in a file."""
-
-_Match = TypeVar("_Match")
 _STUDENT, _CONVERTED = "student", "converted before"  # conventions of our own directories
-_MAX_PREFIXES = 5
-_MANGLED = re.compile(r"_[A-Za-z0-9]{1,80}__")
-_PARTS, _WORDS = re.compile(r"[./,]"), re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_CRITICS = {"critic", "critics", "value", "values", "vf"}
-_PLAYERS = {"actor", "policy", "pi", "q", "action", "actions", "advantage"}
-_SIGNS = {
-    "running_mean": "batch normalisation",
-    "BatchNorm_": "batch normalisation",
-    "LayerNorm": "layer normalisation",
-    "layer_norm": "layer normalisation",
-    "weight_hh_l1": "a second layer of recurrent cells",
-    "_reverse": "a recurrent cell that looks ahead",
-    "in_proj_weight": "attention",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +313,7 @@ def _agreed(asked: str | None, said: Sequence[str | None], who: str) -> str | No
 
 
 def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
-    place = _described(path, found, spec)
+    place = places.described(path, found, spec)
     arrays = found[place]
     where = _where(path, place)
     for weights in spec.plan.layers():
@@ -340,7 +323,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
                 f"{weights.key}.bias"
             )
     view = specs.view_of(spec, spec.plan.channels(arrays))
-    built = layers.build(arrays, spec.plan, view, where)
+    built = building.build(arrays, spec.plan, view, where)
     unused = sorted(set(arrays) - set(spec.plan.tensors()))
     _check_aside(spec, arrays, where)
     hint = f"if it does not play, list it under aside in {spec.path}"
@@ -351,7 +334,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
             f"{where}: {brief(cells)} is of a recurrent cell; describe it as one of [[layers]], of "
             f"type {' or '.join(networks.CELLS)}; {hint}"
         )
-    if reason := _not_plain(left_out(spec.plan, arrays, spec.aside)):
+    if reason := signs.not_plain(signs.left_out(spec.plan, arrays, spec.aside)):
         raise ValueError(f"{where}: {reason}; {hint}")
     expert = Expert(
         name=spec.name or pathlib.Path(path).stem,
@@ -365,7 +348,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         source=path,
         rules=spec.rules,
     )
-    notes = [*built.notes, *_unused(unused), *_elsewhere(found, place)]
+    notes = [*built.notes, *_unused(unused), *places.elsewhere(found, place)]
     return Conversion(
         expert,
         f"spec {spec.path}",
@@ -393,51 +376,6 @@ def _check_aside(spec: specs.Spec, arrays: Arrays, where: str) -> None:
             )
 
 
-def left_out(plan: Plan, arrays: Arrays, aside: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Tensors that a plan leaves out, and whose names say that it may not be all that plays.
-
-    Returns:
-      Their kinds and names, see `_signs`.
-
-    Args:
-      aside: what the names of tensors begin with that do not play.
-    """
-    unused = _that_play(sorted(set(arrays) - set(plan.tensors())))
-    signs = _signs([name for name in unused if not name.startswith(aside)], arrays)
-    # What normalises for a critic may be left out with it.
-    return [
-        (kind, name)
-        for kind, name in signs
-        if plan.value or not kind.endswith("normalisation") or not _is_critics(name)
-    ]
-
-
-def _is_critics(name: str) -> bool:
-    """Whether a tensor is of a critic's own part: `critic_norm.weight`, not `actor_critic.norm`."""
-    for part in _PARTS.split(name):
-        words = {word.lower() for word in _WORDS.findall(part)}
-        values = words & _CRITICS or ("v" in words and words & {"head", "net"})
-        if values and not words & _PLAYERS:
-            return True
-    return False
-
-
-def _described(path: str, found: Found, spec: specs.Spec) -> str:
-    """Where the state_dict is that a spec describes."""
-    if spec.state_dict is not None:
-        if spec.state_dict not in found:
-            there = brief(repr(place) for place in found)
-            raise ValueError(
-                f"{spec.path}: state_dict: found {spec.state_dict!r}, but {path} has {there}"
-            )
-        return spec.state_dict
-    wanted = set(spec.plan.tensors())
-    if places := [place for place, arrays in found.items() if wanted <= set(arrays)]:
-        return _only(path, {place: found[place] for place in places}, wanted)
-    # The closest one, for the message that says what it lacks.
-    return max(found, key=lambda place: (len(wanted & set(found[place])), len(found[place])))
-
-
 def _by_names(
     path: str,
     found: Found,
@@ -450,8 +388,8 @@ def _by_names(
     view: AnyView | None
     notes: tuple[str, ...]
     log_std: tuple[float, ...] | None = None
-    if named := _matches(found, conventions.matching):
-        place = _only(path, {place: arrays for place, (_, arrays) in named.items()})
+    if named := places.matches(found, conventions.matching):
+        place = places.only(path, {place: arrays for place, (_, arrays) in named.items()})
         convention, arrays = named[place]
         where = _where(path, place)
         convention = conventions.with_arguments(convention, arguments, where)
@@ -463,7 +401,7 @@ def _by_names(
             view = COMBAT.views[0][1]  # what students see
         view = said.view(game, where) if said else view
         plan = convention.plan
-        built = layers.build(arrays, plan, view, where)
+        built = building.build(arrays, plan, view, where)
         name, notes = _beside(convention, tree, game)
         if convention.suite == LANDER.name:
             built = _one_lander(built, convention, game, where)
@@ -475,13 +413,13 @@ def _by_names(
         outputs = said.outputs if said else convention.outputs
         rules = conventions.rules_of(convention, actions, game, path, arguments)
         rules = said.rules if said else rules
-    elif policies := _matches(found, lambda arrays, _: stable_baselines3.is_policy(arrays)):
-        place = _only(path, {place: arrays for place, (_, arrays) in policies.items()})
+    elif policies := places.matches(found, lambda arrays, _: stable_baselines3.is_policy(arrays)):
+        place = places.only(path, {place: arrays for place, (_, arrays) in policies.items()})
         _, arrays = policies[place]
         where = _where(path, place)
         policy = stable_baselines3.policy(arrays, data, game, where, said)
         plan = policy.plan
-        built = layers.build(arrays, plan, policy.view, where)
+        built = building.build(arrays, plan, policy.view, where)
         if policy.game is not None and policy.space is not None:
             built = skills.of_keys_and_angles(built, policy.game, policy.space, policy.log_std)
         name, notes, game = policy.name, policy.notes, policy.game
@@ -510,7 +448,7 @@ def _by_names(
     )
     own = rules.beside(USUAL)
     trained = [f"its own game is {name}'s: {own}; --rules says otherwise"] if own else []
-    notes = (*built.notes, *notes, *trained, *_elsewhere(found, place))
+    notes = (*built.notes, *notes, *trained, *places.elsewhere(found, place))
     # By the names that the file has.
     names = {id(array): name for name, array in found[place].items()}
     plan = plan.renamed({name: names[id(array)] for name, array in arrays.items()})
@@ -518,8 +456,8 @@ def _by_names(
 
 
 def _one_lander(
-    built: layers.Built, convention: conventions.Convention, game: str | None, where: str
-) -> layers.Built:
+    built: building.Built, convention: conventions.Convention, game: str | None, where: str
+) -> building.Built:
     """What plays `game` of a file of landers.
 
     A network with an embedding knows its task by a vector beside the state. The task's own is the
@@ -552,10 +490,10 @@ def _one_lander(
     index = landers.index(game) if rows > 1 else 0
     network, params, _ = networks.for_one_game(network, built.params, index)
     note = f"its vector for {game} is now part of the bias of fc1: an expert plays one task"
-    return layers.Built(network, params, built.layers, (*built.notes, note))
+    return building.Built(network, params, built.layers, (*built.notes, note))
 
 
-def _vector(built: layers.Built) -> Vector:
+def _vector(built: building.Built) -> Vector:
     """What a network on vectors sees."""
     first = networks.first_dense(built.network)[0]
     return Vector(built.params["params"][first]["kernel"].shape[0])
@@ -583,70 +521,6 @@ def _beside(
     return name, tuple(notes)
 
 
-def _matches(
-    found: Found, match: Callable[[Arrays, str], _Match | None]
-) -> dict[str, tuple[_Match, Arrays]]:
-    """The state_dicts that match, as they are or without a prefix that all their names share.
-
-    Args:
-      match: takes a state_dict and where in the file it is, with what was taken off its names.
-    """
-    matches = {}
-    for place, arrays in found.items():
-        for prefix, inner in _peeled(arrays):
-            if "online_params" in place:
-                inner = conventions.as_linen(inner)
-            if matched := match(inner, f"{place}.{prefix}"):
-                matches[place] = (matched, inner)
-                break
-    return matches
-
-
-def _peeled(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
-    """A prefix that all names share, and the arrays without it: none first, then ever more."""
-    prefix = ""
-    for _ in range(_MAX_PREFIXES):
-        yield prefix, arrays
-        first = next(iter(arrays), "")
-        # A private attribute has its class before its name, as Python mangles it.
-        mangled = _MANGLED.match(first)
-        part = mangled[0] if mangled else first[: first.find(".") + 1]
-        if not part or not all(name.startswith(part) for name in arrays):
-            return
-        prefix += part
-        arrays = {name.removeprefix(part): array for name, array in arrays.items()}
-
-
-def _only(path: str, candidates: Found, wanted: set[str] | None = None) -> str:
-    """The one of several places that holds the network that plays.
-
-    Raises:
-      ValueError: there are several, and their tensors (those `wanted`, or all) differ.
-    """
-    places = _that_play(candidates) or list(candidates)
-    first = candidates[places[0]]
-    compared: dict[tuple[int, int], bool] = {}  # an array may stand in many places
-
-    def equal(a: np.ndarray, b: np.ndarray) -> bool:
-        if (id(a), id(b)) not in compared:
-            compared[id(a), id(b)] = a is b or (a.shape == b.shape and a.tobytes() == b.tobytes())
-        return compared[id(a), id(b)]
-
-    for place in places[1:]:
-        other = candidates[place]
-        if not all(name in other and equal(first[name], other[name]) for name in wanted or first):
-            raise ValueError(
-                f"{path}: holds several networks, {brief(places)}; say which with state_dict in "
-                "a spec (--spec)"
-            )
-    return places[0]
-
-
-def _that_play(places: Iterable[str]) -> list[str]:
-    """Those that are neither a target network's nor an optimiser's."""
-    return [p for p in places if not any(word in p.lower() for word in ("target", "optim"))]
-
-
 def _where(path: str, place: str) -> str:
     return f"{path} ({brief([place])})" if place else path
 
@@ -655,65 +529,16 @@ def _unused(names: list[str]) -> list[str]:
     return [f"tensors not used: {brief(names)}"] if names else []
 
 
-def _elsewhere(found: Found, place: str) -> list[str]:
-    """A note on tensors in other parts of the file, by outermost part."""
-    chosen = {id(array) for array in found[place].values()}
-    parts: dict[str, int] = {}
-    last = None
-    for other, arrays in found.items():
-        # Whatever is inside a part follows it at once.
-        seen = last is not None and other.startswith(f"{last}.")
-        if seen or place.startswith(f"{other}.") or not other:
-            continue
-        if count := sum(id(array) not in chosen for array in arrays.values()):
-            parts[other] = count
-            last = other
-    shown = brief(f"{part} ({count} tensors)" for part, count in parts.items())
-    return [f"also in the file, not used: {shown}"] if parts else []
-
-
-def _signs(names: Iterable[str], arrays: Arrays) -> list[tuple[str, str]]:
-    """What these names show that no stack of convolutions and dense layers has: kinds and names."""
-    names = list(names)
-    found = [(kind, name) for sign, kind in _SIGNS.items() for name in names if sign in name]
-    return found + [("normalisation", name) for name in names if _scales(name, arrays)]
-
-
-def _not_plain(signs: list[tuple[str, str]]) -> str | None:
-    """That the first of these is not supported."""
-    return f"{signs[0][0]} ({brief([signs[0][1]])}) is not supported" if signs else None
-
-
-def _scales(name: str, arrays: Arrays) -> bool:
-    """Whether a tensor is what a normalisation multiplies by: as long as its bias."""
-    key, _, last = name.rpartition(".")
-    if last == "weight":
-        bias = arrays.get(f"{key}.bias")
-        return bias is not None and arrays[name].ndim == 1 and bias.shape == arrays[name].shape
-    return last == "scale"
-
-
-def likeliest(found: Found) -> str:
-    """Where the network is, most likely, that plays."""
-    # An optimiser has as many tensors of the same shapes.
-
-    def layers_of(place: str) -> tuple[int, int]:
-        """How many there are of a network that plays; then, the less there is besides."""
-        own = [name for name in _that_play(found[place]) if found[place][name].ndim in (2, 4)]
-        return len(own), -len(found[place])
-
-    return max(_that_play(found) or found, key=layers_of)
-
-
 def _unknown(path: str, found: Found) -> str:
     """The line for a file of no known convention: what it holds, and what a spec has to say."""
-    place = likeliest(found)
+    place = places.likeliest(found)
     arrays = found[place]
     where = _where(path, place)
-    looks = ((prefix, conventions.nearly(inner)) for prefix, inner in _peeled(arrays))
+    looks = ((prefix, conventions.nearly(inner)) for prefix, inner in places.peeled(arrays))
     prefix, near = next((look for look in looks if look[1]), ("", None))
     # What the convention that it resembles has itself is no sign of another network.
-    if reason := _not_plain(_signs((prefix + x for x in near.others) if near else arrays, arrays)):
+    names = [prefix + x for x in near.others] if near else arrays
+    if reason := signs.not_plain(signs.among(names, arrays)):
         return f"{where}: {reason}"
     kernels = {name: array.shape for name, array in arrays.items() if array.ndim in (2, 4)}
     if not kernels:

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import tasks
-from jaxdistill.experts.formats.layers import Built
+from jaxdistill.experts.formats.building import Built
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.views import Vector
 

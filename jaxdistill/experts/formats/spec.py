@@ -22,7 +22,7 @@ type = "conv"
 key = "conv1"                # tensors conv1.weight and conv1.bias; or weight = and bias =
 kernel = 8                   # optional, the tensor knows it; checked if given
 stride = 4
-padding = 0                  # optional, see `layers.build`; or "same", TensorFlow's
+padding = 0                  # optional, see `building.build`; or "same", TensorFlow's
 
 [[layers]]
 type = "dense"

@@ -29,6 +29,7 @@ from jaxdistill.experts.formats.conventions import (
     is_full,
     with_full_set,
 )
+from jaxdistill.experts.formats.kernels import Reader, tensor
 from jaxdistill.experts.formats.layers import (
     Arrays,
     Conv,
@@ -36,10 +37,8 @@ from jaxdistill.experts.formats.layers import (
     Quantiles,
     Weights,
     brief,
-    inputs,
     named,
     recurrent,
-    tensor,
 )
 from jaxdistill.experts.formats.skills import Space
 from jaxdistill.tasks.atari import USUAL, Rules
@@ -234,13 +233,13 @@ def policy(
     if ("log_std" in arrays) != (kind == "Box"):
         has = "has" if "log_std" in arrays else "lacks"
         raise ValueError(f"{where}: acts in {kind}, but {has} log_std, the noise of a Box")
-    trained = Space(kind, count, 0 if view else inputs(arrays, plan, where))
+    trained = Space(kind, count, 0 if view else Reader(arrays, plan, where).inputs())
     # Two actions on nine numbers are a click, if the policy has logits.
     click = game is None and trained == skills.SPACES["combat/clicking"] and not is_q
     if kind != "Discrete" or skills.is_skill(game) or click:
         return _skill(arrays, Policy(name, plan, "logits", (), view, (), game), trained, where)
     if game is not None:
-        check_plays(view or Vector(inputs(arrays, plan, where)), count, game, where)
+        check_plays(view or Vector(Reader(arrays, plan, where).inputs()), count, game, where)
     if view is None and game is None:
         actions = tuple(range(count))
         notes.append("outputs are the actions of its own environment, in its order")

@@ -21,7 +21,7 @@ import numpy as np
 from jaxdistill import networks, tasks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
-from jaxdistill.experts.formats import beside
+from jaxdistill.experts.formats import beside, places, signs
 from jaxdistill.experts.formats.layers import (
     SAME,
     Arrays,
@@ -30,12 +30,12 @@ from jaxdistill.experts.formats.layers import (
     PlannedCore,
     Weights,
     brief,
-    convolved,
     flax,
     named,
     noisy,
     recurrent,
 )
+from jaxdistill.experts.formats.padding import convolved
 from jaxdistill.experts.formats.spec import QUESTIONS
 from jaxdistill.tasks.views import View
 from jaxdistill.text import one_line
@@ -167,7 +167,7 @@ def _beyond(plan: Plan, expert: Expert, arrays: Arrays) -> str | None:
 
 def _aside(plan: Plan, arrays: Arrays) -> tuple[str, ...]:
     """What the names of those tensors begin with that a spec refuses to leave out unsaid."""
-    names = [name for _, name in formats.left_out(plan, arrays)]
+    names = [name for _, name in signs.left_out(plan, arrays)]
     prefixes = dict.fromkeys(
         f"{key}." if key else x for x in names for key in [x.rpartition(".")[0]]
     )
@@ -183,8 +183,8 @@ def _aside(plan: Plan, arrays: Arrays) -> tuple[str, ...]:
 # --- guesses
 
 
-def _guessed(path: str, found: formats.Found, game: str | None) -> _Draft:
-    place = formats.likeliest(found)
+def _guessed(path: str, found: places.Found, game: str | None) -> _Draft:
+    place = places.likeliest(found)
     arrays = found[place]
     cells = _cells(arrays)
     core = next((cell for cell in cells if not _VALUE.search(cell.input.weight)), None)
