@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import ml_dtypes
@@ -42,7 +43,7 @@ def is_safetensors(head: bytes, size: int) -> bool:
 
 
 def decode(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays in a file, by name.
+    """The arrays in a file, by name, in the order in which they lie there.
 
     Raises:
       Unreadable: it is damaged, or has a tensor that NumPy cannot hold.
@@ -54,8 +55,10 @@ def decode(data: bytes) -> dict[str, np.ndarray]:
         raise Unreadable(
             f"is a safetensors file cut short or damaged ({error}); download or save it again"
         ) from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     tree = {}
-    for key, tensor in tensors:
+    # The library gives them in any order.
+    for key, tensor in sorted(tensors, key=lambda x: (header[x[0]]["data_offsets"], x[0])):
         if tensor["dtype"] not in _DTYPES:
             raise Unreadable(
                 f"tensor {key!r} has dtype {tensor['dtype']}, which NumPy cannot hold; "

@@ -1,6 +1,7 @@
 """Files of torch.save inside others, Flax's msgpack, and pickles of arrays: read, or refused."""
 
 import gzip
+import json
 import pickle
 import sys
 import types
@@ -215,3 +216,18 @@ def test_hdf5_is_refused_with_what_converts_it(tmp_path, monkeypatch):
     exec(code, {})
     found = torch_file.read(tmp_path / "FILE.safetensors").tree
     np.testing.assert_array_equal(found["conv.kernel"], FOUR)
+
+
+def test_arrays_of_a_safetensors_file_stand_in_its_order(tmp_path):
+    """The layers of a spec that is guessed are in that order; the library gives any."""
+    names = [f"layer{i}.{part}" for i in (3, 1, 2, 0) for part in ("weight", "bias")]
+    header = {"__metadata__": {"format": "pt"}}
+    for i, key in enumerate(names):
+        header[key] = {"dtype": "F32", "shape": [2], "data_offsets": [8 * i, 8 * i + 8]}
+    text = json.dumps(dict(reversed(header.items()))).encode()
+    values = np.arange(2 * len(names), dtype="<f4")
+    path = tmp_path / "ordered.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
+    found = torch_file.read(path).tree
+    assert [*found] == names
+    np.testing.assert_array_equal(np.concatenate([*found.values()]), values)
