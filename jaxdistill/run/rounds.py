@@ -139,6 +139,7 @@ def train(
         log, collector = data.resume(run, workdir, standing.length, timer, collects_on=more)
         if stop_after == "collect":
             return None
+        buffer = data.window_of(run, log)
         updates = done * lrn.updates_per_round
         total = lrn.rounds * lrn.updates_per_round
         with (
@@ -155,6 +156,7 @@ def train(
                 advance=advance,
                 saved=saved,
                 log=log,
+                buffer=buffer,
                 collector=collector,
                 state=state,
                 standing=standing,
@@ -183,7 +185,7 @@ class _Learning:
       baselines: as `choosing.of_known` has them.
       timer, writer, advance: who is told of them.
       saved: the run's checkpoints.
-      log: the states that are learnt from.
+      log, buffer: the states that are learnt from, all and those on the devices.
       collector: who adds to them, if anyone does.
       state, standing: the student of now, and how far the run is.
     """
@@ -196,6 +198,7 @@ class _Learning:
     advance: terminal.Advance
     saved: checkpoints.Checkpoints
     log: dataset.Log
+    buffer: dataset.WindowBuffer
     collector: collection.Collector | None
     state: learner.TrainState
     standing: _Standing
@@ -207,7 +210,7 @@ class _Learning:
           preemption.Preempted: it was asked to end, and has saved where it is.
         """
         lrn, begun = self.run.settings.learn, self.standing.rounds
-        buffer, update = data.window_of(self.run, self.log), make_update(self.run)
+        update = make_update(self.run)
         key = meshes.put(self.run.mesh, jax.random.fold_in(self.run.key, 102))
         last_saved = time.monotonic()
         if self._due() and not self.standing.measured and not self.standing.ended:
@@ -218,10 +221,10 @@ class _Learning:
         while self.standing.rounds < lrn.rounds and not self.standing.ended:
             trace.step()
             index = self.standing.rounds
-            share = self._collect(buffer)
+            share = self._collect()
             if index == begun:
-                data.check_usable(self.run, buffer)
-            self._learn(update, buffer, key, share)
+                data.check_usable(self.run, self.buffer)
+            self._learn(update, key, share)
             self.standing.rounds += 1
 
             chosen = self._due() and self._choose(self.writer)
@@ -243,7 +246,7 @@ class _Learning:
         rounds, settings = self.standing.rounds, self.run.settings
         return rounds % settings.evaluate.every_rounds == 0 or rounds >= settings.learn.rounds
 
-    def _collect(self, buffer: dataset.WindowBuffer) -> float:
+    def _collect(self) -> float:
         """A round's play, where there is any; the share of it that is the experts'."""
         if self.collector is None:
             return 1.0
@@ -257,17 +260,15 @@ class _Learning:
             )
         with self.timer.phase("store"):
             self.log.append(chunk, self.collector.states())
-            buffer.append(chunk)
+            self.buffer.append(chunk)
         return share
 
-    def _learn(
-        self, update: learner.Update, buffer: dataset.WindowBuffer, key: jax.Array, share: float
-    ) -> None:
+    def _learn(self, update: learner.Update, key: jax.Array, share: float) -> None:
         """A round's updates, told with the share of the play before them that was the experts'."""
         run, per_round = self.run, self.run.settings.learn.updates_per_round
         step = (self.standing.rounds + 1) * per_round
         with self.timer.phase("learn"):
-            self.state, numbers = update(self.state, buffer.window, key)
+            self.state, numbers = update(self.state, self.buffer.window, key)
             row = _told(run, learner.host_metrics(numbers, run.names[: len(run.taught)]))
             divergence.check(
                 self.workdir, run.settings, KNOBS, step=step, numbers=row, state=self.state
