@@ -144,6 +144,19 @@ def test_the_same_settings_are_taken_where_they_mean_something():
         recipe.refuse_idle(changed(PLAIN, chosen), Q)
 
 
+def test_a_dataset_of_any_number_of_environments_is_learnt_from():
+    """What is not collected need not be divisible, as 8,192 and 5,120 are not by 48."""
+    chosen = changed(PLAIN, DATASET | {"collect.num_envs": 48, "collect.window_steps": 48 * 99})
+    recipe.refuse_idle(chosen, Q)
+    merged = changed(MERGED, {"collect.dataset": "d", "collect.num_envs": 48})
+    merging.refuse_idle(merged, judges("q", "q"))
+    with pytest.raises(ValueError, match=r"^collect\.window_steps 81920 is not divisible by"):
+        changed(PLAIN, DATASET | {"collect.num_envs": 48})
+    for whole in (PLAIN, MERGED):
+        with pytest.raises(ValueError, match=r"^collect\.initial_steps \d+ is not divisible by"):
+            changed(whole, {"collect.num_envs": 48})
+
+
 PPO = {"algorithm": "ppo", "network": "nature_actor_critic"}
 MOVING = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/movement",)}
 

@@ -81,7 +81,7 @@ class Settings:
             collect=recipe.Collect(
                 **dataclasses.asdict(self.collect),
                 steps_per_round=0,
-                window_steps=self.collect.initial_steps,
+                window_steps=self.collect.num_envs,  # of any length: a merge sees all at once
             ),
             learn=recipe.Learn(loss="mse", ema_decay=0.0),
             evaluate=recipe.Evaluate(**dataclasses.asdict(self.evaluate)),

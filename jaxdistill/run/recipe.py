@@ -272,7 +272,8 @@ class Settings:
                 f"{lrn.first_loss!r} name the loss"
             )
         for name, value in (
-            ("collect.initial_steps", c.initial_steps),
+            # Which is not looked at where a dataset is given.
+            ("collect.initial_steps", 0 if c.dataset else c.initial_steps),
             ("collect.steps_per_round", c.steps_per_round),
             ("collect.window_steps", c.window_steps),
         ):
