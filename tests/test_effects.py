@@ -87,6 +87,7 @@ STUDENT_DRIVES = {"collect.expert_share_rounds": 0, "collect.final_expert_share"
             {"learn.first_loss": "nll", "learn.first_rounds": 2},
         ),
         (Q, {"learn.loss": "nll"}, {"learn.q_temperature": 0.1}),
+        (Q, {"learn.loss": "nll", "learn.entropy_weight": 0.5}, {"learn.q_temperature": 0.1}),
         (LOGITS, {"learn.loss": "nll"}, {"learn.logits_temperature": 0.1}),
         (LOGITS, {}, {"learn.q_temperature": 0.1}),
         (Q, {}, {"learn.logits_temperature": 0.1}),
@@ -1140,6 +1141,26 @@ def test_a_merge_hands_on_what_a_run_has_an_effect_of(world, name):
 @pytest.mark.parametrize("name", [name for name, row in TRAINING.items() if row[0] != "finished"])
 def test_every_field_of_a_training_changes_something(world, name):
     _compare(world, world.training, name, TRAINING, TRAINING_BESIDE)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber", "advantage_mse"])
+def test_entropy_of_q_values_has_a_temperature(world, loss):
+    """Where the loss itself knows none: what is taken off it is at the experts' temperature."""
+    experts = {"experts": (world.source("asterix"), world.source("valued"))}
+    base = changed(world.settings, experts | {"learn.loss": loss})
+    changes = []
+    for weight in (0.0, 0.5):
+        one = changed(base, {"learn.entropy_weight": weight})
+        other = changed(one, {"learn.q_temperature": 0.1})
+        changes.append(differ(world.look("learnt", one), world.look("learnt", other)))
+        if weight:
+            recipe.refuse_idle(other, Q)
+        else:
+            with pytest.raises(
+                ValueError, match=rf"^learn\.q_temperature .* '{loss}', which knows"
+            ):
+                recipe.refuse_idle(other, Q)
+    assert changes == [False, True]
 
 
 def test_a_whole_run_counts_as_its_settings_say(world):

@@ -471,6 +471,8 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     learnt = known.learn
     known_losses = losses.of(experts[0].task.suite.form)
     used = [known_losses[name] for name in (learnt.loss, learnt.first_loss) if name]
+    # That of a loss of Q-values is taken at the temperature, see `learner.Objective`.
+    of_entropy = lrn.entropy_weight and known_losses[learnt.loss].gives_q
     drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
     alone = not c.expert_share_rounds and not c.final_expert_share
     settings_lib.refuse_idle(
@@ -544,7 +546,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
                 ("learn.first_loss", "learn.first_rounds"),
             ),
             (
-                not any(loss.tempered for loss in used),
+                not of_entropy and not any(loss.tempered for loss in used),
                 f"learn.loss is {learnt.loss!r}, which knows no temperature",
                 ("learn.q_temperature", "learn.logits_temperature"),
             ),
