@@ -123,6 +123,7 @@ def result_of(
         "epsilon": run.settings.evaluate.epsilon,
         "opening_steps": run.settings.evaluate.opening_steps,
         "opening_by": run.settings.evaluate.opening_by,
+        "max_steps": run.settings.evaluate.max_steps,
     }
 
 

@@ -17,7 +17,7 @@ from jaxdistill.play.evaluation import Scores
 from jaxdistill.report import page, tables
 from jaxdistill.run import closing, recipe
 
-EVALUATE = types.SimpleNamespace(epsilon=0.0, opening_steps=0, opening_by="random")
+EVALUATE = recipe.Evaluate(epsilon=0.0, opening_steps=0)
 RUN = types.SimpleNamespace(settings=types.SimpleNamespace(evaluate=EVALUATE))
 
 
@@ -65,6 +65,16 @@ def test_a_share_of_what_may_be_nothing_is_in_no_mean():
     known = closing.result_of(RUN, [pong, _row("qbert", 1.0, [0.9, 1.1])], {})
     shares = [known[f"{which}_retention"] for which in ("mean", "geometric", "worst")]
     assert shares == pytest.approx([0.625, 0.5, 0.25])
+
+
+def test_games_that_were_cut_are_said_to_be():
+    run = types.SimpleNamespace(
+        settings=types.SimpleNamespace(evaluate=dataclasses.replace(EVALUATE, max_steps=200))
+    )
+    rows = [_row("pong", 0.5, [0.4, 0.6])]
+    cut, whole = (tables.protocol(closing.result_of(x, rows, {})) for x in (run, RUN))
+    assert cut.startswith("16 whole games per score, of at most 200 steps, ")
+    assert cut.replace("of at most 200 steps, ", "") == whole
 
 
 def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):
