@@ -1019,6 +1019,7 @@ def test_every_convention_has_a_file():
         ("a2c-SpaceInvadersNoFrameskip-v4/a.zip", "space_invaders"),
         ("DQN_modern/MsPacman/0/model_50000000.gz", "ms_pacman"),
         ("breakout_dqn/Pong-v5/breakout.pth", "breakout"),
+        ("pong.pth.gz", "pong"),
         ("pong_and_others/model.pth", None),
         ("ppo-CartPole-v1.zip", None),
         ("policy_pong.pth", None),

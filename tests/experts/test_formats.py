@@ -581,6 +581,31 @@ def test_parity_of_sb3_pixels_that_are_not_normalised(torch, tmp_path):
     close(outputs(formats.load(path, game="breakout"), observations), theirs)
 
 
+@pytest.mark.parametrize(
+    ("told", "levels"),
+    [
+        (box(4, 84, 84, dtype="float32") | {"high_repr": "1.0"}, False),
+        (box(4, 84, 84, dtype="float32") | {"high": "[[[1. 1. 1."}, False),
+        (box(4, 84, 84, dtype="float32") | {"high_repr": "255.0"}, True),
+        (box(4, 84, 84) | {"high_repr": "255"}, True),
+    ],
+)
+def test_sb3_pixels_that_were_divided_before_are_not_again(told, levels, sb3):
+    convs = nature(tuple(f"q_net.features_extractor.cnn.{i}" for i in (0, 2, 4)))
+    dense = ("q_net.features_extractor.linear.0", (5, 2 * 7 * 7))
+    arrays = state_dict(*convs, dense, ("q_net.q_net.0", (4, 5)))
+    path = sb3(arrays, policy_kwargs={}, observation_space=box(4, 84, 84))
+    usual = formats.load(path, game="breakout")
+    kwargs = {"normalize_images": False}
+    path = sb3(arrays, policy_kwargs=kwargs, observation_space=told)
+    found = formats.load(path, game="breakout")
+    first = [x.params["params"]["conv1"]["kernel"] for x in (found, usual)]
+    np.testing.assert_allclose(first[0], first[1] * (255 if levels else 1), rtol=1e-6)
+    other = told | {"dtype": "float32", "high_repr": "2.0"}
+    path = sb3(arrays, policy_kwargs=kwargs, observation_space=other)
+    refused(path, "fractions up to 2, expected 1 or 255; describe it", game="breakout")
+
+
 def whole_screen(channels: int) -> dict[str, np.ndarray]:
     """A DQN of a `CnnPolicy` on 210x160 pixels, with four outputs."""
     convs = nature(tuple(f"q_net.features_extractor.cnn.{i}" for i in (0, 2, 4)), stack=channels)
@@ -1468,6 +1493,11 @@ def test_another_game_than_the_own_is_refused(saved, spec, tmp_path):
         "args": {"env_id": "BreakoutNoFrameskip-v4"},
     }
     refused(saved(called), f"plays breakout, {ends}", game="pong")
+    # Nor is a file of several games called after another one of that game.
+    (tmp_path / "qbert.pth").write_bytes(saved(listed).read_bytes())
+    assert formats.load(tmp_path / "qbert.pth").game is None
+    (tmp_path / "pong_both.pth").write_bytes(saved(listed).read_bytes())
+    assert formats.load(tmp_path / "pong_both.pth").game == "pong"
     # A name is no more than a hint.
     (tmp_path / "pong.pth").write_bytes(saved(plain_reference()).read_bytes())
     found = formats.convert(tmp_path / "pong.pth", game="qbert")

@@ -282,6 +282,12 @@ def test_another_game_than_a_repository_says_is_refused(name, text, server, zipp
     assert "says pong, and qbert was asked for; name its own game, or none; a spec" in line
 
 
+def test_a_file_is_called_after_its_game_more_nearly_than_its_repository(server, zipped):
+    server.publish("me/atari_pong_breakout", {"qbert.zip": zipped, "x.zip": zipped})
+    assert formats.load("hf://me/atari_pong_breakout/qbert.zip").game == "qbert"
+    assert formats.load("hf://me/atari_pong_breakout/x.zip").game == "pong"
+
+
 def test_all_actions_stay_in_an_experts_own_game_beside_its_config(server, zipped):
     """By the number of its outputs, which the files beside it do not say."""
     draw = np.random.default_rng(0)

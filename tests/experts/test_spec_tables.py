@@ -564,6 +564,20 @@ def test_what_a_spec_leaves_open_is_tried_with_every_likely_answer(tmp_path):
         specs.tried(tmp_path / "x.toml")
 
 
+def test_a_noisy_layer_s_bias_may_not_be_left_out(tmp_path):
+    shapes = {"fc__weight_mu": (5, 3), "fc__bias_mu": (5,), "a__weight": (2, 5), "a__bias": (2,)}
+    export.save(_tensors(**shapes), tmp_path / "x.pth")
+    text = (
+        'outputs = "q"\nactivation = "relu"\n[[layers]]\ntype = "dense"\nkey = "fc"\n'
+        'noisy = true\n[head]\ntype = "linear"\naction = "a"\n'
+    )
+    (tmp_path / "x.toml").write_text(text.replace("noisy = true", "noisy = true\nbias = false"))
+    with pytest.raises(ValueError, match=r"found bias = false, but .* has fc\.bias_mu"):
+        formats.convert(tmp_path / "x.pth", spec=tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text(text)
+    assert formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml").network.num_outputs == 2
+
+
 RECURRENT = """
 outputs = "logits"
 activation = "relu"
@@ -581,6 +595,18 @@ layer = 0
 type = "linear"
 action = "out"
 """
+
+
+def test_a_cell_has_no_activation_to_be_tried(tmp_path):
+    """Plans that are the same would be played one after another."""
+    text = RECURRENT.replace('activation = "relu"\n', "")
+    (tmp_path / "x.toml").write_text(text)
+    assert [x for x, _ in specs.tried(tmp_path / "x.toml")] == [
+        {"activation": name} for name in specs.QUESTIONS["activation"]
+    ]
+    (tmp_path / "x.toml").write_text(text.replace('"dense"', '"dense"\nactivation = "elu"'))
+    with pytest.raises(ValueError, match="answers all that can be tried"):
+        specs.tried(tmp_path / "x.toml")
 
 
 @pytest.fixture

@@ -181,6 +181,9 @@ def opened(path: str | os.PathLike[str]) -> Opened:
     hint = _Hint(told.game, told.game_from, not told.by_name)
     if told.game is None:
         hint = _Hint(*besides.game_in_names(place))
+    elif told.by_name and address is not None:
+        inside = _Hint(*besides.game_in_names(pathlib.Path("/", address.path)))
+        hint = inside if inside.game else hint  # it is nearer to the expert
     source = Opened(place, hint, address=address, told=told)
     if place.is_dir():
         return source
@@ -281,6 +284,8 @@ def _read(source: Opened, described: specs.Spec | None, game: str | None) -> Con
                 f"none; a spec (--spec) may say another"
             )
         game = _agreed(game, games, str(path))
+        if game is None and any(games) and hinted not in games:
+            hinted = None  # a file of several games, which it lists
         conversion = _by_names(str(path), found, file.tree, data, game or hinted, said, arguments)
         if hinted and hinted != game:
             note = f"its game, {hinted}, is taken from {by}"
@@ -317,10 +322,11 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
     arrays = found[place]
     where = _where(path, place)
     for weights in spec.plan.layers():
-        if weights.bias is None and f"{weights.key}.bias" in arrays:
+        key = weights.weight.removesuffix("_mu").removesuffix(".weight")
+        biases = (f"{key}.bias", f"{key}.bias_mu")
+        if weights.bias is None and (bias := next((x for x in biases if x in arrays), None)):
             raise ValueError(
-                f"{spec.path}: {weights.key}: found bias = false, but {where} has "
-                f"{weights.key}.bias"
+                f"{spec.path}: {weights.key}: found bias = false, but {where} has {bias}"
             )
     view = specs.view_of(spec, spec.plan.channels(arrays))
     built = building.build(arrays, spec.plan, view, where)
@@ -510,11 +516,12 @@ def _beside(
         name = name.replace("reference", "reference merged")
         listed = beside.get("games")
         if isinstance(listed, (list, tuple)) and listed:
-            notes.append(f"a student of several games: {brief(str(item) for item in listed)}")
+            named = [item for item in listed if isinstance(item, str)]
+            notes.append(f"a student of several games: {brief(named)}")
     valid = beside.get("valid_actions")
     if convention.name.startswith("CRL-Atari") and isinstance(valid, list):
         union = conventions.UNION_ACTIONS
-        if all(type(i) is int and 0 <= i < len(union) for i in valid):
+        if len(valid) <= len(union) and all(type(i) is int and 0 <= i < len(union) for i in valid):
             notes.append(f"its game's valid actions: {[union[i] for i in valid]}")
     if game is None:
         notes.append("the file does not say which game it plays")

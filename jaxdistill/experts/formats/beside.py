@@ -63,7 +63,9 @@ def game_in_names(path: pathlib.Path) -> tuple[str | None, str]:
     stand anywhere in it (`dqn-PongNoFrameskip-v4.zip`), or a game after "atari" (`atari_pong`). A
     folder may be called like that, or like the game and no more.
     """
-    if game := _first_words(path.stem) or game_in_words(path.stem):
+    name = path.name.removesuffix(".gz")
+    name = name.removesuffix(pathlib.Path(name).suffix)
+    if game := _first_words(name) or game_in_words(name):
         return game, "the file's name"
     for folder in list(path.absolute().parents)[:_FOLDERS]:
         name = folder.name

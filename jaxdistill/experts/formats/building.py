@@ -95,6 +95,9 @@ def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built
     return Built(network, params, tuple(builder.rows), tuple(builder.notes))
 
 
+_MOST_OUTPUTS = 2**16  # of all tasks together: each has its list of those that count
+
+
 class _Builder:
     """What `build` has made so far; each method adds its layers, in the order of the layer table.
 
@@ -160,6 +163,11 @@ class _Builder:
         if vectors is None:
             return network
         tasks, size = vectors.shape
+        if tasks * outputs > _MOST_OUTPUTS:
+            raise ValueError(
+                f"{self.where}: has {outputs} outputs for each of {tasks} tasks, expected at most "
+                f"{_MOST_OUTPUTS} together"
+            )
         return network.clone(task_embedding=size, game_actions=(tuple(range(outputs)),) * tasks)
 
     # --- what all layers need

@@ -68,7 +68,8 @@ def read(tree: Any, where: str) -> Carried | None:
         views = {_game(row["game"]): from_dict(row["view"]) for row in fields["plays"]}
         if not views or fields["outputs"] not in _OUTPUTS:
             raise ValueError("no game, or outputs that are neither Q-values nor logits")
-        return Carried(fields["outputs"], views, settings.build(Rules, fields.get("rules", {})))
+        rules = settings.build(Rules, fields.get("rules", {}), "rules")
+        return Carried(fields["outputs"], views, rules)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:120]
         raise ValueError(

@@ -34,6 +34,7 @@ from jaxdistill.tasks.atari import ATARI, NUM_ACTIONS, USUAL, Game, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, Vector, View, described
+from jaxdistill.text import short_repr
 
 # CRL-Atari: the union of the minimal actions of its three games.
 UNION_GAMES = ("breakout", "pong", "space_invaders")
@@ -665,16 +666,21 @@ def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: 
     if convention.name.startswith("Sample Factory"):
         activation = arguments.get("nonlinearity", "relu")
         if activation not in ("relu", "elu", "tanh"):
-            shown = brief([str(activation)[:80]])
+            shown = _said(activation)
             raise ValueError(f"{where}: nonlinearity is {shown}, expected relu, elu or tanh")
         less, over = arguments.get("obs_subtract_mean", 0), arguments.get("obs_scale", 255)
         if less != 0 or over not in (1, 255):
             raise ValueError(
-                f"{where}: its pixels are less {brief([str(less)])} and over {brief([str(over)])}, "
+                f"{where}: its pixels are less {_said(less)} and over {_said(over)}, "
                 "by obs_subtract_mean and obs_scale of its config.json; expected 0, and 1 or 255"
             )
         plan = dataclasses.replace(plan, activation=activation, raw_pixels=over == 1)
     return dataclasses.replace(convention, plan=plan, notes=notes)
+
+
+def _said(value: Any) -> str:
+    """An argument of a program in a message."""
+    return brief([value]) if isinstance(value, str) else short_repr(value)
 
 
 def rules_of(
@@ -695,7 +701,9 @@ def rules_of(
         return USUAL
     wide = not convention.actions and is_full(actions, game)
     names = "/".join(pathlib.Path(path).parts[-4:])  # the file's, and three folders'
-    said = f"{names} {arguments.get('exp_name', '')} {'machado' if wide else ''}".lower()
+    called = arguments.get("exp_name")
+    called = called[:200] if isinstance(called, str) else ""
+    said = f"{names} {called} {'machado' if wide else ''}".lower()
     found = (rules for word, rules in convention.variants if word in said)
     return with_full_set(next(found, convention.rules), wide, game)
 

@@ -58,7 +58,6 @@ import dataclasses
 import difflib
 import itertools
 import os
-import reprlib
 import tomllib
 from typing import Any
 
@@ -81,7 +80,7 @@ from jaxdistill.experts.formats.layers import (
 )
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
-from jaxdistill.text import one_line
+from jaxdistill.text import one_line, short_repr
 
 # Far more than any spec needs; some TOML of a megabyte takes hours to read.
 MAX_BYTES = 16 * 2**10
@@ -229,7 +228,8 @@ def _is_open(fields: dict[str, Any], question: str) -> bool:
     tables = [layer for layer in fields.get("layers") or [] if isinstance(layer, dict)]
     if question == "activation":
         hidden = head and any(map(head.get, ("action_hidden", "value_hidden", "fractions")))
-        inside = [*tables, *([head] if head and hidden else [])]
+        layers = [x for x in tables if x.get("type") not in networks.CELLS]  # which have their own
+        inside = [*layers, *([head] if head and hidden else [])]
         return "activation" not in fields and any("activation" not in x for x in inside)
     if view is None:
         return False
@@ -674,19 +674,7 @@ def _brief_activation(activations: list[str]) -> str | tuple[str, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(_BRIEF.repr(value).split())
-    return text if len(text) <= 60 else text[:60] + "..."
-
-
-class _Brief(reprlib.Repr):
-    """A `repr` that ends: of what is nested deeply and of numbers with thousands of digits too."""
-
-    def repr_int(self, x: int, level: int) -> str:
-        """The number, or that it is huge."""
-        return repr(x) if abs(x) < _HUGE else "a huge number"
+    return short_repr(value, 60)
 
 
 _HUGE = 2**53
-_BRIEF = _Brief()
-_BRIEF.maxlist = _BRIEF.maxdict = 20
-_BRIEF.maxstring = _BRIEF.maxother = 1000

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import zipfile
@@ -63,6 +64,7 @@ _RAW_SCREEN = (
     "it sees the screen as it is, so that no AtariWrapper is assumed: no maximum over frames, no "
     "FIRE after a lost life; its environment's frame skip and sticky actions are not in this file"
 )
+_NUMBER = re.compile(r"[\[\s]*(\d+(?:\.\d*)?)")  # the first of an array that was printed
 _UNSUPPORTED = {
     "actor.mu": "continuous actions",
     "actor.latent_pi": "continuous actions",
@@ -220,7 +222,7 @@ def policy(
         raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box")
     view = _carried_view(said, game, where) if said and plan.convs else None
     view = view or _view(arrays, plan, seen, where)
-    raw = kwargs.get("normalize_images") is False and view is not None
+    raw = view is not None and _takes_levels(kwargs, seen, where)
     plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
 
     count = tensor(arrays, plan.action.weight, (None, None), where).shape[0]
@@ -257,6 +259,26 @@ def policy(
         rules = with_full_set(rules, is_full(actions, game), game)
     outputs = "q" if is_q else "logits"
     return Policy(name, plan, outputs, actions, view, tuple(notes), game, rules=rules)
+
+
+def _takes_levels(kwargs: Mapping[str, Any], seen: Mapping[str, Any], where: str) -> bool:
+    """Whether a network takes pixels of 0..255 as they are.
+
+    Stable-Baselines3 divides bytes by 255 unless it is told not to. Then they may be bytes, or
+    numbers that the environment has divided already.
+    """
+    if kwargs.get("normalize_images") is not False:
+        return False
+    if not _text(seen.get("dtype")).startswith("float"):
+        return True
+    found = _NUMBER.match(_text(seen.get("high_repr")) or _text(seen.get("high")))
+    high = float(found[1]) if found else math.inf
+    if high not in (1, 255):
+        raise ValueError(
+            f"{where}: sees pixels that are fractions up to {high:g}, expected 1 or 255; describe "
+            f"it in a spec (--spec)"
+        )
+    return high == 255
 
 
 def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy:
@@ -368,6 +390,11 @@ def _sequence(arrays: Arrays, prefix: str) -> list[Weights]:
     pattern = re.compile(re.escape(prefix) + r"(\d{1,6})\.weight")
     found = sorted(int(match[1]) for name in arrays if (match := pattern.fullmatch(name)))
     return [named(f"{prefix}{i}") for i in found]
+
+
+def _text(value: Any) -> str:
+    """The beginning of a text; none of what is another value."""
+    return value[:100] if isinstance(value, str) else ""
 
 
 def _mapping(data: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
