@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import pathlib
 import pickle
 import struct
@@ -180,6 +181,25 @@ def _safetensors(shapes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
+def _weights(**shapes: tuple[int, ...]) -> bytes:
+    """A state_dict of one storage, "0", that all tensors are views of; "__" is a dot."""
+    numel = max(math.prod(shape) for shape in shapes.values())
+
+    def view(shape: tuple[int, ...]) -> bytes:
+        stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        return tensor(numel=numel, size=shape, stride=stride)
+
+    return dictionary(**{key.replace("__", "."): view(shape) for key, shape in shapes.items()})
+
+
+def _carried(**beside: bytes) -> bytes:
+    """A file as ours are exported, with what is carried beside the weights."""
+    text = plain("x" * 100_000) + put(0) + b"0" + many(get(0), 60_000) + put(1) + b"0"
+    seen = dictionary(**{"height": get(1), **beside})
+    played = many(dictionary(game=b"N", view=seen), 1)
+    return text + dictionary(w=tensor(), jaxdistill=dictionary(outputs=plain("q"), plays=played))
+
+
 def archive_of(*, method=zipfile.ZIP_DEFLATED, **members: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method, compresslevel=_LEVEL) as archive:
@@ -251,6 +271,22 @@ PTH: dict[str, Callable[[], bytes]] = {
             call("numpy.core.numeric", "_frombuffer", get(0), get(1), plain((2**20,)), plain("C")),
             5_000,
         )
+    ),
+    "a height of many long texts": lambda: zipped(_carried(), FLOATS),
+    "many tasks of many outputs": lambda: zipped(
+        dictionary(
+            q_network=_weights(
+                task_embedding__weight=(60_000, 1),
+                fc1__weight=(4, 9),
+                fc1__bias=(4,),
+                fc2__weight=(4, 4),
+                fc2__bias=(4,),
+                fc3__weight=(60_000, 4),
+                fc3__bias=(60_000,),
+            )
+        ),
+        {"0": bytes(4 * 240_000)},
+        method=zipfile.ZIP_DEFLATED,
     ),
     "many places": lambda: zipped(_places(15_000), FLOATS),
     "too many places": lambda: zipped(_places(100_000), FLOATS),

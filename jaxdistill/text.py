@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,10 +25,21 @@ def one_line(text: str, limit: int = 400) -> str:
     return clean + "..." if len(text) > limit else clean
 
 
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxlevel = 3
+_BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxdict = _BOUNDED.maxset = 20
+_BOUNDED.maxfrozenset = _BOUNDED.maxdeque = 20
+_BOUNDED.maxstring = _BOUNDED.maxother = 1000
+
+
 def short_repr(value: Any, limit: int = 100) -> str:
-    """Any value in a message: on one line, not endless."""
+    """Any value in a message: on one line, not endless.
+
+    Nor is more of it turned into text on the way: a list in a file may name one long string again
+    and again.
+    """
     try:
-        return one_line(repr(value), limit)
+        return one_line(_BOUNDED.repr(value), limit)
     except (RecursionError, ValueError):  # nested too deeply, or thousands of digits
         return f"{type(value).__name__} too large to show"
 

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.text import short_repr
+
 RESIZES = ("area", "linear", "nearest", "smooth")
 GRAYS = ("luminance", "mean", "stretched", "none")
 MAXIMA = ("before", "after", "none")
@@ -79,24 +81,25 @@ class View:
             if name == "spacing" and size is None:
                 continue
             if type(size) is not int or not 1 <= size <= _MAX_SIZE:
-                shown = size if not isinstance(size, int) or size < 1 else "larger"
+                shown = short_repr(size if not isinstance(size, int) or size < 1 else "larger")
                 raise ValueError(
-                    f"view: {name} is {shown!r}, expected a whole number of 1..{_MAX_SIZE}"
+                    f"view: {name} is {shown}, expected a whole number of 1..{_MAX_SIZE}"
                 )
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+            if (value := getattr(self, name)) not in known:
                 raise ValueError(
-                    f"view: {name} is {getattr(self, name)!r}, expected one of {', '.join(known)}"
+                    f"view: {name} is {short_repr(value)}, expected one of {', '.join(known)}"
                 )
         for name in ("gray_last", "difference", "channels_last"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"view: {name} is {getattr(self, name)!r}, expected true or false")
+            if type(value := getattr(self, name)) is not bool:
+                raise ValueError(f"view: {name} is {short_repr(value)}, expected true or false")
         if self.gray_last and self.gray == "none":
             raise ValueError("view: gray_last has no effect where gray is 'none'; leave it out")
-        if self.crop is not None and not (_pair(self.crop) and 0 <= self.crop[0] < self.crop[1]):
-            raise ValueError(f"view: crop is {self.crop!r}, expected (first row, end row)")
-        if not all(_pair(size) and min(size) > 0 for size in self.steps):
-            raise ValueError(f"view: steps is {self.steps!r}, expected sizes (height, width)")
+        crop, steps = self.crop, self.steps
+        if crop is not None and not (_pair(crop) and 0 <= crop[0] < crop[1]):
+            raise ValueError(f"view: crop is {short_repr(crop)}, expected (first row, end row)")
+        if not all(_pair(size) and min(size) > 0 for size in steps):
+            raise ValueError(f"view: steps is {short_repr(steps)}, expected sizes (height, width)")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -145,9 +148,8 @@ class View:
         """A view from plain values; ValueError names a field that does not exist."""
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
-            raise ValueError(
-                f"view: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(known))}"
-            )
+            shown, names = short_repr(unknown[0]), ", ".join(sorted(known))
+            raise ValueError(f"view: unknown field {shown}; known fields: {names}")
         values = dict(fields)
         try:
             if values.get("crop") is not None:
@@ -182,15 +184,14 @@ class Vector:
     def __post_init__(self) -> None:
         if type(self.size) is not int or not 1 <= self.size <= _MAX_SIZE:
             raise ValueError(
-                f"view: size is {self.size!r}, expected a whole number of 1..{_MAX_SIZE}"
+                f"view: size is {short_repr(self.size)}, expected a whole number of 1..{_MAX_SIZE}"
             )
         whole = self.size if self.of is None else self.of
         if not all(type(x) is int and 0 <= x <= _MAX_SIZE for x in (self.start, whole)) or (
             self.start + self.size > whole
         ):
-            raise ValueError(
-                f"view: numbers {self.start!r}.. of {whole!r}, expected a part of those shown"
-            )
+            shown = f"{short_repr(self.start)}.. of {short_repr(whole)}"
+            raise ValueError(f"view: numbers {shown}, expected a part of those shown")
 
     @property
     def shape(self) -> tuple[int, int]:
