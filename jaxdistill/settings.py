@@ -91,6 +91,10 @@ Temperature = Annotated[float, Range(1e-6, 1e6)]  # outputs divided by it stay f
 Text = Annotated[str, _Filled()]
 
 
+class OtherFields(ValueError):
+    """A field is unknown or missing: what is read was written for something else."""
+
+
 def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     """A frozen dataclass from nested plain values.
 
@@ -98,8 +102,8 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     read over.
 
     Raises:
-      ValueError: a field is unknown, missing, of the wrong type or outside its range; names it as
-        `where.field`.
+      OtherFields: a field is unknown or missing; names it as `where.field`.
+      ValueError: a field is of the wrong type or outside its range; names it so, too.
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"{where} is {short_repr(fields)}, expected fields of {cls.__name__}")
@@ -107,7 +111,7 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in fields:
         if name not in known and name not in getattr(cls, "gone", ()):
-            raise ValueError(
+            raise OtherFields(
                 f"{where}.{one_line(str(name), 60)} is unknown; known fields: {', '.join(known)}"
             )
     values = {}
@@ -117,7 +121,7 @@ def build(cls: type[T], fields: Mapping[str, Any], where: str = "config") -> T:
         elif field.default is dataclasses.MISSING and (
             field.default_factory is dataclasses.MISSING
         ):
-            raise ValueError(f"{where}.{name} is missing")
+            raise OtherFields(f"{where}.{name} is missing")
     try:
         return cls(**values)
     except ValueError as error:

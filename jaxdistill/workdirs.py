@@ -8,10 +8,13 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxdistill import disk, lock
-from jaxdistill.settings import build, flatten
+from jaxdistill.settings import OtherFields, build, flatten
+from jaxdistill.text import one_line
+
+T = TypeVar("T")
 
 
 def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...] = ()) -> bool:
@@ -33,7 +36,8 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
     if path.is_file():
         standing = disk.read_json(path, "choose another --workdir")
         # A field that was not yet known when the run began had what is now its default.
-        completed = dataclasses.asdict(build(type(settings), standing, str(path)))
+        begun = understood(type(settings), standing, path, "choose another --workdir")
+        completed = dataclasses.asdict(begun)
         old, new = flatten(json.loads(json.dumps(completed))), flatten(wanted)
         said = flatten(standing)
         for name in sorted(old.keys() | new.keys()):
@@ -49,6 +53,30 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
     workdir.mkdir(parents=True, exist_ok=True)
     disk.write_json(path, wanted)
     return False
+
+
+def understood(cls: type[T], standing: Any, path: pathlib.Path, advice: str) -> T:
+    """The settings that stand in a run's `config.json`, as those of a program's class.
+
+    Args:
+      standing: what the file at `path` holds.
+      advice: what to do where it is not for this program.
+
+    Raises:
+      ValueError: the run is of another program or version, or has a setting that is refused here.
+    """
+    try:
+        return build(cls, standing, path.name)
+    except OtherFields as error:
+        reason, _, _ = str(error).partition(";")  # without all that are known
+        raise ValueError(
+            f"{path.parent} holds a run of another program or of another version ({reason}); "
+            f"{advice}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path.parent} holds a run that cannot be read here ({one_line(str(error))}); {advice}"
+        ) from error
 
 
 @contextlib.contextmanager

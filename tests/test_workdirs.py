@@ -74,6 +74,52 @@ def test_other_settings_are_refused_and_change_nothing(tmp_path, other, message)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+@dataclasses.dataclass(frozen=True)
+class Another:
+    """Settings of another program."""
+
+    name: str
+    speed: int = 1
+
+
+@pytest.mark.parametrize(
+    ("standing", "wanted", "reason"),
+    [
+        (Another("x"), Outer("x"), r"config\.json\.speed is unknown"),
+        (Outer("x"), Another("x"), r"config\.json\.games is unknown"),
+        (Inner(), Another("x"), r"config\.json\.rate is unknown"),
+        (Outer("x", inner=Another("y")), Outer("x"), r"config\.json\.inner\.name is unknown"),
+    ],
+)
+def test_a_run_of_another_program_is_called_so(tmp_path, standing, wanted, reason):
+    workdirs.claim(tmp_path, standing)
+    before = (tmp_path / "config.json").read_bytes()
+    said = (
+        rf"^{tmp_path} holds a run of another program or of another version \({reason}\); choose "
+        r"another --workdir$"
+    )
+    with pytest.raises(ValueError, match=said):
+        workdirs.claim(tmp_path, wanted)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{}", r"another version \(config\.json\.name is missing\)"),
+        (
+            '{"name": 3}',
+            r"holds a run that cannot be read here \(config\.json\.name is 3, expected",
+        ),
+        ("[]", r"holds a run that cannot be read here \(config\.json is \[\], expected fields of"),
+    ],
+)
+def test_a_config_that_says_something_else_is_refused_with_what_to_do(tmp_path, text, reason):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"{reason}.*; choose another --workdir$"):
+        workdirs.claim(tmp_path, Outer("x"))
+
+
 def test_fields_to_ignore_may_differ(tmp_path):
     workdirs.claim(tmp_path, Outer("x"))
     other = Outer("x", seed=1, inner=Inner(size=9))

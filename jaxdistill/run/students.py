@@ -24,7 +24,6 @@ from jax.sharding import Mesh
 
 from jaxdistill import disk, networks, shipped, tasks, workdirs
 from jaxdistill import mesh as meshes
-from jaxdistill import settings as settings_lib
 from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher, Team
@@ -281,12 +280,13 @@ def _read_settings(
     standing = disk.read_json(path, "begin again in another --workdir")
     if isinstance(standing, dict) and "games" in standing:
         raise ValueError(
-            f"{workdir} holds a training and no distillation; its experts stand in "
-            f"{workdir / 'experts'}, to be given as --expert"
+            f"{workdir} holds a training and no distillation; name another directory or, where "
+            f"an expert may be given, one of those in {workdir / 'experts'}"
         )
     merged = isinstance(standing, dict) and "method" in standing
     cls: type[Settings | merging.Settings] = merging.Settings if merged else Settings
-    return settings_lib.build(cls, standing, str(path)), path, standing
+    chosen = workdirs.understood(cls, standing, path, "name another directory")
+    return chosen, path, standing
 
 
 def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:

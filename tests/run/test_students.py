@@ -14,14 +14,23 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import mesh, networks, tasks, workdirs
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import loop, losses, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
-from jaxdistill.run import common, distill, push, recipe, students, training, travelled
+from jaxdistill.run import (
+    common,
+    distill,
+    merging,
+    push,
+    recipe,
+    students,
+    training,
+    travelled,
+)
 from jaxdistill.tasks.actions import Choices
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
@@ -866,3 +875,39 @@ def test_a_run_of_an_earlier_version_says_what_its_config_does_not(alone):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"^checkpoint"):
         students.load_student(alone)
+
+
+TWO = (ExpertSource("x"), ExpertSource("y"))
+PROGRAMS = {
+    "distill": recipe.Settings(TWO),
+    "merge_weights": merging.Settings(TWO, "mean"),
+    "train_expert": regime.Settings(("pong",)),
+}
+
+
+@pytest.mark.parametrize("standing", PROGRAMS)
+@pytest.mark.parametrize("begun", PROGRAMS)
+def test_each_program_says_that_a_directory_is_another_s(tmp_path, standing, begun):
+    workdirs.claim(tmp_path, PROGRAMS[standing])
+    if standing == begun:
+        assert workdirs.claim(tmp_path, PROGRAMS[begun])
+        return
+    with pytest.raises(ValueError) as error:
+        workdirs.claim(tmp_path, PROGRAMS[begun])
+    said = str(error.value).removeprefix(str(tmp_path))
+    assert said.startswith(" holds a run of another program or of another version (config.json.")
+    assert said.endswith("; choose another --workdir") and len(said) < 140
+
+
+def test_what_is_no_distillation_of_this_version_is_said_in_short(tmp_path):
+    workdirs.claim(tmp_path, PROGRAMS["train_expert"])
+    training = (
+        rf"^{tmp_path} holds a training and no distillation; name another directory or, where an "
+        rf"expert may be given, one of those in {tmp_path / 'experts'}$"
+    )
+    with pytest.raises(ValueError, match=training):
+        students.load_settings(tmp_path)
+    (tmp_path / "config.json").write_text('{"experts": [{"path": "x"}], "later": 1}')
+    later = r"another version \(config\.json\.later is unknown\); name another directory$"
+    with pytest.raises(ValueError, match=later):
+        students.load_settings(tmp_path)

@@ -200,6 +200,10 @@ def test_a_distillation_begins_from_it_or_from_another_run(settings, done, merge
         distill._initial_params(other)
     with pytest.raises(ValueError, match="nor a file or a run"):
         distill.params_of(begun, "nowhere", "merge.base")
+    with pytest.raises(
+        ValueError, match=r"program .*\.method is unknown\); choose another --workdir$"
+    ):
+        distill.distill(dataclasses.replace(run, network="tiny"), workdir, mesh=ONE)
     with pytest.raises(ValueError, match=r"config\.json\.method is missing"):
         (workdir.parent / "distillation").mkdir()
         config = json.dumps({"experts": [{"path": "x"}]})
