@@ -35,6 +35,12 @@ class Profile:
             self._running = False
         elif self._directory is not None and self._seen <= self._first:
             terminal.say(
-                f"no profile in {self._directory}: {self._seen} iterations were left, and the "
+                f"no profile in {self._directory}: {self._seen} iterations were begun, and the "
                 f"first {self._first} are not traced"
             )
+
+
+def none_left(directory: str | os.PathLike[str] | None) -> None:
+    """Says of a run that has ended before that nothing is traced, if `directory` asks for it."""
+    if directory is not None:
+        terminal.say(f"no profile in {directory}: the run has ended, and nothing is left to trace")

@@ -1,5 +1,6 @@
 """Tests for traces of a few iterations."""
 
+from jaxdistill import profiler
 from jaxdistill.profiler import Profile
 
 
@@ -12,12 +13,23 @@ def test_a_profile_is_of_the_iterations_after_those_that_compile(tmp_path, capsy
     assert not capsys.readouterr().out
 
 
-def test_a_loop_too_short_to_be_traced_says_so(tmp_path, capsys):
-    trace = Profile(tmp_path / "trace", skip=2)
+def test_a_loop_that_ends_before_it_is_traced_says_so(tmp_path, capsys):
+    """Be it that no more were left, or that it was stopped with hundreds to come."""
+    directory = tmp_path / "trace"
+    trace = Profile(directory, skip=2)
     for _ in range(2):
         trace.step()
     trace.close()
-    assert "2 iterations were left" in capsys.readouterr().out
-    assert not (tmp_path / "trace").exists()
+    said = "2 iterations were begun, and the first 2 are not traced"
+    assert capsys.readouterr().out.split("\n") == [f"no profile in {directory}: {said}", ""]
+    assert not directory.exists()
     Profile(None).close()
+    profiler.none_left(None)
     assert not capsys.readouterr().out
+
+
+def test_a_run_that_has_ended_says_that_nothing_is_traced(tmp_path, capsys):
+    profiler.none_left(tmp_path / "trace")
+    said = "the run has ended, and nothing is left to trace"
+    assert capsys.readouterr().out == f"no profile in {tmp_path / 'trace'}: {said}\n"
+    assert not (tmp_path / "trace").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, networks, shipped, terminal
+from jaxdistill import clocks, disk, lock, networks, profiler, shipped, terminal
 from jaxdistill import (
     mesh as meshes,
 )
@@ -107,6 +107,7 @@ def distill(
     result_path = workdir / "result.json"
     if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
+        profiler.none_left(profile)
         return tables.read_result(result_path)
     # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
     learnt = checkpoints.any_in(workdir / rounds.CHECKPOINTS)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, metrics, networks, terminal
+from jaxdistill import clocks, disk, lock, metrics, networks, profiler, terminal
 from jaxdistill import (
     mesh as meshes,
 )
@@ -75,6 +75,7 @@ def train(
     path = workdir / "result.json"
     if stop_at is None and path.is_file() and _experts_stand(settings, workdir):
         loop.check_begun(settings, workdir, mesh=mesh, student=student)
+        profiler.none_left(profile)
         return tables.read_training(path)
     loop.train(
         settings,

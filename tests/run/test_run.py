@@ -469,11 +469,12 @@ def test_a_finished_run_that_has_lost_its_student_is_not_told_to_run_on(done, tm
         students.read(tmp_path)
 
 
-def test_a_finished_run_is_told_by_its_settings(settings, done):
+def test_a_finished_run_is_told_by_its_settings(settings, done, capsys):
     """Those that say nothing of what it did may differ."""
     evaluate = dataclasses.replace(settings.evaluate, lowest_expert_share=0.1)
     same = dataclasses.replace(settings, evaluate=evaluate)
-    assert distill.distill(same, done.workdir) == done.result
+    assert distill.distill(same, done.workdir, profile="trace") == done.result
+    assert capsys.readouterr().out.startswith("no profile in trace: the run has ended")
     for change in (
         {"seed": 6},
         {"learn": dataclasses.replace(settings.learn, learning_rate=0.01)},

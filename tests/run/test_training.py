@@ -158,6 +158,9 @@ def test_a_measured_training_is_read_back_and_nothing_is_played_or_written(
 
     monkeypatch.setattr(evaluation, "measure", never)
     assert training.train(settings, workdir) == result
+    assert not capsys.readouterr().out
+    assert training.train(settings, workdir, profile="trace") == result
+    assert "no profile in trace: the run has ended" in capsys.readouterr().out
     assert contents(workdir) == before
     tables.print_training(result)
     printed = capsys.readouterr().out
