@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,10 @@ _asked: int | None = None
 
 
 class Preempted(Exception):
-    """A signal came, and what was done by then is saved: the same command goes on from there."""
+    """A signal came, and what was done by then is saved: the same command goes on from there.
+
+    Where it does something else, its text says what: see `begun_again`.
+    """
 
 
 def watch() -> None:
@@ -65,3 +69,17 @@ def stop_if_asked() -> None:
     """
     if asked():
         raise Preempted
+
+
+@contextlib.contextmanager
+def begun_again(then: str) -> Iterator[None]:
+    """For a body of which nothing is kept where a signal ends it, which then says what follows.
+
+    Args:
+      then: what the same command does, to stand after "the same command".
+    """
+    try:
+        yield
+    except (Preempted, KeyboardInterrupt) as stopped:
+        stopped.args = (then,)
+        raise

@@ -73,11 +73,12 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             main()
         except (ValueError, OSError) as error:
             _fail(str(error) + _own_place(error))
-        except preemption.Preempted:
+        except preemption.Preempted as stopped:
+            then = str(stopped) or _GOES_ON
             if preemption.by_hand():
-                _interrupted(goes_on=True)
+                _interrupted(then)
             why = "ended by SIGTERM" if preemption.asked() else "ended with another process"
-            print(f"{why}; the same command goes on where it stopped", file=sys.stderr)
+            print(f"{why}; the same command {then}", file=sys.stderr)
         except Exception as error:
             if _out_of_memory(error):
                 _fail(_too_large(error))
@@ -119,12 +120,14 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         preemption.watch()  # from before a config file is read, which loads JAX
     try:
         app.run(guarded, flags_parser=parse)
-    except KeyboardInterrupt:
-        _interrupted(goes_on=resumes)
+    except KeyboardInterrupt as stopped:
+        _interrupted(str(stopped) or _GOES_ON if resumes else "begins again")
 
 
-def _interrupted(*, goes_on: bool) -> NoReturn:
-    then = "goes on where it stopped" if goes_on else "begins again"
+_GOES_ON = "goes on where it stopped"
+
+
+def _interrupted(then: str) -> NoReturn:
     print(f"interrupted; the same command {then}", file=sys.stderr)
     sys.exit(130)
 

@@ -58,7 +58,8 @@ def merge(
 
     Raises:
       ValueError, FileNotFoundError: something the user can mend, in one line.
-      preemption.Preempted: SIGTERM has come; a merge on its way is begun again by the next call.
+      preemption.Preempted: a signal has come; a merge on its way is begun again by the next call,
+        and says so.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     experts = load_experts(settings.experts)
@@ -138,6 +139,9 @@ def _stages(
     return tables.read_result(workdir / "result.json")
 
 
+_AGAIN = "merges the weights from the beginning: states and games are kept"
+
+
 def _merged_once(
     given: _Given, workdir: pathlib.Path, log: dataset.Log, timer: clocks.Timer
 ) -> learner.TrainState:
@@ -152,7 +156,7 @@ def _merged_once(
             # Others may have collected more since; an earlier version did not say.
             log.truncate(restored.progress.get("length", log.length))
             return restored.state
-        with timer.phase("merge"):
+        with timer.phase("merge"), preemption.begun_again(_AGAIN):
             params = jax.device_get(_merged(given, log))
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
             raise ValueError(

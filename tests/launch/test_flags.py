@@ -103,6 +103,29 @@ def test_ctrl_c_ends_a_run_where_nothing_is_lost_and_a_second_one_at_once(
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+@pytest.mark.parametrize(
+    ("asked", "why"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")]
+)
+@pytest.mark.parametrize("raised", [preemption.Preempted, KeyboardInterrupt])
+def test_what_is_begun_again_is_said_where_it_is(program, monkeypatch, capsys, asked, why, raised):
+    def main():
+        monkeypatch.setattr(preemption, "_asked", asked)
+        with preemption.begun_again("merges again"):
+            raise raised
+
+    run = program.load("distill").run
+    monkeypatch.setattr(preemption, "_asked", None)
+    given = ["distill.py", "--config=configs/quickstart.py", "--workdir=x"]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as ended:
+        run(main, resumes=True)
+    by_hand = asked == signal.SIGINT or raised is KeyboardInterrupt
+    assert ended.value.code in ((130,) if by_hand else (0, None))
+    line = f"{'interrupted' if by_hand else why}; the same command merges again\n"
+    assert capsys.readouterr().err.endswith(line)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_what_a_config_file_refuses_is_said_without_its_traceback(program, tmp_path):
     config = LAUNCH.parent / "configs" / "lander.py"
     code, _, err = program("train_expert", f"--config={config}:bogus", f"--workdir={tmp_path}")

@@ -72,7 +72,7 @@ def done(settings, tmp_path_factory):
         append = dataset.Log.append
         patch.setattr(dataset.Log, "append", appended)
         patch.setattr(data, "_CHUNK_STEPS", 4)
-        with pytest.raises(preemption.Preempted):
+        with pytest.raises(preemption.Preempted, match=r"^$"):
             weights.merge(settings, workdir, mesh=ONE)
     assert dataset.open_log(workdir / "dataset").length == 4, "of 16"
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,8 @@ def done(settings, tmp_path_factory):
 
         htcl = weight_merging.htcl
         patch.setattr(weight_merging, "htcl", stopped)
-        with pytest.raises(preemption.Preempted):
+        again = r"^merges the weights from the beginning: states and games are kept$"
+        with pytest.raises(preemption.Preempted, match=again):
             weights.merge(settings, workdir, mesh=ONE)
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         assert saved.latest_step() is None, "it has stopped before its weights were merged"
