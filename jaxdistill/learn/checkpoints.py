@@ -23,6 +23,9 @@ from jaxdistill import disk
 from jaxdistill import mesh as meshes
 from jaxdistill.text import one_line
 
+FOLDER = "checkpoints"
+"""Where a run's are, in its directory."""
+
 
 class Checkpoint(NamedTuple):
     """What was restored, and the step it was saved at."""

@@ -24,9 +24,9 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import beginning, divergence, origins, regime, replay
+from jaxdistill.learn import beginning, checkpoints, divergence, origins, regime, replay
 from jaxdistill.learn.regime import Settings, Student
-from jaxdistill.learn.training import CHECKPOINTS, Training
+from jaxdistill.learn.training import Training
 from jaxdistill.profiler import Profile
 
 # What a training that has diverged may change and go on.
@@ -97,7 +97,7 @@ def train(
         origins.check(workdir, known)
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
         divergence.claim(workdir, settings, _KNOBS, origins.moved(workdir, known), parts=inner)
-        origins.claim(workdir, known, begins=not (workdir / CHECKPOINTS).exists())
+        origins.claim(workdir, known, begins=not (workdir / checkpoints.FOLDER).exists())
         with clocks.wall_clock(workdir, began=began):
             if begin is None:
                 return _train_each(settings, workdir, mesh, stop_at, profile)

@@ -38,8 +38,6 @@ from jaxdistill.learn.regime import Beginning, Settings, Student
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks.views import Vector
 
-CHECKPOINTS = "checkpoints"
-
 # Games go on across evaluations, and a resumed training replays all that its present pools have
 # played. So an evaluation begins fresh ones, which cuts the games in progress, once so many steps
 # of each environment were played: eight games of Freeway. Where so many games at the step limit are
@@ -124,7 +122,7 @@ class Training:
         if student is not None and len(self.names) > 1:
             # A copy: what it is of is donated to the first update.
             self._first = jax.tree.map(np.array, jax.device_get(self.state.playing))
-        self._saved = checkpoints.Checkpoints(self.workdir / CHECKPOINTS)
+        self._saved = checkpoints.Checkpoints(self.workdir / checkpoints.FOLDER)
         began, log = self._restore()
         self._collector = Collector(settings, self.lessons, began, log)
 

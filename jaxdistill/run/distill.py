@@ -110,7 +110,7 @@ def distill(
         profiler.none_left(profile)
         return tables.read_result(result_path)
     # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
-    learnt = checkpoints.any_in(workdir / rounds.CHECKPOINTS)
+    learnt = checkpoints.any_in(workdir / checkpoints.FOLDER)
     initial = _fresh(run) if learnt else _initial_params(run)
     data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):

@@ -24,8 +24,6 @@ from jaxdistill.report import tables
 from jaxdistill.run import choosing, data, recipe, students
 from jaxdistill.run.common import Run
 
-CHECKPOINTS = "checkpoints"
-
 Baselines = dict[str, list[evaluation.Scores]]  # of "random" and "expert", by lesson
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
@@ -126,7 +124,7 @@ def train(
     lrn = run.settings.learn
     baselines = choosing.of_known(baselines)
     state, standing = students.create_state(run.settings, initial, run.mesh), _Standing()
-    with checkpoints.Checkpoints(workdir / CHECKPOINTS) as saved:
+    with checkpoints.Checkpoints(workdir / checkpoints.FOLDER) as saved:
         begun = saved.latest_step()
         if begun is not None:
             restored = saved.restore(begun, state)

@@ -63,7 +63,7 @@ def claim_roles(
         of other weights.
     """
     path = pathlib.Path(workdir, _FILE)
-    learnt = checkpoints.any_in(pathlib.Path(workdir, "checkpoints"))
+    learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
     rows = _rows_of(settings, experts, marked=not (learnt or settings.collect.follow))
     if path.is_file():
         check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
@@ -304,11 +304,11 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
     with workdirs.naming_unsaid(path, type(chosen), standing):
-        best = checkpoints.read_best(workdir / "checkpoints", state)
+        best = checkpoints.read_best(workdir / checkpoints.FOLDER, state)
     if best is None and (workdir / "result.json").is_file():
         raise ValueError(
-            f"{workdir} has ended, and its student, in {workdir / 'checkpoints'}, is not there any "
-            f"more; put it back, or distil again in another --workdir"
+            f"{workdir} has ended, and its student, in {workdir / checkpoints.FOLDER}, is not "
+            f"there any more; put it back, or distil again in another --workdir"
         )
     if best is None:
         raise ValueError(f"{workdir} has evaluated no student yet; let it run on")

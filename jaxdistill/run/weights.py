@@ -147,7 +147,7 @@ def _merged_once(
 ) -> learner.TrainState:
     """The merged network as a student's state: read back, or made and saved."""
     run = given.run
-    with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
+    with checkpoints.Checkpoints(workdir / checkpoints.FOLDER) as saved:
         step = saved.best_step()
         if step is not None:
             like = students.create_state(run.settings, given.base, run.mesh)
