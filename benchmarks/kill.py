@@ -113,7 +113,7 @@ if jump:
     for name in ahead:
         real = getattr(time, name)
         setattr(time, name, lambda name=name, real=real: real() + ahead[name])
-from jaxdistill import metrics
+from jaxdistill import clocks
 phase = clocks.Timer.phase
 def announced(self, name):
     os.write(fd, f"{name}\\n".encode())
