@@ -150,15 +150,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _named(self, step: int | None) -> Iterator[None]:
         """Says which file it is about when Orbax cannot read one."""
-        try:
+        with _naming(self._directory if step is None else self._directory / str(step)):
             yield
-        except Exception as error:  # damage shows as almost any exception of Orbax
-            reason = one_line(f"{type(error).__name__}: {error}", 200)
-            place = self._directory if step is None else self._directory / str(step)
-            raise ValueError(
-                f"checkpoint {place} cannot be read ({reason}); "
-                f"remove it to fall back on an older one, or begin in another --workdir"
-            ) from error
 
     def _check_shapes(self, step: int, stored: _Shapes, wanted: _Shapes) -> None:
         """Refuses to read a sound checkpoint as something that it is not."""
@@ -211,6 +204,18 @@ class Checkpoints:
         return Checkpoint(step, state, host, restored.progress)
 
 
+@contextlib.contextmanager
+def _naming(place: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # damage shows as almost any exception of Orbax
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(
+            f"checkpoint {place} cannot be read ({reason}); "
+            f"remove it to fall back on an older one, or begin in another --workdir"
+        ) from error
+
+
 def _part(path: pathlib.Path, abstract: Any) -> Any:
     """What `abstract` is of, of the state at `path`; nothing else of that is read."""
     args = ocp.args.PyTreeRestore(
@@ -247,9 +252,37 @@ def read_best(directory: str | pathlib.Path, like: Any) -> Checkpoint | None:
             time.sleep(0.05 * attempt)
 
 
+def read_progress(directory: str | pathlib.Path) -> tuple[int, dict[str, Any]] | None:
+    """Step and `progress` of the latest checkpoint; None where there is none. Nothing is written.
+
+    Its state is not read: what it has to be like need not be known.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    directory = pathlib.Path(directory).absolute()
+    found = [
+        (step, not name.endswith(_REPLACED), name)  # one that stands goes before what it replaced
+        for name in _names(directory)
+        if (step := _step_of(name)) is not None
+    ]
+    if not found:
+        return None
+    step, _, name = max(found)
+    reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+    with contextlib.closing(reader), _naming(directory / name):
+        return step, reader.restore(directory / name / "progress")
+
+
 def any_in(directory: str | pathlib.Path) -> bool:
     """Whether a whole checkpoint is there, be it one that a kill has left set aside."""
-    return any(x.removesuffix(_REPLACED).isdigit() for x in _names(pathlib.Path(directory)))
+    return any(_step_of(name) is not None for name in _names(pathlib.Path(directory)))
+
+
+def _step_of(name: str) -> int | None:
+    """Of a whole checkpoint; None of anything else."""
+    step = name.removesuffix(_REPLACED)
+    return int(step) if step.isdigit() else None
 
 
 def _names(directory: pathlib.Path) -> set[str]:

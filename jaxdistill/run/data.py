@@ -6,6 +6,8 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -87,37 +89,12 @@ def resume(
     """
     collect = run.settings.collect
     if collect.dataset:
-        log = dataset.open_log(collect.dataset)
-        own = json.loads(json.dumps(run.log_info()))
-        for name in (
-            "games",
-            "frame_shape",
-            "frame_dtype",
-            "action_shape",
-            "views",
-            "expert_views",
-            "rules",
-            "experts",
-            READ_AS,
-            "num_envs",
-        ):
-            if name == READ_AS and name not in log.info:
-                continue
-            if log.info.get(name) != own.get(name):
-                raise ValueError(
-                    f"{collect.dataset} was collected with other {name} ({log.info.get(name)!r}) "
-                    f"than this run's ({own.get(name)!r}); collect again, or use the same"
-                )
+        log = _given(run, collect.dataset)
         if length is not None:
             log.truncate(length)  # others may have collected more since; nothing is written
         return log, None
     with timer.phase("collect"):
         with meshes.leader_first("dataset"):
-            if length is not None and not (workdir / "dataset").is_dir():
-                raise ValueError(
-                    f"{workdir} holds no dataset, and its student has learnt from {length} steps "
-                    f"of each environment; put it back, or begin in another --workdir"
-                )
             log = _log(run, workdir / "dataset")
         initial = collect.initial_steps // collect.num_envs
         log.truncate(min(log.length, initial) if length is None else length)
@@ -127,6 +104,74 @@ def resume(
         elif collect.steps_per_round and collects_on:
             collector = run.seat(log)
     return log, collector if collect.steps_per_round else None
+
+
+def directory_of(settings: Settings, workdir: pathlib.Path) -> pathlib.Path:
+    """Where the states are that the run in `workdir` learns from."""
+    return pathlib.Path(settings.collect.dataset or workdir / "dataset")
+
+
+def stands_in(directory: pathlib.Path) -> bool:
+    """Whether a dataset stands there."""
+    return (directory / "dataset.json").is_file()
+
+
+def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Mapping[str, Any]) -> None:
+    """Refuses a run whose student has learnt from what is not there any more; nothing is written.
+
+    Args:
+      progress: of its latest checkpoint.
+
+    Raises:
+      ValueError: there is no dataset, or a shorter one, or another.
+    """
+    length, directory = progress["length"], directory_of(run.settings, workdir)
+    if not stands_in(directory):
+        raise ValueError(
+            f"{directory} holds no dataset, and the student of {workdir} has learnt from {length} "
+            f"steps of each environment there; put it back, or begin in another --workdir"
+        )
+    log = dataset.open_log(directory)
+    if log.length < length:
+        raise ValueError(
+            f"{directory} holds {log.length} steps of each environment, and the student of "
+            f"{workdir} has learnt from {length}; put back the dataset that it learnt from, or "
+            f"begin in another --workdir"
+        )
+    if run.settings.collect.dataset:
+        _given(run, directory)
+    else:
+        dataset.Log(directory, run.log_info(), writes=False, newer=NEWER)
+
+
+def _given(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:
+    """The dataset that a run is given, to read.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or one of other experts or environments.
+    """
+    log = dataset.open_log(directory)
+    own = json.loads(json.dumps(run.log_info()))
+    for name in (
+        "games",
+        "frame_shape",
+        "frame_dtype",
+        "action_shape",
+        "views",
+        "expert_views",
+        "rules",
+        "experts",
+        READ_AS,
+        "num_envs",
+    ):
+        if name == READ_AS and name not in log.info:
+            continue
+        if log.info.get(name) != own.get(name):
+            raise ValueError(
+                f"{directory} was collected with other {name} ({log.info.get(name)!r}) "
+                f"than this run's ({own.get(name)!r}); collect again, or use the same"
+            )
+    return log
 
 
 def _log(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, networks, profiler, shipped, terminal
+from jaxdistill import clocks, disk, lock, networks, profiler, shipped, terminal, workdirs
 from jaxdistill import (
     mesh as meshes,
 )
@@ -31,6 +31,7 @@ from jaxdistill.run.recipe import Settings
 # What a run that stands may change at any time.
 _FREE = ("evaluate.lowest_expert_share", "learn.rounds")
 _FREE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
+_LOST = "is not there any more; put it back, or distil again in another --workdir"
 
 
 def distill(
@@ -70,7 +71,9 @@ def distill(
     7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
        rate follows the schedule of that many from then on; `learn.shares` and
        `collect.steps_per_round` may be others then too. A run that ends is measured as it stands.
-       The old result is kept as `result-ROUNDS.json`.
+       The old result is kept as `result-ROUNDS.json`;
+    8. what it goes on from is gone, be it the student of a run that has ended or the dataset of one
+       that has learnt: it is refused, and nothing is changed.
 
     Args:
       cache_dir: where games of experts and random play are looked for, and kept for other runs;
@@ -109,13 +112,18 @@ def distill(
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
         profiler.none_left(profile)
         return tables.read_result(result_path)
-    # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
     learnt = checkpoints.any_in(workdir / checkpoints.FOLDER)
+    _check_standing(run, workdir, learnt)
+    # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
     initial = _fresh(run) if learnt else _initial_params(run)
     data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):
+        latest = checkpoints.read_progress(workdir / checkpoints.FOLDER) if learnt else None
+        if latest is not None:
+            students.check_same(workdir, settings, run.experts)
+            data.check_learnt_from(run, workdir, latest[1])
         with meshes.leader_first("claim"):
-            _claim(run, workdir)
+            _claim(run, workdir, 0 if latest is None else latest[0])
             students.claim_paths(workdir, settings)
             if not learnt:
                 _claim_start(run, workdir, initial)
@@ -143,24 +151,63 @@ def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     return dataclasses.replace(settings, learn=learn)
 
 
-def _claim(run: Run, workdir: pathlib.Path) -> None:
-    before = _rounds(workdir)
-    goes_on = before not in (None, run.settings.learn.rounds)
-    free = (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()))
+def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
+    """What a run that has ended is measured by again, and is not there any more; None if all is.
+
+    Raises:
+      ValueError: its `config.json` is damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    if not checkpoints.any_in(workdir / checkpoints.FOLDER):
+        return workdir / checkpoints.FOLDER
+    directory = data.directory_of(students.load_settings(workdir), workdir)
+    return None if data.stands_in(directory) else directory
+
+
+def _check_standing(run: Run, workdir: pathlib.Path, learnt: bool) -> None:
+    """Refuses, before anything is written, what cannot go on in `workdir`.
+
+    Raises:
+      ValueError: a run of other settings stands there, or one that has ended, without its student.
+    """
+    if not (workdir / "config.json").is_file():
+        return
+    turned = rounds.KNOBS if divergence.stands(workdir) else ()
+    workdirs.claim(workdir, run.settings, (*_free(run, workdir), *turned))
+    ended = (workdir / "result.json").is_file() or any(workdir.glob("result-[0-9]*.json"))
+    if ended and not learnt:
+        raise ValueError(
+            f"{workdir} has ended, and its student, in {workdir / checkpoints.FOLDER}, {_LOST}"
+        )
+
+
+def _free(run: Run, workdir: pathlib.Path) -> tuple[str, ...]:
+    """The settings in which `run` may differ from the one that stands in `workdir`."""
+    goes_on = _rounds(workdir) not in (None, run.settings.learn.rounds)
     moved = students.moved(workdir, run.settings, run.experts)
-    divergence.claim(workdir, run.settings, rounds.KNOBS, (*free, *moved))
+    return (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()), *moved)
+
+
+def _claim(run: Run, workdir: pathlib.Path, done: int = 0) -> None:
+    """Makes `workdir` the run's own, or the run that stands there one of as many rounds.
+
+    Args:
+      done: rounds that it has learnt.
+    """
+    before, now = _rounds(workdir), run.settings.learn.rounds
+    divergence.claim(workdir, run.settings, rounds.KNOBS, _free(run, workdir))
     students.claim_roles(workdir, run.settings, run.experts)
-    if not goes_on or not meshes.leads():
+    if before in (None, now) or not meshes.leads():
         return
     result = workdir / "result.json"
     if result.is_file():
         more = (f"-{number}" for number in itertools.count(2))  # where it ended at these before
         names = (f"result-{before}{again}.json" for again in itertools.chain([""], more))
         result.rename(next(path for name in names if not (path := workdir / name).exists()))
-    now = run.settings.learn.rounds
+    stays = f"what was learnt in {done} stays, and " if done else ""
+    then = f"the rate follows the schedule of {now} from here on"
     terminal.say(
-        f"learn.rounds {before} -> {now}: what was learnt stays, and the rate follows the schedule "
-        f"of {now} from here on"
+        f"learn.rounds {before} -> {now}: {stays}{then if now > done else 'nothing more is learnt'}"
     )
     disk.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
 

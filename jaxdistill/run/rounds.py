@@ -139,7 +139,7 @@ def train(
             return None
         buffer = data.window_of(run, log)
         updates = done * lrn.updates_per_round
-        total = lrn.rounds * lrn.updates_per_round
+        total = max(lrn.rounds, done) * lrn.updates_per_round
         with (
             contextlib.closing(Profile(profile)) as trace,
             _writer(workdir, -1 if begun is None else updates) as writer,

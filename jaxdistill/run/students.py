@@ -65,13 +65,21 @@ def claim_roles(
     path = pathlib.Path(workdir, _FILE)
     learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
     rows = _rows_of(settings, experts, marked=not (learnt or settings.collect.follow))
+    check_same(workdir, settings, experts)
+    if path.is_file() and (learnt or disk.read_json(path, _ADVICE) == rows):
+        return
+    disk.write_json(path, rows)
+
+
+def check_same(
+    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
+) -> None:
+    """What `claim_roles` refuses, and nothing is written."""
+    path = pathlib.Path(workdir, _FILE)
     if path.is_file():
         check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
-        if learnt:
+        if checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER)):
             check_weights(workdir, experts)
-        if learnt or disk.read_json(path, _ADVICE) == rows:
-            return
-    disk.write_json(path, rows)
 
 
 def _rows_of(

@@ -23,7 +23,7 @@ from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.learn import loop, origins, regime
+from jaxdistill.learn import checkpoints, loop, origins, regime
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
@@ -77,6 +77,12 @@ def train(
         loop.check_begun(settings, workdir, mesh=mesh, student=student)
         profiler.none_left(profile)
         return tables.read_training(path)
+    if (gone := lost(workdir)) is not None:
+        loop.check_begun(settings, workdir, mesh=mesh, student=student)
+        raise ValueError(
+            f"{workdir} has learnt already, and what it has learnt, in {gone}, is not there any "
+            f"more; put it back, or train again in another --workdir"
+        )
     loop.train(
         settings,
         workdir,
@@ -99,6 +105,26 @@ def _experts_stand(settings: Settings, workdir: pathlib.Path) -> bool:
     return all(
         (workdir / "experts" / task.name / "expert.json").is_file() for task in settings.tasks
     )
+
+
+def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
+    """What a training that has chosen a network goes on from, and is not there any more.
+
+    None if all of it is there, or where none stands.
+
+    Raises:
+      ValueError: its `config.json` is damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    if not stands_in(workdir):
+        return None
+    ended = (workdir / "result.json").is_file()
+    for _, where in loop.parts(load_settings(workdir), workdir):
+        # Who is chosen is saved first, and then for other programs.
+        chosen = ended or (where / "experts").is_dir()
+        if chosen and not checkpoints.any_in(where / checkpoints.FOLDER):
+            return where / checkpoints.FOLDER
+    return None
 
 
 def _as_distilled(settings: Settings, student: regime.Student) -> Settings:

@@ -600,8 +600,17 @@ def test_a_report_that_is_gone_is_not_promised(program, tmp_path, monkeypatch):
         assert code == 0
         return out
 
-    gone = f"note: {tmp_path}/report.html is not there; remove {tmp_path}/result.json, and the same"
-    assert said().startswith(gone)
+    gone = f"note: {tmp_path}/report.html is not there; "
+    remove = f"remove {tmp_path}/result.json, and the same command writes both\n"
+    assert said() == gone + remove
+    # Nor is what it would be made of.
+    (tmp_path / "result.json").touch()
+    back = f"put back {tmp_path}/checkpoints, which is not there either, then "
+    for standing in ({"experts": [{"path": "x"}]}, {"games": ["pong"]}):
+        (tmp_path / "config.json").write_text(json.dumps(standing))
+        assert said() == gone + back + remove
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert said() == gone + remove
     (tmp_path / "report.html").touch()
     assert said() == f"report in {tmp_path}/report.html\n"
 

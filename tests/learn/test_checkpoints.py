@@ -205,7 +205,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_whole_one(tmp_path):
 # that happens must not leave the run without one.
 def test_a_kill_while_a_step_is_replaced_leaves_a_checkpoint_to_resume_from(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as saved:
-        saved.save(1, _state(1), value=1.0)
+        saved.save(1, _state(1), value=1.0, progress={"length": 3})
 
         def killed(*args, **options):
             raise KeyboardInterrupt
@@ -215,6 +215,7 @@ def test_a_kill_while_a_step_is_replaced_leaves_a_checkpoint_to_resume_from(tmp_
             saved.save(1, _state(11), value=2.0)
         monkeypatch.undo()
     assert checkpoints.any_in(tmp_path) and not (tmp_path / "1").exists()
+    assert checkpoints.read_progress(tmp_path) == (1, {"length": 3}), "of what was set aside"
     with Checkpoints(tmp_path) as again:
         assert again.latest_step() == 1
         again.restore(1, _state(0))
@@ -231,6 +232,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         pytest.raises(ValueError, match=r"checkpoint .*7 cannot be read"),
     ):
         saved.restore(7, _state(0))
+
+
+def test_the_latest_progress_is_read_alone(tmp_path, contents):
+    assert checkpoints.read_progress(tmp_path / "none") is None
+    with Checkpoints(tmp_path) as saved:
+        for step in (9, 10):
+            saved.save(step, _state(step), progress={"length": 2 * step}, value=-step)
+    shutil.copytree(tmp_path / "9", tmp_path / "10.replaced")  # a kill may leave it beside the new
+    shutil.rmtree(tmp_path / "10" / "state")
+    before = contents(tmp_path)
+    assert checkpoints.read_progress(tmp_path) == (10, {"length": 20})
+    assert contents(tmp_path) == before
+    for path in (tmp_path / "10" / "progress").rglob("*"):
+        path.write_text("x")
+    with pytest.raises(ValueError, match=r"^checkpoint .*/10 cannot be read"):
+        checkpoints.read_progress(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -796,7 +796,7 @@ def _with(settings, **learn):
     return dataclasses.replace(settings, learn=dataclasses.replace(settings.learn, **learn))
 
 
-def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
+def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path, capsys, monkeypatch):
     """From where it stood, along the longer schedule; what it had come to is kept."""
     workdir, before = whole_run
     shutil.copytree(workdir, tmp_path / "run")
@@ -823,19 +823,72 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path):
     assert np.diff(seen).tolist() == [*[steps / 2] * 3, *[steps] * 2]
     with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
         assert int(saved.restore(6, state).state.step) == 6 * per
+    said = "learn.rounds 4 -> 6: what was learnt in 4 stays, and the rate follows the schedule of 6"
+    assert said in capsys.readouterr().out
     # With fewer again it is what it has become, and no result is written over.
+    bars, progress = [], terminal.progress
+
+    def look(name, total, unit, *, done=0):
+        bars.append((name, total, done))
+        return progress(name, total, unit, done=done)
+
+    monkeypatch.setattr(terminal, "progress", look)
     assert distill.distill(settings, tmp_path / "run")["rounds"] == 6
+    assert ("learn", 6 * per, 6 * per) in bars
+    said = "learn.rounds 6 -> 4: what was learnt in 6 stays, and nothing more is learnt\n"
+    assert said in capsys.readouterr().out
     assert distill.distill(longer, tmp_path / "run")["rounds"] == 6
     assert json.loads((tmp_path / "run/result-4.json").read_text()) == before
     assert (tmp_path / "run/result-4-2.json").is_file()
 
 
-def test_a_run_whose_dataset_is_gone_does_not_go_on(settings, stopped, tmp_path):
-    shutil.copytree(stopped[0], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/dataset")
-    with pytest.raises(ValueError, match="holds no dataset, and its student has learnt from 48 st"):
-        distill.distill(settings, tmp_path / "run")
-    assert not (tmp_path / "run/dataset").exists()
+def test_a_run_whose_dataset_is_gone_does_not_go_on(settings, stopped, tmp_path, contents):
+    run = shutil.copytree(stopped[0], tmp_path / "run")
+    data_there = run / "dataset/dataset.json"
+    begun = data_there.read_text().replace('"length": 48', '"length": 0')
+    data_there.unlink()
+    before = contents(run)
+    said = r"^.*/run/dataset holds no dataset, and the student of .*/run has learnt from 48 steps"
+    with pytest.raises(ValueError, match=said):
+        distill.distill(settings, run)
+    assert contents(run).keys() == before.keys(), "none is begun in its place"
+    data_there.write_text(begun)  # as an earlier version left it then
+    with pytest.raises(ValueError, match=r"/dataset holds 0 steps of .* has learnt from 48; put b"):
+        distill.distill(settings, run)
+    assert data_there.read_text() == begun
+    shutil.rmtree(run / "dataset")
+    with pytest.raises(ValueError, match=said):
+        distill.distill(settings, run)
+    assert not (run / "dataset").exists()
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("dataset", "holds no dataset, and the student of"),
+        ("checkpoints", "has ended, and its student, in .*/run/checkpoints, is not there any more"),
+    ],
+)
+def test_a_finished_run_that_cannot_go_on_is_left_as_it_was(
+    settings, whole_run, tmp_path, contents, gone, said
+):
+    workdir, result = whole_run
+    run = shutil.copytree(workdir, tmp_path / "run")
+    assert distill.lost(run) is None
+    shutil.rmtree(run / gone)
+    assert distill.lost(run) == run / gone
+    before = contents(run)
+    for count in (6, 2):
+        with pytest.raises(ValueError, match=said) as error:
+            distill.distill(_with(settings, rounds=count), run)
+        assert "\n" not in str(error.value)
+    assert {**contents(run), lock.NAME: before[lock.NAME]} == before
+    assert distill.distill(settings, run) == result, "its table is shown as before"
+    with pytest.raises(ValueError, match="holds a run with seed 0, this one has 1"):
+        distill.distill(dataclasses.replace(settings, seed=1), run)
+    (run / "result.json").rename(run / "result-3.json")  # which it had ended with before
+    with pytest.raises(ValueError, match=said):
+        distill.distill(settings, run)
 
 
 def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_path):
@@ -848,7 +901,9 @@ def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_pa
     assert dataset.open_log(directory).length == 96
 
 
-def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(settings, tmp_path):
+def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(
+    settings, tmp_path, capsys
+):
     pong = next(x for x in settings.experts if x.path.endswith("pong"))
     short = dataclasses.replace(_with(settings, rounds=10), experts=(pong,))
     for count in (10, 20):
@@ -857,6 +912,7 @@ def test_a_run_that_no_loss_was_named_for_goes_on_with_the_loss_it_began_with(se
         learn = json.loads((tmp_path / "config.json").read_text())["learn"]
         assert (learn["rounds"], learn["loss"]) == (count, "q_values")
         assert (learn["first_loss"], learn["first_rounds"]) == ("q_kl", 2)
+    assert "learn.rounds 10 -> 20: the rate follows the schedule of 20" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"learn\.first_loss 'q_kl', this one has None"):
         distill.distill(_with(short, loss="nll"), tmp_path, stop_after="baselines")
 

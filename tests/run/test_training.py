@@ -182,6 +182,29 @@ def test_a_finished_training_writes_an_expert_that_it_has_lost_again(lander_trai
     assert (lost / name).read_bytes() == (kept / name).read_bytes()
 
 
+def test_a_finished_training_that_has_lost_what_it_learnt_is_not_begun_again(
+    lander_training, tmp_path, contents
+):
+    settings, workdir, result = lander_training
+    run = shutil.copytree(workdir, tmp_path / "run")
+    assert training.lost(run) is None
+    shutil.rmtree(run / "checkpoints")
+    assert training.lost(run) == run / "checkpoints"
+    assert training.train(settings, run) == result, "it is read"
+    shutil.rmtree(run / "experts" / "lander" / "windy")
+    for ended in (True, False):
+        if not ended:
+            (run / "result.json").unlink()
+        before = contents(run)
+        with pytest.raises(ValueError, match=r"^.*/run has learnt already, and .*/run/checkpoints"):
+            training.train(settings, run)
+        assert contents(run) == before
+    with pytest.raises(ValueError, match="seed 0, this one has 1"):
+        training.train(dataclasses.replace(settings, seed=1), run)
+    shutil.rmtree(run / "experts")  # a kill before anything was saved leaves as much
+    assert training.lost(run) is None
+
+
 @pytest.mark.parametrize("rule", ["mode", "difficulty"])
 def test_rules_that_a_game_does_not_have_are_refused_before_anything_is_claimed(tmp_path, rule):
     settings = regime.Settings(games=("pong",), rules=Rules(**{rule: 99}))
@@ -246,6 +269,11 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path,
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert after == before, "it is read"
     assert training.train(apart, tmp_path / "run") == result
+    gone = tmp_path / "run" / "tasks" / "lander" / "windy" / "checkpoints"
+    shutil.rmtree(gone)
+    shutil.rmtree(tmp_path / "run" / "experts" / "lander" / "standard")  # which could be had again
+    with pytest.raises(ValueError, match=f"and what it has learnt, in {gone}, is not there any mo"):
+        training.train(apart, tmp_path / "run")
 
 
 def test_a_training_is_measured_again_as_it_is_asked_for(lander_training):
