@@ -58,8 +58,8 @@ def distill(
        before them are skipped (where a game depends on the one before, pools begin anew every
        8,192 steps, and all since then is played again). What the student began with is not read
        any more;
-    4. a result: it is returned as it stands, and nothing is written, unless `learn.rounds` is
-       another: see 7;
+    4. a result: it is returned as it stands, and nothing is written but where the experts are now,
+       if they have moved, unless `learn.rounds` is another: see 7;
     5. another process is writing there: this call is refused, see `lock.one_writer`;
     6. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
        gradients or parameters, before a row or a checkpoint of that round is written: the same
@@ -110,6 +110,7 @@ def distill(
     result_path = workdir / "result.json"
     if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
+        students.tell_paths(workdir, settings)
         profiler.none_left(profile)
         return tables.read_result(result_path)
     learnt = checkpoints.any_in(workdir / checkpoints.FOLDER)
@@ -317,6 +318,7 @@ def evaluate_student(
     settings, student, _ = students.load_student(workdir)
     roles = students.load_roles(workdir, settings)
     settings = students.as_read(workdir, settings)
+    students.check_paths(workdir, settings)
     settings = dataclasses.replace(
         settings,
         evaluate=dataclasses.replace(

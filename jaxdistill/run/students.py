@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import disk, networks, shipped, tasks, workdirs
+from jaxdistill import disk, lock, networks, shipped, tasks, workdirs
 from jaxdistill import mesh as meshes
 from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
@@ -167,6 +167,35 @@ def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
     now = [row | {"path": x.path} for row, x in zip(rows, settings.experts, strict=True)]
     if now != rows and meshes.leads():
         disk.write_json(path, standing | {"experts": now})
+
+
+def tell_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
+    """`claim_paths` of a run that is only read, where it may be written to; else nothing is."""
+    if load_settings(workdir).experts == settings.experts:
+        return
+    # Who may not write is shown the run all the same; whoever writes there now says it himself.
+    with contextlib.suppress(OSError, ValueError), lock.one_writer(workdir, "config.json"):
+        claim_paths(workdir, settings)
+
+
+def check_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
+    """Refuses a run whose experts are to be asked and are not where it says that they are.
+
+    Raises:
+      FileNotFoundError: nothing is there, be it of one expert.
+    """
+    marks = _written(workdir, _MARK)
+    for role, source in zip(load_roles(workdir, settings), settings.experts, strict=False):
+        if hub.is_address(source.path) or shipped.found(source.path).exists():
+            continue
+        now = f"say in {pathlib.Path(workdir, 'config.json')} where it is now"
+        if marks.get(role.game) is not None:  # by which it is known again
+            now = "call the program that made this run with the path where it is now"
+        raise FileNotFoundError(
+            f"the student of {workdir} learnt {role.game} from {source.path}, where nothing is "
+            f"now; put it back, {now}, or export the student (--format=student), which then needs "
+            f"no experts"
+        )
 
 
 def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
@@ -444,7 +473,9 @@ def _teachers(workdir: str | os.PathLike[str], games: Sequence[str]) -> dict[str
     Raises:
       FileNotFoundError, ValueError: an expert cannot be read, or has become another.
     """
-    experts = recipe.teachers(as_read(workdir, load_settings(workdir)))
+    settings = as_read(workdir, load_settings(workdir))
+    check_paths(workdir, settings)
+    experts = recipe.teachers(settings)
     check_weights(workdir, experts)
     teachers = {str(expert.game): expert for expert in experts}
     alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill import clocks, workdirs
 from jaxdistill.report import tables
-from jaxdistill.run import distill, recipe
+from jaxdistill.run import distill, recipe, students
 
 SEED = "seed"
 
@@ -108,10 +108,14 @@ _FREE = ("evaluate.lowest_expert_share",)
 
 
 def _check_same(settings: recipe.Settings, directory: pathlib.Path) -> None:
-    """Refuses a directory whose run has other settings, its rounds included."""
+    """Refuses a directory whose run has other settings, its rounds included.
+
+    Its experts may stand elsewhere now.
+    """
     settings = distill.as_begun(settings, directory)
-    settings = recipe.settled(settings, recipe.teachers(settings))
-    workdirs.claim(directory, settings, _FREE)
+    experts = recipe.teachers(settings)
+    settings = recipe.settled(settings, experts)
+    workdirs.claim(directory, settings, (*_FREE, *students.moved(directory, settings, experts)))
 
 
 def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:

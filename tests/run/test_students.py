@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks, workdirs
+from jaxdistill import lock, mesh, networks, tasks, workdirs
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -120,7 +121,17 @@ def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_pat
         assert expert.name == f"student of tiny {game}"
         said = networks.forward(network, state.playing, stacks(view), index)
         np.testing.assert_allclose(expert.suite_outputs(stacks(view)), said, rtol=1e-5, atol=1e-6)
-    with pytest.raises(FileNotFoundError, match=r"gone/pong: no such"):
+    said = (
+        f"the student of {moved} learnt pong from {tmp_path}/gone/pong, where nothing is now; put "
+        f"it back, call the program that made this run with the path where it is now, or export "
+    )
+    for asks in (distill.evaluate_student, students.to_go_on_from):
+        with pytest.raises(FileNotFoundError, match=re.escape(said)):
+            asks(moved, AGAIN if asks == distill.evaluate_student else ["pong"])
+    rows = _json(moved / "student.json")
+    unknown = [{k: x for k, x in row.items() if k != "expert_params"} for row in rows]
+    (moved / "student.json").write_text(json.dumps(unknown))  # as an earlier version wrote it
+    with pytest.raises(FileNotFoundError, match=r"moved/config\.json where it is now, or"):
         distill.evaluate_student(moved, AGAIN)
     (moved / "student.json").unlink()  # as runs of before it was written
     with pytest.raises(ValueError, match=r"no student.json, so its experts are asked: .*gone"):
@@ -300,7 +311,7 @@ def test_what_is_exported_says_what_the_experts_files_held_when_it_learnt(run, t
     assert told["sha256"] == held
 
 
-def test_experts_that_have_moved_are_the_same_experts(run, alone, tmp_path):
+def test_experts_that_have_moved_are_the_same_experts(run, alone, tmp_path, contents):
     """A run goes on with them, and says where they are now; others are refused by their place."""
     for game in VIEWS:
         shutil.copytree(run / game, tmp_path / "moved" / game)
@@ -313,9 +324,18 @@ def test_experts_that_have_moved_are_the_same_experts(run, alone, tmp_path):
             learn=dataclasses.replace(settings.learn, rounds=rounds),
         )
 
-    before = _json(alone / "config.json")
-    assert distill.distill(at(tmp_path / "moved", 1), alone) == _json(alone / "result.json")
-    assert _json(alone / "config.json") == before, "a finished run is read"
+    result, before = _json(alone / "result.json"), contents(alone)
+    assert distill.distill(settings, alone) == result
+    with lock.one_writer(alone, "config.json"):  # as where it may not be written to, it is read
+        before[lock.NAME] = contents(alone)[lock.NAME]
+        assert distill.distill(at(tmp_path / "moved", 1), alone) == result
+    assert contents(alone) == before
+    # Where it may be, it is said where they are now, and who asks them next finds them.
+    assert distill.distill(at(tmp_path / "moved", 1), alone) == result
+    assert students.load_settings(alone) == at(tmp_path / "moved", 1)
+    config = (alone / "config.json").stat().st_mtime_ns
+    assert distill.distill(at(tmp_path / "moved", 1), alone) == result
+    assert (alone / "config.json").stat().st_mtime_ns == config
     distill.distill(at(tmp_path / "moved", 2), alone, stop_after="train")
     assert students.load_settings(alone).experts == at(tmp_path / "moved", 2).experts
     shutil.rmtree(tmp_path / "moved" / "pong")

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from jaxdistill import disk, terminal, workdirs
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.report import tables
-from jaxdistill.run import distill, recipe, sweep
+from jaxdistill.run import distill, recipe, students, sweep
 
 
 def test_every_combination_is_a_variant():
@@ -125,7 +126,16 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
     disk.write_json(tmp_path / first.name / "config.json", dataclasses.asdict(longer))
     ended, others = sweep.results(asked({"rounds": 20}), tmp_path)
     assert ended == {first: {"seed": 0}} and list(others) == [second]
+    # Of another the experts stand elsewhere now, and are the same, by what it says of them.
+    (source,) = settings.experts
+    elsewhere = ExpertSource(str(shutil.move(source.path, tmp_path / "elsewhere")))
+    moved = {x: dataclasses.replace(own, experts=(elsewhere,)) for x, own in asked().items()}
+    _, others = sweep.results(moved, tmp_path)
+    assert "seed=1 holds a run with experts.0.path" in others[second]
+    students.claim_roles(tmp_path / second.name, moved[second], recipe.teachers(moved[second]))
+    ended, _ = sweep.results(moved, tmp_path)
+    assert ended == {second: {"seed": 1}}
     (tmp_path / first.name / "config.json").unlink()
-    _, others = sweep.results(asked(), tmp_path)
+    _, others = sweep.results(moved, tmp_path)
     assert "holds no config.json" in others[first]
     assert not (tmp_path / first.name / "config.json").exists()

@@ -106,7 +106,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, dict(one), dict(other))
 
 
-def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, capsys):
+def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, capsys, tmp_path):
     workdir, result = done
     assert result["method"] == "htcl" and [row["game"] for row in result["games"]] == [*GAMES]
     for row in result["games"]:
@@ -121,6 +121,13 @@ def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, 
     before = contents(workdir)
     assert weights.merge(settings, workdir, mesh=ONE)["games"] == result["games"]
     assert contents(workdir) == before
+    moved = tuple(
+        dataclasses.replace(x, path=str(shutil.copytree(x.path, tmp_path / game)))
+        for x, game in zip(settings.experts, GAMES, strict=True)
+    )
+    run = shutil.copytree(workdir, tmp_path / "run")
+    assert weights.merge(dataclasses.replace(settings, experts=moved), run, mesh=ONE) == result
+    assert students.load_settings(run).experts == moved, "where they are asked from now on"
     other = dataclasses.replace(settings, method="mean", merge=Merge())
     with pytest.raises(
         ValueError, match=r"holds a run with merge\.batch_size 16, this one has 256"
