@@ -383,13 +383,14 @@ class Log:
             step = first + int(np.argmax(twice))
             raise self._lost("ages", step, step + 2, "no game begins twice in a row")
 
-    def actions(self, stop: int) -> np.ndarray:
-        """Actions `(G, stop, N)` of the first steps, which bring fresh pools to the same state.
+    def actions(self, stop: int, start: int = 0) -> np.ndarray:
+        """Actions `(G, stop - start, N)`; those from the first bring fresh pools to the same state.
 
         Raises:
           ValueError: some of them are lost or damaged.
         """
-        return self._result("actions", self._arrays["actions"][:, :stop].read(), 0, stop)
+        reading = self._arrays["actions"][:, start:stop].read()
+        return self._result("actions", reading, start, stop)
 
     def _result(self, name: str, read: ts.Future, start: int, stop: int) -> np.ndarray:
         """What was read of an array; ValueError says which steps cannot be."""
@@ -444,7 +445,11 @@ class Log:
     def truncate(self, length: int) -> None:
         """Forgets the steps after the first `length`."""
         if length > self.length:
-            raise ValueError(f"the dataset holds {self.length} steps, fewer than {length}")
+            raise ValueError(
+                f"{self._directory or 'the dataset'} holds {self.length} steps of each "
+                f"environment, fewer than the {length} that were learnt from; put back what it "
+                f"was, or begin in another --workdir"
+            )
         self.length = length
         self._commit()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,9 @@ from jaxdistill.run.common import NEWER, READ_AS, Run
 from jaxdistill.run.recipe import Settings
 
 _CHUNK_STEPS = 64
+MARK = "dataset"
+"""What a checkpoint's progress says of `mark_of`; one of an earlier version does not."""
+_PLAY = "play"
 _READ = 2**28  # bytes of a log that are read at a time, or one chunk
 
 
@@ -139,9 +143,32 @@ def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Mapping[str, An
             f"begin in another --workdir"
         )
     if run.settings.collect.dataset:
-        _given(run, directory)
+        log = _given(run, directory)
+        log.truncate(length)  # others may have collected more since; nothing is written
+        now = mark_of(run, log) or {}
+        for name, before in (progress.get(MARK) or {}).items():  # an earlier version did not say
+            if now.get(name) != before:
+                differs = f"{name} {now.get(name)!r}, not {before!r}"
+                raise ValueError(
+                    f"{directory} holds another dataset than the student of {workdir} has learnt "
+                    f"from (with {'other play' if name == _PLAY else differs}); put that back, or "
+                    f"begin in another --workdir"
+                )
     else:
         dataset.Log(directory, run.log_info(), writes=False, newer=NEWER)
+
+
+def mark_of(run: Run, log: dataset.Log) -> dict[str, Any] | None:
+    """What tells the dataset that a run is given from others of the same experts, as JSON values.
+
+    None of the run's own, which says itself what it is of.
+    """
+    if not run.settings.collect.dataset:
+        return None
+    last = log.actions(log.length, max(0, log.length - _CHUNK_STEPS))
+    return {name: log.info.get(name) for name in ("seed", "expert_epsilon")} | {
+        _PLAY: hashlib.sha256(last.tobytes()).hexdigest()
+    }
 
 
 def _given(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:

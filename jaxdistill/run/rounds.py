@@ -158,6 +158,7 @@ def train(
                 collector=collector,
                 state=state,
                 standing=standing,
+                mark=data.mark_of(run, log),
             )
             if not learning.go_on(stop_after, trace):
                 return None
@@ -186,6 +187,7 @@ class _Learning:
       log, buffer: the states that are learnt from, all and those on the devices.
       collector: who adds to them, if anyone does.
       state, standing: the student of now, and how far the run is.
+      mark: as `data.mark_of` has it of the log.
     """
 
     run: Run
@@ -200,6 +202,7 @@ class _Learning:
     collector: collection.Collector | None
     state: learner.TrainState
     standing: _Standing
+    mark: dict[str, Any] | None
 
     def go_on(self, stop_after: str | None, trace: Profile) -> bool:
         """Learns until all rounds are done or the target is reached; whether it came to that.
@@ -321,6 +324,7 @@ class _Learning:
                 progress={
                     "timer": self.timer.state(),
                     "length": self.log.length,
+                    data.MARK: self.mark,
                     "ended": self.run.settings.learn.rounds if standing.ended else None,
                     "best": None if standing.best is None else standing.best.to_dict(),
                     "measured": self._due() if measured is None else measured,

@@ -345,7 +345,8 @@ def test_what_is_truncated_is_forgotten_and_replaced(directory):
     log.append(new)
     assert log.length == 100
     _assert_same(log.read(0, 100), _joined(collection.Chunk(*(x[:, :70] for x in old)), new))
-    with pytest.raises(ValueError, match="holds 100 steps, fewer than 101"):
+    said = rf"^{directory or 'the dataset'} holds 100 steps of each environment, fewer than the 101"
+    with pytest.raises(ValueError, match=said):
         log.truncate(101)
     assert log.length == 100
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import lock, mesh, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
@@ -135,10 +135,7 @@ def test_the_report_is_of_the_states_of_a_dataset_that_were_learnt_from(short, t
         data.collect(dataclasses.replace(short, collect=alone), directory, mesh=ONE)
 
     collect(32)
-    fixed = recipe.Collect(
-        num_envs=ENVS, steps_per_round=0, window_steps=256, dataset=str(directory)
-    )
-    fixed = dataclasses.replace(short, collect=fixed)
+    fixed = _given(short, directory)
     distill.distill(fixed, tmp_path / "run", mesh=ONE, stop_after="train")
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     whole = distill.distill(fixed, tmp_path / "run", mesh=ONE)
@@ -146,3 +143,53 @@ def test_the_report_is_of_the_states_of_a_dataset_that_were_learnt_from(short, t
     later = distill.distill(fixed, tmp_path / "other", mesh=ONE)
     assert dataset.open_log(directory).length == 128 // ENVS
     assert later["games"] == whole["games"]
+
+
+def _given(short, directory, **learn):
+    """The settings of a run that learns from a dataset that is there, and collects nothing."""
+    fixed = recipe.Collect(
+        num_envs=ENVS, steps_per_round=0, window_steps=256, dataset=str(directory)
+    )
+    return dataclasses.replace(
+        short, collect=fixed, learn=dataclasses.replace(short.learn, **learn)
+    )
+
+
+def _collected(short, directory, steps, seed, epsilon=0.05):
+    """A dataset of the experts' play, in place of what was there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    alone = dataclasses.replace(short.collect, initial_steps=steps, expert_epsilon=epsilon)
+    data.collect(dataclasses.replace(short, collect=alone, seed=seed), directory, mesh=ONE)
+
+
+@pytest.mark.usefixtures("without_page")
+def test_a_run_knows_its_dataset_again(short, tmp_path, contents, monkeypatch):
+    """Another of the same experts, at the same place, is refused before anything is written."""
+    directory, run = tmp_path / "data", tmp_path / "run"
+    _collected(short, directory, 32, seed=3)
+    distill.distill(_given(short, directory), run, mesh=ONE, stop_after="round:1")
+    with monkeypatch.context() as earlier:  # a version that did not say which it was
+        earlier.setattr(data, "mark_of", lambda run, log: None)
+        distill.distill(_given(short, directory), tmp_path / "old", mesh=ONE, stop_after="round:1")
+    before = contents(run)
+    other = rf"^{directory} holds another dataset than the student of {run} has learnt from \(with "
+    for made, said in (
+        ({"steps": 64, "seed": 4}, rf"{other}seed 4, not 3\); put that back"),
+        ({"steps": 64, "seed": 3, "epsilon": 0.5}, rf"{other}expert_epsilon 0\.5, not 0\.05\)"),
+        (
+            {"steps": 16, "seed": 3},
+            f"^{directory} holds 4 steps .* of {run} has learnt from 8",
+        ),
+        ({"steps": 64, "seed": 4}, rf"{other}other play\)"),
+    ):
+        _collected(short, directory, **made)
+        if "play" in said:
+            text = (directory / "dataset.json").read_text()
+            (directory / "dataset.json").write_text(text.replace('"seed": 4', '"seed": 3'))
+        for count in (2, 3):
+            with pytest.raises(ValueError, match=said):
+                distill.distill(_given(short, directory, rounds=count), run, mesh=ONE)
+        assert {**contents(run), lock.NAME: before[lock.NAME]} == before
+    distill.distill(_given(short, directory), tmp_path / "old", mesh=ONE, stop_after="round:2")
+    _collected(short, directory, 64, seed=3)  # the same, and more
+    distill.distill(_given(short, directory), run, mesh=ONE, stop_after="round:2")
