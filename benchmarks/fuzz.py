@@ -768,7 +768,8 @@ def _outcome(read: Callable[[Any], Any], path: Any, watch: _Watch) -> tuple[str,
     except (ValueError, OSError) as error:
         message = str(error)
         kind = "wrong" if "\n" in message or not 0 < len(message) < 2000 else "refused"
-        if kind == "wrong" or type(error).__module__ not in ("builtins", "json.decoder"):
+        whose = type(error).__module__.partition(".")[0]  # other libraries' say no file, or more
+        if kind == "wrong" or whose not in ("builtins", "json", "jaxdistill"):
             kind, message = "wrong", f"{type(error).__name__}: {message}"
         if any(word in message for word in ("MemoryError", "Cannot allocate", "bad_alloc")):
             kind = "memory"
