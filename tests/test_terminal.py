@@ -16,6 +16,22 @@ real_time = time.monotonic
 COMPILE = "/jax/core/compile/backend_compile_duration"
 
 
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def _on_screen(monkeypatch):
+    """A wide terminal, in the place of stderr. (After a fixture pytest would put its own there.)"""
+    screen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    return screen
+
+
 def test_rates_and_the_time_that_remains_count_no_compiling(clock, capsys, monkeypatch):
     with terminal.progress("learn", 100, "updates") as advance:
         with clock.compiles(40):
@@ -57,12 +73,7 @@ def test_compiling_is_announced_where_it_takes_long(clock, monkeypatch):
 
 
 def test_a_bar_says_that_jax_compiles_and_counts_none_of_it(monkeypatch):
-    screen = _Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    screen = _on_screen(monkeypatch)
     monkeypatch.setattr(terminal, "_LONG_COMPILE", 0.0)
     with terminal.progress("learn", 4, "updates") as advance:
         advance.status("a score")
@@ -115,18 +126,8 @@ def test_progress_is_shown_by_the_leading_process_alone(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_progress_on_a_terminal_is_a_bar(monkeypatch):
-    screen = _Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    screen = _on_screen(monkeypatch)
     with terminal.progress("collect", 4, "steps") as advance:
         for _ in range(4):
             time.sleep(0.01)
@@ -222,12 +223,7 @@ def test_what_a_terminal_would_obey_is_written_out(capsys):
 
 
 def test_a_bar_writes_names_out_too(monkeypatch):
-    screen = _Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    screen = _on_screen(monkeypatch)
     with terminal.progress(EVIL, 1, "games") as advance:
         advance.status(EVIL)
     assert "\x1b[2J" not in screen.getvalue() and HARMLESS in screen.getvalue()
