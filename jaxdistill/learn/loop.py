@@ -20,9 +20,6 @@ from jaxdistill import clocks, disk, lock, metrics, preemption, terminal, workdi
 from jaxdistill import (
     mesh as meshes,
 )
-from jaxdistill import (
-    settings as settings_lib,
-)
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import beginning, checkpoints, divergence, origins, regime, replay
 from jaxdistill.learn.regime import Settings, Student
@@ -171,7 +168,7 @@ def _as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     if not path.is_file() or divergence.stands(workdir):
         return settings
     standing = disk.read_json(path, "begin again in another --workdir")
-    begun = settings_lib.build(Settings, standing, str(path))
+    begun = workdirs.understood(Settings, standing, path, "choose another --workdir")
     return dataclasses.replace(settings, **{name: getattr(begun, name) for name in _KNOBS})
 
 

@@ -12,12 +12,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, metrics, networks, profiler, terminal
+from jaxdistill import clocks, disk, lock, metrics, networks, profiler, terminal, workdirs
 from jaxdistill import (
     mesh as meshes,
-)
-from jaxdistill import (
-    settings as settings_lib,
 )
 from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
@@ -408,7 +405,7 @@ def load_settings(workdir: str | os.PathLike[str]) -> Settings:
     """
     path = pathlib.Path(workdir, "config.json")
     standing = disk.read_json(path, "begin again in another --workdir")
-    return settings_lib.build(Settings, standing, str(path))
+    return workdirs.understood(Settings, standing, path, "name another directory")
 
 
 def load_experts(workdir: str | os.PathLike[str], game: str | None = None) -> list[Expert]:

@@ -342,3 +342,11 @@ def test_a_damaged_result_is_one_line(lander_training, tmp_path, change):
     path.write_text(json.dumps(result | change))
     with pytest.raises(ValueError, match=r"result.json is damaged \(.*the same command measures"):
         tables.read_training(path)
+
+
+def test_a_training_of_another_version_is_said_to_be_one(tmp_path):
+    (tmp_path / "config.json").write_text('{"games": ["pong"], "of_tomorrow": 1}')
+    line = rf"^{tmp_path} holds a run of another program or of another version \(config\.json\.of_"
+    with pytest.raises(ValueError, match=f"{line}.*name another directory$") as caught:
+        training.load_settings(tmp_path)
+    assert len(str(caught.value)) < 300
