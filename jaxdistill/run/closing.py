@@ -112,6 +112,7 @@ def result_of(
     What is kept of all is NaN where of one game it is not known.
     """
     kept = np.asarray([tables.kept(row) for row in rows])
+    limit, longest = run.settings.evaluate.max_steps, max(x.task.max_steps for x in run.lessons)
     return {
         "games": [
             row | (_choices(outputs[row["game"]]) if row["game"] in outputs else {}) for row in rows
@@ -123,7 +124,7 @@ def result_of(
         "epsilon": run.settings.evaluate.epsilon,
         "opening_steps": run.settings.evaluate.opening_steps,
         "opening_by": run.settings.evaluate.opening_by,
-        "max_steps": run.settings.evaluate.max_steps,
+        "max_steps": limit if limit and limit < longest else None,  # not the tasks' own
     }
 
 

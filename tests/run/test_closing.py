@@ -18,7 +18,8 @@ from jaxdistill.report import page, tables
 from jaxdistill.run import closing, recipe
 
 EVALUATE = recipe.Evaluate(epsilon=0.0, opening_steps=0)
-RUN = types.SimpleNamespace(settings=types.SimpleNamespace(evaluate=EVALUATE))
+LESSONS = [types.SimpleNamespace(task=tasks.get("pong"))]
+RUN = types.SimpleNamespace(settings=types.SimpleNamespace(evaluate=EVALUATE), lessons=LESSONS)
 
 
 def _row(game, share, interval):
@@ -68,13 +69,15 @@ def test_a_share_of_what_may_be_nothing_is_in_no_mean():
 
 
 def test_games_that_were_cut_are_said_to_be():
-    run = types.SimpleNamespace(
-        settings=types.SimpleNamespace(evaluate=dataclasses.replace(EVALUATE, max_steps=200))
-    )
-    rows = [_row("pong", 0.5, [0.4, 0.6])]
-    cut, whole = (tables.protocol(closing.result_of(x, rows, {})) for x in (run, RUN))
-    assert cut.startswith("16 whole games per score, of at most 200 steps, ")
-    assert cut.replace("of at most 200 steps, ", "") == whole
+    def told(limit):
+        evaluate = dataclasses.replace(EVALUATE, max_steps=limit)
+        settings = types.SimpleNamespace(evaluate=evaluate)
+        run = types.SimpleNamespace(settings=settings, lessons=LESSONS)
+        return tables.protocol(closing.result_of(run, [_row("pong", 0.5, [0.4, 0.6])], {}))
+
+    assert told(200).startswith("16 whole games per score, of at most 200 steps, ")
+    assert told(200).replace("of at most 200 steps, ", "") == told(None)
+    assert told(27_000) == told(None), "Pong's own"
 
 
 def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):
