@@ -25,7 +25,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import records
 from jaxdistill.run import distill as runs
-from jaxdistill.run import recipe, students, training
+from jaxdistill.run import kinds, recipe, students, training
 from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.views import AnyView, Vector, View
 from jaxdistill.text import short_repr
@@ -327,11 +327,11 @@ def load(
 
 def _load(path: str, task: str | None, spec: str | None) -> Policy:
     where, whole, sources = pathlib.Path(path), None, {}
-    if training.stands_in(where):
+    if kinds.of(where) == "training":
         _refuse_spec(path, spec, "a training")
         experts = training.load_experts(where, task)
         sources = {str(e.game): ExpertSource(str(where / "experts" / str(e.game))) for e in experts}
-    elif (found := student.read(path)) or students.stands_in(where):
+    elif (found := student.read(path)) or kinds.has_student(where):
         _refuse_spec(path, spec, "a student" if found else "a distillation")
         if found:
             sources = {game: ExpertSource(path, game=game) for game in found.games}

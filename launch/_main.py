@@ -198,13 +198,13 @@ def command() -> str:
 def tell_report(workdir: str | os.PathLike[str]) -> None:
     """Says where the report of a finished run is; of one that was lost, how it is had again."""
     from jaxdistill import terminal
-    from jaxdistill.run import distill, students, training
+    from jaxdistill.run import distill, kinds, training
 
     path = pathlib.Path(workdir, "report.html")
     if path.is_file():
         terminal.say(f"report in {workdir}/report.html")
         return
-    gone = (distill if students.stands_in(workdir) else training).lost(workdir)
+    gone = (training if kinds.of(workdir) == "training" else distill).lost(workdir)
     first = "" if gone is None else f"put back {gone}, which is not there either, then "
     result = path.with_name("result.json")
     terminal.say(

@@ -108,10 +108,10 @@ def _terms(suite: Suite, *, seed: int) -> Terms:
 def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from jaxdistill.experts import student
     from jaxdistill.report import tables
-    from jaxdistill.run import distill, students, training, travelled
+    from jaxdistill.run import distill, kinds, students, training, travelled
 
     where, game = _WORKDIR.value, _GAME.value
-    if training.stands_in(where):
+    if kinds.of(where) == "training":
         only_with("a distillation", "opening_by")
         chosen = training.load_settings(where)
         terms = _terms(chosen.tasks[0].suite, seed=1).within(chosen.max_steps)

@@ -48,14 +48,14 @@ def main() -> None:
     from jaxdistill import terminal
     from jaxdistill.experts import sources
     from jaxdistill.play import clips, lessons, rollouts
-    from jaxdistill.run import students, training
+    from jaxdistill.run import kinds, students, training
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --expert=FILE or --workdir=DIR")
     _check_out(pathlib.Path(_OUT.value))  # before anything is played
     if _WORKDIR.value:
         only_with("--expert", "spec", "rules")
-        if training.stands_in(_WORKDIR.value):
+        if kinds.of(_WORKDIR.value) == "training":
             players = training.load_experts(_WORKDIR.value, _GAME.value)
         else:
             student = students.read(_WORKDIR.value)

@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import ppo, regime
-from jaxdistill.learn.regime import Beginning, Settings, Student
+from jaxdistill.learn.regime import Beginning, Pretrained, Settings
 from jaxdistill.play import lessons
 
 
-def of(settings: Settings, mesh: Mesh, student: Student | None = None) -> Beginning:
+def of(settings: Settings, mesh: Mesh, student: Pretrained | None = None) -> Beginning:
     """What a training begins with: a student's network, an expert's, or a fresh one.
 
     Raises:

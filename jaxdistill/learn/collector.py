@@ -59,7 +59,7 @@ class Actor(Protocol):
         ...
 
 
-class Collector:
+class RolloutCollector:
     """The training pools and everything that must survive a kill with them."""
 
     def __init__(

@@ -22,7 +22,7 @@ from jaxdistill import (
 )
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import beginning, checkpoints, divergence, origins, regime, replay
-from jaxdistill.learn.regime import Settings, Student
+from jaxdistill.learn.regime import Pretrained, Settings
 from jaxdistill.learn.training import Training
 from jaxdistill.profiler import Profile
 
@@ -47,7 +47,7 @@ def train(
     mesh: Mesh | None = None,
     stop_at: int | None = None,
     profile: str | None = None,
-    student: Student | None = None,
+    student: Pretrained | None = None,
     began: float | None = None,
 ) -> dict[str, Any]:
     """Trains one network on `settings.games`; resumes where a killed run stopped.
@@ -107,7 +107,7 @@ def check_begun(
     workdir: str | os.PathLike[str],
     *,
     mesh: Mesh | None = None,
-    student: Student | None = None,
+    student: Pretrained | None = None,
 ) -> None:
     """Refuses settings, a student or experts that the training in `workdir` was not begun with.
 

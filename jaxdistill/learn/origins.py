@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from jaxdistill import disk
 from jaxdistill import mesh as meshes
 from jaxdistill.experts.expert import Teacher
-from jaxdistill.learn.regime import Student
+from jaxdistill.learn.regime import Pretrained
 from jaxdistill.play import records
 
 _FILE = "begun_with.json"
 
 
-def of(student: Student | None, experts: Sequence[Teacher]) -> dict[str, str]:
+def of(student: Pretrained | None, experts: Sequence[Teacher]) -> dict[str, str]:
     """Fingerprints of the parameters of a student and of those who teach, by who that is."""
     known = {f"expert of {expert.game}": records.fingerprint(expert.params) for expert in experts}
     return known if student is None else {"student": records.fingerprint(student.params), **known}

@@ -37,8 +37,8 @@ from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.learn.regime import (
     Beginning,
+    Pretrained,
     Settings,
-    Student,
     expert_weight_at,
     optimiser,
     temperature_of,
@@ -516,7 +516,7 @@ def _critic_alone(
 
 
 def with_critic(
-    student: Student, temperature: float, key: jax.Array
+    student: Pretrained, temperature: float, key: jax.Array
 ) -> tuple[networks.Network, networks.Params]:
     """A student's network and parameters as an actor with a critic.
 

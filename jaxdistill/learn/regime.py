@@ -22,9 +22,9 @@ from jaxdistill import (
     settings as settings_lib,
 )
 from jaxdistill.experts import hub
-from jaxdistill.experts import student as exported
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.sources import ExpertSource, load_experts
+from jaxdistill.experts.student import Student
 from jaxdistill.learn import (
     learner,
 )
@@ -372,7 +372,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Student:
+class Pretrained:
     """A distilled student that a training goes on from, and who taught it.
 
     Attributes:
@@ -394,7 +394,7 @@ class Student:
     view: AnyView
     teachers: Mapping[str, Teacher]
     own: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
-    alone: exported.Student | None = None
+    alone: Student | None = None
     actions: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     rules: Rules = USUAL
 
@@ -504,7 +504,7 @@ def temperature_of(expert: Teacher, settings: _Temperatures) -> float:
     return settings.q_temperature if expert.outputs == "q" else settings.logits_temperature
 
 
-def refuse_idle(settings: Settings, student: Student | None = None) -> None:
+def refuse_idle(settings: Settings, student: Pretrained | None = None) -> None:
     """Refuses settings that were changed and cannot change anything.
 
     For trainings that begin: one that stands goes on as it was begun.

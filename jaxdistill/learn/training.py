@@ -33,8 +33,8 @@ from jaxdistill.learn import (
     pqn,
     regime,
 )
-from jaxdistill.learn.collector import Actor, Collector
-from jaxdistill.learn.regime import Beginning, Settings, Student
+from jaxdistill.learn.collector import Actor, RolloutCollector
+from jaxdistill.learn.regime import Beginning, Pretrained, Settings
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks.views import Vector
 
@@ -71,7 +71,7 @@ class Training:
         settings: Settings,
         workdir: str | os.PathLike[str],
         mesh: Mesh | None = None,
-        student: Student | None = None,
+        student: Pretrained | None = None,
         *,
         begin: Beginning | None = None,
     ):
@@ -124,7 +124,7 @@ class Training:
             self._first = jax.tree.map(np.array, jax.device_get(self.state.playing))
         self._saved = checkpoints.Checkpoints(self.workdir / checkpoints.FOLDER)
         began, log = self._restore()
-        self._collector = Collector(settings, self.lessons, began, log)
+        self._collector = RolloutCollector(settings, self.lessons, began, log)
 
     def __enter__(self) -> Training:
         return self
@@ -221,7 +221,7 @@ class Training:
         played = (self.iteration - self._collector.began) * self.settings.rollout_steps
         limits = [self.settings.max_steps or lesson.task.max_steps for lesson in self.lessons]
         if played >= times * min(_LOG_STEPS, _LOG_GAMES * max(limits)):
-            self._collector = Collector(self.settings, self.lessons, self.iteration, None)
+            self._collector = RolloutCollector(self.settings, self.lessons, self.iteration, None)
 
     @property
     def due(self) -> bool:

@@ -23,7 +23,7 @@ from jaxdistill.experts.student import game_index
 from jaxdistill.learn import checkpoints, divergence, origins
 from jaxdistill.play import evaluation, records
 from jaxdistill.report import tables
-from jaxdistill.run import closing, data, recipe, rounds, students
+from jaxdistill.run import closing, data, kinds, recipe, rounds, students
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
@@ -370,7 +370,7 @@ def params_of(
     """
     path = pathlib.Path(named)
     actions: tuple[int, ...] = tuple(range(run.suite.num_actions))
-    if named not in run.names and (path / "config.json").is_file():
+    if named not in run.names and kinds.of(path) is not None:
         settings, state, network = students.load_student(path)
         view = students.load_roles(path, settings)[0].view
         name, params = f"the student of {named}", jax.device_get(state.playing)

@@ -30,7 +30,7 @@ from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.experts.student import Role, Student, game_index
 from jaxdistill.learn import checkpoints, learner, losses, regime
 from jaxdistill.play import records
-from jaxdistill.run import merging, recipe
+from jaxdistill.run import kinds, merging, recipe
 from jaxdistill.run.recipe import Settings
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
@@ -253,19 +253,6 @@ def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
     return roles
 
 
-def stands_in(workdir: str | os.PathLike[str]) -> bool:
-    """Whether a distillation, or a merge of weights, stands in `workdir`.
-
-    Raises:
-      ValueError: its `config.json` is damaged.
-    """
-    path = pathlib.Path(workdir, "config.json")
-    if not path.is_file():
-        return False  # others write such files too
-    standing = disk.read_json(path, "begin again in another --workdir")
-    return isinstance(standing, dict) and "experts" in standing
-
-
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:
     """The settings of the run in `workdir`; raises as `load_suite` does.
 
@@ -314,14 +301,14 @@ def _read_settings(
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no config.json; expected a distillation run")
-    standing = disk.read_json(path, "begin again in another --workdir")
-    if isinstance(standing, dict) and "games" in standing:
+    kind = kinds.of(workdir)
+    if kind == "training":
         raise ValueError(
             f"{workdir} holds a training and no distillation; name another directory or, where "
             f"an expert may be given, one of those in {workdir / 'experts'}"
         )
-    merged = isinstance(standing, dict) and "method" in standing
-    cls: type[Settings | merging.Settings] = merging.Settings if merged else Settings
+    standing = disk.read_json(path, "begin again in another --workdir")
+    cls: type[Settings | merging.Settings] = merging.Settings if kind == "merge" else Settings
     chosen = workdirs.understood(cls, standing, path, "name another directory")
     return chosen, path, standing
 
@@ -420,7 +407,7 @@ def student_as_expert(
     return read(workdir).expert(game, whole=whole)
 
 
-def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Student:
+def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Pretrained:
     """A student that `read` reads, to be trained further in some of its games.
 
     One that plays a task of keys and angles whole goes on in others of that kind too, such as a
@@ -445,7 +432,7 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
     if network.knows_game:
         indices = [student.games.index(game) for game in games]
         network, params = networks.for_some_games(network, params, indices)
-    return regime.Student(
+    return regime.Pretrained(
         name=f"student of {workdir}",
         network=network,
         params=params,

@@ -25,7 +25,7 @@ from jaxdistill.learn import training as learning
 from jaxdistill.learn.regime import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
-from jaxdistill.run import common, students
+from jaxdistill.run import common, kinds, students
 from jaxdistill.tasks.atari import USUAL
 
 
@@ -113,7 +113,7 @@ def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
       ValueError: its `config.json` is damaged.
     """
     workdir = pathlib.Path(workdir)
-    if not stands_in(workdir):
+    if kinds.of(workdir) != "training":
         return None
     ended = (workdir / "result.json").is_file()
     for _, where in loop.parts(load_settings(workdir), workdir):
@@ -124,7 +124,7 @@ def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
     return None
 
 
-def _as_distilled(settings: Settings, student: regime.Student) -> Settings:
+def _as_distilled(settings: Settings, student: regime.Pretrained) -> Settings:
     """`settings` by the student's rules, where they say no others; a line where they differ."""
     if settings.rules == student.rules:
         return settings
@@ -216,7 +216,7 @@ def _report(
     disk.write_json(workdir / "result.json", result)
 
 
-def _student(settings: Settings, workdir: pathlib.Path) -> regime.Student | None:
+def _student(settings: Settings, workdir: pathlib.Path) -> regime.Pretrained | None:
     """What the training in `workdir` goes on from, if it does.
 
     Raises:
@@ -241,13 +241,13 @@ def _place_of(student: str, workdir: pathlib.Path) -> str:
     So `finetuned` in the directory of a run moves with it, and is read from within.
     """
     around = workdir.resolve().parent
-    if hub.is_address(student) or students.stands_in(student) or travelling.stands_in(student):
+    if hub.is_address(student) or kinds.has_student(student) or travelling.stands_in(student):
         return student
-    return str(around) if students.stands_in(around) else student
+    return str(around) if kinds.has_student(around) else student
 
 
 def _read_learnt(
-    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: regime.Student | None
+    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: regime.Pretrained | None
 ) -> _Learnt:
     with learning.Training(settings, workdir, mesh, student) as training:
         params = jax.device_get(training.network_params(training.best_params()))
@@ -270,7 +270,7 @@ def measure(
     *,
     mesh: Mesh,
     known: records.Records,
-    student: regime.Student | None = None,
+    student: regime.Pretrained | None = None,
     told_by: Student | None = None,
     only: int | None = None,
     starts_seen: Mapping[str, Collection[int]] | None = None,
@@ -382,19 +382,6 @@ def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, page.Fil
         )
         for lesson in lessons.of_experts(experts, settings.seed)
     }
-
-
-def stands_in(workdir: str | os.PathLike[str]) -> bool:
-    """Whether what stands in `workdir` is a training, and no distillation.
-
-    Raises:
-      ValueError: its `config.json` is damaged.
-    """
-    path = pathlib.Path(workdir, "config.json")
-    if not path.is_file():
-        return False
-    standing = disk.read_json(path, "begin again in another --workdir")
-    return isinstance(standing, dict) and "games" in standing
 
 
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:

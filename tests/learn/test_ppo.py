@@ -584,7 +584,7 @@ def _student(network, outputs, shape=(1, SEEN), **fields):
     params = networks.init(network, jax.random.key(3), shape)
     params = jax.tree.map(lambda x: 3 * x, params)  # with preferences
     view = Vector(shape[-1])
-    return regime.Student("it", network, params, outputs, view, {}, **fields)
+    return regime.Pretrained("it", network, params, outputs, view, {}, **fields)
 
 
 def _said(network, params, games=None):

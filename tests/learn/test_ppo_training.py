@@ -558,7 +558,7 @@ def student(skilled):
     ]
     teachers = {expert.game: expert for expert in experts}
     teachers["combat/duel"] = Team(tuple(experts), "combat/duel")
-    return regime.Student("it", network, params, "logits", view, teachers)
+    return regime.Pretrained("it", network, params, "logits", view, teachers)
 
 
 def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student):

@@ -27,7 +27,7 @@ from jaxdistill.learn import (
     regime,
 )
 from jaxdistill.learn import training as learning
-from jaxdistill.learn.collector import Collector
+from jaxdistill.learn.collector import RolloutCollector
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.tasks import atari
@@ -619,7 +619,7 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     ]
     scripted_envpool(script)
     chosen = _settings(games=("breakout",), num_envs=2, batch_per_game=4, total_steps=16, **changes)
-    collector = Collector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
+    collector = RolloutCollector(chosen, lessons.of_tasks(chosen.tasks, 0), 0, None)
     seen, begins, turns = [], [], []
 
     class Actor:
@@ -904,7 +904,7 @@ def test_a_student_is_shown_each_game_as_it_learnt_it():
     own = {"pong": View(), "breakout": View(resize="linear")}
     small = Network(convs=(ConvLayer(4, 8, 8),), hidden=())
     params = networks.init(small, jax.random.key(0), View().shape)
-    student = regime.Student("it", small, params, "logits", View(), {}, own=own)
+    student = regime.Pretrained("it", small, params, "logits", View(), {}, own=own)
     chosen = _settings(games=tuple(own), algorithm="ppo", student="run", expert_weight=0.0)
     begin = beginning.of(chosen, mesh.create(), student)
     assert [lesson.view for lesson in begin.lessons] == [*own.values()]

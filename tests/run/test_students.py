@@ -641,7 +641,7 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
     """Its starts, and those of random play, are of the side that its choice has not touched."""
     seeing = dataclasses.replace(SMALL, crop=(8, 196), gray="mean", steps=((94, 60),))
     network, teacher = (an_expert("breakout", view, 1) for view in (SMALL, seeing))
-    student = regime.Student(
+    student = regime.Pretrained(
         "it", network.network, network.params, "q", SMALL, {"breakout": teacher}
     )
     measure = functools.partial(

@@ -14,7 +14,7 @@ from jaxdistill.learn import regime
 from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
-from jaxdistill.run import training
+from jaxdistill.run import kinds, training
 from jaxdistill.tasks.atari import Rules
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -317,12 +317,25 @@ def test_the_best_network_is_an_expert_for_each_of_its_tasks(lander_training, tm
         training.load_experts(tmp_path)
 
 
-def test_a_training_is_told_from_a_distillation(lander_training, tmp_path):
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ('{"experts": [], "network": "net3"}', "distillation"),
+        ('{"experts": [], "method": "mean"}', "merge"),
+        ('{"games": ["pong"]}', "training"),
+        ('{"architectures": ["Net"]}', None),
+        ("[]", None),
+    ],
+)
+def test_kinds_of_runs_are_told_apart(fields, kind, tmp_path):
+    assert kinds.of(tmp_path) is None
+    (tmp_path / "config.json").write_text(fields)
+    assert kinds.of(tmp_path) == kind
+
+
+def test_a_training_is_told_from_a_distillation(lander_training):
     _, workdir, _ = lander_training
-    assert training.stands_in(workdir)
-    assert not training.stands_in(tmp_path)
-    (tmp_path / "config.json").write_text('{"experts": [], "network": "net3"}')
-    assert not training.stands_in(tmp_path)
+    assert kinds.of(workdir) == "training"
 
 
 @pytest.mark.parametrize(
