@@ -451,7 +451,7 @@ def _fields(settings: Any) -> dict[str, Any]:
         if re.match(r"experts\b", name):
             raise ValueError(f"settings: {name!r} is said by the argument experts; leave it out")
         if name not in known:
-            raise ValueError(f"settings: {name!r} is no setting; {text.instead(name, known)}")
+            raise ValueError(f"settings: {name!r} is no setting; {text.did_you_mean(name, known)}")
         *parts, last = name.split(".")
         place: Any = fields
         for part in parts:

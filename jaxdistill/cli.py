@@ -40,7 +40,7 @@ def main() -> None:
     elif name not in PROGRAMS:
         close = difflib.get_close_matches(name, PROGRAMS, 1)
         hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(PROGRAMS)}"
-        print(f"error: {NAME} has no program {text.shown(repr(name))}; {hint}", file=sys.stderr)
+        print(f"error: {NAME} has no program {text.printable(repr(name))}; {hint}", file=sys.stderr)
         sys.exit(2)
     else:
         file = _file(name)

@@ -101,7 +101,7 @@ def any_of(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def told(value: Any) -> Any:
+def broadcast_json(value: Any) -> Any:
     """A JSON value of the leading process, in all of them."""
     if jax.process_count() == 1:
         return value

@@ -32,7 +32,7 @@ def found(path: str | os.PathLike[str]) -> pathlib.Path:
     return ROOT / given if (ROOT / given).exists() else given
 
 
-def stands_in(path: str | os.PathLike[str]) -> bool:
+def is_packaged(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is not there, and what came with the package is found in its place."""
     return found(path) != pathlib.Path(path)
 

@@ -17,7 +17,7 @@ import rich.text
 
 from jaxdistill import clocks
 from jaxdistill import mesh as meshes
-from jaxdistill.text import shown
+from jaxdistill.text import printable
 
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
 _LONG_COMPILE = 1.0  # seconds that JAX compiles until that is said
@@ -26,12 +26,12 @@ _COMPILING = "compiling, which no rate counts"
 
 def say(text: str) -> None:
     """Prints one line on stdout, as `shown`."""
-    print(shown(text))
+    print(printable(text))
 
 
 def tell(text: str, width: int | None = None) -> None:
     """Prints text on stdout, as `shown`, in lines of at most `width` columns."""
-    for line in textwrap.wrap(shown(text), width, break_on_hyphens=False) if width else [text]:
+    for line in textwrap.wrap(printable(text), width, break_on_hyphens=False) if width else [text]:
         say(line)
 
 
@@ -69,7 +69,7 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
         yield _Unseen()
         return
     on_terminal = sys.stderr.isatty() and rich.console.Console(stderr=True).is_interactive
-    display = (_Bar if on_terminal else _Lines)(shown(description), total, unit, done)
+    display = (_Bar if on_terminal else _Lines)(printable(description), total, unit, done)
     try:
         yield display
     finally:
@@ -110,7 +110,7 @@ class _Bar:
         self._progress.advance(self._task, n)
 
     def status(self, text: str) -> None:
-        self._progress.update(self._task, status=shown(text))
+        self._progress.update(self._task, status=printable(text))
 
     def close(self) -> None:
         self._progress.stop()
@@ -166,7 +166,7 @@ class _Lines:
             self._print("left")
 
     def status(self, text: str) -> None:
-        self._status = shown(text)
+        self._status = printable(text)
 
     def close(self) -> None:
         self._closed.set()
@@ -281,7 +281,7 @@ def _drawn(
     for i in kept:
         words = any(isinstance(row[i], str) for row in rows)
         drawn.add_column(
-            rich.text.Text(shown(columns[i])),
+            rich.text.Text(printable(columns[i])),
             justify="left" if words else "right",
             overflow="fold",
             no_wrap=bool(names) and columns[i] not in names,
@@ -298,11 +298,11 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, str | bool | int):
-        return shown(value)
+        return printable(value)
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return shown(value)
+        return printable(value)
     if math.isnan(number):
         return "-"
     if not math.isfinite(number) or number.is_integer():

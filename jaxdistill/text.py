@@ -10,7 +10,7 @@ from typing import Any
 _ALIKE = 1.3  # of 2, from which a name is taken for another that was mistyped
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     r"""As text in which whatever is not printable is written out, an escape character as "\x1b".
 
     Names come out of files, and terminals obey such characters: they could hide what follows, or
@@ -44,7 +44,7 @@ def short_repr(value: Any, limit: int = 100) -> str:
         return f"{type(value).__name__} too large to show"
 
 
-def instead(name: str, known: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """What a setting that is none may be: the one that is nearly called so, or those beside it.
 
     Args:

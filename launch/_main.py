@@ -204,7 +204,7 @@ def tell_report(workdir: str | os.PathLike[str]) -> None:
     if path.is_file():
         terminal.say(f"report in {workdir}/report.html")
         return
-    gone = (training if kinds.of(workdir) == "training" else distill).lost(workdir)
+    gone = (training if kinds.of(workdir) == "training" else distill).missing_path(workdir)
     first = "" if gone is None else f"put back {gone}, which is not there either, then "
     result = path.with_name("result.json")
     terminal.say(
@@ -285,7 +285,7 @@ def _unknown_field(arguments: Sequence[str]) -> str | None:
         name = flag.removeprefix("no").removeprefix("config.")
         if name == flag or "[" in name or name in known:
             continue
-        return f"--{flag} is no setting; {text.instead(name, known, '--config.')}"
+        return f"--{flag} is no setting; {text.did_you_mean(name, known, '--config.')}"
     return None
 
 
@@ -317,7 +317,7 @@ def _announce(arguments: Sequence[str]) -> None:
             told.append(f"{name} {value if equals else ''.join(arguments[i + 1 : i + 2])}")
     begun = f"{', '.join(told)}; loading JAX" if told else "loading JAX"
     program = pathlib.Path(arguments[0]).stem
-    print(text.shown(f"{program}: {begun}"), file=sys.stderr, flush=True)
+    print(text.printable(f"{program}: {begun}"), file=sys.stderr, flush=True)
 
 
 _TOLD = ("config", "method", "expert", "source", "workdir", "out")
@@ -342,7 +342,7 @@ def check_new_file(flag: str, path: pathlib.Path) -> None:
 
 
 def _fail(message: str) -> None:
-    print("error: " + text.shown(" ".join(message.split())), file=sys.stderr)
+    print("error: " + text.printable(" ".join(message.split())), file=sys.stderr)
     if _one_of_several():
         _leave(2)
     sys.exit(2)

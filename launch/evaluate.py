@@ -116,21 +116,21 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         chosen = training.load_settings(where)
         terms = _terms(chosen.tasks[0].suite, seed=1).within(chosen.max_steps)
         rows = training.evaluate(where, terms, game=game, cache_dir=cache_dir())
-        tables.print_networks(rows, terms.told)
-        return rows, terms.told
+        tables.print_networks(rows, terms.to_dict())
+        return rows, terms.to_dict()
     if (found := student.read(where)) is not None:
         only_with("a distillation whose experts are at hand", "opening_by")
         terms = _terms(found.roles[0].task.suite, seed=1).within(found.max_steps)
         rows = travelled.evaluate(found, terms, game=game, cache_dir=cache_dir())
-        tables.print_alone(rows, terms.told)
-        return rows, terms.told
+        tables.print_alone(rows, terms.to_dict())
+        return rows, terms.to_dict()
     limit = students.load_settings(where).evaluate.max_steps
     terms = _terms(students.load_suite(where), seed=1).within(limit)
     if not terms.opening_steps:
         only_with("--opening_steps above 0", "opening_by")
     rows = distill.evaluate_student(where, terms, game=game, cache_dir=cache_dir())
-    tables.print_students(rows, terms.told)
-    return rows, terms.told
+    tables.print_students(rows, terms.to_dict())
+    return rows, terms.to_dict()
 
 
 def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -165,7 +165,7 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     row = {"game": expert.game, "expert": own.summary()}
     for scores in usual:
         row |= {"rules": expert.rules.to_dict(), "expert_usual": scores.summary()}
-    said = terms.told
+    said = terms.to_dict()
     said.pop("opening_by")  # only a student's games may be begun by another than chance
     return [row], said
 

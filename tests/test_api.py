@@ -208,7 +208,7 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     settings, state, _ = students.load_student(workdir)
     terms = dataclasses.replace(settings.evaluate, epsilon=0.5, opening_steps=10, max_steps=27_000)
     played = common.Run(dataclasses.replace(settings, evaluate=terms), mesh.create(), report_seed=3)
-    act = played.student_policy(state.playing)
+    act = played.student_policy(state.eval_params)
     (scores,) = played.measure(act, lessons.REPORT, 2, only=[1])
     assert measured["breakout"] == scores.summary()
     saved = workdir / "saved"

@@ -564,7 +564,7 @@ class World:
     def played(self, settings):
         """What is collected in two turns, half of it by the student."""
         made = common.Run(settings, ONE)
-        collector = made.seat()
+        collector = made.make_collector()
         return [collector.collect(3, networks.init(LINEAR, KEY, SHAPE), 0.5) for _ in range(2)]
 
     def ruled(self, settings):
@@ -618,7 +618,7 @@ class World:
         )
         buffer.append(self._chunk(made, STEPS))
         state, numbers = rounds.make_update(made)(state, buffer.window, KEY)
-        return state.playing, numbers["loss"], state.step
+        return state.eval_params, numbers["loss"], state.step
 
     def stored(self, settings):
         """The steps that learning begins with, and whether more are collected."""
@@ -673,7 +673,7 @@ class World:
         """What weights become by made-up states; or why these cannot be merged."""
         experts = load_experts(settings.experts)
         try:
-            settings = merging.settled(settings, experts)
+            settings = merging.resolve_defaults(settings, experts)
         except ValueError as error:
             return str(error)
         made = common.Run(settings.as_run(), ONE)
@@ -779,7 +779,7 @@ class World:
         with learning.Training(settings, self.fresh(), ONE) as training:
             training.iterate()
             training.iterate()
-            return training.state.playing, training.state.step
+            return training.state.eval_params, training.state.step
 
     def carried(self, settings):
         """What is carried on after an iteration, and what is learnt of it."""

@@ -187,7 +187,7 @@ def test_two_processes_merge_skills_as_one_does(settings, skilled, tmp_path):
 def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(collection.jax, "process_count", lambda: 3)
-    seating = collection.Seating(
+    config = collection.CollectorConfig(
         lessons=(),
         network=None,
         num_envs=4,
@@ -198,7 +198,7 @@ def test_environments_that_cannot_be_shared_are_refused(settings, tmp_path, monk
         mesh=None,
     )
     with pytest.raises(ValueError, match=r"collect\.num_envs 4 is not divisible by 3 processes"):
-        collection.Collector(seating)
+        collection.Collector(config)
 
 
 @pytest.mark.parametrize(

@@ -210,8 +210,8 @@ HARMLESS = r"pong\x1b[2J\u202e\x07\x9b1m\udcff\n"
 
 
 def test_what_a_terminal_would_obey_is_written_out(capsys):
-    assert text.shown(EVIL) == HARMLESS
-    assert text.shown("Größe 3 µ, 猫 [bold]") == "Größe 3 µ, 猫 [bold]"
+    assert text.printable(EVIL) == HARMLESS
+    assert text.printable("Größe 3 µ, 猫 [bold]") == "Größe 3 µ, 猫 [bold]"
     terminal.say(EVIL)
     terminal.table(EVIL, (EVIL, "score"), [(EVIL, 3.0), (pathlib.PurePath(EVIL), math.nan)])
     with terminal.progress(EVIL, 1, "games") as advance:

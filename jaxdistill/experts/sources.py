@@ -69,7 +69,7 @@ def load_experts(sources: Sequence[ExpertSource]) -> list[Expert]:
       FileNotFoundError, ValueError: a file cannot be read, an expert does not say its game, two
         play the same game or games of two suites, or see vectors of different sizes.
     """
-    if packaged := [source.path for source in sources if shipped.stands_in(source.path)]:
+    if packaged := [source.path for source in sources if shipped.is_packaged(source.path)]:
         _say_once(f"note: not here, so as it comes with the package: {', '.join(packaged)}")
     experts = [load(source) for source in sources]
     for expert, source in zip(experts, sources, strict=True):

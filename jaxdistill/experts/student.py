@@ -214,7 +214,7 @@ class Student:
           ValueError: what is there is damaged, or of a later version.
         """
         directory = pathlib.Path(directory)
-        if not stands_in(directory):
+        if not is_student(directory):
             raise FileNotFoundError(f"{directory} holds no {_DESCRIPTION}; expected a student's")
         fields = disk.read_json(directory / _DESCRIPTION, _ADVICE)
         if isinstance(fields, dict) and fields.get("format") != FORMAT:
@@ -258,7 +258,7 @@ class Student:
         return student
 
 
-def stands_in(directory: str | os.PathLike[str]) -> bool:
+def is_student(directory: str | os.PathLike[str]) -> bool:
     """Whether a student that was exported is there."""
     return pathlib.Path(directory, _DESCRIPTION).is_file()
 
@@ -270,9 +270,9 @@ def read(path: str | os.PathLike[str]) -> Student | None:
       FileNotFoundError, ValueError, OSError: it is damaged, or cannot be fetched; see `hub.fetch`.
     """
     if not hub.is_address(path):
-        return Student.load(path) if stands_in(path) else None
+        return Student.load(path) if is_student(path) else None
     fetched = hub.fetch(path)
-    if not stands_in(fetched.path):
+    if not is_student(fetched.path):
         return None
     return dataclasses.replace(Student.load(fetched.path), name=str(fetched.address))
 

@@ -32,7 +32,7 @@ class TrainState:
     step: jax.Array
 
     @property
-    def playing(self) -> Any:
+    def eval_params(self) -> Any:
         """The parameters to play with."""
         return self.params
 
@@ -48,7 +48,7 @@ class AveragedState(TrainState):
     ema: Any
 
     @property
-    def playing(self) -> Any:
+    def eval_params(self) -> Any:
         """The average."""
         return self.ema
 

@@ -27,7 +27,7 @@ from jaxdistill.learn.training import Training
 from jaxdistill.profiler import Profile
 
 # What a training that has diverged may change and go on.
-_KNOBS = (
+_CHANGEABLE_AFTER_DIVERGENCE = (
     "learning_rate",
     "clip_norm",
     "final_rate_fraction",
@@ -81,7 +81,7 @@ def train(
     regime.check_divisible(settings, mesh)
     if not (workdir / "config.json").exists():
         regime.refuse_idle(settings, student)
-    settings = regime.settled(settings)
+    settings = regime.resolve_defaults(settings)
     for task in settings.tasks:
         task.require()
     begin = None if settings.independent else beginning.of(settings, mesh, student)
@@ -93,7 +93,13 @@ def train(
     with lock.one_writer(workdir, "config.json"):
         origins.check(workdir, known)
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
-        divergence.claim(workdir, settings, _KNOBS, origins.moved(workdir, known), parts=inner)
+        divergence.claim(
+            workdir,
+            settings,
+            _CHANGEABLE_AFTER_DIVERGENCE,
+            origins.relocated_fields(workdir, known),
+            parts=inner,
+        )
         origins.claim(workdir, known, begins=not (workdir / checkpoints.FOLDER).exists())
         with clocks.wall_clock(workdir, began=began):
             if begin is None:
@@ -116,13 +122,13 @@ def check_begun(
     Raises:
       ValueError, OSError: as `train`.
     """
-    workdir, settings = pathlib.Path(workdir), regime.settled(settings)
+    workdir, settings = pathlib.Path(workdir), regime.resolve_defaults(settings)
     begin = None
     if not settings.independent:
         begin = beginning.of(settings, mesh or meshes.create(), student)
     known = {} if begin is None else origins.of(student, begin.experts)
     origins.check(workdir, known)
-    workdirs.claim(workdir, settings, origins.moved(workdir, known))
+    workdirs.claim(workdir, settings, origins.relocated_fields(workdir, known))
 
 
 def parts(
@@ -169,7 +175,9 @@ def _as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
         return settings
     standing = disk.read_json(path, "begin again in another --workdir")
     begun = workdirs.understood(Settings, standing, path, "choose another --workdir")
-    return dataclasses.replace(settings, **{name: getattr(begun, name) for name in _KNOBS})
+    return dataclasses.replace(
+        settings, **{name: getattr(begun, name) for name in _CHANGEABLE_AFTER_DIVERGENCE}
+    )
 
 
 def _train(
@@ -235,7 +243,7 @@ def _iterate(
     divergence.check(
         workdir,
         training.settings,
-        _KNOBS,
+        _CHANGEABLE_AFTER_DIVERGENCE,
         step=int(training.state.step),
         numbers=row,
         state=training.arrays,

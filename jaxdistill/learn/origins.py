@@ -45,7 +45,7 @@ def check(workdir: pathlib.Path, known: Mapping[str, str]) -> None:
             )
 
 
-def moved(workdir: pathlib.Path, known: Mapping[str, str]) -> tuple[str, ...]:
+def relocated_fields(workdir: pathlib.Path, known: Mapping[str, str]) -> tuple[str, ...]:
     """The settings, as "student", that say where somebody is who is the same, after `check`."""
     return tuple({"student"} & known.keys() & _read(workdir).keys())
 

@@ -434,7 +434,7 @@ class Beginning:
     masks: jax.Array
 
 
-def settled(settings: Settings) -> Settings:
+def resolve_defaults(settings: Settings) -> Settings:
     """`settings` with the numbers that None stands for, as far as all tasks have the same."""
     limits = {task.max_steps for task in settings.tasks}
     same = settings.max_steps is None and len(limits) == 1

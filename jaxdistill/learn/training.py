@@ -121,7 +121,7 @@ class Training:
         self.starts_seen: dict[str, list[int]] | None = {}
         if student is not None and len(self.names) > 1:
             # A copy: what it is of is donated to the first update.
-            self._first = jax.tree.map(np.array, jax.device_get(self.state.playing))
+            self._first = jax.tree.map(np.array, jax.device_get(self.state.eval_params))
         self._saved = checkpoints.Checkpoints(self.workdir / checkpoints.FOLDER)
         began, log = self._restore()
         self._collector = RolloutCollector(settings, self.lessons, began, log)
@@ -206,7 +206,7 @@ class Training:
     def evaluate(self) -> dict[str, float]:
         """Plays whole games from fixed starts; returns the mean score of each game."""
         with self.timer.phase("evaluate"):
-            means = self._play(self.state.playing, self.settings.eval_episodes, lessons.SELECT)
+            means = self._play(self.state.eval_params, self.settings.eval_episodes, lessons.SELECT)
         if self._first is not None and not self.iteration:
             self._begun = means
         value = self._value(means, self._begun)
@@ -320,13 +320,13 @@ class Training:
 
     def _restore_params(self, iteration: int) -> networks.Params:
         if iteration == self.iteration:
-            return self.state.playing
+            return self.state.eval_params
         if not iteration:
             return self._first
         # Without the memory, which may be most of what a device holds and stands there already.
         like = {name: part for name, part in self.arrays.items() if name != "memory"}
         state = self._saved.restore(iteration, like, besides=("average", "memory")).state
-        return self._learner.train_of(state).playing
+        return self._learner.train_of(state).eval_params
 
     def begin_games(self) -> None:
         """Begins the games that the next iteration goes on with, or plays them again up to there.

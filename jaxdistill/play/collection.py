@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Seating:
+class CollectorConfig:
     """Who plays what, and where.
 
     Attributes:
@@ -100,46 +100,46 @@ class Collector:
     What an environment plays depends on its number, not on the process it lives in.
     """
 
-    def __init__(self, seating: Seating, past: Past | None = None):
+    def __init__(self, config: CollectorConfig, past: Past | None = None):
         """Seats the experts in fresh pools, brought to where those were that `past` is of.
 
         Raises:
           ValueError: the environments cannot be shared evenly.
         """
-        self._seating = seating
+        self._config = config
         self.steps = 0
-        processes, count = jax.process_count(), seating.num_envs
+        processes, count = jax.process_count(), config.num_envs
         if count % processes:
             raise ValueError(f"collect.num_envs {count} is not divisible by {processes} processes")
         self._first = jax.process_index() * (count // processes)
-        self._mesh = meshes.local(seating.mesh)
-        self.pools = [self._pool(game) for game in range(len(seating.lessons))]
+        self._mesh = meshes.local(config.mesh)
+        self.pools = [self._pool(game) for game in range(len(config.lessons))]
         self._renewed = [
-            game for game, pool in enumerate(self.pools) if seating.renewed_every and not pool.skips
+            game for game, pool in enumerate(self.pools) if config.renewed_every and not pool.skips
         ]
-        self._masks = lessons.masks(seating.lessons)
+        self._masks = lessons.masks(config.lessons)
         self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
         self._see = jax.jit(self._stored, static_argnums=0)
-        self.replace_experts(seating.experts)
-        self._memory = Memory(seating.experts)
+        self.replace_experts(config.experts)
+        self._memory = Memory(config.experts)
         self._seats = np.arange(self._first, self._first + self.pools[0].num_envs)
         if past is not None and past.actions.shape[1]:
             self._resume(past)
 
     def _pool(self, game: int, renewals: int = 0) -> Pool:
-        own = self._seating.num_envs // jax.process_count()
+        own = self._config.num_envs // jax.process_count()
         words = (lessons.COLLECT, renewals) if renewals else (lessons.COLLECT,)
         # All pools step at once: with many games, as many threads each as there are cores are
         # thousands.
         cores = meshes.cores()
-        enough = max(2, 2 * cores // len(self._seating.lessons))
+        enough = max(2, 2 * cores // len(self._config.lessons))
         threads = enough if enough < min(cores, own) else None
-        lesson = self._seating.lessons[game]
+        lesson = self._config.lessons[game]
         return lesson.pool(own, *words, first=self._first, threads=threads)
 
     def _renew(self, chunk: Chunk) -> None:
         """Begins anew the pools that are due, after a chunk whose last games are cut thereby."""
-        every = self._seating.renewed_every
+        every = self._config.renewed_every
         if self._renewed and self.steps % every == 0:
             chunk.usable[self._renewed, -1] = False
             for game in self._renewed:
@@ -156,7 +156,7 @@ class Collector:
           ValueError: not even that leads to what was seen.
         """
         own = slice(self._first, self._first + self.pools[0].num_envs)
-        length, every = past.actions.shape[1], self._seating.renewed_every
+        length, every = past.actions.shape[1], self._config.renewed_every
         for game in range(len(self.pools)):
             renewals = length // every if game in self._renewed else 0
             begun = renewals * every
@@ -168,7 +168,7 @@ class Collector:
                 self.pools[game] = self._pool(game, renewals)
                 if not self._replayed(*arguments, skip=False):
                     raise ValueError(
-                        f"{self._seating.lessons[game].name}: what the dataset holds cannot be "
+                        f"{self._config.lessons[game].name}: what the dataset holds cannot be "
                         f"played again here; resume with the EnvPool, or for landers the gymnasium "
                         f"and Box2D, it was collected with, or begin anew; a task of your own must "
                         f"draw all chance from its seed, which jaxdistill.tasks.check tries"
@@ -208,7 +208,7 @@ class Collector:
                 ago = length - time
                 if ago <= len(shown) and (self._newest(game)[rows] != shown[-ago][rows]).any():
                     return False
-                if self._seating.experts[game].recurrent:
+                if self._config.experts[game].recurrent:
                     self._remembered((game,), (rollouts.look([pool], self._mesh),))
                 pool.step(actions[time][rows], None if len(rows) == pool.num_envs else rows)
                 advance(len(rows))
@@ -216,7 +216,7 @@ class Collector:
 
     def _stored(self, game: int, shown: Shown) -> jax.Array:
         """The newest frames `(N, *frame)` of what the student sees of a screen; for jit."""
-        return self._seating.lessons[game].seen.see(shown)[:, -1]
+        return self._config.lessons[game].seen.see(shown)[:, -1]
 
     def _newest(self, game: int) -> np.ndarray:
         """What is stored of what a pool shows now, `(N, *frame)`."""
@@ -253,31 +253,31 @@ class Collector:
         games,
         student_drives: bool,
     ):
-        seating, taught = self._seating, self._seating.lessons
-        teachers = seating.experts
+        config, taught = self._config, self._config.lessons
+        teachers = config.experts
         labels = expert_outputs(teachers, experts, observations, games, said)
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
             rows = np.repeat(np.asarray(games), labels[0].shape[0])
             seen = [taught[g].seen.see(x) for g, x in zip(games, observations, strict=True)]
-            merged = networks.forward(seating.network, student, jnp.concatenate(seen), rows)
+            merged = networks.forward(config.network, student, jnp.concatenate(seen), rows)
             outputs = jnp.split(merged, len(games))
         actions = []
         for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
             expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
             mask = self._masks[game]
-            chosen = seating.form.choose(
+            chosen = config.form.choose(
                 label,
                 mask,
                 expert_key,
-                epsilon=seating.expert_epsilon,
+                epsilon=config.expert_epsilon,
                 sample=teachers[game].outputs == "logits",
                 log_std=log_std[game],
                 seats=seat,
             )
             if output is not None:
-                own = seating.form.choose(
-                    output, mask, student_key, epsilon=seating.student_epsilon, seats=seat
+                own = config.form.choose(
+                    output, mask, student_key, epsilon=config.student_epsilon, seats=seat
                 )
                 rows = by_expert.reshape(-1, *[1] * (own.ndim - 1))
                 chosen = jnp.where(rows, chosen, own)
@@ -301,7 +301,7 @@ class Collector:
     ) -> Chunk:
         """Plays `length` steps in every environment; the experts drive `expert_share` of them.
 
-        Pools begin anew where that is due; see `Seating`.
+        Pools begin anew where that is due; see `CollectorConfig`.
 
         Args:
           student: parameters on this process's devices; not needed where the experts drive all.
@@ -310,11 +310,11 @@ class Collector:
         Returns:
           The steps of all environments of all processes.
         """
-        num_envs, own = self._seating.num_envs, self.pools[0].num_envs
+        num_envs, own = self._config.num_envs, self.pools[0].num_envs
         expert_slots = round(expert_share * num_envs)
         order = np.arange(num_envs)
-        if self._seating.change_drivers:
-            seed = self._seating.lessons[0].pool_seed(lessons.COLLECT)
+        if self._config.change_drivers:
+            seed = self._config.lessons[0].pool_seed(lessons.COLLECT)
             order = np.random.default_rng((seed, self.steps)).permutation(order)
         by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
 
@@ -334,7 +334,7 @@ class Collector:
 
         pieces, left = list[Chunk](), length
         while left:
-            every = self._seating.renewed_every
+            every = self._config.renewed_every
             steps = min(left, every - self.steps % every) if self._renewed else left
             pieces.append(self._play(policy, steps, advance))
             self._renew(pieces[-1])
@@ -353,7 +353,7 @@ class Collector:
         play = rollouts.play(
             self.pools,
             policy,
-            self._seating.key,
+            self._config.key,
             self._mesh,
             seats=[self._seats] * len(self.pools),
             start=self.steps,
@@ -370,11 +370,11 @@ class Collector:
             )
             ages.append([np.minimum(step.ages, 255).astype(np.uint8) for step in before])
             usable.append([~step.over for step in before])
-            actions.append([a.astype(self._seating.form.action_dtype) for a in turn.actions])
+            actions.append([a.astype(self._config.form.action_dtype) for a in turn.actions])
             labels.append(answered)
             before = list(turn.steps)
             if advance:
-                advance(self._seating.num_envs * len(self.pools))
+                advance(self._config.num_envs * len(self.pools))
         self.steps += length
         rows = (jax.device_get(frames), jax.device_get(labels), actions, ages, usable)
         return Chunk(*(np.stack(x, axis=1) for x in rows))

@@ -101,16 +101,16 @@ def of_experts(
     """A lesson of each expert, in their order.
 
     Args:
-      seen: what the student sees in each; None is what `views_beside` says.
+      seen: what the student sees in each; None is what `default_student_views` says.
     """
-    seen = views_beside(experts) if seen is None else seen
+    seen = default_student_views(experts) if seen is None else seen
     return tuple(
         Lesson(index, expert.task, expert.task.shown([expert.view, own]), seed, expert, own)
         for index, (expert, own) in enumerate(zip(experts, seen, strict=True))
     )
 
 
-def views_beside(experts: Sequence[Teacher]) -> tuple[AnyView, ...]:
+def default_student_views(experts: Sequence[Teacher]) -> tuple[AnyView, ...]:
     """What a student of these experts sees in each task, where nobody says otherwise.
 
     All numbers; of a screen what the expert sees, if EnvPool makes that and it is of the shape that

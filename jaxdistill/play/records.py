@@ -56,13 +56,13 @@ class Player:
       policy: how it plays.
       marks: what it is known by in each lesson of the run, by the lessons' indices: `RANDOM`, or a
         digest of all that decides its actions.
-      passing: it is of one run, and others will not ask for it.
+      one_run_only: it is of one run, and others will not ask for it.
     """
 
     name: str
     policy: rollouts.AnyPolicy
     marks: tuple[str, ...]
-    passing: bool = False
+    one_run_only: bool = False
 
     @property
     def most_games(self) -> int | None:
@@ -125,7 +125,7 @@ class Terms:
         return Protocol(REPORT, self.seed, opening, self.max_steps)
 
     @property
-    def played(self) -> dict[str, Any]:
+    def protocol_fields(self) -> dict[str, Any]:
         """How each game is played, as cards have it: plain JSON values."""
         return {
             "epsilon": self.epsilon,
@@ -134,10 +134,9 @@ class Terms:
             "max_steps": self.max_steps,
         }
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """As results and tables have it: `played`, and how many games of each task."""
-        return {"episodes": self.episodes, **self.played}
+    def to_dict(self) -> dict[str, Any]:
+        """As results and tables have it: `protocol_fields`, and how many games of each task."""
+        return {"episodes": self.episodes, **self.protocol_fields}
 
 
 def fingerprint(params: Any) -> str:
@@ -278,7 +277,7 @@ class Records:
         if self.own and self.writes:
             _write(self.own, of, scores)
         shared = self._shared_for(of)
-        if shared and not player.passing:
+        if shared and not player.one_run_only:
             with contextlib.suppress(OSError):
                 known = self._known(of) if found else None
                 if not found or (known is not None and len(known.scores) >= found):
@@ -302,7 +301,7 @@ def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, A
         "purpose": protocol.purpose,
         "seed": protocol.seed,
         "opening": [opening.steps, by if opening.steps else RANDOM, opening.side],
-        **task.told,
+        **task.variant_fields,
         **({_OWN: own} if (own := tasks.content(task)) else {}),
     }
     return json.loads(json.dumps(of))  # as it is read back: no tuples
@@ -451,10 +450,10 @@ def _find(
     if meshes.leads():
         known = (records.find(lesson, protocol, player) for lesson in lessons)
         found = [None if x is None else x.to_dict() for x in known]
-    return [None if x is None else Scores.from_dict(x) for x in meshes.told(found)]
+    return [None if x is None else Scores.from_dict(x) for x in meshes.broadcast_json(found)]
 
 
-def until_known(
+def measure_until_precise(
     lessons: Sequence[Lesson],
     players: Mapping[str, Player],
     protocol: Protocol,

@@ -13,7 +13,7 @@ from jaxdistill.experts.student import Student
 from jaxdistill.report import tables
 from jaxdistill.tasks.atari import Game
 from jaxdistill.tasks.task import Task
-from jaxdistill.text import shown
+from jaxdistill.text import printable
 
 _TAGS = ("reinforcement-learning", "policy-distillation", "jaxdistill", "jax")
 
@@ -148,4 +148,4 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return re.sub(r"([|<>`\[\]*_\\])", r"\\\1", shown("" if value is None else value))
+    return re.sub(r"([|<>`\[\]*_\\])", r"\\\1", printable("" if value is None else value))

@@ -90,7 +90,7 @@ def no_better_than_random(
 def likely(expert: Teacher) -> str:
     """What is often otherwise than in training, for who sees what the expert sees."""
     if isinstance(expert, Expert) and isinstance(expert.view, View):
-        other = expert.rules.beside(expert.played)
+        other = expert.rules.differences_from(expert.played)
         return (
             (f"its own game ({other}; set rules), " if other else "")
             + "the resize (area or linear), the order of its actions, the stack order, pixels 0..1 "

@@ -20,7 +20,7 @@ from jaxdistill import disk, metrics
 from jaxdistill.play import clips
 from jaxdistill.report import tables
 from jaxdistill.tasks.task import Suite
-from jaxdistill.text import shown
+from jaxdistill.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def _write(
         noun=tables.noun(result["games"]),
         endings=endings,
         time=tables.wall_time(result),
-        command=shown(command),
+        command=printable(command),
         settings=json.dumps(settings, indent=2),
     )
     path = pathlib.Path(workdir) / "report.html"

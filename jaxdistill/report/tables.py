@@ -101,7 +101,7 @@ def print_expert(
         names=(noun(rows),),
     )
     if usual is not None:
-        terminal.say(f"its own game: {expert.rules.beside(atari.USUAL)}")
+        terminal.say(f"its own game: {expert.rules.differences_from(atari.USUAL)}")
     _print_endings(rows)
     if usual is not None and random is None:
         warn(expert.under(atari.USUAL), usual, random_usual)
@@ -373,7 +373,7 @@ def _turned(row: Mapping[str, Any], names: Sequence[str]) -> Cells:
     cells: list[tuple[Any, ...]] = []
     for name in names:
         facts = [row[player]["facts"][name] for player in players]
-        told = _told(row, name)
+        told = _fact_format(row, name)
         values = (x for f in facts for x in (told(f["mean"]), _interval(f["interval"], told)))
         cells.append((name.replace("_", " "), *values))
     steps = (
@@ -406,7 +406,10 @@ def ending_cells(rows: Sequence[Mapping[str, Any]]) -> Cells:
         for name in names:
             fact = scores["facts"].get(name)
             line += (
-                [_told(row, name)(fact["mean"]), _interval(fact["interval"], _told(row, name))]
+                [
+                    _fact_format(row, name)(fact["mean"]),
+                    _interval(fact["interval"], _fact_format(row, name)),
+                ]
                 if fact
                 else ["-", "-"]
             )
@@ -426,7 +429,7 @@ def ending_lines(rows: Sequence[Mapping[str, Any]]) -> Cells:
             continue
         cells.append((row["game"], *("" for _ in players)))
         for name in names:
-            shown = _whole_share if _told(row, name) is _share else _digits
+            shown = _whole_share if _fact_format(row, name) is _share else _digits
             facts = {who: x["facts"][name] for who, x in played.items() if name in x["facts"]}
             cells.append(
                 (
@@ -451,7 +454,7 @@ def ending_lines(rows: Sequence[Mapping[str, Any]]) -> Cells:
     return ("", *players), cells
 
 
-def _told(row: Mapping[str, Any], name: str) -> Callable[[float], str]:
+def _fact_format(row: Mapping[str, Any], name: str) -> Callable[[float], str]:
     """How a fact of a task is shown."""
     return _score if name in tasks.get(row["game"]).suite.counts else _share
 

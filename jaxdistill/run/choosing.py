@@ -69,7 +69,7 @@ def select(
     run's target in every game is chosen whatever others had beyond it.
 
     Args:
-      baselines: as `of_known` has them.
+      baselines: as `without_unknown_retention` has them.
       step: updates done.
       before: how many students were measured before this one.
       best: the one of the highest value so far.
@@ -78,7 +78,7 @@ def select(
     certain = racing.certain(before)
     only = run.deciding
     names = [run.names[i] for i in only]
-    policy, played, games = run.student_policy(state.playing), dict[int, evaluation.Scores](), 0
+    policy, played, games = run.student_policy(state.eval_params), dict[int, evaluation.Scores](), 0
     value = functools.partial(value_of, run, baselines)
     worse = False
     while games < episodes and not worse:
@@ -97,7 +97,7 @@ def select(
         experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
         now = dict(enumerate(baselines["expert"])) | dict(zip(only, experts, strict=True))
-        baselines = of_known(baselines | {"expert": [*now.values()]})
+        baselines = without_unknown_retention(baselines | {"expert": [*now.values()]})
     kept = _kept(baselines, means)
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
     known = [share for share in kept if not math.isnan(share)]
@@ -126,7 +126,9 @@ def measured_until(run: Run, rounds: int, measured: bool) -> int:
     return (rounds if measured else rounds - 1) // run.settings.evaluate.every_rounds
 
 
-def of_known(baselines: dict[str, list[evaluation.Scores]]) -> dict[str, list[evaluation.Scores]]:
+def without_unknown_retention(
+    baselines: dict[str, list[evaluation.Scores]],
+) -> dict[str, list[evaluation.Scores]]:
     """`baselines` with NaN for the scores of experts that they do not tell to beat random play.
 
     What is kept of such an expert is a share of what may be nothing, or less: nobody is chosen by

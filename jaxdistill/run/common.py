@@ -27,7 +27,7 @@ from jaxdistill.tasks.views import AnyView
 READ_AS = "experts_read_as"
 """What a dataset says of how its experts' files were read; one of an earlier version does not."""
 RENEWED = "renewed_every"
-"""What it says of `collection.Seating.renewed_every`; in one of an earlier version nothing is."""
+"""What it says of `CollectorConfig.renewed_every`; in one of an earlier version nothing is."""
 NEWER = (READ_AS, RENEWED)
 _RENEWED_EVERY = 8192  # a minute of play of 32 environments
 
@@ -54,7 +54,7 @@ class Run:
         self.mesh, self.report_seed = mesh, report_seed
         self.known = known or records.Records()
         experts = recipe.teachers(settings)
-        self.settings = recipe.settled(settings, experts)
+        self.settings = recipe.resolve_defaults(settings, experts)
         _check_outputs(self.settings, experts)
         self.lessons = _lessons(settings, experts)
         self.suite = experts[0].task.suite
@@ -109,11 +109,12 @@ class Run:
             return None
         return networks.describe_convolutions(network.convs)
 
-    def told(self) -> list[str]:
+    def rule_differences(self) -> list[str]:
         """A line on each expert whose own game is another than the one that is played here."""
         return [
-            f"{expert.game}: the own game of {expert.name} has {expert.rules.beside(played)}; "
-            f"expert and student are measured in the run's"
+            f"{expert.game}: {expert.name} learnt with "
+            f"{expert.rules.differences_from(played)}; here expert and student play by the run's "
+            f"rules"
             for expert in self.experts
             if isinstance(expert, Expert) and (played := self.settings.rules) != expert.rules
         ]
@@ -184,12 +185,12 @@ class Run:
             )
             for lesson in self.lessons
         )
-        return records.Player(who, self.student_policy(params), marks, passing=True)
+        return records.Player(who, self.student_policy(params), marks, one_run_only=True)
 
-    def seat(self, log: dataset.Log | None = None) -> collection.Collector:
+    def make_collector(self, log: dataset.Log | None = None) -> collection.Collector:
         """Pools to collect in, fresh ones or brought to where those ended that `log` is of."""
         chosen = self.settings.collect
-        seating = collection.Seating(
+        config = collection.CollectorConfig(
             lessons=self.taught,
             network=self.network,
             num_envs=chosen.num_envs,
@@ -200,7 +201,7 @@ class Run:
             mesh=self.mesh,
             renewed_every=log.info.get(RENEWED, 0) if log else 0,
         )
-        return collection.Collector(seating, log.past() if log else None)
+        return collection.Collector(config, log.past() if log else None)
 
     def measure(
         self,
@@ -242,10 +243,10 @@ class Run:
     ) -> dict[str, dict[int, evaluation.Scores]]:
         """The games that are reported, of random play, experts and the student of `params`.
 
-        As many as `records.until_known` asks for; by player and the lessons' indices.
+        As many as `records.measure_until_precise` asks for; by player and the lessons' indices.
         """
         chosen = self.settings.evaluate
-        return records.until_known(
+        return records.measure_until_precise(
             self.lessons if only is None else [self.lessons[i] for i in only],
             {who: self.player(who, params) for who in ("random", "expert", "student")},
             self.protocol(lessons.REPORT),

@@ -58,7 +58,7 @@ def collect(
 
 def collect_initial(run: Run, log: dataset.Log) -> collection.Collector:
     """What is missing of `collect.initial_steps`; the pools to go on collecting in."""
-    collector = run.seat(log)
+    collector = run.make_collector(log)
     per_env = run.settings.collect.initial_steps // run.settings.collect.num_envs
     each = run.settings.collect.num_envs * len(run.taught)
     names = [lesson.name for lesson in run.taught]
@@ -106,7 +106,7 @@ def resume(
         if log.length < initial:
             collector = collect_initial(run, log)
         elif collect.steps_per_round and collects_on:
-            collector = run.seat(log)
+            collector = run.make_collector(log)
     return log, collector if collect.steps_per_round else None
 
 
@@ -115,7 +115,7 @@ def directory_of(settings: Settings, workdir: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(settings.collect.dataset or workdir / "dataset")
 
 
-def stands_in(directory: pathlib.Path) -> bool:
+def has_dataset(directory: pathlib.Path) -> bool:
     """Whether a dataset stands there."""
     return (directory / "dataset.json").is_file()
 
@@ -130,7 +130,7 @@ def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Mapping[str, An
       ValueError: there is no dataset, or a shorter one, or another.
     """
     length, directory = progress["length"], directory_of(run.settings, workdir)
-    if not stands_in(directory):
+    if not has_dataset(directory):
         raise ValueError(
             f"{directory} holds no dataset, and the student of {workdir} has learnt from {length} "
             f"steps of each environment there; put it back, or begin in another --workdir"

@@ -29,8 +29,8 @@ from jaxdistill.run.common import Run
 from jaxdistill.run.recipe import Settings
 
 # What a run that stands may change at any time.
-_FREE = ("evaluate.lowest_expert_share", "learn.rounds")
-_FREE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
+_ALWAYS_CHANGEABLE = ("evaluate.lowest_expert_share", "learn.rounds")
+_CHANGEABLE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
 _LOST = "is not there any more; put it back, or distil again in another --workdir"
 
 
@@ -152,7 +152,7 @@ def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     return dataclasses.replace(settings, learn=learn)
 
 
-def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
+def missing_path(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
     """What a run that has ended is measured by again, and is not there any more; None if all is.
 
     Raises:
@@ -162,7 +162,7 @@ def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
     if not checkpoints.any_in(workdir / checkpoints.FOLDER):
         return workdir / checkpoints.FOLDER
     directory = data.directory_of(students.load_settings(workdir), workdir)
-    return None if data.stands_in(directory) else directory
+    return None if data.has_dataset(directory) else directory
 
 
 def _check_standing(run: Run, workdir: pathlib.Path, learnt: bool) -> None:
@@ -173,8 +173,8 @@ def _check_standing(run: Run, workdir: pathlib.Path, learnt: bool) -> None:
     """
     if not (workdir / "config.json").is_file():
         return
-    turned = rounds.KNOBS if divergence.stands(workdir) else ()
-    workdirs.claim(workdir, run.settings, (*_free(run, workdir), *turned))
+    turned = rounds.CHANGEABLE_AFTER_DIVERGENCE if divergence.stands(workdir) else ()
+    workdirs.claim(workdir, run.settings, (*_changeable(run, workdir), *turned))
     ended = (workdir / "result.json").is_file() or any(workdir.glob("result-[0-9]*.json"))
     if ended and not learnt:
         raise ValueError(
@@ -182,11 +182,11 @@ def _check_standing(run: Run, workdir: pathlib.Path, learnt: bool) -> None:
         )
 
 
-def _free(run: Run, workdir: pathlib.Path) -> tuple[str, ...]:
+def _changeable(run: Run, workdir: pathlib.Path) -> tuple[str, ...]:
     """The settings in which `run` may differ from the one that stands in `workdir`."""
     goes_on = _rounds(workdir) not in (None, run.settings.learn.rounds)
-    moved = students.moved(workdir, run.settings, run.experts)
-    return (*_FREE, *(_FREE_WITH_ROUNDS if goes_on else ()), *moved)
+    moved = students.relocated_fields(workdir, run.settings, run.experts)
+    return (*_ALWAYS_CHANGEABLE, *(_CHANGEABLE_WITH_ROUNDS if goes_on else ()), *moved)
 
 
 def _claim(run: Run, workdir: pathlib.Path, done: int = 0) -> None:
@@ -196,7 +196,9 @@ def _claim(run: Run, workdir: pathlib.Path, done: int = 0) -> None:
       done: rounds that it has learnt.
     """
     before, now = _rounds(workdir), run.settings.learn.rounds
-    divergence.claim(workdir, run.settings, rounds.KNOBS, _free(run, workdir))
+    divergence.claim(
+        workdir, run.settings, rounds.CHANGEABLE_AFTER_DIVERGENCE, _changeable(run, workdir)
+    )
     students.claim_roles(workdir, run.settings, run.experts)
     if before in (None, now) or not meshes.leads():
         return
@@ -246,7 +248,7 @@ def _stages(
 ) -> dict[str, Any]:
     """The stages that are still to do, by the directory's one writer."""
     timer = clocks.Timer()
-    baselines = first_measured(run, timer)
+    baselines = measure_baselines(run, timer)
     if stop_after == "baselines":
         return {}
     trained = rounds.train(run, workdir, initial, baselines, timer, stop_after, profile)
@@ -255,11 +257,11 @@ def _stages(
 
     state = trained.state
     with timer.phase("report"):
-        scores = run.play_reported(state.playing)
+        scores = run.play_reported(state.eval_params)
     result_path = workdir / "result.json"
     with meshes.leader_first("result"), timer.phase("report"):
         if meshes.leads():
-            outputs = closing.compare_outputs(run, trained.log, state.playing)
+            outputs = closing.compare_outputs(run, trained.log, state.eval_params)
             rows = closing.rows_of(run, scores)
             for index, (row, seen) in enumerate(zip(rows, trained.starts_seen, strict=True)):
                 starts = scores["student"][index].starts.tolist()
@@ -268,13 +270,13 @@ def _stages(
             result |= {"best_round": trained.round, "rounds": trained.rounds}
             result |= closing.hint_of(run, workdir, result)
             result["seconds"] = clocks.add_up([timer.seconds()], wall())
-            closing.write_page(run, workdir, state.playing, result, outputs, command)
+            closing.write_page(run, workdir, state.eval_params, result, outputs, command)
             result["seconds"] = clocks.add_up([timer.seconds()], wall())
             disk.write_json(result_path, result)
     return tables.read_result(result_path)
 
 
-def first_measured(run: Run, timer: clocks.Timer) -> dict[str, list[evaluation.Scores]]:
+def measure_baselines(run: Run, timer: clocks.Timer) -> dict[str, list[evaluation.Scores]]:
     """What every run begins with: experts and random play are measured, shown and checked.
 
     Returns:
@@ -283,7 +285,7 @@ def first_measured(run: Run, timer: clocks.Timer) -> dict[str, list[evaluation.S
     Raises:
       ValueError: an expert plays wildly below its claim, see `common.check_experts`.
     """
-    for line in run.told():
+    for line in run.rule_differences():
         terminal.say(line)
     with timer.phase("baselines"):
         baselines = run.baselines()
@@ -338,7 +340,7 @@ def evaluate_student(
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [game_index(run.names, game, workdir)]
-    return closing.rows_of(run, run.play_reported(student.playing, only))
+    return closing.rows_of(run, run.play_reported(student.eval_params, only))
 
 
 def _initial_params(run: Run) -> networks.Params:
@@ -373,7 +375,7 @@ def params_of(
     if named not in run.names and kinds.of(path) is not None:
         settings, state, network = students.load_student(path)
         view = students.load_roles(path, settings)[0].view
-        name, params = f"the student of {named}", jax.device_get(state.playing)
+        name, params = f"the student of {named}", jax.device_get(state.eval_params)
     elif named not in run.names and (exported := travelling.read(named)) is not None:
         network, view = exported.network, exported.roles[0].view
         name, params = f"the student {named}", exported.params

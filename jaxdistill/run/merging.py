@@ -88,7 +88,7 @@ class Settings:
         )
 
 
-def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
+def resolve_defaults(settings: Settings, experts: Sequence[Expert]) -> Settings:
     """`settings` with the experts' network, and what None stands for in `evaluate`.
 
     Raises:
@@ -103,8 +103,8 @@ def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
             )
         if _shape(expert) != _shape(first):
             raise ValueError(
-                f"experts of one shape are merged, and {first.game}'s has {_told(first)}, "
-                f"{expert.game}'s {_told(expert)}; distil them instead (launch/distill.py)"
+                f"experts of one shape are merged, and {first.game}'s has {_size_text(first)}, "
+                f"{expert.game}'s {_size_text(expert)}; distil them instead (launch/distill.py)"
             )
     if kind := networks.only_of_experts(first.network):
         raise ValueError(
@@ -120,8 +120,8 @@ def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
     found = [name for name in networks.NETWORKS if _is(name, first)]
     if not found:
         raise ValueError(
-            f"the experts' network ({_told(first)}) is none of {', '.join(networks.NETWORKS)}, as "
-            f"a student's is"
+            f"the experts' network ({_size_text(first)}) is none of "
+            f"{', '.join(networks.NETWORKS)}, as a student's is"
         )
     if settings.method == "aligned_mean":
         weight_merging.hidden_layers(first.network)
@@ -129,7 +129,7 @@ def settled(settings: Settings, experts: Sequence[Expert]) -> Settings:
         raise ValueError(
             f"network is {settings.network!r}, and the experts' is {found[0]!r}; leave it out"
         )
-    run = recipe.settled(settings.as_run(), experts).evaluate
+    run = recipe.resolve_defaults(settings.as_run(), experts).evaluate
     names = [field.name for field in dataclasses.fields(Measure)]
     measure = Measure(**{name: getattr(run, name) for name in names})
     merge = settings.merge
@@ -148,7 +148,7 @@ def _is(name: str, expert: Expert) -> bool:
     return networks.same_architecture(known, expert.network)
 
 
-def _told(expert: Expert) -> str:
+def _size_text(expert: Expert) -> str:
     return f"{networks.count(expert.params):,} parameters and {len(expert.actions)} outputs"
 
 

@@ -108,7 +108,7 @@ def files_of(
 ) -> dict[str, bytes]:
     """What a repository of a student holds, by path; raises as `push` does."""
     source = pathlib.Path(source)
-    if student.stands_in(source):
+    if student.is_student(source):
         found, page = Student.load(source), ""
     else:
         found = students.read(source)

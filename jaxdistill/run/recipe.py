@@ -183,7 +183,7 @@ class Measure:
     Attributes:
       report_episodes: episodes per game in the closing table, at most; the same ones in every run.
       report_width: fewer are played of a game once half of its retention's 95% interval is at most
-        this, see `records.until_known`: 0.05 is within 5 points. 0 plays all.
+        this, see `records.measure_until_precise`: 0.05 is within 5 points. 0 plays all.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
       opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
@@ -236,7 +236,8 @@ class Settings:
       convolutions: the student's, in place of its network's, as `networks.Convolutions` are said:
         those of an expert, say, for the student to begin with (`learn.warm_layers`).
       view: name of what the student sees, among the suite's views; None is the first of them, and
-        of screens what its experts see, as far as EnvPool makes it: see `lessons.views_beside`.
+        of screens what its experts see, as far as EnvPool makes it: see
+        `lessons.default_student_views`.
         "experts" is of screens what each expert sees in its own game, made by EnvPool or not.
       rules: how games of Atari are played, by experts, student and random play alike.
       compute_dtype: what the student computes in, "float32" or, on accelerators, "bfloat16";
@@ -346,7 +347,7 @@ def student_views(settings: Settings, experts: Sequence[Teacher]) -> tuple[AnyVi
     suite = experts[0].task.suite
     views = dict(suite.views)
     if settings.view is None and not views:
-        return lessons.views_beside(experts)
+        return lessons.default_student_views(experts)
     if settings.view == "experts" and isinstance(suite.view, View):
         return lessons.views_of(experts)
     chosen = next(iter(views)) if settings.view is None else settings.view
@@ -398,7 +399,7 @@ AUTO_OF_Q = ("q_values", "q_kl")
 """The loss that "auto" stands for where all experts hold Q-values, and what it turns from."""
 
 
-def settled(settings: Settings, experts: Sequence[Teacher]) -> Settings:
+def resolve_defaults(settings: Settings, experts: Sequence[Teacher]) -> Settings:
     """`settings` with what "auto" and None stand for in a run of these experts.
 
     Q-values are begun with choices alone, which the size of some games' values would drown.
@@ -467,7 +468,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     """
     c, lrn = settings.collect, settings.learn
     outputs = {expert.outputs for expert in experts}
-    known = settled(settings, experts)
+    known = resolve_defaults(settings, experts)
     learnt = known.learn
     known_losses = losses.of(experts[0].task.suite.form)
     used = [known_losses[name] for name in (learnt.loss, learnt.first_loss) if name]

@@ -28,7 +28,7 @@ Baselines = dict[str, list[evaluation.Scores]]  # of "random" and "expert", by l
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
-KNOBS = (
+CHANGEABLE_AFTER_DIVERGENCE = (
     "learn.learning_rate",
     "learn.clip_norm",
     "learn.q_temperature",
@@ -122,7 +122,7 @@ def train(
       stop_after, profile: see `distill.distill`.
     """
     lrn = run.settings.learn
-    baselines = choosing.of_known(baselines)
+    baselines = choosing.without_unknown_retention(baselines)
     state, standing = students.create_state(run.settings, initial, run.mesh), _Standing()
     with checkpoints.Checkpoints(workdir / checkpoints.FOLDER) as saved:
         begun = saved.latest_step()
@@ -181,7 +181,7 @@ class _Learning:
 
     Attributes:
       run, workdir: whose they are.
-      baselines: as `choosing.of_known` has them.
+      baselines: as `choosing.without_unknown_retention` has them.
       timer, writer, advance: who is told of them.
       saved: the run's checkpoints.
       log, buffer: the states that are learnt from, all and those on the devices.
@@ -256,7 +256,7 @@ class _Learning:
         with self.timer.phase("collect"):
             chunk = self.collector.collect(
                 collect.steps_per_round // collect.num_envs,
-                meshes.take_local(self.run.mesh, self.state.playing),
+                meshes.take_local(self.run.mesh, self.state.eval_params),
                 share,
             )
         with self.timer.phase("store"):
@@ -270,9 +270,16 @@ class _Learning:
         step = (self.standing.rounds + 1) * per_round
         with self.timer.phase("learn"):
             self.state, numbers = update(self.state, self.buffer.window, key)
-            row = _told(run, learner.host_metrics(numbers, run.names[: len(run.taught)]))
+            row = _without_idle_metrics(
+                run, learner.host_metrics(numbers, run.names[: len(run.taught)])
+            )
             divergence.check(
-                self.workdir, run.settings, KNOBS, step=step, numbers=row, state=self.state
+                self.workdir,
+                run.settings,
+                CHANGEABLE_AFTER_DIVERGENCE,
+                step=step,
+                numbers=row,
+                state=self.state,
             )
         self.advance(per_round)
         row["expert_share"] = share
@@ -375,7 +382,7 @@ def _writer(workdir: pathlib.Path, resume_step: int) -> metrics.Writer | metrics
     return metrics.Writer(workdir, resume_step) if meshes.leads() else metrics.NoWriter()
 
 
-def _told(run: Run, row: dict[str, float]) -> dict[str, float]:
+def _without_idle_metrics(run: Run, row: dict[str, float]) -> dict[str, float]:
     """A round's numbers without those that say nothing of their task."""
     form = run.suite.form
     idle = {

@@ -144,7 +144,7 @@ def check_weights(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -
             )
 
 
-def moved(
+def relocated_fields(
     workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
 ) -> list[str]:
     """The fields of a run's settings, as "experts.0.path", that say where the same experts are.
@@ -354,7 +354,7 @@ def read(workdir: str | os.PathLike[str]) -> Student:
     return Student(
         name=str(workdir),
         network=network,
-        params=jax.device_get(state.playing),
+        params=jax.device_get(state.eval_params),
         outputs=outputs_of(workdir, settings),
         roles=load_roles(workdir, settings),
         rules=settings.rules,

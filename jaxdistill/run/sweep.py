@@ -104,7 +104,7 @@ def results(
 
 
 # As a run may change it at any time: it decides nothing of what is learnt or measured.
-_FREE = ("evaluate.lowest_expert_share",)
+_CHANGEABLE = ("evaluate.lowest_expert_share",)
 
 
 def _check_same(settings: recipe.Settings, directory: pathlib.Path) -> None:
@@ -114,8 +114,12 @@ def _check_same(settings: recipe.Settings, directory: pathlib.Path) -> None:
     """
     settings = distill.as_begun(settings, directory)
     experts = recipe.teachers(settings)
-    settings = recipe.settled(settings, experts)
-    workdirs.claim(directory, settings, (*_FREE, *students.moved(directory, settings, experts)))
+    settings = recipe.resolve_defaults(settings, experts)
+    workdirs.claim(
+        directory,
+        settings,
+        (*_CHANGEABLE, *students.relocated_fields(directory, settings, experts)),
+    )
 
 
 def rows(ended: Mapping[Variant, Mapping[str, Any]]) -> tables.Cells:

@@ -74,7 +74,7 @@ def train(
         loop.check_begun(settings, workdir, mesh=mesh, student=student)
         profiler.none_left(profile)
         return tables.read_training(path)
-    if (gone := lost(workdir)) is not None:
+    if (gone := missing_path(workdir)) is not None:
         loop.check_begun(settings, workdir, mesh=mesh, student=student)
         raise ValueError(
             f"{workdir} has learnt already, and what it has learnt, in {gone}, is not there any "
@@ -93,7 +93,7 @@ def train(
         return {}
     if not path.is_file():
         with lock.one_writer(workdir, "config.json"), clocks.wall_clock(workdir) as wall:
-            _report(regime.settled(settings), workdir, mesh, command, cache_dir, wall)
+            _report(regime.resolve_defaults(settings), workdir, mesh, command, cache_dir, wall)
     return tables.read_training(path)
 
 
@@ -104,7 +104,7 @@ def _experts_stand(settings: Settings, workdir: pathlib.Path) -> bool:
     )
 
 
-def lost(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
+def missing_path(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
     """What a training that has chosen a network goes on from, and is not there any more.
 
     None if all of it is there, or where none stands.
@@ -128,7 +128,7 @@ def _as_distilled(settings: Settings, student: regime.Pretrained) -> Settings:
     """`settings` by the student's rules, where they say no others; a line where they differ."""
     if settings.rules == student.rules:
         return settings
-    differ = student.rules.beside(settings.rules)
+    differ = student.rules.differences_from(settings.rules)
     if settings.rules != USUAL:
         terminal.say(f"note: {student.name} was distilled with {differ}")
         return settings
@@ -195,7 +195,7 @@ def _report(
 
     result = {
         "games": [row | {"best_step": step} for row, step in zip(rows, best_steps, strict=True)],
-        **terms.told,
+        **terms.to_dict(),
         "steps": settings.iterations * settings.steps_per_iteration,
         "networks": len(learnt),
         "parameters": sum(x.parameters for x in learnt),
@@ -241,7 +241,7 @@ def _place_of(student: str, workdir: pathlib.Path) -> str:
     So `finetuned` in the directory of a run moves with it, and is read from within.
     """
     around = workdir.resolve().parent
-    if hub.is_address(student) or kinds.has_student(student) or travelling.stands_in(student):
+    if hub.is_address(student) or kinds.has_student(student) or travelling.is_student(student):
         return student
     return str(around) if kinds.has_student(around) else student
 
@@ -309,15 +309,15 @@ def measure(
     choices = lessons.choices(everything)
     random, epsilon = rollouts.random_policy(choices), terms.epsilon
 
-    def player(name: str, teachers: Sequence[Teacher], passing: bool) -> records.Player:
+    def player(name: str, teachers: Sequence[Teacher], one_run_only: bool) -> records.Player:
         policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False, mesh=mesh)
         marks = (records.expert_mark(x, epsilon=epsilon, sample_logits=False) for x in teachers)
-        return records.Player(name, policy, tuple(marks), passing)
+        return records.Player(name, policy, tuple(marks), one_run_only)
 
     players = {"random": records.Player("random", random, (records.RANDOM,) * len(everything))}
     if teachers:
         players["expert"] = player(
-            "experts", [teachers[lesson.name] for lesson in everything], passing=False
+            "experts", [teachers[lesson.name] for lesson in everything], one_run_only=False
         )
     if student is not None:
         views = student.views([lesson.task for lesson in everything])
@@ -331,7 +331,7 @@ def measure(
         params = jax.device_put(student.params, meshes.replicated(meshes.local(mesh)))
         policy = functools.partial(act, params)
         players["student"] = records.Player("student", policy, marks)
-    players["network"] = player("network", experts, passing=True)
+    players["network"] = player("network", experts, one_run_only=True)
     protocol = terms.protocol(random)
     played = {
         who: records.measure(
@@ -346,7 +346,7 @@ def measure(
             **{who: scores[index].summary() for who, scores in played.items()},
             **(
                 {"expert": told}
-                if (told := card and card.expert_scores(lesson.task, terms.played))
+                if (told := card and card.expert_scores(lesson.task, terms.protocol_fields))
                 else {}
             ),
             "human_normalised": lesson.task.human_normalised(

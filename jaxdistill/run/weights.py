@@ -63,7 +63,7 @@ def merge(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     experts = load_experts(settings.experts)
-    said, settings = settings.merge, merging.settled(settings, experts)
+    said, settings = settings.merge, merging.resolve_defaults(settings, experts)
     if not (workdir / "config.json").exists():
         # What None stands for was not said, and is idle in many merges.
         merging.refuse_idle(dataclasses.replace(settings, merge=said), experts)
@@ -116,7 +116,7 @@ def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
 
 
 def _claim(given: _Given, workdir: pathlib.Path) -> None:
-    moved = students.moved(workdir, given.run.settings, given.run.experts)
+    moved = students.relocated_fields(workdir, given.run.settings, given.run.experts)
     workdirs.claim(workdir, given.settings, tuple(moved))
     students.claim_roles(workdir, given.run.settings, given.run.experts)
 
@@ -125,9 +125,9 @@ def _stages(
     given: _Given, workdir: pathlib.Path, stop_after: str | None, wall: Callable[[], float]
 ) -> dict[str, Any]:
     run, settings, timer = given.run, given.settings, clocks.Timer()
-    distill.first_measured(run, timer)
+    distill.measure_baselines(run, timer)
     log, _ = data.resume(run, workdir, None, timer)
-    params = _merged_once(given, workdir, log, timer).playing
+    params = _merged_once(given, workdir, log, timer).eval_params
     if stop_after is not None:
         return {}
     with timer.phase("report"):

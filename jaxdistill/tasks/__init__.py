@@ -75,14 +75,15 @@ def _content(task: Task, files: dict[str, str | None]) -> dict[str, Any]:
     """As `content`; takes note of the digests of `files` by their modules."""
     own = {x.name for x in dataclasses.fields(task)} - {x.name for x in dataclasses.fields(Task)}
     fields = {
-        name: _told(getattr(task, name), files, f"{task.name}: {name}") for name in sorted(own)
+        name: _stable_repr(getattr(task, name), files, f"{task.name}: {name}")
+        for name in sorted(own)
     }
     return {"fields": fields, "file": _file_of(type(task).__module__, files)}
 
 
-def _told(value: Any, files: dict[str, str | None], where: str) -> str:
+def _stable_repr(value: Any, files: dict[str, str | None], where: str) -> str:
     """What tells a value from others, in every process: of most its `repr`."""
-    told = functools.partial(_told, files=files, where=where)
+    told = functools.partial(_stable_repr, files=files, where=where)
     if isinstance(value, np.ndarray | jax.Array) and value.dtype != object:
         array = np.asarray(value)
         digest = hashlib.sha256(array.tobytes()).hexdigest()

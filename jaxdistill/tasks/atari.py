@@ -132,7 +132,7 @@ class Rules:
                 values[name] = value  # which no rule can be
         return settings.build(Rules, values, "rules")
 
-    def beside(self, others: Rules) -> str:
+    def differences_from(self, others: Rules) -> str:
         """Where they differ from `others`, in words."""
         theirs = dataclasses.asdict(others)
         differ = {name: x for name, x in dataclasses.asdict(self).items() if x != theirs[name]}
@@ -212,7 +212,7 @@ class Game(Task):
         return max(1, _FRAMES_PER_SECOND // self.rules.frame_skip)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def variant_fields(self) -> dict[str, Any]:
         """Rules that are not the usual."""
         rules = self.rules.to_dict()
         return {"rules": rules} if rules else {}

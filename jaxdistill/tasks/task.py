@@ -131,7 +131,7 @@ class Task(abc.ABC):
         return self.suite.frames_per_second
 
     @property
-    def told(self) -> Mapping[str, Any]:
+    def variant_fields(self) -> Mapping[str, Any]:
         """Plain JSON values that tell this from other tasks of its name; most have none."""
         return {}
 

@@ -967,7 +967,9 @@ def check(row: Row, path: pathlib.Path, theirs: np.ndarray) -> None:
     assert (expert.game, expert.outputs, expert.actions) == ("breakout", row.outputs, row.actions)
     assert (expert.view, expert.rules) == (row.view, row.rules)
     (own,) = [x for x in conversion.notes if x.endswith("; --rules says otherwise")] or [""]
-    assert own.endswith(f"'s: {row.rules.beside(USUAL)}; --rules says otherwise" if own else "")
+    assert own.endswith(
+        f"'s: {row.rules.differences_from(USUAL)}; --rules says otherwise" if own else ""
+    )
     assert bool(own) == (row.rules != USUAL)
     source = [note for note in conversion.notes if note.startswith("its game")]
     assert source == ([f"its game, breakout, is taken from {row.game}"] if row.game else [])

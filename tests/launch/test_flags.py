@@ -448,7 +448,7 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
         made.append((workdir.name, settings.learn.loss, settings.seed))
         if settings.learn.loss in broken:
             raise broken[settings.learn.loss]
-        workdirs.claim(workdir, recipe.settled(settings, recipe.teachers(settings)))
+        workdirs.claim(workdir, recipe.resolve_defaults(settings, recipe.teachers(settings)))
         games = [{"game": "asterix", "retention": 0.5 + settings.seed / 10}]
         (workdir / "result.json").write_text(json.dumps({"games": games, "seconds": {}}))
         return {}

@@ -102,7 +102,7 @@ def test_a_run_is_made_measured_exported_and_watched(program, flags, tmp_path):
         assert code == 0, err
         back = formats.load(out)
         assert back.game == "pong" and back.outputs == "q"
-        jax.tree.map(np.testing.assert_array_equal, back.params, dict(student.playing))
+        jax.tree.map(np.testing.assert_array_equal, back.params, dict(student.eval_params))
     config = json.loads((tmp_path / "training_config.json").read_text())
     assert config == {"dueling": True}
     merged = torch_file.read(tmp_path / "merged.pth").tree
@@ -116,7 +116,7 @@ def test_a_run_is_made_measured_exported_and_watched(program, flags, tmp_path):
     assert written.returncode == 0, written.stderr
     moved = alone.rename(tmp_path / "moved")
     back = Student.load(moved)
-    jax.tree.map(np.testing.assert_array_equal, back.params, dict(student.playing))
+    jax.tree.map(np.testing.assert_array_equal, back.params, dict(student.eval_params))
     assert back.card["made"]["updates"] == 12 and back.card["versions"]["jax"] == jax.__version__
     assert back.card["measured"]["games"] == result["games"]
     assert formats.load(moved).game == "pong"

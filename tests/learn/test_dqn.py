@@ -366,9 +366,9 @@ def test_the_average_plays_where_one_is_kept():
     state, _ = _update(FOUR, minibatches=1, ema_decay=0.3)(_state(FOUR, averaged=True), memory, key)
     # The first step's rate is 9/10.
     expected = jax.tree.map(lambda a, b: a + 0.9 * (b - a), _params(), state.train.params)
-    assert _difference(state.train.playing, expected) < 1e-6
+    assert _difference(state.train.eval_params, expected) < 1e-6
     plain = _state(FOUR)
-    assert plain.train.playing is plain.train.params
+    assert plain.train.eval_params is plain.train.params
 
 
 def test_a_chain_cut_by_a_time_limit_is_valued_as_if_it_went_on():
@@ -414,7 +414,7 @@ def test_a_chain_cut_by_a_time_limit_is_valued_as_if_it_went_on():
     for _ in range(12):
         state, _ = update(state, memory, _key(FOUR))
         state = dqn.copy_target(state)
-    values = network.apply(state.train.playing, jnp.eye(3)[:, None])
+    values = network.apply(state.train.eval_params, jnp.eye(3)[:, None])
     np.testing.assert_allclose(values, [[1 / 8, 1 / 4], [1 / 8, 1 / 2], [1 / 4, 1]], atol=0.01)
 
 

@@ -95,11 +95,11 @@ def test_the_best_parameters_are_read_without_the_memory(tmp_path, one, monkeypa
             training.iterate()
         training.evaluate()
         training.save(chosen=True)
-        best = jax.device_get(training.state.playing)
+        best = jax.device_get(training.state.eval_params)
         training.iterate()
         monkeypatch.setattr(checkpoints.Checkpoints, "restore", spy)
         assert _same(training.best_params(), best)
-        assert not _same(training.state.playing, best)
+        assert not _same(training.state.eval_params, best)
     assert [sorted(like) for like in asked] == [["state"]]
 
 
@@ -150,7 +150,7 @@ def test_a_setting_changes_what_is_learnt(plain, tmp_path, one, changed):
 def test_an_average_plays_where_one_is_kept(tmp_path, one):
     averaged = dataclasses.replace(SETTINGS, ema_decay=0.9)
     state = _learnt(averaged, tmp_path, one, iterations=1)["state"].train
-    assert not _same(state.playing, state.params)
+    assert not _same(state.eval_params, state.params)
 
 
 @pytest.mark.parametrize("double", [False, True])

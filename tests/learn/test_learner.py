@@ -117,14 +117,14 @@ def test_the_average_that_plays_follows_by_hand():
     )
     state = learner.create_state(_fresh_params(), _transform(), FOUR, averaged=True)
     expected = jax.device_get(_fresh_params())
-    assert _difference(state.playing, expected) == 0
+    assert _difference(state.eval_params, expected) == 0
     for rate in (0.9, 9 / 11, 0.75, 0.7, 0.7):
         state, _ = update(state, window, key)
         expected = jax.tree.map(lambda a, b, r=rate: a + r * (b - a), expected, state.params)
-        assert _difference(state.playing, expected) < 1e-6
-    assert _difference(state.playing, state.params) > 1e-4
+        assert _difference(state.eval_params, expected) < 1e-6
+    assert _difference(state.eval_params, state.params) > 1e-4
     plain, _ = update(_state(FOUR), window, key)
-    assert plain.playing is plain.params
+    assert plain.eval_params is plain.params
 
 
 def test_every_minibatch_draws_rows_of_its_own():

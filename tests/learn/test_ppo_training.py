@@ -222,13 +222,13 @@ def plain(tmp_path_factory):
 )
 def test_a_setting_changes_the_network_that_plays(plain, tmp_path, changes):
     learnt = _learnt(dataclasses.replace(SETTINGS, **changes), tmp_path)[0]["train"]
-    assert not _same(learnt.playing["network"], plain.playing["network"])
+    assert not _same(learnt.eval_params["network"], plain.eval_params["network"])
 
 
 def test_an_average_plays_where_one_is_kept(tmp_path):
     averaged = dataclasses.replace(SETTINGS, ema_decay=0.9)
     state = _learnt(averaged, tmp_path, iterations=1)[0]["train"]
-    assert not _same(state.playing["network"], state.params["network"])
+    assert not _same(state.eval_params["network"], state.params["network"])
 
 
 def test_at_first_the_critic_learns_alone(tmp_path):
@@ -504,11 +504,11 @@ def test_a_copy_of_a_skill_plays_as_its_expert(tmp_path, skilled, skill):
     chosen = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0)
     shown = np.random.default_rng(0).uniform(-1, 1, (64, 1, 74)).astype(np.float32)
     with learning.Training(chosen, tmp_path / "run", ONE) as training:
-        begun = jax.device_get(training.state.playing)
+        begun = jax.device_get(training.state.eval_params)
         act = training._player(training.network_params(begun))
         (played,), _ = act((shown,), jax.random.key(0), (0,), (np.arange(64),))
         training.iterate()
-        assert not _same(training.state.playing["network"], begun["network"])
+        assert not _same(training.state.eval_params["network"], begun["network"])
     wanted = np.asarray(expert.greedy(expert.view.see(shown)))
     turned = np.asarray(expert.task.limited(jnp.asarray(played)))  # as its pool does
     np.testing.assert_allclose(turned, wanted, rtol=1e-4, atol=1e-5)

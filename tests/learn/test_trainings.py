@@ -1054,9 +1054,9 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
     network = "mlp" if games[0].startswith("lander") else "net3"
     limit, opening = given
     chosen = _settings(games=games, network=network, max_steps=limit, opening_steps=opening)
-    known = regime.settled(chosen)
+    known = regime.resolve_defaults(chosen)
     assert (known.max_steps, known.opening_steps) == wanted
-    assert regime.settled(known) == known
+    assert regime.resolve_defaults(known) == known
 
 
 @pytest.mark.parametrize(
@@ -1074,12 +1074,12 @@ def test_rewards_and_epsilon_are_the_suites_where_none_are_given(games, wanted, 
     begun = settings_lib.build(regime.Settings, train_expert.get_config().to_dict())
     for settings in (chosen, begun):
         assert settings.reward_limit is settings.eval_epsilon is None
-    known = regime.settled(chosen)
+    known = regime.resolve_defaults(chosen)
     assert (known.reward_limit, known.eval_epsilon) == wanted
     for settings in (chosen, known):
         assert regime.learnt_rewards(settings, np.array([7.0, -3.0])).tolist() == learnt
     given = dataclasses.replace(chosen, reward_limit=2.0, eval_epsilon=0.5)
-    known = regime.settled(given)
+    known = regime.resolve_defaults(given)
     assert (known.reward_limit, known.eval_epsilon) == (2.0, 0.5)
 
 

@@ -62,7 +62,9 @@ def _collector(experts, log=None, seeds=(3, 103, 203), **changes):
         "key": jax.random.key(0),
         "mesh": mesh.create(jax.devices()[:1]),
     }
-    return collection.Collector(collection.Seating(**(fields | changes)), log and log.past())
+    return collection.Collector(
+        collection.CollectorConfig(**(fields | changes)), log and log.past()
+    )
 
 
 def test_states_are_collected_in_games_of_their_own():

@@ -110,7 +110,7 @@ def expert():
 
 def _collector(expert, past=None, devices=1):
     student = networks.Network(convs=())
-    seating = collection.Seating(
+    config = collection.CollectorConfig(
         lessons=[_Short(0, expert.task, VIEW, 3, expert)],
         network=student,
         num_envs=ENVS,
@@ -120,7 +120,7 @@ def _collector(expert, past=None, devices=1):
         key=KEY,
         mesh=mesh.create(jax.devices()[:devices]),
     )
-    return collection.Collector(seating, past), networks.init(student, KEY, VIEW.shape)
+    return collection.Collector(config, past), networks.init(student, KEY, VIEW.shape)
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_games_are_kept_everywhere_and_found_anywhere(tmp_path):
     (copy,) = (tmp_path / "c").iterdir()
     assert json.loads(copy.read_text())["games"] == scores.first(1).to_dict()
     # What only this run asks for is not kept for others.
-    measured(everywhere, 2, LESSONS[:1], dataclasses.replace(player("student"), passing=True))
+    measured(everywhere, 2, LESSONS[:1], dataclasses.replace(player("student"), one_run_only=True))
     assert [len([*(tmp_path / x).iterdir()]) for x in "ab"] == [2, 1]
 
 
@@ -435,7 +435,7 @@ def test_intervals_that_end_the_games_hold_what_they_say(name, random, fewest, m
             return [drawn[who.name].first(games) for games in episodes]
 
         monkeypatch.setattr(records, "measure", known)
-        scores = records.until_known(
+        scores = records.measure_until_precise(
             LESSONS[:1],
             {who: records.Player(who, RANDOM, ("a",)) for who in drawn},
             PROTOCOL,
@@ -462,7 +462,7 @@ def test_games_are_played_until_each_task_is_known(played):
 
     def asked(width, expert):
         played.clear()
-        scores = records.until_known(
+        scores = records.measure_until_precise(
             LESSONS,
             {
                 who: records.Player(who, policy, (who, who))
@@ -503,7 +503,7 @@ def test_a_task_that_is_known_waits_for_no_other(monkeypatch):
     players = {who: records.Player(who, RANDOM, ("a", "a")) for who in made}
     nothing = records.Records()
     for chosen in (LESSONS, LESSONS[::-1]):
-        scores = records.until_known(
+        scores = records.measure_until_precise(
             chosen, players, PROTOCOL, None, nothing, episodes=64, width=0.05
         )
         for who, (narrow, wide) in made.items():
@@ -521,7 +521,7 @@ def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
             for who, policy in zip(PLAYERS, (rises, falls, falls), strict=True)
         }
         nothing = records.Records()
-        scores = records.until_known(
+        scores = records.measure_until_precise(
             LESSONS, players, PROTOCOL, mesh.create(), nothing, episodes=64, width=width
         )
         return {

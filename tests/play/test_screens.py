@@ -42,8 +42,11 @@ def test_a_student_sees_what_envpool_makes_and_pools_show_what_all_need():
         View(resize="linear"),
     ]
     small = View(42, 42, 2)
-    assert lessons.views_beside([_expert("pong", small), INVADERS]) == (small, small)
-    assert lessons.views_beside([_expert("pong", small), BREAKOUT]) == (View(), BREAKOUT.view)
+    assert lessons.default_student_views([_expert("pong", small), INVADERS]) == (small, small)
+    assert lessons.default_student_views([_expert("pong", small), BREAKOUT]) == (
+        View(),
+        BREAKOUT.view,
+    )
 
 
 def test_a_student_may_see_what_its_experts_see():
@@ -94,7 +97,7 @@ def test_what_is_stored_for_a_student_that_sees_as_its_expert_is_what_that_one_s
 
 
 def _collector(experts, log=None, seen=None):
-    seating = collection.Seating(
+    config = collection.CollectorConfig(
         lessons=lessons.of_experts(experts, 3, seen),
         network=LINEAR,
         num_envs=ENVS,
@@ -104,7 +107,7 @@ def _collector(experts, log=None, seen=None):
         key=KEY,
         mesh=ONE,
     )
-    return collection.Collector(seating, log and log.past())
+    return collection.Collector(config, log and log.past())
 
 
 STUDENT = networks.init(LINEAR, jax.random.key(7), View().shape)

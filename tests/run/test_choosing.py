@@ -50,13 +50,13 @@ def baselines(*pairs):
 def test_an_expert_at_or_below_random_play_has_no_say():
     """Of 0.9 where random play has 1.0: whoever scores more would have kept less."""
     run = a_run("pong", "qbert")
-    told = choosing.of_known(baselines((10.0, 0.0), (0.9, 1.0)))
+    told = choosing.without_unknown_retention(baselines((10.0, 0.0), (0.9, 1.0)))
     assert choosing._kept(told, {0: 5.0, 1: 900.0}) == pytest.approx([0.5, math.nan], nan_ok=True)
     for second in (-900.0, 0.0, 900.0):
         assert choosing.value_of(run, told, {0: 5.0, 1: second}) == pytest.approx(0.5)
     # Nor has one that is hardly better, or far worse; whoever is clearly better counts.
     for expert, kept in ((1.1, math.nan), (-20.0, math.nan), (11.0, 0.2)):
-        told = choosing.of_known(baselines((10.0, 0.0), (expert, 1.0)))
+        told = choosing.without_unknown_retention(baselines((10.0, 0.0), (expert, 1.0)))
         shares = choosing._kept(told, {0: 5.0, 1: 3.0})
         assert shares == pytest.approx([0.5, kept], nan_ok=True)
         assert choosing.value_of(run, told, {0: 5.0, 1: 3.0}) == pytest.approx(np.nanmean(shares))
@@ -65,12 +65,15 @@ def test_an_expert_at_or_below_random_play_has_no_say():
 
 def test_where_no_expert_is_known_to_beat_random_play_scores_themselves_count():
     """Of Pong random play has -20.7, people 14.6; of people in Carnival nothing is known."""
-    run, told = a_run("pong", "carnival"), choosing.of_known(baselines((0.0, 0.0), (7.0, 8.0)))
+    run, told = (
+        a_run("pong", "carnival"),
+        choosing.without_unknown_retention(baselines((0.0, 0.0), (7.0, 8.0))),
+    )
     value = choosing.value_of(run, told, {0: -3.05, 1: 12.0})
     assert value == pytest.approx((0.5 + (12 - 8) / 8) / 2)
     assert choosing.value_of(run, told, {0: -3.05, 1: 20.0}) > value
     followed = a_run("pong", "carnival", follow=True)
-    known = choosing.of_known(baselines((20.0, -20.0), (70.0, 8.0)))
+    known = choosing.without_unknown_retention(baselines((20.0, -20.0), (70.0, 8.0)))
     assert choosing.value_of(followed, known, {0: -3.05, 1: 12.0}) == pytest.approx(value)
 
 
@@ -96,7 +99,7 @@ def select(run, told, best, means, before=0, experts=()):
         patch.setattr(racing, "is_worse", asked)
         chosen = choosing.select(
             run,
-            types.SimpleNamespace(playing=None),
+            types.SimpleNamespace(eval_params=None),
             told,
             types.SimpleNamespace(write=lambda step, row: rows.append(row)),
             6,
@@ -109,20 +112,20 @@ def select(run, told, best, means, before=0, experts=()):
 
 def test_what_is_not_known_is_in_no_mean_that_is_logged():
     run = a_run("pong", "qbert")
-    told = choosing.of_known(baselines((10.0, 0.0), (0.9, 1.0)))
+    told = choosing.without_unknown_retention(baselines((10.0, 0.0), (0.9, 1.0)))
     chosen, row, _ = select(run, told, None, (5.0, 900.0))
     assert row["mean_retention"] == row["chosen_by"] == chosen.value == pytest.approx(0.5)
     assert math.isnan(row["retention/qbert"]) and row["score/qbert"] == 900.0
     again = choosing.Candidate.from_dict(chosen.to_dict())
     assert again.kept == pytest.approx((0.5, math.nan), nan_ok=True)
-    unknown = choosing.of_known(baselines((0.0, 0.0), (0.9, 1.0)))
+    unknown = choosing.without_unknown_retention(baselines((0.0, 0.0), (0.9, 1.0)))
     _, row, _ = select(run, unknown, None, (5.0, 900.0))
     assert math.isnan(row["mean_retention"]) and math.isfinite(row["chosen_by"])
 
 
 @pytest.mark.parametrize("before", [0, 1, 2, 9])
 def test_a_student_is_held_against_all_that_were_measured_before(before):
-    run, told = a_run("pong"), choosing.of_known(baselines((10.0, 0.0)))
+    run, told = a_run("pong"), choosing.without_unknown_retention(baselines((10.0, 0.0)))
     best, _, _ = select(run, told, None, (5.0,))
     _, _, levels = select(run, told, best, (5.0,), before)
     certain = racing.CERTAIN / max(1, before)
@@ -147,7 +150,10 @@ def test_what_is_kept_of_an_expert_that_is_followed_is_of_how_it_plays_by_then(
     student, expert, kept, ends
 ):
     """It began with 10, where random play has 0."""
-    run, told = a_run("pong", follow=True), choosing.of_known(baselines((10.0, 0.0)))
+    run, told = (
+        a_run("pong", follow=True),
+        choosing.without_unknown_retention(baselines((10.0, 0.0))),
+    )
     chosen, row, _ = select(run, told, None, (student,), experts=(expert,))
     assert row["expert_score/pong"] == pytest.approx(expert)
     assert row["retention/pong"] == pytest.approx(kept, nan_ok=True)
@@ -155,7 +161,7 @@ def test_what_is_kept_of_an_expert_that_is_followed_is_of_how_it_plays_by_then(
 
 
 def test_experts_are_held_against_random_play_once_and_not_at_every_draw(monkeypatch):
-    run, told = a_run("pong"), choosing.of_known(baselines((10.0, 0.0)))
+    run, told = a_run("pong"), choosing.without_unknown_retention(baselines((10.0, 0.0)))
     best, _, _ = select(run, told, None, (5.0,))
     monkeypatch.setattr(evaluation, "retention_interval", None)
     chosen, _, levels = select(run, told, best, (5.0,))

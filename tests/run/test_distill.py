@@ -98,7 +98,7 @@ def whole_run(settings, tmp_path_factory):
 
 
 def params_of(workdir):
-    return jax.device_get(students.load_student(workdir)[1].playing)
+    return jax.device_get(students.load_student(workdir)[1].eval_params)
 
 
 def test_a_run_killed_on_its_way_ends_as_an_uninterrupted_one(
@@ -163,7 +163,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
     stacks = np.stack([chunk.frames[index, t, seats] for t in back], axis=1)
     _, state, student = students.load_student(workdir)
     actions = [(0, 1, 3, 4, 11, 12), (0, 1, 3, 4)][index]
-    said = np.asarray(networks.forward(student, state.playing, stacks, index))[:, actions]
+    said = np.asarray(networks.forward(student, state.eval_params, stacks, index))[:, actions]
     labels = chunk.labels[index, times, seats][:, actions]
     cost = labels.max(axis=1) - np.take_along_axis(labels, said.argmax(axis=1)[:, None], 1)[:, 0]
     row = result["games"][index]
@@ -181,7 +181,7 @@ def test_no_student_is_chosen_by_what_it_keeps_of_an_expert_that_plays_as_at_ran
     workdir, _ = whole_run
     known = common.records_of(settings, workdir, None, writes=False)
     run = common.Run(settings, mesh.create(), known=known)
-    experts = choosing.of_known(run.baselines())["expert"]
+    experts = choosing.without_unknown_retention(run.baselines())["expert"]
     unknown = [name for name, x in zip(run.names, experts, strict=True) if np.isnan(x.mean)]
     assert unknown, "of these two some such"
     rows = [row for row in metrics.read(workdir) if "chosen_by" in row]
@@ -597,7 +597,7 @@ def test_a_student_may_know_its_games_and_plays_each_of_them_alone(settings, tmp
     for index, game in enumerate(GAMES):
         expert = students.student_as_expert(tmp_path / "run", game)
         assert not expert.network.knows_game and expert.network.num_outputs == len(expert.actions)
-        whole = np.asarray(networks.forward(student, state.playing, stacks, index))
+        whole = np.asarray(networks.forward(student, state.eval_params, stacks, index))
         np.testing.assert_allclose(expert.suite_outputs(stacks), whole, rtol=1e-3, atol=1e-4)
         assert whole[:, expert.mask].any() and not whole[:, ~expert.mask].any()
     warm = dataclasses.replace(settings.learn, warm_start="pong")
@@ -653,12 +653,12 @@ def _judges(outputs, games=("pong", "breakout")):
 def test_the_loss_suits_the_experts_unless_it_is_named(settings):
     learn = dataclasses.replace(settings.learn, rounds=10)
     settings = dataclasses.replace(settings, learn=learn)
-    of_q = recipe.settled(settings, _judges(["q", "q"])).learn
+    of_q = recipe.resolve_defaults(settings, _judges(["q", "q"])).learn
     assert (of_q.loss, of_q.first_loss, of_q.first_rounds) == ("q_values", "q_kl", 2)
-    mixed = recipe.settled(settings, _judges(["q", "logits"])).learn
+    mixed = recipe.resolve_defaults(settings, _judges(["q", "logits"])).learn
     assert (mixed.loss, mixed.first_loss, mixed.first_rounds) == ("kl", None, 0)
     named = dataclasses.replace(settings, learn=dataclasses.replace(learn, loss="nll"))
-    assert recipe.settled(named, _judges(["q", "q"])).learn is named.learn
+    assert recipe.resolve_defaults(named, _judges(["q", "q"])).learn is named.learn
 
 
 @pytest.mark.parametrize(
@@ -676,13 +676,13 @@ def test_limits_and_openings_are_the_tasks_unless_they_are_given(settings, games
     limit, opening = given
     evaluate = dataclasses.replace(settings.evaluate, max_steps=limit, opening_steps=opening)
     judges = _judges(["q", "q"], games)
-    known = recipe.settled(dataclasses.replace(settings, evaluate=evaluate), judges)
+    known = recipe.resolve_defaults(dataclasses.replace(settings, evaluate=evaluate), judges)
     assert (known.evaluate.max_steps, known.evaluate.opening_steps) == wanted
-    assert recipe.settled(known, judges) == known
+    assert recipe.resolve_defaults(known, judges) == known
     longer = dataclasses.replace(evaluate, max_steps=None, opening_steps=400)
     if limit is None and games[0] == "lander/windy":
         with pytest.raises(ValueError, match="opening_steps is 400, expected less than the 400 st"):
-            recipe.settled(dataclasses.replace(settings, evaluate=longer), judges)
+            recipe.resolve_defaults(dataclasses.replace(settings, evaluate=longer), judges)
 
 
 def test_mse_on_logits_is_refused(settings, tmp_path):
@@ -874,9 +874,9 @@ def test_a_finished_run_that_cannot_go_on_is_left_as_it_was(
 ):
     workdir, result = whole_run
     run = shutil.copytree(workdir, tmp_path / "run")
-    assert distill.lost(run) is None
+    assert distill.missing_path(run) is None
     shutil.rmtree(run / gone)
-    assert distill.lost(run) == run / gone
+    assert distill.missing_path(run) == run / gone
     before = contents(run)
     for count in (6, 2):
         with pytest.raises(ValueError, match=said) as error:

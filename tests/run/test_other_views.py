@@ -50,14 +50,14 @@ def settings(tmp_path_factory):
 
 def _student(workdir):
     _, state, _ = students.load_student(workdir)
-    return jax.tree.leaves(jax.device_get(state.playing))
+    return jax.tree.leaves(jax.device_get(state.eval_params))
 
 
 def test_it_ends_with_the_same_student_after_a_kill(settings, tmp_path, capsys):
     whole = distill.distill(settings, tmp_path / "whole", mesh=FOUR)
     said = capsys.readouterr()
-    line = "pong: the own game of pong has fire_after_life True (not False)"
-    assert line in said.out + said.err and "own game of space_invaders" not in said.out + said.err
+    line = "pong: pong learnt with fire_after_life True (not False)"
+    assert line in said.out + said.err and "space_invaders learnt with" not in said.out + said.err
     distill.distill(settings, tmp_path / "killed", mesh=FOUR, stop_after="round:1")
     killed = distill.distill(settings, tmp_path / "killed", mesh=FOUR)
     for a, b in zip(_student(tmp_path / "whole"), _student(tmp_path / "killed"), strict=True):
@@ -108,7 +108,7 @@ def test_a_recurrent_expert_is_refused_where_single_states_are_asked_for(setting
         learning.Training(beside, tmp_path / "training")
     merge = merging.Settings(experts=(source, source), method="mean")
     with pytest.raises(ValueError, match="experts have a recurrent core, which no student has"):
-        merging.settled(merge, experts)
+        merging.resolve_defaults(merge, experts)
     with pytest.raises(ValueError, match="cannot express a recurrent core"):
         export.export_expert(experts[0], tmp_path / "x.pth")
     with pytest.raises(ValueError, match="PPO cannot express a recurrent core"):

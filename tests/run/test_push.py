@@ -11,7 +11,7 @@ import pytest
 import jaxdistill
 from jaxdistill import disk, networks, tasks
 from jaxdistill.experts import formats, hub
-from jaxdistill.experts.student import Role, Student, stands_in
+from jaxdistill.experts.student import Role, Student, is_student
 from jaxdistill.run import push
 from jaxdistill.tasks.views import View
 
@@ -120,7 +120,7 @@ def test_a_dry_run_that_is_killed_leaves_no_half_of_a_student(
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         push.push(standing, "me/killed", dry_run=where)
-    assert where.is_dir() and not stands_in(where)
+    assert where.is_dir() and not is_student(where)
 
 
 def test_the_card_says_how_it_plays(server, standing):

@@ -127,7 +127,7 @@ def done(settings, tmp_path_factory):
         patch.setattr(checkpoints.Checkpoints, "save", keep)
         patch.setattr(choosing, "select", choose)
         # Four games do not tell these experts from random play: they count as if they did.
-        patch.setattr(choosing, "of_known", lambda baselines: baselines)
+        patch.setattr(choosing, "without_unknown_retention", lambda baselines: baselines)
         patch.setattr(clips, "record", show)
         patch.setattr(page, "CLIP_SECONDS", 3 / 15)
         patch.setattr(closing, "_COMPARED_STATES", 8)
@@ -186,7 +186,7 @@ def test_the_experts_drive_their_share_with_their_epsilon_and_the_student_the_re
             state = done.states[index]
             student, raw = (
                 np.stack([_greedy(p, _stacks(chunk, 0, t), 0) for t in times])
-                for p in (state.playing, state.params)
+                for p in (state.eval_params, state.params)
             )
             # The student is never in doubt: it is where all that is done is what it would do.
             drives = (played == student).all(axis=0)
@@ -238,7 +238,9 @@ def _updates(params, first_updates):
 
 
 def _assert_close(state, other):
-    for a, b in zip(*(jax.tree.leaves((x.params, x.playing)) for x in (state, other)), strict=True):
+    for a, b in zip(
+        *(jax.tree.leaves((x.params, x.eval_params)) for x in (state, other)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -279,7 +281,7 @@ def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path)
 def test_choices_are_compared_where_the_run_was_last(done):
     """On eight states of the last eight steps, the first and the last whole stack among them."""
     chunk, length = _log(done), INITIAL + ROUNDS * ROUND
-    best = done.states[done.result["best_round"]].playing
+    best = done.states[done.result["best_round"]].eval_params
     for game, row in enumerate(done.result["games"]):
         seen = [
             (_stacks(chunk, game, time)[env], chunk.labels[game, time, env])
@@ -329,7 +331,7 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     assert (kept > 1).any(), "or a tenth of nothing was counted"
     for number in (1, ROUNDS):
         state = done.states[number]
-        played = _measured(settings, state.playing, lessons.SELECT, episodes=4)
+        played = _measured(settings, state.eval_params, lessons.SELECT, episodes=4)
         assert _means(played) == scores[number - 1].tolist()
 
 
@@ -339,9 +341,9 @@ def test_the_student_that_was_chosen_is_reported_not_the_last(settings, done):
     assert (done.result["best_round"], done.result["rounds"]) == (best, ROUNDS)
     reported = [row["student"]["mean"] for row in done.result["games"]]
     assert [row["student"]["episodes"] for row in done.result["games"]] == [4, 4]
-    played = _measured(settings, done.states[best].playing, lessons.REPORT, episodes=4)
+    played = _measured(settings, done.states[best].eval_params, lessons.REPORT, episodes=4)
     assert reported == _means(played)
-    for other in (done.states[ROUNDS].playing, done.states[best].params):
+    for other in (done.states[ROUNDS].eval_params, done.states[best].params):
         assert reported != _means(_measured(settings, other, lessons.REPORT, episodes=4))
 
 
@@ -457,7 +459,7 @@ def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
             settings.evaluate, epsilon=0.75, opening_steps=9, opening_by="expert"
         ),
     )
-    best = done.states[done.result["best_round"]].playing
+    best = done.states[done.result["best_round"]].eval_params
     played = _measured(other, best, lessons.REPORT, episodes=3, report_seed=11)
     assert [row["student"] for row in rows] == [s.summary() for s in played]
 

@@ -98,7 +98,7 @@ def whole(settings, tmp_path_factory):
 
 
 def params_of(workdir):
-    return jax.device_get(students.load_student(workdir)[1].playing)
+    return jax.device_get(students.load_student(workdir)[1].eval_params)
 
 
 def difference(one, other):
@@ -235,7 +235,7 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
     workdir, _ = whole
     _, state, network = students.load_student(workdir)
     shown = np.random.default_rng(0).uniform(-1, 1, (6, 1, 74)).astype(np.float32)
-    said = np.asarray(networks.forward(network, state.playing, views.part("duel").see(shown)))
+    said = np.asarray(networks.forward(network, state.eval_params, views.part("duel").see(shown)))
     for game in GAMES:
         expert = students.student_as_expert(workdir, game)
         assert expert.view == views.part("duel") and expert.outputs == "logits"

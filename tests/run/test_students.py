@@ -119,7 +119,7 @@ def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_pat
         expert = students.student_as_expert(moved, game)
         assert expert.view == view and expert.game == game
         assert expert.name == f"student of tiny {game}"
-        said = networks.forward(network, state.playing, stacks(view), index)
+        said = networks.forward(network, state.eval_params, stacks(view), index)
         np.testing.assert_allclose(expert.suite_outputs(stacks(view)), said, rtol=1e-5, atol=1e-6)
     said = (
         f"the student of {moved} learnt pong from {tmp_path}/gone/pong, where nothing is now; put "
@@ -420,7 +420,7 @@ def test_an_exported_file_sees_and_plays_the_same(run, tmp_path, game, conventio
         after = formats.load(path)
     else:
         _, state, network = students.load_student(run / "student")
-        export.export(state.playing, network, path, views=VIEWS)
+        export.export(state.eval_params, network, path, views=VIEWS)
         after = formats.load(path, game=game)
         with pytest.raises(ValueError, match=r"sees its games in different ways.*pong, breakout"):
             formats.load(path)
@@ -496,7 +496,7 @@ def test_controllers_of_a_run_by_other_rules_are_read_back(tmp_path, monkeypatch
     distill.distill(settings, tmp_path / "run", stop_after="train")
     _, state, network = students.load_student(tmp_path / "run")
     assert network.game_actions == (tuple(range(18)),)
-    said = np.asarray(networks.forward(network, state.playing, stacks(SMALL), 0))
+    said = np.asarray(networks.forward(network, state.eval_params, stacks(SMALL), 0))
     expert = students.student_as_expert(tmp_path / "run")
     assert expert.mask.all() and said.any(axis=0).all()
     np.testing.assert_allclose(expert.suite_outputs(stacks(SMALL)), said, rtol=1e-5, atol=1e-6)
@@ -561,7 +561,7 @@ def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
 
 def test_what_a_card_says_counts_where_play_is_measured_so(exported):
     alone, pong = students.read(exported), tasks.get("pong")
-    how = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20).played
+    how = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20).protocol_fields
     told = alone.expert_scores(pong, how)
     assert told == alone.card["measured"]["games"][0]["expert"]
     for name, value in (
@@ -774,7 +774,7 @@ def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
     _, state, network = students.load_student(run / "student")
     student = students.to_go_on_from(run / "student", ["breakout"])
     assert student.network == network and student.outputs == "q"
-    jax.tree.map(np.testing.assert_array_equal, student.params, dict(state.playing))
+    jax.tree.map(np.testing.assert_array_equal, student.params, dict(state.eval_params))
     assert student.view.shape == SMALL.shape
     assert student.actions == {game: tasks.get(game).actions for game in VIEWS}
     assert {name: expert.view for name, expert in student.teachers.items()} == VIEWS
@@ -872,7 +872,7 @@ def test_a_network_of_some_games_knows_them_in_their_new_order(network):
 def test_a_student_that_knows_its_game_goes_on_in_another_order(run, monkeypatch):
     settings, _, _ = students.load_student(run / "student")
     network, params = knowing(KNOWING["embedding"], VIEWS)
-    standing = settings, types.SimpleNamespace(playing=params, step=1), network
+    standing = settings, types.SimpleNamespace(eval_params=params, step=1), network
     monkeypatch.setattr(students, "load_student", lambda workdir: standing)
     student = students.to_go_on_from(run / "student", ["breakout", "pong"])
     actions = tuple(tasks.get(game).actions for game in ("breakout", "pong"))

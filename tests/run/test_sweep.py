@@ -104,7 +104,7 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
         return {x: dataclasses.replace(changed, **x.changes) for x in chosen}
 
     def settled(settings):
-        return recipe.settled(settings, recipe.teachers(settings))
+        return recipe.resolve_defaults(settings, recipe.teachers(settings))
 
     for variant, own in list(asked().items())[:2]:
         directory = tmp_path / variant.name

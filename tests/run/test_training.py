@@ -100,7 +100,7 @@ def test_a_report_reads_what_was_learnt_and_plays_nothing_again_for_it(
 ):
     settings, workdir, result = lander_training
     monkeypatch.setattr(lessons.Lesson, "pool", None)
-    learnt = training._read_learnt(regime.settled(settings), workdir, mesh.create(), None)
+    learnt = training._read_learnt(regime.resolve_defaults(settings), workdir, mesh.create(), None)
     assert {row["best_step"] for row in result["games"]} == {learnt.best_step}
     with learning.Training(settings, workdir) as finished:
         assert finished._collector.log.shape == (2, 24, 4), "of games that could be"
@@ -187,9 +187,9 @@ def test_a_finished_training_that_has_lost_what_it_learnt_is_not_begun_again(
 ):
     settings, workdir, result = lander_training
     run = shutil.copytree(workdir, tmp_path / "run")
-    assert training.lost(run) is None
+    assert training.missing_path(run) is None
     shutil.rmtree(run / "checkpoints")
-    assert training.lost(run) == run / "checkpoints"
+    assert training.missing_path(run) == run / "checkpoints"
     assert training.train(settings, run) == result, "it is read"
     shutil.rmtree(run / "experts" / "lander" / "windy")
     for ended in (True, False):
@@ -202,7 +202,7 @@ def test_a_finished_training_that_has_lost_what_it_learnt_is_not_begun_again(
     with pytest.raises(ValueError, match="seed 0, this one has 1"):
         training.train(dataclasses.replace(settings, seed=1), run)
     shutil.rmtree(run / "experts")  # a kill before anything was saved leaves as much
-    assert training.lost(run) is None
+    assert training.missing_path(run) is None
 
 
 @pytest.mark.parametrize("rule", ["mode", "difficulty"])

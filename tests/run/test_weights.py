@@ -99,7 +99,7 @@ def done(settings, tmp_path_factory):
 @pytest.fixture(scope="module")
 def merged(done):
     """What it has made, as students are read."""
-    return jax.device_get(students.load_student(done[0])[1].playing)
+    return jax.device_get(students.load_student(done[0])[1].eval_params)
 
 
 def assert_same(one, other):
@@ -141,7 +141,7 @@ def test_a_merge_that_was_stopped_and_killed_is_the_uninterrupted_one(
     workdir, result = done
     whole = weights.merge(settings, tmp_path, mesh=ONE)
     assert result["games"] == whole["games"]
-    assert_same(merged, jax.device_get(students.load_student(tmp_path)[1].playing))
+    assert_same(merged, jax.device_get(students.load_student(tmp_path)[1].eval_params))
     logs = [dataset.open_log(path / "dataset") for path in (workdir, tmp_path)]
     assert [log.length for log in logs] == [16, 16]
     for one, other in zip(*(log.read(0, 16) for log in logs), strict=True):
@@ -155,13 +155,13 @@ def test_an_expert_whose_own_game_is_another_is_named(settings, tmp_path, monkey
     carnival = dataclasses.replace(carnival, rules="noop_max=1")
     chosen = dataclasses.replace(settings, experts=(asterix, carnival))
     weights.merge(chosen, tmp_path, mesh=ONE, stop_after="merge")
-    assert [line for line in said if line.startswith("carnival: the own game of tiny carnival")]
+    assert [line for line in said if line.startswith("carnival: tiny carnival learnt with")]
 
 
 def test_it_is_the_equation_on_the_states_that_were_collected(settings, done, merged):
     """HTCL by hand: a Taylor step from the first expert to the second."""
     workdir, _ = done
-    chosen = merging.settled(settings, _experts(settings))
+    chosen = merging.resolve_defaults(settings, _experts(settings))
     assert chosen.merge.reward_limit == 1.0, "the suite's"
     run = common.Run(chosen.as_run(), ONE)
     seen = weights._seen(run, chosen, dataset.open_log(workdir / "dataset"))
@@ -250,7 +250,7 @@ def test_states_that_no_device_can_hold_are_refused_before_anything_is_played(
 
 def test_simple_methods_need_no_states(settings, done, merged):
     experts = _experts(settings)
-    run = common.Run(merging.settled(settings, experts).as_run(), ONE)
+    run = common.Run(merging.resolve_defaults(settings, experts).as_run(), ONE)
 
     def made(method, **merge):
         chosen = dataclasses.replace(settings, method=method, merge=Merge(**merge))
@@ -271,7 +271,7 @@ def test_simple_methods_need_no_states(settings, done, merged):
 def test_other_methods_count_what_each_expert_saw(settings, done):
     """Fisher information of each in its own game; Newton's step by hand, on the states of all."""
     experts = _experts(settings)
-    run = common.Run(merging.settled(settings, experts).as_run(), ONE)
+    run = common.Run(merging.resolve_defaults(settings, experts).as_run(), ONE)
     log, view = dataset.open_log(done[0] / "dataset"), run.view
     one, two = (expert.params for expert in experts)
 
@@ -302,7 +302,7 @@ def test_an_aligned_copy_is_merged_to_itself(settings, done, tmp_path):
     )
     chosen = dataclasses.replace(settings, method="aligned_mean", merge=Merge(batch_size=64))
     experts = [one, copy]
-    run = common.Run(merging.settled(settings, _experts(settings)).as_run(), ONE)
+    run = common.Run(merging.resolve_defaults(settings, _experts(settings)).as_run(), ONE)
     given = weights._Given(run, chosen, [x.params for x in experts], one.params)
     log = dataset.open_log(done[0] / "dataset")
     assert_same(weights._merged(given, log), one.params)
@@ -371,7 +371,7 @@ IMPALA = networks.create("impala")
 def test_experts_that_cannot_be_merged_are_refused(settings, second, chosen, message):
     experts = [an_expert("asterix"), an_expert("carnival", 1, **second)]
     with pytest.raises(ValueError, match=message):
-        merging.settled(dataclasses.replace(settings, **chosen), experts)
+        merging.resolve_defaults(dataclasses.replace(settings, **chosen), experts)
 
 
 @pytest.mark.parametrize(
@@ -392,8 +392,8 @@ def test_networks_that_cannot_be_merged_are_refused(settings, network, fields, m
     experts = [dataclasses.replace(expert, network=network, **fields) for expert in tiny]
     chosen = dataclasses.replace(settings, method=method, merge=Merge())
     with pytest.raises(ValueError, match=message):
-        merging.settled(chosen, experts)
-    assert merging.settled(settings, [an_expert("asterix"), an_expert("carnival")])
+        merging.resolve_defaults(chosen, experts)
+    assert merging.resolve_defaults(settings, [an_expert("asterix"), an_expert("carnival")])
 
 
 def test_one_expert_is_no_merge_and_shared_settings_are_checked():

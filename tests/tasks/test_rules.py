@@ -34,9 +34,9 @@ def _states(game, actions, **options):
 def test_the_usual_rules_are_the_game_itself():
     assert BREAKOUT.rules == Rules() == atari.USUAL and BREAKOUT.under(Rules()) == BREAKOUT
     assert tasks.under(BREAKOUT, Rules()) is BREAKOUT
-    assert BREAKOUT.told == {} and Rules().to_dict() == {}
+    assert BREAKOUT.variant_fields == {} and Rules().to_dict() == {}
     sticky = BREAKOUT.under(Rules(repeat_action_probability=0.25))
-    assert sticky.told == {"rules": {"repeat_action_probability": 0.25}}
+    assert sticky.variant_fields == {"rules": {"repeat_action_probability": 0.25}}
     assert sticky.name == "breakout" and sticky.number == BREAKOUT.number and sticky != BREAKOUT
 
 
@@ -72,10 +72,10 @@ def test_rules_that_cannot_be_are_refused(text, message):
 
 
 def test_rules_say_where_they_differ():
-    assert Rules(noop_max=1).beside(Rules(fire_after_life=True)) == (
+    assert Rules(noop_max=1).differences_from(Rules(fire_after_life=True)) == (
         "fire_after_life False (not True), noop_max 1 (not 30)"
     )
-    assert Rules().beside(Rules()) == ""
+    assert Rules().differences_from(Rules()) == ""
     assert json.loads(json.dumps(Rules(mode=2).to_dict())) == {"mode": 2}
 
 

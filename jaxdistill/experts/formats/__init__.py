@@ -107,7 +107,7 @@ class Opened:
     data: dict[str, Any] | None = None
     found: Found = dataclasses.field(default_factory=dict)
     address: hub.Address | None = None
-    told: published.Told = dataclasses.field(default_factory=published.Told)
+    told: published.RepositoryInfo = dataclasses.field(default_factory=published.RepositoryInfo)
 
     @property
     def name(self) -> str:
@@ -172,7 +172,7 @@ def opened(path: str | os.PathLike[str]) -> Opened:
     if not str(path):
         raise ValueError("no expert's file is given, but an empty path; give one, or a directory")
     address: hub.Address | None = None
-    told = published.Told()
+    told = published.RepositoryInfo()
     if hub.is_address(path):
         place, address, texts = hub.fetch(path)
         told = published.read(texts, address.repository)
@@ -216,7 +216,10 @@ def _called(source: Opened) -> Iterator[None]:
 
 
 def _published(
-    found: Conversion, address: hub.Address, told: published.Told, described: specs.Spec | None
+    found: Conversion,
+    address: hub.Address,
+    told: published.RepositoryInfo,
+    described: specs.Spec | None,
 ) -> Conversion:
     """What was read of a repository of the hub, with what is said of it there."""
     expert = found.expert
@@ -237,14 +240,14 @@ def _published(
         )
         changes["rules"] = rules
         if rules != USUAL:
-            notes.append(f"its own game, by its repository: {rules.beside(USUAL)}")
+            notes.append(f"its own game, by its repository: {rules.differences_from(USUAL)}")
     if told.wrappers:
         notes.append(f"trained behind {', '.join(told.wrappers)}, which may change what it sees")
     expert = dataclasses.replace(expert, **changes)
     return dataclasses.replace(found, expert=expert, notes=tuple(notes))
 
 
-def _check_told(told: published.Told, expert: Expert) -> None:
+def _check_told(told: published.RepositoryInfo, expert: Expert) -> None:
     """Refuses an expert that sees what cannot be shown to it, by what lies beside it."""
     if told.normalised:
         raise Contradicted(
@@ -265,7 +268,7 @@ def _read(source: Opened, described: specs.Spec | None, game: str | None) -> Con
     if file is None:
         if described:
             raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
-        if student.stands_in(path):
+        if student.is_student(path):
             return Conversion(student.Student.load(path).expert(game), _STUDENT)
         expert = Expert.load(path)
         game = _agreed(game, (expert.game,), str(path))
@@ -452,7 +455,7 @@ def _by_names(
         log_std=log_std,
         rules=rules,
     )
-    own = rules.beside(USUAL)
+    own = rules.differences_from(USUAL)
     trained = [f"its own game is {name}'s: {own}; --rules says otherwise"] if own else []
     notes = (*built.notes, *notes, *trained, *places.elsewhere(found, place))
     # By the names that the file has.

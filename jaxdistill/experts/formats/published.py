@@ -29,7 +29,7 @@ _NAME = "the repository's name"
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class RepositoryInfo:
     """What is said of an expert beside its file.
 
     Attributes:
@@ -53,7 +53,7 @@ class Told:
     wrappers: tuple[str, ...] = ()
 
 
-def read(texts: Mapping[str, bytes], repository: str) -> Told:
+def read(texts: Mapping[str, bytes], repository: str) -> RepositoryInfo:
     """What files say, by their names; what is damaged or says something else says nothing.
 
     Args:
@@ -72,7 +72,7 @@ def read(texts: Mapping[str, bytes], repository: str) -> Told:
         scores[game] = own
     rules, wrappers = _wrappers(config.get("env_wrapper"))
     stack = _number(config.get("frame_stack"))
-    return Told(
+    return RepositoryInfo(
         game=game,
         game_from=source,
         by_name=source == _NAME,
