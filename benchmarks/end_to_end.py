@@ -20,10 +20,10 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxdistill import clocks, mesh, metrics, settings, tasks, terminal
+from jaxdistill import clocks, meshes, metrics, settings, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation, lessons, rollouts
-from jaxdistill.run import recipe
+from jaxdistill.run import distill_settings
 
 _HERE = pathlib.Path(__file__).parent
 sys.path.insert(1, str(_HERE.parent))  # config files build on each other
@@ -83,7 +83,7 @@ def _usual(
             functools.partial(act, expert.params),
             evaluation.Protocol(lessons.REPORT, 7, opening),
             _EPISODES.value,
-            mesh.create(),
+            meshes.create(),
         )
         kept = [
             evaluation.retention(s.mean, row["expert"]["mean"], row["random"]["mean"])
@@ -96,7 +96,7 @@ def _usual(
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    ours = settings.build(recipe.Settings, _CONFIG.value.to_dict())
+    ours = settings.build(distill_settings.Settings, _CONFIG.value.to_dict())
     workdir = pathlib.Path(_WORKDIR.value)
     result, curve = _ours(workdir / "ours")
     rows = result["games"]

@@ -13,7 +13,7 @@ import numpy as np
 from _reference import load, play
 from absl import app, flags, logging
 
-from jaxdistill import mesh, tasks, terminal
+from jaxdistill import meshes, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.play import evaluation, lessons, rollouts
 
@@ -34,7 +34,7 @@ def main(_: list[str]) -> None:
     protocol = evaluation.Protocol(lessons.REPORT, 1, opening)
 
     def ours() -> tuple[list[float], int]:
-        scores = evaluation.measure(taught, policy, protocol, _EPISODES.value, mesh.create())
+        scores = evaluation.measure(taught, policy, protocol, _EPISODES.value, meshes.create())
         return [s.mean for s in scores], sum(int(s.lengths.sum()) for s in scores)
 
     def usual() -> tuple[list[float], int]:

@@ -377,7 +377,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     from jaxdistill.learn import checkpoints, dataset
     from jaxdistill.play import collection, evaluation, records
     from jaxdistill.report import tables
-    from jaxdistill.run import recipe
+    from jaxdistill.run import distill_settings
     from jaxdistill.tasks.atari import Rules
     from jaxdistill.tasks.views import View
 
@@ -596,7 +596,9 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         address = hub.parse(found["address"])
         hub.choose([name for name in found["names"] if hub._inside(name)], address)
 
-    chosen = recipe.Settings(experts=(recipe.ExpertSource(path="pong.pth", game="pong"),))
+    chosen = distill_settings.Settings(
+        experts=(distill_settings.ExpertSource(path="pong.pth", game="pong"),)
+    )
     played = {"mean": 3.0, "interval": [3.0, 3.0], "episodes": 2, "distinct_starts": 1}
     row = {
         "game": "pong",
@@ -619,7 +621,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     scores = evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), cut)
     of = {"player": "someone", "task": "pong"}
     written = {
-        "config.json": recipe.dataclasses.asdict(chosen),
+        "config.json": distill_settings.dataclasses.asdict(chosen),
         "games.json": {"of": of, "games": scores.to_dict()},
         "result.json": result,
     }
@@ -633,7 +635,9 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
 
     def read_json(path: pathlib.Path) -> None:
         if path.name == "config.json":
-            settings.build(recipe.Settings, disk.read_json(path, "begin again"), str(path))
+            settings.build(
+                distill_settings.Settings, disk.read_json(path, "begin again"), str(path)
+            )
         elif path.name == "games.json":
             records._read(path, of)
         else:

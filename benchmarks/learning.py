@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from jaxdistill import networks, tasks, terminal
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import loop, regime
+from jaxdistill.learn import loop, train_settings
 from jaxdistill.play import records
 from jaxdistill.tasks.views import View
 
@@ -26,7 +26,7 @@ _EPISODES = flags.DEFINE_integer("episodes", 32, "games of each network", lower_
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=(_GAME.value,),
         total_steps=_STEPS.value,
         epsilon_fraction=0.5,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from jaxdistill import mesh, tasks, terminal
+from jaxdistill import meshes, tasks, terminal
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
 from jaxdistill.tasks import atari
@@ -52,7 +52,7 @@ def _chunks(game: atari.Game, num_envs: int):
 
 def main(_: list[str]) -> None:
     game, num_envs = tasks.get(_GAME.value), _ENVS.value
-    devices = mesh.create()
+    devices = meshes.create()
     info = {
         "games": [game.name],
         "num_envs": num_envs,

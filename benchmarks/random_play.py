@@ -12,7 +12,7 @@ import pathlib
 from absl import app, flags, logging
 
 import jaxdistill.play
-from jaxdistill import mesh, tasks, terminal
+from jaxdistill import meshes, tasks, terminal
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks import atari, combat, lander
 
@@ -48,7 +48,7 @@ def _measured(task):
     protocol = evaluation.Protocol(lessons.REPORT, records.REPORT_SEED, opening)
     player = records.Player(task.name, random, (records.RANDOM,))
     (scores,) = records.measure(
-        [lesson], player, protocol, records.RANDOM_GAMES, mesh.create(), records.Records()
+        [lesson], player, protocol, records.RANDOM_GAMES, meshes.create(), records.Records()
     )
     return {"of": records.described(lesson, protocol, player), "games": scores.to_dict()}
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from jaxdistill import disk, mesh, tasks, terminal
+from jaxdistill import disk, meshes, tasks, terminal
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.run import students
@@ -119,7 +119,7 @@ def _random(name: str) -> evaluation.Scores:
     task = tasks.get(name)
     protocol, (lesson,) = _protocol(task), lessons.of_tasks([task], _SEED)
     policy = protocol.opening.random
-    return evaluation.measure([lesson], policy, protocol, _EPISODES.value, mesh.create())[0]
+    return evaluation.measure([lesson], policy, protocol, _EPISODES.value, meshes.create())[0]
 
 
 def _protocol(task: Task) -> evaluation.Protocol:

@@ -16,7 +16,7 @@ from _reference import load, play
 from _timing import alternate
 from absl import app, flags
 
-from jaxdistill import mesh, tasks, terminal
+from jaxdistill import meshes, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import expert_outputs
 from jaxdistill.play import rollouts
@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
     experts = [formats.load(path) for path in paths]
     pools = [atari.AtariPool(game, count, seed=1 + 1000 * i) for i, game in enumerate(chosen)]
     policy = rollouts.expert_actor(experts, epsilon=0.05)
-    turns = rollouts.play(pools, policy, jax.random.key(0), mesh.create())
+    turns = rollouts.play(pools, policy, jax.random.key(0), meshes.create())
 
     alone = [atari.AtariPool(game, count, seed=9 + 1000 * i) for i, game in enumerate(chosen)]
     generator = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from absl import app, flags
 from torch import nn
 from torch.nn import functional
 
-from jaxdistill import mesh, networks, terminal
+from jaxdistill import meshes, networks, terminal
 from jaxdistill.learn import learner, losses
 
 _NETWORK = flags.DEFINE_string("network", "dueling", "a dueling network of networks.NETWORKS")
@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
 
     params = networks.init(network, jax.random.key(0), (4, 84, 84))
     transform = learner.optimiser("adamw", learning_rate=3e-4, updates=1000, weight_decay=1e-4)
-    ours = {"state": learner.create_state(params, transform, mesh.create())}
+    ours = {"state": learner.create_state(params, transform, meshes.create())}
     x, y = jnp.asarray(pixels), jnp.asarray(labels)
     forward = jax.jit(functools.partial(networks.forward, network))
 

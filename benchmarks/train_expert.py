@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from jaxdistill import tasks, terminal
-from jaxdistill.learn import regime
+from jaxdistill.learn import train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.tasks import atari
 
@@ -35,7 +35,7 @@ def raw_seconds(pool: atari.AtariPool, steps: int) -> float:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=(_GAME.value,), network=_NETWORK.value, eval_every=10**9, total_steps=2_000_000
     )
     pool = atari.AtariPool(tasks.get(_GAME.value), settings.num_envs, seed=1)

@@ -12,7 +12,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxdistill.learn import regime
+from jaxdistill.learn import train_settings
 
 
 def get_config(beside: str = "experts") -> ConfigDict:
@@ -20,7 +20,7 @@ def get_config(beside: str = "experts") -> ConfigDict:
     if beside not in ("experts", "alone"):
         raise ValueError(f"configs/finetune.py:{beside}: expected experts or alone")
     near = beside == "experts"
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=("pong",),
         algorithm="ppo",
         student="the run in --workdir of launch/finetune.py",

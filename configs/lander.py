@@ -19,7 +19,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxdistill.learn import regime
+from jaxdistill.learn import train_settings
 
 NETWORKS = {
     "shared": "mlp_task_embedding_layer_norm",
@@ -37,7 +37,7 @@ def get_config(variant: str = "shared") -> ConfigDict:
             f"of these with _dqn behind it"
         )
     games = ("lander/standard", "lander/windy", "lander/heavy")
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=games,
         independent=told == "independent",
         network=NETWORKS[told],

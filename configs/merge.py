@@ -21,7 +21,7 @@ import os
 from ml_collections import ConfigDict, config_dict
 
 from jaxdistill.experts import hub
-from jaxdistill.run import recipe
+from jaxdistill.run import distill_settings
 from jaxdistill.tasks import atari
 
 SHIPPED = ",".join(f"{game}=experts/{game}.pth" for game in ("breakout", "pong", "freeway"))
@@ -58,9 +58,9 @@ def get_config(experts: str = "") -> ConfigDict:
             "convolutions": config_dict.placeholder(str),
             "compute_dtype": "float32",
             "seed": 0,
-            "collect": dataclasses.asdict(recipe.Collect()),
-            "learn": dataclasses.asdict(recipe.Learn()),
-            "evaluate": dataclasses.asdict(recipe.Evaluate()),
+            "collect": dataclasses.asdict(distill_settings.Collect()),
+            "learn": dataclasses.asdict(distill_settings.Learn()),
+            "evaluate": dataclasses.asdict(distill_settings.Evaluate()),
         }
     )
     # Nothing by default, and text by flag.

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 from configs import merge
 from jaxdistill.learn import weight_merging
-from jaxdistill.run import merging, recipe
+from jaxdistill.run import distill_settings, merge_settings
 
 
 def get_config(experts: str = merge.SHIPPED) -> ConfigDict:
@@ -23,9 +23,9 @@ def get_config(experts: str = merge.SHIPPED) -> ConfigDict:
             "experts": merge.sources(experts),
             "network": config_dict.placeholder(str),  # the experts'
             "seed": 0,
-            "collect": dataclasses.asdict(merging.Collect()),
+            "collect": dataclasses.asdict(merge_settings.Collect()),
             "merge": dataclasses.asdict(weight_merging.Merge()),
-            "evaluate": dataclasses.asdict(recipe.Measure()),
+            "evaluate": dataclasses.asdict(distill_settings.Measure()),
         }
     )
     # Nothing by default, and text or numbers by flag.

@@ -27,7 +27,7 @@ import dataclasses
 from ml_collections import ConfigDict, config_dict
 
 from configs import merge
-from jaxdistill.learn import regime
+from jaxdistill.learn import train_settings
 
 SKILLS = ("movement", "aiming", "clicking")
 EXPERTS = ",".join(f"{name}=runs/skills/{name}/experts/combat/{name}" for name in SKILLS)
@@ -52,8 +52,8 @@ def get_config(variant: str = "merge") -> ConfigDict:
     return config
 
 
-def _ppo(game: str) -> regime.Settings:
-    return regime.Settings(
+def _ppo(game: str) -> train_settings.Settings:
+    return train_settings.Settings(
         games=(game,),
         algorithm="ppo",
         network="mlp_actor_critic_small",
@@ -74,7 +74,7 @@ def _ppo(game: str) -> regime.Settings:
     )
 
 
-def _expert(skill: str) -> regime.Settings:
+def _expert(skill: str) -> train_settings.Settings:
     settings = _ppo(f"combat/{skill}")
     if skill == "movement":
         return dataclasses.replace(
@@ -87,15 +87,15 @@ def _expert(skill: str) -> regime.Settings:
     return settings
 
 
-def _scratch(_: str) -> regime.Settings:
+def _scratch(_: str) -> train_settings.Settings:
     return dataclasses.replace(_ppo("combat/duel"), total_steps=5_201_920)
 
 
-def _finetune(_: str) -> regime.Settings:
+def _finetune(_: str) -> train_settings.Settings:
     return dataclasses.replace(
         _ppo("combat/duel"),
         student="the run in --workdir of launch/finetune.py",
-        network=regime.Settings.network,  # the student's is meant
+        network=train_settings.Settings.network,  # the student's is meant
         total_steps=401_408,
         critic_iterations=10,
         expert_weight=0.0,

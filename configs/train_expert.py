@@ -21,11 +21,11 @@ import dataclasses
 from ml_collections import ConfigDict, config_dict
 
 from configs import merge
-from jaxdistill.learn import regime
+from jaxdistill.learn import train_settings
 
 
 def get_config(experts: str = "") -> ConfigDict:
-    fields = dataclasses.asdict(regime.Settings(games=("pong",)))
+    fields = dataclasses.asdict(train_settings.Settings(games=("pong",)))
     fields["experts"] = merge.sources(experts)
     # A string, so that a flag can list several.
     fields["games"] = ",".join(str(x["game"]) for x in fields["experts"]) or "pong"

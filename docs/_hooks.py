@@ -68,8 +68,8 @@ def _flags(shown: str, path: pathlib.Path) -> str:
 
 def settings_page() -> str:
     """Every field of every settings dataclass, with its type, default and meaning."""
-    from jaxdistill.learn import regime, weight_merging
-    from jaxdistill.run import merging, recipe
+    from jaxdistill.learn import train_settings, weight_merging
+    from jaxdistill.run import distill_settings, merge_settings
     from jaxdistill.tasks import atari
 
     parts = [
@@ -77,16 +77,16 @@ def settings_page() -> str:
         "cannot be is refused in one line, and so is one without effect.\n"
     ]
     for title, prefix, settings in (
-        ("Merging experts: `distill`", "", recipe.Settings),
-        ("What is collected", "collect.", recipe.Collect),
-        ("How it learns", "learn.", recipe.Learn),
-        ("How play is measured", "evaluate.", recipe.Evaluate),
+        ("Merging experts: `distill`", "", distill_settings.Settings),
+        ("What is collected", "collect.", distill_settings.Collect),
+        ("How it learns", "learn.", distill_settings.Learn),
+        ("How play is measured", "evaluate.", distill_settings.Evaluate),
         ("How a game of Atari is played", "rules.", atari.Rules),
-        ("Training and fine-tuning: `train`, `finetune`", "", regime.Settings),
-        ("Merging weights: `merge-weights`", "", merging.Settings),
-        ("Its states", "collect.", merging.Collect),
+        ("Training and fine-tuning: `train`, `finetune`", "", train_settings.Settings),
+        ("Merging weights: `merge-weights`", "", merge_settings.Settings),
+        ("Its states", "collect.", merge_settings.Collect),
         ("Its methods", "merge.", weight_merging.Merge),
-        ("How what comes of it is measured", "evaluate.", recipe.Measure),
+        ("How what comes of it is measured", "evaluate.", distill_settings.Measure),
     ):
         parts.append(f"## {title}\n\n{_fields(settings, prefix)}")
     return "\n".join(parts)

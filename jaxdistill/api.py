@@ -25,7 +25,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import records
 from jaxdistill.run import distill as runs
-from jaxdistill.run import kinds, recipe, students, training
+from jaxdistill.run import distill_settings, kinds, students, training
 from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.views import AnyView, Vector, View
 from jaxdistill.text import short_repr
@@ -388,7 +388,7 @@ def distill(
     """
     sources = _sources(experts)
     fields = {"experts": sources, **_fields(settings)}
-    chosen = settings_lib.build(recipe.Settings, fields, "settings")
+    chosen = settings_lib.build(distill_settings.Settings, fields, "settings")
     workdir, cache_dir = _path("workdir", workdir), _cache(cache_dir)
     with _in_python(_FLAGS_OF_EXPERTS):
         return runs.distill(chosen, workdir, cache_dir=cache_dir)
@@ -479,7 +479,7 @@ def _named(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 @functools.cache
 def _known() -> tuple[str, ...]:
     """The dotted names of all settings, and of what holds others."""
-    default = dataclasses.asdict(recipe.Settings(experts=(ExpertSource("any"),)))
+    default = dataclasses.asdict(distill_settings.Settings(experts=(ExpertSource("any"),)))
     names = dict.fromkeys(settings_lib.flatten(default | {"experts": None}))
     groups = dict.fromkeys(name.rpartition(".")[0] for name in names if "." in name)
     return tuple(name for name in (*names, *groups) if name != "experts")

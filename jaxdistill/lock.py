@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from jaxdistill import mesh as meshes
+from jaxdistill import meshes
 
 NAME = "writer.lock"
 

@@ -15,8 +15,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from jaxdistill import clocks
-from jaxdistill import mesh as meshes
+from jaxdistill import clocks, meshes
 from jaxdistill.text import printable
 
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal

@@ -44,10 +44,10 @@ def show(settings: Any) -> None:
         raise ValueError(
             f"--wandb needs Weights & Biases ({error}): pip install 'jaxdistill[wandb]'"
         ) from error
-    from jaxdistill import disk, mesh, metrics
+    from jaxdistill import disk, meshes, metrics
 
     # Now, and not when a run has played its first games. The one that logs is the one that leads.
-    if os.environ.get("WANDB_MODE", "online") not in _HERE and mesh.leads():
+    if os.environ.get("WANDB_MODE", "online") not in _HERE and meshes.leads():
         with _explained(wandb):
             wandb.login()
 

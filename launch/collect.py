@@ -23,9 +23,9 @@ _HEEDED = (
 def main() -> None:
     join_processes()  # before what takes seconds to import: half of its flags are refused at once
     from jaxdistill import settings, terminal
-    from jaxdistill.run import data, recipe
+    from jaxdistill.run import data, distill_settings
 
-    chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
+    chosen = settings.build(distill_settings.Settings, _CONFIG.value.to_dict())
     _tell_idle()
     info = data.collect(chosen, _OUT.value)
     steps = info["length"] * info["num_envs"]

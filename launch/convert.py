@@ -66,15 +66,15 @@ def _write_template(path: pathlib.Path) -> None:
 
 
 def _try() -> None:
-    from jaxdistill.play import records, trying
+    from jaxdistill.play import records, spec_trials
     from jaxdistill.report import tables
 
     if _SPEC.value is None:
         raise ValueError("--try_episodes plays what a spec leaves open; give --spec=FILE.toml")
-    choices = trying.experts(_SOURCE.value, _SPEC.value, game=_GAME.value, rules=_RULES.value)
+    choices = spec_trials.experts(_SOURCE.value, _SPEC.value, game=_GAME.value, rules=_RULES.value)
     answers, experts = zip(*choices, strict=True)
     epsilon = experts[0].task.suite.epsilon if _EPSILON.value is None else _EPSILON.value
-    scores = trying.play(experts, episodes=_TRY.value, epsilon=epsilon, seed=_SEED.value)
+    scores = spec_trials.play(experts, episodes=_TRY.value, epsilon=epsilon, seed=_SEED.value)
     best = tables.print_tries(answers, scores, epsilon=epsilon)
     tables.warn(experts[best], scores[best], records.random_score(experts[best].task))
 

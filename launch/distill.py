@@ -22,9 +22,9 @@ def main() -> None:
     join_processes()  # before what takes seconds to import: half of its flags are refused at once
     from jaxdistill import settings
     from jaxdistill.report import tables
-    from jaxdistill.run import distill, recipe
+    from jaxdistill.run import distill, distill_settings
 
-    chosen = settings.build(recipe.Settings, _CONFIG.value.to_dict())
+    chosen = settings.build(distill_settings.Settings, _CONFIG.value.to_dict())
     show(chosen)
     result = distill.distill(
         chosen,

@@ -34,7 +34,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main() -> None:
     from jaxdistill import settings, terminal
     from jaxdistill.experts import student
-    from jaxdistill.learn import regime
+    from jaxdistill.learn import train_settings
     from jaxdistill.report import tables
     from jaxdistill.run import students, training
 
@@ -49,7 +49,7 @@ def main() -> None:
         )
     if not fields.get("games"):
         fields["games"] = tuple((exported or students.read(_WORKDIR.value)).games)
-    chosen = settings.build(regime.Settings, fields)
+    chosen = settings.build(train_settings.Settings, fields)
     show(chosen)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "finetuned")
     result = training.train(

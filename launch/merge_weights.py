@@ -23,15 +23,15 @@ def main() -> None:
     from jaxdistill import settings
     from jaxdistill.learn import weight_merging
     from jaxdistill.report import tables
-    from jaxdistill.run import merging, weights
+    from jaxdistill.run import merge_settings, merge_weights
 
     if _METHOD.value not in weight_merging.METHODS:
         raise ValueError(
             f"--method is {_METHOD.value!r}, expected one of {', '.join(weight_merging.METHODS)}"
         )
     fields = _CONFIG.value.to_dict() | {"method": _METHOD.value}
-    chosen = settings.build(merging.Settings, fields)
-    result = weights.merge(chosen, _WORKDIR.value, cache_dir=cache_dir(), began=BEGAN)
+    chosen = settings.build(merge_settings.Settings, fields)
+    result = merge_weights.merge(chosen, _WORKDIR.value, cache_dir=cache_dir(), began=BEGAN)
     tables.print_result(result)
 
 

@@ -39,7 +39,7 @@ def main() -> None:
 
     from jaxdistill import settings, terminal
     from jaxdistill.report import tables
-    from jaxdistill.run import distill, recipe, sweep
+    from jaxdistill.run import distill, distill_settings, sweep
     from jaxdistill.text import one_line
 
     workdir = pathlib.Path(_WORKDIR.value)
@@ -51,7 +51,7 @@ def main() -> None:
                 config.update_from_flattened_dict({field: value})
             except (KeyError, TypeError) as error:
                 raise ValueError(f"--over: {field}={value!r}: {error.args[0]}") from error
-        chosen[variant] = settings.build(recipe.Settings, config.to_dict())
+        chosen[variant] = settings.build(distill_settings.Settings, config.to_dict())
     array = os.environ.get("SLURM_ARRAY_TASK_ID")
     index = int(array) if _INDEX.value is None and array else _INDEX.value
     made = [*chosen]

@@ -19,11 +19,11 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     from jaxdistill import settings, terminal
-    from jaxdistill.learn import regime
+    from jaxdistill.learn import train_settings
     from jaxdistill.report import tables
     from jaxdistill.run import training
 
-    chosen = settings.build(regime.Settings, _CONFIG.value.to_dict())
+    chosen = settings.build(train_settings.Settings, _CONFIG.value.to_dict())
     show(chosen)
     result = training.train(
         chosen,

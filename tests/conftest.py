@@ -454,9 +454,9 @@ def skilled():
 def lander_training(tmp_path_factory):
     """A tiny training of two landers by one network: its settings, directory and result."""
     pytest.importorskip("Box2D")  # here: its import warns
-    from jaxdistill.learn import regime
+    from jaxdistill.learn import train_settings
 
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=("lander/standard", "lander/windy"),
         network="mlp_task_embedding_layer_norm",
         num_envs=4,

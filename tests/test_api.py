@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 import jaxdistill
-from jaxdistill import mesh, networks
+from jaxdistill import meshes, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -207,7 +207,9 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     # They are the games of a run that plays by the suite's terms.
     settings, state, _ = students.load_student(workdir)
     terms = dataclasses.replace(settings.evaluate, epsilon=0.5, opening_steps=10, max_steps=27_000)
-    played = common.Run(dataclasses.replace(settings, evaluate=terms), mesh.create(), report_seed=3)
+    played = common.Run(
+        dataclasses.replace(settings, evaluate=terms), meshes.create(), report_seed=3
+    )
     act = played.student_policy(state.eval_params)
     (scores,) = played.measure(act, lessons.REPORT, 2, only=[1])
     assert measured["breakout"] == scores.summary()

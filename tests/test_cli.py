@@ -10,7 +10,7 @@ import pytest
 from jaxdistill import cli, shipped
 from jaxdistill.experts import sources
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.run import common, recipe
+from jaxdistill.run import common, distill_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -105,14 +105,16 @@ def test_what_is_there_goes_before_what_comes_with_the_package(tmp_path, monkeyp
 def test_games_that_come_with_the_experts_are_found_wherever_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known = common.records_of(
-        recipe.Settings(experts=(ExpertSource("experts/pong.pth"),)), tmp_path / "run", None
+        distill_settings.Settings(experts=(ExpertSource("experts/pong.pth"),)),
+        tmp_path / "run",
+        None,
     )
     assert known.given == (ROOT / "experts" / "played",)
     # What lies beside other files is what others say.
     for own in ("experts/pong.pth", "elsewhere/pong.pth"):
         (tmp_path / own).parent.mkdir()
         (tmp_path / own).touch()
-        settings = recipe.Settings(experts=(ExpertSource(own),))
+        settings = distill_settings.Settings(experts=(ExpertSource(own),))
         assert common.records_of(settings, tmp_path / "run", None).given == ()
 
 

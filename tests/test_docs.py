@@ -16,8 +16,8 @@ import jaxdistill
 from benchmarks import results
 from jaxdistill import settings
 from jaxdistill.experts.sources import load_experts
-from jaxdistill.learn import regime
-from jaxdistill.run import merging, recipe
+from jaxdistill.learn import train_settings
+from jaxdistill.run import distill_settings, merge_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -76,11 +76,13 @@ def test_every_run_of_the_tables_is_made_by_results_sh(tmp_path):
         if "config" in values:
             config = config_of(values)
             if program == "launch/merge_weights.py":
-                check_merge(settings.build(merging.Settings, config | {"method": values["method"]}))
+                check_merge(
+                    settings.build(merge_settings.Settings, config | {"method": values["method"]})
+                )
             elif program == "launch/train_expert.py":
-                check_training(settings.build(regime.Settings, config))
+                check_training(settings.build(train_settings.Settings, config))
             else:
-                check_run(settings.build(recipe.Settings, config))
+                check_run(settings.build(distill_settings.Settings, config))
         workdir = pathlib.Path(values.get("workdir", "")).name
         if program in ("launch/distill.py", "launch/merge_weights.py"):
             made.add(workdir)
@@ -124,16 +126,16 @@ def check_run(chosen):
     """Nothing in it is refused, as a run that begins refuses it."""
     if all(pathlib.Path(ROOT, source.path).exists() for source in chosen.experts):
         experts = load_experts(tuple(shipped(source) for source in chosen.experts))
-        recipe.refuse_idle(chosen, experts)
+        distill_settings.refuse_idle(chosen, experts)
 
 
 def check_merge(chosen):
-    merging.refuse_idle(chosen, load_experts(tuple(map(shipped, chosen.experts))))
+    merge_settings.refuse_idle(chosen, load_experts(tuple(map(shipped, chosen.experts))))
 
 
 def check_training(chosen):
     if not chosen.experts:
-        regime.refuse_idle(chosen)
+        train_settings.refuse_idle(chosen)
 
 
 def shipped(source):

@@ -10,11 +10,19 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import clocks, mesh, metrics, networks, tasks
+from jaxdistill import clocks, meshes, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.learn import dataset, exploration, learner, loop, pqn, regime, weight_merging
+from jaxdistill.learn import (
+    dataset,
+    exploration,
+    learner,
+    loop,
+    pqn,
+    train_settings,
+    weight_merging,
+)
 from jaxdistill.learn import training as learning
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import (
@@ -22,11 +30,11 @@ from jaxdistill.run import (
     common,
     data,
     distill,
-    merging,
-    recipe,
+    distill_settings,
+    merge_settings,
+    merge_weights,
     rounds,
     students,
-    weights,
 )
 from jaxdistill.run import training as training_runs
 
@@ -54,7 +62,7 @@ def judges(*outputs, score=None, names=("pong", "breakout", "freeway")):
 
 
 pytestmark = pytest.mark.usefixtures("without_page")
-PLAIN = recipe.Settings(experts=(ExpertSource("x"),))
+PLAIN = distill_settings.Settings(experts=(ExpertSource("x"),))
 Q, LOGITS, BOTH = judges("q"), judges("logits"), judges("q", "logits")
 SKILLS = ("combat/movement", "combat/aiming", "combat/clicking", "combat/duel")
 SKILLED = judges(*["logits"] * 4, names=SKILLS)
@@ -103,7 +111,7 @@ STUDENT_DRIVES = {"collect.expert_share_rounds": 0, "collect.final_expert_share"
 )
 def test_a_setting_that_changes_nothing_in_a_run_is_refused(experts, beside, idle):
     with pytest.raises(ValueError) as error:
-        recipe.refuse_idle(changed(PLAIN, beside | idle), experts)
+        distill_settings.refuse_idle(changed(PLAIN, beside | idle), experts)
     message = str(error.value)
     assert ": no effect where " in message and "\n" not in message
     for name, value in idle.items():
@@ -111,7 +119,7 @@ def test_a_setting_that_changes_nothing_in_a_run_is_refused(experts, beside, idl
     part, field = [*idle][-1].split(".")
     standard = getattr(getattr(PLAIN, part), field)
     assert message.endswith((f"leave at {standard!r}", f", {standard!r}"))
-    recipe.refuse_idle(changed(PLAIN, beside), experts)
+    distill_settings.refuse_idle(changed(PLAIN, beside), experts)
 
 
 def test_the_same_settings_are_taken_where_they_mean_something():
@@ -133,24 +141,24 @@ def test_the_same_settings_are_taken_where_they_mean_something():
         "evaluate.sample_logits": True,
         "evaluate.lowest_expert_share": 0.5,
     }
-    recipe.refuse_idle(changed(PLAIN, chosen), judges("q", "logits", score=20.0))
+    distill_settings.refuse_idle(changed(PLAIN, chosen), judges("q", "logits", score=20.0))
     chosen = {"together": "combat/duel", "learn.together": False, "learn.resample_unseen": True}
-    recipe.refuse_idle(changed(PLAIN, chosen), SKILLED)
+    distill_settings.refuse_idle(changed(PLAIN, chosen), SKILLED)
     for chosen in (
         STUDENT_DRIVES | {"collect.expert_epsilon": 0.5},
         {"collect.initial_steps": 0, "collect.expert_epsilon": 0.5},
         *({name: STUDENT_DRIVES[name], "collect.change_drivers": True} for name in STUDENT_DRIVES),
         {"evaluate.report_episodes": 17, "evaluate.report_width": 0.0},
     ):
-        recipe.refuse_idle(changed(PLAIN, chosen), Q)
+        distill_settings.refuse_idle(changed(PLAIN, chosen), Q)
 
 
 def test_a_dataset_of_any_number_of_environments_is_learnt_from():
     """What is not collected need not be divisible, as 8,192 and 5,120 are not by 48."""
     chosen = changed(PLAIN, DATASET | {"collect.num_envs": 48, "collect.window_steps": 48 * 99})
-    recipe.refuse_idle(chosen, Q)
+    distill_settings.refuse_idle(chosen, Q)
     merged = changed(MERGED, {"collect.dataset": "d", "collect.num_envs": 48})
-    merging.refuse_idle(merged, judges("q", "q"))
+    merge_settings.refuse_idle(merged, judges("q", "q"))
     with pytest.raises(ValueError, match=r"^collect\.window_steps 81920 is not divisible by"):
         changed(PLAIN, DATASET | {"collect.num_envs": 48})
     for whole in (PLAIN, MERGED):
@@ -215,16 +223,16 @@ MOVING = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/m
 )
 def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, monkeypatch):
     taught = beside.get("experts", [])
-    monkeypatch.setattr(regime, "experts_of", lambda _: Q if taught is True else taught)
+    monkeypatch.setattr(train_settings, "experts_of", lambda _: Q if taught is True else taught)
     if "experts" in beside:
         beside = beside | {"experts": (ExpertSource("x"),)}
-    plain = regime.Settings(**({"games": ("pong",)} | beside))
-    regime.refuse_idle(plain)
+    plain = train_settings.Settings(**({"games": ("pong",)} | beside))
+    train_settings.refuse_idle(plain)
     ((name, value),) = idle.items()
-    standard = getattr(regime.Settings(games=("pong",)), name)
+    standard = getattr(train_settings.Settings(games=("pong",)), name)
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
     with pytest.raises(ValueError, match=expected):
-        regime.refuse_idle(dataclasses.replace(plain, **idle))
+        train_settings.refuse_idle(dataclasses.replace(plain, **idle))
 
 
 @pytest.mark.parametrize(
@@ -243,18 +251,18 @@ def test_a_setting_that_changes_nothing_for_a_student_is_refused(student, taught
     given = types.SimpleNamespace(
         outputs=student, teachers={"pong": types.SimpleNamespace(outputs=taught)}
     )
-    plain = regime.Settings(games=("pong",), algorithm="ppo", student="run", **beside)
-    regime.refuse_idle(plain, given)
+    plain = train_settings.Settings(games=("pong",), algorithm="ppo", student="run", **beside)
+    train_settings.refuse_idle(plain, given)
     ((name, value),) = idle.items()
     with pytest.raises(ValueError, match=rf"^{name} {value!r}: no effect where .*; leave at "):
-        regime.refuse_idle(dataclasses.replace(plain, **idle), given)
+        train_settings.refuse_idle(dataclasses.replace(plain, **idle), given)
 
 
 def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
     """A student's Q-values become logits, whether its experts still teach or not."""
     teachers = {"pong": types.SimpleNamespace(outputs="logits")}
     given = types.SimpleNamespace(outputs="q", teachers=teachers)
-    chosen = regime.Settings(
+    chosen = train_settings.Settings(
         games=("pong",),
         algorithm="ppo",
         student="run",
@@ -266,54 +274,58 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
         expert_fraction=0.25,
         q_temperature=0.1,
     )
-    regime.refuse_idle(chosen, given)
-    regime.refuse_idle(chosen)  # what is not known may be anything
+    train_settings.refuse_idle(chosen, given)
+    train_settings.refuse_idle(chosen)  # what is not known may be anything
     alone = dataclasses.replace(
         chosen, expert_weight=0.0, expert_fraction=0.5, logits_temperature=1.0
     )
-    regime.refuse_idle(alone, given)
-    angles = regime.Settings(
+    train_settings.refuse_idle(alone, given)
+    angles = train_settings.Settings(
         games=("combat/aiming",),
         algorithm="ppo",
         network="mlp_actor_critic",
         angle_deviation=3.0,
         trace=0.95,
     )
-    regime.refuse_idle(angles)
+    train_settings.refuse_idle(angles)
 
 
 def test_a_copy_of_q_values_by_ppo_has_a_temperature(monkeypatch):
-    monkeypatch.setattr(regime, "experts_of", lambda _: Q)
+    monkeypatch.setattr(train_settings, "experts_of", lambda _: Q)
     copied = PPO | {"experts": (ExpertSource("x"),), "warm_start": True, "expert_weight": 0.0}
-    regime.refuse_idle(regime.Settings(games=("pong",), q_temperature=0.1, **copied))
+    train_settings.refuse_idle(
+        train_settings.Settings(games=("pong",), q_temperature=0.1, **copied)
+    )
 
 
 def test_a_copy_begins_with_its_experts_deviations_where_they_are_known(monkeypatch):
     duel = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/duel",)}
     copied = {"experts": (ExpertSource("x"),), "warm_start": True, "expert_weight": 0.0}
-    chosen = regime.Settings(angle_deviation=3.0, **duel, **copied)
+    chosen = train_settings.Settings(angle_deviation=3.0, **duel, **copied)
     for known in (None, np.full(9, -2.0)):
         expert = types.SimpleNamespace(outputs="logits", suite_log_std=known)
-        monkeypatch.setattr(regime, "experts_of", lambda _, expert=expert: [expert])
+        monkeypatch.setattr(train_settings, "experts_of", lambda _, expert=expert: [expert])
         if known is None:
-            regime.refuse_idle(chosen)
+            train_settings.refuse_idle(chosen)
             continue
         with pytest.raises(
             ValueError, match=r"^angle_deviation 3\.0: no effect where warm_start .*"
         ):
-            regime.refuse_idle(chosen)
+            train_settings.refuse_idle(chosen)
 
 
 def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
-    monkeypatch.setattr(regime, "experts_of", lambda s: judges("q", "logits"))
+    monkeypatch.setattr(train_settings, "experts_of", lambda s: judges("q", "logits"))
     sources = (ExpertSource("x"), ExpertSource("y"))
-    chosen = regime.Settings(games=("pong", "breakout"), experts=sources, logits_temperature=0.5)
-    regime.refuse_idle(chosen)
+    chosen = train_settings.Settings(
+        games=("pong", "breakout"), experts=sources, logits_temperature=0.5
+    )
+    train_settings.refuse_idle(chosen)
     with pytest.raises(ValueError, match="nothing is learnt from them"):
-        regime.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
+        train_settings.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
 
 
-MERGED = merging.Settings((ExpertSource("x"), ExpertSource("y")), "htcl")
+MERGED = merge_settings.Settings((ExpertSource("x"), ExpertSource("y")), "htcl")
 ITERATED = {"method": "taylor_iterative"}
 
 
@@ -358,8 +370,8 @@ def test_a_setting_that_changes_nothing_in_a_merge_is_refused(beside, idle):
     standard = getattr(getattr(MERGED, part), field)
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
     with pytest.raises(ValueError, match=expected):
-        merging.refuse_idle(changed(MERGED, beside | idle), judges("q", "q"))
-    merging.refuse_idle(changed(MERGED, beside), judges("q", "q"))
+        merge_settings.refuse_idle(changed(MERGED, beside | idle), judges("q", "q"))
+    merge_settings.refuse_idle(changed(MERGED, beside), judges("q", "q"))
 
 
 def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
@@ -373,7 +385,7 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
         {"evaluate.opening_steps": 5, "evaluate.opening_by": "expert"},
         {"evaluate.report_episodes": 17, "evaluate.report_width": 0.0},
     ):
-        merging.refuse_idle(changed(MERGED, chosen), judges("q", "q", score=20.0))
+        merge_settings.refuse_idle(changed(MERGED, chosen), judges("q", "q", score=20.0))
 
 
 @pytest.mark.parametrize(
@@ -394,17 +406,17 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
 )
 def test_no_config_that_is_shipped_says_anything_idle(config, argument):
     made = importlib.import_module(f"configs.{config}").get_config(*filter(None, [argument]))
-    chosen = settings_lib.build(recipe.Settings, made.to_dict())
+    chosen = settings_lib.build(distill_settings.Settings, made.to_dict())
     third = config == "thirdparty"
     experts = judges("q", "logits", score=20.0) if third else judges(*"q" * len(chosen.experts))
-    recipe.refuse_idle(chosen, SKILLED if config == "skills" else experts)
+    distill_settings.refuse_idle(chosen, SKILLED if config == "skills" else experts)
 
 
 @pytest.mark.parametrize("method", weight_merging.METHODS)
 def test_no_merge_that_is_shipped_says_anything_idle(method):
     made = importlib.import_module("configs.merge_weights").get_config()
-    chosen = settings_lib.build(merging.Settings, made.to_dict() | {"method": method})
-    merging.refuse_idle(chosen, judges("q", "q", "q"))
+    chosen = settings_lib.build(merge_settings.Settings, made.to_dict() | {"method": method})
+    merge_settings.refuse_idle(chosen, judges("q", "q", "q"))
 
 
 @pytest.mark.parametrize(
@@ -420,16 +432,16 @@ def test_no_training_that_is_shipped_says_anything_idle(config, argument):
     made = importlib.import_module(f"configs.{config}").get_config(*filter(None, [argument]))
     fields = made.to_dict()
     fields["games"] = fields["games"] or "pong,breakout"  # the run's
-    chosen = settings_lib.build(regime.Settings, fields)
+    chosen = settings_lib.build(train_settings.Settings, fields)
     teachers = dict.fromkeys(chosen.games, types.SimpleNamespace(outputs="logits"))
     student = types.SimpleNamespace(outputs="logits", teachers=teachers)
-    regime.refuse_idle(chosen, student if chosen.student else None)
+    train_settings.refuse_idle(chosen, student if chosen.student else None)
 
 
 # --- Every field of every settings dataclass has a row; the row shows two behaviours that differ.
 
 LINEAR = networks.Network(convs=())
-ONE = mesh.create(jax.devices()[:1])
+ONE = meshes.create(jax.devices()[:1])
 ENVS, STEPS = 4, 12
 
 
@@ -468,17 +480,19 @@ class World:
 
     def __init__(self, root):
         self.root, self._count, self._seen = root, 0, {}
-        self.settings = recipe.Settings(
+        self.settings = distill_settings.Settings(
             experts=(self.source("asterix"), self.source("carnival")),
             network="linear",
-            collect=recipe.Collect(
+            collect=distill_settings.Collect(
                 num_envs=ENVS,
                 initial_steps=ENVS * STEPS,
                 steps_per_round=ENVS * 4,
                 window_steps=ENVS * STEPS,
             ),
-            learn=recipe.Learn(rounds=2, updates_per_round=2, batch_per_game=8, loss="kl"),
-            evaluate=recipe.Evaluate(
+            learn=distill_settings.Learn(
+                rounds=2, updates_per_round=2, batch_per_game=8, loss="kl"
+            ),
+            evaluate=distill_settings.Evaluate(
                 every_rounds=1,
                 select_episodes=1,
                 report_episodes=2,
@@ -486,13 +500,13 @@ class World:
                 opening_steps=4,
             ),
         )
-        self.merge = merging.Settings(
+        self.merge = merge_settings.Settings(
             experts=(self.source("asterix"), self.source("valued")),
             method="htcl",
-            collect=merging.Collect(num_envs=ENVS, initial_steps=ENVS * STEPS),
+            collect=merge_settings.Collect(num_envs=ENVS, initial_steps=ENVS * STEPS),
             merge=weight_merging.Merge(batch_size=16, catch_up_rounds=0),
         )
-        self.training = regime.Settings(
+        self.training = train_settings.Settings(
             games=("asterix",),
             network="linear",
             num_envs=ENVS,
@@ -579,7 +593,7 @@ class World:
 
     def shares(self, settings):
         """The experts' share of the environments in six rounds."""
-        return [recipe.expert_share_at(settings, index) for index in range(6)]
+        return [distill_settings.expert_share_at(settings, index) for index in range(6)]
 
     def window(self, settings):
         """The states that are learnt from, after 2 x `STEPS` steps."""
@@ -673,7 +687,7 @@ class World:
         """What weights become by made-up states; or why these cannot be merged."""
         experts = load_experts(settings.experts)
         try:
-            settings = merging.resolve_defaults(settings, experts)
+            settings = merge_settings.resolve_defaults(settings, experts)
         except ValueError as error:
             return str(error)
         made = common.Run(settings.as_run(), ONE)
@@ -684,8 +698,8 @@ class World:
         shape = chunk.actions.shape
         worth = rng.normal(scale=3, size=shape).astype(np.float32), rng.random(shape) < 0.1
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(weights, "_replayed", lambda *given: worth)
-            return weights._merged(weights._given(made, settings, experts), log)
+            patch.setattr(merge_weights, "_replayed", lambda *given: worth)
+            return merge_weights._merged(merge_weights._given(made, settings, experts), log)
 
     # A training.
 
@@ -703,7 +717,7 @@ class World:
     def weights(self, settings):
         """How much experts count in every iteration."""
         chosen = dataclasses.replace(settings, total_steps=100 * settings.steps_per_iteration)
-        return [regime.expert_weight_at(chosen, index) for index in range(100)]
+        return [train_settings.expert_weight_at(chosen, index) for index in range(100)]
 
     def acted(self, settings):
         """Greedy actions and their values."""
@@ -718,7 +732,7 @@ class World:
         shape = (len(settings.games), settings.rollout_steps, settings.num_envs)
         rng = np.random.default_rng(0)
         frames = (shape[0], shape[1] + 3, shape[2])
-        experts = regime.experts_of(settings)
+        experts = train_settings.experts_of(settings)
         rollout = {
             "actions": np.zeros(shape, np.int32),
             "rewards": rng.normal(size=shape).astype(np.float32),
@@ -731,10 +745,10 @@ class World:
             "expert_params": [expert.params for expert in experts],
             "expert_weight": np.float32(1.0),
         }
-        transform = regime.optimiser(settings)
+        transform = train_settings.optimiser(settings)
         learn = pqn.make_learn(settings, LINEAR, transform, ONE, experts)
         state = learner.create_state(networks.init(LINEAR, KEY, SHAPE), transform, ONE)
-        state, _ = learn(state, jax.device_put(rollout, mesh.replicated(ONE)), KEY)
+        state, _ = learn(state, jax.device_put(rollout, meshes.replicated(ONE)), KEY)
         return state.params, state.step
 
     def opened(self, settings):
@@ -1105,9 +1119,9 @@ def fields_of(cls, prefix=""):
 
 
 def test_every_field_has_a_row():
-    assert sorted(RUN) == sorted(fields_of(recipe.Settings))
-    assert sorted(TRAINING) == sorted(fields_of(regime.Settings))
-    assert sorted((*MERGE, *HANDED_ON)) == sorted(fields_of(merging.Settings))
+    assert sorted(RUN) == sorted(fields_of(distill_settings.Settings))
+    assert sorted(TRAINING) == sorted(fields_of(train_settings.Settings))
+    assert sorted((*MERGE, *HANDED_ON)) == sorted(fields_of(merge_settings.Settings))
 
 
 def _compare(world, base, name, table, beside):
@@ -1154,12 +1168,12 @@ def test_entropy_of_q_values_has_a_temperature(world, loss):
         other = changed(one, {"learn.q_temperature": 0.1})
         changes.append(differ(world.look("learnt", one), world.look("learnt", other)))
         if weight:
-            recipe.refuse_idle(other, Q)
+            distill_settings.refuse_idle(other, Q)
         else:
             with pytest.raises(
                 ValueError, match=rf"^learn\.q_temperature .* '{loss}', which knows"
             ):
-                recipe.refuse_idle(other, Q)
+                distill_settings.refuse_idle(other, Q)
     assert changes == [False, True]
 
 

@@ -17,7 +17,7 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import collection
-from jaxdistill.run import distill, recipe, students
+from jaxdistill.run import distill, distill_settings, students
 
 ROOT = pathlib.Path(__file__).parents[1]
 GAMES = ("asterix", "carnival")  # which score within these few steps
@@ -38,10 +38,10 @@ def settings(tmp_path_factory):
             actions=tuple(range(18)),
             game=game,
         ).save(root / game)
-    return recipe.Settings(
+    return distill_settings.Settings(
         experts=tuple(ExpertSource(str(root / game), game=game) for game in GAMES),
         network="net3",
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=4,
             initial_steps=64,
             steps_per_round=64,
@@ -50,8 +50,8 @@ def settings(tmp_path_factory):
             final_expert_share=0.5,
             change_drivers=True,
         ),
-        learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
-        evaluate=recipe.Evaluate(
+        learn=distill_settings.Learn(rounds=4, updates_per_round=2, batch_per_game=8),
+        evaluate=distill_settings.Evaluate(
             every_rounds=2, select_episodes=4, report_episodes=6, max_steps=24
         ),
     )

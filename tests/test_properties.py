@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import _files
-from jaxdistill import mesh
+from jaxdistill import meshes
 from jaxdistill.experts import state_dicts, torch_file
 from jaxdistill.learn import dataset, losses
 from jaxdistill.play import collection
@@ -177,7 +177,7 @@ def test_a_window_is_that_of_a_plain_model(lengths, seed):
     labels = rng.normal(size=(*shape, 2)).astype(np.float32)
     actions = np.zeros(shape, np.uint8)
     chunk = collection.Chunk(frames, labels, actions, ages, ~over)
-    buffer = dataset.WindowBuffer(GAMES, ENVS, STEPS, (1, 2), 2, mesh.create(), DEPTH)
+    buffer = dataset.WindowBuffer(GAMES, ENVS, STEPS, (1, 2), 2, meshes.create(), DEPTH)
     end = 0
     for length in lengths:
         buffer.append(collection.Chunk(*(x[:, end : end + length] for x in chunk)))

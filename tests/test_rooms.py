@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdistill"
 # From the ground up; a room may import itself and those before it.
 FLOORS = (
     {
-        *("text", "disk", "settings", "mesh", "lock", "workdirs", "preemption", "shipped"),
+        *("text", "disk", "settings", "meshes", "lock", "workdirs", "preemption", "shipped"),
         *("clocks", "terminal", "metrics", "profiler"),
     },
     {"tasks"},

@@ -9,8 +9,8 @@ import pytest
 
 from jaxdistill import settings, workdirs
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import regime, weight_merging
-from jaxdistill.run import merging, recipe
+from jaxdistill.learn import train_settings, weight_merging
+from jaxdistill.run import distill_settings, merge_settings
 from jaxdistill.tasks.atari import Rules
 
 
@@ -148,8 +148,14 @@ def test_values_within_their_ranges_take_their_declared_types():
 
 
 CLASSES = (
-    *(recipe.Collect, recipe.Learn, recipe.Evaluate, recipe.Settings, regime.Settings),
-    *(merging.Collect, weight_merging.Merge, merging.Settings, Rules),
+    *(
+        distill_settings.Collect,
+        distill_settings.Learn,
+        distill_settings.Evaluate,
+        distill_settings.Settings,
+        train_settings.Settings,
+    ),
+    *(merge_settings.Collect, weight_merging.Merge, merge_settings.Settings, Rules),
 )
 NAN, MANY, CHANCE = float("nan"), (-1, 0, 0.5), (-0.1, 1.1, float("nan"))
 RATE, STEPS = (0.0, -1e-3, NAN, float("inf")), (-1, 2**31)
@@ -253,13 +259,19 @@ NONSENSE = {
 
 @pytest.mark.parametrize(("cls", "where"), [*zip(CLASSES, NONSENSE, strict=True)])
 def test_every_field_of_a_run_refuses_nonsense(cls, where):
-    given = {"experts": (ExpertSource("x"),)} if cls is recipe.Settings else {}
-    given |= {"games": ("pong",)} if cls is regime.Settings else {}
-    if cls is merging.Settings:
+    given = {"experts": (ExpertSource("x"),)} if cls is distill_settings.Settings else {}
+    given |= {"games": ("pong",)} if cls is train_settings.Settings else {}
+    if cls is merge_settings.Settings:
         given = {"experts": (ExpertSource("x"), ExpertSource("y")), "method": "mean"}
     hints = {x.name: typing.get_type_hints(cls)[x.name] for x in dataclasses.fields(cls)}
-    parts = (bool, tuple[ExpertSource, ...], recipe.Collect, recipe.Learn, recipe.Evaluate)
-    parts += (merging.Collect, weight_merging.Merge, recipe.Measure, Rules)
+    parts = (
+        bool,
+        tuple[ExpertSource, ...],
+        distill_settings.Collect,
+        distill_settings.Learn,
+        distill_settings.Evaluate,
+    )
+    parts += (merge_settings.Collect, weight_merging.Merge, distill_settings.Measure, Rules)
     assert set(NONSENSE[where]) == {name for name, hint in hints.items() if hint not in parts}
     for name, values in NONSENSE[where].items():
         for value in values:
@@ -284,9 +296,9 @@ def test_flatten_names_leaves_by_their_path():
 
 def test_a_field_that_is_gone_is_read_over_in_the_files_of_earlier_runs(tmp_path):
     fields = {"experts": [{"path": "a"}], "evaluate": {"baselines": "b.json", "epsilon": 0.2}}
-    chosen = settings.build(recipe.Settings, fields)
+    chosen = settings.build(distill_settings.Settings, fields)
     assert chosen.evaluate.epsilon == 0.2
     (tmp_path / "config.json").write_text(json.dumps(fields))
     assert workdirs.claim(tmp_path, chosen)
     with pytest.raises(ValueError, match=r"config\.learn\.baselines is unknown"):
-        settings.build(recipe.Settings, fields | {"learn": {"baselines": None}})
+        settings.build(distill_settings.Settings, fields | {"learn": {"baselines": None}})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import monitoring
 
-from jaxdistill import clocks, mesh, terminal, text
+from jaxdistill import clocks, meshes, terminal, text
 
 real_time = time.monotonic
 COMPILE = "/jax/core/compile/backend_compile_duration"
@@ -119,7 +119,7 @@ def test_progress_without_a_total_or_any_time(clock, capsys):
 
 
 def test_progress_is_shown_by_the_leading_process_alone(monkeypatch, capsys):
-    monkeypatch.setattr(mesh, "leads", lambda: False)
+    monkeypatch.setattr(meshes, "leads", lambda: False)
     with terminal.progress("collect", 4, "steps") as advance:
         advance(4)
         advance.status("score 3")

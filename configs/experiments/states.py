@@ -12,13 +12,13 @@ Ross et al. 2011).
 from ml_collections import ConfigDict
 
 from configs.experiments import single
-from jaxdistill.run import recipe
+from jaxdistill.run import distill_settings
 
 
 def get_config(who: str = "student") -> ConfigDict:
     config = single.get_config("breakout")
     config.learn.loss = "q_values"
-    collect, rounds, standard = config.collect, config.learn.rounds, recipe.Collect()
+    collect, rounds, standard = config.collect, config.learn.rounds, distill_settings.Collect()
     if who == "fixed":
         collect.initial_steps += rounds * collect.steps_per_round
         collect.steps_per_round = 0

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, Teacher
-from jaxdistill.learn import ppo, regime
-from jaxdistill.learn.regime import Beginning, Pretrained, Settings
+from jaxdistill.learn import ppo, train_settings
+from jaxdistill.learn.train_settings import Beginning, Pretrained, Settings
 from jaxdistill.play import lessons
 
 
@@ -23,7 +23,7 @@ def of(settings: Settings, mesh: Mesh, student: Pretrained | None = None) -> Beg
         asked beside what the training shows; a critic has no place beside the student's heads.
     """
     key = jax.random.fold_in(jax.random.key(settings.seed), 1)
-    experts: Sequence[Teacher] = regime.experts_of(settings)
+    experts: Sequence[Teacher] = train_settings.experts_of(settings)
     view = experts[0].view if experts else settings.tasks[0].view
     shown = [view.whole] * len(settings.tasks)
     if experts:
@@ -35,10 +35,10 @@ def of(settings: Settings, mesh: Mesh, student: Pretrained | None = None) -> Beg
         taught = settings.tasks if settings.expert_weight else []
         experts = [student.teachers[task.name] for task in taught]
     elif settings.warm_start:
-        network = regime.network_of(settings)
+        network = train_settings.network_of(settings)
         params = _copied(settings, network, experts)
     else:
-        network = regime.network_of(settings)
+        network = train_settings.network_of(settings)
         params = networks.init(network, key, view.shape)
     for teacher, own in zip(experts, shown, strict=False):
         if teacher.recurrent and settings.expert_weight:

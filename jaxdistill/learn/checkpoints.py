@@ -19,8 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from jaxdistill import disk
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, meshes
 from jaxdistill.text import one_line
 
 FOLDER = "checkpoints"

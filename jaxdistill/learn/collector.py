@@ -13,12 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, networks, preemption, terminal
-from jaxdistill import (
-    mesh as meshes,
-)
-from jaxdistill.learn import regime
-from jaxdistill.learn.regime import Settings
+from jaxdistill import clocks, meshes, networks, preemption, terminal
+from jaxdistill.learn import train_settings
+from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.task import Pool
@@ -158,7 +155,7 @@ class RolloutCollector:
             for old, new in zip(before, played.steps, strict=True):
                 lost = new.valid & (new.lives < old.lives)
                 ended.append((new.over & ~new.truncated) | lost)
-                rewards.append(regime.learnt_rewards(settings, new.rewards))
+                rewards.append(train_settings.learnt_rewards(settings, new.rewards))
             columns["actions"].append(list(played.actions))
             self._log.append(np.asarray(played.actions, dtype))
             columns["rewards"].append(rewards)

@@ -23,8 +23,7 @@ import numpy as np
 import tensorstore as ts
 from jax.sharding import Mesh
 
-from jaxdistill import disk, settings
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, meshes, settings
 from jaxdistill.play.collection import Chunk, Past
 from jaxdistill.text import one_line
 

@@ -17,8 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdistill import disk, workdirs
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, meshes, workdirs
 from jaxdistill import settings as settings_lib
 from jaxdistill.text import one_line
 

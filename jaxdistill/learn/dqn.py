@@ -34,10 +34,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill import mesh as meshes
-from jaxdistill import networks
+from jaxdistill import meshes, networks
 from jaxdistill.learn import learner, losses, replay
-from jaxdistill.learn.regime import Beginning, optimiser
+from jaxdistill.learn.train_settings import Beginning, optimiser
 from jaxdistill.tasks.actions import greedy
 
 

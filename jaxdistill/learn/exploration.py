@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import networks
-from jaxdistill.learn.regime import Beginning, Settings
+from jaxdistill.learn.train_settings import Beginning, Settings
 from jaxdistill.tasks.actions import greedy
 
 

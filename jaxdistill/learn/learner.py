@@ -14,8 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxdistill import mesh as meshes
-from jaxdistill import networks
+from jaxdistill import meshes, networks
 from jaxdistill.learn import dataset, losses
 from jaxdistill.tasks.actions import Discrete, Form
 from jaxdistill.tasks.views import AnyView

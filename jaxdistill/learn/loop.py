@@ -16,13 +16,10 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, metrics, preemption, terminal, workdirs
-from jaxdistill import (
-    mesh as meshes,
-)
+from jaxdistill import clocks, disk, lock, meshes, metrics, preemption, terminal, workdirs
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import beginning, checkpoints, divergence, origins, regime, replay
-from jaxdistill.learn.regime import Pretrained, Settings
+from jaxdistill.learn import beginning, checkpoints, divergence, origins, replay, train_settings
+from jaxdistill.learn.train_settings import Pretrained, Settings
 from jaxdistill.learn.training import Training
 from jaxdistill.profiler import Profile
 
@@ -78,10 +75,10 @@ def train(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     # What can be refused is, before anything is written.
-    regime.check_divisible(settings, mesh)
+    train_settings.check_divisible(settings, mesh)
     if not (workdir / "config.json").exists():
-        regime.refuse_idle(settings, student)
-    settings = regime.resolve_defaults(settings)
+        train_settings.refuse_idle(settings, student)
+    settings = train_settings.resolve_defaults(settings)
     for task in settings.tasks:
         task.require()
     begin = None if settings.independent else beginning.of(settings, mesh, student)
@@ -122,7 +119,7 @@ def check_begun(
     Raises:
       ValueError, OSError: as `train`.
     """
-    workdir, settings = pathlib.Path(workdir), regime.resolve_defaults(settings)
+    workdir, settings = pathlib.Path(workdir), train_settings.resolve_defaults(settings)
     begin = None
     if not settings.independent:
         begin = beginning.of(settings, mesh or meshes.create(), student)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from jaxdistill import disk
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, meshes
 from jaxdistill.experts.expert import Teacher
-from jaxdistill.learn.regime import Pretrained
+from jaxdistill.learn.train_settings import Pretrained
 from jaxdistill.play import records
 
 _FILE = "begun_with.json"

@@ -31,11 +31,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill import mesh as meshes
-from jaxdistill import networks
+from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import dataset, learner, losses
-from jaxdistill.learn.regime import (
+from jaxdistill.learn.train_settings import (
     Beginning,
     Pretrained,
     Settings,

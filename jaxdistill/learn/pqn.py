@@ -22,17 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxdistill import (
-    mesh as meshes,
-)
-from jaxdistill import networks
+from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import (
     dataset,
     learner,
     losses,
 )
-from jaxdistill.learn.regime import (
+from jaxdistill.learn.train_settings import (
     Beginning,
     Settings,
     check_divisible,

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import mesh as meshes
+from jaxdistill import meshes
 from jaxdistill.learn import dataset
 
 Array = jax.Array | np.ndarray

@@ -18,10 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, networks, terminal
-from jaxdistill import (
-    mesh as meshes,
-)
+from jaxdistill import clocks, meshes, networks, terminal
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import (
     beginning,
@@ -31,10 +28,10 @@ from jaxdistill.learn import (
     learner,
     ppo,
     pqn,
-    regime,
+    train_settings,
 )
 from jaxdistill.learn.collector import Actor, RolloutCollector
-from jaxdistill.learn.regime import Beginning, Pretrained, Settings
+from jaxdistill.learn.train_settings import Beginning, Pretrained, Settings
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks.views import Vector
 
@@ -197,7 +194,9 @@ class Training:
         self._shorten_log(_LOG_MOST)
         row |= told
         if self._experts and self.settings.algorithm != "dqn":
-            row["expert_weight"] = regime.expert_weight_at(self.settings, self.iteration - 1)
+            row["expert_weight"] = train_settings.expert_weight_at(
+                self.settings, self.iteration - 1
+            )
         for name, recent in zip(self.names, self._recent, strict=True):
             if recent:
                 row[f"score/{name}"] = float(np.mean(recent))

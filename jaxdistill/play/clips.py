@@ -17,8 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxdistill import disk
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, meshes
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 

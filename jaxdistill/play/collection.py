@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import mesh as meshes
-from jaxdistill import networks, preemption, terminal
+from jaxdistill import meshes, networks, preemption, terminal
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import mesh as mesh_lib
-from jaxdistill import preemption
+from jaxdistill import meshes, preemption
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.task import Pool, Task, seed_for
@@ -484,7 +483,7 @@ def measure(
     pools, indices, seats = split_pools(
         lessons, protocol, wanted, share=(jax.process_index(), processes)
     )
-    own = mesh_lib.local(mesh)
+    own = meshes.local(mesh)
 
     def all_advance(finished: int) -> None:
         if advance:
@@ -519,7 +518,7 @@ def measure(
         columns = [scores.scores, scores.lengths, scores.starts, scores.cut, *told]
         table[0, row, np.asarray(mine) - wanted[row].start] = np.stack(columns, 1)
     # As bytes: JAX would make float32 of it.
-    tables = mesh_lib.gather(table.view(np.uint8), axis=0).view(np.float64)
+    tables = meshes.gather(table.view(np.uint8), axis=0).view(np.float64)
     whole = tables.max(axis=0)
     return [
         Scores(

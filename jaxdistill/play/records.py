@@ -21,8 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import disk, networks, preemption, tasks, terminal
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, meshes, networks, preemption, tasks, terminal
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Protocol, Scores

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import mesh as meshes
-from jaxdistill import networks
+from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.play.memory import Memory
 from jaxdistill.tasks.actions import Choices

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks
+from jaxdistill import meshes, metrics, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import clips, evaluation, lessons
 from jaxdistill.report import hints, page, tables
-from jaxdistill.run import data, recipe
+from jaxdistill.run import data, distill_settings
 from jaxdistill.run.common import Run
 
 _COMPARED_STATES = 2048  # per game, of the last four times as many collected
@@ -137,7 +136,7 @@ def hint_of(run: Run, workdir: pathlib.Path, result: dict[str, Any]) -> dict[str
         of_q=all(lesson.teacher.outputs == "q" for lesson in run.taught),
         steps_per_round=run.settings.collect.steps_per_round,
         begins=_begins(run),
-        shares={name: recipe.more_of(run.settings, name) for name in run.names},
+        shares={name: distill_settings.more_of(run.settings, name) for name in run.names},
     )
     said = hints.closing_hint(result, evidence)
     return {} if said is None else {"hint": said}

@@ -11,17 +11,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import (
-    mesh as meshes,
-)
-from jaxdistill import networks, shipped
+from jaxdistill import meshes, networks, shipped
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import dataset, losses
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints
-from jaxdistill.run import recipe
-from jaxdistill.run.recipe import Settings
+from jaxdistill.run import distill_settings
+from jaxdistill.run.distill_settings import Settings
 from jaxdistill.tasks.views import AnyView
 
 READ_AS = "experts_read_as"
@@ -53,18 +50,18 @@ class Run:
         """
         self.mesh, self.report_seed = mesh, report_seed
         self.known = known or records.Records()
-        experts = recipe.teachers(settings)
-        self.settings = recipe.resolve_defaults(settings, experts)
+        experts = distill_settings.teachers(settings)
+        self.settings = distill_settings.resolve_defaults(settings, experts)
         _check_outputs(self.settings, experts)
         self.lessons = _lessons(settings, experts)
         self.suite = experts[0].task.suite
         self.view = self.lessons[0].seen
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.masks = lessons.masks(self.lessons)
-        self.network = recipe.network_of(
+        self.network = distill_settings.network_of(
             settings, [lesson.task for lesson in self.lessons], self.view
         )
-        self.shares = recipe.shares(settings, [lesson.name for lesson in self.taught])
+        self.shares = distill_settings.shares(settings, [lesson.name for lesson in self.taught])
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network,
@@ -127,7 +124,7 @@ class Run:
 
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
-        new = recipe.teachers(self.settings)
+        new = distill_settings.teachers(self.settings)
         _check_outputs(self.settings, new)
         now, before = (
             [(records.fingerprint(x.params), records.read_as(x)) for x in experts]
@@ -310,7 +307,9 @@ class Run:
 
 
 def _lessons(settings: Settings, experts: Sequence[Teacher]) -> tuple[Lesson, ...]:
-    return lessons.of_experts(experts, settings.seed, recipe.student_views(settings, experts))
+    return lessons.of_experts(
+        experts, settings.seed, distill_settings.student_views(settings, experts)
+    )
 
 
 def _check_outputs(settings: Settings, experts: Sequence[Teacher]) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, lock, preemption, terminal
-from jaxdistill import mesh as meshes
+from jaxdistill import clocks, lock, meshes, preemption, terminal
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
 from jaxdistill.report import tables
 from jaxdistill.run.common import NEWER, READ_AS, Run
-from jaxdistill.run.recipe import Settings
+from jaxdistill.run.distill_settings import Settings
 
 _CHUNK_STEPS = 64
 MARK = "dataset"

@@ -12,10 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, networks, profiler, shipped, terminal, workdirs
-from jaxdistill import (
-    mesh as meshes,
-)
+from jaxdistill import clocks, disk, lock, meshes, networks, profiler, shipped, terminal, workdirs
 from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
@@ -23,10 +20,10 @@ from jaxdistill.experts.student import game_index
 from jaxdistill.learn import checkpoints, divergence, origins
 from jaxdistill.play import evaluation, records
 from jaxdistill.report import tables
-from jaxdistill.run import closing, data, kinds, recipe, rounds, students
+from jaxdistill.run import closing, data, distill_settings, kinds, rounds, students
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import Run
-from jaxdistill.run.recipe import Settings
+from jaxdistill.run.distill_settings import Settings
 
 # What a run that stands may change at any time.
 _ALWAYS_CHANGEABLE = ("evaluate.lowest_expert_share", "learn.rounds")
@@ -106,7 +103,7 @@ def distill(
     for lesson in run.lessons:
         lesson.task.require()
     if not (workdir / "config.json").exists():
-        recipe.refuse_idle(settings, run.experts)
+        distill_settings.refuse_idle(settings, run.experts)
     result_path = workdir / "result.json"
     if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
@@ -141,7 +138,7 @@ def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     if settings.learn.loss != "auto" or not (workdir / "config.json").is_file():
         return settings
     begun = students.load_settings(workdir).learn
-    if (begun.loss, begun.first_loss) != recipe.AUTO_OF_Q:
+    if (begun.loss, begun.first_loss) != distill_settings.AUTO_OF_Q:
         return settings
     learn = dataclasses.replace(
         settings.learn,

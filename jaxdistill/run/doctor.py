@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill.learn import checkpoints, learner
 from jaxdistill.text import one_line
 
@@ -63,7 +63,7 @@ class Finding(NamedTuple):
 def examine() -> Iterator[Finding]:
     """Looks at versions and devices, then steps a pool, updates a network, writes a checkpoint."""
     yield Finding("system", f"{platform.platform()}, Python {platform.python_version()}")
-    yield Finding("cores", str(mesh.cores()))
+    yield Finding("cores", str(meshes.cores()))
     for name in LIBRARIES:
         try:
             yield Finding(name, importlib.metadata.version(name))
@@ -101,7 +101,7 @@ def _state() -> tuple[networks.Network, learner.TrainState]:
     network = networks.create("net3")
     params = networks.init(network, jax.random.key(0), (4, 84, 84))
     transform = learner.optimiser("adamw", learning_rate=1e-3, updates=1)
-    return network, learner.create_state(params, transform, mesh.create())
+    return network, learner.create_state(params, transform, meshes.create())
 
 
 def _updates() -> str:

@@ -13,15 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import clocks, metrics, networks, preemption, terminal
-from jaxdistill import (
-    mesh as meshes,
-)
-from jaxdistill.learn import checkpoints, dataset, divergence, learner, regime
+from jaxdistill import clocks, meshes, metrics, networks, preemption, terminal
+from jaxdistill.learn import checkpoints, dataset, divergence, learner, train_settings
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
-from jaxdistill.run import choosing, data, recipe, students
+from jaxdistill.run import choosing, data, distill_settings, students
 from jaxdistill.run.common import Run
 
 Baselines = dict[str, list[evaluation.Scores]]  # of "random" and "expert", by lesson
@@ -252,7 +249,7 @@ class _Learning:
         if self.collector is None:
             return 1.0
         collect = self.run.settings.collect
-        share = recipe.expert_share_at(self.run.settings, self.standing.rounds)
+        share = distill_settings.expert_share_at(self.run.settings, self.standing.rounds)
         with self.timer.phase("collect"):
             chunk = self.collector.collect(
                 collect.steps_per_round // collect.num_envs,
@@ -346,7 +343,7 @@ def make_update(run: Run) -> learner.Update:
     lrn = run.settings.learn
     return learner.make_update(
         run.network,
-        recipe.optimiser(run.settings),
+        distill_settings.optimiser(run.settings),
         run.mesh,
         objective=learner.Objective(
             form=run.suite.form,
@@ -358,7 +355,7 @@ def make_update(run: Run) -> learner.Update:
             ],
             masks=lessons.masks(run.taught),
             temperatures=jnp.asarray(
-                [regime.temperature_of(lesson.teacher, lrn) for lesson in run.taught]
+                [train_settings.temperature_of(lesson.teacher, lrn) for lesson in run.taught]
             ),
             entropy_weight=lrn.entropy_weight,
         ),

@@ -22,16 +22,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import disk, lock, networks, shipped, tasks, workdirs
-from jaxdistill import mesh as meshes
+from jaxdistill import disk, lock, meshes, networks, shipped, tasks, workdirs
 from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.experts.student import Role, Student, game_index
-from jaxdistill.learn import checkpoints, learner, losses, regime
+from jaxdistill.learn import checkpoints, learner, losses, train_settings
 from jaxdistill.play import records
-from jaxdistill.run import kinds, merging, recipe
-from jaxdistill.run.recipe import Settings
+from jaxdistill.run import distill_settings, kinds, merge_settings
+from jaxdistill.run.distill_settings import Settings
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.text import one_line
@@ -43,8 +42,8 @@ _ADVICE = "remove it, and the run's experts are asked"
 
 
 def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
-    """The roles of the student of a run, whose experts `recipe.teachers` gives."""
-    views = recipe.student_views(settings, experts)
+    """The roles of the student of a run, whose experts `distill_settings.teachers` gives."""
+    views = distill_settings.student_views(settings, experts)
     return tuple(
         Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name, e.source)
         for e, view in zip(experts, views, strict=True)
@@ -230,7 +229,7 @@ def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Rol
     if path.is_file():
         return _read_roles(path, settings.rules)
     try:
-        return roles_of(settings, recipe.teachers(settings))
+        return roles_of(settings, distill_settings.teachers(settings))
     except tasks.UnknownTask:
         raise
     except (ValueError, OSError) as error:
@@ -256,13 +255,13 @@ def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:
     """The settings of the run in `workdir`; raises as `load_suite` does.
 
-    Those of merged weights are as `merging.Settings.as_run` has them.
+    Those of merged weights are as `merge_settings.Settings.as_run` has them.
     """
     return _as_run(_read_settings(pathlib.Path(workdir))[0])
 
 
-def _as_run(chosen: Settings | merging.Settings) -> Settings:
-    return chosen.as_run() if isinstance(chosen, merging.Settings) else chosen
+def _as_run(chosen: Settings | merge_settings.Settings) -> Settings:
+    return chosen.as_run() if isinstance(chosen, merge_settings.Settings) else chosen
 
 
 def load_suite(workdir: str | os.PathLike[str]) -> Suite:
@@ -281,8 +280,10 @@ def how_made(workdir: str | os.PathLike[str], updates: int) -> dict[str, Any]:
       updates: how many it was taught by, which distilled students are said to have had.
     """
     chosen = _read_settings(pathlib.Path(workdir))[0]
-    if isinstance(chosen, merging.Settings):
-        read = [name for name, methods in merging.READ_BY.items() if chosen.method in methods]
+    if isinstance(chosen, merge_settings.Settings):
+        read = [
+            name for name, methods in merge_settings.READ_BY.items() if chosen.method in methods
+        ]
         return {"method": chosen.method} | {name: getattr(chosen.merge, name) for name in read}
     learn = chosen.learn
     return {
@@ -296,7 +297,7 @@ def how_made(workdir: str | os.PathLike[str], updates: int) -> dict[str, Any]:
 
 def _read_settings(
     workdir: pathlib.Path,
-) -> tuple[Settings | merging.Settings, pathlib.Path, dict[str, Any]]:
+) -> tuple[Settings | merge_settings.Settings, pathlib.Path, dict[str, Any]]:
     """A run's settings, the file they are in, and what stands there."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -308,7 +309,9 @@ def _read_settings(
             f"an expert may be given, one of those in {workdir / 'experts'}"
         )
     standing = disk.read_json(path, "begin again in another --workdir")
-    cls: type[Settings | merging.Settings] = merging.Settings if kind == "merge" else Settings
+    cls: type[Settings | merge_settings.Settings] = (
+        merge_settings.Settings if kind == "merge" else Settings
+    )
     chosen = workdirs.understood(cls, standing, path, "name another directory")
     return chosen, path, standing
 
@@ -324,7 +327,7 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     settings = _as_run(chosen)
     roles = load_roles(workdir, settings)
     played = [tasks.under(role.task, settings.rules) for role in roles]
-    network = recipe.network_of(settings, played, roles[0].view)
+    network = distill_settings.network_of(settings, played, roles[0].view)
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
     state = create_state(settings, params, meshes.create())
     with workdirs.naming_unsaid(path, type(chosen), standing):
@@ -407,7 +410,9 @@ def student_as_expert(
     return read(workdir).expert(game, whole=whole)
 
 
-def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regime.Pretrained:
+def to_go_on_from(
+    workdir: str | os.PathLike[str], games: Sequence[str]
+) -> train_settings.Pretrained:
     """A student that `read` reads, to be trained further in some of its games.
 
     One that plays a task of keys and angles whole goes on in others of that kind too, such as a
@@ -432,7 +437,7 @@ def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> regi
     if network.knows_game:
         indices = [student.games.index(game) for game in games]
         network, params = networks.for_some_games(network, params, indices)
-    return regime.Pretrained(
+    return train_settings.Pretrained(
         name=f"student of {workdir}",
         network=network,
         params=params,
@@ -462,7 +467,7 @@ def _teachers(workdir: str | os.PathLike[str], games: Sequence[str]) -> dict[str
     """
     settings = as_read(workdir, load_settings(workdir))
     check_paths(workdir, settings)
-    experts = recipe.teachers(settings)
+    experts = distill_settings.teachers(settings)
     check_weights(workdir, experts)
     teachers = {str(expert.game): expert for expert in experts}
     alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
@@ -502,11 +507,13 @@ def _of_q(workdir: pathlib.Path, settings: Settings) -> bool:
     held = [row.get(_HELD) for row in rows]
     if None in held:
         with contextlib.suppress(OSError, ValueError):
-            held = [expert.outputs for expert in recipe.teachers(settings)]
+            held = [expert.outputs for expert in distill_settings.teachers(settings)]
     return all(outputs == "q" for outputs in held)
 
 
 def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:
     """A run's train state around `params`, averaged too if its settings ask for it."""
     averaged = settings.learn.ema_decay > 0
-    return learner.create_state(params, recipe.optimiser(settings), mesh, averaged=averaged)
+    return learner.create_state(
+        params, distill_settings.optimiser(settings), mesh, averaged=averaged
+    )

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill import clocks, workdirs
 from jaxdistill.report import tables
-from jaxdistill.run import distill, recipe, students
+from jaxdistill.run import distill, distill_settings, students
 
 SEED = "seed"
 
@@ -79,7 +79,7 @@ def _typed(value: str) -> Any:
 
 
 def results(
-    chosen: Mapping[Variant, recipe.Settings], workdir: pathlib.Path
+    chosen: Mapping[Variant, distill_settings.Settings], workdir: pathlib.Path
 ) -> tuple[dict[Variant, dict[str, Any]], dict[Variant, str]]:
     """What the variants that have ended wrote, and why a result that stands is none of theirs.
 
@@ -107,14 +107,14 @@ def results(
 _CHANGEABLE = ("evaluate.lowest_expert_share",)
 
 
-def _check_same(settings: recipe.Settings, directory: pathlib.Path) -> None:
+def _check_same(settings: distill_settings.Settings, directory: pathlib.Path) -> None:
     """Refuses a directory whose run has other settings, its rounds included.
 
     Its experts may stand elsewhere now.
     """
     settings = distill.as_begun(settings, directory)
-    experts = recipe.teachers(settings)
-    settings = recipe.resolve_defaults(settings, experts)
+    experts = distill_settings.teachers(settings)
+    settings = distill_settings.resolve_defaults(settings, experts)
     workdirs.claim(
         directory,
         settings,

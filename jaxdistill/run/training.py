@@ -12,17 +12,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, metrics, networks, profiler, terminal, workdirs
-from jaxdistill import (
-    mesh as meshes,
-)
+from jaxdistill import clocks, disk, lock, meshes, metrics, networks, profiler, terminal, workdirs
 from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.learn import checkpoints, loop, origins, regime
+from jaxdistill.learn import checkpoints, loop, origins, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.learn.regime import Settings
+from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
 from jaxdistill.run import common, kinds, students
@@ -93,7 +90,9 @@ def train(
         return {}
     if not path.is_file():
         with lock.one_writer(workdir, "config.json"), clocks.wall_clock(workdir) as wall:
-            _report(regime.resolve_defaults(settings), workdir, mesh, command, cache_dir, wall)
+            _report(
+                train_settings.resolve_defaults(settings), workdir, mesh, command, cache_dir, wall
+            )
     return tables.read_training(path)
 
 
@@ -124,7 +123,7 @@ def missing_path(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
     return None
 
 
-def _as_distilled(settings: Settings, student: regime.Pretrained) -> Settings:
+def _as_distilled(settings: Settings, student: train_settings.Pretrained) -> Settings:
     """`settings` by the student's rules, where they say no others; a line where they differ."""
     if settings.rules == student.rules:
         return settings
@@ -216,7 +215,7 @@ def _report(
     disk.write_json(workdir / "result.json", result)
 
 
-def _student(settings: Settings, workdir: pathlib.Path) -> regime.Pretrained | None:
+def _student(settings: Settings, workdir: pathlib.Path) -> train_settings.Pretrained | None:
     """What the training in `workdir` goes on from, if it does.
 
     Raises:
@@ -247,7 +246,7 @@ def _place_of(student: str, workdir: pathlib.Path) -> str:
 
 
 def _read_learnt(
-    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: regime.Pretrained | None
+    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: train_settings.Pretrained | None
 ) -> _Learnt:
     with learning.Training(settings, workdir, mesh, student) as training:
         params = jax.device_get(training.network_params(training.best_params()))
@@ -270,7 +269,7 @@ def measure(
     *,
     mesh: Mesh,
     known: records.Records,
-    student: regime.Pretrained | None = None,
+    student: train_settings.Pretrained | None = None,
     told_by: Student | None = None,
     only: int | None = None,
     starts_seen: Mapping[str, Collection[int]] | None = None,

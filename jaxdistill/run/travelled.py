@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from jaxdistill import mesh as meshes
+from jaxdistill import meshes
 from jaxdistill.experts.student import Student, game_index
 from jaxdistill.play import evaluation, records
 from jaxdistill.run import training

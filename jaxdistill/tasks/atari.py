@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from jaxdistill import mesh, settings
+from jaxdistill import meshes, settings
 from jaxdistill.settings import Range
 from jaxdistill.tasks.task import Played, Pool, Step, Suite, Task, merged
 from jaxdistill.tasks.views import SCREEN, AnyShown, Screen, View
@@ -393,7 +393,7 @@ class _Emulators:
                 game.env_id,
                 env_type="gymnasium",
                 num_envs=num_envs,
-                num_threads=min(threads or mesh.cores(), num_envs),
+                num_threads=min(threads or meshes.cores(), num_envs),
                 seed=seed,
                 max_episode_steps=min(limit, settings.LARGEST),
                 noop_max=rules.noop_max,

@@ -21,7 +21,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset
 from jaxdistill.play import records
-from jaxdistill.run import distill, recipe, students
+from jaxdistill.run import distill, distill_settings, students
 from jaxdistill.tasks.views import Vector, View
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -501,12 +501,16 @@ def merged(tmp_path_factory):
     for seed, (algorithm, game) in enumerate(zip(("dqn", "ppo", "a2c"), TASKS, strict=True)):
         sb3_zip(root / f"{algorithm}.zip", algorithm, seed=seed)
         sources.append(ExpertSource(str(root / f"{algorithm}.zip"), game=game))
-    settings = recipe.Settings(
+    settings = distill_settings.Settings(
         experts=tuple(sources),
         network="mlp_task_embedding",
-        collect=recipe.Collect(num_envs=4, initial_steps=128, steps_per_round=64, window_steps=256),
-        learn=recipe.Learn(rounds=2, updates_per_round=8, batch_per_game=16, ema_decay=0.9),
-        evaluate=recipe.Evaluate(
+        collect=distill_settings.Collect(
+            num_envs=4, initial_steps=128, steps_per_round=64, window_steps=256
+        ),
+        learn=distill_settings.Learn(
+            rounds=2, updates_per_round=8, batch_per_game=16, ema_decay=0.9
+        ),
+        evaluate=distill_settings.Evaluate(
             every_rounds=1, select_episodes=2, report_episodes=4, max_steps=60
         ),
     )

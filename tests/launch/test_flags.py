@@ -23,7 +23,7 @@ from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import losses
 from jaxdistill.play import records, rollouts
 from jaxdistill.report import tables
-from jaxdistill.run import data, distill, recipe, students, training
+from jaxdistill.run import data, distill, distill_settings, students, training
 from jaxdistill.tasks import lander as lander_tasks
 from jaxdistill.tasks.atari import ATARI
 from jaxdistill.tasks.views import Vector
@@ -448,7 +448,10 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
         made.append((workdir.name, settings.learn.loss, settings.seed))
         if settings.learn.loss in broken:
             raise broken[settings.learn.loss]
-        workdirs.claim(workdir, recipe.resolve_defaults(settings, recipe.teachers(settings)))
+        workdirs.claim(
+            workdir,
+            distill_settings.resolve_defaults(settings, distill_settings.teachers(settings)),
+        )
         games = [{"game": "asterix", "retention": 0.5 + settings.seed / 10}]
         (workdir / "result.json").write_text(json.dumps({"games": games, "seconds": {}}))
         return {}
@@ -842,7 +845,9 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     calls = []
     monkeypatch.setattr(distill, "evaluate_student", lambda *a, **k: calls.append((*a, k)) or [])
     monkeypatch.setattr(students, "load_suite", lambda workdir: ATARI)
-    settled = recipe.Settings(({"path": "x"},), evaluate=recipe.Evaluate(max_steps=27_000))
+    settled = distill_settings.Settings(
+        ({"path": "x"},), evaluate=distill_settings.Evaluate(max_steps=27_000)
+    )
     monkeypatch.setattr(students, "load_settings", lambda workdir: settled)
     run = ["--workdir=there"]
     own = ([], ["--workdir=elsewhere"], ["--opening_by=expert"], ["--game=pong"], ["--max_steps=9"])

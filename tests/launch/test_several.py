@@ -15,12 +15,12 @@ import _main, _processes
 def main():
     _processes.join_processes()
     import jax
-    from jaxdistill import mesh
+    from jaxdistill import meshes
     print("devices", jax.config.read("jax_cuda_visible_devices"), flush=True)
-    mesh.meet("at first")
+    meshes.meet("at first")
     if jax.process_index():
         raise ValueError("known to this one alone")
-    mesh.meet("with one that does not come")
+    meshes.meet("with one that does not come")
 
 _main.run(main)
 """

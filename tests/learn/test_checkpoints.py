@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh
+from jaxdistill import meshes
 from jaxdistill.learn import checkpoints
 from jaxdistill.learn.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
-FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
+FOUR, ONE = meshes.create(), meshes.create(jax.devices()[:1])
 
 
 def _state(number, devices=FOUR):
@@ -24,7 +24,7 @@ def _state(number, devices=FOUR):
         "params": {"w": jnp.full((4, 3), number, jnp.float32), "b": jnp.arange(5) + number},
         "step": jnp.int32(number),
     }
-    return jax.device_put(state, mesh.replicated(devices))
+    return jax.device_put(state, meshes.replicated(devices))
 
 
 def _assert_same(actual, expected):
@@ -117,13 +117,13 @@ def test_a_run_resumed_from_its_best_may_save_older_steps_again(tmp_path):
 
 @pytest.mark.parametrize(
     "sharding",
-    [mesh.replicated(ONE), mesh.replicated(FOUR), mesh.sharded(FOUR)],
+    [meshes.replicated(ONE), meshes.replicated(FOUR), meshes.sharded(FOUR)],
     ids=["one device", "four devices", "split over four"],
 )
 def test_state_is_restored_where_it_is_asked_for(tmp_path, sharding):
     values = np.arange(24, dtype=np.float32).reshape(8, 3)
     with Checkpoints(tmp_path) as saved:
-        saved.save(1, {"x": jax.device_put(values, mesh.replicated(FOUR))})
+        saved.save(1, {"x": jax.device_put(values, meshes.replicated(FOUR))})
         like = {"x": jax.device_put(np.zeros_like(values), sharding)}
         restored = saved.restore(1, like).state["x"]
     np.testing.assert_array_equal(restored, values)

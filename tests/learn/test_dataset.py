@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh
+from jaxdistill import meshes
 from jaxdistill.learn import dataset
 from jaxdistill.learn.dataset import Log, WindowBuffer
 from jaxdistill.play import collection
 
-MESH = mesh.create()
+MESH = meshes.create()
 INFO = {
     "games": ["pong", "breakout"],
     "num_envs": 3,
@@ -108,7 +108,7 @@ def _offered(window):
 
 
 def test_stacks_of_single_frames_are_what_envpool_showed(breakout_play, breakout_chunk):
-    buffer = WindowBuffer(1, 3, 600, (84, 84), 2, mesh.create(jax.devices()[:1]))
+    buffer = WindowBuffer(1, 3, 600, (84, 84), 2, meshes.create(jax.devices()[:1]))
     for part in _split(breakout_chunk, 250, 1, 349):
         buffer.append(part)
     # Every row, unusable ones too: last observations of a game are stacks like any other.
@@ -151,13 +151,13 @@ def test_a_window_offers_exactly_the_rows_whose_whole_stack_it_holds(steps, dept
 
 def test_the_devices_are_never_given_memory_that_a_window_writes_to_again(monkeypatch):
     """A CPU device may take an array as it lies there, and read it later."""
-    given, put = [], mesh.put
+    given, put = [], meshes.put
 
     def recording(devices, tree):
         given.extend(jax.tree.leaves(tree))
         return put(devices, tree)
 
-    monkeypatch.setattr(mesh, "put", recording)
+    monkeypatch.setattr(meshes, "put", recording)
     buffer = WindowBuffer(1, 3, 20, (1, 4), 2, MESH)
     buffer.append(_made_up(10, num_games=1))
     assert len(given) == 5
@@ -206,7 +206,7 @@ def test_the_window_is_whole_on_every_device():
     buffer.append(_made_up(10))
     assert MESH.size == 4
     for leaf in jax.tree.leaves(buffer.window):
-        assert leaf.sharding.is_equivalent_to(mesh.replicated(MESH), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(meshes.replicated(MESH), leaf.ndim)
 
 
 def test_only_usable_rows_are_drawn_and_all_of_them_equally_often():

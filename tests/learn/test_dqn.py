@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import meshes, networks
 from jaxdistill.learn import dqn, learner, replay
 from jaxdistill.networks import Network
 
-FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
+FOUR, ONE = meshes.create(), meshes.create(jax.devices()[:1])
 
 
 def _difference(a, b):
@@ -25,7 +25,7 @@ def _difference(a, b):
 
 
 def _key(devices, seed=0):
-    return jax.device_put(jax.random.key(seed), mesh.replicated(devices))
+    return jax.device_put(jax.random.key(seed), meshes.replicated(devices))
 
 
 def _memory(devices, *, num_tasks, steps, frame_shape, dtype=jnp.float32, depth=1, num_envs=1):
@@ -110,7 +110,7 @@ def _linear_update(devices, masks=((True, True, False),), **options):
 def _linear_state(devices):
     """Online 1, 2, 9; target 3, -1, 50: Q(s, 0) = 1, Q(s', .) = 2, 4, 18 and 6, -2, 100."""
     state = dqn.create_state(_linear(1.0, 2.0, 9.0), SGD, devices)
-    target = jax.device_put(_linear(3.0, -1.0, 50.0), mesh.replicated(devices))
+    target = jax.device_put(_linear(3.0, -1.0, 50.0), meshes.replicated(devices))
     return dataclasses.replace(state, target=target)
 
 
@@ -263,7 +263,7 @@ def test_updates_are_pytorchs(double):
     distance = torch.nn.MSELoss()
     memory, key = _filled(FOUR), _key(FOUR, 4)
     state = dqn.create_state(params, _transform(), FOUR)
-    state = dataclasses.replace(state, target=jax.device_put(other, mesh.replicated(FOUR)))
+    state = dataclasses.replace(state, target=jax.device_put(other, meshes.replicated(FOUR)))
 
     @jax.jit
     def draw(memory, key):
@@ -354,7 +354,7 @@ def test_a_target_stays_until_it_is_copied():
     copied = jax.device_get(state.target)
     assert _difference(copied, state.train.params) == 0
     for leaf in jax.tree.leaves(state):
-        assert leaf.sharding.is_equivalent_to(mesh.replicated(FOUR), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(meshes.replicated(FOUR), leaf.ndim)
     # Neither what is learnt later nor the memory it is learnt in is the target's.
     state, _ = _update(FOUR)(state, memory, key)
     assert _difference(state.target, copied) == 0

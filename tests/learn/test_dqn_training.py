@@ -8,16 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh as meshes
-from jaxdistill import networks, tasks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import checkpoints, divergence, exploration, loop, regime, replay
+from jaxdistill.learn import checkpoints, divergence, exploration, loop, replay, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 
 pytest.importorskip("Box2D")
 
-SETTINGS = regime.Settings(
+SETTINGS = train_settings.Settings(
     games=("lander/standard", "lander/heavy"),
     algorithm="dqn",
     network="mlp_task_embedding",

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import meshes, networks
 from jaxdistill.learn import dataset, learner, losses
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import collection
@@ -18,7 +18,7 @@ from jaxdistill.tasks.views import Vector
 NETWORK = Network(convs=(ConvLayer(4, 8, 4), ConvLayer(4, 4, 2)), hidden=(16,), num_outputs=6)
 FRAME = (20, 20)
 MASKS = np.array([[1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 1, 1]], bool)
-FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
+FOUR, ONE = meshes.create(), meshes.create(jax.devices()[:1])
 
 
 def _window(devices, *, labels_seed=0, steps=30, usable=None):
@@ -66,7 +66,7 @@ def _update(devices, loss="kl", minibatches=3, batch_per_game=8, rate=1e-3):
 
 
 def _key(devices, seed=0):
-    return jax.device_put(jax.random.key(seed), mesh.replicated(devices))
+    return jax.device_put(jax.random.key(seed), meshes.replicated(devices))
 
 
 def _difference(a, b):
@@ -483,7 +483,7 @@ def test_entropy_is_taken_off_the_loss():
 
 
 def test_the_state_is_donated_and_the_parameters_it_was_made_of_are_not():
-    given = jax.device_put(_fresh_params(), mesh.replicated(FOUR))
+    given = jax.device_put(_fresh_params(), meshes.replicated(FOUR))
     state = learner.create_state(given, _transform(), FOUR)
     new, _ = _update(FOUR)(state, _window(FOUR), _key(FOUR))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
@@ -513,7 +513,7 @@ def test_a_fresh_state_is_whole_on_every_device_and_stays_so():
     state = _state(FOUR)
     new, _ = _update(FOUR)(_state(FOUR), _window(FOUR), _key(FOUR))
     for leaf in jax.tree.leaves((state, new)):
-        assert leaf.sharding.is_equivalent_to(mesh.replicated(FOUR), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(meshes.replicated(FOUR), leaf.ndim)
 
 
 def test_a_sharded_gradient_is_the_gradient_of_the_mean_over_the_whole_batch():

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import mesh, networks, tasks
-from jaxdistill.learn import learner, ppo, regime
+from jaxdistill import meshes, networks, tasks
+from jaxdistill.learn import learner, ppo, train_settings
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.tasks.actions import Factored
 from jaxdistill.tasks.views import Vector
 
-FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
+FOUR, ONE = meshes.create(), meshes.create(jax.devices()[:1])
 
 MLP = Network(
     convs=(),
@@ -101,7 +101,7 @@ def _learn(policy, rollout, devices=ONE, *, calls=1, transform=ADAM, params=None
     update = _update(policy, devices, transform, **changes)
     params = _params(policy) if params is None else params
     state = learner.create_state(params, transform, devices)
-    rollout = jax.device_put(rollout, mesh.replicated(devices))
+    rollout = jax.device_put(rollout, meshes.replicated(devices))
     for _ in range(calls):
         state, metrics = update(state, rollout, jax.random.key(1))
     return state, metrics
@@ -312,7 +312,7 @@ def test_four_devices_learn_what_one_learns(name):
     for key, x in numbers.items():
         np.testing.assert_allclose(x, same[key], rtol=1e-4, atol=1e-6, err_msg=key)
     for leaf in jax.tree.leaves(four):
-        assert leaf.sharding.is_equivalent_to(mesh.replicated(FOUR), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(meshes.replicated(FOUR), leaf.ndim)
 
 
 def _spoilt(rollout, where, junk):
@@ -584,7 +584,7 @@ def _student(network, outputs, shape=(1, SEEN), **fields):
     params = networks.init(network, jax.random.key(3), shape)
     params = jax.tree.map(lambda x: 3 * x, params)  # with preferences
     view = Vector(shape[-1])
-    return regime.Pretrained("it", network, params, outputs, view, {}, **fields)
+    return train_settings.Pretrained("it", network, params, outputs, view, {}, **fields)
 
 
 def _said(network, params, games=None):

@@ -9,18 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh as meshes
-from jaxdistill import metrics, networks, preemption, tasks
+from jaxdistill import meshes, metrics, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import loop, losses, ppo, regime
+from jaxdistill.learn import loop, losses, ppo, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 
 ONE, FOUR = meshes.create(jax.devices()[:1]), meshes.create()
-SETTINGS = regime.Settings(
+SETTINGS = train_settings.Settings(
     games=("combat/clicking",),
     algorithm="ppo",
     network="mlp_actor_critic_small",
@@ -435,7 +434,7 @@ def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
         expert,
     )
     copied = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0, q_temperature=0.25)
-    regime.refuse_idle(copied)
+    train_settings.refuse_idle(copied)
     seen = np.random.default_rng(0).integers(0, 256, (5, 4, 84, 84)).astype(np.uint8)
     with learning.Training(copied, tmp_path / "run", ONE) as training:
         begun = training.state.params
@@ -449,8 +448,8 @@ def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
     expert = dataclasses.replace(expert, outputs="logits")
     expert.save(tmp_path / "expert", replace=True)
     with pytest.raises(ValueError, match=r"^q_temperature 0\.25: no effect where expert_"):
-        regime.refuse_idle(copied)
-    plain = dataclasses.replace(copied, q_temperature=regime.Settings.q_temperature)
+        train_settings.refuse_idle(copied)
+    plain = dataclasses.replace(copied, q_temperature=train_settings.Settings.q_temperature)
     with learning.Training(plain, tmp_path / "other", ONE) as training:
         assert _same(jax.device_get(training.state.params), params)
 
@@ -558,7 +557,7 @@ def student(skilled):
     ]
     teachers = {expert.game: expert for expert in experts}
     teachers["combat/duel"] = Team(tuple(experts), "combat/duel")
-    return regime.Pretrained("it", network, params, "logits", view, teachers)
+    return train_settings.Pretrained("it", network, params, "logits", view, teachers)
 
 
 def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student):
@@ -567,7 +566,7 @@ def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student)
         SETTINGS,
         games=("combat/duel", "combat/clicking"),
         student="a run",
-        network=regime.Settings.network,
+        network=train_settings.Settings.network,
         expert_weight=0.5,
     )
     with learning.Training(chosen, tmp_path, ONE, student) as training:
@@ -597,7 +596,7 @@ GOES_ON = dataclasses.replace(
     SETTINGS,
     games=("combat/duel",),
     student="a run",
-    network=regime.Settings.network,
+    network=train_settings.Settings.network,
     expert_weight=0.5,
     total_steps=64 * 2,
 )
@@ -659,7 +658,7 @@ def test_a_student_with_heads_of_its_games_is_refused_before_anything_is_written
         streams=(), controllers=True, game_actions=(combat.DUEL.actions,) * 2
     )
     chosen = dataclasses.replace(
-        SETTINGS, games=("combat/duel",), student="a run", network=regime.Settings.network
+        SETTINGS, games=("combat/duel",), student="a run", network=train_settings.Settings.network
     )
     heads = dataclasses.replace(student, network=network)
     with pytest.raises(ValueError, match="it has output layers of each game's own"):
@@ -674,7 +673,7 @@ def test_what_one_game_gains_is_not_paid_by_another(tmp_path, student, monkeypat
         SETTINGS,
         games=("combat/duel", "combat/clicking"),
         student="a run",
-        network=regime.Settings.network,
+        network=train_settings.Settings.network,
         expert_weight=0.0,
         total_steps=64 * 2,
         eval_every=64,

@@ -11,17 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, exploration, learner, loop, pqn, regime
+from jaxdistill.learn import dataset, exploration, learner, loop, pqn, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.run import training as runs
 
 KEY = jax.random.key(0)
-ONE, FOUR = mesh.create(jax.devices()[:1]), mesh.create()
+ONE, FOUR = meshes.create(jax.devices()[:1]), meshes.create()
 TINY = Network(convs=(ConvLayer(2, 16, 16),), hidden=(6,), layer_norm=True)
 
 
@@ -51,7 +51,7 @@ def _settings(**changes):
         "max_steps": 5,
         "opening_steps": 0,
     }
-    return regime.Settings(**(fields | changes))
+    return train_settings.Settings(**(fields | changes))
 
 
 def _by_hand(network, params, observations, begun, carry):
@@ -123,7 +123,7 @@ def _rollout(settings):
 def test_a_window_is_learnt_from_through_its_core_on_one_device_and_on_four():
     """The gradient is that of all steps of a window, from what was carried when it began."""
     settings = _settings(games=("carnival", "pong"), epochs=1)
-    network = regime.network_of(settings)
+    network = train_settings.network_of(settings)
     params = networks.init(network, KEY, (4, 16, 16))
     transform, rollout = optax.sgd(1.0), _rollout(settings)
 
@@ -146,7 +146,7 @@ def test_a_window_is_learnt_from_through_its_core_on_one_device_and_on_four():
     for devices in (ONE, FOUR):
         learn = pqn.make_learn(settings, network, transform, devices)
         state = learner.create_state(params, transform, devices)
-        after, _ = learn(state, jax.device_put(rollout, mesh.replicated(devices)), KEY)
+        after, _ = learn(state, jax.device_put(rollout, meshes.replicated(devices)), KEY)
         moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, after.params)
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), moved, wanted
@@ -157,7 +157,7 @@ def test_a_window_is_learnt_from_through_its_core_on_one_device_and_on_four():
 
 def test_minibatches_are_of_environments_that_change_from_epoch_to_epoch():
     settings = _settings(batch_per_game=2 * 4, epochs=3, games=("pong",))
-    network, rollout = regime.network_of(settings), _rollout(settings)
+    network, rollout = train_settings.network_of(settings), _rollout(settings)
     transform = optax.sgd(0.0)
     learn = pqn.make_learn(settings, network, transform, ONE)
     state = learner.create_state(networks.init(network, KEY, (4, 16, 16)), transform, ONE)
@@ -169,7 +169,7 @@ def test_minibatches_are_of_environments_that_change_from_epoch_to_epoch():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "unroll", look)
-        jax.block_until_ready(learn(state, jax.device_put(rollout, mesh.replicated(ONE)), KEY))
+        jax.block_until_ready(learn(state, jax.device_put(rollout, meshes.replicated(ONE)), KEY))
     jax.effects_barrier()
     (known,) = rollout["carry"]
     order = [[int(np.flatnonzero((known[0] == x).all(1))[0]) for x in own] for own in drawn]
@@ -184,7 +184,7 @@ def test_minibatches_are_of_environments_that_change_from_epoch_to_epoch():
 class Whole(NamedTuple):
     """A training from beginning to end; `seen` is what each iteration acted by and learnt from."""
 
-    settings: regime.Settings
+    settings: train_settings.Settings
     workdir: pathlib.Path
     best: dict
     seen: list
@@ -210,7 +210,7 @@ def whole(tmp_path_factory):
 def test_what_was_valued_in_play_is_what_the_window_says_again(whole):
     """By both networks, each by what it carries; games of five steps begin in most windows."""
     settings, seen = whole.settings, whole.seen
-    network = regime.network_of(settings)
+    network = train_settings.network_of(settings)
     unroll = jax.jit(functools.partial(_by_hand, network))
     mask, slow = tasks.get("carnival").mask, None
     for window, ((acting, average), rollout) in enumerate(seen):
@@ -298,11 +298,11 @@ def test_an_evaluation_begins_with_nothing_carried(whole):
     np.testing.assert_array_equal(wanted, repeated)
     assert np.abs(np.subtract(wanted, different)).max() > 1e-3
     carried, _ = _by_hand(
-        regime.network_of(settings),
+        train_settings.network_of(settings),
         first,
         np.concatenate(shown),
         np.array([[True] * 3, [False] * 3, [False] * 3]),
-        networks.initial_carry(regime.network_of(settings), 3),
+        networks.initial_carry(train_settings.network_of(settings), 3),
     )
     valid = tasks.get("carnival").mask
     np.testing.assert_allclose(

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh
+from jaxdistill import meshes
 from jaxdistill.learn import replay
 from jaxdistill.learn.replay import Piece
 
-FOUR, ONE = mesh.create(), mesh.create(jax.devices()[:1])
+FOUR, ONE = meshes.create(), meshes.create(jax.devices()[:1])
 
 
 def _played(steps, *, depth, num_tasks=2, num_envs=3, flat=False, seed=0, began=0):
@@ -263,8 +263,10 @@ def test_four_devices_hold_and_draw_what_one_does():
         for part in _pieces(piece, 20, 20):
             memory = replay.append(memory, part)
         for leaf in jax.tree.leaves(memory):
-            assert leaf.sharding.is_equivalent_to(mesh.replicated(devices), leaf.ndim)
-        drawn.append(_draw(memory, jax.device_put(jax.random.key(0), mesh.replicated(devices)), 64))
+            assert leaf.sharding.is_equivalent_to(meshes.replicated(devices), leaf.ndim)
+        drawn.append(
+            _draw(memory, jax.device_put(jax.random.key(0), meshes.replicated(devices)), 64)
+        )
     jax.tree.map(np.testing.assert_array_equal, *jax.device_get(drawn))
 
 
@@ -428,7 +430,7 @@ def test_a_piece_that_does_not_fit_is_refused_in_one_line(change, message):
 
 def test_what_a_memory_takes_is_what_it_is_made_of():
     """The most that is taken for one that fits is what the machine has for each device."""
-    devices, shape = mesh.create(), (6, 7)
+    devices, shape = meshes.create(), (6, 7)
     memory = replay.create(
         devices, num_tasks=2, num_envs=3, capacity=600, frame_shape=shape, dtype="float32", depth=4
     )

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from configs import finetune, train_expert
-from jaxdistill import clocks, lock, mesh, metrics, networks, tasks
+from jaxdistill import clocks, lock, meshes, metrics, networks, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -24,7 +24,7 @@ from jaxdistill.learn import (
     learner,
     loop,
     pqn,
-    regime,
+    train_settings,
 )
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.collector import RolloutCollector
@@ -52,7 +52,7 @@ def _settings(**changes):
         "final_episodes": 4,
         "max_steps": 12,
     }
-    return regime.Settings(**(fields | changes))
+    return train_settings.Settings(**(fields | changes))
 
 
 # --- Targets.
@@ -186,7 +186,9 @@ def test_at_exponent_1_6_far_more_steps_explore_than_epsilon_says():
     begins = exploration.epsilon_at(chosen, 1)
     held = begins * lengths.mean()
     assert held / (held + 1 - begins) == pytest.approx(0.19, abs=0.01)
-    assert "19%" in exploration.epsilon_at.__doc__ and "19% at 0.01" in regime.Settings.__doc__
+    assert (
+        "19%" in exploration.epsilon_at.__doc__ and "19% at 0.01" in train_settings.Settings.__doc__
+    )
 
 
 def test_a_held_action_is_not_replaced_before_its_time():
@@ -245,14 +247,14 @@ def _stacks(rollout, game=0):
 @pytest.fixture(scope="module")
 def learn_once():
     """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
-    devices = mesh.create()
+    devices = meshes.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100)
     learn = pqn.make_learn(_settings(games=("breakout",), epochs=2), NETWORK, transform, devices)
     params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
 
     def run(rollout):
         state = learner.create_state(params, transform, devices)
-        rollout = jax.device_put(rollout, mesh.replicated(devices))
+        rollout = jax.device_put(rollout, meshes.replicated(devices))
         state, numbers = learn(state, rollout, jax.random.key(1))
         assert int(state.step) == 2 * 4  # epochs x minibatches
         return params, state.params, numbers
@@ -291,13 +293,13 @@ def test_what_was_played_is_learnt_from(learn_once):
 
 
 def test_learning_brings_the_chosen_actions_towards_their_targets():
-    devices = mesh.create()
+    devices = meshes.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=1000, schedule="constant")
     chosen = _settings(games=("pong", "breakout"), epochs=40)
     learn = pqn.make_learn(chosen, NETWORK, transform, devices)
     params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
     state = learner.create_state(params, transform, devices)
-    rollout = jax.device_put(_rollout(games=2), mesh.replicated(devices))
+    rollout = jax.device_put(_rollout(games=2), meshes.replicated(devices))
     state, first = learn(state, rollout, jax.random.key(1))
     state, second = learn(state, rollout, jax.random.key(2))
     assert float(second["loss"]) < 0.7 * float(first["loss"])
@@ -311,14 +313,14 @@ def _controllers_alone():
 
 
 def test_every_game_teaches_its_own_controller():
-    devices, network = mesh.create(), _controllers_alone()
+    devices, network = meshes.create(), _controllers_alone()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100, clip_norm=1e9)
     learn = pqn.make_learn(_settings(), network, transform, devices)
     params = networks.init(network, jax.random.key(0), (4, 20, 20))
 
     def learnt(rollout):
         state = learner.create_state(params, transform, devices)
-        rollout = jax.device_put(rollout, mesh.replicated(devices))
+        rollout = jax.device_put(rollout, meshes.replicated(devices))
         return learn(state, rollout, jax.random.key(1))[0].params["params"]
 
     rollout = _rollout(games=2)
@@ -351,21 +353,21 @@ def test_an_experts_weight_falls_to_nothing():
         total_steps=32 * 100, expert_weight=2.0, expert_fraction=0.5, experts=(ExpertSource("x"),)
     )
     assert chosen.iterations == 100
-    weights = [regime.expert_weight_at(chosen, i) for i in (0, 25, 50, 99)]
+    weights = [train_settings.expert_weight_at(chosen, i) for i in (0, 25, 50, 99)]
     assert weights == [2.0, 1.0, 0.0, 0.0]
     alone = dataclasses.replace(chosen, experts=())
-    assert regime.expert_weight_at(alone, 0) == 0.0
+    assert train_settings.expert_weight_at(alone, 0) == 0.0
 
 
 def test_an_expert_is_met_at_the_temperature_of_what_it_holds():
     chosen = _settings(q_temperature=0.1, logits_temperature=2.0)
     for outputs, temperature in (("q", 0.1), ("logits", 2.0)):
         expert = Expert("any", NETWORK, {}, outputs, tuple(range(18)), game="pong")
-        assert regime.temperature_of(expert, chosen) == temperature
+        assert train_settings.temperature_of(expert, chosen) == temperature
 
 
 def test_with_an_expert_the_student_learns_to_choose_alike():
-    devices = mesh.create()
+    devices = meshes.create()
     transform = learner.optimiser("radam", learning_rate=3e-3, updates=1000, schedule="constant")
     chosen = _settings(games=("pong",), epochs=40, q_temperature=0.1)
     keys = jax.random.split(jax.random.key(0))
@@ -384,7 +386,7 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
     alone = pqn.make_learn(chosen, NETWORK, transform, devices)
 
     def run(function, weight):
-        rollout = jax.device_put(_rollout(), mesh.replicated(devices))
+        rollout = jax.device_put(_rollout(), meshes.replicated(devices))
         rollout |= {"expert_params": [other], "expert_weight": jnp.float32(weight)}
         state = learner.create_state(params, transform, devices)
         distances = []
@@ -401,7 +403,7 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
 
 def test_what_an_expert_has_no_output_for_is_not_taught():
     """Pong's 11 and 12 stand as 0 among its Q-values, which nobody has said of them."""
-    devices, known = mesh.create(), [0, 1, 3, 4]
+    devices, known = meshes.create(), [0, 1, 3, 4]
     chosen = _settings(games=("pong",), q_temperature=0.1)
     lacking = NETWORK.clone(num_outputs=4)
     params, other = (
@@ -421,7 +423,9 @@ def test_what_an_expert_has_no_output_for_is_not_taught():
     wanted = np.where(rollout["valid"].reshape(-1), apart, 0).mean()
     rollout |= {"expert_params": [other], "expert_weight": jnp.float32(1.0)}
     state = learner.create_state(params, transform, devices)
-    _, numbers = learn(state, jax.device_put(rollout, mesh.replicated(devices)), jax.random.key(0))
+    _, numbers = learn(
+        state, jax.device_put(rollout, meshes.replicated(devices)), jax.random.key(0)
+    )
     assert wanted > 1e-3
     np.testing.assert_allclose(numbers["expert_kl"], wanted, rtol=1e-3)
 
@@ -431,7 +435,7 @@ def test_rewards_and_experts_are_learnt_from_together_by_hand():
 
     Pong's expert holds Q-values, Breakout's logits, and each is met at its own temperature.
     """
-    devices, transform = mesh.create(), optax.sgd(1.0)
+    devices, transform = meshes.create(), optax.sgd(1.0)
     chosen = _settings(batch_per_game=32, q_temperature=0.5, logits_temperature=2.0)
     keys = jax.random.split(jax.random.key(0), 3)
     params, *others = map(jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20))), keys)
@@ -463,7 +467,7 @@ def test_rewards_and_experts_are_learnt_from_together_by_hand():
     learn = pqn.make_learn(chosen, NETWORK, transform, devices, experts)
     state = learner.create_state(params, transform, devices)
     rollout |= {"expert_params": others, "expert_weight": jnp.float32(0.25)}
-    after, _ = learn(state, jax.device_put(rollout, mesh.replicated(devices)), jax.random.key(1))
+    after, _ = learn(state, jax.device_put(rollout, meshes.replicated(devices)), jax.random.key(1))
     moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, after.params)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), moved, wanted)
 
@@ -472,8 +476,8 @@ def _parallel(chosen, params, *experts):
     """Parallel Q-learning of Pong from `params`."""
     task = tasks.get("pong")
     masks = jnp.asarray(task.mask)[None]
-    begin = (chosen, [], experts, NETWORK, params, task.view, mesh.create(), masks)
-    return pqn.Pqn(regime.Beginning(*begin))
+    begin = (chosen, [], experts, NETWORK, params, task.view, meshes.create(), masks)
+    return pqn.Pqn(train_settings.Beginning(*begin))
 
 
 def test_an_expert_is_asked_only_while_it_counts():
@@ -638,7 +642,7 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
             seen.append(np.asarray(shown)[:, 0, 0, 0])
             return 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
 
-    rollout, finished = collector.rollout(Actor(), 2, mesh.create(), clocks.Timer())
+    rollout, finished = collector.rollout(Actor(), 2, meshes.create(), clocks.Timer())
 
     def column(name, slot=0):
         return rollout[name][0, :, slot].tolist()
@@ -763,7 +767,7 @@ def _final(settings, workdir):
     state = jax.eval_shape(
         lambda p: learner.TrainState(p, transform.init(p), jnp.zeros((), jnp.int32)), params
     )
-    place = mesh.replicated(mesh.create())
+    place = meshes.replicated(meshes.create())
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         {"train": state, **({"average": params} if settings.double else {})},
@@ -904,9 +908,9 @@ def test_a_student_is_shown_each_game_as_it_learnt_it():
     own = {"pong": View(), "breakout": View(resize="linear")}
     small = Network(convs=(ConvLayer(4, 8, 8),), hidden=())
     params = networks.init(small, jax.random.key(0), View().shape)
-    student = regime.Pretrained("it", small, params, "logits", View(), {}, own=own)
+    student = train_settings.Pretrained("it", small, params, "logits", View(), {}, own=own)
     chosen = _settings(games=tuple(own), algorithm="ppo", student="run", expert_weight=0.0)
-    begin = beginning.of(chosen, mesh.create(), student)
+    begin = beginning.of(chosen, meshes.create(), student)
     assert [lesson.view for lesson in begin.lessons] == [*own.values()]
 
 
@@ -1036,7 +1040,7 @@ def test_bad_settings_name_the_field_and_the_numbers(changes, message):
 
 def test_a_batch_that_does_not_split_over_the_devices_is_refused():
     with pytest.raises(ValueError, match="batch_per_game 2 is not divisible by 4 devices"):
-        pqn.make_learn(_settings(batch_per_game=2), NETWORK, None, mesh.create())
+        pqn.make_learn(_settings(batch_per_game=2), NETWORK, None, meshes.create())
 
 
 @pytest.mark.parametrize(
@@ -1054,9 +1058,9 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
     network = "mlp" if games[0].startswith("lander") else "net3"
     limit, opening = given
     chosen = _settings(games=games, network=network, max_steps=limit, opening_steps=opening)
-    known = regime.resolve_defaults(chosen)
+    known = train_settings.resolve_defaults(chosen)
     assert (known.max_steps, known.opening_steps) == wanted
-    assert regime.resolve_defaults(known) == known
+    assert train_settings.resolve_defaults(known) == known
 
 
 @pytest.mark.parametrize(
@@ -1070,16 +1074,16 @@ def test_limits_and_openings_are_the_tasks_where_none_are_given(games, given, wa
 def test_rewards_and_epsilon_are_the_suites_where_none_are_given(games, wanted, learnt):
     """As the configs leave them, of which one goes on from students of any."""
     fields = finetune.get_config().to_dict() | {"games": games}
-    chosen = settings_lib.build(regime.Settings, fields)
-    begun = settings_lib.build(regime.Settings, train_expert.get_config().to_dict())
+    chosen = settings_lib.build(train_settings.Settings, fields)
+    begun = settings_lib.build(train_settings.Settings, train_expert.get_config().to_dict())
     for settings in (chosen, begun):
         assert settings.reward_limit is settings.eval_epsilon is None
-    known = regime.resolve_defaults(chosen)
+    known = train_settings.resolve_defaults(chosen)
     assert (known.reward_limit, known.eval_epsilon) == wanted
     for settings in (chosen, known):
-        assert regime.learnt_rewards(settings, np.array([7.0, -3.0])).tolist() == learnt
+        assert train_settings.learnt_rewards(settings, np.array([7.0, -3.0])).tolist() == learnt
     given = dataclasses.replace(chosen, reward_limit=2.0, eval_epsilon=0.5)
-    known = regime.resolve_defaults(given)
+    known = train_settings.resolve_defaults(given)
     assert (known.reward_limit, known.eval_epsilon) == (2.0, 0.5)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, preemption, tasks
+from jaxdistill import meshes, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection, lessons, rollouts
@@ -60,7 +60,7 @@ def _collector(experts, log=None, seeds=(3, 103, 203), **changes):
         "student_epsilon": 0.0,
         "change_drivers": False,
         "key": jax.random.key(0),
-        "mesh": mesh.create(jax.devices()[:1]),
+        "mesh": meshes.create(jax.devices()[:1]),
     }
     return collection.Collector(
         collection.CollectorConfig(**(fields | changes)), log and log.past()
@@ -152,14 +152,14 @@ def test_every_step_draws_for_itself_however_the_calls_fall():
 
 
 def test_experts_are_sent_to_the_devices_once():
-    experts, own = [_expert(UP), _expert(DOWN)], mesh.create()
+    experts, own = [_expert(UP), _expert(DOWN)], meshes.create()
     collector = _collector(experts, mesh=own)
     for new in (experts, experts[::-1]):
         collector.replace_experts(
             [dataclasses.replace(x, params=jax.device_get(x.params)) for x in new]
         )
         for leaf in jax.tree.leaves(collector._params):
-            assert leaf.sharding == mesh.replicated(own)
+            assert leaf.sharding == meshes.replicated(own)
 
 
 def test_of_what_was_seen_one_frame_a_step_is_kept(monkeypatch):
@@ -191,7 +191,7 @@ def test_pools_share_the_cores_among_them(monkeypatch):
     chunks = []
     # Three pools of four environments; of 96 cores each may have all that it can use.
     for cores, threads in ((2, None), (4, 2), (96, None)):
-        monkeypatch.setattr(mesh.os, "sched_getaffinity", lambda _, n=cores: range(n))
+        monkeypatch.setattr(meshes.os, "sched_getaffinity", lambda _, n=cores: range(n))
         del asked[:]
         chunks.append(_collector([_expert(UP)] * 3, expert_epsilon=1.0).collect(8))
         assert asked == [threads] * 3

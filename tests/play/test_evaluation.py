@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, preemption, tasks
+from jaxdistill import meshes, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
@@ -17,7 +17,7 @@ from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
 
-KEY, ONE = jax.random.key(0), mesh.create(jax.devices()[:1])
+KEY, ONE = jax.random.key(0), meshes.create(jax.devices()[:1])
 
 
 def _still(observations, key, indices, seats):
@@ -40,7 +40,7 @@ def _play(pools, policy=_still, games=None, **options):
         seats.append(np.arange(taken[game], taken[game] + pool.num_envs))
         taken[game] += pool.num_envs
     return evaluation.play_games(
-        pools, policy, KEY, mesh.create(), games=games, seats=seats, **options
+        pools, policy, KEY, meshes.create(), games=games, seats=seats, **options
     )
 
 
@@ -181,7 +181,7 @@ def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
         pools,
         policy or random,
         protocol.key,
-        mesh.create(),
+        meshes.create(),
         games=indices,
         seats=seats,
         opening=protocol.opening,
@@ -349,14 +349,14 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     some = [range(2, 5), range(3, 4)]
     pools, indices, seats = evaluation.split_pools(played, protocol, some)
     assert [s.tolist() for s in seats] == [[2, 3, 4], [3]] and indices == [0, 1]
-    whole = evaluation.measure(played, _by_seat, protocol, 5, mesh.create())
+    whole = evaluation.measure(played, _by_seat, protocol, 5, meshes.create())
     asked = []
 
     def noted(observations, key, indices, seats):
         asked.append([own.tolist() for own in seats])
         return _by_seat(observations, key, indices, seats)
 
-    parts = evaluation.measure(played, noted, protocol, some, mesh.create())
+    parts = evaluation.measure(played, noted, protocol, some, meshes.create())
     assert asked[0] == [[2, 3, 4], [3]]
     for every, part, games in zip(whole, parts, some, strict=True):
         assert part.starts.tolist() == every.starts[games].tolist()
@@ -378,7 +378,7 @@ def test_processes_share_lessons_of_which_unequally_many_games_are_missing(monke
         return np.concatenate(tables, axis)
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(evaluation.mesh_lib, "gather", gather)
+    monkeypatch.setattr(evaluation.meshes, "gather", gather)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     with pytest.raises(InterruptedError):
         evaluation.measure(played, _by_seat, protocol, some, ONE)
@@ -426,7 +426,7 @@ def _fought(kind, episodes=10, max_steps=150):
     protocol = evaluation.Protocol(lessons.REPORT, 0, opening, max_steps)
     pools = evaluation.split_pools(chosen, protocol, [range(episodes)] * 2)[0]
     sizes = [(pool.task.name, pool.num_envs) for pool in pools]
-    return sizes, evaluation.measure(chosen, policy, protocol, episodes, mesh.create())
+    return sizes, evaluation.measure(chosen, policy, protocol, episodes, meshes.create())
 
 
 def test_one_pool_of_all_episodes_plays_what_small_pools_play():
@@ -509,7 +509,7 @@ def test_progress_is_told_of_real_games_too():
         _still,
         evaluation.Protocol(lessons.SELECT, 1, NO_OPENING, max_steps=3),
         5,
-        mesh.create(),
+        meshes.create(),
         advance=ended.append,
     )
     assert sum(ended) == 2 * 5 and 0 not in ended

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, tasks
+from jaxdistill import meshes, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.networks import Network
 from jaxdistill.play import clips, evaluation, lessons
@@ -103,7 +103,7 @@ def _draws(observations, key, games, seats):
 def _measured(chosen, purpose=REPORT, episodes=6, steps=0, max_steps=90):
     opening = evaluation.Opening(_draws, steps, _draws, evaluation.REPORTING)
     protocol = evaluation.Protocol(purpose, 3, opening, max_steps)
-    return evaluation.measure(chosen, _draws, protocol, episodes, mesh.create())
+    return evaluation.measure(chosen, _draws, protocol, episodes, meshes.create())
 
 
 def test_landers_are_measured_with_how_their_episodes_ended():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import clips, collection, evaluation, lessons, rollouts
@@ -47,7 +47,7 @@ def test_every_game_begins_with_nothing_carried_also_when_pools_drop_out(scripte
     pools = [scripted_pool([[(length, 1.0)] for length in pool]) for pool in lengths]
     policy = rollouts.expert_actor([_counting("freeway", View(2, 2, 1))], epsilon=0.0)
     seats = [np.arange(2), np.arange(2, 3), np.arange(3, 4)]
-    evaluation.play_games(pools, policy, KEY, mesh.create(), games=[0, 0, 0], seats=seats)
+    evaluation.play_games(pools, policy, KEY, meshes.create(), games=[0, 0, 0], seats=seats)
     # The longest game goes on when all other pools have gone.
     assert [len(pool.sent) for pool in pools] == [6, 3, 20]
     for pool, own in zip(pools, lengths, strict=True):
@@ -70,14 +70,14 @@ def test_what_others_open_is_seen_and_remembered(scripted_pool):
     own, first = (rollouts.expert_actor(counting, epsilon=0.0) for _ in range(2))
     opening = _AnyState(_always(7), 2, _always(8), evaluation.REPORTING)
     play = functools.partial(evaluation.play_games, games=[0], seats=[np.arange(2)])
-    play([pool], own, KEY, mesh.create(), opening=opening)
+    play([pool], own, KEY, meshes.create(), opening=opening)
     assert pool.sent[2][0] == UP and pool.sent[3][0] == DOWN, "two of its four steps were others'"
     # The first game of the other slot ends in its opening: it counts from the next one's beginning.
     assert [int(sent[1]) for sent in pool.sent[2:7]] == [7, 7, UP, DOWN, DOWN]
 
     pool = scripted_pool([[(8, 1.0)], [(1, 1.0), (7, 1.0)]])
     opening = _AnyState(first, 4, _always(8), evaluation.REPORTING)
-    play([pool], _always(6), KEY, mesh.create(), opening=opening)
+    play([pool], _always(6), KEY, meshes.create(), opening=opening)
     assert [int(sent[0]) for sent in pool.sent[:5]] == [UP, UP, UP, DOWN, 6]
     assert [int(sent[1]) for sent in pool.sent[2:7]] == [UP, UP, UP, DOWN, 6]
 
@@ -118,7 +118,7 @@ def _collector(expert, past=None, devices=1):
         student_epsilon=1.0,
         change_drivers=True,
         key=KEY,
-        mesh=mesh.create(jax.devices()[:devices]),
+        mesh=meshes.create(jax.devices()[:devices]),
     )
     return collection.Collector(config, past), networks.init(student, KEY, VIEW.shape)
 

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, preemption, tasks
+from jaxdistill import meshes, networks, preemption, tasks
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.tasks import atari, combat
@@ -53,7 +53,7 @@ def played(monkeypatch):
 
 
 def measured(known, episodes, chosen=LESSONS, who=None):
-    return records.measure(chosen, who or player(), PROTOCOL, episodes, mesh.create(), known)
+    return records.measure(chosen, who or player(), PROTOCOL, episodes, meshes.create(), known)
 
 
 def test_only_missing_games_are_played(played, tmp_path):
@@ -95,7 +95,7 @@ def test_a_few_lessons_are_played_together_and_kept_before_the_next(tmp_path, mo
         return _untold(some, *rest)
 
     monkeypatch.setattr(evaluation, "measure", play)
-    scores = records.measure(chosen, who, PROTOCOL, 4, mesh.create(), known)
+    scores = records.measure(chosen, who, PROTOCOL, 4, meshes.create(), known)
     assert played == [names[:8], names[8:16], names[16:]]
     assert [x.scores.tolist() for x in scores] == [[0, 1, 2, 3]] * 17
     assert "someone: 68/68 games" in capfd.readouterr().err, "they have one bar"
@@ -104,9 +104,9 @@ def test_a_few_lessons_are_played_together_and_kept_before_the_next(tmp_path, mo
 def test_several_processes_end_between_lessons_that_are_played_together(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "_AT_ONCE", 1)
     monkeypatch.setattr(evaluation, "measure", _untold)
-    monkeypatch.setattr(mesh.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(mesh, "told", lambda value: value)
-    monkeypatch.setattr(mesh, "any_of", lambda asked: not asked)  # another one is
+    monkeypatch.setattr(meshes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(meshes, "broadcast_json", lambda value: value)
+    monkeypatch.setattr(meshes, "any_of", lambda asked: not asked)  # another one is
     with pytest.raises(preemption.Preempted):
         measured(records.Records(tmp_path), 3)
     (kept,) = tmp_path.iterdir()
@@ -382,10 +382,10 @@ def test_random_play_that_comes_with_the_package_is_not_played(played):
         opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
         protocol = evaluation.Protocol(lessons.REPORT, 0, opening)
         who = records.Player("random", random, (records.RANDOM,))
-        (scores,) = records.measure([lesson], who, protocol, 64, mesh.create(), records.Records())
+        (scores,) = records.measure([lesson], who, protocol, 64, meshes.create(), records.Records())
         assert len(scores.scores) == 64
         assert not played
-        again = evaluation.measure([lesson], random, protocol, [range(2)], mesh.create())[0]
+        again = evaluation.measure([lesson], random, protocol, [range(2)], meshes.create())[0]
         known, again = scores.first(2).to_dict(), again.to_dict()
         if task.suite == combat.COMBAT:  # floats, whose last bits are the compiler's
             known["starts"] = again["starts"]
@@ -469,7 +469,7 @@ def test_games_are_played_until_each_task_is_known(played):
                 for who, policy in zip(PLAYERS, (rises, expert, falls), strict=True)
             },
             PROTOCOL,
-            mesh.create(),
+            meshes.create(),
             records.Records(),
             episodes=40,
             width=width,
@@ -522,7 +522,7 @@ def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
         }
         nothing = records.Records()
         scores = records.measure_until_precise(
-            LESSONS, players, PROTOCOL, mesh.create(), nothing, episodes=64, width=width
+            LESSONS, players, PROTOCOL, meshes.create(), nothing, episodes=64, width=width
         )
         return {
             who: {index: x.to_dict() for index, x in rows.items()} for who, rows in scores.items()

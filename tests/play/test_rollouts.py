@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert, expert_outputs
 from jaxdistill.networks import Network
 from jaxdistill.play import rollouts
@@ -240,11 +240,11 @@ def test_random_play_draws_for_each_game_alone():
 
 
 def test_experts_parameters_are_sent_to_all_devices_once():
-    experts, devices = _experts("different shapes"), mesh.create()
-    observations = jax.device_put((_observations(0, 8),) * 2, mesh.sharded(devices))
-    key = jax.device_put(KEY, mesh.replicated(devices))
+    experts, devices = _experts("different shapes"), meshes.create()
+    observations = jax.device_put((_observations(0, 8),) * 2, meshes.sharded(devices))
+    key = jax.device_put(KEY, meshes.replicated(devices))
     act = rollouts.expert_actor(experts, epsilon=0.0, mesh=devices)
-    seats = jax.device_put(_seats(observations), mesh.replicated(devices))
+    seats = jax.device_put(_seats(observations), meshes.replicated(devices))
     with jax.transfer_guard_device_to_device("disallow"):
         actions, _ = act(observations, key, (0, 1), seats)
     alone, _ = rollouts.expert_actor(experts, epsilon=0.0)(
@@ -356,7 +356,7 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
     key = jax.random.key(5)
     before = [pool.last for pool in pools]
     turns = []
-    for turn in rollouts.play(pools, policy, key, mesh.create(), games=(4, 2), start=10):
+    for turn in rollouts.play(pools, policy, key, meshes.create(), games=(4, 2), start=10):
         turns.append(turn)
         for old, shown in zip(before, turn.observations, strict=True):
             np.testing.assert_array_equal(shown, old.observations)
@@ -394,7 +394,7 @@ def test_games_may_be_asked_for_in_parts_that_change_nothing(scripted_pool):
             return chosen, indices
 
         play = rollouts.play(
-            pools, policy, jax.random.key(0), mesh.create(), games=(2, 0, 1, 1), parts=parts
+            pools, policy, jax.random.key(0), meshes.create(), games=(2, 0, 1, 1), parts=parts
         )
         return [next(play) for _ in range(2)], asked
 
@@ -432,7 +432,7 @@ def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(sc
         return tuple(10 * x[:, 0, 1, 1].astype(int) + x[:, 0, 0, 0] for x in seen[-1]), None
 
     play = rollouts.play(
-        [*pools, other], policy, jax.random.key(0), mesh.create(), games=(5, 5, 5, 2)
+        [*pools, other], policy, jax.random.key(0), meshes.create(), games=(5, 5, 5, 2)
     )
     turn = next(play)
     (first, second) = seen[0]
@@ -458,11 +458,11 @@ def test_observations_are_split_over_the_devices_where_they_divide(scripted_pool
         placed.extend(x.sharding for x in observations)
         return tuple(np.zeros(x.shape[0], int) for x in observations), None
 
-    devices = mesh.create()
+    devices = meshes.create()
     next(rollouts.play(pools, policy, jax.random.key(0), devices))
     assert devices.size == 4
-    assert placed[0].is_equivalent_to(mesh.sharded(devices), 4)
-    assert placed[1].is_equivalent_to(mesh.replicated(devices), 4)
+    assert placed[0].is_equivalent_to(meshes.sharded(devices), 4)
+    assert placed[1].is_equivalent_to(meshes.replicated(devices), 4)
 
 
 def test_one_network_plays_two_real_games_at_once():
@@ -471,7 +471,7 @@ def test_one_network_plays_two_real_games_at_once():
     masks = jnp.stack([jnp.asarray(pool.task.mask) for pool in pools])
     act = rollouts.network_actor(TINY, _choices(masks), epsilon=0.5)
     params = _params(TINY, 0)
-    play = rollouts.play(pools, lambda *x: act(params, *x), jax.random.key(0), mesh.create())
+    play = rollouts.play(pools, lambda *x: act(params, *x), jax.random.key(0), meshes.create())
     for _ in range(5):
         turn = next(play)  # a pool refuses actions of another game
     for pool, step in zip(pools, turn.steps, strict=True):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks, tasks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection, evaluation, lessons, records, rollouts
@@ -17,7 +17,7 @@ from jaxdistill.tasks.views import Screen, Shown, View
 CROPPED = View(crop=(8, 196), gray="mean", resize="linear", steps=((94, 84),))
 SINGLE = View(maximum="none")
 LINEAR = networks.Network(convs=(), num_outputs=18)
-ENVS, KEY, ONE = 2, jax.random.key(0), mesh.create(jax.devices()[:1])
+ENVS, KEY, ONE = 2, jax.random.key(0), meshes.create(jax.devices()[:1])
 INFO = {"num_envs": ENVS, "frame_shape": [84, 84], "num_actions": 18}
 
 

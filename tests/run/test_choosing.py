@@ -12,7 +12,7 @@ import pytest
 from jaxdistill import tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import evaluation, racing
-from jaxdistill.run import choosing, recipe
+from jaxdistill.run import choosing, distill_settings
 
 SEATS = np.resize([-1.0, 1.0], 16)  # games differ by so much from their mean
 
@@ -25,11 +25,11 @@ def scored(mean, seats=range(16)):
 
 def a_run(*names, follow=False, every_rounds=2, target=None):
     """What is asked of a run of these games."""
-    settings = recipe.Settings(
+    settings = distill_settings.Settings(
         experts=(ExpertSource("x"),),
-        collect=recipe.Collect(follow=follow),
-        learn=recipe.Learn(updates_per_round=3, target_retention=target),
-        evaluate=recipe.Evaluate(every_rounds=every_rounds, select_episodes=16),
+        collect=distill_settings.Collect(follow=follow),
+        learn=distill_settings.Learn(updates_per_round=3, target_retention=target),
+        evaluate=distill_settings.Evaluate(every_rounds=every_rounds, select_episodes=16),
     )
     return types.SimpleNamespace(
         settings=settings,

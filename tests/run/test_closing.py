@@ -15,9 +15,9 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import clips
 from jaxdistill.play.evaluation import Scores
 from jaxdistill.report import page, tables
-from jaxdistill.run import closing, recipe
+from jaxdistill.run import closing, distill_settings
 
-EVALUATE = recipe.Evaluate(epsilon=0.0, opening_steps=0)
+EVALUATE = distill_settings.Evaluate(epsilon=0.0, opening_steps=0)
 LESSONS = [types.SimpleNamespace(task=tasks.get("pong"))]
 RUN = types.SimpleNamespace(settings=types.SimpleNamespace(evaluate=EVALUATE), lessons=LESSONS)
 
@@ -36,7 +36,7 @@ def test_a_row_says_who_is_held_against_whom():
         return {0: Scores(mean + np.tile([-1.0, 1.0], 8), games, games, ends)}
 
     run = types.SimpleNamespace(
-        settings=recipe.Settings(experts=(ExpertSource("x"),)),
+        settings=distill_settings.Settings(experts=(ExpertSource("x"),)),
         names=("pong",),
         experts=[types.SimpleNamespace(name="it", source="it.pth")],
         lessons=[types.SimpleNamespace(task=tasks.get("pong"))],
@@ -97,7 +97,7 @@ def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):
     task = types.SimpleNamespace(frames_per_second=10)
     run = types.SimpleNamespace(
         mesh=None,
-        settings=recipe.Settings(experts=(ExpertSource("x"),)),
+        settings=distill_settings.Settings(experts=(ExpertSource("x"),)),
         network=None,
         lessons=[
             types.SimpleNamespace(name=name, task=task, pool_seed=lambda *_: 0)

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import clocks, mesh, networks
+from jaxdistill import clocks, meshes, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.run import common, data, recipe
+from jaxdistill.run import common, data, distill_settings
 from jaxdistill.tasks.views import View
 
-ONE = mesh.create(jax.devices()[:1])
+ONE = meshes.create(jax.devices()[:1])
 LINEAR = networks.Network(convs=(), num_outputs=18)
 RECURRENT = dataclasses.replace(LINEAR, core=networks.Core("gru", 2))
 
@@ -26,7 +26,7 @@ def _save(root, game, network, seed=0):
 def _settings(root, games):
     for game, network in games.items():
         _save(root, game, network)
-    return recipe.Settings(
+    return distill_settings.Settings(
         experts=tuple(ExpertSource(str(root / game)) for game in games), network="net3"
     )
 
@@ -48,10 +48,10 @@ def test_a_followed_expert_draws_by_the_deviations_that_it_has_by_then(skilled, 
     """Once it is read again, and in a run that goes on."""
     expert = skilled("aiming", log_std=(-2.0, -2.0))
     expert.save(tmp_path / "aiming")
-    settings = recipe.Settings(
+    settings = distill_settings.Settings(
         experts=(ExpertSource(str(tmp_path / "aiming")),),
         network="skills",
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=64,
             initial_steps=64,
             steps_per_round=64,

@@ -8,16 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import lock, mesh, networks
+from jaxdistill import lock, meshes, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
 from jaxdistill.play.collection import Chunk
-from jaxdistill.run import common, data, distill, recipe
+from jaxdistill.run import common, data, distill, distill_settings
 from jaxdistill.tasks.views import View
 
-ONE = mesh.create(jax.devices()[:1])
+ONE = meshes.create(jax.devices()[:1])
 GAMES, ENVS, STEP = ("pong", "freeway"), 4, 7133  # bytes of a step of one game
 
 
@@ -28,10 +28,10 @@ def settings(tmp_path):
         params = networks.init(network, jax.random.key(0), View().shape)
         expert = Expert(game, network, params, "q", tuple(range(18)), View(), game)
         expert.save(tmp_path / game)
-    return recipe.Settings(
+    return distill_settings.Settings(
         experts=tuple(ExpertSource(str(tmp_path / game)) for game in GAMES),
         network="net3",
-        collect=recipe.Collect(num_envs=ENVS, initial_steps=40, window_steps=80),
+        collect=distill_settings.Collect(num_envs=ENVS, initial_steps=40, window_steps=80),
     )
 
 
@@ -103,14 +103,14 @@ def short(watcher, tmp_path, monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "linear", networks.Network(convs=()))
     for seed, game in enumerate(("asterix", "carnival")):  # where much moves from the first step
         watcher(game, seed).save(tmp_path / game)
-    return recipe.Settings(
+    return distill_settings.Settings(
         experts=tuple(ExpertSource(str(tmp_path / game)) for game in ("asterix", "carnival")),
         network="linear",
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=ENVS, initial_steps=32, steps_per_round=16, window_steps=64
         ),
-        learn=recipe.Learn(rounds=2, updates_per_round=1, batch_per_game=4),
-        evaluate=recipe.Evaluate(
+        learn=distill_settings.Learn(rounds=2, updates_per_round=1, batch_per_game=4),
+        evaluate=distill_settings.Evaluate(
             every_rounds=2, select_episodes=2, report_episodes=2, max_steps=40
         ),
     )
@@ -147,7 +147,7 @@ def test_the_report_is_of_the_states_of_a_dataset_that_were_learnt_from(short, t
 
 def _given(short, directory, **learn):
     """The settings of a run that learns from a dataset that is there, and collects nothing."""
-    fixed = recipe.Collect(
+    fixed = distill_settings.Collect(
         num_envs=ENVS, steps_per_round=0, window_steps=256, dataset=str(directory)
     )
     return dataclasses.replace(

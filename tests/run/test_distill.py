@@ -12,15 +12,24 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import clocks, lock, mesh, metrics, networks, preemption, shipped, tasks, terminal
+from jaxdistill import clocks, lock, meshes, metrics, networks, preemption, shipped, tasks, terminal
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, dataset, learner, regime
+from jaxdistill.learn import checkpoints, dataset, learner, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons, records
 from jaxdistill.report import page
-from jaxdistill.run import choosing, closing, common, data, distill, recipe, rounds, students
+from jaxdistill.run import (
+    choosing,
+    closing,
+    common,
+    data,
+    distill,
+    distill_settings,
+    rounds,
+    students,
+)
 from jaxdistill.tasks.atari import Rules
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -50,10 +59,10 @@ def experts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(experts, tmp_path_factory):
     """Of runs that find the games of experts and random play as those of the package's experts."""
-    chosen = recipe.Settings(
+    chosen = distill_settings.Settings(
         experts=tuple(ExpertSource(str(experts / game)) for game in GAMES),
         network="net3",
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=4,
             initial_steps=128,
             steps_per_round=64,
@@ -62,8 +71,10 @@ def settings(experts, tmp_path_factory):
             final_expert_share=0.25,
             change_drivers=True,
         ),
-        learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9),
-        evaluate=recipe.Evaluate(
+        learn=distill_settings.Learn(
+            rounds=4, updates_per_round=2, batch_per_game=8, ema_decay=0.9
+        ),
+        evaluate=distill_settings.Evaluate(
             every_rounds=2, select_episodes=2, report_episodes=4, max_steps=60
         ),
     )
@@ -180,7 +191,7 @@ def test_no_student_is_chosen_by_what_it_keeps_of_an_expert_that_plays_as_at_ran
 ):
     workdir, _ = whole_run
     known = common.records_of(settings, workdir, None, writes=False)
-    run = common.Run(settings, mesh.create(), known=known)
+    run = common.Run(settings, meshes.create(), known=known)
     experts = choosing.without_unknown_retention(run.baselines())["expert"]
     unknown = [name for name, x in zip(run.names, experts, strict=True) if np.isnan(x.mean)]
     assert unknown, "of these two some such"
@@ -216,7 +227,7 @@ def test_openings_change_the_games_that_are_measured(settings):
             settings,
             evaluate=dataclasses.replace(settings.evaluate, opening_steps=steps, opening_by=by),
         )
-        opened_run = common.Run(opened, mesh.create())
+        opened_run = common.Run(opened, meshes.create())
         (played,) = opened_run.measure(opened_run.expert_policy(), lessons.REPORT, 4, only=[1])
         starts[steps, by] = tuple(played.starts.tolist())
         assert played.lengths.max() <= 60 - steps
@@ -236,7 +247,7 @@ def test_no_reported_game_starts_where_the_student_was_chosen(whole_run, setting
         dataclasses.replace(
             settings, evaluate=dataclasses.replace(settings.evaluate, opening_steps=0)
         ),
-        mesh.create(),
+        meshes.create(),
     )
     chosen, reported = (
         plain.measure(plain.random_policy, purpose, 12, only=[1])[0]
@@ -253,13 +264,15 @@ def test_the_student_learns_from_a_collected_dataset(settings, tmp_path):
     assert info["length"] == 512 // 4
     with pytest.raises(ValueError, match=r"initial_steps above 0, and leave collect\.dataset out"):
         data.collect(
-            dataclasses.replace(settings, collect=recipe.Collect(dataset="x", steps_per_round=0)),
+            dataclasses.replace(
+                settings, collect=distill_settings.Collect(dataset="x", steps_per_round=0)
+            ),
             tmp_path / "none",
         )
     collect = {"num_envs": 4, "steps_per_round": 0, "dataset": str(tmp_path / "data")}
     fixed = dataclasses.replace(
         settings,
-        collect=recipe.Collect(window_steps=256, **collect),
+        collect=distill_settings.Collect(window_steps=256, **collect),
         learn=dataclasses.replace(
             settings.learn, rounds=3, updates_per_round=20, batch_per_game=16, learning_rate=2e-3
         ),
@@ -299,7 +312,7 @@ def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_
         learn=dataclasses.replace(settings.learn, rounds=3),
         evaluate=dataclasses.replace(settings.evaluate, every_rounds=1, report_episodes=2),
     )
-    workdir, optimiser = tmp_path / "run", recipe.optimiser
+    workdir, optimiser = tmp_path / "run", distill_settings.optimiser
 
     def explodes_at_the_fourth(settings):
         def update(changes, count, params=None):
@@ -309,7 +322,7 @@ def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_
         last = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
         return optax.chain(optimiser(settings), last)
 
-    monkeypatch.setattr(recipe, "optimiser", explodes_at_the_fourth)
+    monkeypatch.setattr(distill_settings, "optimiser", explodes_at_the_fourth)
     # The losses of round 2 are sound still: its last update is what breaks the parameters.
     with pytest.raises(
         ValueError, match=r"^update 4: a parameter, .*learn\.learning_rate \(0\.001"
@@ -334,7 +347,7 @@ def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_
         )
         return optax.chain(optimiser(settings), keeps)
 
-    monkeypatch.setattr(recipe, "optimiser", sound)
+    monkeypatch.setattr(distill_settings, "optimiser", sound)
     slower = dataclasses.replace(
         settings, learn=dataclasses.replace(settings.learn, learning_rate=1e-4)
     )
@@ -413,7 +426,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
         params,
     )
     # What the student computes in is no part of its shape.
-    rough = common.Run(dataclasses.replace(warm, compute_dtype="bfloat16"), mesh.create())
+    rough = common.Run(dataclasses.replace(warm, compute_dtype="bfloat16"), meshes.create())
     assert rough.network.dtype == jnp.bfloat16
     jax.tree.map(np.testing.assert_array_equal, distill._initial_params(rough), params)
     # Another network of that shape, from a file.
@@ -430,7 +443,7 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
 def test_a_warm_start_may_be_what_comes_with_the_package(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there are no experts
     named = "experts/freeway.pth"
-    run = common.Run(dataclasses.replace(settings, network="dueling"), mesh.create())
+    run = common.Run(dataclasses.replace(settings, network="dueling"), meshes.create())
     begun = distill.params_of(run, named, "learn.warm_start", behind=distill._fresh(run))
     kernel = formats.load(shipped.ROOT / named).params["params"]["conv1"]["kernel"]
     np.testing.assert_array_equal(begun["params"]["conv1"]["kernel"], kernel)
@@ -478,7 +491,7 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
     def begun(network="net1", **learn):
         changed = dataclasses.replace(settings.learn, **learn)
         changed = dataclasses.replace(settings, network=network, learn=changed)
-        return distill._initial_params(common.Run(changed, mesh.create()))["params"]
+        return distill._initial_params(common.Run(changed, meshes.create()))["params"]
 
     fresh = begun()
     copied = begun(warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
@@ -492,7 +505,7 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
     monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["objective"])
     for layers, updates in (("all", [0, 6]), ("convolutions", [6, 6])):
         learn = dataclasses.replace(settings.learn, **led, warm_start="pong", warm_layers=layers)
-        made = common.Run(dataclasses.replace(settings, learn=learn), mesh.create())
+        made = common.Run(dataclasses.replace(settings, learn=learn), meshes.create())
         assert rounds.make_update(made).first_updates == updates
     # With more features, those are the first.
     wider = begun("dueling", warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
@@ -518,7 +531,7 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
     )
     said = "8x8/4p1,4x5/3p1+1"
     changed = dataclasses.replace(settings, network="net3", convolutions=said, learn=learn)
-    begun = distill._initial_params(common.Run(changed, mesh.create()))["params"]
+    begun = distill._initial_params(common.Run(changed, meshes.create()))["params"]
     for name in ("conv1", "conv2"):
         jax.tree.map(np.testing.assert_array_equal, begun[name], params["params"][name])
     assert begun["fc1"]["kernel"].shape == (7 * 7 * 4, 64) and "conv3" not in begun
@@ -533,7 +546,7 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
         network="net1",
         experts=(ExpertSource(str(tmp_path / "pong")), *settings.experts[1:]),
     )
-    told = closing._begins(common.Run(twice, mesh.create()))
+    told = closing._begins(common.Run(twice, meshes.create()))
     flags = (
         "begin with its expert's convolutions: "
         "--config.learn.warm_start={} --config.learn.warm_layers=convolutions"
@@ -544,25 +557,25 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
     }
     low = {"game": "pong", "retention": 0.5, "retention_interval": [0.4, 0.6]}
     for learn, hinted in ((settings.learn, True), (changed.learn, False)):
-        run = common.Run(dataclasses.replace(twice, learn=learn), mesh.create())
+        run = common.Run(dataclasses.replace(twice, learn=learn), meshes.create())
         hint = closing.hint_of(run, tmp_path / "run", {"games": [low], "rounds": 1})
         assert ("warm_start=pong" in hint.get("hint", "")) == hinted, "unless it has begun so"
     # Who has begun with one game's convolutions may have others learn too slowly behind them.
     behind = dataclasses.replace(changed.learn, warm_start="pong")
     for convolutions, wider in ((said, "12x8/4p1,6x5/3p1+1"), ("9x8/4p1,4x5/3p1+1", None)):
         narrow = dataclasses.replace(twice, convolutions=convolutions, learn=behind)
-        advised = closing._begins(common.Run(narrow, mesh.create()))
+        advised = closing._begins(common.Run(narrow, meshes.create()))
         assert list(advised) == (["breakout"] if wider else []), "unless it has room already"
         assert not wider or advised["breakout"].endswith(f" --config.convolutions={wider}")
     alike = dataclasses.replace(twice, network="net3", convolutions=said)
-    assert closing._begins(common.Run(alike, mesh.create()))["pong"] == flags.format("pong")
+    assert closing._begins(common.Run(alike, meshes.create()))["pong"] == flags.format("pong")
 
     for wrong, said in (
         ({"network": "mlp"}, "network 'mlp' has none to replace; expected None, or another"),
         ({"convolutions": "8x99/4"}, "convolutions is '8x99/4': a 99x99 convolution does not fit"),
     ):
         with pytest.raises(ValueError, match=said):
-            common.Run(dataclasses.replace(changed, **wrong), mesh.create())
+            common.Run(dataclasses.replace(changed, **wrong), meshes.create())
     for text in (
         "",
         "8x8",
@@ -653,12 +666,12 @@ def _judges(outputs, games=("pong", "breakout")):
 def test_the_loss_suits_the_experts_unless_it_is_named(settings):
     learn = dataclasses.replace(settings.learn, rounds=10)
     settings = dataclasses.replace(settings, learn=learn)
-    of_q = recipe.resolve_defaults(settings, _judges(["q", "q"])).learn
+    of_q = distill_settings.resolve_defaults(settings, _judges(["q", "q"])).learn
     assert (of_q.loss, of_q.first_loss, of_q.first_rounds) == ("q_values", "q_kl", 2)
-    mixed = recipe.resolve_defaults(settings, _judges(["q", "logits"])).learn
+    mixed = distill_settings.resolve_defaults(settings, _judges(["q", "logits"])).learn
     assert (mixed.loss, mixed.first_loss, mixed.first_rounds) == ("kl", None, 0)
     named = dataclasses.replace(settings, learn=dataclasses.replace(learn, loss="nll"))
-    assert recipe.resolve_defaults(named, _judges(["q", "q"])).learn is named.learn
+    assert distill_settings.resolve_defaults(named, _judges(["q", "q"])).learn is named.learn
 
 
 @pytest.mark.parametrize(
@@ -676,13 +689,17 @@ def test_limits_and_openings_are_the_tasks_unless_they_are_given(settings, games
     limit, opening = given
     evaluate = dataclasses.replace(settings.evaluate, max_steps=limit, opening_steps=opening)
     judges = _judges(["q", "q"], games)
-    known = recipe.resolve_defaults(dataclasses.replace(settings, evaluate=evaluate), judges)
+    known = distill_settings.resolve_defaults(
+        dataclasses.replace(settings, evaluate=evaluate), judges
+    )
     assert (known.evaluate.max_steps, known.evaluate.opening_steps) == wanted
-    assert recipe.resolve_defaults(known, judges) == known
+    assert distill_settings.resolve_defaults(known, judges) == known
     longer = dataclasses.replace(evaluate, max_steps=None, opening_steps=400)
     if limit is None and games[0] == "lander/windy":
         with pytest.raises(ValueError, match="opening_steps is 400, expected less than the 400 st"):
-            recipe.resolve_defaults(dataclasses.replace(settings, evaluate=longer), judges)
+            distill_settings.resolve_defaults(
+                dataclasses.replace(settings, evaluate=longer), judges
+            )
 
 
 def test_mse_on_logits_is_refused(settings, tmp_path):
@@ -753,7 +770,7 @@ def test_games_that_were_played_once_are_not_played_again(experts, settings, tmp
         evaluate = dataclasses.replace(settings.evaluate, **changes)
         chosen = dataclasses.replace(settings, evaluate=evaluate, seed=3)
         known = common.records_of(chosen, tmp_path / where, cache)
-        made = common.Run(chosen, mesh.create(), known=known)
+        made = common.Run(chosen, meshes.create(), known=known)
         return made.play_first(made.player("expert"))[0].scores[0]
 
     assert first("two") == row["games"]["scores"][0]
@@ -766,7 +783,7 @@ def test_games_that_were_played_once_are_not_played_again(experts, settings, tmp
 def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_path):
     """While the critic learns alone it stays what it was; all its games are learnt from at once."""
     workdir, _ = whole_run
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=GAMES,
         algorithm="ppo",
         student=str(workdir),
@@ -780,7 +797,7 @@ def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_
         expert_weight=0.0,
     )
     student = students.to_go_on_from(workdir, GAMES)
-    with learning.Training(settings, tmp_path, mesh.create(), student) as training:
+    with learning.Training(settings, tmp_path, meshes.create(), student) as training:
         for changed in (False, True):
             row = training.iterate()
             assert all(np.isfinite(row[f"policy_loss/{game}"]) for game in GAMES)
@@ -807,7 +824,7 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path, ca
     longer = dataclasses.replace(
         longer, collect=dataclasses.replace(longer.collect, steps_per_round=steps)
     )
-    state = students.create_state(longer, params_of(workdir), mesh.create())
+    state = students.create_state(longer, params_of(workdir), meshes.create())
     per = settings.learn.updates_per_round
     result = distill.distill(longer, tmp_path / "run")
     assert result["rounds"] == 6
@@ -894,7 +911,7 @@ def test_a_finished_run_that_cannot_go_on_is_left_as_it_was(
 def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_path):
     directory = whole_run[0] / "dataset"
     of_it = dataclasses.replace(settings.collect, dataset=str(directory), steps_per_round=0)
-    run = common.Run(dataclasses.replace(settings, collect=of_it), mesh.create())
+    run = common.Run(dataclasses.replace(settings, collect=of_it), meshes.create())
     whole, _ = data.resume(run, tmp_path, None, clocks.Timer())
     log, _ = data.resume(run, tmp_path, 40, clocks.Timer())
     assert (log.length, whole.length) == (40, 96)
@@ -941,7 +958,7 @@ def _measured(workdir, updates=2):
 def test_random_play_is_not_measured_for_an_expert_that_keeps_nothing_of_its_claim(
     settings, monkeypatch
 ):
-    run, who = common.Run(settings, mesh.create()), list[str]()
+    run, who = common.Run(settings, meshes.create()), list[str]()
     run.lessons = tuple(
         dataclasses.replace(x, expert=dataclasses.replace(x.expert, advertised_score=1000.0))
         for x in run.lessons
@@ -993,7 +1010,7 @@ def test_a_later_choice_that_is_stopped_is_made_up_for(settings, stopped, tmp_pa
 
 def test_shares_reach_the_update(settings, monkeypatch):
     monkeypatch.setattr(learner, "make_update", lambda *_, **told: told["minibatches"])
-    made = common.Run(_with(settings, shares="breakout=2"), mesh.create())
+    made = common.Run(_with(settings, shares="breakout=2"), meshes.create())
     assert rounds.make_update(made).shares == (1, 2)
 
 
@@ -1121,7 +1138,7 @@ def test_a_game_that_nothing_is_known_of_has_not_reached_its_target():
 
 def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_path):
     evaluate = dataclasses.replace(settings.evaluate, select_episodes=16, max_steps=24)
-    run = common.Run(dataclasses.replace(settings, evaluate=evaluate), mesh.create())
+    run = common.Run(dataclasses.replace(settings, evaluate=evaluate), meshes.create())
     state = students.create_state(settings, distill._initial_params(run), run.mesh)
     baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
     # Retention is of what separates an expert from random play, and these tiny ones hardly differ.

@@ -10,19 +10,19 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, networks
+from jaxdistill import meshes, networks
 from jaxdistill.experts import export, export_sb3
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, regime
+from jaxdistill.learn import dataset, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.run import data, distill, merging, recipe, students
+from jaxdistill.run import data, distill, distill_settings, merge_settings, students
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
 pytestmark = pytest.mark.usefixtures("without_page")
 CROPPED = View(crop=(8, 196), gray="mean", resize="linear", steps=((94, 84),))
-ONE, FOUR = mesh.create(jax.devices()[:1]), mesh.create()
+ONE, FOUR = meshes.create(jax.devices()[:1]), meshes.create()
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,14 @@ def settings(tmp_path_factory):
         own = Rules(fire_after_life=True) if game == "pong" else Rules()
         expert = Expert(game, network, params, "q", tuple(range(18)), view, game, rules=own)
         expert.save(root / game)
-    return recipe.Settings(
+    return distill_settings.Settings(
         experts=tuple(ExpertSource(str(root / game)) for game in views),
         network="net3",
-        collect=recipe.Collect(num_envs=4, initial_steps=40, steps_per_round=20, window_steps=60),
-        learn=recipe.Learn(rounds=2, updates_per_round=2, batch_per_game=8, loss="kl"),
-        evaluate=recipe.Evaluate(
+        collect=distill_settings.Collect(
+            num_envs=4, initial_steps=40, steps_per_round=20, window_steps=60
+        ),
+        learn=distill_settings.Learn(rounds=2, updates_per_round=2, batch_per_game=8, loss="kl"),
+        evaluate=distill_settings.Evaluate(
             every_rounds=2, select_episodes=2, report_episodes=2, max_steps=12, opening_steps=0
         ),
     )
@@ -103,12 +105,12 @@ def test_a_recurrent_expert_is_refused_where_single_states_are_asked_for(setting
     experts = [Expert(x, network, params, "q", tuple(range(18)), view, x) for x in games]
     source = ExpertSource(str(tmp_path / "pong"))
     experts[0].save(source.path)
-    beside = regime.Settings(games=("pong",), num_envs=4, experts=(source,))
+    beside = train_settings.Settings(games=("pong",), num_envs=4, experts=(source,))
     with pytest.raises(ValueError, match=r"pong is recurrent, and a training asks .* distil it"):
         learning.Training(beside, tmp_path / "training")
-    merge = merging.Settings(experts=(source, source), method="mean")
+    merge = merge_settings.Settings(experts=(source, source), method="mean")
     with pytest.raises(ValueError, match="experts have a recurrent core, which no student has"):
-        merging.resolve_defaults(merge, experts)
+        merge_settings.resolve_defaults(merge, experts)
     with pytest.raises(ValueError, match="cannot express a recurrent core"):
         export.export_expert(experts[0], tmp_path / "x.pth")
     with pytest.raises(ValueError, match="PPO cannot express a recurrent core"):

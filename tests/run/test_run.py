@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
-from jaxdistill.run import choosing, closing, common, distill, recipe, students
+from jaxdistill.run import choosing, closing, common, distill, distill_settings, students
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import Choices, Discrete
 from jaxdistill.tasks.task import seed_for
@@ -49,11 +49,11 @@ def settings(_linear, watcher, tmp_path_factory):
     root = tmp_path_factory.mktemp("watchers")
     watcher("asterix", 1, "q").save(root / "asterix")
     watcher("carnival", 2, "logits").save(root / "carnival")
-    return recipe.Settings(
+    return distill_settings.Settings(
         experts=tuple(ExpertSource(str(root / name)) for name in GAMES),
         network="linear",
         seed=5,
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=ENVS,
             initial_steps=ENVS * INITIAL,
             steps_per_round=ENVS * ROUND,
@@ -64,7 +64,7 @@ def settings(_linear, watcher, tmp_path_factory):
             expert_epsilon=0.5,
             student_epsilon=0.0,
         ),
-        learn=recipe.Learn(
+        learn=distill_settings.Learn(
             rounds=ROUNDS,
             updates_per_round=2,
             batch_per_game=8,
@@ -78,7 +78,7 @@ def settings(_linear, watcher, tmp_path_factory):
             learning_rate=0.015,
             weight_decay=0.01,
         ),
-        evaluate=recipe.Evaluate(
+        evaluate=distill_settings.Evaluate(
             every_rounds=1,
             select_episodes=4,
             report_episodes=4,
@@ -208,7 +208,7 @@ def test_the_experts_drive_their_share_with_their_epsilon_and_the_student_the_re
 
 def _updates(params, first_updates):
     """An update as the settings say, and the state of `params` that it begins with."""
-    devices = mesh.create()
+    devices = meshes.create()
     transform = learner.optimiser(
         "adamw",
         learning_rate=0.015,
@@ -232,7 +232,7 @@ def _updates(params, first_updates):
         minibatches=learner.Minibatches(per_game=8, number=2),
         ema_decay=0.7,
     )
-    key = mesh.put(devices, jax.random.fold_in(jax.random.key(5), 102))
+    key = meshes.put(devices, jax.random.fold_in(jax.random.key(5), 102))
     state = learner.create_state(params, transform, devices, averaged=True)
     return lambda state, window: update(state, window, key)[0], state
 
@@ -253,7 +253,7 @@ def test_what_is_learnt_is_what_the_settings_say(done):
     chunk = _log(done)
     params = networks.init(LINEAR, jax.random.fold_in(jax.random.key(5), 100), (4, 84, 84))
     update, state = _updates(params, [4, 4])
-    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, meshes.create())
     _fill(buffer, chunk, 0, INITIAL)
     for number in range(1, ROUNDS + 1):
         _fill(buffer, chunk, INITIAL + (number - 1) * ROUND, INITIAL + number * ROUND)
@@ -270,8 +270,8 @@ def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path)
     distill.distill(warm, tmp_path / "warm", stop_after="round:1")
     assert not any("mean_retention" in row for row in metrics.read(tmp_path / "warm")), "not yet"
     chunk = dataset.open_log(tmp_path / "warm/dataset").read(0, INITIAL + ROUND)
-    update, state = _updates(common.Run(warm, mesh.create()).experts[0].params, [0, 4])
-    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, mesh.create())
+    update, state = _updates(common.Run(warm, meshes.create()).experts[0].params, [0, 4])
+    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, meshes.create())
     _fill(buffer, chunk, 0, INITIAL + ROUND)
     state = update(state, buffer.window)
     with checkpoints.Checkpoints(tmp_path / "warm/checkpoints") as saved:
@@ -303,7 +303,7 @@ def _measured(settings, params, purpose, *, episodes, **options):
     """The student of `params` in whole games of a purpose's own starts."""
     act = rollouts.network_actor(LINEAR, CHOICES, epsilon=settings.evaluate.epsilon)
     policy = functools.partial(act, params)
-    return common.Run(settings, mesh.create(), **options).measure(policy, purpose, episodes)
+    return common.Run(settings, meshes.create(), **options).measure(policy, purpose, episodes)
 
 
 def _means(scores):
@@ -312,7 +312,7 @@ def _means(scores):
 
 def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done):
     """By mean retention, of which what is above 1 counts a tenth, and never more than a tenth."""
-    base = common.Run(settings, mesh.create())
+    base = common.Run(settings, meshes.create())
     expert, random = (
         np.array(_means(base.play_first(base.player(who)))) for who in ("expert", "random")
     )
@@ -361,7 +361,7 @@ def test_the_closing_table_by_hand(done):
 
 
 def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
-    base = common.Run(settings, mesh.create())
+    base = common.Run(settings, meshes.create())
     sampling = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
     chance = rollouts.random_policy(CHOICES)
     for who, policy in (("expert", sampling), ("random", chance)):
@@ -376,7 +376,7 @@ def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
 )
 def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side, by):
     changed = dataclasses.replace(settings.evaluate, opening_by=by, opening_steps=7)
-    base = common.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
+    base = common.Run(dataclasses.replace(settings, evaluate=changed), meshes.create())
     assert {lessons.SELECT: 1, lessons.REPORT: 2}[purpose] == purpose, (
         "seeds that runs were made with"
     )
@@ -396,7 +396,7 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
             max_steps=40,
         ),
         2,
-        mesh.create(),
+        meshes.create(),
     )
     assert [s.to_dict() for s in played] == [s.to_dict() for s in by_hand]
     assert all(s.unfinished for s in played), "games that the step limit cuts"
@@ -408,7 +408,7 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
 @pytest.mark.parametrize("sample", [False, True])
 def test_experts_that_are_measured_sample_if_they_are_told_to(settings, sample):
     changed = dataclasses.replace(settings.evaluate, sample_logits=sample, epsilon=0.0)
-    base = common.Run(dataclasses.replace(settings, evaluate=changed), mesh.create())
+    base = common.Run(dataclasses.replace(settings, evaluate=changed), meshes.create())
     pool = atari.AtariPool(tasks.get("carnival"), 1, seed=0)
     seen = jnp.asarray(pool.last.observations).repeat(64, axis=0)
     (actions,), _ = base.expert_policy()((seen,), jax.random.key(0), (1,), (np.arange(64),))
@@ -514,7 +514,7 @@ def test_only_what_was_measured_alike_is_taken_over(
         watcher("carnival", 9, "logits").save(tmp_path / "other")
         sources = (settings.experts[0], ExpertSource(str(tmp_path / "other")))
         other = dataclasses.replace(other, experts=sources)
-    base = common.Run(other, mesh.create())
+    base = common.Run(other, meshes.create())
     known = records.Records(given=[done.workdir / "played"])
     missing = [
         who
@@ -545,7 +545,7 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
     dataset.Log(tmp_path / "data", info | changes)
     fixed = dataclasses.replace(
         settings,
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=ENVS,
             window_steps=ENVS * WINDOW,
             steps_per_round=0,
@@ -584,7 +584,7 @@ def test_a_game_that_stands_still_is_suggested_more_rows_than_it_has(settings):
         ("breakout=3", "breakout=3,pong=2"),
     ):
         learn = dataclasses.replace(settings.learn, shares=shares)
-        assert recipe.more_of(dataclasses.replace(settings, learn=learn), "pong") == more
+        assert distill_settings.more_of(dataclasses.replace(settings, learn=learn), "pong") == more
 
 
 def test_an_expert_that_claims_no_more_than_random_play_is_held_to_nothing(watcher):
@@ -638,12 +638,12 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
     for time, expert in ((0, first), (replaced - 1, first), (replaced, later), (length - 1, later)):
         said = expert.suite_outputs(_stacks(chunk, 0, time))
         np.testing.assert_allclose(chunk.labels[0, time], said, atol=1e-4)
-    base = common.Run(following, mesh.create())
+    base = common.Run(following, meshes.create())
     (played,) = base.measure(base.expert_policy(), lessons.REPORT, 4)
     assert row["expert"] == played.summary() and row["expert"]["episodes"] == 4
     first.save(tmp_path / "first")
     sources = (ExpertSource(str(tmp_path / "first")),)
-    begun = common.Run(dataclasses.replace(following, experts=sources), mesh.create())
+    begun = common.Run(dataclasses.replace(following, experts=sources), meshes.create())
     (before,) = begun.measure(begun.expert_policy(), lessons.REPORT, 4)
     assert played.scores.tolist() != before.scores.tolist()
     assert row["shared_starts"] == 4, "the games it was chosen by are among those reported"

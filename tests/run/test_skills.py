@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, metrics, networks, tasks
+from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, learner, regime
+from jaxdistill.learn import dataset, learner, train_settings
 from jaxdistill.play import lessons, records
-from jaxdistill.run import common, data, distill, recipe, rounds, students, training
+from jaxdistill.run import common, data, distill, distill_settings, rounds, students, training
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.views import Vector
@@ -21,7 +21,7 @@ from jaxdistill.tasks.views import Vector
 pytestmark = pytest.mark.usefixtures("without_page")
 SKILLS = ("movement", "aiming", "clicking")
 GAMES = (*(f"combat/{skill}" for skill in SKILLS), "combat/duel")
-ONE = mesh.create(jax.devices()[:1])
+ONE = meshes.create(jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,11 @@ def source(experts, skill):
 @pytest.fixture(scope="module")
 def settings(experts, tmp_path_factory):
     """Of runs that find the games of experts and random play beside their experts' files."""
-    chosen = recipe.Settings(
+    chosen = distill_settings.Settings(
         experts=tuple(source(experts, skill) for skill in SKILLS),
         together="combat/duel",
         network="skills",
-        collect=recipe.Collect(
+        collect=distill_settings.Collect(
             num_envs=4,
             initial_steps=128,
             steps_per_round=64,
@@ -52,8 +52,10 @@ def settings(experts, tmp_path_factory):
             expert_share_rounds=2,
             final_expert_share=0.0,
         ),
-        learn=recipe.Learn(rounds=4, updates_per_round=2, batch_per_game=8, resample_unseen=True),
-        evaluate=recipe.Evaluate(
+        learn=distill_settings.Learn(
+            rounds=4, updates_per_round=2, batch_per_game=8, resample_unseen=True
+        ),
+        evaluate=distill_settings.Evaluate(
             every_rounds=2, select_episodes=4, report_episodes=4, max_steps=30, epsilon=0.0
         ),
     )
@@ -73,7 +75,7 @@ def test_what_experts_cannot_know_of_reaches_the_update(settings, monkeypatch):
 
 def test_only_a_whole_copy_answers_like_another():
     for layers, name in (("all", "x"), ("convolutions", None)):
-        assert recipe.Learn(warm_start="x", warm_layers=layers).begins_as == name
+        assert distill_settings.Learn(warm_start="x", warm_layers=layers).begins_as == name
 
 
 # Of collecting once; the student never drives.
@@ -270,7 +272,7 @@ def test_a_students_report_shows_its_fights(whole):
 
 def going_on(workdir):
     """A student, trained further in the duel."""
-    return regime.Settings(
+    return train_settings.Settings(
         games=("combat/duel",),
         algorithm="ppo",
         student=str(workdir),

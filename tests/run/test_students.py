@@ -15,19 +15,19 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import lock, mesh, networks, tasks, workdirs
+from jaxdistill import lock, meshes, networks, tasks, workdirs
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import loop, losses, regime
+from jaxdistill.learn import loop, losses, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.run import (
     common,
     distill,
-    merging,
+    distill_settings,
+    merge_settings,
     push,
-    recipe,
     students,
     training,
     travelled,
@@ -41,7 +41,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
 VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
-SETTINGS = recipe.Settings(experts=(ExpertSource("x"),))
+SETTINGS = distill_settings.Settings(experts=(ExpertSource("x"),))
 AGAIN = records.Terms(1, epsilon=0.05, seed=1, opening_steps=10)
 
 
@@ -60,12 +60,14 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     for seed, (game, view) in enumerate(VIEWS.items()):
         an_expert(game, view, seed).save(root / game)
-    settings = recipe.Settings(
+    settings = distill_settings.Settings(
         experts=tuple(ExpertSource(str(root / game)) for game in VIEWS),
         network="net3",
-        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=32, window_steps=128),
-        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
-        evaluate=recipe.Evaluate(
+        collect=distill_settings.Collect(
+            num_envs=4, initial_steps=64, steps_per_round=32, window_steps=128
+        ),
+        learn=distill_settings.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=distill_settings.Evaluate(
             every_rounds=1, select_episodes=1, report_episodes=2, max_steps=20
         ),
     )
@@ -200,7 +202,9 @@ def test_a_student_that_ends_on_the_scale_of_q_values_holds_q_values(tmp_path, l
         for game, kind in zip(VIEWS, held, strict=True)
     ]
     sources = tuple(ExpertSource(str(tmp_path / game)) for game in VIEWS)
-    settings = dataclasses.replace(SETTINGS, experts=sources, learn=recipe.Learn(loss=loss))
+    settings = dataclasses.replace(
+        SETTINGS, experts=sources, learn=distill_settings.Learn(loss=loss)
+    )
     students.claim_roles(tmp_path, settings, experts)
     assert students.outputs_of(tmp_path, settings) == outputs
     assert students.load_roles(tmp_path, settings) == students.roles_of(settings, experts)
@@ -460,7 +464,7 @@ def test_the_program_says_what_other_readers_will_not_know(run, tmp_path):
 
 def test_training_goes_on_from_an_expert_that_sees_little(tmp_path):
     an_expert("pong", SMALL, network="net3").save(tmp_path / "expert")
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=("pong",),
         network="net3",
         num_envs=4,
@@ -489,9 +493,11 @@ def test_controllers_of_a_run_by_other_rules_are_read_back(tmp_path, monkeypatch
         experts=(ExpertSource(str(tmp_path / "expert")),),
         network="net3",
         rules=Rules(full_actions=True),
-        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=0, window_steps=64),
-        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
-        evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
+        collect=distill_settings.Collect(
+            num_envs=4, initial_steps=64, steps_per_round=0, window_steps=64
+        ),
+        learn=distill_settings.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=distill_settings.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
     )
     distill.distill(settings, tmp_path / "run", stop_after="train")
     _, state, network = students.load_student(tmp_path / "run")
@@ -547,9 +553,11 @@ def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
         SETTINGS,
         experts=(ExpertSource(str(tmp_path / "expert")),),
         network="net3",
-        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=0, window_steps=64),
-        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
-        evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=60),
+        collect=distill_settings.Collect(
+            num_envs=4, initial_steps=64, steps_per_round=0, window_steps=64
+        ),
+        learn=distill_settings.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=distill_settings.Evaluate(select_episodes=1, report_episodes=2, max_steps=60),
     )
     distill.distill(settings, tmp_path / "run", stop_after="train")
     students.read(tmp_path / "run").save(tmp_path / "exported")
@@ -593,7 +601,7 @@ def test_what_a_card_says_counts_where_play_is_measured_so(exported):
 
 
 def test_an_exported_student_goes_on_without_its_experts(exported, tmp_path):
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=("breakout", "pong"),
         algorithm="ppo",
         student=str(exported),
@@ -641,13 +649,13 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
     """Its starts, and those of random play, are of the side that its choice has not touched."""
     seeing = dataclasses.replace(SMALL, crop=(8, 196), gray="mean", steps=((94, 60),))
     network, teacher = (an_expert("breakout", view, 1) for view in (SMALL, seeing))
-    student = regime.Pretrained(
+    student = train_settings.Pretrained(
         "it", network.network, network.params, "q", SMALL, {"breakout": teacher}
     )
     measure = functools.partial(
         training.measure,
         [network],
-        mesh=mesh.create(),
+        mesh=meshes.create(),
         known=records.Records(),
     )
     terms = records.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
@@ -665,7 +673,7 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
 
 
 def going_on(workdir):
-    return regime.Settings(
+    return train_settings.Settings(
         games=("breakout",),
         algorithm="ppo",
         student=str(workdir),
@@ -717,7 +725,7 @@ def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path
         functools.partial(act, it.params),
         protocol,
         2,
-        mesh.create(),
+        meshes.create(),
     )
     assert row["student"] == scores.summary()
 
@@ -793,11 +801,13 @@ def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
         SETTINGS,
         experts=(ExpertSource(str(tmp_path / "pong")),),
         network="net3",
-        collect=recipe.Collect(num_envs=4, initial_steps=64, steps_per_round=32, window_steps=128),
-        learn=recipe.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
-        evaluate=recipe.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
+        collect=distill_settings.Collect(
+            num_envs=4, initial_steps=64, steps_per_round=32, window_steps=128
+        ),
+        learn=distill_settings.Learn(rounds=1, updates_per_round=1, batch_per_game=4),
+        evaluate=distill_settings.Evaluate(select_episodes=1, report_episodes=2, max_steps=20),
     )
-    assert common.Run(settings, mesh.create()).view == View(), "unless that is said"
+    assert common.Run(settings, meshes.create()).view == View(), "unless that is said"
     seeing = dataclasses.replace(settings, view="experts")
     distill.distill(seeing, tmp_path / "run", stop_after="train")
     assert students.read(tmp_path / "run").roles[0].view == cropped
@@ -811,7 +821,7 @@ def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
 
 def test_a_student_that_goes_on_is_shown_each_game_as_it_learnt_it(run, tmp_path):
     """Whether its experts still teach or not."""
-    settings = regime.Settings(
+    settings = train_settings.Settings(
         games=("breakout", "pong"),
         algorithm="ppo",
         student=str(run / "student"),
@@ -899,9 +909,9 @@ def test_a_run_of_an_earlier_version_says_what_its_config_does_not(alone):
 
 TWO = (ExpertSource("x"), ExpertSource("y"))
 PROGRAMS = {
-    "distill": recipe.Settings(TWO),
-    "merge_weights": merging.Settings(TWO, "mean"),
-    "train_expert": regime.Settings(("pong",)),
+    "distill": distill_settings.Settings(TWO),
+    "merge_weights": merge_settings.Settings(TWO, "mean"),
+    "train_expert": train_settings.Settings(("pong",)),
 }
 
 

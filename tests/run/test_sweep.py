@@ -9,7 +9,7 @@ import pytest
 from jaxdistill import disk, terminal, workdirs
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.report import tables
-from jaxdistill.run import distill, recipe, students, sweep
+from jaxdistill.run import distill, distill_settings, students, sweep
 
 
 def test_every_combination_is_a_variant():
@@ -88,7 +88,7 @@ def test_variants_may_have_other_tasks(capsys):
 def settings(watcher, tmp_path):
     watcher("asterix", 1).save(tmp_path / "asterix")
     expert = ExpertSource(str(tmp_path / "asterix"))
-    return recipe.Settings(experts=(expert,), learn=recipe.Learn(rounds=10))
+    return distill_settings.Settings(experts=(expert,), learn=distill_settings.Learn(rounds=10))
 
 
 def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
         return {x: dataclasses.replace(changed, **x.changes) for x in chosen}
 
     def settled(settings):
-        return recipe.resolve_defaults(settings, recipe.teachers(settings))
+        return distill_settings.resolve_defaults(settings, distill_settings.teachers(settings))
 
     for variant, own in list(asked().items())[:2]:
         directory = tmp_path / variant.name
@@ -132,7 +132,9 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
     moved = {x: dataclasses.replace(own, experts=(elsewhere,)) for x, own in asked().items()}
     _, others = sweep.results(moved, tmp_path)
     assert "seed=1 holds a run with experts.0.path" in others[second]
-    students.claim_roles(tmp_path / second.name, moved[second], recipe.teachers(moved[second]))
+    students.claim_roles(
+        tmp_path / second.name, moved[second], distill_settings.teachers(moved[second])
+    )
     ended, _ = sweep.results(moved, tmp_path)
     assert ended == {second: {"seed": 1}}
     (tmp_path / first.name / "config.json").unlink()

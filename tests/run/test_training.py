@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import mesh
-from jaxdistill.learn import regime
+from jaxdistill import meshes
+from jaxdistill.learn import train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
@@ -100,7 +100,9 @@ def test_a_report_reads_what_was_learnt_and_plays_nothing_again_for_it(
 ):
     settings, workdir, result = lander_training
     monkeypatch.setattr(lessons.Lesson, "pool", None)
-    learnt = training._read_learnt(regime.resolve_defaults(settings), workdir, mesh.create(), None)
+    learnt = training._read_learnt(
+        train_settings.resolve_defaults(settings), workdir, meshes.create(), None
+    )
     assert {row["best_step"] for row in result["games"]} == {learnt.best_step}
     with learning.Training(settings, workdir) as finished:
         assert finished._collector.log.shape == (2, 24, 4), "of games that could be"
@@ -135,7 +137,7 @@ def test_starts_that_helped_to_choose_are_counted(lander_training, measured):
     measure = functools.partial(
         training.measure,
         training.load_experts(workdir),
-        mesh=mesh.create(),
+        mesh=meshes.create(),
         known=records.Records(),
     )
     terms = dataclasses.replace(ASKED, max_steps=90)
@@ -207,7 +209,7 @@ def test_a_finished_training_that_has_lost_what_it_learnt_is_not_begun_again(
 
 @pytest.mark.parametrize("rule", ["mode", "difficulty"])
 def test_rules_that_a_game_does_not_have_are_refused_before_anything_is_claimed(tmp_path, rule):
-    settings = regime.Settings(games=("pong",), rules=Rules(**{rule: 99}))
+    settings = train_settings.Settings(games=("pong",), rules=Rules(**{rule: 99}))
     with pytest.raises(ValueError, match=r"^pong: Invalid .*99.*the game's own$"):
         training.train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import envpool
 import numpy as np
 import pytest
 
-from jaxdistill import mesh, tasks
+from jaxdistill import meshes, tasks
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Step
 from jaxdistill.tasks.views import Vector, View
@@ -378,10 +378,10 @@ def test_the_step_limit_truncates():
 
 def test_a_system_that_does_not_say_which_cores_are_free_is_played_on_all(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert mesh.cores() == os.cpu_count()
+    assert meshes.cores() == os.cpu_count()
     assert atari.AtariPool(PONG, 1, seed=0).last.ages == 0
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert mesh.cores() == 1
+    assert meshes.cores() == 1
 
 
 def test_the_view_is_what_the_pool_shows():

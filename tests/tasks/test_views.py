@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdistill import mesh
+from jaxdistill import meshes
 from jaxdistill.tasks import views
 from jaxdistill.tasks.views import Screen, Shown, Vector, View, described, from_dict, shown
 
@@ -389,6 +389,6 @@ def test_what_is_seen_has_the_same_bits_beside_whatever_and_on_several_devices()
     whole = _see(view, seen)
     alone = _see(view, Shown(seen.frames[2:3], seen.ages[2:3], seen.screen))
     np.testing.assert_array_equal(whole[2:3], alone)
-    split = [mesh.put_rows(mesh.create(), x) for x in (seen.frames, seen.ages)]
+    split = [meshes.put_rows(meshes.create(), x) for x in (seen.frames, seen.ages)]
     assert len(split[0].sharding.device_set) == 4
     np.testing.assert_array_equal(_see(view, Shown(*split, seen.screen)), whole)

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from jaxdistill.experts import formats, torch_file
-from jaxdistill.play import trying
+from jaxdistill.play import spec_trials
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -17,7 +17,7 @@ def test_file_and_spec_of_the_hub_are_fetched_and_read_once_for_all_answers(
     commit = server.publish("me/tried", {"x.pth": weights, "x.toml": spec, "README.md": b"A card."})
     read, reads = torch_file.read, []
     monkeypatch.setattr(torch_file, "read", lambda path: reads.append(path) or read(path))
-    found = trying.experts("hf://me/tried/x.pth", "hf://me/tried/x.toml", rules="noop_max=1")
+    found = spec_trials.experts("hf://me/tried/x.pth", "hf://me/tried/x.toml", rules="noop_max=1")
     fetched = [x.rpartition("/")[2] for x in server.requests if x.startswith("GET /me/tried/")]
     assert sorted(fetched) == ["README.md", "x.pth", "x.toml"] and len(reads) == 1
 

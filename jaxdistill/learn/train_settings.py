@@ -14,10 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill import (
-    mesh as meshes,
-)
-from jaxdistill import networks, tasks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill import (
     settings as settings_lib,
 )

@@ -12,8 +12,8 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import losses, weight_merging
 from jaxdistill.learn.weight_merging import Merge
-from jaxdistill.run import recipe
-from jaxdistill.run.recipe import Measure
+from jaxdistill.run import distill_settings
+from jaxdistill.run.distill_settings import Measure
 from jaxdistill.settings import Count, OneOf, Share, Steps, Text
 
 
@@ -68,23 +68,23 @@ class Settings:
             )
         self.as_run()
 
-    def as_run(self) -> recipe.Settings:
+    def as_run(self) -> distill_settings.Settings:
         """The distillation with which a merge shares all but the merging: its student is this one.
 
         Raises:
           ValueError: they cannot be of one run.
         """
-        return recipe.Settings(
+        return distill_settings.Settings(
             experts=self.experts,
-            network=self.network or recipe.Settings.network,
+            network=self.network or distill_settings.Settings.network,
             seed=self.seed,
-            collect=recipe.Collect(
+            collect=distill_settings.Collect(
                 **dataclasses.asdict(self.collect),
                 steps_per_round=0,
                 window_steps=self.collect.num_envs,  # of any length: a merge sees all at once
             ),
-            learn=recipe.Learn(loss="mse", ema_decay=0.0),
-            evaluate=recipe.Evaluate(**dataclasses.asdict(self.evaluate)),
+            learn=distill_settings.Learn(loss="mse", ema_decay=0.0),
+            evaluate=distill_settings.Evaluate(**dataclasses.asdict(self.evaluate)),
         )
 
 
@@ -129,7 +129,7 @@ def resolve_defaults(settings: Settings, experts: Sequence[Expert]) -> Settings:
         raise ValueError(
             f"network is {settings.network!r}, and the experts' is {found[0]!r}; leave it out"
         )
-    run = recipe.resolve_defaults(settings.as_run(), experts).evaluate
+    run = distill_settings.resolve_defaults(settings.as_run(), experts).evaluate
     names = [field.name for field in dataclasses.fields(Measure)]
     measure = Measure(**{name: getattr(run, name) for name in names})
     merge = settings.merge
@@ -215,7 +215,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
                 "collect.dataset is given and nothing is collected",
                 ("collect.initial_steps", "collect.expert_epsilon"),
             ),
-            recipe.all_are_played(settings.evaluate),
+            distill_settings.all_are_played(settings.evaluate),
             (opening == 0, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
             (
                 all(expert.advertised_score is None for expert in experts),

@@ -16,19 +16,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, networks, preemption, terminal, workdirs
-from jaxdistill import (
-    mesh as meshes,
-)
+from jaxdistill import clocks, disk, lock, meshes, networks, preemption, terminal, workdirs
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import checkpoints, dataset, learner, weight_merging
 from jaxdistill.play import lessons
 from jaxdistill.report import tables
-from jaxdistill.run import closing, data, distill, merging, students
+from jaxdistill.run import closing, data, distill, merge_settings, students
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import RENEWED, Run
-from jaxdistill.run.merging import Settings
+from jaxdistill.run.merge_settings import Settings
 from jaxdistill.tasks.views import Screen
 
 
@@ -63,10 +60,10 @@ def merge(
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     experts = load_experts(settings.experts)
-    said, settings = settings.merge, merging.resolve_defaults(settings, experts)
+    said, settings = settings.merge, merge_settings.resolve_defaults(settings, experts)
     if not (workdir / "config.json").exists():
         # What None stands for was not said, and is idle in many merges.
-        merging.refuse_idle(dataclasses.replace(settings, merge=said), experts)
+        merge_settings.refuse_idle(dataclasses.replace(settings, merge=said), experts)
     known = runs.records_of(settings.as_run(), workdir, cache_dir)
     run = Run(settings.as_run(), mesh, known=known)
     for lesson in run.lessons:
@@ -77,7 +74,7 @@ def merge(
         _claim(given, workdir)  # nothing is left to write: this asks for no lock
         students.tell_paths(workdir, run.settings)
         return tables.read_result(result_path)
-    if settings.method in merging.OF_STATES:
+    if settings.method in merge_settings.OF_STATES:
         data.check_all_fit(run)
     with lock.one_writer(workdir, "config.json"):
         _claim(given, workdir)
@@ -214,7 +211,9 @@ def _seen(run: Run, settings: Settings, log: dataset.Log) -> weight_merging.Seen
     """The states of a log on the device; with what they were worth, where that is learnt from."""
     played = log.actions(log.length).astype(np.int32)
     nothing = np.zeros(played.shape, np.float32), np.zeros(played.shape, bool)
-    by_reward = settings.merge.loss == weight_merging.TD and settings.method in merging.TAYLOR
+    by_reward = (
+        settings.merge.loss == weight_merging.TD and settings.method in merge_settings.TAYLOR
+    )
     rewards, ended = _replayed(run, log, played) if by_reward else nothing
     if limit := settings.merge.reward_limit:
         rewards = np.clip(rewards, -limit, limit)

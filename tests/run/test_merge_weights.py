@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import reference
-from jaxdistill import clocks, mesh, networks, preemption, tasks, terminal
+from jaxdistill import clocks, meshes, networks, preemption, tasks, terminal
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
@@ -19,9 +19,17 @@ from jaxdistill.learn.weight_merging import Merge
 from jaxdistill.play import records
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import tables
-from jaxdistill.run import common, data, distill, merging, recipe, students, weights
+from jaxdistill.run import (
+    common,
+    data,
+    distill,
+    distill_settings,
+    merge_settings,
+    merge_weights,
+    students,
+)
 
-ONE = mesh.create(jax.devices()[:1])
+ONE = meshes.create(jax.devices()[:1])
 TINY = networks.Network(convs=(networks.ConvLayer(3, 8, 8),), hidden=(5,), num_outputs=18)
 SHAPE = (4, 84, 84)
 GAMES = ("asterix", "carnival")
@@ -47,12 +55,12 @@ def settings(_tiny, tmp_path_factory):
     root = tmp_path_factory.mktemp("experts")
     for i, game in enumerate(GAMES):
         an_expert(game, i).save(root / game)
-    return merging.Settings(
+    return merge_settings.Settings(
         experts=tuple(ExpertSource(str(root / game)) for game in GAMES),
         method="htcl",
-        collect=merging.Collect(num_envs=4, initial_steps=64),
+        collect=merge_settings.Collect(num_envs=4, initial_steps=64),
         merge=Merge(batch_size=16, catch_up_rounds=0),
-        evaluate=recipe.Measure(report_episodes=2, max_steps=24, opening_steps=4),
+        evaluate=distill_settings.Measure(report_episodes=2, max_steps=24, opening_steps=4),
     )
 
 
@@ -73,7 +81,7 @@ def done(settings, tmp_path_factory):
         patch.setattr(dataset.Log, "append", appended)
         patch.setattr(data, "_CHUNK_STEPS", 4)
         with pytest.raises(preemption.Preempted, match=r"^$"):
-            weights.merge(settings, workdir, mesh=ONE)
+            merge_weights.merge(settings, workdir, mesh=ONE)
     assert dataset.open_log(workdir / "dataset").length == 4, "of 16"
     with pytest.MonkeyPatch.context() as patch:
 
@@ -85,14 +93,14 @@ def done(settings, tmp_path_factory):
         patch.setattr(weight_merging, "htcl", stopped)
         again = r"^merges the weights from the beginning: states and games are kept$"
         with pytest.raises(preemption.Preempted, match=again):
-            weights.merge(settings, workdir, mesh=ONE)
+            merge_weights.merge(settings, workdir, mesh=ONE)
     with checkpoints.Checkpoints(workdir / "checkpoints") as saved:
         assert saved.latest_step() is None, "it has stopped before its weights were merged"
-    assert weights.merge(settings, workdir, mesh=ONE, stop_after="merge") == {}
+    assert merge_weights.merge(settings, workdir, mesh=ONE, stop_after="merge") == {}
     assert not (workdir / "result.json").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "_merged", None)  # what was merged is read back
-        result = weights.merge(settings, workdir, mesh=ONE)
+        patch.setattr(merge_weights, "_merged", None)  # what was merged is read back
+        result = merge_weights.merge(settings, workdir, mesh=ONE)
     return workdir, result
 
 
@@ -119,27 +127,29 @@ def test_a_merge_is_measured_shown_and_not_made_twice(settings, done, contents, 
     assert "retention" in printed and "weights merged by htcl" in printed
     assert "none helped to choose the student" in printed
     before = contents(workdir)
-    assert weights.merge(settings, workdir, mesh=ONE)["games"] == result["games"]
+    assert merge_weights.merge(settings, workdir, mesh=ONE)["games"] == result["games"]
     assert contents(workdir) == before
     moved = tuple(
         dataclasses.replace(x, path=str(shutil.copytree(x.path, tmp_path / game)))
         for x, game in zip(settings.experts, GAMES, strict=True)
     )
     run = shutil.copytree(workdir, tmp_path / "run")
-    assert weights.merge(dataclasses.replace(settings, experts=moved), run, mesh=ONE) == result
+    assert (
+        merge_weights.merge(dataclasses.replace(settings, experts=moved), run, mesh=ONE) == result
+    )
     assert students.load_settings(run).experts == moved, "where they are asked from now on"
     other = dataclasses.replace(settings, method="mean", merge=Merge())
     with pytest.raises(
         ValueError, match=r"holds a run with merge\.batch_size 16, this one has 256"
     ):
-        weights.merge(other, workdir, mesh=ONE)
+        merge_weights.merge(other, workdir, mesh=ONE)
 
 
 def test_a_merge_that_was_stopped_and_killed_is_the_uninterrupted_one(
     settings, done, merged, tmp_path
 ):
     workdir, result = done
-    whole = weights.merge(settings, tmp_path, mesh=ONE)
+    whole = merge_weights.merge(settings, tmp_path, mesh=ONE)
     assert result["games"] == whole["games"]
     assert_same(merged, jax.device_get(students.load_student(tmp_path)[1].eval_params))
     logs = [dataset.open_log(path / "dataset") for path in (workdir, tmp_path)]
@@ -154,17 +164,17 @@ def test_an_expert_whose_own_game_is_another_is_named(settings, tmp_path, monkey
     asterix, carnival = settings.experts
     carnival = dataclasses.replace(carnival, rules="noop_max=1")
     chosen = dataclasses.replace(settings, experts=(asterix, carnival))
-    weights.merge(chosen, tmp_path, mesh=ONE, stop_after="merge")
+    merge_weights.merge(chosen, tmp_path, mesh=ONE, stop_after="merge")
     assert [line for line in said if line.startswith("carnival: tiny carnival learnt with")]
 
 
 def test_it_is_the_equation_on_the_states_that_were_collected(settings, done, merged):
     """HTCL by hand: a Taylor step from the first expert to the second."""
     workdir, _ = done
-    chosen = merging.resolve_defaults(settings, _experts(settings))
+    chosen = merge_settings.resolve_defaults(settings, _experts(settings))
     assert chosen.merge.reward_limit == 1.0, "the suite's"
     run = common.Run(chosen.as_run(), ONE)
-    seen = weights._seen(run, chosen, dataset.open_log(workdir / "dataset"))
+    seen = merge_weights._seen(run, chosen, dataset.open_log(workdir / "dataset"))
     assert seen.played.shape == (2, 64) and seen.window.frames.shape[:3] == (2, 16, 4)
     loss = weight_merging.td_loss(TINY, run.view, 0.99)
     states = weight_merging.States(seen, loss, settings.merge)
@@ -216,13 +226,15 @@ def test_a_distillation_begins_from_it_or_from_another_run(settings, done, merge
         (workdir.parent / "distillation").mkdir()
         config = json.dumps({"experts": [{"path": "x"}]})
         (workdir.parent / "distillation" / "config.json").write_text(config)
-        weights.merge(settings, workdir.parent / "distillation", mesh=ONE)
+        merge_weights.merge(settings, workdir.parent / "distillation", mesh=ONE)
 
 
 def test_one_step_of_each_environment_is_too_little(settings, tmp_path):
-    short = dataclasses.replace(settings, collect=merging.Collect(num_envs=4, initial_steps=4))
+    short = dataclasses.replace(
+        settings, collect=merge_settings.Collect(num_envs=4, initial_steps=4)
+    )
     with pytest.raises(ValueError, match=r"none of its 4 steps in 4 .*collect\.initial_steps"):
-        weights.merge(short, tmp_path / "run", mesh=ONE)
+        merge_weights.merge(short, tmp_path / "run", mesh=ONE)
 
 
 def test_states_that_no_device_can_hold_are_refused_before_anything_is_played(
@@ -231,30 +243,30 @@ def test_states_that_no_device_can_hold_are_refused_before_anything_is_played(
     shutil.copytree(done[0] / "dataset", tmp_path / "data")
     info = json.loads((tmp_path / "data" / "dataset.json").read_text())
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(info | {"length": 2**28}))
-    large = merging.Collect(num_envs=4, dataset=str(tmp_path / "data"))
-    many = merging.Collect(num_envs=4, initial_steps=2**30)
+    large = merge_settings.Collect(num_envs=4, dataset=str(tmp_path / "data"))
+    many = merge_settings.Collect(num_envs=4, initial_steps=2**30)
     for collect, name in (
         (large, r"the length of collect\.dataset, in steps per game,"),
         (many, r"collect\.initial_steps"),
     ):
         chosen = dataclasses.replace(settings, collect=collect)
         with pytest.raises(ValueError, match=rf"^{name} is 1073741824, which takes .* GB;"):
-            weights.merge(chosen, tmp_path / "run", mesh=ONE)
+            merge_weights.merge(chosen, tmp_path / "run", mesh=ONE)
     assert not (tmp_path / "run").exists()
     # Who looks at no states needs no room for them.
     simple = dataclasses.replace(settings, collect=large, method="mean", merge=Merge())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(weights, "_stages", lambda *_: 1 // 0)
-        weights.merge(simple, tmp_path / "run", mesh=ONE)
+        patch.setattr(merge_weights, "_stages", lambda *_: 1 // 0)
+        merge_weights.merge(simple, tmp_path / "run", mesh=ONE)
 
 
 def test_simple_methods_need_no_states(settings, done, merged):
     experts = _experts(settings)
-    run = common.Run(merging.resolve_defaults(settings, experts).as_run(), ONE)
+    run = common.Run(merge_settings.resolve_defaults(settings, experts).as_run(), ONE)
 
     def made(method, **merge):
         chosen = dataclasses.replace(settings, method=method, merge=Merge(**merge))
-        return weights._merged(weights._given(run, chosen, experts), None)
+        return merge_weights._merged(merge_weights._given(run, chosen, experts), None)
 
     one, two = (expert.params for expert in experts)
     assert_same(made("mean"), jax.tree.map(lambda a, b: (a + b) / 2, one, two))
@@ -271,14 +283,14 @@ def test_simple_methods_need_no_states(settings, done, merged):
 def test_other_methods_count_what_each_expert_saw(settings, done):
     """Fisher information of each in its own game; Newton's step by hand, on the states of all."""
     experts = _experts(settings)
-    run = common.Run(merging.resolve_defaults(settings, experts).as_run(), ONE)
+    run = common.Run(merge_settings.resolve_defaults(settings, experts).as_run(), ONE)
     log, view = dataset.open_log(done[0] / "dataset"), run.view
     one, two = (expert.params for expert in experts)
 
     def made(method, judged, **merge):
         chosen = dataclasses.replace(settings, method=method, merge=Merge(batch_size=16, **merge))
-        states = weight_merging.States(weights._seen(run, chosen, log), judged, chosen.merge)
-        return weights._merged(weights._given(run, chosen, experts), log), states
+        states = weight_merging.States(merge_weights._seen(run, chosen, log), judged, chosen.merge)
+        return merge_weights._merged(merge_weights._given(run, chosen, experts), log), states
 
     likelihood = weight_merging.likelihood_loss(TINY, view, Merge().q_temperature)
     merged, states = made("fisher", likelihood)
@@ -302,10 +314,10 @@ def test_an_aligned_copy_is_merged_to_itself(settings, done, tmp_path):
     )
     chosen = dataclasses.replace(settings, method="aligned_mean", merge=Merge(batch_size=64))
     experts = [one, copy]
-    run = common.Run(merging.resolve_defaults(settings, _experts(settings)).as_run(), ONE)
-    given = weights._Given(run, chosen, [x.params for x in experts], one.params)
+    run = common.Run(merge_settings.resolve_defaults(settings, _experts(settings)).as_run(), ONE)
+    given = merge_weights._Given(run, chosen, [x.params for x in experts], one.params)
     log = dataset.open_log(done[0] / "dataset")
-    assert_same(weights._merged(given, log), one.params)
+    assert_same(merge_weights._merged(given, log), one.params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -338,7 +350,7 @@ def test_rewards_are_those_of_the_same_actions_in_fresh_pools(scripted_pool):
     played = np.arange(14).reshape(1, 7, 2).astype(np.int32)
     states = np.uint32([[0, 7]])
     log = types.SimpleNamespace(length=7, info={"seed": 4}, states=lambda length: states)
-    rewards, ended = weights._replayed(run, log, played)
+    rewards, ended = merge_weights._replayed(run, log, played)
     assert seeds == [(4, 2)]
     # A game of three steps, its successor begun by the fourth and cut after two, the next begun.
     assert rewards[0, :, 0].tolist() == [0, 0, 5, 0, 0, 7, 0]
@@ -347,9 +359,9 @@ def test_rewards_are_those_of_the_same_actions_in_fresh_pools(scripted_pool):
     assert ended[0, :, 1].tolist() == [False, True] + [False] * 5
     log.states = lambda length: np.uint32([[0, 6]])
     with pytest.raises(ValueError, match="pong: what the dataset holds cannot be played again"):
-        weights._replayed(run, log, played)
+        merge_weights._replayed(run, log, played)
     log.states = lambda length: None
-    assert (weights._replayed(run, log, played)[0] == rewards).all()
+    assert (merge_weights._replayed(run, log, played)[0] == rewards).all()
 
 
 IMPALA = networks.create("impala")
@@ -371,7 +383,7 @@ IMPALA = networks.create("impala")
 def test_experts_that_cannot_be_merged_are_refused(settings, second, chosen, message):
     experts = [an_expert("asterix"), an_expert("carnival", 1, **second)]
     with pytest.raises(ValueError, match=message):
-        merging.resolve_defaults(dataclasses.replace(settings, **chosen), experts)
+        merge_settings.resolve_defaults(dataclasses.replace(settings, **chosen), experts)
 
 
 @pytest.mark.parametrize(
@@ -392,25 +404,25 @@ def test_networks_that_cannot_be_merged_are_refused(settings, network, fields, m
     experts = [dataclasses.replace(expert, network=network, **fields) for expert in tiny]
     chosen = dataclasses.replace(settings, method=method, merge=Merge())
     with pytest.raises(ValueError, match=message):
-        merging.resolve_defaults(chosen, experts)
-    assert merging.resolve_defaults(settings, [an_expert("asterix"), an_expert("carnival")])
+        merge_settings.resolve_defaults(chosen, experts)
+    assert merge_settings.resolve_defaults(settings, [an_expert("asterix"), an_expert("carnival")])
 
 
 def test_one_expert_is_no_merge_and_shared_settings_are_checked():
     with pytest.raises(ValueError, match="experts names 1; expected two or more"):
-        merging.Settings((ExpertSource("x"),), "mean")
+        merge_settings.Settings((ExpertSource("x"),), "mean")
     two = (ExpertSource("x"), ExpertSource("y"))
     with pytest.raises(ValueError, match=r"collect\.initial_steps 5120 is not divisible by"):
-        merging.Settings(two, "mean", collect=merging.Collect(num_envs=33))
+        merge_settings.Settings(two, "mean", collect=merge_settings.Collect(num_envs=33))
 
 
 def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeypatch):
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan), an_expert("asterix").params)
-    monkeypatch.setattr(weights, "_merged", lambda *given: broken)
+    monkeypatch.setattr(merge_weights, "_merged", lambda *given: broken)
     chosen = dataclasses.replace(settings, method="mean", merge=Merge())
-    given = weights._Given(None, chosen, [], None)
+    given = merge_weights._Given(None, chosen, [], None)
     with pytest.raises(ValueError, match="mean has made weights that are not finite"):
-        weights._merged_once(given, tmp_path, None, clocks.Timer())
+        merge_weights._merged_once(given, tmp_path, None, clocks.Timer())
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
 
@@ -418,14 +430,14 @@ def test_the_references_recipe_goes_through_its_states_sixty_times():
     two = "breakout=experts/breakout.pth,pong=experts/pong.pth"
     for argument, games in ((), 3), ((two,), 2):
         config = reference.get_config(*argument).to_dict()
-        chosen = settings_lib.build(recipe.Settings, config)
+        chosen = settings_lib.build(distill_settings.Settings, config)
         learn, steps = chosen.learn, chosen.collect.initial_steps
         assert len(chosen.experts) == games and learn.warm_start == "breakout"
         assert 250 <= learn.batch_per_game * games <= 256
         rows = learn.rounds * learn.updates_per_round * learn.batch_per_game
         assert rows == pytest.approx(60 * steps, rel=0.01) and steps == 20_000
         # L2 is in the gradient: where that is 0, Adam's first step is the rate all the same.
-        transform = recipe.optimiser(chosen)
+        transform = distill_settings.optimiser(chosen)
         weight = {"x": jax.numpy.asarray([2.0])}
         change, _ = transform.update({"x": jax.numpy.zeros(1)}, transform.init(weight), weight)
         assert float(change["x"][0]) == pytest.approx(-3e-4, rel=1e-3)
