@@ -20,7 +20,7 @@ from jaxdistill.text import printable
 
 _PLAIN_INTERVAL = 15.0  # seconds between progress lines where there is no terminal
 _LONG_COMPILE = 1.0  # seconds that JAX compiles until that is said
-_COMPILING = "compiling, which no rate counts"
+_COMPILING = "compiling (not counted in rates)"
 
 
 def say(text: str) -> None:

@@ -66,9 +66,9 @@ def test_compiling_is_announced_where_it_takes_long(clock, monkeypatch):
         with clock.compiles(2.0):
             wait_for(3)
     assert sys.stderr.getvalue().splitlines()[:-1] == [
-        "learn: compiling, which no rate counts",
-        "learn: compiling, which no rate counts, 0:25 so far",
-        "learn: compiling, which no rate counts",
+        "learn: compiling (not counted in rates)",
+        "learn: compiling (not counted in rates), 0:25 so far",
+        "learn: compiling (not counted in rates)",
     ]
 
 

@@ -322,7 +322,7 @@ def _check(network: networks.Network, kinds: Sequence[str]) -> None:
         problem = "LayerNorm"
     elif network.head != "actor_critic":
         problem = f"a head of type {network.head}, without a value of its own"
-        advice = "a student of combat gets one where it learns on (launch/finetune.py)"
+        advice = "a student of combat gets one where it learns on (jaxdistill finetune)"
     elif len(set(network.activations)) > 1:
         problem = f"activations {', '.join(network.activations)}"
     elif any(stream.bounded for stream in network.streams):

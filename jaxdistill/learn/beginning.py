@@ -63,8 +63,8 @@ def _instead(settings: Settings) -> str:
     if settings.student:
         return "set expert_weight to 0"
     if settings.warm_start:
-        return "set expert_weight to 0 to train its copy, or distil it (launch/distill.py)"
-    return "distil it (launch/distill.py)"
+        return "set expert_weight to 0 to train its copy, or distil it (jaxdistill distill)"
+    return "distil it (jaxdistill distill)"
 
 
 def _copied(

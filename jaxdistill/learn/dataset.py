@@ -469,7 +469,7 @@ def open_log(directory: str | os.PathLike[str]) -> Log:
     directory = pathlib.Path(directory)
     if not (directory / _INFO).is_file():
         raise FileNotFoundError(
-            f"{directory} holds no {_INFO}; expected a dataset made by launch/collect.py"
+            f"{directory} holds no {_INFO}; expected a dataset made by jaxdistill collect"
         )
     info, length, _ = _read_info(directory)
     # Whoever begins a log says so before its arrays stand: there is nothing in it to read.

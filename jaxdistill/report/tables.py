@@ -156,9 +156,9 @@ def print_alone(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) 
     print_students(rows, {**measured, "games": rows})
     known = any("expert" in row for row in rows)
     told = (
-        "experts are as the student's card has them, and were not played again"
+        "the experts' scores are those of the student's card; they were not played again"
         if known
-        else "its card has no scores of its experts that were measured so"
+        else "its card has no scores of its experts that were measured in this way"
     )
     terminal.tell(told, WIDTH)
 

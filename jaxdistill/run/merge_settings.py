@@ -99,17 +99,17 @@ def resolve_defaults(settings: Settings, experts: Sequence[Expert]) -> Settings:
         if expert.outputs != "q":
             raise ValueError(
                 f"the expert of {expert.game} holds logits, and Q-values are merged; distil them "
-                f"instead (launch/distill.py)"
+                f"instead (jaxdistill distill)"
             )
         if _shape(expert) != _shape(first):
             raise ValueError(
                 f"experts of one shape are merged, and {first.game}'s has {_size_text(first)}, "
-                f"{expert.game}'s {_size_text(expert)}; distil them instead (launch/distill.py)"
+                f"{expert.game}'s {_size_text(expert)}; distil them instead (jaxdistill distill)"
             )
     if kind := networks.only_of_experts(first.network):
         raise ValueError(
             f"the experts have {kind}, which no student has; distil them instead "
-            f"(launch/distill.py)"
+            f"(jaxdistill distill)"
         )
     suite = first.task.suite
     if first.actions != tuple(range(suite.num_actions)):

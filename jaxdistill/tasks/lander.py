@@ -114,7 +114,7 @@ class LanderPool(Pool):
         max_steps = lander.max_steps if max_steps is None else max_steps
         super().__init__(lander, num_envs, view, max_steps)
         if self.view != LANDER.view:
-            raise ValueError(f"{lander.name} shows {LANDER.view}, expected no {self.view}")
+            raise ValueError(f"{lander.name} shows {LANDER.view}, not {self.view}")
         self._seed, self._max_steps = seed, max_steps
         world = _world_class()
         self._worlds = [world(lander, render) for _ in range(num_envs)]

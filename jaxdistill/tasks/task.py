@@ -311,7 +311,7 @@ class Pool(abc.ABC):
                 raise ValueError(f"{task.name}: {name} is {value}, expected at least 1")
         view, usual = view or task.suite.view, task.suite.view
         if isinstance(view, Vector) != isinstance(usual, Vector):
-            raise ValueError(f"{task.name} shows {usual}, expected no {view}")
+            raise ValueError(f"{task.name} shows {usual}, not {view}")
         self.task, self.num_envs, self.view = task, num_envs, task.shown([view])
         self._sent: np.ndarray | None = None  # those stepping now, None for all
         self._shape, self._dtype = self.view.shape, np.dtype(task.suite.frame_dtype)

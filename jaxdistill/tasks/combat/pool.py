@@ -61,7 +61,7 @@ class CombatPool(Pool):
         max_steps = task.max_steps if max_steps is None else max_steps
         super().__init__(task, num_envs, view, max_steps)
         if self.view != task.suite.view:
-            raise ValueError(f"{task.name} shows {task.suite.view}, expected no {self.view}")
+            raise ValueError(f"{task.name} shows {task.suite.view}, not {self.view}")
         self.environment, self._limit = environment, np.int32(max_steps)
         self._seeds = (seed + np.arange(num_envs)).astype(np.uint32)
         self._width = len(self.environment.entries)
