@@ -46,7 +46,7 @@ def _ask(number: int, frame: FrameType | None) -> None:
             signal.signal(each, usual)
     if number == signal.SIGINT:
         # Not by `print`: what it writes to may be in the middle of drawing a bar.
-        said = b"\nstopping where nothing is lost, in seconds as a rule; Ctrl-C again stops at once\n"
+        said = b"\nstopping where nothing is lost, in seconds as a rule; Ctrl-C again stops now\n"
         with contextlib.suppress(OSError):
             os.write(2, said)
 
