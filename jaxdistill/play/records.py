@@ -63,6 +63,48 @@ class Player:
     marks: tuple[str, ...]
     one_run_only: bool = False
 
+    @classmethod
+    def experts(
+        cls,
+        experts: Sequence[Teacher],
+        *,
+        mesh: Mesh,
+        epsilon: float,
+        sample_logits: bool = False,
+        name: str = "experts",
+        one_run_only: bool = False,
+    ) -> Player:
+        """An expert for each lesson; see `rollouts.expert_actor`."""
+        policy = rollouts.expert_actor(
+            experts, epsilon=epsilon, sample_logits=sample_logits, mesh=mesh
+        )
+        marks = (expert_mark(x, epsilon=epsilon, sample_logits=sample_logits) for x in experts)
+        return cls(name, policy, tuple(marks), one_run_only)
+
+    @classmethod
+    def student(
+        cls,
+        network: networks.Network,
+        params: Any,
+        policy: rollouts.Policy,
+        *,
+        views: Sequence[AnyView],
+        epsilon: float,
+        one_run_only: bool = False,
+    ) -> Player:
+        """One network for all lessons, and how it plays with its parameters.
+
+        Args:
+          params: on the host; those of `policy` are where it plays.
+          views: what it sees in each lesson.
+          epsilon: of `policy`.
+        """
+        marks = (
+            student_mark(network, params, view, index=index, epsilon=epsilon)
+            for index, view in enumerate(views)
+        )
+        return cls("student", policy, tuple(marks), one_run_only)
+
     @property
     def most_games(self) -> int | None:
         """How many games of one task say enough; None where more say more."""
@@ -116,6 +158,15 @@ class Terms:
         """With a run's step limit, where none is said."""
         limit = max_steps if self.max_steps is None else self.max_steps
         return dataclasses.replace(self, max_steps=limit)
+
+    def check_opening(self, task: Task) -> None:
+        """Raises ValueError for openings that are as long as games of `task`."""
+        limit = self.max_steps or task.max_steps
+        if self.opening_steps >= limit:
+            raise ValueError(
+                f"opening_steps is {self.opening_steps}, expected less than the {limit} steps of a "
+                f"game of {task.name}"
+            )
 
     def protocol(self, random: rollouts.Policy) -> Protocol:
         """Of games that are reported, whose openings are this random play."""
@@ -542,19 +593,15 @@ def measure_alone(
     Raises:
       ValueError: its task is unknown, or openings are as long as games.
     """
-    task, steps, epsilon = expert.task, terms.opening_steps, terms.epsilon
-    limit = terms.max_steps or task.max_steps
-    if steps >= limit:
-        raise ValueError(
-            f"opening_steps is {steps}, expected less than the {limit} steps of a game"
-        )
-    alone, known = of_experts([expert], terms.seed), records or Records()
+    terms.check_opening(expert.task)
+    alone, mesh = of_experts([expert], terms.seed), meshes.create()
     random = rollouts.random_policy(choices(alone))
-    mesh = meshes.create()
-    player = Player(
-        f"play {expert.game}",
-        rollouts.expert_actor([expert], epsilon=epsilon, sample_logits=sample_logits, mesh=mesh),
-        (expert_mark(expert, epsilon=epsilon, sample_logits=sample_logits),),
+    player = Player.experts(
+        [expert],
+        mesh=mesh,
+        epsilon=terms.epsilon,
+        sample_logits=sample_logits,
+        name=f"play {expert.game}",
     )
-    protocol = terms.within(limit).protocol(random)
-    return measure(alone, player, protocol, terms.episodes, mesh, known)[0]
+    protocol = terms.within(expert.task.max_steps).protocol(random)
+    return measure(alone, player, protocol, terms.episodes, mesh, records or Records())[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -134,7 +135,7 @@ class Run:
         if changed and [e.network for e in new] != [e.network for e in self.experts]:
             raise ValueError("an expert that is followed has become another network; begin anew")
         self.lessons = _lessons(self.settings, new)
-        self.__dict__.pop("_experts_play", None)  # which is of those before
+        self.__dict__.pop("_experts", None)  # which is of those before
         return changed
 
     @functools.cached_property
@@ -163,26 +164,19 @@ class Run:
 
     def player(self, who: str, params: Any = None) -> records.Player:
         """ "random", "expert", or the "student" that `params` are of."""
-        chosen = self.settings.evaluate
         if who == "random":
             marks = (records.RANDOM,) * len(self.lessons)
             return records.Player(who, self.random_policy, marks)
         if who == "expert":
-            marks = tuple(
-                records.expert_mark(
-                    expert, epsilon=chosen.epsilon, sample_logits=chosen.sample_logits
-                )
-                for expert in self.experts
-            )
-            return records.Player("experts", self.expert_policy(), marks)
-        own = jax.device_get(meshes.take_local(self.mesh, params))
-        marks = tuple(
-            records.student_mark(
-                self.network, own, lesson.seen, index=lesson.index, epsilon=chosen.epsilon
-            )
-            for lesson in self.lessons
+            return dataclasses.replace(self._experts, policy=self.expert_policy())
+        return records.Player.student(
+            self.network,
+            jax.device_get(meshes.take_local(self.mesh, params)),
+            self.student_policy(params),
+            views=[lesson.seen for lesson in self.lessons],
+            epsilon=self.settings.evaluate.epsilon,
+            one_run_only=True,
         )
-        return records.Player(who, self.student_policy(params), marks, one_run_only=True)
 
     def make_collector(self, log: dataset.Log | None = None) -> collection.Collector:
         """Pools to collect in, fresh ones or brought to where those ended that `log` is of."""
@@ -259,17 +253,17 @@ class Run:
 
     def expert_policy(self) -> rollouts.AnyPolicy:
         """The experts as they are evaluated, before their games; compiled once for all calls."""
-        policy = self._experts_play
+        policy = self._experts.policy
         return policy.by() if isinstance(policy, rollouts.Recurrent) else policy
 
     @functools.cached_property
-    def _experts_play(self) -> rollouts.AnyPolicy:
+    def _experts(self) -> records.Player:
         chosen = self.settings.evaluate
-        return rollouts.expert_actor(
+        return records.Player.experts(
             self.experts,
+            mesh=self.mesh,
             epsilon=chosen.epsilon,
             sample_logits=chosen.sample_logits,
-            mesh=self.mesh,
         )
 
     def log_info(self) -> dict[str, Any]:

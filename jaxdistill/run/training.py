@@ -21,6 +21,7 @@ from jaxdistill.learn import checkpoints, loop, origins, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import page, tables
 from jaxdistill.run import common, kinds, students
 from jaxdistill.tasks.atari import USUAL
@@ -290,80 +291,98 @@ def measure(
     """
     everything = lessons.of_experts(experts, terms.seed)
     chosen = everything if only is None else everything[only : only + 1]
-    teachers = student.teachers if student else {}
-    taught = [
-        dataclasses.replace(
-            lesson, view=lesson.task.shown([lesson.seen, teachers[lesson.name].view])
-        )
-        for lesson in (chosen if teachers else ())
-    ]
     for lesson in chosen:
         lesson.task.require()
-        limit = terms.max_steps or lesson.task.max_steps
-        if terms.opening_steps >= limit:
-            raise ValueError(
-                f"opening_steps is {terms.opening_steps}, expected less than the {limit} steps of "
-                f"a game of {lesson.name}"
-            )
-    choices = lessons.choices(everything)
-    random, epsilon = rollouts.random_policy(choices), terms.epsilon
-
-    def player(name: str, teachers: Sequence[Teacher], one_run_only: bool) -> records.Player:
-        policy = rollouts.expert_actor(teachers, epsilon=epsilon, sample_logits=False, mesh=mesh)
-        marks = (records.expert_mark(x, epsilon=epsilon, sample_logits=False) for x in teachers)
-        return records.Player(name, policy, tuple(marks), one_run_only)
-
+        terms.check_opening(lesson.task)
+    random = rollouts.random_policy(lessons.choices(everything))
     players = {"random": records.Player("random", random, (records.RANDOM,) * len(everything))}
+    teachers = student.teachers if student else {}
     if teachers:
-        players["expert"] = player(
-            "experts", [teachers[lesson.name] for lesson in everything], one_run_only=False
+        players["expert"] = records.Player.experts(
+            [teachers[lesson.name] for lesson in everything], mesh=mesh, epsilon=terms.epsilon
         )
     if student is not None:
-        views = student.views([lesson.task for lesson in everything])
-        act = rollouts.network_actor(student.network, choices, epsilon=epsilon, views=views)
-        marks = tuple(
-            records.student_mark(
-                student.network, student.params, own, index=lesson.index, epsilon=epsilon
-            )
-            for lesson, own in zip(everything, views, strict=True)
-        )
-        params = jax.device_put(student.params, meshes.replicated(meshes.local(mesh)))
-        policy = functools.partial(act, params)
-        players["student"] = records.Player("student", policy, marks)
-    players["network"] = player("network", experts, one_run_only=True)
+        players["student"] = _student_player(student, everything, terms.epsilon, mesh)
+    players["network"] = records.Player.experts(
+        experts, mesh=mesh, epsilon=terms.epsilon, name="network", one_run_only=True
+    )
     protocol = terms.protocol(random)
     played = {
         who: records.measure(
-            taught if who == "expert" else chosen, one, protocol, terms.episodes, mesh, known
+            _as_taught(chosen, teachers) if who == "expert" else chosen,
+            player,
+            protocol,
+            terms.episodes,
+            mesh,
+            known,
         )
-        for who, one in players.items()
+        for who, player in players.items()
     }
     card = student.alone if student else told_by
     return [
-        {
-            "game": lesson.name,
-            **{who: scores[index].summary() for who, scores in played.items()},
-            **(
-                {"expert": told}
-                if (told := card and card.expert_scores(lesson.task, terms.protocol_fields))
-                else {}
-            ),
-            "human_normalised": lesson.task.human_normalised(
-                played["network"][index].mean, terms.max_steps
-            ),
-            **_shared(played["network"][index], (starts_seen or {}).get(lesson.name)),
-            **(
-                {"max_steps": terms.max_steps or lesson.task.max_steps} if lesson.task.facts else {}
-            ),
-        }
-        for index, lesson in enumerate(chosen)
+        _row(
+            lesson,
+            {who: scores[place] for who, scores in played.items()},
+            terms,
+            card.expert_scores(lesson.task, terms.protocol_fields) if card else None,
+            (starts_seen or {}).get(lesson.name),
+        )
+        for place, lesson in enumerate(chosen)
     ]
 
 
-def _shared(scores: evaluation.Scores, seen: Collection[int] | None) -> dict[str, int]:
-    if seen is None:
-        return {}
-    return {"shared_starts": len(set(scores.starts.tolist()) & set(seen))}
+def _student_player(
+    student: train_settings.Pretrained, taught: Sequence[Lesson], epsilon: float, mesh: Mesh
+) -> records.Player:
+    """The student that a network was trained further from."""
+    views = student.views([lesson.task for lesson in taught])
+    act = rollouts.network_actor(
+        student.network, lessons.choices(taught), epsilon=epsilon, views=views
+    )
+    params = jax.device_put(student.params, meshes.replicated(meshes.local(mesh)))
+    policy = functools.partial(act, params)
+    return records.Player.student(
+        student.network, student.params, policy, views=views, epsilon=epsilon
+    )
+
+
+def _as_taught(chosen: Sequence[Lesson], teachers: Mapping[str, Teacher]) -> list[Lesson]:
+    """The lessons in pools that show what teachers see, too."""
+    return [
+        dataclasses.replace(
+            lesson, view=lesson.task.shown([lesson.seen, teachers[lesson.name].view])
+        )
+        for lesson in chosen
+    ]
+
+
+def _row(
+    lesson: Lesson,
+    played: Mapping[str, evaluation.Scores],
+    terms: records.Terms,
+    expert: Mapping[str, Any] | None,
+    seen: Collection[int] | None,
+) -> dict[str, Any]:
+    """What is said of one task.
+
+    Args:
+      played: scores of each player.
+      expert: what a card says of the expert's, if nothing else does.
+      seen: as `starts_seen` of `measure`, of this task.
+    """
+    task, network = lesson.task, played["network"]
+    row: dict[str, Any] = {
+        "game": lesson.name,
+        **{who: scores.summary() for who, scores in played.items()},
+    }
+    if expert:
+        row["expert"] = expert
+    row["human_normalised"] = task.human_normalised(network.mean, terms.max_steps)
+    if seen is not None:
+        row["shared_starts"] = len(set(network.starts.tolist()) & set(seen))
+    if task.facts:
+        row["max_steps"] = terms.max_steps or task.max_steps
+    return row
 
 
 def _record(experts: Sequence[Expert], settings: Settings) -> dict[str, page.Film]:
