@@ -259,7 +259,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
         files = [sorted((x / "experts").rglob("*.safetensors")) for x in (one, other)]
         compare("networks", *([np.frombuffer(y.read_bytes(), np.uint8) for y in x] for x in files))
         return found
-    best = [students.load_student(x)[1] for x in (one, other)]
+    best = [students.load_student(x).state for x in (one, other)]
     compare("best student", *best)
     latest = []
     for workdir, state in zip((one, other), best, strict=True):

@@ -106,30 +106,19 @@ def _terms(suite: Suite, *, seed: int) -> Terms:
 
 
 def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    from jaxdistill.experts import student
     from jaxdistill.report import tables
-    from jaxdistill.run import distill, kinds, students, training, travelled
+    from jaxdistill.run import evaluating
 
-    where, game = _WORKDIR.value, _GAME.value
-    if kinds.of(where) == "training":
+    found = evaluating.find(_WORKDIR.value)
+    if found.kind == "training":
         only_with("a distillation", "opening_by")
-        chosen = training.load_settings(where)
-        terms = _terms(chosen.tasks[0].suite, seed=1).within(chosen.max_steps)
-        rows = training.evaluate(where, terms, game=game, cache_dir=cache_dir())
-        tables.print_networks(rows, terms.to_dict())
-        return rows, terms.to_dict()
-    if (found := student.read(where)) is not None:
+    elif found.kind == "exported":
         only_with("a distillation whose experts are at hand", "opening_by")
-        terms = _terms(found.roles[0].task.suite, seed=1).within(found.max_steps)
-        rows = travelled.evaluate(found, terms, game=game, cache_dir=cache_dir())
-        tables.print_alone(rows, terms.to_dict())
-        return rows, terms.to_dict()
-    limit = students.load_settings(where).evaluate.max_steps
-    terms = _terms(students.load_suite(where), seed=1).within(limit)
+    terms = _terms(found.suite, seed=1).within(found.max_steps)
     if not terms.opening_steps:
         only_with("--opening_steps above 0", "opening_by")
-    rows = distill.evaluate_student(where, terms, game=game, cache_dir=cache_dir())
-    tables.print_students(rows, terms.to_dict())
+    rows = found.measure(terms, game=_GAME.value, cache_dir=cache_dir())
+    tables.print_measured(found.kind, rows, terms.to_dict())
     return rows, terms.to_dict()
 
 

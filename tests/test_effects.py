@@ -31,12 +31,12 @@ from jaxdistill.run import (
     data,
     distill,
     distill_settings,
+    finetuning,
     merge_settings,
     merge_weights,
     rounds,
-    students,
+    warm_start,
 )
-from jaxdistill.run import training as training_runs
 
 
 def changed(whole, changes):
@@ -567,7 +567,7 @@ class World:
 
     def begun(self, settings):
         """The student's first parameters."""
-        return distill._initial_params(common.Run(settings, ONE))
+        return warm_start.initial_params(common.Run(settings, ONE))
 
     def said(self, settings):
         """What the student says of one stack."""
@@ -619,7 +619,7 @@ class World:
     def learnt(self, settings):
         """The student that plays after one round of updates."""
         made = common.Run(settings, ONE)
-        state = students.create_state(made.settings, distill._initial_params(made), ONE)
+        state = distill_settings.create_state(made.settings, warm_start.initial_params(made), ONE)
         buffer = dataset.WindowBuffer(
             len(made.taught),
             ENVS,
@@ -649,7 +649,7 @@ class World:
     def reported(self, settings):
         """How many games of random play, expert and student a run reports."""
         made = common.Run(settings, ONE)
-        scores = made.play_reported(distill._initial_params(made))
+        scores = made.play_reported(warm_start.initial_params(made))
         return {who: len(played[0].scores) for who, played in scores.items()}
 
     def accepted(self, settings):
@@ -753,7 +753,7 @@ class World:
 
     def opened(self, settings):
         """A training before its first step: parameters, what they say, and its emulators."""
-        student = training_runs._student(settings, self.fresh())
+        student = finetuning.student_of(settings, self.fresh())
         with learning.Training(settings, self.fresh(), ONE, student) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
             params = training.state.params

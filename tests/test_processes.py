@@ -160,7 +160,8 @@ def test_two_processes_end_what_one_began(settings, tmp_path):
     assert all(row["mean"] for row in played)
     assert _games(tmp_path / "one") == _games(tmp_path / "two")
     one, two = (
-        jax.device_get(students.load_student(tmp_path / name)[1].params) for name in ("one", "two")
+        jax.device_get(students.load_student(tmp_path / name).state.params)
+        for name in ("one", "two")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, two)
 

@@ -181,6 +181,14 @@ def print_networks(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any
     terminal.tell(_starts(rows, "network") + helped, WIDTH)
 
 
+def print_measured(
+    kind: str, rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]
+) -> None:
+    """The tables of what was measured again, of one of the kinds that `run.evaluating` knows."""
+    shown = {"training": print_networks, "exported": print_alone, "distillation": print_students}
+    shown[kind](rows, measured)
+
+
 def _print_endings(rows: Sequence[Mapping[str, Any]]) -> None:
     columns, cells = ending_lines(rows)
     title = f"{ENDINGS}; 95% intervals, left out where they round to the mean"

@@ -12,15 +12,19 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, meshes, networks, profiler, shipped, terminal, workdirs
-from jaxdistill.experts import formats, hub
-from jaxdistill.experts import student as travelling
-from jaxdistill.experts.expert import Team
-from jaxdistill.experts.student import game_index
+from jaxdistill import clocks, disk, lock, meshes, networks, profiler, terminal, workdirs
 from jaxdistill.learn import checkpoints, divergence, origins
 from jaxdistill.play import evaluation, records
 from jaxdistill.report import tables
-from jaxdistill.run import closing, data, distill_settings, kinds, rounds, students
+from jaxdistill.run import (
+    closing,
+    data,
+    distill_settings,
+    rounds,
+    student_json,
+    students,
+    warm_start,
+)
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import Run
 from jaxdistill.run.distill_settings import Settings
@@ -28,7 +32,6 @@ from jaxdistill.run.distill_settings import Settings
 # What a run that stands may change at any time.
 _ALWAYS_CHANGEABLE = ("evaluate.lowest_expert_share", "learn.rounds")
 _CHANGEABLE_WITH_ROUNDS = ("learn.shares", "collect.steps_per_round")
-_LOST = "is not there any more; put it back, or distil again in another --workdir"
 
 
 def distill(
@@ -107,22 +110,22 @@ def distill(
     result_path = workdir / "result.json"
     if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
-        students.tell_paths(workdir, settings)
+        student_json.tell_paths(workdir, settings)
         profiler.none_left(profile)
         return tables.read_result(result_path)
     learnt = checkpoints.any_in(workdir / checkpoints.FOLDER)
     _check_standing(run, workdir, learnt)
     # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
-    initial = _fresh(run) if learnt else _initial_params(run)
+    initial = warm_start.fresh_params(run) if learnt else warm_start.initial_params(run)
     data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):
         latest = checkpoints.read_progress(workdir / checkpoints.FOLDER) if learnt else None
         if latest is not None:
-            students.check_same(workdir, settings, run.experts)
+            student_json.check_same(workdir, settings, run.experts)
             data.check_learnt_from(run, workdir, latest[1])
         with meshes.leader_first("claim"):
             _claim(run, workdir, 0 if latest is None else latest[0])
-            students.claim_paths(workdir, settings)
+            student_json.claim_paths(workdir, settings)
             if not learnt:
                 _claim_start(run, workdir, initial)
         with clocks.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
@@ -174,15 +177,13 @@ def _check_standing(run: Run, workdir: pathlib.Path, learnt: bool) -> None:
     workdirs.claim(workdir, run.settings, (*_changeable(run, workdir), *turned))
     ended = (workdir / "result.json").is_file() or any(workdir.glob("result-[0-9]*.json"))
     if ended and not learnt:
-        raise ValueError(
-            f"{workdir} has ended, and its student, in {workdir / checkpoints.FOLDER}, {_LOST}"
-        )
+        raise students.lost(workdir)
 
 
 def _changeable(run: Run, workdir: pathlib.Path) -> tuple[str, ...]:
     """The settings in which `run` may differ from the one that stands in `workdir`."""
     goes_on = _rounds(workdir) not in (None, run.settings.learn.rounds)
-    moved = students.relocated_fields(workdir, run.settings, run.experts)
+    moved = student_json.relocated_fields(workdir, run.settings, run.experts)
     return (*_ALWAYS_CHANGEABLE, *(_CHANGEABLE_WITH_ROUNDS if goes_on else ()), *moved)
 
 
@@ -196,7 +197,7 @@ def _claim(run: Run, workdir: pathlib.Path, done: int = 0) -> None:
     divergence.claim(
         workdir, run.settings, rounds.CHANGEABLE_AFTER_DIVERGENCE, _changeable(run, workdir)
     )
-    students.claim_roles(workdir, run.settings, run.experts)
+    student_json.claim_roles(workdir, run.settings, run.experts)
     if before in (None, now) or not meshes.leads():
         return
     result = workdir / "result.json"
@@ -291,123 +292,3 @@ def measure_baselines(run: Run, timer: clocks.Timer) -> dict[str, list[evaluatio
     lowest = run.settings.evaluate.lowest_expert_share
     runs.check_experts(run.experts, expert, [scores.mean for scores in random], lowest)
     return baselines
-
-
-def evaluate_student(
-    workdir: str | os.PathLike[str],
-    terms: records.Terms,
-    *,
-    game: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> list[dict[str, Any]]:
-    """Measures a run's chosen student again, with its experts and random play beside it.
-
-    Args:
-      terms: the step limit is the run's where they say none.
-      game: the only one to play; by default all of the run's.
-      cache_dir: see `distill`.
-
-    Returns:
-      One row per game that was played, as in `result.json`.
-
-    Raises:
-      FileNotFoundError, ValueError: the run is not there or has chosen no student yet, `game` is
-        not one of its games, or an expert is not the one that the student learnt from.
-    """
-    settings, student, _ = students.load_student(workdir)
-    roles = students.load_roles(workdir, settings)
-    settings = students.as_read(workdir, settings)
-    students.check_paths(workdir, settings)
-    settings = dataclasses.replace(
-        settings,
-        evaluate=dataclasses.replace(
-            settings.evaluate,
-            report_episodes=terms.episodes,
-            report_width=0.0,
-            epsilon=terms.epsilon,
-            opening_steps=terms.opening_steps,
-            opening_by=terms.opening_by,
-            max_steps=terms.within(settings.evaluate.max_steps).max_steps,
-        ),
-    )
-    known = runs.records_of(settings, pathlib.Path(workdir), cache_dir, writes=False)
-    run = Run(settings, meshes.create(), known=known, report_seed=terms.seed)
-    students.check_roles(workdir, roles, students.roles_of(run.settings, run.experts))
-    students.check_weights(workdir, run.experts)
-    for lesson in run.lessons:
-        lesson.task.require()
-    only = None if game is None else [game_index(run.names, game, workdir)]
-    return closing.rows_of(run, run.play_reported(student.eval_params, only))
-
-
-def _initial_params(run: Run) -> networks.Params:
-    learn = run.settings.learn
-    if learn.begins_as is not None:
-        return params_of(run, learn.begins_as, "learn.warm_start")
-    if learn.warm_start is None:
-        return _fresh(run)
-    return params_of(run, learn.warm_start, "learn.warm_start", behind=_fresh(run))
-
-
-def _fresh(run: Run) -> networks.Params:
-    return networks.init(run.network, jax.random.fold_in(run.key, 100), run.view.shape)
-
-
-def params_of(
-    run: Run, named: str, field: str, *, behind: networks.Params | None = None
-) -> networks.Params:
-    """What a student of the run may begin as.
-
-    Args:
-      named: a game of the run, whose expert is meant; a file of any expert; the directory of
-        another run, whose student is; or a student that was exported or pushed.
-      field: the setting that names it.
-      behind: the convolutions alone are copied, with these parameters behind them.
-
-    Raises:
-      FileNotFoundError, ValueError: it is none of these, cannot be read, or is of another shape.
-    """
-    path = pathlib.Path(named)
-    actions: tuple[int, ...] = tuple(range(run.suite.num_actions))
-    if named not in run.names and kinds.of(path) is not None:
-        settings, state, network = students.load_student(path)
-        view = students.load_roles(path, settings)[0].view
-        name, params = f"the student of {named}", jax.device_get(state.eval_params)
-    elif named not in run.names and (exported := travelling.read(named)) is not None:
-        network, view = exported.network, exported.roles[0].view
-        name, params = f"the student {named}", exported.params
-    else:
-        if named in run.names:
-            expert = run.experts[run.names.index(named)]
-        elif shipped.found(path).exists() or hub.is_address(named):
-            expert = formats.load(named)
-        else:
-            raise ValueError(
-                f"{field} {named!r} is neither a game of this run ({', '.join(run.names)}) nor a "
-                f"file or a run"
-            )
-        if isinstance(expert, Team):
-            raise ValueError(
-                f"{field}: {named} is played by several experts together; name one of the others, "
-                f"a file, or begin fresh"
-            )
-        name, params, actions = expert.name, expert.params, expert.actions
-        network, view = expert.network, expert.view
-    shown_alike = view.shape == run.view.shape
-    if behind is not None:
-        if not (shown_alike and networks.may_take_torso(run.network, network)):
-            others = run.convolutions_of(network, view)
-            raise ValueError(
-                f"{field}: {name} and the student (network {run.settings.network!r}) do not have "
-                f"the same convolutions, nor the student the same ones with more features; "
-                + (f"set convolutions to {others}, " if others else "")
-                + "leave learn.warm_layers at 'all', or begin fresh"
-            )
-        return networks.with_torso(behind, params)
-    same = networks.same_architecture(network, run.network)
-    if not (same and shown_alike and actions == tuple(range(run.suite.num_actions))):
-        raise ValueError(
-            f"{field}: {name} ({network.num_outputs} outputs) is not of the student's shape "
-            f"(network {run.settings.network!r}); begin fresh instead"
-        )
-    return params

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from jaxdistill import networks, tasks
 from jaxdistill import settings as settings_lib
@@ -593,3 +594,9 @@ def optimiser(settings: Settings) -> optax.GradientTransformation:
         clip_norm=lrn.clip_norm,
         weight_decay=lrn.weight_decay,
     )
+
+
+def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:
+    """A run's train state around `params`, averaged too if its settings ask for it."""
+    averaged = settings.learn.ema_decay > 0
+    return learner.create_state(params, optimiser(settings), mesh, averaged=averaged)

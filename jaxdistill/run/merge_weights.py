@@ -22,7 +22,15 @@ from jaxdistill.experts.sources import load_experts
 from jaxdistill.learn import checkpoints, dataset, learner, weight_merging
 from jaxdistill.play import lessons
 from jaxdistill.report import tables
-from jaxdistill.run import closing, data, distill, merge_settings, students
+from jaxdistill.run import (
+    closing,
+    data,
+    distill,
+    distill_settings,
+    merge_settings,
+    student_json,
+    warm_start,
+)
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import RENEWED, Run
 from jaxdistill.run.merge_settings import Settings
@@ -72,13 +80,13 @@ def merge(
     result_path = workdir / "result.json"
     if result_path.is_file():
         _claim(given, workdir)  # nothing is left to write: this asks for no lock
-        students.tell_paths(workdir, run.settings)
+        student_json.tell_paths(workdir, run.settings)
         return tables.read_result(result_path)
     if settings.method in merge_settings.OF_STATES:
         data.check_all_fit(run)
     with lock.one_writer(workdir, "config.json"):
         _claim(given, workdir)
-        students.claim_paths(workdir, run.settings)
+        student_json.claim_paths(workdir, run.settings)
         with clocks.wall_clock(workdir, began=began) as wall:
             return _stages(given, workdir, stop_after, wall)
 
@@ -108,14 +116,14 @@ def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
             )
     params = [expert.params for expert in experts]
     named = settings.merge.base
-    base = params[0] if named is None else distill.params_of(run, named, "merge.base")
+    base = params[0] if named is None else warm_start.params_of(run, named, "merge.base")
     return _Given(run, settings, params, base)
 
 
 def _claim(given: _Given, workdir: pathlib.Path) -> None:
-    moved = students.relocated_fields(workdir, given.run.settings, given.run.experts)
+    moved = student_json.relocated_fields(workdir, given.run.settings, given.run.experts)
     workdirs.claim(workdir, given.settings, tuple(moved))
-    students.claim_roles(workdir, given.run.settings, given.run.experts)
+    student_json.claim_roles(workdir, given.run.settings, given.run.experts)
 
 
 def _stages(
@@ -148,7 +156,7 @@ def _merged_once(
     with checkpoints.Checkpoints(workdir / checkpoints.FOLDER) as saved:
         step = saved.best_step()
         if step is not None:
-            like = students.create_state(run.settings, given.base, run.mesh)
+            like = distill_settings.create_state(run.settings, given.base, run.mesh)
             restored = saved.restore(step, like)
             timer.restore(restored.progress["timer"])
             # Others may have collected more since; an earlier version did not say.
@@ -161,7 +169,7 @@ def _merged_once(
                 f"{given.settings.method} has made weights that are not finite; try fewer rounds, "
                 f"a smaller merge.rate or a larger merge.damping"
             )
-        state = students.create_state(run.settings, params, run.mesh)
+        state = distill_settings.create_state(run.settings, params, run.mesh)
         with timer.phase("save"):  # the only one, and so the best
             progress = {"timer": timer.state(), "length": log.length}
             saved.save(0, state, progress=progress, value=0.0)

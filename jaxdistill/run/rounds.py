@@ -18,7 +18,7 @@ from jaxdistill.learn import checkpoints, dataset, divergence, learner, train_se
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
-from jaxdistill.run import choosing, data, distill_settings, students
+from jaxdistill.run import choosing, data, distill_settings
 from jaxdistill.run.common import Run
 
 Baselines = dict[str, list[evaluation.Scores]]  # of "random" and "expert", by lesson
@@ -120,7 +120,7 @@ def train(
     """
     lrn = run.settings.learn
     baselines = choosing.without_unknown_retention(baselines)
-    state, standing = students.create_state(run.settings, initial, run.mesh), _Standing()
+    state, standing = distill_settings.create_state(run.settings, initial, run.mesh), _Standing()
     with checkpoints.Checkpoints(workdir / checkpoints.FOLDER) as saved:
         begun = saved.latest_step()
         if begun is not None:

@@ -1,255 +1,27 @@
 """The chosen student of a finished or standing run, read back.
 
-A run writes down in `student.json` what its student plays and sees there, and what its experts
-hold, so that it can be read, watched and exported without them. Runs of before that was written ask
-their experts' files. It says who the experts were, too: where they are asked again, others may
-stand in their place.
+What it plays and sees, and who taught it, is read from `student.json`, see `student_json`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from jaxdistill import disk, lock, meshes, networks, shipped, tasks, workdirs
-from jaxdistill.experts import hub
+from jaxdistill import disk, meshes, networks, tasks, workdirs
 from jaxdistill.experts import student as travelling
-from jaxdistill.experts.expert import Expert, Teacher, Team
-from jaxdistill.experts.student import Role, Student, game_index
-from jaxdistill.learn import checkpoints, learner, losses, train_settings
-from jaxdistill.play import records
-from jaxdistill.run import distill_settings, kinds, merge_settings
+from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.student import Role, Student
+from jaxdistill.learn import checkpoints, losses
+from jaxdistill.learn.learner import TrainState
+from jaxdistill.run import distill_settings, kinds, merge_settings, student_json
 from jaxdistill.run.distill_settings import Settings
 from jaxdistill.tasks.atari import Rules
-from jaxdistill.tasks.task import Suite, Task
-from jaxdistill.text import one_line
-
-_FILE = "student.json"
-_HELD = "expert_outputs"  # of each game, in that file; one of an earlier version does not say
-_MARK, _SHA256 = "expert_params", "expert_sha256"  # of those that are not followed
-_ADVICE = "remove it, and the run's experts are asked"
-
-
-def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
-    """The roles of the student of a run, whose experts `distill_settings.teachers` gives."""
-    views = distill_settings.student_views(settings, experts)
-    return tuple(
-        Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name, e.source)
-        for e, view in zip(experts, views, strict=True)
-    )
-
-
-def claim_roles(
-    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
-) -> None:
-    """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
-
-    So with the weights of its experts, which count from when something was learnt from them.
-
-    Raises:
-      ValueError: the run began with experts of other games, ones that saw something else, or ones
-        of other weights.
-    """
-    path = pathlib.Path(workdir, _FILE)
-    learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
-    rows = _rows_of(settings, experts, marked=not (learnt or settings.collect.follow))
-    check_same(workdir, settings, experts)
-    if path.is_file() and (learnt or disk.read_json(path, _ADVICE) == rows):
-        return
-    disk.write_json(path, rows)
-
-
-def check_same(
-    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
-) -> None:
-    """What `claim_roles` refuses, and nothing is written."""
-    path = pathlib.Path(workdir, _FILE)
-    if path.is_file():
-        check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
-        if checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER)):
-            check_weights(workdir, experts)
-
-
-def _rows_of(
-    settings: Settings, experts: Sequence[Teacher], *, marked: bool
-) -> list[dict[str, Any]]:
-    """What is written down of each game; `marked`, with what tells its expert from others."""
-    roles = roles_of(settings, experts)
-    rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
-    if marked:
-        for row, expert in zip(rows, experts, strict=True):
-            row[_MARK] = records.fingerprint(expert.params)
-        for row, source in zip(rows, settings.experts, strict=False):  # a team has no file
-            row[_SHA256] = _sha256(shipped.found(source.path))
-    return json.loads(json.dumps(rows))  # as they are read back: no tuples
-
-
-def check_roles(
-    workdir: str | os.PathLike[str], standing: Sequence[Role], new: Sequence[Role]
-) -> None:
-    """Refuses experts that play or see something else than those a student learnt from.
-
-    Raises:
-      ValueError: a game or a view differs.
-    """
-    if [role.game for role in standing] != [role.game for role in new]:
-        raise ValueError(
-            f"{workdir} has a student of {', '.join(role.game for role in standing)}, and its "
-            f"experts now play {', '.join(role.game for role in new)}; put back the experts' "
-            f"files, or begin in another --workdir"
-        )
-    for old, role in zip(standing, new, strict=True):
-        for what, before, now in (
-            ("sees", old.view, role.view),
-            ("learns actions", old.actions, role.actions),
-        ):
-            if before != now:
-                raise ValueError(
-                    f"{workdir} has a student that {what} {before} in {old.game}, and its expert "
-                    f"{role.expert} now stands for {now}; put back the expert's file or spec, or "
-                    f"begin in another --workdir"
-                )
-
-
-def check_weights(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -> None:
-    """Refuses experts of other weights than those a student learnt from.
-
-    Nothing is refused where nobody wrote down whom it learnt from: in a run of an earlier version,
-    or one that follows experts in training.
-
-    Raises:
-      ValueError: an expert has other weights.
-    """
-    marks = _written(workdir, _MARK)
-    for expert in experts:
-        if marks.get(str(expert.game)) not in (None, records.fingerprint(expert.params)):
-            before = _written(workdir, "source").get(str(expert.game))
-            now = "which has" if before == expert.source else f"and {expert.source} has"
-            raise ValueError(
-                f"the student of {workdir} learnt {expert.game} from {before}, {now} other weights "
-                f"now; put back what it was, begin in another --workdir, or export the student "
-                f"(--format=student), which then needs no experts"
-            )
-
-
-def relocated_fields(
-    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
-) -> list[str]:
-    """The fields of a run's settings, as "experts.0.path", that say where the same experts are.
-
-    Empty where it is not known whether they are the same.
-    """
-    marks = _written(workdir, _MARK)
-    return [
-        f"experts.{index}.path"
-        for index, expert in enumerate(experts[: len(settings.experts)])
-        if marks.get(str(expert.game)) == records.fingerprint(expert.params)
-    ]
-
-
-def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
-    """Writes down where the experts of a run that goes on are now, since they may have `moved`."""
-    path = pathlib.Path(workdir, "config.json")
-    standing = disk.read_json(path, "begin again in another --workdir")
-    rows = standing["experts"]
-    now = [row | {"path": x.path} for row, x in zip(rows, settings.experts, strict=True)]
-    if now != rows and meshes.leads():
-        disk.write_json(path, standing | {"experts": now})
-
-
-def tell_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
-    """`claim_paths` of a run that is only read, where it may be written to; else nothing is."""
-    if load_settings(workdir).experts == settings.experts:
-        return
-    # Who may not write is shown the run all the same; whoever writes there now says it himself.
-    with contextlib.suppress(OSError, ValueError), lock.one_writer(workdir, "config.json"):
-        claim_paths(workdir, settings)
-
-
-def check_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
-    """Refuses a run whose experts are to be asked and are not where it says that they are.
-
-    Raises:
-      FileNotFoundError: nothing is there, be it of one expert.
-    """
-    marks = _written(workdir, _MARK)
-    for role, source in zip(load_roles(workdir, settings), settings.experts, strict=False):
-        if hub.is_address(source.path) or shipped.found(source.path).exists():
-            continue
-        now = f"say in {pathlib.Path(workdir, 'config.json')} where it is now"
-        if marks.get(role.game) is not None:  # by which it is known again
-            now = "call the program that made this run with the path where it is now"
-        raise FileNotFoundError(
-            f"the student of {workdir} learnt {role.game} from {source.path}, where nothing is "
-            f"now; put it back, {now}, or export the student (--format=student), which then needs "
-            f"no experts"
-        )
-
-
-def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
-    """The settings of a run with the commits of its experts on the hub, whose branches move on."""
-    if settings.collect.follow or not pathlib.Path(workdir, _FILE).is_file():
-        return settings
-    experts = list(settings.experts)
-    for index, (expert, role) in enumerate(
-        zip(settings.experts, load_roles(workdir, settings), strict=False)
-    ):
-        if hub.is_address(expert.path) and hub.is_address(role.source):
-            experts[index] = dataclasses.replace(expert, path=role.source)
-    return dataclasses.replace(settings, experts=tuple(experts))
-
-
-def _written(workdir: str | os.PathLike[str], name: str) -> dict[str, Any]:
-    """What is written down as `name` of each game; None of one of which nothing is."""
-    path = pathlib.Path(workdir, _FILE)
-    rows = disk.read_json(path, _ADVICE) if path.is_file() else []
-    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return {str(row.get("game")): row.get(name) for row in known}
-
-
-def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Role, ...]:
-    """The games of the student in `workdir`, in its order.
-
-    Raises:
-      ValueError: nothing is written down, as in an older run, and an expert's file cannot be read;
-        or what is written is damaged.
-    """
-    path = pathlib.Path(workdir, _FILE)
-    if path.is_file():
-        return _read_roles(path, settings.rules)
-    try:
-        return roles_of(settings, distill_settings.teachers(settings))
-    except tasks.UnknownTask:
-        raise
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{workdir} holds no {_FILE}, so its experts are asked: {error}"
-        ) from error
-
-
-def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
-    rows = disk.read_json(path, _ADVICE)
-    try:
-        roles = tuple(Role.from_dict(row, rules) for row in rows)
-        if not roles:
-            raise ValueError("names no game")
-    except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
-        raise tasks.UnknownTask(f"{path}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 200)
-        raise ValueError(f"{path} is damaged ({reason}); {_ADVICE}") from error
-    return roles
+from jaxdistill.tasks.task import Suite
 
 
 def load_settings(workdir: str | os.PathLike[str]) -> Settings:
@@ -270,7 +42,7 @@ def load_suite(workdir: str | os.PathLike[str]) -> Suite:
     Raises:
       FileNotFoundError, ValueError: the run is not there, or its files are damaged.
     """
-    return load_roles(workdir, load_settings(workdir))[0].task.suite
+    return student_json.load_roles(workdir, load_settings(workdir))[0].task.suite
 
 
 def how_made(workdir: str | os.PathLike[str], updates: int) -> dict[str, Any]:
@@ -316,8 +88,22 @@ def _read_settings(
     return chosen, path, standing
 
 
-def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.TrainState, Any]:
-    """Settings, chosen student, and network of the run in `workdir`.
+class LoadedStudent(NamedTuple):
+    """A run's chosen student, as it was saved.
+
+    Attributes:
+      settings: of the run.
+      state: the student's, with its parameters.
+      network: what these are of.
+    """
+
+    settings: Settings
+    state: TrainState
+    network: networks.Network
+
+
+def load_student(workdir: str | os.PathLike[str]) -> LoadedStudent:
+    """The chosen student of the run in `workdir`.
 
     Raises:
       FileNotFoundError, ValueError: the run is not there or has chosen no student yet.
@@ -325,21 +111,26 @@ def load_student(workdir: str | os.PathLike[str]) -> tuple[Settings, learner.Tra
     workdir = pathlib.Path(workdir)
     chosen, path, standing = _read_settings(workdir)
     settings = _as_run(chosen)
-    roles = load_roles(workdir, settings)
+    roles = student_json.load_roles(workdir, settings)
     played = [tasks.under(role.task, settings.rules) for role in roles]
     network = distill_settings.network_of(settings, played, roles[0].view)
     params = networks.init(network, jax.random.key(0), roles[0].view.shape)
-    state = create_state(settings, params, meshes.create())
+    state = distill_settings.create_state(settings, params, meshes.create())
     with workdirs.naming_unsaid(path, type(chosen), standing):
         best = checkpoints.read_best(workdir / checkpoints.FOLDER, state)
     if best is None and (workdir / "result.json").is_file():
-        raise ValueError(
-            f"{workdir} has ended, and its student, in {workdir / checkpoints.FOLDER}, is not "
-            f"there any more; put it back, or distil again in another --workdir"
-        )
+        raise lost(workdir)
     if best is None:
         raise ValueError(f"{workdir} has evaluated no student yet; let it run on")
-    return settings, best.state, network
+    return LoadedStudent(settings, best.state, network)
+
+
+def lost(workdir: pathlib.Path) -> ValueError:
+    """What is raised of a run that has ended, and has no student any more."""
+    return ValueError(
+        f"{workdir} has ended, and its student, in {workdir / checkpoints.FOLDER}, is not there "
+        f"any more; put it back, or distil again in another --workdir"
+    )
 
 
 def read(workdir: str | os.PathLike[str]) -> Student:
@@ -359,7 +150,7 @@ def read(workdir: str | os.PathLike[str]) -> Student:
         network=network,
         params=jax.device_get(state.eval_params),
         outputs=outputs_of(workdir, settings),
-        roles=load_roles(workdir, settings),
+        roles=student_json.load_roles(workdir, settings),
         rules=settings.rules,
         card=_card(pathlib.Path(workdir), settings, int(state.step)),
     )
@@ -371,7 +162,7 @@ def _card(workdir: pathlib.Path, settings: Settings, updates: int) -> dict[str, 
     Of its experts' files it says what they held then, not what they hold now.
     """
     path, measured = workdir / "result.json", {}
-    held = [*_written(workdir, _SHA256).values(), *[None] * len(settings.experts)]
+    held = [*student_json.file_hashes(workdir), *[None] * len(settings.experts)]
     if path.is_file():
         measured = disk.read_json(path, "the same command writes it again")
     return {
@@ -391,14 +182,6 @@ def _card(workdir: pathlib.Path, settings: Settings, updates: int) -> dict[str, 
 _MEASURED = ("games", "episodes", "epsilon", "opening_steps", "opening_by")
 
 
-def _sha256(path: pathlib.Path) -> str | None:
-    """Of a file; None where it is not there any more, or is a directory."""
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def student_as_expert(
     workdir: str | os.PathLike[str], game: str | None = None, *, whole: bool = False
 ) -> Expert:
@@ -408,70 +191,6 @@ def student_as_expert(
       FileNotFoundError, ValueError: as `read`, or the game is not one of its own.
     """
     return read(workdir).expert(game, whole=whole)
-
-
-def to_go_on_from(
-    workdir: str | os.PathLike[str], games: Sequence[str]
-) -> train_settings.Pretrained:
-    """A student that `read` reads, to be trained further in some of its games.
-
-    One that plays a task of keys and angles whole goes on in others of that kind too, such as a
-    duel of other health. One that was exported has no teachers.
-
-    Raises:
-      FileNotFoundError, ValueError: as `read`; an expert of the run cannot be read, or a game is
-        not one of its own.
-    """
-    alone = travelling.read(workdir)
-    student = alone or read(workdir)
-    for game in games:
-        if game not in student.games and not _knows_enough(student, tasks.get(game)):
-            game_index(student.games, game, workdir)  # which refuses it
-    for role in student.roles:
-        if role.game in games and not role.view.native:
-            raise ValueError(
-                f"a training shows what EnvPool makes alone, and the student of {workdir} sees "
-                f"{role.view} in {role.game}; distil one with view None"
-            )
-    network, params = student.network, student.params
-    if network.knows_game:
-        indices = [student.games.index(game) for game in games]
-        network, params = networks.for_some_games(network, params, indices)
-    return train_settings.Pretrained(
-        name=f"student of {workdir}",
-        network=network,
-        params=params,
-        outputs=student.outputs,
-        view=student.roles[0].view,
-        teachers={} if alone else _teachers(workdir, games),
-        own={role.game: role.view for role in student.roles},
-        alone=alone,
-        actions={role.game: role.actions for role in student.roles},
-        rules=student.rules,
-    )
-
-
-def _knows_enough(student: Student, task: Task) -> bool:
-    """Whether a task that a student was not taught asks for no more than one that it was."""
-    if student.network.knows_game or not task.suite.kinds:
-        return False
-    whole = [role for role in student.roles if role.task.suite == task.suite]
-    return any(set(task.actions) <= set(role.actions) for role in whole)
-
-
-def _teachers(workdir: str | os.PathLike[str], games: Sequence[str]) -> dict[str, Teacher]:
-    """Who teaches each game of a run, and others that its experts play together as well.
-
-    Raises:
-      FileNotFoundError, ValueError: an expert cannot be read, or has become another.
-    """
-    settings = as_read(workdir, load_settings(workdir))
-    check_paths(workdir, settings)
-    experts = distill_settings.teachers(settings)
-    check_weights(workdir, experts)
-    teachers = {str(expert.game): expert for expert in experts}
-    alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
-    return teachers | {game: Team(alone, game) for game in games if game not in teachers}
 
 
 def untaught(role: Role, rules: Rules) -> list[str]:
@@ -493,27 +212,4 @@ def outputs_of(workdir: str | os.PathLike[str], settings: Settings) -> str:
     loss = losses.LOSSES.get(settings.learn.loss)  # keys and angles have others, and no Q-values
     if loss is None or not loss.gives_q:
         return "logits"
-    return "q" if loss.of_q or _of_q(pathlib.Path(workdir), settings) else "logits"
-
-
-def _of_q(workdir: pathlib.Path, settings: Settings) -> bool:
-    """Whether all experts of a run hold Q-values.
-
-    A run of an earlier version did not write it down. Then their files are asked; where those are
-    gone, it is not known, and False as it was then.
-    """
-    path = workdir / _FILE
-    rows = disk.read_json(path, _ADVICE) if path.is_file() else [{}]
-    held = [row.get(_HELD) for row in rows]
-    if None in held:
-        with contextlib.suppress(OSError, ValueError):
-            held = [expert.outputs for expert in distill_settings.teachers(settings)]
-    return all(outputs == "q" for outputs in held)
-
-
-def create_state(settings: Settings, params: networks.Params, mesh: Mesh) -> learner.TrainState:
-    """A run's train state around `params`, averaged too if its settings ask for it."""
-    averaged = settings.learn.ema_decay > 0
-    return learner.create_state(
-        params, distill_settings.optimiser(settings), mesh, averaged=averaged
-    )
+    return "q" if loss.of_q or student_json.all_hold_q(workdir, settings) else "logits"

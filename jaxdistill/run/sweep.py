@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill import clocks, workdirs
 from jaxdistill.report import tables
-from jaxdistill.run import distill, distill_settings, students
+from jaxdistill.run import distill, distill_settings, student_json
 
 SEED = "seed"
 
@@ -118,7 +118,7 @@ def _check_same(settings: distill_settings.Settings, directory: pathlib.Path) ->
     workdirs.claim(
         directory,
         settings,
-        (*_CHANGEABLE, *students.relocated_fields(directory, settings, experts)),
+        (*_CHANGEABLE, *student_json.relocated_fields(directory, settings, experts)),
     )
 
 

@@ -12,19 +12,16 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, disk, lock, meshes, metrics, networks, profiler, terminal, workdirs
-from jaxdistill.experts import hub
-from jaxdistill.experts import student as travelling
+from jaxdistill import clocks, disk, lock, meshes, metrics, networks, profiler, workdirs
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.learn import checkpoints, loop, origins, train_settings
+from jaxdistill.learn import checkpoints, loop, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import page, tables
-from jaxdistill.run import common, kinds, students
-from jaxdistill.tasks.atari import USUAL
+from jaxdistill.run import common, finetuning, kinds
 
 
 def train(
@@ -64,9 +61,9 @@ def train(
       ValueError, OSError: something the user can mend, in one line; see `loop.train`.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
-    student = _student(settings, workdir)
+    student = finetuning.student_of(settings, workdir)
     if student is not None:
-        settings = _as_distilled(settings, student)
+        settings = finetuning.as_distilled(settings, student)
     path = workdir / "result.json"
     if stop_at is None and path.is_file() and _experts_stand(settings, workdir):
         loop.check_begun(settings, workdir, mesh=mesh, student=student)
@@ -124,18 +121,6 @@ def missing_path(workdir: str | os.PathLike[str]) -> pathlib.Path | None:
     return None
 
 
-def _as_distilled(settings: Settings, student: train_settings.Pretrained) -> Settings:
-    """`settings` by the student's rules, where they say no others; a line where they differ."""
-    if settings.rules == student.rules:
-        return settings
-    differ = student.rules.differences_from(settings.rules)
-    if settings.rules != USUAL:
-        terminal.say(f"note: {student.name} was distilled with {differ}")
-        return settings
-    terminal.say(f"note: games are played as {student.name} was distilled, with {differ}")
-    return dataclasses.replace(settings, rules=student.rules)
-
-
 class _Learnt(NamedTuple):
     """What one network of a finished training has come to.
 
@@ -167,7 +152,7 @@ def _report(
 ) -> None:
     """Measures and shows the best network of a finished training; the result is written last."""
     parts = loop.parts(settings, workdir)
-    student = _student(settings, workdir)
+    student = finetuning.student_of(settings, workdir)
     learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
     timer = clocks.Timer()
     experts = load_experts(workdir)
@@ -214,36 +199,6 @@ def _report(
     )
     result["seconds"] = seconds()
     disk.write_json(workdir / "result.json", result)
-
-
-def _student(settings: Settings, workdir: pathlib.Path) -> train_settings.Pretrained | None:
-    """What the training in `workdir` goes on from, if it does.
-
-    Raises:
-      ValueError: it has become another since.
-    """
-    if settings.student is None:
-        return None
-    names = [task.name for task in settings.tasks]
-    student = students.to_go_on_from(_place_of(settings.student, workdir), names)
-    if settings.expert_weight and student.alone:
-        raise ValueError(
-            f"expert_weight is {settings.expert_weight:g}, and {student.name} came without its "
-            f"experts; set it to 0, as configs/finetune.py:alone does, or go on from its run"
-        )
-    origins.check(workdir, origins.of(student, ()))
-    return student
-
-
-def _place_of(student: str, workdir: pathlib.Path) -> str:
-    """Where a training's student is: where it was or, if nothing is there, around the training.
-
-    So `finetuned` in the directory of a run moves with it, and is read from within.
-    """
-    around = workdir.resolve().parent
-    if hub.is_address(student) or kinds.has_student(student) or travelling.is_student(student):
-        return student
-    return str(around) if kinds.has_student(around) else student
 
 
 def _read_learnt(
@@ -453,44 +408,3 @@ def best_as_expert(workdir: str | os.PathLike[str], game: str | None = None) -> 
         )
     index = 0 if game is None else game_index(names, game, workdir, "learnt")
     return _load_expert(workdir, names[index])
-
-
-def evaluate(
-    workdir: str | os.PathLike[str],
-    terms: records.Terms,
-    *,
-    game: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> list[dict[str, Any]]:
-    """Measures the best network of a training again, with random play beside it.
-
-    So with the student that it went on from, and who taught that. Where they are not there any more
-    or have become others, a line says so, and their scores are left out.
-
-    Args:
-      terms: the step limit is the training's where they say none.
-      game: the only one to play; by default all.
-      cache_dir: see `train`.
-
-    Returns:
-      One row per task that was played, as in `result.json`.
-
-    Raises:
-      FileNotFoundError, ValueError: the training is not there, has evaluated nothing, or the game
-        is not one of its own.
-    """
-    settings = load_settings(workdir)
-    names = [task.name for task in settings.tasks]
-    experts, student = load_experts(workdir), None
-    try:
-        student = _student(settings, pathlib.Path(workdir))
-    except (OSError, ValueError) as error:
-        terminal.say(f"note: measured without the student that it went on from: {error}")
-    return measure(
-        experts,
-        terms.within(settings.max_steps),
-        mesh=meshes.create(),
-        known=common.records_in(pathlib.Path(workdir), cache_dir, writes=False),
-        student=student,
-        only=None if game is None else game_index(names, game, workdir, "learnt"),
-    )

@@ -22,7 +22,7 @@ from jaxdistill.experts import formats, hub, torch_file, torch_writer
 from jaxdistill.experts.formats import published, template
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.experts.student import Role, Student
-from jaxdistill.run import common, distill, distill_settings, students
+from jaxdistill.run import common, distill_settings, student_json, warm_start
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
@@ -540,7 +540,7 @@ def test_a_template_says_what_a_repository_says(server, zipped, tmp_path):
 def test_a_run_writes_down_the_commits_of_its_experts(server, zoo):
     address, _ = zoo
     settings = distill_settings.Settings(experts=(ExpertSource(address),), network="net3")
-    (role,) = students.roles_of(settings, distill_settings.teachers(settings))
+    (role,) = student_json.roles_of(settings, distill_settings.teachers(settings))
     commit = server.repositories["sb3/dqn-Pong"].branches["main"]
     assert role.source == f"{address}@{commit}/dqn-Pong.zip"
     assert Role.from_dict(role.to_dict()) == role
@@ -558,17 +558,17 @@ def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path
             experts=(ExpertSource("hf://me/moving"),), network="net3"
         )
         if not seed:
-            assert students.as_read(tmp_path, settings) == settings, "nothing is written yet"
-            students.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
-    read = students.as_read(tmp_path, settings)
+            assert student_json.as_read(tmp_path, settings) == settings, "nothing is written yet"
+            student_json.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
+    read = student_json.as_read(tmp_path, settings)
     assert read.experts == (ExpertSource(f"hf://me/moving@{commits[0]}"),)
-    students.check_weights(tmp_path, distill_settings.teachers(read))
+    student_json.check_weights(tmp_path, distill_settings.teachers(read))
     said = rf"learnt pong from hf://me/moving@{commits[0]}, and hf://me/moving@{commits[1]} has oth"
     with pytest.raises(ValueError, match=said):
-        students.check_weights(tmp_path, distill_settings.teachers(settings))
+        student_json.check_weights(tmp_path, distill_settings.teachers(settings))
     following = dataclasses.replace(settings.collect, follow=True)
     settings = dataclasses.replace(settings, collect=following)
-    assert students.as_read(tmp_path, settings) == settings
+    assert student_json.as_read(tmp_path, settings) == settings
 
 
 def test_a_student_begins_as_one_of_the_hub_or_of_a_directory(server, tmp_path):
@@ -580,9 +580,9 @@ def test_a_student_begins_as_one_of_the_hub_or_of_a_directory(server, tmp_path):
     )
     run = common.Run(settings, meshes.create())
     for named in ("hf://me/warm", str(tmp_path / "student")):
-        assert same(distill.params_of(run, named, "learn.warm_start"), student.params)
+        assert same(warm_start.params_of(run, named, "learn.warm_start"), student.params)
     with pytest.raises(OSError, match="no such repository"):
-        distill.params_of(run, "hf://me/none", "learn.warm_start")
+        warm_start.params_of(run, "hf://me/none", "learn.warm_start")
 
 
 # --- other people's repositories

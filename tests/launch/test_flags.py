@@ -23,7 +23,7 @@ from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import losses
 from jaxdistill.play import records, rollouts
 from jaxdistill.report import tables
-from jaxdistill.run import data, distill, distill_settings, students, training
+from jaxdistill.run import data, distill, distill_settings, evaluating, students, training
 from jaxdistill.tasks import lander as lander_tasks
 from jaxdistill.tasks.atari import ATARI
 from jaxdistill.tasks.views import Vector
@@ -843,7 +843,7 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     assert code == 2 and "none.toml" in err
     # Of a run.
     calls = []
-    monkeypatch.setattr(distill, "evaluate_student", lambda *a, **k: calls.append((*a, k)) or [])
+    monkeypatch.setattr(evaluating, "_measure_run", lambda *a, **k: calls.append((*a, k)) or [])
     monkeypatch.setattr(students, "load_suite", lambda workdir: ATARI)
     settled = distill_settings.Settings(
         ({"path": "x"},), evaluate=distill_settings.Evaluate(max_steps=27_000)

@@ -90,7 +90,7 @@ def test_a_run_is_made_measured_exported_and_watched(program, flags, tmp_path):
     learnt = next(line for line in done.stderr.splitlines() if line.startswith("learn: 12/12"))
     assert "mean score of 2 games: pong " in learnt
 
-    student = students.load_student(whole)[1]
+    student = students.load_student(whole).state
     measured = launch("evaluate.py", f"--workdir={whole}", "--episodes=1", "--epsilon=1")
     assert measured.returncode == 0, measured.stderr
     assert "pong" in measured.stdout

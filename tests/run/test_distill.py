@@ -27,8 +27,11 @@ from jaxdistill.run import (
     data,
     distill,
     distill_settings,
+    evaluating,
+    finetuning,
     rounds,
     students,
+    warm_start,
 )
 from jaxdistill.tasks.atari import Rules
 
@@ -109,7 +112,7 @@ def whole_run(settings, tmp_path_factory):
 
 
 def params_of(workdir):
-    return jax.device_get(students.load_student(workdir)[1].eval_params)
+    return jax.device_get(students.load_student(workdir).state.eval_params)
 
 
 def test_a_run_killed_on_its_way_ends_as_an_uninterrupted_one(
@@ -181,7 +184,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
     assert row["agreement"] == pytest.approx((said.argmax(axis=1) == labels.argmax(axis=1)).mean())
     assert row["regret"] == pytest.approx(cost.mean(), rel=1e-4)
     # What "auto" stands for here is written down: one expert has logits.
-    assert students.load_student(workdir)[0].learn.loss == "kl"
+    assert students.load_student(workdir).settings.learn.loss == "kl"
     # A finished run called again changes nothing.
     assert distill.distill(settings, workdir) == written
 
@@ -205,7 +208,7 @@ def test_no_student_is_chosen_by_what_it_keeps_of_an_expert_that_plays_as_at_ran
 def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     workdir, _ = whole_run
     terms = records.Terms(2, epsilon=0.05, seed=3, opening_steps=10)
-    measure = functools.partial(distill.evaluate_student, workdir)
+    measure = evaluating.find(workdir).measure
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     rows = measure(terms)
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before, "it is read"
@@ -329,7 +332,7 @@ def test_learning_that_diverges_stops_and_goes_on_at_another_rate(settings, tmp_
     ):
         distill.distill(settings, workdir)
     assert _steps(workdir) == [2]
-    student = students.load_student(workdir)[1]
+    student = students.load_student(workdir).state
     assert int(student.step) == 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(student))
     with monkeypatch.context() as nothing_is_played:
         nothing_is_played.setattr(common.Run, "play_first", None)
@@ -428,12 +431,12 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
     # What the student computes in is no part of its shape.
     rough = common.Run(dataclasses.replace(warm, compute_dtype="bfloat16"), meshes.create())
     assert rough.network.dtype == jnp.bfloat16
-    jax.tree.map(np.testing.assert_array_equal, distill._initial_params(rough), params)
+    jax.tree.map(np.testing.assert_array_equal, warm_start.initial_params(rough), params)
     # Another network of that shape, from a file.
     begun = dataclasses.replace(warm.learn, warm_start=str(tmp_path / "warm"))
     settings_of_file = dataclasses.replace(settings, learn=begun)
     distill.distill(settings_of_file, tmp_path / "from_file", stop_after="round:1")
-    state = students.load_student(tmp_path / "from_file")[1]
+    state = students.load_student(tmp_path / "from_file").state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, params)
     with pytest.raises(ValueError, match=r"not of the student's shape"):
         other = dataclasses.replace(settings.learn, warm_start="breakout")
@@ -444,7 +447,9 @@ def test_a_warm_start_may_be_what_comes_with_the_package(settings, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # where there are no experts
     named = "experts/freeway.pth"
     run = common.Run(dataclasses.replace(settings, network="dueling"), meshes.create())
-    begun = distill.params_of(run, named, "learn.warm_start", behind=distill._fresh(run))
+    begun = warm_start.params_of(
+        run, named, "learn.warm_start", behind=warm_start.fresh_params(run)
+    )
     kernel = formats.load(shipped.ROOT / named).params["params"]["conv1"]["kernel"]
     np.testing.assert_array_equal(begun["params"]["conv1"]["kernel"], kernel)
 
@@ -491,7 +496,7 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
     def begun(network="net1", **learn):
         changed = dataclasses.replace(settings.learn, **learn)
         changed = dataclasses.replace(settings, network=network, learn=changed)
-        return distill._initial_params(common.Run(changed, meshes.create()))["params"]
+        return warm_start.initial_params(common.Run(changed, meshes.create()))["params"]
 
     fresh = begun()
     copied = begun(warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
@@ -531,13 +536,13 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
     )
     said = "8x8/4p1,4x5/3p1+1"
     changed = dataclasses.replace(settings, network="net3", convolutions=said, learn=learn)
-    begun = distill._initial_params(common.Run(changed, meshes.create()))["params"]
+    begun = warm_start.initial_params(common.Run(changed, meshes.create()))["params"]
     for name in ("conv1", "conv2"):
         jax.tree.map(np.testing.assert_array_equal, begun[name], params["params"][name])
     assert begun["fc1"]["kernel"].shape == (7 * 7 * 4, 64) and "conv3" not in begun
 
     distill.distill(changed, tmp_path / "run", stop_after="train")
-    assert students.load_student(tmp_path / "run")[2].convs == convs
+    assert students.load_student(tmp_path / "run").network.convs == convs
 
     # Who begins fresh is told of such, and how: each game's expert that has what the student can.
     _save_expert(tmp_path / "pong", network, params, "q")
@@ -796,7 +801,7 @@ def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_
         entropy_weight=0.1,
         expert_weight=0.0,
     )
-    student = students.to_go_on_from(workdir, GAMES)
+    student = finetuning.to_go_on_from(workdir, GAMES)
     with learning.Training(settings, tmp_path, meshes.create(), student) as training:
         for changed in (False, True):
             row = training.iterate()
@@ -806,7 +811,7 @@ def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_
                 same = jax.tree.map(np.array_equal, layer, layers[name])
                 assert all(jax.tree.leaves(same)) is not changed, name
     with pytest.raises(ValueError, match="distilled pong, breakout, not qbert"):
-        students.to_go_on_from(workdir, ["qbert"])
+        finetuning.to_go_on_from(workdir, ["qbert"])
 
 
 def _with(settings, **learn):
@@ -824,7 +829,7 @@ def test_a_finished_run_goes_on_to_more_rounds(settings, whole_run, tmp_path, ca
     longer = dataclasses.replace(
         longer, collect=dataclasses.replace(longer.collect, steps_per_round=steps)
     )
-    state = students.create_state(longer, params_of(workdir), meshes.create())
+    state = distill_settings.create_state(longer, params_of(workdir), meshes.create())
     per = settings.learn.updates_per_round
     result = distill.distill(longer, tmp_path / "run")
     assert result["rounds"] == 6
@@ -1139,7 +1144,7 @@ def test_a_game_that_nothing_is_known_of_has_not_reached_its_target():
 def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_path):
     evaluate = dataclasses.replace(settings.evaluate, select_episodes=16, max_steps=24)
     run = common.Run(dataclasses.replace(settings, evaluate=evaluate), meshes.create())
-    state = students.create_state(settings, distill._initial_params(run), run.mesh)
+    state = distill_settings.create_state(settings, warm_start.initial_params(run), run.mesh)
     baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
     # Retention is of what separates an expert from random play, and these tiny ones hardly differ.
     baselines = {

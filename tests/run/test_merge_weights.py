@@ -24,9 +24,11 @@ from jaxdistill.run import (
     data,
     distill,
     distill_settings,
+    evaluating,
     merge_settings,
     merge_weights,
     students,
+    warm_start,
 )
 
 ONE = meshes.create(jax.devices()[:1])
@@ -107,7 +109,7 @@ def done(settings, tmp_path_factory):
 @pytest.fixture(scope="module")
 def merged(done):
     """What it has made, as students are read."""
-    return jax.device_get(students.load_student(done[0])[1].eval_params)
+    return jax.device_get(students.load_student(done[0]).state.eval_params)
 
 
 def assert_same(one, other):
@@ -151,7 +153,7 @@ def test_a_merge_that_was_stopped_and_killed_is_the_uninterrupted_one(
     workdir, result = done
     whole = merge_weights.merge(settings, tmp_path, mesh=ONE)
     assert result["games"] == whole["games"]
-    assert_same(merged, jax.device_get(students.load_student(tmp_path)[1].eval_params))
+    assert_same(merged, jax.device_get(students.load_student(tmp_path).state.eval_params))
     logs = [dataset.open_log(path / "dataset") for path in (workdir, tmp_path)]
     assert [log.length for log in logs] == [16, 16]
     for one, other in zip(*(log.read(0, 16) for log in logs), strict=True):
@@ -199,7 +201,7 @@ def test_it_is_read_as_a_students_run_is(done, merged):
     said = np.asarray(alone.suite_outputs(stacks))[:, mask]
     np.testing.assert_allclose(said, np.asarray(whole)[:, mask], atol=1e-6)
     terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=4)
-    (row,) = distill.evaluate_student(workdir, terms, game="asterix")
+    (row,) = evaluating.find(workdir).measure(terms, game="asterix")
     assert row["student"] == result["games"][0]["student"]
     made = students.how_made(workdir, 0)
     assert made["method"] == "htcl" and made["rate"] == 0.9 and made["base"] is None
@@ -212,12 +214,12 @@ def test_a_distillation_begins_from_it_or_from_another_run(settings, done, merge
     run = settings.as_run()
     learn = dataclasses.replace(run.learn, warm_start=str(workdir))
     begun = common.Run(dataclasses.replace(run, network="tiny", learn=learn), ONE)
-    assert_same(distill._initial_params(begun), merged)
+    assert_same(warm_start.initial_params(begun), merged)
     other = common.Run(dataclasses.replace(run, network="net3", learn=learn), ONE)
     with pytest.raises(ValueError, match=r"learn.warm_start: the student of .* \(18 outputs\) is "):
-        distill._initial_params(other)
+        warm_start.initial_params(other)
     with pytest.raises(ValueError, match="nor a file or a run"):
-        distill.params_of(begun, "nowhere", "merge.base")
+        warm_start.params_of(begun, "nowhere", "merge.base")
     with pytest.raises(
         ValueError, match=r"program .*\.method is unknown\); choose another --workdir$"
     ):

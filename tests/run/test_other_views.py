@@ -51,7 +51,7 @@ def settings(tmp_path_factory):
 
 
 def _student(workdir):
-    _, state, _ = students.load_student(workdir)
+    state = students.load_student(workdir).state
     return jax.tree.leaves(jax.device_get(state.eval_params))
 
 

@@ -22,7 +22,15 @@ from jaxdistill.learn import checkpoints, dataset, learner
 from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
-from jaxdistill.run import choosing, closing, common, distill, distill_settings, students
+from jaxdistill.run import (
+    choosing,
+    closing,
+    common,
+    distill,
+    distill_settings,
+    evaluating,
+    students,
+)
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import Choices, Discrete
 from jaxdistill.tasks.task import seed_for
@@ -452,7 +460,7 @@ def test_a_result_holds_what_its_log_suggests(done):
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
     terms = records.Terms(3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert")
-    rows = distill.evaluate_student(done.workdir, terms)
+    rows = evaluating.find(done.workdir).measure(terms)
     other = dataclasses.replace(
         settings,
         evaluate=dataclasses.replace(

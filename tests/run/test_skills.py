@@ -13,7 +13,17 @@ from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, learner, train_settings
 from jaxdistill.play import lessons, records
-from jaxdistill.run import common, data, distill, distill_settings, rounds, students, training
+from jaxdistill.run import (
+    common,
+    data,
+    distill,
+    distill_settings,
+    evaluating,
+    rounds,
+    student_json,
+    students,
+    training,
+)
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 from jaxdistill.tasks.views import Vector
@@ -100,7 +110,7 @@ def whole(settings, tmp_path_factory):
 
 
 def params_of(workdir):
-    return jax.device_get(students.load_student(workdir)[1].eval_params)
+    return jax.device_get(students.load_student(workdir).state.eval_params)
 
 
 def difference(one, other):
@@ -159,7 +169,7 @@ def test_all_see_and_press_what_is_theirs(settings, whole):
     assert made.names == GAMES
     np.testing.assert_array_equal(made.masks, [tasks.get(game).mask for game in GAMES])
     assert made.view == views.part("duel") and made.stored == Vector(74)
-    roles = students.load_roles(workdir, settings)
+    roles = student_json.load_roles(workdir, settings)
     assert [(role.game, role.view, role.actions, role.expert) for role in roles] == [
         ("combat/movement", made.view, (0, 1, 2, 3, 4, 5), "movement"),
         ("combat/aiming", made.view, (7, 8), "aiming"),
@@ -257,7 +267,7 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
 def test_a_student_of_skills_is_measured_again(whole):
     workdir, _ = whole
     terms = records.Terms(2, epsilon=0.0, seed=1, opening_steps=0, max_steps=20)
-    rows = distill.evaluate_student(workdir, terms, game="combat/duel")
+    rows = evaluating.find(workdir).measure(terms, game="combat/duel")
     assert [row["game"] for row in rows] == ["combat/duel"] and rows[0]["max_steps"] == 20
     assert rows[0]["expert_name"] == "movement + aiming + clicking"
 
@@ -315,7 +325,7 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path, capsys):
     assert list(marks) == ["student", "expert of combat/duel"]
     begun.write_text(json.dumps(marks | {"student": "another"}))
     asked = records.Terms(1, epsilon=0.0, seed=0, opening_steps=0)
-    (row,) = training.evaluate(tmp_path, asked)
+    (row,) = evaluating.find(tmp_path).measure(asked)
     assert {"random", "network"} <= row.keys() and not {"expert", "student"} & row.keys()
     said = "note: measured without the student that it went on from: the student has other param"
     assert said in capsys.readouterr().out
@@ -347,7 +357,7 @@ def test_what_the_student_sees_is_a_setting_and_is_remembered(settings, whole, t
         collect=FIXED,
     )
     distill.distill(published, tmp_path, stop_after="train")
-    roles = students.load_roles(tmp_path, published)
+    roles = student_json.load_roles(tmp_path, published)
     assert {role.view for role in roles} == {views.part("document")}
     expert = students.student_as_expert(tmp_path, "combat/clicking")
     shown = np.zeros((1, 1, 74), np.float32)
@@ -475,4 +485,4 @@ def test_a_damaged_role_is_named(whole, tmp_path):
     rows[2]["actions"] = [0]  # clicking has no walking
     (tmp_path / "student.json").write_text(json.dumps(rows))
     with pytest.raises(ValueError, match=r"student.json is damaged .*not valid ones of combat/cl"):
-        students.load_roles(tmp_path, students.load_settings(workdir))
+        student_json.load_roles(tmp_path, students.load_settings(workdir))

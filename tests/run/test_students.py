@@ -26,11 +26,13 @@ from jaxdistill.run import (
     common,
     distill,
     distill_settings,
+    evaluating,
+    finetuning,
     merge_settings,
     push,
+    student_json,
     students,
     training,
-    travelled,
 )
 from jaxdistill.tasks.actions import Choices
 from jaxdistill.tasks.atari import Rules
@@ -127,14 +129,17 @@ def test_a_student_sees_what_its_experts_see_and_needs_them_no_more(run, tmp_pat
         f"the student of {moved} learnt pong from {tmp_path}/gone/pong, where nothing is now; put "
         f"it back, call the program that made this run with the path where it is now, or export "
     )
-    for asks in (distill.evaluate_student, students.to_go_on_from):
+    for asks in (
+        lambda: evaluating.find(moved).measure(AGAIN),
+        lambda: finetuning.to_go_on_from(moved, ["pong"]),
+    ):
         with pytest.raises(FileNotFoundError, match=re.escape(said)):
-            asks(moved, AGAIN if asks == distill.evaluate_student else ["pong"])
+            asks()
     rows = _json(moved / "student.json")
     unknown = [{k: x for k, x in row.items() if k != "expert_params"} for row in rows]
     (moved / "student.json").write_text(json.dumps(unknown))  # as an earlier version wrote it
     with pytest.raises(FileNotFoundError, match=r"moved/config\.json where it is now, or"):
-        distill.evaluate_student(moved, AGAIN)
+        evaluating.find(moved).measure(AGAIN)
     (moved / "student.json").unlink()  # as runs of before it was written
     with pytest.raises(ValueError, match=r"no student.json, so its experts are asked: .*gone"):
         students.load_student(moved)
@@ -151,7 +156,7 @@ def test_a_valid_action_that_the_expert_had_no_output_for_is_never_played(networ
     taught = dataclasses.replace(an_expert("breakout", SMALL), actions=tuple(range(18)))
     lacking = taught.network.clone(num_outputs=3)
     expert = Expert("x", lacking, {}, "q", (1, 0, 4), view=SMALL, game="breakout")
-    (role,) = students.roles_of(SETTINGS, [expert])
+    (role,) = student_json.roles_of(SETTINGS, [expert])
     assert role.actions == (0, 1, 4)
     assert students.untaught(role, Rules()) == ["RIGHT"]
 
@@ -205,9 +210,9 @@ def test_a_student_that_ends_on_the_scale_of_q_values_holds_q_values(tmp_path, l
     settings = dataclasses.replace(
         SETTINGS, experts=sources, learn=distill_settings.Learn(loss=loss)
     )
-    students.claim_roles(tmp_path, settings, experts)
+    student_json.claim_roles(tmp_path, settings, experts)
     assert students.outputs_of(tmp_path, settings) == outputs
-    assert students.load_roles(tmp_path, settings) == students.roles_of(settings, experts)
+    assert student_json.load_roles(tmp_path, settings) == student_json.roles_of(settings, experts)
     path = tmp_path / "student.json"
     rows = [{k: x for k, x in row.items() if k != "expert_outputs"} for row in _json(path)]
     path.write_text(json.dumps(rows))
@@ -225,19 +230,19 @@ def _json(path):
 
 
 def test_experts_that_have_become_others_are_refused(run):
-    settings, _, _ = students.load_student(run / "student")
+    settings = students.load_student(run / "student").settings
     one, two = (an_expert(game, view, seed) for seed, (game, view) in enumerate(VIEWS.items()))
-    students.claim_roles(run / "student", settings, [one, two])
+    student_json.claim_roles(run / "student", settings, [one, two])
     with pytest.raises(ValueError, match="student of pong, breakout, and its experts now play"):
-        students.claim_roles(run / "student", settings, [one])
+        student_json.claim_roles(run / "student", settings, [one])
     for changed in (dataclasses.replace(two, view=SMALL), an_expert("breakout", View())):
         with pytest.raises(ValueError, match=r"has a student that sees .* now stands for View\("):
-            students.claim_roles(run / "student", settings, [one, changed])
+            student_json.claim_roles(run / "student", settings, [one, changed])
     fewer = Expert(
         "tiny", two.network.clone(num_outputs=3), {}, "q", (0, 1, 4), view=two.view, game="breakout"
     )
     with pytest.raises(ValueError, match=r"learns actions \(0, 1, 3, 4\) in breakout, .*tiny now"):
-        students.claim_roles(run / "student", settings, [one, fewer])
+        student_json.claim_roles(run / "student", settings, [one, fewer])
     # The programs ask: a finished run called again, and a student measured again.
     expert = run / "breakout" / "expert.json"
     standing = expert.read_text()
@@ -246,7 +251,7 @@ def test_experts_that_have_become_others_are_refused(run):
         with pytest.raises(ValueError, match="now stands for"):
             distill.distill(settings, run / "student")
         with pytest.raises(ValueError, match="now stands for"):
-            distill.evaluate_student(run / "student", AGAIN)
+            evaluating.find(run / "student").measure(AGAIN)
     finally:
         expert.write_text(standing)
 
@@ -264,10 +269,10 @@ def other_weights(run):
 def test_experts_of_other_weights_are_neither_measured_nor_taught_by(run, alone, other_weights):
     """Nor is a run gone on with; of a run that does not say who they were nothing is known."""
     said = r"^the student of .* learnt breakout from breakout\.pth, which has other weights now"
-    settings, _, _ = students.load_student(alone)
+    settings = students.load_student(alone).settings
     for asks in (
-        lambda: distill.evaluate_student(alone, AGAIN),
-        lambda: students.to_go_on_from(alone, ["breakout"]),
+        lambda: evaluating.find(alone).measure(AGAIN),
+        lambda: finetuning.to_go_on_from(alone, ["breakout"]),
         lambda: distill.distill(settings, alone),
     ):
         with pytest.raises(ValueError, match=said) as error:
@@ -277,7 +282,7 @@ def test_experts_of_other_weights_are_neither_measured_nor_taught_by(run, alone,
     path = alone / "student.json"
     rows = [{k: x for k, x in row.items() if k != "expert_params"} for row in _json(path)]
     path.write_text(json.dumps(rows))  # as an earlier version wrote it
-    assert len(distill.evaluate_student(alone, AGAIN)) == 2
+    assert len(evaluating.find(alone).measure(AGAIN)) == 2
     distill.distill(settings, alone)
     assert _json(path) == rows
 
@@ -288,7 +293,7 @@ def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"one")
     marks = []
     for seed in (0, 1):
-        students.claim_roles(tmp_path, settings, [an_expert("pong", SMALL, seed)])
+        student_json.claim_roles(tmp_path, settings, [an_expert("pong", SMALL, seed)])
         (row,) = _json(tmp_path / "student.json")
         marks.append(row["expert_params"])
         assert row["expert_params"] == records.fingerprint(an_expert("pong", SMALL, seed).params)
@@ -298,16 +303,16 @@ def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
     following = dataclasses.replace(
         settings, collect=dataclasses.replace(settings.collect, follow=True)
     )
-    students.claim_roles(tmp_path, following, [an_expert("pong", SMALL)])
+    student_json.claim_roles(tmp_path, following, [an_expert("pong", SMALL)])
     (row,) = _json(tmp_path / "student.json")
     assert not {"expert_params", "expert_sha256"} & row.keys()
-    students.check_weights(tmp_path, [an_expert("pong", SMALL, 2)])
+    student_json.check_weights(tmp_path, [an_expert("pong", SMALL, 2)])
 
 
 def test_what_is_exported_says_what_the_experts_files_held_when_it_learnt(run, tmp_path):
     export.export_expert(an_expert("pong", SMALL), tmp_path / "pong.pth")
     held = hashlib.sha256((tmp_path / "pong.pth").read_bytes()).hexdigest()
-    settings, _, _ = students.load_student(run / "student")
+    settings = students.load_student(run / "student").settings
     settings = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "pong.pth")),))
     distill.distill(settings, tmp_path / "run", stop_after="train")
     (tmp_path / "pong.pth").write_bytes(b"trained on")
@@ -319,7 +324,7 @@ def test_experts_that_have_moved_are_the_same_experts(run, alone, tmp_path, cont
     """A run goes on with them, and says where they are now; others are refused by their place."""
     for game in VIEWS:
         shutil.copytree(run / game, tmp_path / "moved" / game)
-    settings, _, _ = students.load_student(alone)
+    settings = students.load_student(alone).settings
 
     def at(folder, rounds):
         return dataclasses.replace(
@@ -392,7 +397,7 @@ def test_an_expert_of_a_task_that_was_not_imported_is_not_damaged(tmp_path):
     assert str(error.value).startswith(f"{tmp_path / 'expert'}: unknown task")
     settings = dataclasses.replace(SETTINGS, experts=(ExpertSource(str(tmp_path / "expert")),))
     with pytest.raises(tasks.UnknownTask):
-        students.load_roles(tmp_path, settings)
+        student_json.load_roles(tmp_path, settings)
 
 
 def test_a_loss_that_breaks_its_contract_is_refused_by_its_name(monkeypatch):
@@ -410,7 +415,7 @@ def test_a_loss_that_breaks_its_contract_is_refused_by_its_name(monkeypatch):
 
 
 def test_it_is_measured_again(run):
-    rows = distill.evaluate_student(run / "student", AGAIN)
+    rows = evaluating.find(run / "student").measure(AGAIN)
     assert [row["game"] for row in rows] == list(VIEWS)
     assert all(row["student"]["mean_steps"] <= 20 for row in rows)
 
@@ -521,26 +526,26 @@ def exported(run):
 def test_an_exported_student_is_measured_as_in_its_run(run, exported):
     """The same games; its experts as its card has them, where they were measured so."""
     terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
-    alone = students.read(exported)
+    alone = evaluating.find(exported)
     told = json.loads((run / "student" / "result.json").read_text())["games"]
-    rows = travelled.evaluate(alone, terms)
+    rows = alone.measure(terms)
     assert [(row["game"], row["expert"]) for row in rows] == [
         (row["game"], row["expert"]) for row in told
     ]
     assert all("retention" in row for row in rows)
     # Games that are long enough to score in.
     longer = dataclasses.replace(terms, max_steps=90)
-    rows = travelled.evaluate(alone, longer)
-    wanted = distill.evaluate_student(run / "student", longer)
+    rows = alone.measure(longer)
+    wanted = evaluating.find(run / "student").measure(longer)
     for who in ("student", "random"):
         assert [row[who] for row in rows] == [row[who] for row in wanted]
         assert any(row[who]["mean"] for row in rows)
     assert alone.max_steps == 20
     shorter = dataclasses.replace(terms, max_steps=15)
-    (row,) = travelled.evaluate(alone, shorter, game="breakout")
+    (row,) = alone.measure(shorter, game="breakout")
     assert row["game"] == "breakout" and not {"expert", "retention"} & row.keys()
     with pytest.raises(ValueError, match="pong, breakout, not freeway"):
-        travelled.evaluate(alone, terms, game="freeway")
+        alone.measure(terms, game="freeway")
 
 
 def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
@@ -562,8 +567,8 @@ def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
     distill.distill(settings, tmp_path / "run", stop_after="train")
     students.read(tmp_path / "run").save(tmp_path / "exported")
     terms = records.Terms(4, epsilon=0.5, seed=0, opening_steps=30, max_steps=120)
-    (wanted,) = distill.evaluate_student(tmp_path / "run", terms)
-    (row,) = travelled.evaluate(student.Student.load(tmp_path / "exported"), terms)
+    (wanted,) = evaluating.find(tmp_path / "run").measure(terms)
+    (row,) = evaluating.find(tmp_path / "exported").measure(terms)
     assert row["student"] == wanted["student"] and row["random"] == wanted["random"]
 
 
@@ -626,8 +631,8 @@ def test_an_exported_student_goes_on_without_its_experts(exported, tmp_path):
         assert row["expert"] == told[row["game"]]
         assert {"random", "student", "network"} <= row.keys()
     with pytest.raises(ValueError, match="distilled pong, breakout, not freeway"):
-        students.to_go_on_from(exported, ["freeway"])
-    assert students.to_go_on_from(exported, ["pong"]).teachers == {}
+        finetuning.to_go_on_from(exported, ["freeway"])
+    assert finetuning.to_go_on_from(exported, ["pong"]).teachers == {}
 
 
 @pytest.fixture
@@ -698,7 +703,7 @@ def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path
     with learning.Training(
         training.load_settings(out),
         out,
-        student=students.to_go_on_from(lacking, ["breakout"]),
+        student=finetuning.to_go_on_from(lacking, ["breakout"]),
     ) as resumed:
         log = resumed._collector.log
         act = resumed._evaluate_act
@@ -711,7 +716,7 @@ def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path
     played = [json.loads(path.read_text()) for path in (out / "played").iterdir()]
     assert [game["of"]["valid"] for game in played] == [[0, 1, 4]] * 3  # it, the student, random
     # The report's student plays as the student of a distillation does: by what it was taught.
-    it = students.to_go_on_from(lacking, ["breakout"])
+    it = finetuning.to_go_on_from(lacking, ["breakout"])
     (task,) = training.load_settings(out).tasks
     masks = it.masks([task])
     assert np.flatnonzero(masks[0]).tolist() == [0, 1, 4]
@@ -764,14 +769,14 @@ def test_a_fine_tuning_moves_with_its_run(alone, tmp_path, monkeypatch, capsys):
     (out / "begun_with.json").write_text(begun)
     result = training.train(moved, out)
     assert training.train(moved, out) == result, "a finished one is read"
-    rows = training.evaluate(out, AGAIN)
+    rows = evaluating.find(out).measure(AGAIN)
     assert {"random", "expert", "student", "network"} <= rows[0].keys()
     monkeypatch.chdir("yours")
-    assert json.dumps(training.evaluate("finetuned", AGAIN)) == json.dumps(rows)
+    assert json.dumps(evaluating.find("finetuned").measure(AGAIN)) == json.dumps(rows)
     assert "note: measured without" not in capsys.readouterr().out
     pathlib.Path("student.json").unlink()
     pathlib.Path("config.json").rename("aside.json")
-    (row,) = training.evaluate("finetuned", AGAIN)
+    (row,) = evaluating.find("finetuned").measure(AGAIN)
     assert json.dumps(row["network"]) == json.dumps(rows[0]["network"])
     assert not {"expert", "student"} & row.keys()
     assert "it went on from: alone holds no config.json" in capsys.readouterr().out
@@ -780,7 +785,7 @@ def test_a_fine_tuning_moves_with_its_run(alone, tmp_path, monkeypatch, capsys):
 def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
     """What it saw in each game stays what it sees there; its experts are its run's."""
     _, state, network = students.load_student(run / "student")
-    student = students.to_go_on_from(run / "student", ["breakout"])
+    student = finetuning.to_go_on_from(run / "student", ["breakout"])
     assert student.network == network and student.outputs == "q"
     jax.tree.map(np.testing.assert_array_equal, student.params, dict(state.eval_params))
     assert student.view.shape == SMALL.shape
@@ -788,9 +793,9 @@ def test_a_student_goes_on_in_some_of_its_games_as_it_was(run):
     assert {name: expert.view for name, expert in student.teachers.items()} == VIEWS
     assert [student.teachers[game].name for game in VIEWS] == ["tiny pong", "tiny breakout"]
     with pytest.raises(ValueError, match=r"distilled pong, breakout, not freeway"):
-        students.to_go_on_from(run / "student", ["pong", "freeway"])
+        finetuning.to_go_on_from(run / "student", ["pong", "freeway"])
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
-        students.to_go_on_from(run, ["pong"])
+        finetuning.to_go_on_from(run, ["pong"])
 
 
 def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
@@ -812,11 +817,11 @@ def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
     distill.distill(seeing, tmp_path / "run", stop_after="train")
     assert students.read(tmp_path / "run").roles[0].view == cropped
     terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10)
-    (row,) = distill.evaluate_student(tmp_path / "run", terms)
+    (row,) = evaluating.find(tmp_path / "run").measure(terms)
     assert row["student"]["episodes"] == 2
     assert students.student_as_expert(tmp_path / "run", "pong").view == cropped
     with pytest.raises(ValueError, match=r"shows what EnvPool makes alone, .*crop.* in pong; dist"):
-        students.to_go_on_from(tmp_path / "run", ["pong"])
+        finetuning.to_go_on_from(tmp_path / "run", ["pong"])
 
 
 def test_a_student_that_goes_on_is_shown_each_game_as_it_learnt_it(run, tmp_path):
@@ -832,7 +837,7 @@ def test_a_student_that_goes_on_is_shown_each_game_as_it_learnt_it(run, tmp_path
         max_steps=20,
         expert_weight=0.0,
     )
-    student = students.to_go_on_from(run / "student", settings.games)
+    student = finetuning.to_go_on_from(run / "student", settings.games)
     seen = []
     for weight in (0.0, 1.0):
         chosen = dataclasses.replace(settings, expert_weight=weight)
@@ -880,11 +885,12 @@ def test_a_network_of_some_games_knows_them_in_their_new_order(network):
 
 
 def test_a_student_that_knows_its_game_goes_on_in_another_order(run, monkeypatch):
-    settings, _, _ = students.load_student(run / "student")
+    settings = students.load_student(run / "student").settings
     network, params = knowing(KNOWING["embedding"], VIEWS)
-    standing = settings, types.SimpleNamespace(eval_params=params, step=1), network
+    state = types.SimpleNamespace(eval_params=params, step=1)
+    standing = students.LoadedStudent(settings, state, network)
     monkeypatch.setattr(students, "load_student", lambda workdir: standing)
-    student = students.to_go_on_from(run / "student", ["breakout", "pong"])
+    student = finetuning.to_go_on_from(run / "student", ["breakout", "pong"])
     actions = tuple(tasks.get(game).actions for game in ("breakout", "pong"))
     assert student.network.game_actions == actions
     np.testing.assert_array_equal(

@@ -9,7 +9,7 @@ import pytest
 from jaxdistill import disk, terminal, workdirs
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.report import tables
-from jaxdistill.run import distill, distill_settings, students, sweep
+from jaxdistill.run import distill, distill_settings, student_json, sweep
 
 
 def test_every_combination_is_a_variant():
@@ -132,7 +132,7 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
     moved = {x: dataclasses.replace(own, experts=(elsewhere,)) for x, own in asked().items()}
     _, others = sweep.results(moved, tmp_path)
     assert "seed=1 holds a run with experts.0.path" in others[second]
-    students.claim_roles(
+    student_json.claim_roles(
         tmp_path / second.name, moved[second], distill_settings.teachers(moved[second])
     )
     ended, _ = sweep.results(moved, tmp_path)

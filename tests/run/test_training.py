@@ -14,7 +14,7 @@ from jaxdistill.learn import train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.report import page, tables
-from jaxdistill.run import kinds, training
+from jaxdistill.run import evaluating, kinds, training
 from jaxdistill.tasks.atari import Rules
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -118,7 +118,7 @@ def test_no_reported_game_helped_to_choose(lander_training, measured):
     measured.clear()
     # What is reported stands there; without it, it is played.
     shutil.rmtree(workdir / "played")
-    training.evaluate(workdir, ASKED)
+    evaluating.find(workdir).measure(ASKED)
     assert len(chose) >= 2 and len(measured) == 2
     assert {protocol.opening.side for protocol, _ in chose} == {evaluation.CHOOSING}
     assert {protocol.opening.side for protocol, _ in measured} == {evaluation.REPORTING}
@@ -265,9 +265,9 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path,
     assert "2 networks, one per task" in tables.training_summary(result)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     for row in result["games"]:
-        (again,) = training.evaluate(tmp_path / "run", ASKED, game=row["game"])
+        (again,) = evaluating.find(tmp_path / "run").measure(ASKED, game=row["game"])
         assert [again] == _rows(result, row["game"])
-    training.evaluate(tmp_path / "run", dataclasses.replace(ASKED, episodes=1, seed=3))
+    evaluating.find(tmp_path / "run").measure(dataclasses.replace(ASKED, episodes=1, seed=3))
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert after == before, "it is read"
     assert training.train(apart, tmp_path / "run") == result
@@ -282,7 +282,7 @@ def test_a_training_is_measured_again_as_it_is_asked_for(lander_training):
     _, workdir, result = lander_training
 
     def measure(game=None, **changes):
-        return training.evaluate(workdir, dataclasses.replace(ASKED, **changes), game=game)
+        return evaluating.find(workdir).measure(dataclasses.replace(ASKED, **changes), game=game)
 
     rows = measure()
     assert rows == _rows(result)

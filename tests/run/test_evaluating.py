@@ -5,7 +5,7 @@ import types
 import pytest
 
 from jaxdistill.play import records
-from jaxdistill.run import training, travelled
+from jaxdistill.run import evaluating, training
 
 TERMS = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
 
@@ -23,8 +23,10 @@ def test_what_it_keeps_is_of_its_expert_s_mean_where_that_is_known(monkeypatch, 
         return [played | told]
 
     monkeypatch.setattr(training, "measure", measure)
-    student = types.SimpleNamespace(name="it", games=("qbert", "pong"), experts=lambda: ["a", "b"])
-    (row,) = travelled.evaluate(student, TERMS, game="pong")
+    student = types.SimpleNamespace(
+        name="it", games=("qbert", "pong"), max_steps=None, experts=lambda: ["a", "b"]
+    )
+    (row,) = evaluating._measure_exported(student, TERMS, game="pong")
     assert asked == [(["a", "b"], TERMS, student, 1)]
     wanted = {"game": "pong", "student": {"mean": 3.0}, "random": {"mean": 1.0}}
     assert row == wanted | told | kept

@@ -1,0 +1,281 @@
+"""What a run writes down of its student in `student.json`, and where its experts are.
+
+What the student plays and sees in each game, and what its experts hold, so that it can be read
+without them. Runs of before that was written ask their experts' files. It says who the experts
+were, too: where they are asked again, others may stand in their place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill import disk, lock, meshes, shipped, tasks
+from jaxdistill.experts import hub
+from jaxdistill.experts.expert import Teacher
+from jaxdistill.experts.student import Role
+from jaxdistill.learn import checkpoints
+from jaxdistill.play import records
+from jaxdistill.run import distill_settings
+from jaxdistill.run.distill_settings import Settings
+from jaxdistill.tasks.atari import Rules
+from jaxdistill.text import one_line
+
+_FILE = "student.json"
+_HELD = "expert_outputs"  # of each game, in that file; one of an earlier version does not say
+_MARK, _SHA256 = "expert_params", "expert_sha256"  # of those that are not followed
+_ADVICE = "remove it, and the run's experts are asked"
+
+
+def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]:
+    """The roles of the student of a run, whose experts `distill_settings.teachers` gives."""
+    views = distill_settings.student_views(settings, experts)
+    return tuple(
+        Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name, e.source)
+        for e, view in zip(experts, views, strict=True)
+    )
+
+
+def claim_roles(
+    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
+) -> None:
+    """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
+
+    So with the weights of its experts, which count from when something was learnt from them.
+
+    Raises:
+      ValueError: the run began with experts of other games, ones that saw something else, or ones
+        of other weights.
+    """
+    path = pathlib.Path(workdir, _FILE)
+    learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
+    rows = _rows_of(settings, experts, marked=not (learnt or settings.collect.follow))
+    check_same(workdir, settings, experts)
+    if path.is_file() and (learnt or disk.read_json(path, _ADVICE) == rows):
+        return
+    disk.write_json(path, rows)
+
+
+def check_same(
+    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
+) -> None:
+    """What `claim_roles` refuses, and nothing is written."""
+    path = pathlib.Path(workdir, _FILE)
+    if path.is_file():
+        check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
+        if checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER)):
+            check_weights(workdir, experts)
+
+
+def _rows_of(
+    settings: Settings, experts: Sequence[Teacher], *, marked: bool
+) -> list[dict[str, Any]]:
+    """What is written down of each game; `marked`, with what tells its expert from others."""
+    roles = roles_of(settings, experts)
+    rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
+    if marked:
+        for row, expert in zip(rows, experts, strict=True):
+            row[_MARK] = records.fingerprint(expert.params)
+        for row, source in zip(rows, settings.experts, strict=False):  # a team has no file
+            row[_SHA256] = _sha256(shipped.found(source.path))
+    return json.loads(json.dumps(rows))  # as they are read back: no tuples
+
+
+def check_roles(
+    workdir: str | os.PathLike[str], standing: Sequence[Role], new: Sequence[Role]
+) -> None:
+    """Refuses experts that play or see something else than those a student learnt from.
+
+    Raises:
+      ValueError: a game or a view differs.
+    """
+    if [role.game for role in standing] != [role.game for role in new]:
+        raise ValueError(
+            f"{workdir} has a student of {', '.join(role.game for role in standing)}, and its "
+            f"experts now play {', '.join(role.game for role in new)}; put back the experts' "
+            f"files, or begin in another --workdir"
+        )
+    for old, role in zip(standing, new, strict=True):
+        for what, before, now in (
+            ("sees", old.view, role.view),
+            ("learns actions", old.actions, role.actions),
+        ):
+            if before != now:
+                raise ValueError(
+                    f"{workdir} has a student that {what} {before} in {old.game}, and its expert "
+                    f"{role.expert} now stands for {now}; put back the expert's file or spec, or "
+                    f"begin in another --workdir"
+                )
+
+
+def check_weights(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -> None:
+    """Refuses experts of other weights than those a student learnt from.
+
+    Nothing is refused where nobody wrote down whom it learnt from: in a run of an earlier version,
+    or one that follows experts in training.
+
+    Raises:
+      ValueError: an expert has other weights.
+    """
+    marks = _written(workdir, _MARK)
+    for expert in experts:
+        if marks.get(str(expert.game)) not in (None, records.fingerprint(expert.params)):
+            before = _written(workdir, "source").get(str(expert.game))
+            now = "which has" if before == expert.source else f"and {expert.source} has"
+            raise ValueError(
+                f"the student of {workdir} learnt {expert.game} from {before}, {now} other weights "
+                f"now; put back what it was, begin in another --workdir, or export the student "
+                f"(--format=student), which then needs no experts"
+            )
+
+
+def relocated_fields(
+    workdir: str | os.PathLike[str], settings: Settings, experts: Sequence[Teacher]
+) -> list[str]:
+    """The fields of a run's settings, as "experts.0.path", that say where the same experts are.
+
+    Empty where it is not known whether they are the same.
+    """
+    marks = _written(workdir, _MARK)
+    return [
+        f"experts.{index}.path"
+        for index, expert in enumerate(experts[: len(settings.experts)])
+        if marks.get(str(expert.game)) == records.fingerprint(expert.params)
+    ]
+
+
+def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
+    """Writes down where the experts of a run that goes on are now, since they may have moved."""
+    moved = _moved(workdir, settings)
+    if moved is not None and meshes.leads():
+        disk.write_json(pathlib.Path(workdir, "config.json"), moved)
+
+
+def tell_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
+    """`claim_paths` of a run that is only read, where it may be written to; else nothing is."""
+    if _moved(workdir, settings) is None:
+        return
+    # Who may not write is shown the run all the same; whoever writes there now says it himself.
+    with contextlib.suppress(OSError, ValueError), lock.one_writer(workdir, "config.json"):
+        claim_paths(workdir, settings)
+
+
+def _moved(workdir: str | os.PathLike[str], settings: Settings) -> dict[str, Any] | None:
+    """What a run's `config.json` is to say of where its experts are; None where it says so."""
+    standing = disk.read_json(
+        pathlib.Path(workdir, "config.json"), "begin again in another --workdir"
+    )
+    rows = standing["experts"]
+    now = [row | {"path": x.path} for row, x in zip(rows, settings.experts, strict=True)]
+    return None if now == rows else standing | {"experts": now}
+
+
+def check_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
+    """Refuses a run whose experts are to be asked and are not where it says that they are.
+
+    Raises:
+      FileNotFoundError: nothing is there, be it of one expert.
+    """
+    marks = _written(workdir, _MARK)
+    for role, source in zip(load_roles(workdir, settings), settings.experts, strict=False):
+        if hub.is_address(source.path) or shipped.found(source.path).exists():
+            continue
+        now = f"say in {pathlib.Path(workdir, 'config.json')} where it is now"
+        if marks.get(role.game) is not None:  # by which it is known again
+            now = "call the program that made this run with the path where it is now"
+        raise FileNotFoundError(
+            f"the student of {workdir} learnt {role.game} from {source.path}, where nothing is "
+            f"now; put it back, {now}, or export the student (--format=student), which then needs "
+            f"no experts"
+        )
+
+
+def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
+    """The settings of a run with the commits of its experts on the hub, whose branches move on."""
+    if settings.collect.follow or not pathlib.Path(workdir, _FILE).is_file():
+        return settings
+    experts = list(settings.experts)
+    for index, (expert, role) in enumerate(
+        zip(settings.experts, load_roles(workdir, settings), strict=False)
+    ):
+        if hub.is_address(expert.path) and hub.is_address(role.source):
+            experts[index] = dataclasses.replace(expert, path=role.source)
+    return dataclasses.replace(settings, experts=tuple(experts))
+
+
+def _written(workdir: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """What is written down as `name` of each game; None of one of which nothing is."""
+    path = pathlib.Path(workdir, _FILE)
+    rows = disk.read_json(path, _ADVICE) if path.is_file() else []
+    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return {str(row.get("game")): row.get(name) for row in known}
+
+
+def load_roles(workdir: str | os.PathLike[str], settings: Settings) -> tuple[Role, ...]:
+    """The games of the student in `workdir`, in its order.
+
+    Raises:
+      ValueError: nothing is written down, as in an older run, and an expert's file cannot be read;
+        or what is written is damaged.
+    """
+    path = pathlib.Path(workdir, _FILE)
+    if path.is_file():
+        return _read_roles(path, settings.rules)
+    try:
+        return roles_of(settings, distill_settings.teachers(settings))
+    except tasks.UnknownTask:
+        raise
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{workdir} holds no {_FILE}, so its experts are asked: {error}"
+        ) from error
+
+
+def _read_roles(path: pathlib.Path, rules: Rules) -> tuple[Role, ...]:
+    rows = disk.read_json(path, _ADVICE)
+    try:
+        roles = tuple(Role.from_dict(row, rules) for row in rows)
+        if not roles:
+            raise ValueError("names no game")
+    except tasks.UnknownTask as error:  # of a file that was not imported: nothing is damaged
+        raise tasks.UnknownTask(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{path} is damaged ({reason}); {_ADVICE}") from error
+    return roles
+
+
+def all_hold_q(workdir: str | os.PathLike[str], settings: Settings) -> bool:
+    """Whether all experts of a run hold Q-values.
+
+    A run of an earlier version did not write it down. Then their files are asked; where those are
+    gone, it is not known, and False as it was then.
+    """
+    path = pathlib.Path(workdir, _FILE)
+    rows = disk.read_json(path, _ADVICE) if path.is_file() else [{}]
+    held = [row.get(_HELD) for row in rows]
+    if None in held:
+        with contextlib.suppress(OSError, ValueError):
+            held = [expert.outputs for expert in distill_settings.teachers(settings)]
+    return all(outputs == "q" for outputs in held)
+
+
+def file_hashes(workdir: str | os.PathLike[str]) -> list[str | None]:
+    """SHA-256 of the experts' files as they were learnt from; None of one that is not known."""
+    return [*_written(workdir, _SHA256).values()]
+
+
+def _sha256(path: pathlib.Path) -> str | None:
+    """Of a file; None where it is not there any more, or is a directory."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
