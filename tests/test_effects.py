@@ -650,7 +650,7 @@ class World:
         """How many games of random play, expert and student a run reports."""
         made = common.Run(settings, ONE)
         scores = made.play_reported(warm_start.initial_params(made))
-        return {who: len(played[0].scores) for who, played in scores.items()}
+        return {who: len(x.scores) for who, x in scores[0]._asdict().items()}
 
     def accepted(self, settings):
         """Whether a run goes on with its experts' scores."""

@@ -538,6 +538,30 @@ def retention(student: float, expert: float, random: float) -> float:
     return (student - random) / (expert - random) if expert != random else float("nan")
 
 
+class Comparison(NamedTuple):
+    """Whole games of one lesson, of the three players that a retention is of."""
+
+    random: Scores
+    expert: Scores
+    student: Scores
+
+
+class Baselines(NamedTuple):
+    """What a student's scores are held against.
+
+    Attributes:
+      random: scores of random play, one per lesson.
+      expert: those of the lessons' experts.
+    """
+
+    random: list[Scores]
+    expert: list[Scores]
+
+    def retention(self, index: int, score: float) -> float:
+        """The retention of a mean score in the lesson of that index, see `retention`."""
+        return retention(score, self.expert[index].mean, self.random[index].mean)
+
+
 def normalised(
     chosen: Sequence[Task], means: Sequence[float], random: Sequence[float | None]
 ) -> np.ndarray:

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxdistill import disk, meshes, networks, preemption, tasks, terminal
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
-from jaxdistill.play.evaluation import Protocol, Scores
+from jaxdistill.play.evaluation import Comparison, Protocol, Scores
 from jaxdistill.play.lessons import REPORT, Lesson, choices, of_experts
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView
@@ -512,7 +512,7 @@ def measure_until_precise(
     *,
     episodes: int,
     width: float,
-) -> dict[str, dict[int, Scores]]:
+) -> dict[int, Comparison]:
     """Games of "random", "expert" and "student" until each lesson's retention is known.
 
     A lesson is played until half of its retention's 95% interval is at most `width`, asked after
@@ -522,13 +522,14 @@ def measure_until_precise(
     played at once: in parts, each part would wait for its longest game. The answers are the same.
 
     Args:
+      players: "random", "expert" and "student".
       episodes: so many at most.
       width: 0 plays them all.
 
     Returns:
-      By player and the lessons' indices.
+      By the lessons' indices.
     """
-    scores: dict[str, dict[int, Scores]] = {who: {} for who in players}
+    scores: dict[int, Comparison] = {}
     played: dict[str, dict[int, Scores]] = {who: {} for who in players}
     ahead = count = dict.fromkeys((lesson.index for lesson in lessons), 0)
     for games in rounds(episodes) if width else (episodes,):
@@ -538,8 +539,10 @@ def measure_until_precise(
         for who, player in players.items():
             measured = measure(due, player, protocol, wanted, mesh, records)
             played[who] |= {lesson.index: x for lesson, x in zip(due, measured, strict=True)}
-            scores[who] |= {x.index: played[who][x.index].first(games) for x in lessons}
-        widths = {lesson.index: _half_width(scores, lesson.index) for lesson in lessons}
+        for lesson in lessons:
+            counted = {who: rows[lesson.index].first(games) for who, rows in played.items()}
+            scores[lesson.index] = Comparison(**counted)
+        widths = {lesson.index: _half_width(scores[lesson.index]) for lesson in lessons}
         lessons = [lesson for lesson in lessons if not widths[lesson.index] <= width]
         if not lessons or games == episodes:
             break
@@ -556,9 +559,9 @@ def rounds(episodes: int) -> Iterator[int]:
     yield episodes
 
 
-def _half_width(scores: Mapping[str, Mapping[int, Scores]], index: int) -> float:
+def _half_width(scores: Comparison) -> float:
     """Half of the retention's interval; NaN where it has none."""
-    student, expert, random = (scores[who][index] for who in ("student", "expert", "random"))
+    random, expert, student = scores
     low, high = evaluation.retention_interval(student, expert, random)
     return (high - low) / 2
 

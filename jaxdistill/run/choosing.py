@@ -53,7 +53,7 @@ class Candidate:
 def select(
     run: Run,
     state: learner.TrainState,
-    baselines: dict[str, list[evaluation.Scores]],
+    baselines: evaluation.Baselines,
     writer: metrics.Writer | metrics.NoWriter,
     step: int,
     advance: terminal.Advance,
@@ -96,8 +96,8 @@ def select(
         # of what is kept the experts as they are now.
         experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
         row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
-        now = dict(enumerate(baselines["expert"])) | dict(zip(only, experts, strict=True))
-        baselines = without_unknown_retention(baselines | {"expert": [*now.values()]})
+        now = dict(enumerate(baselines.expert)) | dict(zip(only, experts, strict=True))
+        baselines = without_unknown_retention(baselines._replace(expert=[*now.values()]))
     kept = _kept(baselines, means)
     row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
     known = [share for share in kept if not math.isnan(share)]
@@ -126,9 +126,7 @@ def measured_until(run: Run, rounds: int, measured: bool) -> int:
     return (rounds if measured else rounds - 1) // run.settings.evaluate.every_rounds
 
 
-def without_unknown_retention(
-    baselines: dict[str, list[evaluation.Scores]],
-) -> dict[str, list[evaluation.Scores]]:
+def without_unknown_retention(baselines: evaluation.Baselines) -> evaluation.Baselines:
     """`baselines` with NaN for the scores of experts that they do not tell to beat random play.
 
     What is kept of such an expert is a share of what may be nothing, or less: nobody is chosen by
@@ -138,22 +136,17 @@ def without_unknown_retention(
         dataclasses.replace(expert, scores=np.full(len(expert.scores), np.nan))
         if math.isnan(evaluation.retention_interval(expert, expert, random)[0])
         else expert
-        for expert, random in zip(baselines["expert"], baselines["random"], strict=True)
+        for expert, random in zip(baselines.expert, baselines.random, strict=True)
     ]
-    return baselines | {"expert": experts}
+    return baselines._replace(expert=experts)
 
 
-def _kept(baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]) -> list[float]:
+def _kept(baselines: evaluation.Baselines, means: Mapping[int, float]) -> list[float]:
     """The retention of each lesson, by mean scores by their indices."""
-    return [
-        evaluation.retention(mean, baselines["expert"][i].mean, baselines["random"][i].mean)
-        for i, mean in means.items()
-    ]
+    return [baselines.retention(i, mean) for i, mean in means.items()]
 
 
-def value_of(
-    run: Run, baselines: dict[str, list[evaluation.Scores]], means: Mapping[int, float]
-) -> float:
+def value_of(run: Run, baselines: evaluation.Baselines, means: Mapping[int, float]) -> float:
     """What the best student is chosen by: the mean retention over games where it is known.
 
     What a game keeps beyond 100% counts a tenth at first, and never more than ten points in all: it
@@ -164,7 +157,7 @@ def value_of(
     known = kept[~np.isnan(kept)]
     if run.settings.collect.follow or not known.size:
         chosen = [run.lessons[i].task for i in means]
-        random = [baselines["random"][i].mean for i in means]
+        random = [baselines.random[i].mean for i in means]
         return float(evaluation.normalised(chosen, [*means.values()], random).mean())
     beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
     return float(np.where(known > 1, beyond, known).mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -79,11 +80,14 @@ def write_page(
     )
 
 
-def rows_of(run: Run, scores: dict[str, dict[int, evaluation.Scores]]) -> list[dict[str, Any]]:
-    """One row per game: random, expert and student scores, and what the student kept."""
+def rows_of(run: Run, scores: Mapping[int, evaluation.Comparison]) -> list[dict[str, Any]]:
+    """One row per game: random, expert and student scores, and what the student kept.
+
+    Args:
+      scores: by the lessons' indices.
+    """
     rows = []
-    for i, student in scores["student"].items():
-        expert, random = scores["expert"][i], scores["random"][i]
+    for i, (random, expert, student) in scores.items():
         task = run.lessons[i].task
         limit = run.settings.evaluate.max_steps or task.max_steps
         rows.append(
@@ -108,7 +112,7 @@ def result_of(
 ) -> dict[str, Any]:
     """What the closing table shows of games and how they were measured, as JSON.
 
-    What is kept of all is NaN where of one game it is not known.
+    The three summary retentions are NaN if one game's retention is unknown.
     """
     kept = np.asarray([tables.kept(row) for row in rows])
     limit, longest = run.settings.evaluate.max_steps, max(x.task.max_steps for x in run.lessons)

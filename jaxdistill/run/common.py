@@ -208,8 +208,8 @@ class Run:
         chosen = self.lessons if only is None else [self.lessons[i] for i in only]
         return evaluation.measure(chosen, policy, self.protocol(purpose), episodes, self.mesh)
 
-    def baselines(self) -> dict[str, list[evaluation.Scores]]:
-        """Scores of "expert" and "random" in the first of the games that are reported.
+    def baselines(self) -> evaluation.Baselines:
+        """Scores of experts and random play in the first of the games that are reported.
 
         Raises:
           ValueError: an expert keeps less than half of what it has to, by what random play is known
@@ -220,7 +220,7 @@ class Run:
         tasks = [lesson.task for lesson in self.lessons]
         known = [records.random_score(task, chosen.max_steps) for task in tasks]
         check_experts(self.experts, expert, known, chosen.lowest_expert_share / 2)
-        return {"expert": expert, "random": self.play_first(self.player("random"))}
+        return evaluation.Baselines(self.play_first(self.player("random")), expert)
 
     def play_first(self, player: records.Player) -> list[evaluation.Scores]:
         """The first of the games that are reported, as many as a student is chosen by."""
@@ -231,10 +231,10 @@ class Run:
 
     def play_reported(
         self, params: Any, only: Sequence[int] | None = None
-    ) -> dict[str, dict[int, evaluation.Scores]]:
+    ) -> dict[int, evaluation.Comparison]:
         """The games that are reported, of random play, experts and the student of `params`.
 
-        As many as `records.measure_until_precise` asks for; by player and the lessons' indices.
+        As many as `records.measure_until_precise` asks for; by the lessons' indices.
         """
         chosen = self.settings.evaluate
         return records.measure_until_precise(

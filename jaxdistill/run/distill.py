@@ -262,7 +262,7 @@ def _stages(
             outputs = closing.compare_outputs(run, trained.log, state.eval_params)
             rows = closing.rows_of(run, scores)
             for index, (row, seen) in enumerate(zip(rows, trained.starts_seen, strict=True)):
-                starts = scores["student"][index].starts.tolist()
+                starts = scores[index].student.starts.tolist()
                 row["shared_starts"] = len(set(seen) & set(starts))
             result = closing.result_of(run, rows, outputs)
             result |= {"best_round": trained.round, "rounds": trained.rounds}
@@ -274,11 +274,8 @@ def _stages(
     return tables.read_result(result_path)
 
 
-def measure_baselines(run: Run, timer: clocks.Timer) -> dict[str, list[evaluation.Scores]]:
+def measure_baselines(run: Run, timer: clocks.Timer) -> evaluation.Baselines:
     """What every run begins with: experts and random play are measured, shown and checked.
-
-    Returns:
-      As `Run.baselines`.
 
     Raises:
       ValueError: an expert plays wildly below its claim, see `common.check_experts`.
@@ -287,8 +284,8 @@ def measure_baselines(run: Run, timer: clocks.Timer) -> dict[str, list[evaluatio
         terminal.say(line)
     with timer.phase("baselines"):
         baselines = run.baselines()
-    expert, random = baselines["expert"], baselines["random"]
-    tables.print_experts(run.experts, expert, random)
+    tables.print_experts(run.experts, baselines.expert, baselines.random)
+    random = [scores.mean for scores in baselines.random]
     lowest = run.settings.evaluate.lowest_expert_share
-    runs.check_experts(run.experts, expert, [scores.mean for scores in random], lowest)
+    runs.check_experts(run.experts, baselines.expert, random, lowest)
     return baselines

@@ -21,8 +21,6 @@ from jaxdistill.report import tables
 from jaxdistill.run import choosing, data, distill_settings
 from jaxdistill.run.common import Run
 
-Baselines = dict[str, list[evaluation.Scores]]  # of "random" and "expert", by lesson
-
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
 CHANGEABLE_AFTER_DIVERGENCE = (
@@ -79,7 +77,7 @@ class _Standing:
 
     @classmethod
     def of(
-        cls, run: Run, baselines: Baselines, rounds: int, progress: Mapping[str, Any]
+        cls, run: Run, baselines: evaluation.Baselines, rounds: int, progress: Mapping[str, Any]
     ) -> _Standing:
         """Of what was saved as `progress` after so many rounds."""
         lrn = run.settings.learn
@@ -106,7 +104,7 @@ def train(
     run: Run,
     workdir: pathlib.Path,
     initial: networks.Params,
-    baselines: Baselines,
+    baselines: evaluation.Baselines,
     timer: clocks.Timer,
     stop_after: str | None,
     profile: str | None,
@@ -189,7 +187,7 @@ class _Learning:
 
     run: Run
     workdir: pathlib.Path
-    baselines: Baselines
+    baselines: evaluation.Baselines
     timer: clocks.Timer
     writer: metrics.Writer | metrics.NoWriter
     advance: terminal.Advance

@@ -444,10 +444,9 @@ def test_intervals_that_end_the_games_hold_what_they_say(name, random, fewest, m
             episodes=128,
             width=0.05,
         )
-        told = [scores[who][0] for who in ("student", "expert", "random")]
-        low, high = interval(*told)
+        low, high = interval(scores[0].student, scores[0].expert, scores[0].random)
         held += low <= 0.9 <= high
-        games.append(len(told[0].scores))
+        games.append(len(scores[0].student.scores))
     assert held >= 0.92 * 200
     assert set(games) <= {16, 32, 64, 128}
     assert fewest <= np.mean(games) <= most
@@ -474,14 +473,14 @@ def test_games_are_played_until_each_task_is_known(played):
             episodes=40,
             width=width,
         )
-        return {name: {i: len(x.scores) for i, x in rows.items()} for name, rows in scores.items()}
+        return {index: {len(x.scores) for x in three} for index, three in scores.items()}
 
-    assert asked(0.0, falls) == {who: {0: 40, 1: 40} for who in PLAYERS}
+    assert asked(0.0, falls) == {0: {40}, 1: {40}}
     assert [*records.rounds(40)] == [16, 32, 40] and [*records.rounds(16)] == [16]
     assert [*records.rounds(3)] == [3]
-    assert asked(1e9, falls) == {who: {0: 16, 1: 16} for who in PLAYERS}
+    assert asked(1e9, falls) == {0: {16}, 1: {16}}
     assert len(played) == 3
-    assert asked(1e9, rises) == {who: {0: 40, 1: 40} for who in PLAYERS}
+    assert asked(1e9, rises) == {0: {40}, 1: {40}}
 
 
 def test_a_task_that_is_known_waits_for_no_other(monkeypatch):
@@ -507,8 +506,8 @@ def test_a_task_that_is_known_waits_for_no_other(monkeypatch):
             chosen, players, PROTOCOL, None, nothing, episodes=64, width=0.05
         )
         for who, (narrow, wide) in made.items():
-            assert scores[who][0].to_dict() == narrow.first(16).to_dict()
-            assert scores[who][1].to_dict() == wide.to_dict()
+            assert getattr(scores[0], who).to_dict() == narrow.first(16).to_dict()
+            assert getattr(scores[1], who).to_dict() == wide.to_dict()
 
 
 def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
@@ -524,9 +523,7 @@ def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
         scores = records.measure_until_precise(
             LESSONS, players, PROTOCOL, meshes.create(), nothing, episodes=64, width=width
         )
-        return {
-            who: {index: x.to_dict() for index, x in rows.items()} for who, rows in scores.items()
-        }, len(played)
+        return {index: [x.to_dict() for x in three] for index, three in scores.items()}, len(played)
 
     (ahead, calls), everything = measured(1e-9), measured(0.0)[0]
     assert ahead == everything and calls == 2 * len(PLAYERS), "16 games, and the others"

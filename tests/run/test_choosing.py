@@ -44,7 +44,7 @@ def a_run(*names, follow=False, every_rounds=2, target=None):
 def baselines(*pairs):
     """Of means of expert and random play, one pair a game."""
     expert, random = ([scored(mean) for mean in who] for who in zip(*pairs, strict=True))
-    return {"expert": expert, "random": random}
+    return evaluation.Baselines(random, expert)
 
 
 def test_an_expert_at_or_below_random_play_has_no_say():

@@ -13,7 +13,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import clips
-from jaxdistill.play.evaluation import Scores
+from jaxdistill.play.evaluation import Comparison, Scores
 from jaxdistill.report import page, tables
 from jaxdistill.run import closing, distill_settings
 
@@ -33,7 +33,7 @@ def test_a_row_says_who_is_held_against_whom():
 
     def scored(mean):
         games, ends = np.arange(16), np.zeros(16, bool)
-        return {0: Scores(mean + np.tile([-1.0, 1.0], 8), games, games, ends)}
+        return Scores(mean + np.tile([-1.0, 1.0], 8), games, games, ends)
 
     run = types.SimpleNamespace(
         settings=distill_settings.Settings(experts=(ExpertSource("x"),)),
@@ -42,7 +42,8 @@ def test_a_row_says_who_is_held_against_whom():
         lessons=[types.SimpleNamespace(task=tasks.get("pong"))],
     )
     means = {"student": 5.0, "expert": 10.0, "random": 0.0}
-    (row,) = closing.rows_of(run, {who: scored(mean) for who, mean in means.items()})
+    scores = {0: Comparison(**{who: scored(mean) for who, mean in means.items()})}
+    (row,) = closing.rows_of(run, scores)
     assert {who: row[who]["mean"] for who in means} == means
     low, high = row["retention_interval"]
     assert 0.4 < low < row["retention"] == 0.5 < high < 0.6
@@ -50,7 +51,7 @@ def test_a_row_says_who_is_held_against_whom():
     # People have played whole games.
     cut = dataclasses.replace(run.settings.evaluate, max_steps=100)
     run.settings = dataclasses.replace(run.settings, evaluate=cut)
-    (row,) = closing.rows_of(run, {who: scored(mean) for who, mean in means.items()})
+    (row,) = closing.rows_of(run, scores)
     assert row["human_normalised"] is None and row["retention"] == 0.5
 
 

@@ -18,7 +18,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.play import lessons, records
+from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.report import page
 from jaxdistill.run import (
     choosing,
@@ -195,7 +195,7 @@ def test_no_student_is_chosen_by_what_it_keeps_of_an_expert_that_plays_as_at_ran
     workdir, _ = whole_run
     known = common.records_of(settings, workdir, None, writes=False)
     run = common.Run(settings, meshes.create(), known=known)
-    experts = choosing.without_unknown_retention(run.baselines())["expert"]
+    experts = choosing.without_unknown_retention(run.baselines()).expert
     unknown = [name for name, x in zip(run.names, experts, strict=True) if np.isnan(x.mean)]
     assert unknown, "of these two some such"
     rows = [row for row in metrics.read(workdir) if "chosen_by" in row]
@@ -1145,12 +1145,16 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     evaluate = dataclasses.replace(settings.evaluate, select_episodes=16, max_steps=24)
     run = common.Run(dataclasses.replace(settings, evaluate=evaluate), meshes.create())
     state = distill_settings.create_state(settings, warm_start.initial_params(run), run.mesh)
-    baselines = {who: run.play_first(run.player(who)) for who in ("expert", "random")}
     # Retention is of what separates an expert from random play, and these tiny ones hardly differ.
-    baselines = {
-        who: [dataclasses.replace(x, scores=np.full_like(x.scores, mean)) for x in rows]
-        for (who, rows), mean in zip(baselines.items(), (5.0, -5.0), strict=True)
-    }
+    baselines = evaluation.Baselines(
+        **{
+            who: [
+                dataclasses.replace(x, scores=np.full_like(x.scores, mean))
+                for x in run.play_first(run.player(who))
+            ]
+            for who, mean in (("expert", 5.0), ("random", -5.0))
+        }
+    )
     seats, known, measure = [], {}, run.measure
 
     def spy(policy, purpose, episodes, only=None):
