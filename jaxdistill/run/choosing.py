@@ -6,11 +6,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill import metrics, terminal
 from jaxdistill.learn import learner
 from jaxdistill.play import evaluation, lessons, racing
 from jaxdistill.report import tables
@@ -50,37 +49,73 @@ class Candidate:
         return cls(fields["value"], tuple(fields["kept"]), played)
 
 
+class Selection(NamedTuple):
+    """What the games say that a student is chosen by.
+
+    Attributes:
+      chosen: the student; None if it is not to be chosen.
+      row: its scores and retentions, for the run's metrics.
+      status: its scores in a line, for the progress bar.
+    """
+
+    chosen: Candidate | None
+    row: dict[str, float]
+    status: str
+
+
 def select(
     run: Run,
     state: learner.TrainState,
     baselines: evaluation.Baselines,
-    writer: metrics.Writer | metrics.NoWriter,
-    step: int,
-    advance: terminal.Advance,
     before: int,
     best: Candidate | None,
-) -> Candidate | None:
-    """Plays games that are never reported; None if they show that the student is not to be chosen.
+) -> Selection:
+    """Plays games that are never reported, and decides whether the student is to be chosen.
 
-    Every student plays the same games, some of them first: one that is clearly worse there than
-    the best has been in the very same plays no more (`racing.certain`). One that has played all is
-    chosen unless it is worse by more than one standard error: it has learnt more than those before,
-    and of students that differ by chance alone the best score is the luckiest. One that is at the
-    run's target in every game is chosen whatever others had beyond it.
+    It is, unless it is worse than the best one: see `_race`. A student that is at the run's target
+    in every game is chosen whatever others had beyond it.
 
     Args:
       baselines: as `without_unknown_retention` has them.
-      step: updates done.
       before: how many students were measured before this one.
       best: the one of the highest value so far.
     """
-    episodes = run.settings.evaluate.select_episodes
-    certain = racing.certain(before)
-    only = run.deciding
-    names = [run.names[i] for i in only]
-    policy, played, games = run.student_policy(state.eval_params), dict[int, evaluation.Scores](), 0
+    played, games, worse = _race(run, state, baselines, before, best)
+    means = {index: scores.mean for index, scores in played.items()}
+    followed = _followed_experts(run, games)
+    kept = _kept(_with_experts(baselines, followed), means)
+    found = Candidate(value_of(run, baselines, means), tuple(kept), played)
+    complete = games == run.settings.evaluate.select_episodes
+    there = complete and found.reaches(run.settings.learn.target_retention)
+    tasks = [run.lessons[i].task for i in played]
+    return Selection(
+        chosen=found if there or not worse else None,
+        row=_row(run, found, followed) | {"select_games": float(games)},
+        status=tables.playing_status(tasks, [*played.values()], run.settings.evaluate.max_steps),
+    )
+
+
+def _race(
+    run: Run,
+    state: learner.TrainState,
+    baselines: evaluation.Baselines,
+    before: int,
+    best: Candidate | None,
+) -> tuple[dict[int, evaluation.Scores], int, bool]:
+    """The student plays against the best one until it is worse or has played all games.
+
+    Every student plays the same games, a few of them first. One that is clearly worse in these than
+    the best one plays no more (`racing.certain`). Over all games it is worse only if it is so by
+    more than a standard error: it has learnt more than those before, and of students that differ by
+    chance alone the best score is the luckiest.
+
+    Returns:
+      Its scores by the lessons' indices, its games of each lesson, and whether it is worse.
+    """
+    only, episodes = run.deciding, run.settings.evaluate.select_episodes
     value = functools.partial(value_of, run, baselines)
-    worse = False
+    policy, played, games = run.student_policy(state.eval_params), dict[int, evaluation.Scores](), 0
+    certain, worse = racing.certain(before), False
     while games < episodes and not worse:
         seats = range(games, min(episodes, max(4, 2 * games, -(-episodes // 4))))
         new = run.measure(policy, lessons.SELECT, [seats] * len(only), only)
@@ -89,30 +124,41 @@ def select(
         games = seats.stop
         level = certain if games < episodes else racing.LIKELY
         worse = best is not None and racing.is_worse(played, best.played, value, level)
-    means = {index: scores.mean for index, scores in played.items()}
-    row = {f"score/{name}": means[i] for i, name in zip(only, names, strict=True)}
-    if run.settings.collect.follow:
-        # What the experts of the beginning scored is no measure any more: the best student is, and
-        # of what is kept the experts as they are now.
-        experts = run.measure(run.expert_policy(), lessons.SELECT, games, only)
-        row |= {f"expert_score/{n}": s.mean for n, s in zip(names, experts, strict=True)}
-        now = dict(enumerate(baselines.expert)) | dict(zip(only, experts, strict=True))
-        baselines = without_unknown_retention(baselines._replace(expert=[*now.values()]))
-    kept = _kept(baselines, means)
-    row |= {f"retention/{name}": k for name, k in zip(names, kept, strict=True)}
-    known = [share for share in kept if not math.isnan(share)]
-    row |= {
+    return played, games, worse
+
+
+def _followed_experts(run: Run, games: int) -> dict[int, evaluation.Scores]:
+    """What the experts of a run that follows them score by now, by the lessons' indices.
+
+    What they scored when the run began is no measure any more. Empty in other runs.
+    """
+    if not run.settings.collect.follow:
+        return {}
+    scores = run.measure(run.expert_policy(), lessons.SELECT, games, run.deciding)
+    return dict(zip(run.deciding, scores, strict=True))
+
+
+def _with_experts(
+    baselines: evaluation.Baselines, experts: Mapping[int, evaluation.Scores]
+) -> evaluation.Baselines:
+    """`baselines` with these scores of experts in place of their own."""
+    if not experts:
+        return baselines
+    now = [experts.get(index, scores) for index, scores in enumerate(baselines.expert)]
+    return without_unknown_retention(baselines._replace(expert=now))
+
+
+def _row(run: Run, found: Candidate, followed: Mapping[int, evaluation.Scores]) -> dict[str, float]:
+    """What metrics say of a student that was measured, and of experts that are followed."""
+    kept = dict(zip(found.played, found.kept, strict=True))
+    known = [share for share in found.kept if not math.isnan(share)]
+    return {
+        **{f"score/{run.names[i]}": scores.mean for i, scores in found.played.items()},
+        **{f"expert_score/{run.names[i]}": scores.mean for i, scores in followed.items()},
+        **{f"retention/{run.names[i]}": share for i, share in kept.items()},
         "mean_retention": float(np.mean(known)) if known else math.nan,
-        "chosen_by": value(means),
-        "select_games": float(games),
+        "chosen_by": found.value,
     }
-    writer.write(step, row)
-    chosen = [run.lessons[i].task for i in only]
-    said = tables.playing_status(chosen, [played[i] for i in only], run.settings.evaluate.max_steps)
-    advance.status(said)
-    found = Candidate(value(means), tuple(kept), played)
-    there = games == episodes and found.reaches(run.settings.learn.target_retention)
-    return found if there or not worse else None
 
 
 def measured_until(run: Run, rounds: int, measured: bool) -> int:

@@ -286,24 +286,18 @@ class _Learning:
     def _choose(self, writer: metrics.Writer | metrics.NoWriter) -> bool:
         """Measures the student of now; whether it is the one."""
         run, standing = self.run, self.standing
-        step = standing.rounds * run.settings.learn.updates_per_round
         try:
             with self.timer.phase("evaluate"):
                 if run.settings.collect.follow and self.collector is not None and run.follow():
                     self.collector.replace_experts(run.experts)
-                chosen = choosing.select(
-                    run,
-                    self.state,
-                    self.baselines,
-                    writer,
-                    step,
-                    self.advance,
-                    standing.students,
-                    standing.best,
+                chosen, row, status = choosing.select(
+                    run, self.state, self.baselines, standing.students, standing.best
                 )
         except preemption.Preempted:
             self._save(chosen=False, measured=False)
             raise
+        writer.write(standing.rounds * run.settings.learn.updates_per_round, row)
+        self.advance.status(status)
         standing.students += 1
         if chosen is None:
             return False

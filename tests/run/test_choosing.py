@@ -78,13 +78,13 @@ def test_where_no_expert_is_known_to_beat_random_play_scores_themselves_count():
 
 
 def select(run, told, best, means, before=0, experts=()):
-    """Who is chosen, what was logged, and the levels that were asked for.
+    """Who is chosen, what is to be logged, and the levels that were asked for.
 
     Args:
       means: what the student scores.
       experts: what the experts do by now, where they are followed.
     """
-    rows, levels, is_worse = [], [], racing.is_worse
+    levels, is_worse = [], racing.is_worse
 
     def measure(policy, purpose, seats, only):
         return [*map(scored, experts)] if policy == "experts" else [*map(scored, means, seats)]
@@ -97,17 +97,9 @@ def select(run, told, best, means, before=0, experts=()):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(racing, "is_worse", asked)
-        chosen = choosing.select(
-            run,
-            types.SimpleNamespace(eval_params=None),
-            told,
-            types.SimpleNamespace(write=lambda step, row: rows.append(row)),
-            6,
-            types.SimpleNamespace(status=lambda text: None),
-            before,
-            best,
-        )
-    return chosen, rows[0], levels
+        state = types.SimpleNamespace(eval_params=None)
+        chosen, row, _ = choosing.select(run, state, told, before, best)
+    return chosen, row, levels
 
 
 def test_what_is_not_known_is_in_no_mean_that_is_logged():

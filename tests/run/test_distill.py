@@ -1075,7 +1075,7 @@ def test_the_last_that_is_chosen_counts_and_all_are_held_against_the_best(
     def select(*arguments):
         *_, before, best = arguments
         held.append((before, best and best.value))
-        return next(given, None)
+        return choosing.Selection(next(given, None), {}, "")
 
     monkeypatch.setattr(choosing, "select", select)
     distill.distill(_every(settings, 1), tmp_path / "run", stop_after="round:2")
@@ -1094,7 +1094,7 @@ def test_who_was_measured_at_an_end_that_was_gone_on_from_counts_in_the_race(
     def select(*arguments):
         *_, before, _ = arguments
         counts.append(before)
-        return choosing.Candidate(1.0, (1.0,), {})
+        return choosing.Selection(choosing.Candidate(1.0, (1.0,), {}), {}, "")
 
     def uncounted(*arguments):
         found = restore(*arguments)
@@ -1168,9 +1168,7 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
 
     def select(best):
         seats.clear()
-        with terminal.progress("learn", 1, "updates") as advance:
-            nobody = metrics.NoWriter()
-            chosen = choosing.select(run, state, baselines, nobody, 1, advance, 0, best)
+        chosen = choosing.select(run, state, baselines, 0, best).chosen
         return chosen, list(seats)
 
     first, played = select(None)

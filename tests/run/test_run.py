@@ -124,8 +124,9 @@ def done(settings, tmp_path_factory):
     def choose(run, state, *arguments):
         number = int(state.step) // settings.learn.updates_per_round
         done.states[number] = jax.device_get(state)
-        done.chosen[number] = select(run, state, *arguments)
-        return done.chosen[number]
+        selection = select(run, state, *arguments)
+        done.chosen[number] = selection.chosen
+        return selection
 
     def show(lesson, policy, **options):
         done.clips.append((lesson, options))
@@ -622,9 +623,9 @@ def test_an_expert_in_training_is_followed(settings, watcher, tmp_path, monkeypa
         shutil.rmtree(tmp_path / "expert")
         later.save(tmp_path / "expert")
         *others, _ = arguments
-        chosen = select(*others, None)  # as the first it is chosen, whatever it scores
-        values.append(chosen.value)
-        return chosen
+        selection = select(*others, None)  # as the first it is chosen, whatever it scores
+        values.append(selection.chosen.value)
+        return selection
 
     monkeypatch.setattr(choosing, "select", select_and_replace)
     monkeypatch.setattr(page, "CLIP_SECONDS", 1 / 15)
