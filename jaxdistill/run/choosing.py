@@ -40,10 +40,8 @@ class Candidate:
         return {"value": self.value, "kept": list(self.kept), "played": played}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any] | None) -> Candidate | None:
-        """The inverse of `to_dict`; None of None, where no student has been measured."""
-        if fields is None:
-            return None
+    def from_dict(cls, fields: Mapping[str, Any]) -> Candidate:
+        """The inverse of `to_dict`."""
         played = fields["played"].items()
         played = {int(i): evaluation.Scores.from_dict(scores) for i, scores in played}
         return cls(fields["value"], tuple(fields["kept"]), played)
@@ -159,17 +157,6 @@ def _row(run: Run, found: Candidate, followed: Mapping[int, evaluation.Scores]) 
         "mean_retention": float(np.mean(known)) if known else math.nan,
         "chosen_by": found.value,
     }
-
-
-def measured_until(run: Run, rounds: int, measured: bool) -> int:
-    """How many students were measured in so many rounds, of a run that has not counted them.
-
-    One of an earlier version: of the ends that it was gone on from nothing is known.
-
-    Args:
-      measured: whether the student of after the last round was, if it was due.
-    """
-    return (rounds if measured else rounds - 1) // run.settings.evaluate.every_rounds
 
 
 def without_unknown_retention(baselines: evaluation.Baselines) -> evaluation.Baselines:

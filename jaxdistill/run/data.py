@@ -7,7 +7,6 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,9 @@ from jaxdistill.play import collection
 from jaxdistill.report import tables
 from jaxdistill.run.common import NEWER, READ_AS, Run
 from jaxdistill.run.distill_settings import Settings
+from jaxdistill.run.progress import Progress
 
 _CHUNK_STEPS = 64
-MARK = "dataset"
-"""What a checkpoint's progress says of `mark_of`; one of an earlier version does not."""
 _PLAY = "play"
 _READ = 2**28  # bytes of a log that are read at a time, or one chunk
 
@@ -119,7 +117,7 @@ def has_dataset(directory: pathlib.Path) -> bool:
     return (directory / "dataset.json").is_file()
 
 
-def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Mapping[str, Any]) -> None:
+def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Progress) -> None:
     """Refuses a run whose student has learnt from what is not there any more; nothing is written.
 
     Args:
@@ -128,7 +126,7 @@ def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Mapping[str, An
     Raises:
       ValueError: there is no dataset, or a shorter one, or another.
     """
-    length, directory = progress["length"], directory_of(run.settings, workdir)
+    length, directory = progress.length, directory_of(run.settings, workdir)
     if not has_dataset(directory):
         raise ValueError(
             f"{directory} holds no dataset, and the student of {workdir} has learnt from {length} "
@@ -145,7 +143,7 @@ def check_learnt_from(run: Run, workdir: pathlib.Path, progress: Mapping[str, An
         log = _given(run, directory)
         log.truncate(length)  # others may have collected more since; nothing is written
         now = mark_of(run, log) or {}
-        for name, before in (progress.get(MARK) or {}).items():  # an earlier version did not say
+        for name, before in (progress.dataset or {}).items():
             if now.get(name) != before:
                 differs = f"{name} {now.get(name)!r}, not {before!r}"
                 raise ValueError(

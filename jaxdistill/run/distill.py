@@ -28,6 +28,7 @@ from jaxdistill.run import (
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import Run
 from jaxdistill.run.distill_settings import Settings
+from jaxdistill.run.progress import Progress
 
 # What a run that stands may change at any time.
 _ALWAYS_CHANGEABLE = ("evaluate.lowest_expert_share", "learn.rounds")
@@ -122,7 +123,7 @@ def distill(
         latest = checkpoints.read_progress(workdir / checkpoints.FOLDER) if learnt else None
         if latest is not None:
             student_json.check_same(workdir, settings, run.experts)
-            data.check_learnt_from(run, workdir, latest[1])
+            data.check_learnt_from(run, workdir, Progress.from_dict(latest[1]))
         with meshes.leader_first("claim"):
             _claim(run, workdir, 0 if latest is None else latest[0])
             student_json.claim_paths(workdir, settings)

@@ -34,6 +34,7 @@ from jaxdistill.run import (
 from jaxdistill.run import common as runs
 from jaxdistill.run.common import RENEWED, Run
 from jaxdistill.run.merge_settings import Settings
+from jaxdistill.run.progress import MergeProgress
 from jaxdistill.tasks.views import Screen
 
 
@@ -158,9 +159,10 @@ def _merged_once(
         if step is not None:
             like = distill_settings.create_state(run.settings, given.base, run.mesh)
             restored = saved.restore(step, like)
-            timer.restore(restored.progress["timer"])
-            # Others may have collected more since; an earlier version did not say.
-            log.truncate(restored.progress.get("length", log.length))
+            progress = MergeProgress.from_dict(restored.progress)
+            timer.restore(progress.timer)
+            if progress.length is not None:
+                log.truncate(progress.length)  # others may have collected more since
             return restored.state
         with timer.phase("merge"), preemption.begun_again(_AGAIN):
             params = jax.device_get(_merged(given, log))
@@ -171,8 +173,8 @@ def _merged_once(
             )
         state = distill_settings.create_state(run.settings, params, run.mesh)
         with timer.phase("save"):  # the only one, and so the best
-            progress = {"timer": timer.state(), "length": log.length}
-            saved.save(0, state, progress=progress, value=0.0)
+            progress = MergeProgress(timer.state(), log.length)
+            saved.save(0, state, progress=progress.to_dict(), value=0.0)
         return state
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, data, distill_settings
 from jaxdistill.run.common import Run
+from jaxdistill.run.progress import Progress
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
@@ -77,26 +77,20 @@ class _Standing:
 
     @classmethod
     def of(
-        cls, run: Run, baselines: evaluation.Baselines, rounds: int, progress: Mapping[str, Any]
+        cls, run: Run, baselines: evaluation.Baselines, rounds: int, progress: Progress
     ) -> _Standing:
         """Of what was saved as `progress` after so many rounds."""
-        lrn = run.settings.learn
-        # Of how many rounds (True: an earlier version did not say): with others it goes on.
-        of = progress.get("ended")
-        best = choosing.Candidate.from_dict(progress.get("best"))
+        lrn, best = run.settings.learn, progress.best
         if best is not None and best.played:  # an earlier version may value it otherwise
             means = {index: scores.mean for index, scores in best.played.items()}
             best = dataclasses.replace(best, value=choosing.value_of(run, baselines, means))
-        measured = progress.get("measured", True)
-        # An earlier version has not counted them.
-        until = choosing.measured_until(run, rounds, measured)
         return cls(
             rounds=rounds,
-            length=progress["length"],
-            ended=lrn.target_retention is not None and (of is True or of == lrn.rounds),
+            length=progress.length,
+            ended=lrn.target_retention is not None and progress.reached_target(lrn.rounds),
             best=best,
-            measured=measured,
-            students=progress.get("students", until),
+            measured=progress.measured,
+            students=progress.students_measured(rounds, run.settings.evaluate.every_rounds),
         )
 
 
@@ -123,10 +117,11 @@ def train(
         begun = saved.latest_step()
         if begun is not None:
             restored = saved.restore(begun, state)
-            state, standing = restored.state, _Standing.of(run, baselines, begun, restored.progress)
+            progress = Progress.from_dict(restored.progress)
+            state, standing = restored.state, _Standing.of(run, baselines, begun, progress)
             if saved.best_step() is None:  # of an earlier version, or somebody took it away
                 standing.best, standing.measured = None, False
-            timer.restore(restored.progress["timer"])
+            timer.restore(progress.timer)
         done = standing.rounds
         more = done < lrn.rounds and not standing.ended
         log, collector = data.resume(run, workdir, standing.length, timer, collects_on=more)
@@ -314,18 +309,19 @@ class _Learning:
         """
         standing = self.standing
         with self.timer.phase("save"):
+            progress = Progress(
+                timer=self.timer.state(),
+                length=self.log.length,
+                dataset=self.mark,
+                ended=self.run.settings.learn.rounds if standing.ended else None,
+                best=standing.best,
+                measured=self._due() if measured is None else measured,
+                students=standing.students,
+            )
             self.saved.save(
                 standing.rounds,
                 self.state,
-                progress={
-                    "timer": self.timer.state(),
-                    "length": self.log.length,
-                    data.MARK: self.mark,
-                    "ended": self.run.settings.learn.rounds if standing.ended else None,
-                    "best": None if standing.best is None else standing.best.to_dict(),
-                    "measured": self._due() if measured is None else measured,
-                    "students": standing.students,
-                },
+                progress=progress.to_dict(),
                 value=standing.rounds if chosen else None,  # the last one counts
             )
 

@@ -23,13 +23,13 @@ def scored(mean, seats=range(16)):
     return evaluation.Scores(mean + SEATS[starts], np.ones_like(starts), starts, starts < 0)
 
 
-def a_run(*names, follow=False, every_rounds=2, target=None):
+def a_run(*names, follow=False, target=None):
     """What is asked of a run of these games."""
     settings = distill_settings.Settings(
         experts=(ExpertSource("x"),),
         collect=distill_settings.Collect(follow=follow),
-        learn=distill_settings.Learn(updates_per_round=3, target_retention=target),
-        evaluate=distill_settings.Evaluate(every_rounds=every_rounds, select_episodes=16),
+        learn=distill_settings.Learn(target_retention=target),
+        evaluate=distill_settings.Evaluate(select_episodes=16),
     )
     return types.SimpleNamespace(
         settings=settings,
@@ -122,16 +122,6 @@ def test_a_student_is_held_against_all_that_were_measured_before(before):
     _, _, levels = select(run, told, best, (5.0,), before)
     certain = racing.CERTAIN / max(1, before)
     assert levels == [certain, certain, racing.LIKELY]
-
-
-@pytest.mark.parametrize(
-    ("rounds", "measured", "count"),
-    [(50, False, 0), (50, True, 1), (70, False, 1), (120, True, 2), (150, False, 2)],
-)
-def test_how_many_were_measured_in_a_run_that_has_not_counted_them(rounds, measured, count):
-    """What was measured at an end that it was gone on from, such as 120, is not known."""
-    run = a_run("pong", every_rounds=50)
-    assert choosing.measured_until(run, rounds, measured) == count
 
 
 @pytest.mark.parametrize(
