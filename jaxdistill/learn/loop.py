@@ -102,7 +102,7 @@ def train(
             if begin is None:
                 return _train_each(settings, workdir, mesh, stop_at, profile)
             with Training(settings, workdir, mesh, student, begin=begin) as training:
-                return _train(training, workdir, stop_at, profile)
+                return _train(training, stop_at, profile)
 
 
 def check_begun(
@@ -147,7 +147,7 @@ def parts(
 def _train_each(
     settings: Settings,
     workdir: pathlib.Path,
-    mesh: Mesh | None,
+    mesh: Mesh,
     stop_at: int | None,
     profile: str | None,
 ) -> dict[str, Any]:
@@ -177,9 +177,7 @@ def _as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     )
 
 
-def _train(
-    training: Training, workdir: pathlib.Path, stop_at: int | None, profile: str | None
-) -> dict[str, Any]:
+def _train(training: Training, stop_at: int | None, profile: str | None) -> dict[str, Any]:
     """Does the iterations that are still to do, and then decides which network is the best.
 
     Returns:
@@ -192,12 +190,12 @@ def _train(
     settings = training.settings
     resume_step = training.steps if training.best or training.iteration else -1
     if training.best:  # a kill may have come before the best was written down
-        _save_experts(training, workdir)
+        _save_experts(training)
     if training.iteration < settings.iterations:
         training.begin_games()  # which shows a bar of its own
     with (
         contextlib.ExitStack() as stack,
-        metrics.Writer(workdir, resume_step) as writer,
+        metrics.Writer(training.workdir, resume_step) as writer,
         terminal.progress(
             f"train {', '.join(training.names)}",
             settings.iterations * settings.steps_per_iteration,
@@ -209,28 +207,26 @@ def _train(
         trace = Profile(profile)
         stack.callback(trace.close)
         if training.due:
-            _evaluate(training, workdir, writer)
+            _evaluate(training, writer)
         while training.iteration < settings.iterations:
             trace.step()
-            _iterate(training, workdir, writer, advance)
-            last_saved = _evaluate_or_save(training, workdir, writer, stop_at, last_saved)
+            _iterate(training, writer, advance)
+            last_saved = _evaluate_or_save(training, writer, stop_at, last_saved)
             preemption.stop_if_asked()
             if training.iteration == stop_at:
                 return training.best
     if not int(training.state.step):
         raise ValueError(
-            f"{workdir} has learnt nothing: games were so short that its memory never held "
-            f"first_update {settings.first_update} transitions to learn from; choose fewer, in "
-            f"another --workdir"
+            f"{training.workdir} has learnt nothing: games were so short that its memory never "
+            f"held first_update {settings.first_update} transitions to learn from; choose fewer, "
+            f"in another --workdir"
         )
     training.decide()
-    _save_experts(training, workdir)
+    _save_experts(training)
     return training.best
 
 
-def _iterate(
-    training: Training, workdir: pathlib.Path, writer: metrics.Writer, advance: terminal.Advance
-) -> None:
+def _iterate(training: Training, writer: metrics.Writer, advance: terminal.Advance) -> None:
     """One iteration, shown and written down.
 
     Raises:
@@ -238,7 +234,7 @@ def _iterate(
     """
     row = training.iterate()
     divergence.check(
-        workdir,
+        training.workdir,
         training.settings,
         _CHANGEABLE_AFTER_DIVERGENCE,
         step=int(training.state.step),
@@ -254,11 +250,7 @@ def _iterate(
 
 
 def _evaluate_or_save(
-    training: Training,
-    workdir: pathlib.Path,
-    writer: metrics.Writer,
-    stop_at: int | None,
-    last_saved: float,
+    training: Training, writer: metrics.Writer, stop_at: int | None, last_saved: float
 ) -> float:
     """What follows an iteration: an evaluation, which saves, or where it is time all is saved.
 
@@ -275,7 +267,7 @@ def _evaluate_or_save(
         if time.monotonic() - last_saved > _EVALUATE_SECONDS or preemption.asked():
             training.save(due=True)
         preemption.stop_if_asked()
-        _evaluate(training, workdir, writer)
+        _evaluate(training, writer)
         return time.monotonic()
     if (
         time.monotonic() - last_saved > _SAVE_SECONDS
@@ -294,7 +286,7 @@ def _evaluation_follows(training: Training) -> bool:
     return at_end or steps // every > (steps - training.settings.steps_per_iteration) // every
 
 
-def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer) -> None:
+def _evaluate(training: Training, writer: metrics.Writer) -> None:
     """Evaluates what has been learnt, and saves it."""
     standing, resumed = training.best.get("step"), training.due
     try:
@@ -306,13 +298,13 @@ def _evaluate(training: Training, workdir: pathlib.Path, writer: metrics.Writer)
     row = {f"eval/{name}": x for name, x in scores.items()}
     # Before the checkpoint: a resumed training keeps the rows up to it. One that was stopped before
     # it stood has written this one.
-    if not (resumed and metrics.tells(workdir, training.steps, row)):
+    if not (resumed and metrics.tells(training.workdir, training.steps, row)):
         writer.write(training.steps, row)
     training.save(chosen=training.best["step"] == training.steps)
     if training.best["step"] != standing:
-        _save_experts(training, workdir)
+        _save_experts(training)
 
 
-def _save_experts(training: Training, workdir: pathlib.Path) -> None:
+def _save_experts(training: Training) -> None:
     for expert in training.best_experts():
-        expert.save(workdir / "experts" / str(expert.game), replace=True)
+        expert.save(training.workdir / "experts" / str(expert.game), replace=True)

@@ -32,6 +32,21 @@ _RENEWED_EVERY = 8192  # a minute of play of 32 environments
 _PLAYED = "played"
 
 
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What one call of a run is told beside its settings; nothing that is learnt depends on it.
+
+    Attributes:
+      workdir: the run's directory.
+      stop_after, command, profile: see `distill.distill`.
+    """
+
+    workdir: pathlib.Path
+    stop_after: str | None = None
+    command: str = ""
+    profile: str | None = None
+
+
 class Run:
     """What every stage of a run needs, made once from the settings."""
 

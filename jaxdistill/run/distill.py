@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from jaxdistill.run import (
     warm_start,
 )
 from jaxdistill.run import common as runs
-from jaxdistill.run.common import Run
+from jaxdistill.run.common import Call, Run
 from jaxdistill.run.distill_settings import Settings
 from jaxdistill.run.progress import Progress
 
@@ -49,32 +50,9 @@ def distill(
     """Distils the experts into one student, and measures it.
 
     A killed run called again with the same settings and `workdir` goes on where it stopped and ends
-    with the same student:
-
-    1. no run there: everything begins;
-    2. no checkpoint: games that were played count, and collection goes on after its last whole
-       chunk. Where the file or the run of `learn.warm_start` has become another, it is refused;
-    3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
-       brought to the same emulator states: the games in progress there are played again, those
-       before them are skipped (where a game depends on the one before, pools begin anew every
-       8,192 steps, and all since then is played again). What the student began with is not read
-       any more;
-    4. a result: it is returned as it stands, and nothing is written but where the experts are now,
-       if they have moved, unless `learn.rounds` is another: see 7;
-    5. another process is writing there: this call is refused, see `lock.one_writer`;
-    6. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
-       gradients or parameters, before a row or a checkpoint of that round is written: the same
-       settings are refused at once. With another `learn.learning_rate`, `clip_norm`,
-       `q_temperature`, `logits_temperature`, `loss`, `first_loss`, `first_rounds`,
-       `entropy_weight`, `final_rate_fraction` or `rounds` the run goes on from its latest
-       checkpoint, or from its first update if it has none, and is one with those settings from
-       then on;
-    7. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
-       rate follows the schedule of that many from then on; `learn.shares` and
-       `collect.steps_per_round` may be others then too. A run that ends is measured as it stands.
-       The old result is kept as `result-ROUNDS.json`;
-    8. what it goes on from is gone, be it the student of a run that has ended or the dataset of one
-       that has learnt: it is refused, and nothing is changed.
+    with the same student; `_claimed` says what else a call may find there. The result of a run that
+    has ended is returned as it stands, and nothing is written but where the experts are now, if
+    they have moved; with another `learn.rounds` the run goes on.
 
     Args:
       cache_dir: where games of experts and random play are looked for, and kept for other runs;
@@ -108,12 +86,54 @@ def distill(
         lesson.task.require()
     if not (workdir / "config.json").exists():
         distill_settings.refuse_idle(settings, run.experts)
-    result_path = workdir / "result.json"
-    if result_path.is_file() and _rounds(workdir) == settings.learn.rounds:
+    if _has_ended(run, workdir):
         _claim(run, workdir)  # nothing is left to write: this asks for no lock
-        student_json.tell_paths(workdir, settings)
+        student_json.tell_paths(workdir, run.settings)
         profiler.none_left(profile)
-        return tables.read_result(result_path)
+        return tables.read_result(workdir / "result.json")
+    with (
+        _claimed(run, workdir) as initial,
+        clocks.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall,
+    ):
+        return _stages(run, Call(workdir, stop_after, command, profile), initial, wall)
+
+
+def _has_ended(run: Run, workdir: pathlib.Path) -> bool:
+    """Whether a result of as many rounds stands there."""
+    there = (workdir / "result.json").is_file()
+    return there and _rounds(workdir) == run.settings.learn.rounds
+
+
+@contextlib.contextmanager
+def _claimed(run: Run, workdir: pathlib.Path) -> Iterator[networks.Params]:
+    """Makes `workdir` this run's, to be written to by this call alone, or refuses it.
+
+    What a call does depends on what it finds there:
+
+    1. no run: everything begins;
+    2. no checkpoint: games that were played count, and collection goes on after its last whole
+       chunk. Where the file or the run of `learn.warm_start` has become another, it is refused;
+    3. a checkpoint: its state is restored, the dataset cut to what it had seen, and the pools
+       brought to the same emulator states: the games in progress there are played again, those
+       before them are skipped (where a game depends on the one before, pools begin anew every
+       8,192 steps, and all since then is played again). What the student began with is not read
+       any more;
+    4. another process that writes: the call is refused, see `lock.one_writer`;
+    5. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
+       gradients or parameters, before a row or a checkpoint of that round is written: the same
+       settings are refused at once. With others of `rounds.CHANGEABLE_AFTER_DIVERGENCE` the run
+       goes on from its latest checkpoint, or from its first update if it has none, and is one with
+       those settings from then on;
+    6. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
+       rate follows the schedule of that many from then on; `learn.shares` and
+       `collect.steps_per_round` may be others then too. A run that ends is measured as it stands.
+       The old result is kept as `result-ROUNDS.json`;
+    7. what it goes on from is gone, be it the student of a run that has ended or the dataset of one
+       that has learnt: the call is refused, and nothing is changed.
+
+    Yields:
+      What a student of the run begins with; of one that has learnt, parameters of that shape.
+    """
     learnt = checkpoints.any_in(workdir / checkpoints.FOLDER)
     _check_standing(run, workdir, learnt)
     # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
@@ -122,15 +142,14 @@ def distill(
     with lock.one_writer(workdir, "config.json"):
         latest = checkpoints.read_progress(workdir / checkpoints.FOLDER) if learnt else None
         if latest is not None:
-            student_json.check_same(workdir, settings, run.experts)
+            student_json.check_same(workdir, run.settings, run.experts)
             data.check_learnt_from(run, workdir, Progress.from_dict(latest[1]))
         with meshes.leader_first("claim"):
             _claim(run, workdir, 0 if latest is None else latest[0])
-            student_json.claim_paths(workdir, settings)
+            student_json.claim_paths(workdir, run.settings)
             if not learnt:
                 _claim_start(run, workdir, initial)
-        with clocks.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall:
-            return _stages(run, workdir, initial, stop_after, command, profile, wall)
+        yield initial
 
 
 def as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
@@ -237,27 +256,21 @@ def _rounds(workdir: pathlib.Path) -> int | None:
 
 
 def _stages(
-    run: Run,
-    workdir: pathlib.Path,
-    initial: networks.Params,
-    stop_after: str | None,
-    command: str,
-    profile: str | None,
-    wall: Callable[[], float],
+    run: Run, call: Call, initial: networks.Params, wall: Callable[[], float]
 ) -> dict[str, Any]:
     """The stages that are still to do, by the directory's one writer."""
     timer = clocks.Timer()
     baselines = measure_baselines(run, timer)
-    if stop_after == "baselines":
+    if call.stop_after == "baselines":
         return {}
-    trained = rounds.train(run, workdir, initial, baselines, timer, stop_after, profile)
-    if trained is None or stop_after is not None:
+    trained = rounds.train(run, call, initial, baselines, timer)
+    if trained is None or call.stop_after is not None:
         return {}
 
     state = trained.state
     with timer.phase("report"):
         scores = run.play_reported(state.eval_params)
-    result_path = workdir / "result.json"
+    result_path = call.workdir / "result.json"
     with meshes.leader_first("result"), timer.phase("report"):
         if meshes.leads():
             outputs = closing.compare_outputs(run, trained.log, state.eval_params)
@@ -267,9 +280,9 @@ def _stages(
                 row["shared_starts"] = len(set(seen) & set(starts))
             result = closing.result_of(run, rows, outputs)
             result |= {"best_round": trained.round, "rounds": trained.rounds}
-            result |= closing.hint_of(run, workdir, result)
+            result |= closing.hint_of(run, call.workdir, result)
             result["seconds"] = clocks.add_up([timer.seconds()], wall())
-            closing.write_page(run, workdir, state.eval_params, result, outputs, command)
+            closing.write_page(run, call.workdir, state.eval_params, result, outputs, call.command)
             result["seconds"] = clocks.add_up([timer.seconds()], wall())
             disk.write_json(result_path, result)
     return tables.read_result(result_path)

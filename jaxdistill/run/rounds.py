@@ -18,7 +18,7 @@ from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, data, distill_settings
-from jaxdistill.run.common import Run
+from jaxdistill.run.common import Call, Run
 from jaxdistill.run.progress import Progress
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
@@ -96,24 +96,21 @@ class _Standing:
 
 def train(
     run: Run,
-    workdir: pathlib.Path,
+    call: Call,
     initial: networks.Params,
     baselines: evaluation.Baselines,
     timer: clocks.Timer,
-    stop_after: str | None,
-    profile: str | None,
 ) -> Trained | None:
-    """All rounds, from where they stand; None where `stop_after` ended them.
+    """All rounds, from where they stand; None where `call.stop_after` ended them.
 
     Args:
       initial: parameters that a student begins with which has learnt nothing yet.
       baselines: how the experts and random play scored.
-      stop_after, profile: see `distill.distill`.
     """
     lrn = run.settings.learn
     baselines = choosing.without_unknown_retention(baselines)
     state, standing = distill_settings.create_state(run.settings, initial, run.mesh), _Standing()
-    with checkpoints.Checkpoints(workdir / checkpoints.FOLDER) as saved:
+    with checkpoints.Checkpoints(call.workdir / checkpoints.FOLDER) as saved:
         begun = saved.latest_step()
         if begun is not None:
             restored = saved.restore(begun, state)
@@ -124,20 +121,20 @@ def train(
             timer.restore(progress.timer)
         done = standing.rounds
         more = done < lrn.rounds and not standing.ended
-        log, collector = data.resume(run, workdir, standing.length, timer, collects_on=more)
-        if stop_after == "collect":
+        log, collector = data.resume(run, call.workdir, standing.length, timer, collects_on=more)
+        if call.stop_after == "collect":
             return None
         buffer = data.window_of(run, log)
         updates = done * lrn.updates_per_round
         total = max(lrn.rounds, done) * lrn.updates_per_round
         with (
-            contextlib.closing(Profile(profile)) as trace,
-            _writer(workdir, -1 if begun is None else updates) as writer,
+            contextlib.closing(Profile(call.profile)) as trace,
+            _writer(call.workdir, -1 if begun is None else updates) as writer,
             terminal.progress("learn", total, "updates", done=updates) as advance,
         ):
             learning = _Learning(
                 run=run,
-                workdir=workdir,
+                call=call,
                 baselines=baselines,
                 timer=timer,
                 writer=writer,
@@ -150,7 +147,7 @@ def train(
                 standing=standing,
                 mark=data.mark_of(run, log),
             )
-            if not learning.go_on(stop_after, trace):
+            if not learning.go_on(trace):
                 return None
         best_step = saved.best_step()
         assert best_step is not None  # the first that is measured is chosen
@@ -170,7 +167,7 @@ class _Learning:
     """The rounds of one session, and what they share.
 
     Attributes:
-      run, workdir: whose they are.
+      run, call: whose they are, and what the session was called with.
       baselines: as `choosing.without_unknown_retention` has them.
       timer, writer, advance: who is told of them.
       saved: the run's checkpoints.
@@ -181,7 +178,7 @@ class _Learning:
     """
 
     run: Run
-    workdir: pathlib.Path
+    call: Call
     baselines: evaluation.Baselines
     timer: clocks.Timer
     writer: metrics.Writer | metrics.NoWriter
@@ -194,7 +191,7 @@ class _Learning:
     standing: _Standing
     mark: dict[str, Any] | None
 
-    def go_on(self, stop_after: str | None, trace: Profile) -> bool:
+    def go_on(self, trace: Profile) -> bool:
         """Learns until all rounds are done or the target is reached; whether it came to that.
 
         Raises:
@@ -207,7 +204,7 @@ class _Learning:
         if self._due() and not self.standing.measured and not self.standing.ended:
             # Killed before it was saved that it had been measured?
             step = begun * lrn.updates_per_round
-            again = meshes.leads() and metrics.tells(self.workdir, step, ["chosen_by"])
+            again = meshes.leads() and metrics.tells(self.call.workdir, step, ["chosen_by"])
             self._save(chosen=self._choose(metrics.NoWriter() if again else self.writer))
         while self.standing.rounds < lrn.rounds and not self.standing.ended:
             trace.step()
@@ -220,7 +217,7 @@ class _Learning:
 
             chosen = self._due() and self._choose(self.writer)
             preempted = meshes.any_of(preemption.asked())
-            stopping = stop_after == f"round:{index + 1}" or preempted
+            stopping = self.call.stop_after == f"round:{index + 1}" or preempted
             # When to save for resuming is a matter of time alone: it changes no result.
             late = meshes.agree(time.monotonic() - last_saved > 60)
             if chosen or stopping or late or index + 1 == lrn.rounds:
@@ -264,7 +261,7 @@ class _Learning:
                 run, learner.host_metrics(numbers, run.names[: len(run.taught)])
             )
             divergence.check(
-                self.workdir,
+                self.call.workdir,
                 run.settings,
                 CHANGEABLE_AFTER_DIVERGENCE,
                 step=step,
