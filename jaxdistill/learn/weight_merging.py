@@ -63,23 +63,24 @@ class Merge:
       base: what task arithmetic measures changes from, HTCL begins as, and others are aligned with:
         a game of the run, any expert's file, or a run's directory, whose student it is; None is the
         first expert.
-      scale: of "task_arithmetic".
+      scale: "task_arithmetic": factor of the summed differences from `base`.
       loss: whose gradients the Taylor steps take: "td", the error of the network's own Q-learning
         targets, or one of `losses.LOSSES` against the experts' outputs.
-      q_temperature: of the experts' Q-values in losses that know one, and of the policy whose
-        dependence "fisher" measures.
-      discount, reward_limit, reward_scale: of "td", as the experts were trained with: rewards are
-        clipped to so much on both sides (0 leaves them, None is what the suite says: 1 in Atari, 0
-        elsewhere) and multiplied.
+      q_temperature: softmax temperature of the experts' Q-values in losses that know one, and of
+        the policy whose dependence on the weights "fisher" measures.
+      discount, reward_limit, reward_scale: loss "td": the discount, what rewards are clipped to on
+        both sides (0 leaves them; None is what the suite says: 1 in Atari, 0 elsewhere), and what
+        they are multiplied by then: as the experts were trained.
       batch_size: rows of all games together in one batch.
-      damping: of the Taylor steps; None is 1000 times the largest curvature.
-      rate: of the steps of "htcl" and "taylor_iterative".
-      clip_norm: of what a step of "htcl" changes in one tensor.
-      catch_up_rounds: after each expert, so many rounds at most: a copy learns from all states
-        once, by Adam, and a Taylor step goes towards it. The first that does not lower the loss is
-        undone and ends them.
-      catch_up_rate, catch_up_damping: Adam's rate, and the damping of those steps.
-      rounds, round_decay: steps of "taylor_iterative", and the factor of `rate` after each.
+      damping: damping of the Taylor steps; None is 1000 times the largest curvature.
+      rate: "htcl", "taylor_iterative": size of the Taylor steps, of which 1 is the whole.
+      clip_norm: "htcl": what a step changes in one tensor is shortened to this norm.
+      catch_up_rounds: "htcl": after each expert so many catch-up rounds at most. In each a copy
+        learns from all states once, by Adam, and a Taylor step goes towards it; the first that does
+        not lower the loss is undone and ends them.
+      catch_up_rate, catch_up_damping: "htcl": Adam's learning rate in catch-up rounds, and the
+        damping of their Taylor steps.
+      rounds, round_decay: "taylor_iterative": number of steps, and the factor of `rate` after each.
     """
 
     base: Text | None = None

@@ -37,8 +37,8 @@ class Opening:
     `REPORTING`, and there to every fourth seat: no state that a student is chosen by can be one
     that is reported, whatever the seeds, and neighbouring seats start apart.
 
-    What is scored in an opening counts for nobody. The opening of a game that ends in it begins
-    again in the slot's next one. With 0 steps every game starts where the emulator starts it, as
+    What is scored in an opening counts for nobody. If a game ends during its opening, the slot's
+    next game has a new opening. With 0 steps every game starts where the emulator starts it, as
     published scores have it, and nothing keeps the sides apart.
 
     Attributes:
@@ -210,7 +210,7 @@ class _Slots:
         step, opening = self._pool.last, self._opening
         for slot in self.rows[~self.own[self.rows] & ~step.over[self.rows]]:
             if self.episodes[slot]:
-                self.own[slot] = True  # stepped in vain, and nobody need open for it
+                self.own[slot] = True  # its counted episode is over; no new opening is needed
                 continue
             if opening and step.ages[slot] < opening.steps:
                 continue

@@ -18,9 +18,9 @@ _RESAMPLES = 1000
 def certain(before: int) -> float:
     """The level for the games of one player against the best of those `before` it.
 
-    The best of several that are equal is the luckiest in the very games that all of them play. So
-    `CERTAIN` is shared among them: whoever is worse than the best at this level is so than one of
-    them, and the chances of that add up to `CERTAIN` at most.
+    The best of several equal players is the luckiest in the very games that all of them play. So
+    `CERTAIN` is shared among them: a player that tests as worse than the best tests as worse than
+    one of them, so by the union bound a wrong verdict has a chance of at most `CERTAIN`.
     """
     return CERTAIN / max(1, before)
 
@@ -33,17 +33,18 @@ def is_worse(
 ) -> bool:
     """Whether one player is worse than another in the games that both have played.
 
-    By Student's t: what one is worth more than the other, over the standard error of that. The
-    error is by a paired bootstrap: the same seats are drawn for both, of each lesson by itself. Of
-    few games it is too small, by sqrt((n - 1) / n), where n is the fewest of a lesson.
+    By Student's t: the difference of their values over its standard error. The error is a paired
+    bootstrap's: the same seats are drawn for both players, in each lesson by itself. Of few games
+    it is too small, by sqrt((n - 1) / n), where n is the fewest games of a lesson.
 
-    The share of draws in which one is better would not tell: of four games that are all lost every
-    draw is lost, and of players that are equal one in 16 loses four. Where one loses all games by
-    as much, so that there is no error, that share is what is asked for (a sign test).
+    The share of bootstrap draws that a player loses would not do: who loses all of four games loses
+    every draw, and so does one in 16 of equal players. Where a player loses all games by the same
+    margin, there is no error, and the chance of equal players to lose so many is compared with
+    `level` instead (a sign test).
 
-    `LIKELY` is of one comparison. The best so far is the luckiest of several equal ones, so of many
-    equal players an early one tends to stay: the last of 4 is passed over in 32% of all runs, of 8
-    in 49% and of 16 in 63%. Where they are equal, that costs nothing.
+    `LIKELY` is for a single comparison. The best so far is the luckiest of several equal players,
+    so of many equal ones an early one tends to stay: the last of 4 is passed over in 32% of all
+    runs, of 8 in 49% and of 16 in 63%. Where they are equal, that costs nothing.
 
     Args:
       played: by lesson, its first games.

@@ -269,9 +269,9 @@ class Records:
 
     Attributes:
       own: a run's directory, which holds all games that the run was measured in.
-      shared: one for all runs, of players that others may ask for; not of tasks of one's own, which
-        may have become others without saying so. What was only found in `own`, which may be of
-        somebody else, is not added to it.
+      shared: a cache for all runs. Not kept there: games of players of one run only, games of
+        user-defined tasks (their code may change), and games that continue ones found only in
+        `own`, which may come from somebody else.
       given: others where games are only looked for, such as the package's own.
       writes: False where the run is only read, and no game is added to its own.
     """

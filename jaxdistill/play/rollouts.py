@@ -34,10 +34,10 @@ Policy = Callable[
 """`policy(observations, key, games, seats)` -> (one array of N actions per game, and None
 or anything extra per game).
 
-`games` says which game (by index) each observation array belongs to: pools whose games are all
-played leave an evaluation early, and an accelerator is given some games while others are stepped.
-What is chosen for one row must not depend on which others are asked for with it: random draws are
-by `seats`, so that they are the same in one process and in several.
+`games[i]` is the task index of `observations[i]`. A call may hold only some tasks: an evaluation
+drops those that are finished, and on accelerators half of them step while the other half is on the
+device. What is chosen for one row must not depend on which others are asked for with it: random
+draws are by `seats`, so that they are the same in one process and in several.
 
 Policies are asked by `ask`: one that is `Recurrent` has to be told more."""
 

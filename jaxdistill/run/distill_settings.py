@@ -70,9 +70,9 @@ class Collect:
       initial_steps: steps per game the experts play before the first update.
       steps_per_round: steps per game played before each later round; 0 keeps to the first ones.
       window_steps: the most recent steps per game that minibatches are drawn from.
-      expert_share_rounds, final_expert_share: over so many rounds the share of environments the
-        experts drive falls linearly from 1 to this, where it stays (DAgger; Ross et al. 2011); with
-        0 it is this from the first.
+      expert_share_rounds, final_expert_share: the share of environments that the experts drive
+        falls linearly from 1 to final_expert_share over the first expert_share_rounds rounds, and
+        stays there (DAgger; Ross et al. 2011). With 0 rounds it is final_expert_share at once.
       change_drivers: every round draws anew which environments the experts drive: in each of them
         expert and student take turns, and the expert goes on from where the student has got to.
         False leaves them to the same ones.
@@ -108,14 +108,16 @@ class Learn:
       rounds: how often steps are collected and learnt from.
       updates_per_round: minibatches in one round.
       batch_per_game: rows of each game in one minibatch.
-      shares: games that have more than that, as `breakout=2,pong=3`: so many times as many rows,
-        and so many times as much say in the loss. None is the same of all.
+      shares: games with more rows: `breakout=2` gives Breakout twice `batch_per_game`, and twice
+        the weight in the loss; `breakout=2,pong=3` names several. None gives all games the same.
       loss: one of `losses.of` the suite's outputs, or "auto": `q_values` if all experts have
         Q-values, begun with `q_kl` for a fifth of the rounds; `kl` if one has logits.
-      first_loss, first_rounds: over so many rounds the loss turns linearly from this one into
-        `loss`; None is that loss from the start. A game that all of the student begins with
-        (`warm_start`) has `loss` all along: there is nothing to lead it to.
-      q_temperature, logits_temperature: the softmax temperature of experts with either.
+      first_loss, first_rounds: the loss turns linearly from first_loss into `loss` over the first
+        first_rounds rounds; without them it is `loss` from the start. The game whose expert the
+        whole student begins as a copy of (`warm_start`) has `loss` all along: there is nothing to
+        lead it to.
+      q_temperature, logits_temperature: the softmax temperature of experts that hold Q-values, and
+        of those that hold logits.
       entropy_weight: how much of the student's entropy is taken off its loss: above 0 its outputs
         are less decided, for who samples them later or trains it further. What it plays in the run
         it chooses greedily all the same: `collect.student_epsilon` makes it try more, not this.
@@ -123,10 +125,10 @@ class Learn:
         expert of its shape, or the directory of a run or of merged weights (`launch/distill.py`,
         `launch/merge_weights.py`), whose student it goes on from, or of a student that was
         exported; or one of these on the hub. None begins fresh.
-      warm_layers: what it copies of that, "all", or its "convolutions", behind which the student
-        begins fresh: it has less to unlearn, and the other network may be of another shape there.
-        The student's convolutions may have more features, which begin fresh too: room for what
-        other games need to be seen.
+      warm_layers: what the student copies of `warm_start`: "all", or the "convolutions", behind
+        which it begins fresh: it has less to unlearn, and the other network may be of another shape
+        there. The student's convolutions may have more features, which begin fresh too: room for
+        what other games need to be seen.
       target_retention: learning ends once the student keeps this much of every game in the games
         it is chosen by, 1 being all; None learns all rounds. Of experts that are followed it is
         of what they play by then.
@@ -135,13 +137,13 @@ class Learn:
         forgets its beginning faster, so a decay above 0.998 shows after 4,500 updates only.
       optimiser: "adamw", whose weight decay is apart from the gradient; "adam_l2", where it is
         added to the gradient, as in PyTorch's Adam; or "radam".
-      learning_rate, final_rate_fraction: the rate at the start, and the share of it that it falls
-        to, along a cosine.
-      weight_decay: its strength.
-      clip_norm: longer gradients are shortened to this.
-      resample_unseen: numbers that the student sees and an expert cannot know of, as a skill that
-        aims does not know how fast it walks, are taken from other tasks' states: the student shall
-        not take them for a sign of the task.
+      learning_rate, final_rate_fraction: the learning rate falls along a cosine from learning_rate
+        at the start to final_rate_fraction of it.
+      weight_decay: strength of the optimiser's weight decay.
+      clip_norm: gradients of a larger norm are shortened to this norm.
+      resample_unseen: some numbers that the student sees are unknown to an expert: one that aims
+        does not see its own speed. In that expert's rows they are replaced by another task's, so
+        that the student cannot recognise the task by them.
       together: what is seen where all experts play together is learnt from too; see
         `Settings.together`.
     """
@@ -187,10 +189,11 @@ class Measure:
         this, see `records.measure_until_precise`: 0.05 is within 5 points. 0 plays all.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
-      opening_steps, opening_by: steps that "random" or the "expert" plays first, at least, before
-        the policy that is measured takes over; what they score does not count. They make the games
-        differ, and keep those that the best is chosen by apart from those that are reported: see
-        `evaluation.Opening`. With 0 games start as they begin by themselves.
+      opening_steps, opening_by: "random" or the "expert" plays at least the first opening_steps
+        steps; then the measured policy takes over, and only what it scores counts. Games then start
+        differently, and no start serves both to choose the best student and to report it (see
+        `evaluation.Opening`). 0: games start as the emulator starts them. None is what the suite
+        says: 10 in Atari, 0 in landers and combat.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile.
     """
@@ -212,10 +215,11 @@ class Evaluate(Measure):
     """How play is measured, and how the best student is chosen by it; see `Measure` too.
 
     Attributes:
-      every_rounds: rounds between two evaluations of the student that the best is chosen by.
-      select_episodes: episodes per game in each of those. Of one nothing can be told about what is
-        kept: students are chosen by scores then.
-      sample_logits: experts with logits sample their policy here too; False takes the likeliest.
+      every_rounds: rounds between two evaluations, by which the best student is chosen.
+      select_episodes: episodes per game in each of these evaluations. With 1 no retention is known,
+        and students are compared by their scores.
+      sample_logits: experts with logits sample their actions where they are measured too; False
+        takes the likeliest.
     """
 
     gone: ClassVar[tuple[str, ...]] = ("baselines",)
@@ -234,8 +238,9 @@ class Settings:
       together: name of a task that all experts play together, each its own part of an action. It
         is one more task of the run, which they teach together and the student is chosen by alone.
       network: a key of `networks.NETWORKS`, the student's.
-      convolutions: the student's, in place of its network's, as `networks.Convolutions` are said:
-        those of an expert, say, for the student to begin with (`learn.warm_layers`).
+      convolutions: the student's convolutions in place of those of `network`, written as
+        `networks.Convolutions` says: those of an expert, for example, which the student then begins
+        with (`learn.warm_layers`).
       view: name of what the student sees, among the suite's views; None is the first of them, and
         of screens what its experts see, as far as EnvPool makes it: see
         `lessons.default_student_views`.

@@ -626,6 +626,13 @@ def test_retention_by_hand(student, expert, random, kept):
     assert evaluation.retention(student, expert, random) == pytest.approx(kept)
 
 
+def test_a_score_is_held_against_expert_and_random_play_of_its_own_lesson():
+    baselines = evaluation.Baselines(
+        random=[_scores(0.0), _scores(1.0, 3.0)], expert=[_scores(9.0), _scores(10.0, 14.0)]
+    )
+    assert baselines.retention(1, 7.0) == pytest.approx((7 - 2) / (12 - 2))
+
+
 def test_retention_is_undefined_where_the_expert_plays_like_random():
     assert np.isnan(evaluation.retention(3.0, 5.0, 5.0))
     interval = evaluation.retention_interval(_scores(1.0, 2.0), _scores(5.0, 5.0), _scores(5.0))
