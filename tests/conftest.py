@@ -333,6 +333,16 @@ class ScriptedPool(Pool):
         return {"length": self._ages.astype(float)}
 
 
+@pytest.fixture
+def own_tasks(monkeypatch):
+    """None of one's own, and afterwards none again."""
+    monkeypatch.setattr(tasks, "_added", {})
+    yield
+    tasks._added.clear()
+    tasks.names.cache_clear()
+    tasks._by_key.cache_clear()
+
+
 class ScriptedEnvPool:
     """What `envpool.make` returns, playing a script.
 

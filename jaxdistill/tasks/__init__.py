@@ -8,6 +8,7 @@ import difflib
 import functools
 import hashlib
 import inspect
+import json
 import pathlib
 import re
 import sys
@@ -44,8 +45,15 @@ def add(task: Task) -> None:
 
     Raises:
       ValueError: the name, as `get` reads it, is that of another task; or a field is something that
-        cannot be told from others in the next run, see `content`.
+        cannot be told from others in the next run, see `content`; or it is a game of Atari with
+        rules, which those who play it would replace by theirs, see `under`.
     """
+    if isinstance(task, Game) and (rules := task.rules.to_dict()):
+        said = [f"{name}={json.dumps(value)}" for name, value in rules.items()]
+        raise ValueError(
+            f"{task.name} has rules, which are not a task's but an expert's "
+            f"(GAME=FILE?{'&'.join(said)}) or a run's (--config.rules.{said[0]}); leave them out"
+        )
     standing = _by_key().get(_key(task.name))
     if standing is not None and standing is not _added.get(task.name):
         raise ValueError(f"{task.name!r} is the name of {standing.name} already; take another")

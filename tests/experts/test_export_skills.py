@@ -1,5 +1,6 @@
 """A student of skills as the public fighter's distilled policy: written, computed, read back."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats, torch_file, torch_writer
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.formats import skills
 from jaxdistill.networks import Stream
 from jaxdistill.tasks.combat import COMBAT
 
@@ -230,3 +232,14 @@ def test_weights_that_are_not_finite_are_refused():
     params["params"]["stream3"]["bias"][0] = np.nan
     with pytest.raises(ValueError, match="stream3 bias is not finite as float32"):
         export.skills_state_dict(params, SKILLS)
+
+
+def test_a_skill_under_a_name_of_one_s_own_is_trained_in_the_same_space(own_tasks):
+    for skill in ("movement", "aiming", "clicking", "duel"):
+        task = tasks.get(f"combat/{skill}")
+        own = dataclasses.replace(task, name=f"combat/long_{skill}", max_steps=800)
+        tasks.add(own)
+        space = skills.space_of(task.name)
+        assert skills.space_of(own.name) == space
+        assert skills.task_of(space, own.name, "it") == own.name
+        assert skills.view_of(own.name, space.numbers) == task.view

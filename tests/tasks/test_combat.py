@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdistill import tasks
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import environments, scripts, views
 from jaxdistill.tasks.views import Vector, View
@@ -509,3 +510,13 @@ def test_actions_there_are_not_are_refused(actions, message):
     np.testing.assert_array_equal(pool.states, before)
     with pytest.raises(ValueError, match=r"combat/duel: expected 2 actions of 9 numbers, got .* 3"):
         pool.send(np.zeros((3, 9)), np.array([0, 1]))
+
+
+def test_a_skill_under_a_name_of_one_s_own_is_that_skill(own_tasks):
+    """It is no duel: what is seen, told and pressed are those of its environment."""
+    for task in combat.COMBATS.values():
+        name = task.name.replace("combat/", "combat/long_")
+        tasks.add(dataclasses.replace(task, name=name, max_steps=800))
+        own = tasks.get(name)
+        assert (own.facts, own.view, own.max_steps) == (task.facts, task.view, 800)
+        np.testing.assert_array_equal(own.seen, task.seen)

@@ -155,13 +155,8 @@ class Corridor(Task):
 
 
 @pytest.fixture
-def own(monkeypatch):
+def own(own_tasks):
     """None of one's own, and afterwards none again."""
-    monkeypatch.setattr(tasks, "_added", {})
-    yield
-    tasks._added.clear()
-    tasks.names.cache_clear()
-    tasks._by_key.cache_clear()
 
 
 def test_a_task_of_one_s_own_may_be_added_again_and_one_of_ours_may_not(own):
@@ -189,6 +184,22 @@ def test_short_names_are_those_of_ours_or_of_one_task_of_one_s_own(own):
         tasks.get("short")
     tasks.add(Corridor("short", (0, 1), 5))
     assert [tasks.get(x).name for x in ("short", "maze/short")] == ["short", "maze/short"]
+
+
+def test_a_game_of_one_s_own_brings_no_rules(own):
+    """Whoever plays it would have replaced them by theirs without a word."""
+    rules = atari.Rules(repeat_action_probability=0.25, end_at_life=True)
+    sticky = dataclasses.replace(tasks.get("pong"), name="pong/sticky", rules=rules)
+    with pytest.raises(ValueError) as error:
+        tasks.add(sticky)
+    assert str(error.value) == (
+        "pong/sticky has rules, which are not a task's but an expert's "
+        "(GAME=FILE?repeat_action_probability=0.25&end_at_life=true) or a run's "
+        "(--config.rules.repeat_action_probability=0.25); leave them out"
+    )
+    assert tasks.find("pong/sticky") is not sticky and not tasks._added
+    tasks.add(dataclasses.replace(sticky, rules=atari.USUAL))
+    assert tasks.under(tasks.get("pong/sticky"), rules).rules == rules
 
 
 _FIELDS = """

@@ -49,7 +49,7 @@ SPACES = {
     "combat/clicking": Space("Discrete", 2, 9),
     "combat/duel": Space("Box", 9, 20),
 }
-"""What experts of each task were trained in."""
+"""What experts were trained in, by the name of their environment."""
 
 
 def is_skill(game: str | None) -> bool:
@@ -59,7 +59,9 @@ def is_skill(game: str | None) -> bool:
 
 def space_of(game: str) -> Space:
     """What an expert of this task of combat was trained in; all duels are alike."""
-    return SPACES.get(game, SPACES["combat/duel"])
+    task = tasks.get(game)
+    name = task.environment.name if isinstance(task, combat.Combat) else game
+    return SPACES.get(name, SPACES["combat/duel"])
 
 
 def view_of(game: str | None, size: int) -> Vector:

@@ -31,7 +31,7 @@ COMBAT = Suite(
     pool_size=1024,
 )
 
-_OWN = {  # what experts see, and what is told of a task
+_OWN = {  # by environment: what experts see, and what is told of a task
     "combat/movement": ("movement", ("near",)),
     "combat/aiming": ("aiming", ("yaw_error", "on_body")),
     "combat/clicking": ("clicking", ("dealt", "hit_rate")),
@@ -53,21 +53,26 @@ class Combat(Task):
     environment: Environment = environments.DUEL
 
     @property
+    def _kind(self) -> str:
+        """What the environment is called, also where the task has a name of one's own."""
+        return self.environment.name
+
+    @property
     def facts(self) -> tuple[str, ...]:
         """What `CombatPool.facts` says of this task."""
-        return _OWN[self.name][1] if self.name in _OWN else _FOUGHT
+        return _OWN[self._kind][1] if self._kind in _OWN else _FOUGHT
 
     @property
     def view(self) -> AnyView:
         """What an expert of this task sees, where it does not say."""
-        return views.part(_OWN[self.name][0] if self.name in _OWN else "duel")
+        return views.part(_OWN[self._kind][0] if self._kind in _OWN else "duel")
 
     @property
     def seen(self) -> np.ndarray | None:
         """`(20,)` bool, which numbers of the duel's view an expert of this skill can know of."""
-        if self.name not in _OWN:
+        if self._kind not in _OWN:
             return None
-        return np.isin(np.arange(views.SIZES["duel"]), views.SEEN[self.name])
+        return np.isin(np.arange(views.SIZES["duel"]), views.SEEN[self._kind])
 
     def limited(self, outputs: jax.Array) -> jax.Array:
         """Outputs `(..., 9)` with angles cut to the largest turn of a tick."""
