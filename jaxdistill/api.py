@@ -135,7 +135,7 @@ class Policy:
           ValueError: as `outputs`; chance without a key, or an epsilon that is no chance; own
             indices of keys and angles.
         """
-        _check_chance("epsilon", epsilon)
+        epsilon = _chance("epsilon", epsilon)
         expert = self._placed[self._name(task)]
         if key is None and (epsilon or sample):
             raise ValueError("epsilon and sample are chance; give key, such as jax.random.key(0)")
@@ -153,7 +153,7 @@ class Policy:
                 expert.suite_outputs(shown),
                 expert.mask,
                 drawn,
-                epsilon=float(epsilon),
+                epsilon=epsilon,
                 log_std=expert.suite_log_std if sample else None,
                 seats=np.arange(len(shown)),
             )
@@ -224,8 +224,7 @@ def _checked(observations: Any, expert: Expert) -> np.ndarray:
 def _key(key: Any) -> jax.Array:
     """A key of `jax.random`, of one or of its seed; any where nothing is drawn."""
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
-        _check_whole("key", key, least=0)
-        return jax.random.key(int(key))
+        return jax.random.key(_whole("key", key, least=0))
     if key is None:
         return jax.random.key(0)
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
@@ -266,6 +265,10 @@ _FLAGS_OF_EXPERTS = _FLAGS | {
     "give the expert's `game`": "give it as {TASK: FILE}",
     "--spec": "{'path': FILE, 'spec': TOML}",
 }
+_FLAGS_OF_GAMES = _FLAGS | {
+    "the suite's opening_steps, or evaluate.opening_steps of a run": "the suite's opening_steps",
+    "opening_steps": "the suite's opening_steps",
+}
 
 
 @contextlib.contextmanager
@@ -286,18 +289,20 @@ def _in_python(words: Mapping[str, str] = _FLAGS) -> Iterator[None]:
         raise
 
 
-def _check_chance(name: str, value: Any) -> None:
+def _chance(name: str, value: Any) -> float:
     found = np.asarray(value)
     if found.shape or found.dtype.kind not in "iuf" or not 0 <= found <= 1:  # nor is NaN
         shown = short_repr(value)
         raise ValueError(f"{name} is {shown}, expected a chance of 0 to 1")
+    return float(value)  # of any kind: games are known by what was asked for
 
 
-def _check_whole(name: str, value: Any, *, least: int) -> None:
+def _whole(name: str, value: Any, *, least: int) -> int:
     found, most = np.asarray(value), settings_lib.LARGEST
     if found.shape or found.dtype.kind not in "iu" or not least <= found <= most:
         shown = short_repr(value)
         raise ValueError(f"{name} is {shown}, expected a whole number of {least} to {most}")
+    return int(value)
 
 
 def load(
@@ -509,22 +514,22 @@ def evaluate(
       `evaluation.Scores.summary`.
 
     Raises:
-      ValueError: as `load`, or a number is out of its range.
+      ValueError: as `load`, or a number is out of its range; or games are no longer than the
+        openings of their suite.
     """
-    _check_whole("episodes", episodes, least=1)
-    _check_whole("seed", seed, least=0)
-    if epsilon is not None:
-        _check_chance("epsilon", epsilon)
+    episodes, seed = _whole("episodes", episodes, least=1), _whole("seed", seed, least=0)
+    epsilon = None if epsilon is None else _chance("epsilon", epsilon)
     cache_dir = _cache(cache_dir)
     if not isinstance(policy, Policy):
         policy = load(policy, task=task)
     played = policy.tasks if task is None else (policy._name(task),)
+    known = records.Records(shared=None if cache_dir is None else pathlib.Path(cache_dir))
     rows = {}
     for name in played:
         expert = policy.experts[name]
-        expert.task.require()
-        terms = records.Terms.of(expert.task.suite, episodes=episodes, seed=seed, epsilon=epsilon)
-        known = records.Records(shared=None if cache_dir is None else pathlib.Path(cache_dir))
-        scores = records.measure_alone(expert, terms, records=known)
-        rows[name] = scores.summary()
+        suite = expert.task.suite
+        terms = records.Terms.of(suite, episodes=episodes, seed=seed, epsilon=epsilon)
+        with _in_python(_FLAGS_OF_GAMES):
+            expert.task.require()
+            rows[name] = records.measure_alone(expert, terms, records=known).summary()
     return rows

@@ -18,11 +18,11 @@ import pytest
 import safetensors.numpy
 
 import jaxdistill
-from jaxdistill import meshes, networks
+from jaxdistill import api, meshes, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.play import lessons
+from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.run import closing, common, distill, students
 from jaxdistill.tasks.actions import Discrete
 from jaxdistill.tasks.views import Vector, View
@@ -169,6 +169,44 @@ def test_an_epsilon_that_is_no_chance_is_refused(pong, epsilon, tmp_path):
 def test_numbers_of_games_that_cannot_be_are_refused(pong, asked, said):
     with pytest.raises(ValueError, match=f"^{said}"):
         jaxdistill.evaluate(pong, **asked)
+
+
+def test_numbers_of_any_kind_are_those_of_runs(skilled, tmp_path, monkeypatch):
+    """Games of a run, which are known by what was asked for, are not played again."""
+    expert, cache = skilled("clicking"), records.Records(shared=tmp_path)
+    terms = records.Terms.of(expert.task.suite, episodes=2, seed=3, epsilon=0.0)
+    scores = records.measure_alone(expert, terms, records=cache)
+
+    def never(*_, **__):
+        raise AssertionError("played again")
+
+    monkeypatch.setattr(evaluation, "measure", never)
+    policy = api.Policy("x", {str(expert.game): expert})
+    for episodes, seed, epsilon in (
+        *((2, 3, 0), (2, 3, None), (np.int64(2), np.uint8(3), np.float32(0))),
+        (np.array(2), jnp.int32(3), jnp.float32(0)),
+    ):
+        how = {"episodes": episodes, "seed": seed, "epsilon": epsilon}
+        measured = jaxdistill.evaluate(policy, **how, cache_dir=tmp_path)
+        assert measured == {"combat/clicking": scores.summary()}
+
+
+def test_openings_that_games_end_in_are_those_of_the_suite(own_tasks, watcher, monkeypatch):
+    """In Python no argument and no setting says how long they are."""
+    short = dataclasses.replace(jaxdistill.tasks.get("pong"), name="pong/short", max_steps=10)
+    jaxdistill.tasks.add(short)
+    expert = dataclasses.replace(watcher("pong", 1), game="pong/short")
+    policy = api.Policy("x", {"pong/short": expert})
+    said = r"^the suite's opening_steps is 10, expected less than the 10 steps of a game of pong/sh"
+    with pytest.raises(ValueError, match=said):
+        jaxdistill.evaluate(policy)
+    slots = types.SimpleNamespace(_opened=[True], _opening_steps=10)
+    slots._pool = types.SimpleNamespace(task=short)
+    monkeypatch.setattr(
+        records, "measure_alone", lambda *_, **__: evaluation._Slots._give_up(slots, 0)
+    )
+    with pytest.raises(ValueError, match=r"fewer steps, or 0 \(the suite's opening_steps\)$"):
+        jaxdistill.evaluate(policy)
 
 
 def test_pixels_are_bytes_and_numbers_are_floats(pong, watcher):

@@ -197,10 +197,12 @@ class _Slots:
 
     def __init__(self, pool: Pool, seats: np.ndarray, opening: Opening | None):
         self._pool, self._seats, self._opening = pool, seats, opening
+        self._opening_steps = opening.steps if opening else 0
         self.own = np.zeros(pool.num_envs, bool)  # which games the measured policy plays
         self._score, self._age = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
         self._start = np.zeros(pool.num_envs, np.int64)
         self._searched = np.zeros(pool.num_envs, np.int64)
+        self._opened = np.zeros(pool.num_envs, bool)  # whose games were longer than the opening
         self.episodes: list[_Episode | None] = [None] * pool.num_envs
         self.rows = np.arange(pool.num_envs)  # those that step
         self._take_over()
@@ -226,11 +228,9 @@ class _Slots:
         for slot in self.rows[step.over[self.rows]]:
             if not self.own[slot]:
                 self._searched[slot] += 1
+                self._opened[slot] |= step.ages[slot] > self._opening_steps
                 if self._searched[slot] == _LONGEST_SEARCH:
-                    raise ValueError(
-                        f"{self._pool.task.name}: {_LONGEST_SEARCH} games ended in their opening; "
-                        f"expected games longer than evaluate.opening_steps: give fewer, or 0"
-                    )
+                    self._give_up(slot)
             elif not self.episodes[slot]:
                 self.episodes[slot] = _Episode(
                     seat=int(self._seats[slot]),
@@ -246,6 +246,17 @@ class _Slots:
             self.rows = self._unfinished
         self._take_over()
         return finished
+
+    def _give_up(self, slot: int) -> None:
+        """Says why no game of a slot has come to a start."""
+        why = "ended in their opening"
+        if self._opened[slot]:
+            why = "have so few states that they came to none of their own to start from, beyond it"
+        raise ValueError(
+            f"{self._pool.task.name}: with an opening of {self._opening_steps} steps, "
+            f"{_LONGEST_SEARCH} games {why}; give fewer steps, or 0 (the suite's opening_steps, or "
+            f"evaluate.opening_steps of a run)"
+        )
 
     @property
     def some(self) -> np.ndarray | None:

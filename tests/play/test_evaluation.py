@@ -136,8 +136,22 @@ def test_what_is_sent_to_a_game_that_is_over_is_valid_too(scripted_pool):
 
 def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(scripted_pool):
     opening = _AnyState(_still, 4, _still, evaluation.REPORTING)
-    with pytest.raises(ValueError, match="pong: 20 games ended in their opening"):
-        _play([scripted_pool([[(3, 1.0)]])], opening=opening)
+    said = "pong: with an opening of 4 steps, 20 games ended in their opening; give fewer steps"
+    for length in (3, 4):
+        with pytest.raises(ValueError, match=said) as error:
+            _play([scripted_pool([[(length, 1.0)]])], opening=opening)
+    assert "(the suite's opening_steps, or evaluate.opening_steps of a run)" in str(error.value)
+
+
+def test_games_of_too_few_states_are_not_said_to_be_short(scripted_pool):
+    class NoState(evaluation.Opening):
+        def begins(self, seat, start):
+            return False
+
+    opening = NoState(_still, 4, _still, evaluation.REPORTING)
+    said = "pong: with an opening of 4 steps, 20 games have so few states that they came to none"
+    with pytest.raises(ValueError, match=said):
+        _play([scripted_pool([[(5, 1.0)]])], opening=opening)
 
 
 def test_which_states_belong_to_which_seat_by_hand():
