@@ -18,6 +18,7 @@ from absl import flags
 
 if TYPE_CHECKING:
     from jaxdistill.play.records import Terms
+    from jaxdistill.tasks.atari import Rules
     from jaxdistill.tasks.task import Suite
 
 _EXPERT = flags.DEFINE_string(
@@ -118,8 +119,16 @@ def _measure_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if not terms.opening_steps:
         only_with("--opening_steps above 0", "opening_by")
     rows = found.measure(terms, game=_GAME.value, cache_dir=cache_dir())
-    tables.print_measured(found.kind, rows, terms.to_dict())
-    return rows, terms.to_dict()
+    said = _said(terms, rows, found.rules)
+    tables.print_measured(found.kind, rows, said)
+    return rows, said
+
+
+def _said(terms: Terms, rows: list[dict[str, Any]], rules: Rules) -> dict[str, Any]:
+    """What is said of the terms on which the tasks of `rows` were played, by these rules."""
+    from jaxdistill import tasks
+
+    return terms.to_dict(tasks.under(tasks.get(row["game"]), rules) for row in rows)
 
 
 def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -135,13 +144,13 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     expert.task.require()
     terms = _terms(expert.task.suite, seed=records.REPORT_SEED)
     known = records.Records(shared=cache_dir())
+    players = (expert, expert.under(USUAL))
     own, *usual = (
         records.measure_alone(player, terms, sample_logits=_SAMPLE.value, records=known)
-        for player in (expert, expert.under(USUAL))[: 1 if expert.rules == USUAL else 2]
+        for player in players[: 1 if expert.rules == USUAL else 2]
     )
     random, random_usual = (
-        records.random_score(player.task, terms.max_steps)
-        for player in (expert, expert.under(USUAL))
+        records.random_score(player.task, terms.max_steps) for player in players
     )
     tables.print_expert(
         expert,
@@ -154,7 +163,7 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     row = {"game": expert.game, "expert": own.summary()}
     for scores in usual:
         row |= {"rules": expert.rules.to_dict(), "expert_usual": scores.summary()}
-    said = terms.to_dict()
+    said = terms.to_dict(player.task for player in players)
     said.pop("opening_by")  # only a student's games may be begun by another than chance
     return [row], said
 

@@ -14,7 +14,7 @@ import hashlib
 import importlib.resources
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.play import evaluation, rollouts
 from jaxdistill.play.evaluation import Comparison, Protocol, Scores
 from jaxdistill.play.lessons import REPORT, Lesson, choices, of_experts
-from jaxdistill.tasks.task import Suite, Task
+from jaxdistill.tasks.task import Suite, Task, unusual_limit
 from jaxdistill.tasks.views import AnyView
 from jaxdistill.text import one_line
 
@@ -184,9 +184,14 @@ class Terms:
             "max_steps": self.max_steps,
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """As results and tables have it: `protocol_fields`, and how many games of each task."""
-        return {"episodes": self.episodes, **self.protocol_fields}
+    def to_dict(self, played: Iterable[Task]) -> dict[str, Any]:
+        """As results and tables have it: `protocol_fields`, and how many games of each task.
+
+        Args:
+          played: the tasks; a step limit that is each one's own is told as None.
+        """
+        limit = unusual_limit(self.max_steps, played)
+        return {"episodes": self.episodes, **self.protocol_fields, "max_steps": limit}
 
 
 def fingerprint(params: Any) -> str:

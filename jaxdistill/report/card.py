@@ -12,7 +12,7 @@ from jaxdistill.experts import hub
 from jaxdistill.experts.student import Student
 from jaxdistill.report import tables
 from jaxdistill.tasks.atari import Game
-from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.task import Task, unusual_limit
 from jaxdistill.text import printable
 
 _TAGS = ("reinforcement-learning", "policy-distillation", "jaxdistill", "jax")
@@ -81,7 +81,9 @@ def _environment(task: Task) -> str:
 def _body(student: Student, address: hub.Address, name: str, clips: Sequence[str]) -> str:
     measured, games = student.card["measured"], student.games
     episodes = max(row["student"]["episodes"] for row in measured["games"])
-    protocol = tables.protocol({"episodes": episodes, **measured})
+    played = (tasks.under(role.task, student.rules) for role in student.roles)
+    limit = {"max_steps": unusual_limit(student.max_steps, played)}
+    protocol = tables.protocol({"episodes": episodes, **measured, **limit})
     made = student.made.get("method", "distillation")
     first = games[0]
     own = [game for game in games if tasks.added(game)]

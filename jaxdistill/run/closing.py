@@ -19,6 +19,7 @@ from jaxdistill.play import clips, evaluation, lessons
 from jaxdistill.report import hints, page, tables
 from jaxdistill.run import data, distill_settings
 from jaxdistill.run.common import Run
+from jaxdistill.tasks.task import unusual_limit
 
 _COMPARED_STATES = 2048  # per game, of the last four times as many collected
 
@@ -115,7 +116,6 @@ def result_of(
     The three summary retentions are NaN if one game's retention is unknown.
     """
     kept = np.asarray([tables.kept(row) for row in rows])
-    limit, longest = run.settings.evaluate.max_steps, max(x.task.max_steps for x in run.lessons)
     return {
         "games": [
             row | (_choices(outputs[row["game"]]) if row["game"] in outputs else {}) for row in rows
@@ -127,7 +127,9 @@ def result_of(
         "epsilon": run.settings.evaluate.epsilon,
         "opening_steps": run.settings.evaluate.opening_steps,
         "opening_by": run.settings.evaluate.opening_by,
-        "max_steps": limit if limit and limit < longest else None,  # not the tasks' own
+        "max_steps": unusual_limit(
+            run.settings.evaluate.max_steps, [lesson.task for lesson in run.lessons]
+        ),
     }
 
 

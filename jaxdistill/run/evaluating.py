@@ -15,6 +15,7 @@ from jaxdistill.experts.student import Student, game_index
 from jaxdistill.play import evaluation, records
 from jaxdistill.run import closing, common, finetuning, kinds, student_json, students, training
 from jaxdistill.run.common import Run
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite
 
 Kind = Literal["distillation", "training", "exported"]
@@ -26,12 +27,14 @@ class Measurable(NamedTuple):
     Attributes:
       kind: a "distillation", merged weights among them; a "training"; or an "exported" student.
       suite: of its tasks.
+      rules: how those are played.
       max_steps: the step limit of one game that it was measured by; None is each task's own.
       measure: `(terms, *, game=None, cache_dir=None)`, see `find`.
     """
 
     kind: Kind
     suite: Suite
+    rules: Rules
     max_steps: int | None
     measure: Callable[..., list[dict[str, Any]]]
 
@@ -61,14 +64,17 @@ def find(where: str | os.PathLike[str]) -> Measurable:
     """
     if kinds.of(where) == "training":
         trained = training.load_settings(where)
-        suite, limit = trained.tasks[0].suite, trained.max_steps
-        return Measurable("training", suite, limit, functools.partial(_measure_training, where))
+        measure = functools.partial(_measure_training, where)
+        suite = trained.tasks[0].suite
+        return Measurable("training", suite, trained.rules, trained.max_steps, measure)
     if (exported := travelling.read(where)) is not None:
-        suite, limit = exported.roles[0].task.suite, exported.max_steps
-        return Measurable("exported", suite, limit, functools.partial(_measure_exported, exported))
-    limit = students.load_settings(where).evaluate.max_steps
-    suite = students.load_suite(where)
-    return Measurable("distillation", suite, limit, functools.partial(_measure_run, where))
+        measure = functools.partial(_measure_exported, exported)
+        suite = exported.roles[0].task.suite
+        return Measurable("exported", suite, exported.rules, exported.max_steps, measure)
+    settings, suite = students.load_settings(where), students.load_suite(where)
+    measure = functools.partial(_measure_run, where)
+    limit = settings.evaluate.max_steps
+    return Measurable("distillation", suite, settings.rules, limit, measure)
 
 
 def _measure_run(

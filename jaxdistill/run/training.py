@@ -180,7 +180,7 @@ def _report(
 
     result = {
         "games": [row | {"best_step": step} for row, step in zip(rows, best_steps, strict=True)],
-        **terms.to_dict(),
+        **terms.to_dict(settings.tasks),
         "steps": settings.iterations * settings.steps_per_iteration,
         "networks": len(learnt),
         "parameters": sum(x.parameters for x in learnt),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -218,6 +218,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def camera(self, *, seed: int, max_steps: int | None = None) -> Camera:
         """What a person would see of the game that a pool of one environment plays."""
+
+
+def unusual_limit(limit: int | None, played: Iterable[Task]) -> int | None:
+    """The step limit of one game, where it is not each task's own; else None."""
+    return limit if any(limit != task.max_steps for task in played) else None
 
 
 class Camera(Protocol):

@@ -1148,6 +1148,14 @@ def test_a_run_s_own_step_limit_is_said_where_no_flag_gives_another(
     assert code == 0, err
     assert json.loads(out.read_text())["max_steps"] == settings.max_steps == 90
     assert "of at most 90 steps" in printed
+    # A game's own is not, and a longer one is.
+    for limit, said in ((400, None), (1000, 1000)):
+        out = tmp_path / f"{limit}.json"
+        given = (f"--max_steps={limit}", "--game=lander/windy", "--episodes=1", f"--out={out}")
+        code, printed, err = program("evaluate", f"--workdir={workdir}", *given)
+        assert code == 0, err
+        assert json.loads(out.read_text())["max_steps"] == said
+        assert ("of at most" in printed) == bool(said)
 
 
 @pytest.mark.parametrize(

@@ -97,3 +97,12 @@ def test_a_task_of_one_s_own_needs_its_file(corridor, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "FILE", types.ModuleType("FILE"))
     names = run_python_of(text, tmp_path / "student")
     assert "FILE" in names and np.isin(names["actions"], (0, 1)).all()
+
+
+def test_a_step_limit_is_told_where_it_is_not_the_task_s_own():
+    student = student_of("pong", "net3", View())
+    measured = student.card["measured"]
+    for limit, told in ((None, False), (27_000, False), (200, True), (54_000, True)):
+        card_of = {**student.card, "measured": {**measured, "max_steps": limit}}
+        text = card.text(dataclasses.replace(student, card=card_of), hub.parse(ADDRESS))
+        assert (f"of at most {limit} steps" in text) == told == ("of at most" in text)

@@ -70,15 +70,23 @@ def test_a_share_of_what_may_be_nothing_is_in_no_mean():
 
 
 def test_games_that_were_cut_are_said_to_be():
-    def told(limit):
+    def told(limit, lessons=LESSONS):
         evaluate = dataclasses.replace(EVALUATE, max_steps=limit)
         settings = types.SimpleNamespace(evaluate=evaluate)
-        run = types.SimpleNamespace(settings=settings, lessons=LESSONS)
+        run = types.SimpleNamespace(settings=settings, lessons=lessons)
         return tables.protocol(closing.result_of(run, [_row("pong", 0.5, [0.4, 0.6])], {}))
 
     assert told(200).startswith("16 whole games per score, of at most 200 steps, ")
     assert told(200).replace("of at most 200 steps, ", "") == told(None)
     assert told(27_000) == told(None), "Pong's own"
+    assert "of at most 54000 steps, " in told(54_000), "and longer ones to be longer"
+    standard, windy = (
+        types.SimpleNamespace(task=tasks.get(f"lander/{name}")) for name in ("standard", "windy")
+    )
+    assert told(1000, [standard]) == told(400, [windy]) == told(None, [standard, windy])
+    for limit in (400, 1000):
+        assert f"of at most {limit} steps, " in told(limit, [standard, windy])
+    assert "of at most 1000 steps, " in told(1000, [windy])
 
 
 def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):

@@ -365,3 +365,24 @@ def test_a_training_of_another_version_is_said_to_be_one(tmp_path):
     with pytest.raises(ValueError, match=f"{line}.*name another directory$") as caught:
         training.load_settings(tmp_path)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [(None, None), (27_000, None), (200, 200), (54_000, 54_000)]
+)
+def test_a_step_limit_is_reported_where_it_is_not_the_task_s_own(
+    tmp_path, monkeypatch, limit, said
+):
+    learnt = training._Learnt(1, 1, {}, {}, [], {})
+    monkeypatch.setattr(training, "_read_learnt", lambda *_: learnt)
+    monkeypatch.setattr(training, "load_experts", lambda _: [])
+    monkeypatch.setattr(training, "measure", lambda *_, **__: [{}])
+    monkeypatch.setattr(training, "_record", lambda *_: {})
+    shown = []
+    monkeypatch.setattr(page, "write_training", lambda _, result, **__: shown.append(dict(result)))
+    settings = train_settings.Settings(games=("pong",), max_steps=limit)
+    training._report(
+        train_settings.resolve_defaults(settings), tmp_path, None, "", None, lambda: 0.0
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["max_steps"] == shown[0]["max_steps"] == said
