@@ -87,7 +87,6 @@ SKILLED = {
     "evaluate.select_episodes": 2,
     "evaluate.report_episodes": 4,
     "evaluate.max_steps": 60,
-    "evaluate.lowest_expert_share": 0.0,
 }
 TRAINED = {
     "num_envs": 4,

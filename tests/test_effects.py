@@ -1,5 +1,6 @@
 """No setting without effect: every one changes something that can be seen, or is refused."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -37,6 +38,7 @@ from jaxdistill.run import (
     rounds,
     warm_start,
 )
+from jaxdistill.tasks.atari import USUAL, Rules
 
 
 def changed(whole, changes):
@@ -54,16 +56,19 @@ def changed(whole, changes):
     )
 
 
-def judges(*outputs, score=None, names=("pong", "breakout", "freeway")):
+def judges(*outputs, score=None, names=("pong", "breakout", "freeway"), rules=USUAL):
+    played = [tasks.under(tasks.get(name), rules) for name in names]
     return [
-        types.SimpleNamespace(outputs=o, game=game, task=tasks.get(game), advertised_score=score)
-        for o, game in zip(outputs, names, strict=False)
+        types.SimpleNamespace(outputs=o, game=game.name, task=game, advertised_score=score)
+        for o, game in zip(outputs, played, strict=False)
     ]
 
 
 pytestmark = pytest.mark.usefixtures("without_page")
 PLAIN = distill_settings.Settings(experts=(ExpertSource("x"),))
 Q, LOGITS, BOTH = judges("q"), judges("logits"), judges("q", "logits")
+WALKS = judges("q", names=("freeway",))  # in a game without FIRE
+CLAIMS = judges("q", score=20.0)
 SKILLS = ("combat/movement", "combat/aiming", "combat/clicking", "combat/duel")
 SKILLED = judges(*["logits"] * 4, names=SKILLS)
 DATASET = {"collect.dataset": "d", "collect.steps_per_round": 0}
@@ -102,6 +107,13 @@ STUDENT_DRIVES = {"collect.expert_share_rounds": 0, "collect.final_expert_share"
         (Q, {}, {"evaluate.sample_logits": True}),
         (Q, {"evaluate.opening_steps": 0}, {"evaluate.opening_by": "expert"}),
         (Q, {}, {"evaluate.lowest_expert_share": 0.5}),
+        (CLAIMS, {"evaluate.max_steps": 500}, {"evaluate.lowest_expert_share": 0.5}),
+        (
+            judges("q", score=20.0, rules=Rules(end_at_life=True)),
+            {"rules.end_at_life": True},
+            {"evaluate.lowest_expert_share": 0.5},
+        ),
+        (WALKS, {}, {"rules.fire_after_life": True}),
         (BOTH, {}, {"learn.together": False}),
         (SKILLED, {}, {"learn.together": False}),
         (BOTH, {}, {"learn.resample_unseen": True}),
@@ -142,6 +154,13 @@ def test_the_same_settings_are_taken_where_they_mean_something():
         "evaluate.lowest_expert_share": 0.5,
     }
     distill_settings.refuse_idle(changed(PLAIN, chosen), judges("q", "logits", score=20.0))
+    fires = Rules(fire_after_life=True)
+    for names, rules in (
+        (("freeway", "breakout"), fires),
+        (("freeway",), dataclasses.replace(fires, full_actions=True)),
+    ):
+        playing = judges("q", "q", names=names, rules=rules)
+        distill_settings.refuse_idle(changed(PLAIN, {"rules": rules}), playing)
     chosen = {"together": "combat/duel", "learn.together": False, "learn.resample_unseen": True}
     distill_settings.refuse_idle(changed(PLAIN, chosen), SKILLED)
     for chosen in (
@@ -181,6 +200,7 @@ MOVING = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/m
         ({"experts": True, "warm_start": True, "expert_weight": 0.0}, {"expert_fraction": 0.25}),
         ({"experts": True, "warm_start": True, "expert_weight": 0.0}, {"q_temperature": 0.1}),
         ({}, {"core_width": 64}),
+        ({"games": ("freeway",)}, {"rules.fire_after_life": True}),
         ({"discount": 0.0}, {"trace": 0.5}),
         ({"discount": 0.0}, {"double": True}),
         ({"discount": 0.0, "algorithm": "dqn"}, {"target_episodes": 5}),
@@ -229,10 +249,11 @@ def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, m
     plain = train_settings.Settings(**({"games": ("pong",)} | beside))
     train_settings.refuse_idle(plain)
     ((name, value),) = idle.items()
-    standard = getattr(train_settings.Settings(games=("pong",)), name)
+    *parts, last = name.split(".")
+    standard = getattr(functools.reduce(getattr, parts, plain), last)
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
     with pytest.raises(ValueError, match=expected):
-        train_settings.refuse_idle(dataclasses.replace(plain, **idle))
+        train_settings.refuse_idle(changed(plain, idle))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +270,7 @@ def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, m
 )
 def test_a_setting_that_changes_nothing_for_a_student_is_refused(student, taught, beside, idle):
     given = types.SimpleNamespace(
-        outputs=student, teachers={"pong": types.SimpleNamespace(outputs=taught)}
+        outputs=student, teachers={"pong": types.SimpleNamespace(outputs=taught)}, rules=USUAL
     )
     plain = train_settings.Settings(games=("pong",), algorithm="ppo", student="run", **beside)
     train_settings.refuse_idle(plain, given)
@@ -261,7 +282,7 @@ def test_a_setting_that_changes_nothing_for_a_student_is_refused(student, taught
 def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
     """A student's Q-values become logits, whether its experts still teach or not."""
     teachers = {"pong": types.SimpleNamespace(outputs="logits")}
-    given = types.SimpleNamespace(outputs="q", teachers=teachers)
+    given = types.SimpleNamespace(outputs="q", teachers=teachers, rules=USUAL)
     chosen = train_settings.Settings(
         games=("pong",),
         algorithm="ppo",
@@ -288,6 +309,39 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
         trace=0.95,
     )
     train_settings.refuse_idle(angles)
+
+
+def test_fire_is_taken_where_some_game_has_it_or_the_student_was_taught_by_it():
+    fires = Rules(fire_after_life=True)
+    for games in (("breakout",), ("freeway", "breakout")):
+        train_settings.refuse_idle(train_settings.Settings(games=games, rules=fires))
+    walks = train_settings.Settings(games=("freeway",), algorithm="ppo", student="run", rules=fires)
+    taught = {"outputs": "q", "teachers": {}}
+    train_settings.refuse_idle(walks, types.SimpleNamespace(**taught, rules=fires))
+    with pytest.raises(ValueError, match=r"^rules\.fire_after_life True: no effect where no game"):
+        train_settings.refuse_idle(walks, types.SimpleNamespace(**taught, rules=USUAL))
+
+
+def test_independent_networks_are_judged_together(tmp_path, monkeypatch):
+    """FIRE is Breakout's alone."""
+    chosen = train_settings.Settings(
+        games=("breakout", "freeway"), independent=True, rules=Rules(fire_after_life=True)
+    )
+    begun = []
+    monkeypatch.setattr(loop.beginning, "of", lambda *_: types.SimpleNamespace(experts=()))
+    monkeypatch.setattr(loop, "Training", lambda one, *_, **__: contextlib.nullcontext(one))
+    monkeypatch.setattr(loop, "Expert", types.SimpleNamespace(load=lambda _: LOST))
+
+    def trained(one, *_):
+        begun.extend(one.games)
+        return {"step": 0, "value": 0.0, "scores": {}}
+
+    monkeypatch.setattr(loop, "_train", trained)
+    loop.train(chosen, tmp_path, mesh=ONE)
+    assert begun == ["breakout", "freeway"]
+
+
+LOST = types.SimpleNamespace(save=lambda *_, **__: None)
 
 
 def test_a_copy_of_q_values_by_ppo_has_a_temperature(monkeypatch):
@@ -362,6 +416,7 @@ ITERATED = {"method": "taylor_iterative"}
         ({"collect.dataset": "d"}, {"collect.expert_epsilon": 0.5}),
         ({"evaluate.opening_steps": 0}, {"evaluate.opening_by": "expert"}),
         ({}, {"evaluate.lowest_expert_share": 0.5}),
+        ({"evaluate.max_steps": 500}, {"evaluate.lowest_expert_share": 0.5}),
     ],
 )
 def test_a_setting_that_changes_nothing_in_a_merge_is_refused(beside, idle):
@@ -369,9 +424,10 @@ def test_a_setting_that_changes_nothing_in_a_merge_is_refused(beside, idle):
     part, field = name.split(".")
     standard = getattr(getattr(MERGED, part), field)
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
+    experts = judges("q", "q", score=20.0 if "evaluate.max_steps" in beside else None)
     with pytest.raises(ValueError, match=expected):
-        merge_settings.refuse_idle(changed(MERGED, beside | idle), judges("q", "q"))
-    merge_settings.refuse_idle(changed(MERGED, beside), judges("q", "q"))
+        merge_settings.refuse_idle(changed(MERGED, beside | idle), experts)
+    merge_settings.refuse_idle(changed(MERGED, beside), experts)
 
 
 def test_the_same_settings_are_taken_where_they_mean_something_to_a_merge():
@@ -434,7 +490,7 @@ def test_no_training_that_is_shipped_says_anything_idle(config, argument):
     fields["games"] = fields["games"] or "pong,breakout"  # the run's
     chosen = settings_lib.build(train_settings.Settings, fields)
     teachers = dict.fromkeys(chosen.games, types.SimpleNamespace(outputs="logits"))
-    student = types.SimpleNamespace(outputs="logits", teachers=teachers)
+    student = types.SimpleNamespace(outputs="logits", teachers=teachers, rules=USUAL)
     train_settings.refuse_idle(chosen, student if chosen.student else None)
 
 
@@ -951,6 +1007,7 @@ RUN_BESIDE = {
     "convolutions": {"network": "net3"},
     "learn.resample_unseen": _skills(),
     "learn.together": _skills(together="combat/duel"),
+    "collect.final_expert_share": {"collect.expert_share_rounds": 3},
     "collect.dataset": {"collect.steps_per_round": 0},
     "learn.first_loss": {"learn.first_loss": "nll", "learn.first_rounds": 2},
     "learn.first_rounds": {"learn.first_loss": "nll", "learn.first_rounds": 2},
@@ -968,7 +1025,11 @@ RUN_BESIDE = {
         "experts": (world.source("combat/clicking"),),
         "network": "skills",
     },
-    "evaluate.lowest_expert_share": lambda world: {"experts": (world.source("loud"),)},
+    # Of whole games, which claims are of.
+    "evaluate.lowest_expert_share": lambda world: {
+        "experts": (world.source("loud"),),
+        "evaluate.max_steps": None,
+    },
 }
 MERGE = {
     "experts": ("merged", lambda world: (world.source("other"), world.source("valued"))),

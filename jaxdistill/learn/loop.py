@@ -46,6 +46,7 @@ def train(
     profile: str | None = None,
     student: Pretrained | None = None,
     began: float | None = None,
+    part: bool = False,
 ) -> dict[str, Any]:
     """Trains one network on `settings.games`; resumes where a killed run stopped.
 
@@ -64,6 +65,7 @@ def train(
       student: what `settings.student` is.
       began: since when wall time counts, by `time.monotonic`, such as when the program started; by
         default since it is known that this may be trained here.
+      part: one of several independent networks, whose settings are judged by all of their games.
 
     Returns:
       The best network's last evaluation: `step` (per game), `value`, and the mean `scores` by game.
@@ -76,7 +78,7 @@ def train(
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     # What can be refused is, before anything is written.
     train_settings.check_divisible(settings, mesh)
-    if not (workdir / "config.json").exists():
+    if not (part or (workdir / "config.json").exists()):
         train_settings.refuse_idle(settings, student)
     settings = train_settings.resolve_defaults(settings)
     for task in settings.tasks:
@@ -155,7 +157,7 @@ def _train_each(
     best = []
     for alone, inner in parts(settings, workdir):
         alone = _as_begun(alone, inner)
-        best.append(train(alone, inner, mesh=mesh, stop_at=stop_at, profile=profile))
+        best.append(train(alone, inner, mesh=mesh, stop_at=stop_at, profile=profile, part=True))
         name = pathlib.Path("experts", *alone.games)
         Expert.load(inner / name).save(workdir / name, replace=True)
     return {

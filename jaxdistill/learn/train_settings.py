@@ -37,7 +37,7 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
-from jaxdistill.tasks.atari import USUAL, Rules
+from jaxdistill.tasks.atari import USUAL, Rules, presses_fire
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView
 
@@ -556,6 +556,13 @@ def refuse_idle(settings: Settings, student: Pretrained | None = None) -> None:
                 settings.student is not None,
                 "student is given",
                 ("network", "compute_dtype", "warm_start"),
+            ),
+            # By a student's rules it was distilled for other games, too.
+            (
+                not any(map(presses_fire, settings.tasks))
+                and (student is None or settings.rules != student.rules),
+                "no game has FIRE",
+                ("rules.fire_after_life",),
             ),
             (settings.core == "none", "core is 'none'", ("core_width",)),
             (

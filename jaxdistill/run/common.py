@@ -234,7 +234,8 @@ class Run:
         expert = self.play_first(self.player("expert"))
         tasks = [lesson.task for lesson in self.lessons]
         known = [records.random_score(task, chosen.max_steps) for task in tasks]
-        check_experts(self.experts, expert, known, chosen.lowest_expert_share / 2)
+        lowest = chosen.lowest_expert_share / 2
+        check_experts(self.experts, expert, known, lowest, chosen.max_steps)
         return evaluation.Baselines(self.play_first(self.player("random")), expert)
 
     def play_first(self, player: records.Player) -> list[evaluation.Scores]:
@@ -379,11 +380,15 @@ def check_experts(
     scores: Sequence[evaluation.Scores],
     random: Sequence[float | None],
     lowest_share: float,
+    max_steps: int | None = None,
 ) -> None:
     """Stops a run whose expert plays wildly below its claim, before anything expensive.
 
+    A claim is of games as they are published: of others, such as cut ones, nothing can be said.
+
     Args:
       random: what random play scores; None where that is not known, and nothing can be said.
+      max_steps: step limit of one game; by default the task's.
 
     Raises:
       ValueError: an expert keeps less than `lowest_share`, if that is above 0, of its advertised
@@ -392,6 +397,8 @@ def check_experts(
     for expert, s, r in zip(experts, scores, random, strict=True):
         # Whoever advertises no more than random play scores promises nothing to be held to.
         if r is None or expert.advertised_score is None or expert.advertised_score <= r:
+            continue
+        if not expert.task.as_published(max_steps):
             continue
         share = evaluation.retention(s.mean, expert.advertised_score, r)
         if lowest_share and share < lowest_share:

@@ -298,8 +298,8 @@ def measure_baselines(run: Run, timer: clocks.Timer) -> evaluation.Baselines:
         terminal.say(line)
     with timer.phase("baselines"):
         baselines = run.baselines()
-    tables.print_experts(run.experts, baselines.expert, baselines.random)
-    random = [scores.mean for scores in baselines.random]
-    lowest = run.settings.evaluate.lowest_expert_share
-    runs.check_experts(run.experts, baselines.expert, random, lowest)
+    expert, random = baselines.expert, baselines.random
+    tables.print_experts(run.experts, expert, random)
+    chosen, means = run.settings.evaluate, [scores.mean for scores in random]
+    runs.check_experts(run.experts, expert, means, chosen.lowest_expert_share, chosen.max_steps)
     return baselines

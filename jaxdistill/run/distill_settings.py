@@ -29,7 +29,7 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
-from jaxdistill.tasks.atari import USUAL, Rules
+from jaxdistill.tasks.atari import USUAL, Rules, presses_fire
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyView, View
 
@@ -73,6 +73,7 @@ class Collect:
       expert_share_rounds, final_expert_share: the share of environments that the experts drive
         falls linearly from 1 to final_expert_share over the first expert_share_rounds rounds, and
         stays there (DAgger; Ross et al. 2011). With 0 rounds it is final_expert_share at once.
+        Above 0 it is one environment at least.
       change_drivers: every round draws anew which environments the experts drive: in each of them
         expert and student take turns, and the expert goes on from where the student has got to.
         False leaves them to the same ones.
@@ -195,7 +196,8 @@ class Measure:
         `evaluation.Opening`). 0: games start as the emulator starts them. None is what the suite
         says: 10 in Atari, 0 in landers and combat.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
-        score (above random): then what it sees or does is wrong, and distilling it is futile.
+        score (above random): then what it sees or does is wrong, and distilling it is futile. Of
+        games that are cut, or played by rules that change what they score, no claim is known.
     """
 
     report_episodes: Count = 256
@@ -458,10 +460,15 @@ def more_of(settings: Settings, name: str) -> str:
 
 
 def expert_share_at(settings: Settings, index: int) -> float:
-    """The share of the environments that the experts drive in round `index`, from 0."""
+    """The share of the environments that the experts drive in round `index`, from 0.
+
+    It is of whole environments: of several at least one, where any share is asked for.
+    """
     c = settings.collect
     early = max(0.0, 1.0 - index / c.expert_share_rounds) if c.expert_share_rounds else 0.0
-    return early + (1.0 - early) * c.final_expert_share
+    share = early + (1.0 - early) * c.final_expert_share
+    least = 1 if share and c.num_envs > 1 else 0
+    return max(least, round(share * c.num_envs)) / c.num_envs
 
 
 def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
@@ -569,12 +576,25 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
                 "evaluate.opening_steps is 0",
                 ("evaluate.opening_by",),
             ),
+            nothing_is_claimed(known.evaluate, experts),
             (
-                all(expert.advertised_score is None for expert in experts),
-                "no expert advertises a score",
-                ("evaluate.lowest_expert_share",),
+                not any(presses_fire(expert.task) for expert in experts),
+                "no game has FIRE",
+                ("rules.fire_after_life",),
             ),
         ],
+    )
+
+
+def nothing_is_claimed(
+    measure: Measure, experts: Sequence[Teacher]
+) -> tuple[bool, str, tuple[str, ...]]:
+    """For `settings.refuse_idle`: whether no expert is held to a score; see `check_experts`."""
+    claims = [x for x in experts if x.task.as_published(measure.max_steps)]
+    return (
+        all(expert.advertised_score is None for expert in claims),
+        "no expert advertises a score of games that are played as here",
+        ("evaluate.lowest_expert_share",),
     )
 
 

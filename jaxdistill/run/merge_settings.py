@@ -217,10 +217,6 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
             ),
             distill_settings.all_are_played(settings.evaluate),
             (opening == 0, "evaluate.opening_steps is 0", ("evaluate.opening_by",)),
-            (
-                all(expert.advertised_score is None for expert in experts),
-                "no expert advertises a score",
-                ("evaluate.lowest_expert_share",),
-            ),
+            distill_settings.nothing_is_claimed(settings.evaluate, experts),
         ],
     )

@@ -240,6 +240,11 @@ class Game(Task):
         return AtariCamera(self, seed=seed, max_steps=max_steps)
 
 
+def presses_fire(task: Task) -> bool:
+    """Whether a lost life can be followed by FIRE, see `Rules`: a game has it, played or not."""
+    return isinstance(task, Game) and (task.rules.full_actions or _FIRE in task.itself.actions)
+
+
 @functools.cache
 def games() -> Mapping[str, Game]:
     """All games by name, sorted."""

@@ -166,7 +166,7 @@ def test_the_run_leaves_what_its_readme_promises(settings, whole_run):
         assert 0 <= row["agreement"] <= 1
         assert row["regret"] >= 0
     shares = [row["expert_share"] for row in metrics.read(workdir) if "loss" in row]
-    assert shares == [1.0, 0.625, 0.25, 0.25]
+    assert shares == [1.0, 0.5, 0.25, 0.25], "of 4 environments"
     assert students.read(workdir).made["updates"] == 2 * result["best_round"]
     # Choices are those of the student that plays, on the states collected last: here all of them.
     log = dataset.open_log(workdir / "dataset")
@@ -389,7 +389,9 @@ def test_who_writes_takes_the_lock_and_a_finished_run_needs_none(settings, whole
 def test_an_expert_far_below_its_claim_stops_the_run(experts, settings, tmp_path):
     expert = dataclasses.replace(Expert.load(experts / "breakout"), advertised_score=400.0)
     expert.save(tmp_path / "boaster")
-    boasting = dataclasses.replace(settings, experts=(ExpertSource(str(tmp_path / "boaster")),))
+    whole = dataclasses.replace(settings.evaluate, max_steps=None)  # which a claim is of
+    sources = (ExpertSource(str(tmp_path / "boaster")),)
+    boasting = dataclasses.replace(settings, experts=sources, evaluate=whole)
     with pytest.raises(ValueError, match=r"of the 400 it advertises.*resize"):
         distill.distill(boasting, tmp_path / "run")
     assert not (tmp_path / "run/dataset").exists()
@@ -1209,3 +1211,26 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     )
     _, played = select(None)
     assert played == [[(0, 5)] * 2, [(5, 10)] * 2, [(10, 17)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "rounds", "final", "wanted"),
+    [
+        (2, 4, 0.25, [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]),
+        (2, 0, 0.25, [0.5] * 6),
+        (2, 4, 0.0, [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]),
+        (32, 4, 0.01, [1.0, 24 / 32, 16 / 32, 8 / 32, 1 / 32, 1 / 32]),
+        (32, 0, 0.0, [0.0] * 6),
+        # One driver cannot share: it is the expert as long as most of the share is his.
+        (1, 4, 0.25, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_experts_drive_whole_environments_and_one_where_they_have_a_share(
+    num_envs, rounds, final, wanted
+):
+    collect = distill_settings.Collect(
+        num_envs=num_envs, expert_share_rounds=rounds, final_expert_share=final
+    )
+    chosen = distill_settings.Settings(experts=(ExpertSource("x"),), collect=collect)
+    shares = [distill_settings.expert_share_at(chosen, index) for index in range(6)]
+    assert shares == wanted, "which is what the log says"

@@ -586,6 +586,17 @@ def test_an_experts_share_of_its_claim_is_counted_above_random(watcher, lowest, 
     common.check_experts(*arguments[:2], [None, None], lowest)  # as long as that is not known
 
 
+@pytest.mark.parametrize(
+    ("limit", "rules"), [(500, atari.USUAL), (27_000, atari.Rules(end_at_life=True))]
+)
+def test_an_expert_s_claim_is_of_whole_usual_games(watcher, limit, rules):
+    """It advertises 400 of them, and scores 15 where they are cut."""
+    expert = dataclasses.replace(watcher("asterix", 1), advertised_score=400.0)
+    common.check_experts([expert.under(rules)], [_scored(15.0)], [2.0], 0.25, limit)
+    with pytest.raises(ValueError, match="of the 400 it advertises"):
+        common.check_experts([expert], [_scored(15.0)], [2.0], 0.25, 27_000)
+
+
 def test_a_game_that_stands_still_is_suggested_more_rows_than_it_has(settings):
     for shares, more in (
         (None, "pong=2"),
