@@ -42,6 +42,7 @@ from jaxdistill.learn.train_settings import (
     optimiser,
     temperature_of,
 )
+from jaxdistill.play import rollouts
 from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyView
 
@@ -690,7 +691,7 @@ class Actor:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Actions `(G, N, ...)`, drawn, and what `Rollout` and `Guide` hold of them."""
         del begun
-        key = _fold_in(self._key, turn)
+        key = rollouts.fold_in(self._key, turn)
         return self._play(self._algorithm.train.params, self._asked, observations, key)
 
     def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
@@ -705,9 +706,6 @@ class Actor:
 
     def restore(self, host: Mapping[str, np.ndarray]) -> None:
         """Goes on; there is nothing to restore."""
-
-
-_fold_in = jax.jit(jax.random.fold_in)
 
 
 def _tempered(expert: Teacher, labels: jax.Array, temperature: float) -> jax.Array:

@@ -91,6 +91,9 @@ def on_devices(experts: Sequence[Teacher], mesh: Mesh | None) -> list[Any]:
 
 AnyPolicy = Policy | Recurrent
 
+fold_in = jax.jit(jax.random.fold_in)
+"""Compiled, since it is called at every step that is played."""
+
 
 def ask(
     policy: AnyPolicy,
@@ -278,7 +281,7 @@ def play(
     }
     turn = start
     while True:
-        turn_key = _fold_in(key, turn)
+        turn_key = fold_in(key, turn)
         answers, shown = [], list[Any]()
         for part in asked:
             observations = tuple(asking[game].look(mesh) for game in part)
@@ -353,6 +356,3 @@ class _Rows:
         batch = np.zeros((self._size, *parts[0].shape[1:]), parts[0].dtype)
         np.concatenate(parts, out=batch[: sum(self.counts)])
         return batch
-
-
-_fold_in = jax.jit(jax.random.fold_in)
