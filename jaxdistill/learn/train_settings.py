@@ -48,17 +48,18 @@ class Settings:
 
     Attributes:
       games: names of the tasks, of one suite, learnt by one network.
-      independent: each of them is learnt by a network of its own, one after another.
-      algorithm: "pqn"; "dqn", deep Q-learning from a replay memory; or "ppo", proximal policy
-        optimisation, for a network with a critic.
-      student: workdir of a distillation whose student the training goes on from, with its network
-        and all its heads, or directory of one that was exported; None begins fresh. With "ppo".
+      independent: each of `games` is learnt by a network of its own, one after another.
+      algorithm: "pqn", parallel Q-learning; "dqn", deep Q-learning from a replay memory; or "ppo",
+        proximal policy optimisation, for a network with a critic.
+      student: with "ppo", what the training goes on from, with its network and all its heads: the
+        workdir of a distillation, or the directory of an exported student. None begins fresh.
       network: a key of `networks.NETWORKS`; with "pqn" it should have LayerNorm.
-      core, core_width: with "pqn", a cell behind the network's shared layers, "gru" or "lstm", and
-        its units: the network carries what it keeps from step to step of a game. It learns from
-        whole windows of `rollout_steps`. "none" carries nothing.
-      compute_dtype: what it computes in, "float32" or, on accelerators, "bfloat16"; parameters,
-        outputs and losses are float32 all the same.
+      core: with "pqn", a recurrent cell behind the network's shared layers, "gru" or "lstm". It
+        carries a state from step to step of an episode, and learns from whole windows of
+        `rollout_steps`. "none" carries nothing.
+      core_width: units of the recurrent cell that `core` names.
+      compute_dtype: what the network computes in, "float32" or, on accelerators, "bfloat16";
+        parameters, outputs and losses are float32 all the same.
       seed: of everything random.
       rules: how games of Atari are played; a student goes on by its own where these are the usual
         ones, see `run.training.train`.
@@ -66,58 +67,66 @@ class Settings:
       rollout_steps: steps each environment plays between two learning phases.
       total_steps: steps per game in the whole training.
       epochs: with "pqn" and "ppo", times each step is learnt from.
-      updates_per_step: with "dqn", minibatches from the memory for each step of an environment; of
-        an iteration's steps a whole number.
-      batch_per_game: rows of each game in one minibatch; with "dqn" as many are drawn from the
-        transitions of all games together.
-      replay_size: with "dqn", transitions of all games together that are kept.
-      first_update: with "dqn", how many of them before the first update.
-      target_episodes: with "dqn", games that end between two copies of the network that judges.
+      updates_per_step: with "dqn", minibatches per environment step; one iteration must come to a
+        whole number of them.
+      batch_per_game: rows of each game in one minibatch; with "dqn", all rows of one minibatch,
+        drawn from the transitions of all games together.
+      replay_size: with "dqn", transitions that the memory keeps, of all games together.
+      first_update: with "dqn", the first update is made when the memory holds this many transitions
+        to learn from.
+      target_episodes: with "dqn", the target network is updated whenever this many episodes have
+        ended.
       optimiser: "adamw", "adam_l2" or "radam"; without weight decay here.
-      learning_rate, final_rate_fraction: the rate at the start, and the share of it that it falls
-        to, along a line.
-      clip_norm: longer gradients are shortened to this.
+      learning_rate: the learning rate at the start; it falls linearly over the training.
+      final_rate_fraction: the share of `learning_rate` that is left at the end of the training.
+      clip_norm: gradients of a larger global norm are scaled down to this one.
       ema_decay: the network that is evaluated and saved is the exponential moving average of the
         parameters with this decay per update; 0 takes the parameters as they are.
-      reward_limit: rewards are clipped to so much on both sides; 0 leaves them as they are. None is
-        what the suite says: 1 in Atari, 0 elsewhere.
-      reward_scale: and multiplied by this.
-      discount, trace: gamma and lambda of the Q(lambda) targets, or of the advantages of "ppo".
-      policy_clip: of "ppo", how far the ratio of new to old probabilities may leave 1.
-      value_weight, entropy_weight: of "ppo", how much the critic's loss counts, and how much of the
-        policy's entropy, in nats, is taken off the loss.
-      critic_iterations: with "ppo", in so many first iterations only the critic learns: a student
-        that has none yet would be driven off by what an untaught one says.
-      angle_deviation: with "ppo", the deviation of angles at the beginning, in degrees; a copy
-        begins with its expert's own where that is known.
-      epsilon_start, epsilon_end, epsilon_fraction: chance of exploring, falling linearly over that
-        fraction of the training.
-      epsilon_decay: it falls by this factor with every game that ends instead, down to the end; 0
-        is linearly.
+      reward_limit: rewards are clipped to between minus this and this; 0 leaves them as they are.
+        None is the suite's: 1 in Atari, 0 elsewhere.
+      reward_scale: rewards are multiplied by this, after clipping.
+      discount: gamma, how much a reward counts for each step that it comes later.
+      trace: lambda, of the Q(lambda) targets of "pqn" and of the generalised advantages of "ppo".
+      policy_clip: with "ppo", how far the ratio of new to old probabilities may leave 1.
+      value_weight: with "ppo", how much the critic's loss counts.
+      entropy_weight: with "ppo", how much of the policy's entropy, in nats, is taken off the loss.
+      critic_iterations: with "ppo", the critic alone learns for this many iterations first: a
+        student begins without one, and an untrained critic would spoil its policy.
+      angle_deviation: with "ppo", the standard deviation of angles at the beginning, in degrees; a
+        copy begins with its expert's own where that is known.
+      epsilon_start: chance of exploring at the start.
+      epsilon_end: chance of exploring after it has fallen.
+      epsilon_fraction: the fraction of the training over which the chance of exploring falls
+        linearly from `epsilon_start` to `epsilon_end`.
+      epsilon_decay: the factor by which the chance of exploring falls with every episode that ends,
+        down to `epsilon_end`; 0 lets it fall linearly instead.
       hold_exponent: with this above 1, an exploring action is held for a Zipf-distributed number of
         steps, 10,000 at most (epsilon-z-greedy; Dabney et al., ICLR 2021); 0 explores for one step.
         A third of epsilon is then the chance of *beginning* to hold one, so far more steps explore
         than epsilon says. At 1.6 one is held for 72 steps in the mean, and in the long run 97% of
         all steps explore at epsilon 1, 71% at 0.1 and 19% at 0.01.
-      double: Double-Q targets: the network's choice, valued by a slow average of its parameters, or
-        with "dqn" by the network that judges.
-      average_rate: with "pqn", how fast that average follows, per iteration.
+      double: double Q-learning: the network chooses the next action, and another one values it:
+        with "pqn" a slow average of its parameters, with "dqn" the target network.
+      average_rate: with "pqn" and `double`, how far the averaged parameters move towards the
+        current ones in an iteration.
       eval_every: steps per game between two evaluations.
-      eval_episodes, eval_epsilon: whole games per game in one, and the chance of exploring; None is
-        what the suite says: 0.05 in Atari, 0 elsewhere.
-      final_episodes: whole games per game that the best and the last network play at the end, to
-        decide between them: with few games, the best of several evaluations is partly the luckiest.
-        So many the better plays again, from other starts, to be reported; see `run.training`.
-      max_steps: step limit of one game; None is each task's own.
-      opening_steps: random steps, at least, before the network takes over a game that is
-        evaluated; see `evaluation.Opening`. None is as many as the suite says.
-      experts: one per game, to learn from as well; none by default.
-      expert_weight, expert_fraction: how much that counts at first, and the fraction of the
-        training over which it falls linearly to 0.
-      q_temperature, logits_temperature: the softmax temperature of experts with either; the
-        student's Q-values are always compared at the first.
+      eval_episodes: episodes per task in one evaluation.
+      eval_epsilon: chance of a random action in an evaluation; None is the suite's: 0.05 in Atari,
+        0 elsewhere.
+      final_episodes: episodes per task that the best and the last network play at the end, to
+        decide between them: with few, the best of several evaluations is partly the luckiest. The
+        better one plays as many again, from other starts, to be reported; see `run.training`.
+      max_steps: step limit of one episode; None is each task's own.
+      opening_steps: random steps, at least, before the network takes over an episode that is
+        evaluated; see `evaluation.Opening`. None is the suite's number.
+      experts: one per game, to learn from beside the rewards; none by default.
+      expert_weight: how much the difference from the experts counts in the loss at the start.
+      expert_fraction: the fraction of the training over which `expert_weight` falls linearly to 0.
+      q_temperature: temperature of the softmax over an expert's outputs where they are Q-values. A
+        student's Q-values are always divided by it.
+      logits_temperature: temperature of the softmax over an expert's outputs where they are logits.
       warm_start: begin as a copy of the only expert, to train it further. With "ppo" its Q-values
-        become logits at `q_temperature`; the others take an expert of Q-values alone.
+        become logits at `q_temperature`; the other algorithms take an expert of Q-values alone.
     """
 
     games: tuple[str, ...]
