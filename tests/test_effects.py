@@ -25,6 +25,7 @@ from jaxdistill.learn import (
     weight_merging,
 )
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.rollout import Passes, Rollout
 from jaxdistill.play import collection, evaluation, lessons
 from jaxdistill.run import (
     choosing,
@@ -789,22 +790,29 @@ class World:
         rng = np.random.default_rng(0)
         frames = (shape[0], shape[1] + 3, shape[2])
         experts = train_settings.experts_of(settings)
-        rollout = {
-            "actions": np.zeros(shape, np.int32),
-            "rewards": rng.normal(size=shape).astype(np.float32),
-            "ended": np.zeros(shape, bool),
-            "truncated": np.zeros(shape, bool),
-            "valid": np.ones(shape, bool),
-            "next_values": rng.normal(size=shape).astype(np.float32),
-            "frames": rng.integers(0, 256, (*frames, 84, 84)).astype(np.uint8),
-            "ages": np.full(frames, 3, np.uint8),
-            "expert_params": [expert.params for expert in experts],
-            "expert_weight": np.float32(1.0),
-        }
+        rollout = Rollout(
+            actions=np.zeros(shape, np.int32),
+            rewards=rng.normal(size=shape).astype(np.float32),
+            ended=np.zeros(shape, bool),
+            truncated=np.zeros(shape, bool),
+            valid=np.ones(shape, bool),
+            values=np.zeros(shape, np.float32),
+            next_values=rng.normal(size=shape).astype(np.float32),
+            frames=rng.integers(0, 256, (*frames, 84, 84)).astype(np.uint8),
+            ages=np.full(frames, 3, np.uint8),
+        )
+        taught = pqn.Taught([expert.params for expert in experts], np.float32(1.0))
         transform = train_settings.optimiser(settings)
-        learn = pqn.make_learn(settings, LINEAR, transform, ONE, experts)
+        update = pqn.make_update(
+            LINEAR,
+            transform,
+            ONE,
+            objective=pqn.objective_of(settings, experts),
+            passes=Passes(settings.batch_per_game, settings.epochs),
+        )
         state = learner.create_state(networks.init(LINEAR, KEY, SHAPE), transform, ONE)
-        state, _ = learn(state, jax.device_put(rollout, meshes.replicated(ONE)), KEY)
+        rollout, taught = jax.device_put((rollout, taught), meshes.replicated(ONE))
+        state, _ = update(state, rollout, KEY, taught)
         return state.params, state.step
 
     def opened(self, settings):
@@ -832,13 +840,13 @@ class World:
     def rewarded(self, settings):
         """What the steps of an iteration are learnt to be worth, and what its games scored."""
         with learning.Training(settings, self.fresh(), ONE) as training:
-            learn, rollouts = training._learner._learn, []
+            update, rollouts = training._learner._update, []
 
-            def spy(state, rollout, key):
-                rollouts.append(np.asarray(rollout["rewards"]))
-                return learn(state, rollout, key)
+            def spy(state, rollout, key, taught):
+                rollouts.append(np.asarray(rollout.rewards))
+                return update(state, rollout, key, taught)
 
-            training._learner._learn = spy
+            training._learner._update = spy
             training.iterate()
             scores = [pool.last.scores for pool in training._collector.pools]
         assert np.any(rollouts[0]) and np.any(scores), "a play in which nothing happens"

@@ -1,4 +1,4 @@
-"""How a training plays: who acts, and the pools whose games go on from one iteration to the next.
+"""How a training plays: in pools whose games go on from one iteration to the next.
 
 What was seen and done in an iteration is a rollout, arrays that are learnt from. The actions are
 kept, since a resumed training plays them again to come to the same states.
@@ -6,54 +6,25 @@ kept, since a resumed training plays them again to come to the same states.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdistill import clocks, meshes, networks, preemption, terminal
+from jaxdistill import clocks, meshes, preemption, terminal
 from jaxdistill.learn import train_settings
+from jaxdistill.learn.algorithm import Actor, Observed
+from jaxdistill.learn.rollout import Acted, Rollout
 from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import lessons, rollouts
 from jaxdistill.play.lessons import Lesson
-from jaxdistill.tasks.task import Pool
+from jaxdistill.tasks.task import Pool, Step
 
-
-class Actor(Protocol):
-    """Who plays while it learns."""
-
-    def begin(self, iteration: int, episodes: int) -> dict[str, float]:
-        """Is told where the training stands, before an iteration; returns what to log."""
-        ...
-
-    @property
-    def carry(self) -> networks.Carry:
-        """What a recurrent network carries into the next step, `(G, N, ...)`; else nothing."""
-        ...
-
-    def act(
-        self, observations: Any, begun: np.ndarray, turn: int
-    ) -> tuple[Any, dict[str, jax.Array]]:
-        """Actions `(G, N, ...)` of what is seen, one array per game; and what to remember of them.
-
-        Of that `values` `(G, N)` is what this is worth. `begun` `(G, N)` says where a game begins.
-        """
-        ...
-
-    def judge(self, observations: Any, begun: np.ndarray) -> jax.Array:
-        """`values` alone."""
-        ...
-
-    @property
-    def host(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds of it."""
-        ...
-
-    def restore(self, host: Mapping[str, np.ndarray]) -> None:
-        """Goes on as `host` was."""
-        ...
+Steps = Sequence[Step]
+"""One step of each pool."""
 
 
 class RolloutCollector:
@@ -114,73 +85,97 @@ class RolloutCollector:
 
     def rollout(
         self, actor: Actor, iteration: int, mesh: Mesh, timer: clocks.Timer
-    ) -> tuple[dict[str, Any], list[list[float]]]:
-        """Plays one iteration: the arrays that are learnt from, and scores of games that ended.
-
-        The arrays are `(G, T, N, ...)`: what `pqn.make_learn` takes, and whatever else the actor
-        remembers. Of a recurrent network `carry` is what it carried into the first step.
-        """
-        settings = self._settings
-        first = iteration * settings.rollout_steps
-        turn = first
-        remembered: list[dict[str, jax.Array]] = []
+    ) -> tuple[Rollout, list[list[float]]]:
+        """Plays one iteration: what is learnt from, and each task's scores of games that ended."""
         carry = actor.carry
+        steps, actions, acted, last_values = self._play(actor, iteration, mesh, timer)
+        values = [np.asarray(each.values) for each in acted]
+        after = steps[1:]
+        frames, ages = _seen(steps[:-1], self.pools[0].view.stack)
+        rollout = Rollout(
+            frames=frames,
+            ages=ages,
+            actions=_over_time(actions),
+            rewards=_over_time([self._rewards(each) for each in after]),
+            ended=_over_time([_ended(*each) for each in itertools.pairwise(steps)]),
+            truncated=_over_time([[step.truncated for step in each] for each in after]),
+            valid=_over_time([[step.valid for step in each] for each in after]),
+            values=_over_time(values),
+            next_values=_over_time([*values[1:], np.asarray(last_values)]),
+            log_probabilities=_remembered([each.log_probabilities for each in acted]),
+            labels=_remembered([each.labels for each in acted]),
+            carry=carry,
+        )
+        return rollout, [_scores(of_one) for of_one in zip(*after, strict=True)]
+
+    def _play(
+        self, actor: Actor, iteration: int, mesh: Mesh, timer: clocks.Timer
+    ) -> tuple[list[Steps], list[tuple[np.ndarray, ...]], list[Acted], jax.Array]:
+        """Plays T steps of every pool.
+
+        Returns:
+          What pools showed at first and after each step, T + 1 times; each step's actions, one
+          array per task; what the actor says of each step; and `(G, N)`, what it says that the last
+          states are worth.
+        """
+        first = iteration * self._settings.rollout_steps
+        steps: list[Steps] = [[pool.last for pool in self.pools]]
+        actions: list[tuple[np.ndarray, ...]] = []
+        acted: list[Acted] = []
         dtype = self.pools[0].task.suite.form.action_dtype
 
-        def begun() -> np.ndarray:
-            return np.stack([step.ages == 0 for step in before])
+        def observed(observations: tuple[Any, ...]) -> Observed:
+            begun = np.stack([step.ages == 0 for step in steps[-1]])
+            return Observed(observations, begun, first + len(acted))
 
         def policy(
             observations: Any, _key: Any, _games: Any, _seats: Any
         ) -> tuple[tuple[np.ndarray, ...], None]:
             with timer.phase("inference"):
-                actions, more = actor.act(observations, begun(), turn)
-                remembered.append(more)
-                chosen = np.asarray(actions)
-            return tuple(chosen), None
+                acted.append(actor.act(observed(observations)))
+                return tuple(np.asarray(acted[-1].actions)), None
 
-        depth = self.pools[0].view.stack
-        finished: list[list[float]] = [[] for _ in self.pools]
-        before = [pool.last for pool in self.pools]
-        frames = [[step.observations[:, k] for step in before] for k in range(depth - 1)]
-        ages = [[step.ages for step in before] for _ in range(depth - 1)]
-        columns: dict[str, list[list[np.ndarray]]] = {
-            name: [] for name in ("actions", "rewards", "ended", "truncated", "valid")
-        }
         play = rollouts.play(self.pools, policy, jax.random.key(0), mesh, parts=1)
-        for played in play:
-            frames.append([step.observations[:, -1] for step in before])
-            ages.append([step.ages for step in before])
-            ended, rewards = [], []
-            for old, new in zip(before, played.steps, strict=True):
-                lost = new.valid & (new.lives < old.lives)
-                ended.append((new.over & ~new.truncated) | lost)
-                rewards.append(train_settings.learnt_rewards(settings, new.rewards))
-            columns["actions"].append(list(played.actions))
+        for played in itertools.islice(play, self._settings.rollout_steps):
+            steps.append(played.steps)
+            actions.append(played.actions)
             self._log.append(np.asarray(played.actions, dtype))
-            columns["rewards"].append(rewards)
-            columns["ended"].append(ended)
-            columns["truncated"].append([step.truncated for step in played.steps])
-            columns["valid"].append([step.valid for step in played.steps])
-            for scores, step in zip(finished, played.steps, strict=True):
-                scores.extend(step.scores[step.over].tolist())
-            before = list(played.steps)
-            turn += 1
-            if turn == first + settings.rollout_steps:
-                break
         with timer.phase("inference"):
-            last = tuple(meshes.put_rows(mesh, step.observations) for step in before)
-            final = actor.judge(last, begun())
-        arrays: dict[str, Any] = {
-            name: np.stack(rows).swapaxes(0, 1) for name, rows in columns.items()
-        }
-        arrays["frames"] = np.stack(frames).swapaxes(0, 1)
-        arrays["ages"] = np.minimum(np.stack(ages).swapaxes(0, 1), depth).astype(np.uint8)
-        for name in remembered[0]:
-            rows = [np.asarray(row[name]) for row in remembered]
-            arrays[name] = np.stack(rows).swapaxes(0, 1)
-        following = [*arrays["values"].swapaxes(0, 1)[1:], np.asarray(final)]
-        arrays["next_values"] = np.stack(following).swapaxes(0, 1)
-        if carry:
-            arrays["carry"] = carry
-        return arrays, finished
+            last = tuple(meshes.put_rows(mesh, step.observations) for step in steps[-1])
+            return steps, actions, acted, actor.values(observed(last))
+
+    def _rewards(self, steps: Steps) -> list[np.ndarray]:
+        """`(N,)` of each pool, as they are learnt from."""
+        return [train_settings.learnt_rewards(self._settings, step.rewards) for step in steps]
+
+
+def _over_time(rows: Sequence[Any]) -> np.ndarray:
+    """`(G, T, N, ...)` of T rows `(G, N, ...)`."""
+    return np.stack(rows).swapaxes(0, 1)
+
+
+def _remembered(rows: Sequence[Any]) -> np.ndarray | None:
+    """The same of what is remembered of each step, or of none."""
+    return None if rows[0] is None else _over_time([np.asarray(row) for row in rows])
+
+
+def _seen(steps: Sequence[Steps], depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """`frames` and `ages` of a rollout, from what was seen before each of its steps."""
+    older = [[step.observations[:, k] for step in steps[0]] for k in range(depth - 1)]
+    newest = [[step.observations[:, -1] for step in each] for each in steps]
+    first = [[step.ages for step in steps[0]]] * (depth - 1)
+    ages = _over_time(first + [[step.ages for step in each] for each in steps])
+    return _over_time(older + newest), np.minimum(ages, depth).astype(np.uint8)
+
+
+def _ended(before: Steps, after: Steps) -> list[np.ndarray]:
+    """`(N,)` of each pool: the episode has ended by itself, or a life was lost."""
+    return [
+        (new.over & ~new.truncated) | (new.valid & (new.lives < old.lives))
+        for old, new in zip(before, after, strict=True)
+    ]
+
+
+def _scores(steps: Steps) -> list[float]:
+    """Scores of the games that ended in the steps of one pool."""
+    return [score for step in steps for score in step.scores[step.over].tolist()]

@@ -30,12 +30,13 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from jaxdistill import meshes, networks
-from jaxdistill.learn import learner, losses, replay
+from jaxdistill.learn import exploration, learner, losses, replay
+from jaxdistill.learn.algorithm import Progress
+from jaxdistill.learn.rollout import Rollout
 from jaxdistill.learn.train_settings import Beginning, optimiser
 from jaxdistill.tasks.actions import greedy
 
@@ -46,7 +47,7 @@ class State:
 
     Attributes:
       train: parameters, optimiser state, updates done.
-      target: the parameters that judge what follows, a copy of earlier ones.
+      target: parameters of the target network, which values what follows: a copy of earlier ones.
     """
 
     train: learner.TrainState
@@ -60,13 +61,13 @@ def create_state(
     *,
     averaged: bool = False,
 ) -> State:
-    """A fresh state whose target is `params` too; see `learner.create_state`."""
+    """A fresh state whose target network has `params` too; see `learner.create_state`."""
     train = learner.create_state(params, transform, mesh, averaged=averaged)
     return State(train, _copy(train.params))
 
 
 def copy_target(state: State) -> State:
-    """The state with its present parameters as its target."""
+    """The state with its present parameters as those of its target network."""
     return dataclasses.replace(state, target=_copy(state.train.params))
 
 
@@ -125,7 +126,7 @@ def make_update(
       masks: `(G, A)` bool, the valid actions of each task.
       batch: transitions in a minibatch.
       discount: gamma, 0 to 1.
-      double: whether the learning network chooses the next action that the target judges.
+      double: whether the learning network chooses the next action that the target network values.
       ema_decay: of the state's average, where it keeps one.
 
     Returns:
@@ -192,11 +193,12 @@ def make_update(
 
 
 class Dqn:
-    """What is learnt by deep Q-learning: from a memory, towards what an earlier network says."""
+    """What is learnt by deep Q-learning: from a memory, towards what the target network says."""
 
     def __init__(self, begin: Beginning):
         settings, chosen, mesh = begin.settings, begin.lessons, begin.mesh
         self._settings, view, transform = settings, chosen[0].view, optimiser(settings)
+        self._key = jax.random.key(settings.seed)
         averaged = settings.ema_decay > 0
         self._state = create_state(begin.params, transform, mesh, averaged=averaged)
         self._memory = replay.create(
@@ -219,6 +221,10 @@ class Dqn:
             double=settings.double,
             ema_decay=settings.ema_decay,
         )
+
+    def make_actor(self, begin: Beginning) -> exploration.Actor:
+        """Who plays for it."""
+        return exploration.Actor(begin, self)
 
     @property
     def train(self) -> learner.TrainState:
@@ -250,33 +256,15 @@ class Dqn:
         """The train state of a checkpoint."""
         return arrays["state"].train
 
-    def learn(
-        self, rollout: dict[str, np.ndarray], iteration: int, key: jax.Array, *, copies: bool
-    ) -> learner.Metrics:
-        """Remembers one iteration's steps, and learns from what is remembered.
-
-        Args:
-          copies: the network that judges becomes a copy of the one that has learnt.
-        """
-        del iteration
-        # The first frames only complete the stacks of the first steps.
-        earlier = rollout["frames"].shape[1] - self._settings.rollout_steps
-        self._memory = replay.append(
-            self._memory,
-            replay.Piece(
-                rollout["frames"][:, earlier:],
-                rollout["ages"][:, earlier:],
-                rollout["actions"],
-                rollout["rewards"],
-                rollout["ended"],
-                rollout["valid"],
-            ),
-        )
+    def learn(self, rollout: Rollout, progress: Progress) -> learner.Metrics:
+        """Remembers one iteration's steps, and learns from what is remembered."""
+        self._memory = replay.append(self._memory, replay.piece_of(rollout))
         counts = self._memory.counts
         numbers: learner.Metrics = {"remembered": counts.sum().astype(jnp.float32)}
         if int(counts.sum()) >= self._settings.first_update:
-            self._state, learnt = self._update(self._state, self._memory, key)
+            self._state, learnt = self._update(self._state, self._memory, self._key)
             numbers |= learnt
-        if copies:
+        before, every = progress.episodes, self._settings.target_episodes
+        if (before + progress.ended) // every > before // every:
             self._state = copy_target(self._state)
         return numbers

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import networks
+from jaxdistill.learn.algorithm import Observed, Progress
+from jaxdistill.learn.rollout import Acted
 from jaxdistill.learn.train_settings import Beginning, Settings
 from jaxdistill.tasks.actions import greedy
 
@@ -94,15 +96,15 @@ def make_act(
         shape = (len(observations), observations[0].shape[0])
         rows = np.repeat(np.arange(shape[0]), shape[1])
         stacked, begins = jnp.concatenate(observations), begun.reshape(-1)
-        chooses, judges = jax.tree.map(lambda x: x.reshape(rows.size, *x.shape[2:]), carries)
-        outputs, chooses = said(params, stacked, rows, begins, chooses)
+        chooser, valuer = jax.tree.map(lambda x: x.reshape(rows.size, *x.shape[2:]), carries)
+        outputs, chooser = said(params, stacked, rows, begins, chooser)
         actions, valued = greedy(outputs, masks[rows]), outputs
         values = _unread(shape)
         if average is not None:
             if settings.double:
-                valued, judges = said(average, stacked, rows, begins, judges)
+                valued, valuer = said(average, stacked, rows, begins, valuer)
             values = jnp.take_along_axis(valued, actions[:, None], axis=1).reshape(shape)
-        carries = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), (chooses, judges))
+        carries = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), (chooser, valuer))
         return actions.reshape(shape), values, carries
 
     return act
@@ -124,7 +126,7 @@ class _Acting(Protocol):
 
 
 class Actor:
-    """Plays for `pqn.Pqn` and `dqn.Dqn`; see `collector.Actor`."""
+    """Plays for `pqn.Pqn` and `dqn.Dqn`; see `algorithm.Actor`."""
 
     def __init__(self, begin: Beginning, algorithm: _Acting):
         settings, network, lessons = begin.settings, begin.network, begin.lessons
@@ -140,9 +142,9 @@ class Actor:
         )
         self._carries: Carries = (nothing, nothing if settings.double else ())
 
-    def begin(self, iteration: int, episodes: int) -> dict[str, float]:
+    def begin(self, progress: Progress) -> dict[str, float]:
         """Sets the chance of exploring in an iteration; returns what to log."""
-        self.epsilon = epsilon_at(self._settings, iteration, episodes)
+        self.epsilon = epsilon_at(self._settings, progress.iteration, progress.episodes)
         return {"epsilon": self.epsilon}
 
     @property
@@ -150,30 +152,31 @@ class Actor:
         """What was carried on from the last step by who chooses; empty if it is not recurrent."""
         return self._carries[0]
 
-    def act(
-        self, observations: tuple[jax.Array, ...], begun: np.ndarray, turn: int
-    ) -> tuple[np.ndarray, dict[str, jax.Array]]:
-        """Actions `(G, N)`, and the `values` of the greedy ones; NaN where nobody reads them."""
+    def act(self, observed: Observed) -> Acted:
+        """Actions, some of which explore, and the values of the greedy ones."""
         acting = self._algorithm.acting
-        chosen, values, carries = self._act(*acting, observations, begun, self._carries)
+        chosen, values, carries = self._act(
+            *acting, observed.observations, observed.begun, self._carries
+        )
         self._carries = jax.device_get(carries)
-        return self._explorer(np.asarray(chosen), turn, self.epsilon), {"values": values}
+        return Acted(self._explorer(np.asarray(chosen), observed.turn, self.epsilon), values)
 
-    def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
-        """Values `(G, N)` of what was seen last; nothing is carried on from it."""
+    def values(self, observed: Observed) -> jax.Array:
+        """Values `(G, N)` of the greedy actions; NaN where nobody reads them."""
         params, average = self._algorithm.acting
         if average is None:
-            return _unread(begun.shape)
-        return self._act(params, average, observations, begun, self._carries)[1]
+            return _unread(observed.begun.shape)
+        return self._act(params, average, observed.observations, observed.begun, self._carries)[1]
 
     @property
-    def host(self) -> dict[str, np.ndarray]:
+    def checkpoint_arrays(self) -> dict[str, np.ndarray]:
         """What a checkpoint holds."""
         carried = {f"carry{i}": x for i, x in enumerate(jax.tree.leaves(self._carries))}
         return {"remaining": self._explorer.remaining, "held": self._explorer.held, **carried}
 
-    def restore(self, host: Mapping[str, np.ndarray]) -> None:
-        """Goes on as `host` was."""
-        self._explorer.remaining, self._explorer.held = host["remaining"], host["held"]
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on as `checkpoint_arrays` were."""
+        self._explorer.remaining, self._explorer.held = arrays["remaining"], arrays["held"]
         leaves, kind = jax.tree.flatten(self._carries)
-        self._carries = jax.tree.unflatten(kind, [host[f"carry{i}"] for i in range(len(leaves))])
+        carried = [arrays[f"carry{i}"] for i in range(len(leaves))]
+        self._carries = jax.tree.unflatten(kind, carried)

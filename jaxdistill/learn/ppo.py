@@ -9,7 +9,8 @@ The calls of a training, in order:
     policy = Policy(network, Factored(kinds))          # keys and angles
     params = create_params(policy, network_params, log_std)
     state = learner.create_state(params, transform, mesh)
-    update = make_update(policy, transform, mesh, masks=masks, ...)
+    objective, passes = Objective(masks, discount, trace), Passes(batch_per_task, epochs)
+    update = make_update(policy, transform, mesh, objective=objective, passes=passes)
     while training:
         ...  # `act` T times in the N environments of each of G tasks; `judge` what is seen last
         state, metrics = update(state, Rollout(...), key)
@@ -20,6 +21,7 @@ The same `key` serves every call: minibatches are drawn with `fold_in(key, updat
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,7 +35,9 @@ from jax.sharding import Mesh
 
 from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
-from jaxdistill.learn import dataset, learner, losses
+from jaxdistill.learn import learner, losses
+from jaxdistill.learn.algorithm import Observed, Progress
+from jaxdistill.learn.rollout import Acted, Passes, Rollout, at_rows, tasks_of
 from jaxdistill.learn.train_settings import (
     Beginning,
     Pretrained,
@@ -125,20 +129,6 @@ def judge(policy: Policy, params: Any, observations: jax.Array, games: Any = Non
     return Judged(outputs, log_std, values)
 
 
-class Acted(NamedTuple):
-    """Actions drawn from a policy, and what is to be remembered of them.
-
-    Attributes:
-      actions: `(B,)` int32, or with a form `(B, A)` float32.
-      log_probabilities: `(B,)`, of these actions.
-      values: `(B,)`, of what was seen.
-    """
-
-    actions: jax.Array
-    log_probabilities: jax.Array
-    values: jax.Array
-
-
 def act(
     policy: Policy,
     params: Any,
@@ -167,59 +157,25 @@ def act(
         seats=seats,
     )
     probability = policy.acts.log_probability(judged.outputs, chosen, mask, judged.log_std)
-    return Acted(chosen, probability, judged.values)
+    return Acted(chosen, judged.values, probability)
 
 
 @flax.struct.dataclass
 class Guide:
-    """What experts say of a rollout, to stay near them.
+    """How an update stays near experts, whose outputs are a rollout's `labels`.
+
+    Labels are logits (Q-values over their temperature), or keys' logits and angles.
 
     Attributes:
-      outputs: `(G, T, N, A)`: logits (Q-values over their temperature), or keys' logits and angles.
       weight: of KL(expert || policy) in the loss, a number; it may fall from call to call.
       log_std: `(G, A)`, of the experts' angles; None without a form.
       mask: `(G, A)` bool, what each expert has an output for: the others are not compared. None is
         all that counts in the task.
     """
 
-    outputs: jax.Array
     weight: jax.Array
     log_std: jax.Array | None = None
     mask: jax.Array | None = None
-
-
-@flax.struct.dataclass
-class Rollout:
-    """T steps of the N environments of each of G tasks, played by the policy that is to learn.
-
-    Attributes:
-      frames, ages: `(G, S - 1 + T, N, *frame)` and `(G, S - 1 + T, N)`, as `dataset.stacks` takes
-        them; S is the stack's depth, and the first S - 1 only complete the stacks of the first
-        steps.
-      actions: `(G, T, N)` int, or with a form `(G, T, N, A)`, played.
-      log_probabilities: `(G, T, N)`, of these actions when they were played.
-      rewards: `(G, T, N)`.
-      ended: `(G, T, N)` bool, nothing follows the step: no value is added to its reward.
-      truncated: `(G, T, N)` bool, the episode was cut after it, and its value goes on.
-      valid: `(G, T, N)` bool, False where the pool began an episode instead of playing the action.
-        Such rows are not learnt from, whatever stands there.
-      values: `(G, T, N)`, of what the action answered.
-      next_values: `(G, T, N)`, of what was seen after it: of a cut episode its own last
-        observation, which a pool shows before it begins the next.
-      guide: what experts say; None for rewards alone.
-    """
-
-    frames: jax.Array
-    ages: jax.Array
-    actions: jax.Array
-    log_probabilities: jax.Array
-    rewards: jax.Array
-    ended: jax.Array
-    truncated: jax.Array
-    valid: jax.Array
-    values: jax.Array
-    next_values: jax.Array
-    guide: Guide | None = None
 
 
 def gae(
@@ -280,9 +236,43 @@ def surrogate(
     return jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
 
 
-Update = Callable[
-    [learner.TrainState, Rollout, jax.Array], tuple[learner.TrainState, learner.Metrics]
-]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
+    """What is learnt of a rollout of G tasks.
+
+    Attributes:
+      masks: `(G, A)` bool, the valid actions of each task, or with a form the entries that count.
+      discount, trace: gamma and lambda of `gae`.
+      clip: how far the ratio of probabilities may leave 1; see `surrogate`.
+      value_weight: of the critic's loss, the square of V less what it should say; see `gae`.
+      entropy_weight: how much of the entropy, in nats, is taken off the loss.
+
+    Raises:
+      ValueError: a number out of its range.
+    """
+
+    masks: jax.Array
+    discount: float
+    trace: float
+    clip: float = 0.2
+    value_weight: float = 0.5
+    entropy_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "trace"):
+            _check(name, x := getattr(self, name), 0 <= x <= 1, "0 to 1")
+        _check("clip", self.clip, 0 < self.clip < math.inf, "a number above 0")
+        for name in ("value_weight", "entropy_weight"):
+            _check(name, x := getattr(self, name), 0 <= x < math.inf, "0 or more")
+
+
+def _check(name: str, value: float, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise ValueError(f"{name} is {value}, expected {expected}")
+
+
+Update = Callable[..., tuple[learner.TrainState, learner.Metrics]]
+"""`update(state, rollout, key, guide=None) -> (state, metrics)`."""
 
 
 def make_update(
@@ -290,34 +280,21 @@ def make_update(
     transform: optax.GradientTransformation,
     mesh: Mesh,
     *,
-    masks: jax.Array,
-    batch_per_task: int,
-    epochs: int,
-    discount: float,
-    trace: float,
-    clip: float = 0.2,
-    value_weight: float = 0.5,
-    entropy_weight: float = 0.0,
+    objective: Objective,
+    passes: Passes,
     warmup_calls: int = 0,
     ema_decay: float = 0.0,
 ) -> Update:
-    """The jitted `update(state, rollout, key) -> (state, metrics)` of one rollout, kept whole.
+    """The jitted `update(state, rollout, key, guide=None) -> (state, metrics)` of one rollout.
 
     Every epoch shuffles each task's rows with `fold_in(key, step)` and goes through all of them in
     minibatches of equally many rows of each task. The loss is the mean over tasks of each task's
     mean over its valid rows; advantages are normalised in a minibatch, each task's by themselves.
     So no task wins by its rows, and none moves the policy's own layers the more for larger rewards.
     In layers that the critic shares it may: the critic's error is in rewards, so a task of larger
-    ones moves them more. `state` is donated.
+    ones moves them more. With a `guide` the rollout has labels. `state` is donated.
 
     Args:
-      masks: `(G, A)` bool, the valid actions of each task, or with a form the entries that count.
-      batch_per_task: rows of each task in a minibatch; it divides T * N.
-      epochs: times each row is learnt from.
-      discount, trace: gamma and lambda of `gae`.
-      clip: how far the ratio of probabilities may leave 1; see `surrogate`.
-      value_weight: of the critic's loss, the square of V less what it should say; see `gae`.
-      entropy_weight: how much of the entropy, in nats, is taken off the loss.
       warmup_calls: in so many first calls the critic's own layers alone are moved, all that are
         called "value" in the network. A student that was taught without a critic would otherwise be
         driven off by what an untaught one says. The optimiser sees all gradients meanwhile, so that
@@ -336,80 +313,22 @@ def make_update(
         update raises it for a batch that does not divide the rows, or a guide without `log_std`
         where the policy has angles.
     """
-    _check_ranges(
-        at_least_1={"batch_per_task": batch_per_task, "epochs": epochs},
-        shares={"discount": discount, "trace": trace},
-        positive={"clip": clip},
-        weights={
-            "value_weight": value_weight,
-            "entropy_weight": entropy_weight,
-            "warmup_calls": warmup_calls,
-        },
-    )
-    meshes.check_divisible(mesh, "batch_per_task", batch_per_task)
-    num_tasks, num_outputs = masks.shape
+    _check("warmup_calls", warmup_calls, warmup_calls >= 0, "0 or more")
+    meshes.check_divisible(mesh, "batch_per_task", passes.batch_per_task)
+    num_tasks, num_outputs = objective.masks.shape
     if num_outputs != policy.network.num_outputs:
         raise ValueError(
             f"masks of {num_outputs} outputs for {policy.network.num_outputs} of the network"
         )
+    gradient_of = learner.sharded_gradient(functools.partial(_loss, policy, objective), mesh)
+    advantages_of = functools.partial(gae, discount=objective.discount, trace=objective.trace)
 
-    def objective(params: Any, shared: tuple[Rollout, jax.Array], batch: _Batch):
-        rollout, returns = shared
-        # The first depth - 1 frames only complete the stacks of the first steps.
-        depth = rollout.frames.shape[1] - rollout.rewards.shape[1] + 1
-        task = jnp.broadcast_to(jnp.arange(num_tasks)[:, None], batch.rows.shape)
-        offset = (depth - 1) * rollout.rewards.shape[2]
-        seen = dataset.stacks(rollout.frames, rollout.ages, task, batch.rows + offset, depth)
-        weights, advantages = batch.weights.reshape(-1), batch.advantages.reshape(-1)
-        valid, at = weights > 0, (task.reshape(-1), batch.rows.reshape(-1))
-
-        def played(values: jax.Array) -> jax.Array:
-            """`(B, ...)`; 0 where nothing was played, since NaN would pass through 0 * NaN."""
-            return _where_valid(valid, values.reshape(num_tasks, -1, *values.shape[3:])[at])
-
-        seen = _where_valid(valid, seen.reshape(-1, *seen.shape[2:]))
-        judged, mask = judge(policy, params, seen, at[0]), masks[at[0]]
-        form = policy.acts
-        now = form.log_probability(judged.outputs, played(rollout.actions), mask, judged.log_std)
-        old = played(rollout.log_probabilities)
-        ratio = jnp.exp(now - old)
-        rows = {
-            "policy_loss": -surrogate(now, old, advantages, clip),
-            "value_loss": jnp.square(judged.values - played(returns)),
-            "entropy": form.entropy(judged.outputs, mask, judged.log_std),
-            "kl": ratio - 1 - (now - old),
-            "clip_fraction": (jnp.abs(ratio - 1) > clip).astype(jnp.float32),
-        }
-        if rollout.guide is not None:
-            said = played(rollout.guide.outputs)
-            rows["expert_kl"] = _expert_kl(policy, judged, said, rollout.guide, at[0], mask)
-        means = {
-            name: (weights * x).reshape(num_tasks, -1).mean(axis=1) for name, x in rows.items()
-        }
-        loss = (
-            means["policy_loss"]
-            + value_weight * means["value_loss"]
-            - entropy_weight * means["entropy"]
-        )
-        if rollout.guide is not None:
-            loss = loss + rollout.guide.weight * means["expert_kl"]
-        return loss.mean(), means | {"loss": loss.mean()}
-
-    gradient_of = learner.sharded_gradient(objective, mesh)
-
-    def update(state: learner.TrainState, rollout: Rollout, key: jax.Array):
+    def update(
+        state: learner.TrainState, rollout: Rollout, key: jax.Array, guide: Guide | None = None
+    ) -> tuple[learner.TrainState, learner.Metrics]:
         rows_per_task = rollout.rewards.shape[1] * rollout.rewards.shape[2]
-        if rows_per_task % batch_per_task:
-            raise ValueError(
-                f"batch_per_task {batch_per_task} does not divide the {rows_per_task} steps of "
-                f"each task; choose a divisor of it"
-            )
-        minibatches = rows_per_task // batch_per_task
-        warmup_updates = warmup_calls * epochs * minibatches
-
-        def advantages_of(*task: jax.Array) -> jax.Array:
-            return gae(*task, discount=discount, trace=trace)
-
+        minibatches = passes.minibatches(rows_per_task)
+        warmup_updates = warmup_calls * passes.epochs * minibatches
         advantages = jax.vmap(advantages_of)(
             rollout.rewards, rollout.ended, rollout.truncated, rollout.values, rollout.next_values
         )
@@ -418,7 +337,7 @@ def make_update(
 
         def minibatch(state: learner.TrainState, rows: jax.Array):
             batch = _batch(rows, *by_task)
-            gradient, metrics = gradient_of(state.params, (rollout, returns), batch)
+            gradient, metrics = gradient_of(state.params, (rollout, returns, guide), batch)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             changing = transform
             if warmup_updates:
@@ -431,7 +350,7 @@ def make_update(
             batches = order.reshape(num_tasks, minibatches, -1).swapaxes(0, 1)
             return jax.lax.scan(minibatch, state, batches)
 
-        state, metrics = jax.lax.scan(epoch, state, None, length=epochs)
+        state, metrics = jax.lax.scan(epoch, state, None, length=passes.epochs)
         metrics = jax.tree.map(lambda x: x.mean(axis=(0, 1)), metrics)
         explained = jax.vmap(explained_variance)(
             *(x.reshape(num_tasks, -1) for x in (rollout.values, returns, rollout.valid))
@@ -439,6 +358,52 @@ def make_update(
         return state, metrics | {"explained_variance": explained}
 
     return jax.jit(update, donate_argnums=0)
+
+
+def _loss(
+    policy: Policy,
+    objective: Objective,
+    params: Any,
+    shared: tuple[Rollout, jax.Array, Guide | None],
+    batch: _Batch,
+) -> tuple[jax.Array, learner.Metrics]:
+    """The loss of a minibatch, and its metrics; `shared` are the rollout, its returns, a guide."""
+    rollout, returns, guide = shared
+    seen = rollout.stacks(batch.rows)
+    weights, advantages = batch.weights.reshape(-1), batch.advantages.reshape(-1)
+    valid, tasks = weights > 0, tasks_of(batch.rows).reshape(-1)
+
+    def played(values: Any) -> jax.Array:
+        """`(B, ...)`; 0 where nothing was played, since NaN would pass through 0 * NaN."""
+        return _where_valid(valid, at_rows(values, tasks, batch.rows.reshape(-1)))
+
+    seen = _where_valid(valid, seen.reshape(-1, *seen.shape[2:]))
+    judged, mask = judge(policy, params, seen, tasks), objective.masks[tasks]
+    form = policy.acts
+    now = form.log_probability(judged.outputs, played(rollout.actions), mask, judged.log_std)
+    old = played(rollout.log_probabilities)
+    ratio = jnp.exp(now - old)
+    rows = {
+        "policy_loss": -surrogate(now, old, advantages, objective.clip),
+        "value_loss": jnp.square(judged.values - played(returns)),
+        "entropy": form.entropy(judged.outputs, mask, judged.log_std),
+        "kl": ratio - 1 - (now - old),
+        "clip_fraction": (jnp.abs(ratio - 1) > objective.clip).astype(jnp.float32),
+    }
+    if guide is not None:
+        rows["expert_kl"] = _expert_kl(policy, judged, played(rollout.labels), guide, tasks, mask)
+    means = {
+        name: (weights * x).reshape(len(objective.masks), -1).mean(axis=1)
+        for name, x in rows.items()
+    }
+    loss = (
+        means["policy_loss"]
+        + objective.value_weight * means["value_loss"]
+        - objective.entropy_weight * means["entropy"]
+    )
+    if guide is not None:
+        loss = loss + guide.weight * means["expert_kl"]
+    return loss.mean(), means | {"loss": loss.mean()}
 
 
 def explained_variance(values: jax.Array, returns: jax.Array, valid: jax.Array) -> jax.Array:
@@ -563,6 +528,7 @@ class Ppo:
         settings, mesh = begin.settings, begin.mesh
         suite = begin.lessons[0].task.suite
         self._settings, self._mesh = settings, mesh
+        self._key = jax.random.fold_in(jax.random.key(settings.seed), 2)
         self.policy = Policy(begin.network, suite.factored, begin.view)
         self.experts = tuple(begin.experts)
         self._log_std = self._deviations(suite.num_actions) if suite.factored else None
@@ -575,14 +541,15 @@ class Ppo:
             self.policy,
             transform,
             mesh,
-            masks=begin.masks,
-            batch_per_task=settings.batch_per_game,
-            epochs=settings.epochs,
-            discount=settings.discount,
-            trace=settings.trace,
-            clip=settings.policy_clip,
-            value_weight=settings.value_weight,
-            entropy_weight=settings.entropy_weight,
+            objective=Objective(
+                begin.masks,
+                discount=settings.discount,
+                trace=settings.trace,
+                clip=settings.policy_clip,
+                value_weight=settings.value_weight,
+                entropy_weight=settings.entropy_weight,
+            ),
+            passes=Passes(settings.batch_per_game, settings.epochs),
             warmup_calls=settings.critic_iterations,
             ema_decay=settings.ema_decay,
         )
@@ -597,6 +564,10 @@ class Ppo:
         usual = jnp.full(size, math.log(losses.ANGLE_DEVIATION))
         known = [expert.suite_log_std for expert in self.experts]
         return jnp.stack([usual if x is None else x for x in known] or [usual])
+
+    def make_actor(self, begin: Beginning) -> Actor:
+        """Who plays for it."""
+        return Actor(begin, self)
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -619,24 +590,19 @@ class Ppo:
         """`(A,)` of angles; None where there are none."""
         return np.asarray(params["log_std"]) if self.policy.turns else None
 
-    def learn(
-        self, rollout: dict[str, Any], iteration: int, key: jax.Array, *, copies: bool
-    ) -> learner.Metrics:
-        """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
-        del copies
+    def learn(self, rollout: Rollout, progress: Progress) -> learner.Metrics:
+        """Learns from one iteration's steps."""
         on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
-        labels = on_device.pop("labels", None)
         guide = None
-        if labels is not None:
-            weight = jnp.float32(expert_weight_at(self._settings, iteration))
-            guide = Guide(labels, weight, self._log_std, self._known)
-        key = jax.random.fold_in(key, 2)
-        self.train, numbers = self._update(self.train, Rollout(**on_device, guide=guide), key)
+        if rollout.labels is not None:
+            weight = jnp.float32(expert_weight_at(self._settings, progress.iteration))
+            guide = Guide(weight, self._log_std, self._known)
+        self.train, numbers = self._update(self.train, on_device, self._key, guide)
         return numbers
 
 
 class Actor:
-    """Draws actions from the policy that learns; see `collector.Actor`."""
+    """Draws actions from the policy that learns; see `algorithm.Actor`."""
 
     def __init__(self, begin: Beginning, algorithm: Ppo):
         self._algorithm = algorithm
@@ -656,13 +622,12 @@ class Actor:
             seats = np.arange(rows.size)
             shown = jnp.concatenate(observations)
             acted = act(policy, params, shown, masks[rows], key, seats=seats, games=rows)
-            remembered = {"log_probabilities": acted.log_probabilities, "values": acted.values}
-            remembered = jax.tree.map(lambda x: x.reshape(shape), remembered)
+            acted = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), acted)
             if teachers:  # how many is known where it is compiled
                 labels = expert_outputs(experts, teachers, observations, range(shape[0]))
                 pairs = zip(experts, labels, temperatures, strict=True)
-                remembered["labels"] = jnp.stack([_tempered(*each) for each in pairs])
-            return acted.actions.reshape(*shape, *acted.actions.shape[1:]), remembered
+                acted = acted._replace(labels=jnp.stack([_tempered(*each) for each in pairs]))
+            return acted
 
         @jax.jit
         def values(params: Any, observations: tuple[jax.Array, ...]):
@@ -672,12 +637,11 @@ class Actor:
             return judged.values.reshape(shape)
 
         self._play, self._values = play, values
-        self.begin(0, 0)
+        self.begin(Progress(0, 0))
 
-    def begin(self, iteration: int, episodes: int) -> dict[str, float]:
+    def begin(self, progress: Progress) -> dict[str, float]:
         """Experts that count for nothing in an iteration are not asked in it; nothing to log."""
-        del episodes
-        counts = expert_weight_at(self._settings, iteration) > 0
+        counts = expert_weight_at(self._settings, progress.iteration) > 0
         self._asked = self._expert_params if counts else []
         return {}
 
@@ -686,25 +650,22 @@ class Actor:
         """Nothing: no network that it learns with is recurrent."""
         return ()
 
-    def act(
-        self, observations: tuple[jax.Array, ...], begun: np.ndarray, turn: int
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Actions `(G, N, ...)`, drawn, and what `Rollout` and `Guide` hold of them."""
-        del begun
-        key = rollouts.fold_in(self._key, turn)
-        return self._play(self._algorithm.train.params, self._asked, observations, key)
+    def act(self, observed: Observed) -> Acted:
+        """Actions, drawn, and what is to be remembered of them."""
+        key = rollouts.fold_in(self._key, observed.turn)
+        params = self._algorithm.train.params
+        return self._play(params, self._asked, observed.observations, key)
 
-    def judge(self, observations: tuple[jax.Array, ...], begun: np.ndarray) -> jax.Array:
-        """Values `(G, N)` of what was seen last."""
-        del begun
-        return self._values(self._algorithm.train.params, observations)
+    def values(self, observed: Observed) -> jax.Array:
+        """Values `(G, N)`, the critic's."""
+        return self._values(self._algorithm.train.params, observed.observations)
 
     @property
-    def host(self) -> dict[str, np.ndarray]:
+    def checkpoint_arrays(self) -> dict[str, np.ndarray]:
         """Nothing that a checkpoint must hold."""
         return {}
 
-    def restore(self, host: Mapping[str, np.ndarray]) -> None:
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on; there is nothing to restore."""
 
 
@@ -714,23 +675,3 @@ def _tempered(expert: Teacher, labels: jax.Array, temperature: float) -> jax.Arr
     if kinds is None:
         return labels / temperature
     return jnp.where(jnp.asarray([kind == "key" for kind in kinds]), labels / temperature, labels)
-
-
-def _check_ranges(
-    *,
-    at_least_1: dict[str, int],
-    shares: dict[str, float],
-    positive: dict[str, float],
-    weights: dict[str, float],
-) -> None:
-    """Raises ValueError with the first number that is out of its range."""
-    kinds = (
-        (at_least_1, lambda x: x >= 1, "at least 1"),
-        (shares, lambda x: 0 <= x <= 1, "0 to 1"),
-        (positive, lambda x: 0 < x < math.inf, "a number above 0"),
-        (weights, lambda x: 0 <= x < math.inf, "0 or more"),
-    )
-    for values, allowed, expected in kinds:
-        for name, value in values.items():
-            if not allowed(value):
-                raise ValueError(f"{name} is {value}, expected {expected}")

@@ -14,21 +14,21 @@ knows and then surpass it (kickstarting, Schmitt et al. 2018; QDagger, Agarwal e
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
-from jaxdistill.learn import (
-    dataset,
-    learner,
-    losses,
-)
+from jaxdistill.learn import exploration, learner, losses
+from jaxdistill.learn.algorithm import Progress
+from jaxdistill.learn.rollout import Passes, Rollout, at_rows, tasks_of
 from jaxdistill.learn.train_settings import (
     Beginning,
     Settings,
@@ -68,121 +68,201 @@ def q_lambda_targets(
     return jax.lax.scan(backward, next_values[-1], rows, reverse=True)[1]
 
 
-def make_learn(
-    settings: Settings,
-    network: networks.Network,
-    transform: Any,
-    mesh: Mesh,
-    experts: Sequence[Teacher] = (),
-) -> Callable[..., tuple[learner.TrainState, learner.Metrics]]:
-    """The jitted learning phase: targets, then every minibatch of every epoch.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teaching:
+    """Experts, one for each of G tasks, that a student learns from beside its rewards.
 
-    `learn(state, rollout, key)` takes a dictionary of `(G, T, N)` arrays: `actions`, `rewards`,
-    `ended`, `truncated`, `valid`, `next_values`, and `frames` `(G, S - 1 + T, N, H, W)` with `ages`
-    to match, where S is the stack's depth. For a recurrent network it holds its `carry`
-    `(G, N, ...)` into the first step, too; minibatches are of whole environments then. With
-    `experts`, one per game, it also holds `expert_params`, theirs, and `expert_weight`; what is
-    added to the loss is that times `temperature * KL(expert || softmax(Q / temperature))`, over the
-    valid actions that the expert has an output for.
+    Attributes:
+      experts: in the order of the tasks.
+      masks: `(G, A)` bool, the valid actions of each task that its expert has an output for. The
+        others are 0 in what an expert says, which is no Q-value of theirs.
+      temperatures: `(G,)`, of the softmax over each expert's outputs.
+      q_temperature: what the student's Q-values are divided by.
     """
-    check_divisible(settings, mesh)
-    num_games = len(settings.games)
-    rows_per_game = settings.steps_per_iteration
-    minibatches = rows_per_game // settings.batch_per_game
-    # Actions that an expert has no output for are 0 in what it says, which is no Q-value of theirs.
-    masks = jnp.asarray([e.mask & t.mask for e, t in zip(experts, settings.tasks, strict=False)])
-    temperatures = jnp.asarray([temperature_of(expert, settings) for expert in experts])
 
-    def replayed(
-        params: Any,
-        carry: networks.Carry,
-        seen: jax.Array,
-        begun: jax.Array,
-        game: jax.Array,
-        rows: jax.Array,
-    ) -> jax.Array:
-        """Outputs `(B, A)` of B rows, the T steps of one environment after those of another."""
+    experts: Sequence[Teacher]
+    masks: jax.Array
+    temperatures: jax.Array
+    q_temperature: float
 
-        def in_time(x: jax.Array) -> jax.Array:
-            return x.reshape(-1, settings.rollout_steps, *x.shape[1:]).swapaxes(0, 1)
 
-        first, env = in_time(game)[0], in_time(rows)[0]  # of the first step, t * N + n is n
-        carry = jax.tree.map(lambda x: x[first, env], carry)
-        outputs = networks.unroll(network, params, in_time(seen), in_time(begun), carry)
-        return outputs.swapaxes(0, 1).reshape(rows.size, -1)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
+    """What is learnt of a rollout.
 
-    def shuffled(key: jax.Array) -> jax.Array:
-        """All rows of a game in another order; of a recurrent network, one window after another."""
-        if network.core is None:
-            return jax.random.permutation(key, rows_per_game)
-        envs = jax.random.permutation(key, settings.num_envs)
-        steps = settings.num_envs * jnp.arange(settings.rollout_steps)
-        return (envs[:, None] + steps).reshape(-1)
+    Attributes:
+      discount, trace: gamma and lambda of `q_lambda_targets`.
+      teaching: experts to learn from as well; None for rewards alone.
+    """
 
-    def objective(params: Any, rollout: dict[str, Any], rows: jax.Array):
-        game = jnp.broadcast_to(jnp.arange(num_games)[:, None], rows.shape)
-        # The first depth - 1 frames only complete the stacks of the first steps.
-        depth = rollout["frames"].shape[1] - settings.rollout_steps + 1
-        offset = (depth - 1) * settings.num_envs
-        observations = dataset.stacks(
-            rollout["frames"], rollout["ages"], game, rows + offset, depth
+    discount: float
+    trace: float
+    teaching: Teaching | None = None
+
+
+def objective_of(settings: Settings, experts: Sequence[Teacher] = ()) -> Objective:
+    """What a training learns of its rollouts; `experts` are one per task, or none."""
+    teaching = None
+    if experts:
+        pairs = zip(experts, settings.tasks, strict=True)
+        teaching = Teaching(
+            experts,
+            jnp.asarray([expert.mask & task.mask for expert, task in pairs]),
+            jnp.asarray([temperature_of(expert, settings) for expert in experts]),
+            settings.q_temperature,
         )
-        at = (game.reshape(-1), rows.reshape(-1))
-        seen = observations.reshape(-1, *observations.shape[2:])
-        if network.core is None:
-            outputs = networks.forward(network, params, seen, at[0])
-        else:
-            begun = rollout["ages"].reshape(num_games, -1)[at[0], at[1] + offset] == 0
-            outputs = replayed(params, rollout["carry"], seen, begun, *at)
-        action, target, valid = (
-            rollout[name].reshape(num_games, -1)[at] for name in ("actions", "targets", "valid")
-        )
-        error = outputs[jnp.arange(outputs.shape[0]), action] - target
-        loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
-        if not experts:
-            return loss, {"loss": loss}
-        labels = jnp.concatenate(
-            expert_outputs(experts, rollout["expert_params"], list(observations), range(num_games))
-        )
-        student = outputs / settings.q_temperature
-        divergence = losses.kl(
-            student, jax.lax.stop_gradient(labels), masks[at[0]], temperatures[at[0]][:, None]
-        )
-        distance = jnp.mean(jnp.where(valid, divergence, 0.0))
-        weight = rollout["expert_weight"] * settings.q_temperature
-        return loss + weight * distance, {"loss": loss, "expert_kl": distance}
+    return Objective(settings.discount, settings.trace, teaching)
 
-    gradient_of = learner.sharded_gradient(objective, mesh)
 
-    def learn(state: learner.TrainState, rollout: dict[str, jax.Array], key: jax.Array):
-        def targets(rewards, ended, truncated, values):
-            return q_lambda_targets(
-                rewards,
-                ended,
-                truncated,
-                values,
-                discount=settings.discount,
-                trace=settings.trace,
-            )
+class Taught(NamedTuple):
+    """What an update is given of the experts.
 
-        names = ("rewards", "ended", "truncated", "next_values")
-        rollout = rollout | {"targets": jax.vmap(targets)(*(rollout[name] for name in names))}
+    Attributes:
+      params: of each expert.
+      weight: how much the distance from them counts, a number; it may fall from call to call.
+    """
+
+    params: Sequence[Any]
+    weight: jax.Array
+
+
+Update = Callable[..., tuple[learner.TrainState, learner.Metrics]]
+"""`update(state, rollout, key, taught=None) -> (state, metrics)`."""
+
+
+def make_update(
+    network: networks.Network,
+    transform: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    objective: Objective,
+    passes: Passes,
+    ema_decay: float = 0.0,
+) -> Update:
+    """The jitted `update(state, rollout, key, taught=None) -> (state, metrics)` of one rollout.
+
+    It computes the targets, and then goes through every minibatch of every epoch. The loss is half
+    the square of `Q(s, a)` less the target. With `taught` what is added to it is `taught.weight`
+    times `temperature * KL(expert || softmax(Q / temperature))`, over the valid actions that the
+    expert has an output for. For a recurrent network the rollout holds its carry, and minibatches
+    are of whole environments. `state` is donated.
+
+    Args:
+      ema_decay: of the state's average, where it keeps one.
+
+    Returns:
+      The update. Its metrics are means over the call: `loss`, of the rewards alone, `target` and,
+      with `taught`, `expert_kl`.
+
+    Raises:
+      ValueError: a batch that does not split over the mesh. The update raises it for one that does
+        not divide the rows.
+    """
+    meshes.check_divisible(mesh, "batch_per_task", passes.batch_per_task)
+    loss = functools.partial(_loss, network, objective)
+    gradient_of = learner.sharded_gradient(loss, mesh)
+    targets_of = functools.partial(
+        q_lambda_targets, discount=objective.discount, trace=objective.trace
+    )
+
+    def update(
+        state: learner.TrainState, rollout: Rollout, key: jax.Array, taught: Taught | None = None
+    ) -> tuple[learner.TrainState, learner.Metrics]:
+        num_tasks, steps, envs = rollout.rewards.shape
+        minibatches = passes.minibatches(steps * envs)
+        targets = jax.vmap(targets_of)(
+            rollout.rewards, rollout.ended, rollout.truncated, rollout.next_values
+        )
+        shuffled = functools.partial(
+            _shuffled, steps=steps, envs=envs, windows=network.core is not None
+        )
 
         def minibatch(state: learner.TrainState, rows: jax.Array):
-            gradient, metrics = gradient_of(state.params, rollout, rows)
-            return learner.apply_gradient(state, gradient, transform, settings.ema_decay), metrics
+            gradient, metrics = gradient_of(state.params, (rollout, targets, taught), rows)
+            return learner.apply_gradient(state, gradient, transform, ema_decay), metrics
 
         def epoch(state: learner.TrainState, key: jax.Array):
-            keys = jax.random.split(key, num_games)
-            order = jax.vmap(shuffled)(keys)
-            batches = order.reshape(num_games, minibatches, -1).swapaxes(0, 1)
+            order = jax.vmap(shuffled)(jax.random.split(key, num_tasks))
+            batches = order.reshape(num_tasks, minibatches, -1).swapaxes(0, 1)
             return jax.lax.scan(minibatch, state, batches)
 
-        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, settings.epochs))
+        state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, passes.epochs))
         metrics = jax.tree.map(jnp.mean, metrics)
-        return state, metrics | {"target": rollout["targets"].mean()}
+        return state, metrics | {"target": targets.mean()}
 
-    return jax.jit(learn, donate_argnums=0)
+    return jax.jit(update, donate_argnums=0)
+
+
+def _shuffled(key: jax.Array, *, steps: int, envs: int, windows: bool) -> jax.Array:
+    """All rows t * N + n of a task in another order, `(T * N,)`; or one window after another."""
+    if not windows:
+        return jax.random.permutation(key, steps * envs)
+    order = jax.random.permutation(key, envs)
+    return (order[:, None] + envs * jnp.arange(steps)).reshape(-1)
+
+
+def _loss(
+    network: networks.Network,
+    objective: Objective,
+    params: Any,
+    shared: tuple[Rollout, jax.Array, Taught | None],
+    rows: jax.Array,
+) -> tuple[jax.Array, learner.Metrics]:
+    """The loss of a minibatch of `rows` `(G, B)`, and its metrics."""
+    rollout, targets, taught = shared
+    at = (tasks_of(rows).reshape(-1), rows.reshape(-1))
+    stacks = rollout.stacks(rows)
+    outputs = _outputs(network, params, rollout, stacks, *at)
+    action, target, valid = (at_rows(x, *at) for x in (rollout.actions, targets, rollout.valid))
+    error = outputs[jnp.arange(outputs.shape[0]), action] - target
+    loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
+    if objective.teaching is None or taught is None:
+        return loss, {"loss": loss}
+    divergence = _expert_kl(objective.teaching, taught.params, stacks, outputs, at[0])
+    distance = jnp.mean(jnp.where(valid, divergence, 0.0))
+    weight = taught.weight * objective.teaching.q_temperature
+    return loss + weight * distance, {"loss": loss, "expert_kl": distance}
+
+
+def _outputs(
+    network: networks.Network,
+    params: Any,
+    rollout: Rollout,
+    stacks: jax.Array,
+    tasks: jax.Array,
+    rows: jax.Array,
+) -> jax.Array:
+    """Outputs `(B, A)` of what was seen before the steps `rows` `(B,)`.
+
+    Those of a recurrent network are the T steps of one environment after those of another.
+    """
+    seen = stacks.reshape(-1, *stacks.shape[2:])
+    if network.core is None:
+        return networks.forward(network, params, seen, tasks)
+    steps = rollout.rewards.shape[1]
+
+    def in_time(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, steps, *x.shape[1:]).swapaxes(0, 1)
+
+    begun = at_rows(rollout.ages[:, rollout.depth - 1 :], tasks, rows) == 0
+    first, env = in_time(tasks)[0], in_time(rows)[0]  # of the first step, t * N + n is n
+    carry = jax.tree.map(lambda x: x[first, env], rollout.carry)
+    outputs = networks.unroll(network, params, in_time(seen), in_time(begun), carry)
+    return outputs.swapaxes(0, 1).reshape(rows.size, -1)
+
+
+def _expert_kl(
+    teaching: Teaching,
+    expert_params: Sequence[Any],
+    stacks: jax.Array,
+    outputs: jax.Array,
+    tasks: jax.Array,
+) -> jax.Array:
+    """`KL(expert || student)` `(B,)`, each at its temperature; `stacks` are `(G, B / G, ...)`."""
+    said = expert_outputs(teaching.experts, expert_params, list(stacks), range(len(stacks)))
+    labels = jax.lax.stop_gradient(jnp.concatenate(said))
+    student, temperatures = outputs / teaching.q_temperature, teaching.temperatures[tasks]
+    return losses.kl(student, labels, teaching.masks[tasks], temperatures[:, None])
 
 
 class Pqn:
@@ -190,14 +270,22 @@ class Pqn:
 
     def __init__(self, begin: Beginning):
         self._settings, self._mesh = settings, mesh = begin.settings, begin.mesh
+        self._key = jax.random.key(settings.seed)
+        check_divisible(settings, mesh)
         transform, averaged = optimiser(settings), settings.ema_decay > 0
         self.train = learner.create_state(begin.params, transform, mesh, averaged=averaged)
-        # Of Double-Q's judge alone.
+        # What values the choices of double Q-learning.
         self._average: Any = None
         if settings.double:
             self._average = jax.tree.map(jnp.array, self.train.params)
-        make = functools.partial(make_learn, settings, begin.network, transform, mesh)
-        self._learn, self._learn_taught = make(), make(begin.experts)
+        self._update = make_update(
+            begin.network,
+            transform,
+            mesh,
+            objective=objective_of(settings, begin.experts),
+            passes=Passes(settings.batch_per_game, settings.epochs),
+            ema_decay=settings.ema_decay,
+        )
         self._expert_params = jax.device_put(
             [expert.params for expert in begin.experts], meshes.replicated(mesh)
         )
@@ -205,6 +293,10 @@ class Pqn:
         self._follow = jax.jit(
             functools.partial(jax.tree.map, lambda average, new: average + rate * (new - average))
         )
+
+    def make_actor(self, begin: Beginning) -> exploration.Actor:
+        """Who plays for it."""
+        return exploration.Actor(begin, self)
 
     @property
     def acting(self) -> tuple[Any, Any]:
@@ -234,22 +326,14 @@ class Pqn:
         """The train state of a checkpoint."""
         return arrays["train"]
 
-    def learn(
-        self, rollout: dict[str, Any], iteration: int, key: jax.Array, *, copies: bool
-    ) -> learner.Metrics:
-        """Learns from one iteration's steps; for `copies` see `dqn.Dqn`."""
-        del copies
+    def learn(self, rollout: Rollout, progress: Progress) -> learner.Metrics:
+        """Learns from one iteration's steps."""
         on_device = jax.device_put(rollout, meshes.replicated(self._mesh))
-        weight = expert_weight_at(self._settings, iteration)
-        learn = self._learn
+        weight, taught = expert_weight_at(self._settings, progress.iteration), None
         if weight and self._expert_params:  # what counts for nothing is not asked
-            on_device |= {
-                "expert_params": self._expert_params,
-                "expert_weight": jnp.float32(weight),
-            }
-            learn = self._learn_taught
-        key = jax.random.fold_in(key, iteration + 2)
-        self.train, numbers = learn(self.train, on_device, key)
+            taught = Taught(self._expert_params, jnp.float32(weight))
+        key = jax.random.fold_in(self._key, progress.iteration + 2)
+        self.train, numbers = self._update(self.train, on_device, key, taught)
         if self._average is not None:
             self._average = self._follow(self._average, self.train.params)
         return numbers

@@ -36,6 +36,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import meshes
 from jaxdistill.learn import dataset
+from jaxdistill.learn.rollout import Rollout
 
 Array = jax.Array | np.ndarray
 
@@ -94,6 +95,19 @@ class Piece(NamedTuple):
     rewards: Array
     ended: Array
     valid: Array
+
+
+def piece_of(rollout: Rollout) -> Piece:
+    """The steps of a rollout, without the frames that only complete the stacks of the first."""
+    earlier = rollout.depth - 1
+    return Piece(
+        frames=rollout.frames[:, earlier:],
+        ages=rollout.ages[:, earlier:],
+        actions=rollout.actions,
+        rewards=rollout.rewards,
+        ended=rollout.ended,
+        valid=rollout.valid,
+    )
 
 
 class Batch(NamedTuple):

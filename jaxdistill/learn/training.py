@@ -24,13 +24,13 @@ from jaxdistill.learn import (
     beginning,
     checkpoints,
     dqn,
-    exploration,
     learner,
     ppo,
     pqn,
     train_settings,
 )
-from jaxdistill.learn.collector import Actor, RolloutCollector
+from jaxdistill.learn.algorithm import Algorithm, Progress
+from jaxdistill.learn.collector import RolloutCollector
 from jaxdistill.learn.train_settings import Beginning, Pretrained, Settings
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks.views import Vector
@@ -41,8 +41,7 @@ from jaxdistill.tasks.views import Vector
 # shorter, those are enough. Where evaluations are far apart, four times as many begin them anyway.
 _LOG_STEPS, _LOG_GAMES, _LOG_MOST = 16_384, 4, 4
 
-Algorithm = pqn.Pqn | dqn.Dqn | ppo.Ppo
-_ALGORITHMS: dict[str, type[pqn.Pqn] | type[dqn.Dqn] | type[ppo.Ppo]] = {
+_ALGORITHMS: dict[str, Callable[[Beginning], Algorithm]] = {
     "pqn": pqn.Pqn,
     "dqn": dqn.Dqn,
     "ppo": ppo.Ppo,
@@ -79,7 +78,6 @@ class Training:
           begin: what `beginning.of` gives of all these, where it has been asked for already.
         """
         self.settings, self.workdir = settings, pathlib.Path(workdir)
-        self._key = jax.random.key(settings.seed)
         begin = begin or beginning.of(settings, mesh or meshes.create(), student)
         self._mesh = begin.mesh
         self.lessons, self.network, self._experts = begin.lessons, begin.network, begin.experts
@@ -88,12 +86,8 @@ class Training:
         self.best: dict[str, Any] = {}
         self._masks = begin.masks
         choices = lessons.choices(self.lessons)._replace(masks=begin.masks)
-        self._learner: Algorithm = _ALGORITHMS[settings.algorithm](begin)
-        self._actor: Actor = (
-            ppo.Actor(begin, self._learner)
-            if isinstance(self._learner, ppo.Ppo)
-            else exploration.Actor(begin, self._learner)
-        )
+        self._learner = _ALGORITHMS[settings.algorithm](begin)
+        self._actor = self._learner.make_actor(begin)
         self._evaluate_act = rollouts.network_actor(
             self.network,
             choices,
@@ -170,26 +164,18 @@ class Training:
 
     def iterate(self) -> dict[str, float]:
         """Plays and learns once; returns what to log."""
-        told = self._actor.begin(self.iteration, self._episodes)
+        progress = Progress(self.iteration, self._episodes)
+        told = self._actor.begin(progress)
         with self.timer.phase("collect"):
             rollout, finished = self._collector.rollout(
                 self._actor, self.iteration, self._mesh, self.timer
             )
-        before = self._episodes
-        for recent, ended in zip(self._recent, finished, strict=True):
-            recent.extend(ended)
-            self._episodes += len(ended)
+        for recent, scores in zip(self._recent, finished, strict=True):
+            recent.extend(scores)
+        progress = progress._replace(ended=sum(map(len, finished)))
+        self._episodes += progress.ended
         with self.timer.phase("learn"):
-            every = self.settings.target_episodes
-            row = learner.host_metrics(
-                self._learner.learn(
-                    rollout,
-                    self.iteration,
-                    self._key,
-                    copies=self._episodes // every > before // every,
-                ),
-                self.names,
-            )
+            row = learner.host_metrics(self._learner.learn(rollout, progress), self.names)
         self.iteration += 1
         self._shorten_log(_LOG_MOST)
         row |= told
@@ -350,7 +336,7 @@ class Training:
             self.arrays,
             host={
                 "log": self._collector.log,
-                **self._actor.host,
+                **self._actor.checkpoint_arrays,
             },
             progress={
                 "best": self.best,

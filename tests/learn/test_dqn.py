@@ -119,7 +119,7 @@ def _linear_state(devices):
     [
         # Cut, so bootstrapped: 0.5 + 6/2 from the episode's own last observation; off by 2.5.
         ({}, False, 3.5, 6.25, -5.0),
-        # Double: the online network chooses action 1, and the target judges it: 0.5 - 2/2.
+        # Double: the online network chooses action 1, and the target values it: 0.5 - 2/2.
         ({"double": True}, False, -0.5, 2.25, 3.0),
         # Ended: the reward alone.
         ({}, True, 0.5, 0.25, 1.0),

@@ -1,4 +1,4 @@
-"""Trainings by deep Q-learning: what a memory and a target change, and what a kill does not."""
+"""Trainings by deep Q-learning: what memory and target network change, and what a kill does not."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import checkpoints, divergence, exploration, loop, replay, train_settings
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.algorithm import Observed
 from jaxdistill.play import lessons
 
 pytest.importorskip("Box2D")
@@ -166,13 +167,13 @@ def test_while_it_plays_the_network_is_asked_for_its_choice_alone(
     settings = dataclasses.replace(SETTINGS, double=double)
     with learning.Training(settings, tmp_path, one) as training:
         shown = tuple(pool.last.observations for pool in training._collector.pools)
-        begun = np.ones((2, 4), bool)
+        observed = Observed(shown, np.ones((2, 4), bool), 0)
         monkeypatch.setattr(networks, "forward", spy)
         with jax.disable_jit():
-            actions, remembered = training._actor.act(shown, begun, 0)
-            final = training._actor.judge(shown, begun)
-    assert len(asked) == 1 and actions.shape == (2, 4)
-    assert np.isnan(remembered["values"]).all() and np.isnan(final).all()
+            acted = training._actor.act(observed)
+            final = training._actor.values(observed)
+    assert len(asked) == 1 and acted.actions.shape == (2, 4)
+    assert np.isnan(acted.values).all() and np.isnan(final).all()
 
 
 def test_exploring_falls_with_every_game_that_ends():

@@ -12,6 +12,7 @@ import pytest
 
 from jaxdistill import meshes, networks, tasks
 from jaxdistill.learn import learner, ppo, train_settings
+from jaxdistill.learn.rollout import Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.tasks.actions import Factored
 from jaxdistill.tasks.views import Vector
@@ -49,12 +50,22 @@ def _params(policy, shape=(1, SEEN), seed=0):
     return ppo.create_params(policy, params, log_std)
 
 
-def _rollout(policy, *, guided=False, seed=0):
+def _rollout(policy):
+    """A rollout without a guide; see `_guided`."""
+    return _played_by_chance(policy, guided=False)[0]
+
+
+def _guided(policy):
+    """A rollout with what experts say of it, and the guide that they are."""
+    return _played_by_chance(policy, guided=True)
+
+
+def _played_by_chance(policy, *, guided):
     """Two tasks. In the first, environment 0 ends at step 2 and environment 1 is cut at step 4.
 
     The step after each is none.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shape = (2, TIME, ENVS)
 
     def normal(*more):
@@ -69,11 +80,11 @@ def _rollout(policy, *, guided=False, seed=0):
     valid = np.ones(shape, bool)
     flags["ended"][0, 2, 0] = flags["truncated"][0, 4, 1] = True
     valid[0, 3, 0] = valid[0, 5, 1] = False
-    guide = None
+    guide = labels = None
     if guided:
         log_std = None if policy.form is None else rng.normal(size=(2, 4)).astype(np.float32)
-        guide = ppo.Guide(normal(4), np.float32(0.3), log_std)
-    return ppo.Rollout(
+        labels, guide = normal(4), ppo.Guide(np.float32(0.3), log_std)
+    rollout = Rollout(
         frames=normal(SEEN),
         ages=np.zeros(shape, np.uint8),
         actions=actions,
@@ -82,9 +93,10 @@ def _rollout(policy, *, guided=False, seed=0):
         values=normal(),
         next_values=normal(),
         valid=valid,
-        guide=guide,
+        labels=labels,
         **flags,
     )
+    return rollout, guide
 
 
 SETTINGS = {"masks": MASKS, "batch_per_task": 8, "epochs": 2, "discount": 0.9, "trace": 0.8}
@@ -93,17 +105,30 @@ ADAM = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-3, eps=1e-5))
 
 @functools.cache
 def _update(policy, devices, transform=ADAM, **changes):
-    return ppo.make_update(policy, transform, devices, **(SETTINGS | changes))
+    return _made(policy, transform, devices, **(SETTINGS | changes))
 
 
-def _learn(policy, rollout, devices=ONE, *, calls=1, transform=ADAM, params=None, **changes):
+def _made(policy, transform, devices, *, batch_per_task, epochs, warmup_calls=0, **objective):
+    return ppo.make_update(
+        policy,
+        transform,
+        devices,
+        objective=ppo.Objective(**objective),
+        passes=Passes(batch_per_task, epochs),
+        warmup_calls=warmup_calls,
+    )
+
+
+def _learn(
+    policy, rollout, devices=ONE, *, guide=None, calls=1, transform=ADAM, params=None, **changes
+):
     """State and metrics after so many calls with one rollout."""
     update = _update(policy, devices, transform, **changes)
     params = _params(policy) if params is None else params
     state = learner.create_state(params, transform, devices)
-    rollout = jax.device_put(rollout, meshes.replicated(devices))
+    rollout, guide = jax.device_put((rollout, guide), meshes.replicated(devices))
     for _ in range(calls):
-        state, metrics = update(state, rollout, jax.random.key(1))
+        state, metrics = update(state, rollout, jax.random.key(1), guide)
     return state, metrics
 
 
@@ -177,7 +202,7 @@ def test_the_explained_variance_by_hand():
 # --- PyTorch's update.
 
 
-def _torch_loss(torch, policy, rollout, leaves, advantages, returns):
+def _torch_loss(torch, policy, rollout, guide, leaves, advantages, returns):
     """The loss of all rows, `(name -> (G,))` tensors, from leaves by name."""
 
     def layer(x, name):
@@ -195,7 +220,7 @@ def _torch_loss(torch, policy, rollout, leaves, advantages, returns):
         seen = of(rollout.frames)
         outputs = layer(torch.tanh(layer(seen, "action_fc1")), "action")
         values = layer(torch.tanh(layer(seen, "value_fc1")), "value")[:, 0]
-        chosen, expert = of(rollout.actions), of(rollout.guide.outputs)
+        chosen, expert = of(rollout.actions), of(rollout.labels)
         kl_divergence = torch.distributions.kl_divergence
         if policy.form is None:
             own = torch.distributions.Categorical(logits=outputs[:, mask])
@@ -204,7 +229,7 @@ def _torch_loss(torch, policy, rollout, leaves, advantages, returns):
             theirs = torch.distributions.Categorical(logits=expert[:, mask])
             apart = kl_divergence(theirs, own)
         else:
-            log_stds = leaves["log_std"], torch.from_numpy(rollout.guide.log_std[task])
+            log_stds = leaves["log_std"], torch.from_numpy(guide.log_std[task])
 
             def split(outputs, log_std, mask=mask):
                 """The distribution of keys, and of angles, that count."""
@@ -242,7 +267,7 @@ def _torch_loss(torch, policy, rollout, leaves, advantages, returns):
 def test_parity_with_an_update_in_torch(name):
     torch = pytest.importorskip("torch")
     policy = POLICIES[name]
-    rollout, epochs = _rollout(policy, guided=True), 4
+    (rollout, guide), epochs = _guided(policy), 4
     advantages = np.zeros_like(rollout.rewards)
     for task, time, env in np.ndindex(*advantages.shape):  # forwards, as the sum is written
         factor = 1.0
@@ -269,7 +294,8 @@ def test_parity_with_an_update_in_torch(name):
     optimiser = torch.optim.Adam(leaves.values(), lr=3e-3, eps=1e-5)
     history = []
     for _ in range(epochs):
-        means = _torch_loss(torch, policy, rollout, leaves, advantages, advantages + rollout.values)
+        returns = advantages + rollout.values
+        means = _torch_loss(torch, policy, rollout, guide, leaves, advantages, returns)
         whole = (
             means["policy_loss"]
             + 0.5 * means["value_loss"]
@@ -284,6 +310,7 @@ def test_parity_with_an_update_in_torch(name):
     state, metrics = _learn(
         policy,
         rollout,
+        guide=guide,
         batch_per_task=TIME * ENVS,
         epochs=epochs,
         entropy_weight=0.01,
@@ -304,9 +331,9 @@ def test_parity_with_an_update_in_torch(name):
 @pytest.mark.parametrize("name", POLICIES)
 def test_four_devices_learn_what_one_learns(name):
     policy = POLICIES[name]
-    rollout = _rollout(policy, guided=True)
-    one, numbers = _learn(policy, rollout, ONE)
-    four, same = _learn(policy, rollout, FOUR)
+    rollout, guide = _guided(policy)
+    one, numbers = _learn(policy, rollout, ONE, guide=guide)
+    four, same = _learn(policy, rollout, FOUR, guide=guide)
     assert int(one.step) == 2 * 4  # epochs x minibatches
     assert _difference(one.params, four.params) < 1e-5
     for key, x in numbers.items():
@@ -322,25 +349,23 @@ def _spoilt(rollout, where, junk):
         value = np.array(junk).astype(x.dtype) if x.dtype != bool else True
         return np.where(where.reshape(*where.shape, *[1] * (x.ndim - 3)), value, x)
 
-    guide = dataclasses.replace(rollout.guide, outputs=spoil(rollout.guide.outputs))
-    names = ("frames", "actions", "log_probabilities", "rewards", "values", "next_values")
-    spoilt = {name: spoil(getattr(rollout, name)) for name in names}
-    return dataclasses.replace(rollout, guide=guide, **spoilt)
+    names = ("frames", "actions", "log_probabilities", "rewards", "values", "next_values", "labels")
+    return dataclasses.replace(rollout, **{name: spoil(getattr(rollout, name)) for name in names})
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_was_not_played_is_not_learnt_from(name):
     policy = POLICIES[name]
-    rollout = _rollout(policy, guided=True)
-    clean, numbers = _learn(policy, rollout, FOUR)
+    rollout, guide = _guided(policy)
+    clean, numbers = _learn(policy, rollout, FOUR, guide=guide)
     for junk in (np.nan, 3.0):
-        spoilt, same = _learn(policy, _spoilt(rollout, ~rollout.valid, junk), FOUR)
+        spoilt, same = _learn(policy, _spoilt(rollout, ~rollout.valid, junk), FOUR, guide=guide)
         assert _difference(clean.params, spoilt.params) == 0
         assert _difference(numbers, same) == 0
     played = np.zeros_like(rollout.valid)
     played[1, 3, 2] = True
-    other, _ = _learn(policy, _spoilt(rollout, played, 3.0), FOUR)
+    other, _ = _learn(policy, _spoilt(rollout, played, 3.0), FOUR, guide=guide)
     assert _difference(clean.params, other.params) > 1e-5
 
 
@@ -348,21 +373,15 @@ def test_what_was_not_played_is_not_learnt_from(name):
 def test_what_does_not_count_changes_nothing(name):
     """Experts' outputs, played entries and deviations outside the mask."""
     policy = POLICIES[name]
-    rollout, params = _rollout(policy, guided=True), _params(policy)
-    clean, _ = _learn(policy, rollout, FOUR)
+    (rollout, guide), params = _guided(policy), _params(policy)
+    clean, _ = _learn(policy, rollout, FOUR, guide=guide)
     masks = np.array(MASKS)
     outside = ~masks[:, None, None]
-    guide = dataclasses.replace(
-        rollout.guide, outputs=np.where(outside, np.nan, rollout.guide.outputs)
-    )
-    spoilt = dataclasses.replace(rollout, guide=guide)
+    spoilt = dataclasses.replace(rollout, labels=np.where(outside, np.nan, rollout.labels))
     if policy.form is not None:
-        stds = np.where(masks, guide.log_std, np.nan)
-        guide = dataclasses.replace(guide, log_std=stds)
-        spoilt = dataclasses.replace(
-            spoilt, guide=guide, actions=np.where(outside, np.nan, rollout.actions)
-        )
-    other, _ = _learn(policy, spoilt, FOUR, params=params)
+        guide = dataclasses.replace(guide, log_std=np.where(masks, guide.log_std, np.nan))
+        spoilt = dataclasses.replace(spoilt, actions=np.where(outside, np.nan, rollout.actions))
+    other, _ = _learn(policy, spoilt, FOUR, guide=guide, params=params)
     assert _difference(clean.params, other.params) == 0
 
 
@@ -370,28 +389,25 @@ def test_what_does_not_count_changes_nothing(name):
 def test_what_an_expert_has_no_output_for_is_not_compared(name):
     policy = POLICIES[name]
     known = np.array([[True, False, True, False], [False, True, False, True]])
-    rollout = _rollout(policy, guided=True)
-
-    def learn(**changes):
-        guide = dataclasses.replace(rollout.guide, **changes)
-        return _learn(policy, dataclasses.replace(rollout, guide=guide), ONE)
-
-    clean, numbers = learn(mask=known)
-    unknown = np.where(known[:, None, None], rollout.guide.outputs, 0)
-    same, again = learn(mask=known, outputs=unknown)
+    rollout, guide = _guided(policy)
+    knowing = dataclasses.replace(guide, mask=known)
+    clean, numbers = _learn(policy, rollout, guide=knowing)
+    labels = np.where(known[:, None, None], rollout.labels, 0)
+    unknown = dataclasses.replace(rollout, labels=labels)
+    same, again = _learn(policy, unknown, guide=knowing)
     assert _difference(clean.params, same.params) == 0 == _difference(numbers, again)
-    assert _difference(clean.params, learn(outputs=unknown)[0].params) > 1e-5
+    assert _difference(clean.params, _learn(policy, unknown, guide=guide)[0].params) > 1e-5
     # It is no mask of the policy's own.
-    whole = learn()[1]
+    whole = _learn(policy, rollout, guide=guide)[1]
     np.testing.assert_allclose(numbers["entropy"], whole["entropy"], rtol=0.05)
 
 
 def test_of_one_known_action_an_expert_says_nothing():
     known = np.eye(4, dtype=bool)[[1, 3]]
     policy = POLICIES["one of several"]
-    rollout = _rollout(policy, guided=True)
-    rollout = dataclasses.replace(rollout, guide=dataclasses.replace(rollout.guide, mask=known))
-    assert not _learn(policy, rollout, ONE)[1]["expert_kl"].any()
+    rollout, guide = _guided(policy)
+    guide = dataclasses.replace(guide, mask=known)
+    assert not _learn(policy, rollout, ONE, guide=guide)[1]["expert_kl"].any()
 
 
 def test_a_network_sees_the_stacks_that_were_played():
@@ -411,11 +427,11 @@ def test_a_network_sees_the_stacks_that_were_played():
         return ppo.act(policy, params, jnp.asarray(seen), MASKS[task], key, seats=seats)
 
     rows = [[acted(task, time) for time in range(TIME)] for task in range(2)]
-    chosen, likely, values = (
+    chosen, values, likely = (
         np.array([[row[i] for row in task] for task in rows]) for i in range(3)
     )
     zeros, no = np.zeros(likely.shape, np.float32), np.zeros(likely.shape, bool)
-    rollout = ppo.Rollout(frames, ages, chosen, likely, zeros + 1, ~no, no, ~no, values, zeros + 9)
+    rollout = Rollout(frames, ages, chosen, zeros + 1, ~no, no, ~no, values, zeros + 9, likely)
     still = {"transform": optax.sgd(0.0), "params": params, "batch_per_task": 16}
     _, metrics = _learn(policy, rollout, FOUR, **still)
     np.testing.assert_allclose(metrics["kl"], 0, atol=1e-6)
@@ -507,9 +523,9 @@ def _played(policy, params, key, reward, mask, envs=64):
     acted = ppo.act(policy, params, seen, mask, key, seats=jnp.arange(envs))
     rewards = reward(acted.actions)
     zeros, no = jnp.zeros(envs), jnp.zeros(envs, bool)
-    rows = (acted.actions, acted.log_probabilities, rewards, ~no, no, ~no, acted.values, zeros)
+    rows = (acted.actions, rewards, ~no, no, ~no, acted.values, zeros, acted.log_probabilities)
     rows = [x[None, None] for x in rows]
-    return ppo.Rollout(seen[None, None, :, 0], no[None, None].astype(jnp.uint8), *rows)
+    return Rollout(seen[None, None, :, 0], no[None, None].astype(jnp.uint8), *rows)
 
 
 def _solve(policy, reward, mask, calls, log_std=None):
@@ -520,11 +536,8 @@ def _solve(policy, reward, mask, calls, log_std=None):
         policy,
         transform,
         ONE,
-        masks=mask[None],
-        batch_per_task=32,
-        epochs=4,
-        discount=0.9,
-        trace=0.9,
+        objective=ppo.Objective(mask[None], discount=0.9, trace=0.9),
+        passes=Passes(batch_per_task=32, epochs=4),
     )
     play = jax.jit(lambda params, key: _played(policy, params, key, reward, mask))
     state = learner.create_state(params, transform, ONE)
@@ -564,7 +577,7 @@ def test_a_policy_sees_its_part_of_what_is_shown():
     part = Vector(SEEN, start=2, of=7)
     for name in POLICIES:
         whole, cut = POLICIES[name], dataclasses.replace(POLICIES[name], view=part)
-        rollout, params = _rollout(whole, guided=True), _params(whole)
+        (rollout, guide), params = _guided(whole), _params(whole)
         shown = np.full((*rollout.frames.shape[:-1], 7), 1e3, np.float32)
         shown[..., 2 : 2 + SEEN] = rollout.frames
         seen, key = jnp.asarray(rollout.frames[0, 0, :, None]), jax.random.key(0)
@@ -572,8 +585,8 @@ def test_a_policy_sees_its_part_of_what_is_shown():
         acted = ppo.act(whole, params, seen, MASKS[0], key, seats=seats)
         same = ppo.act(cut, params, jnp.asarray(shown[0, 0, :, None]), MASKS[0], key, seats=seats)
         assert _difference(acted, same) == 0
-        clean, _ = _learn(whole, rollout)
-        other, _ = _learn(cut, dataclasses.replace(rollout, frames=shown))
+        clean, _ = _learn(whole, rollout, guide=guide)
+        other, _ = _learn(cut, dataclasses.replace(rollout, frames=shown), guide=guide)
         assert _difference(clean.params, other.params) == 0
 
 
@@ -688,17 +701,16 @@ def test_a_student_with_output_layers_for_each_game_cannot_go_on():
 )
 def test_numbers_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        ppo.make_update(ppo.Policy(MLP), ADAM, FOUR, **(SETTINGS | changes))
+        _made(ppo.Policy(MLP), ADAM, FOUR, **(SETTINGS | changes))
 
 
 def test_rollouts_that_do_not_fit_are_refused():
     policy = POLICIES["factored"]
     with pytest.raises(ValueError, match="batch_per_task 12 does not divide the 32 steps"):
         _learn(policy, _rollout(policy), batch_per_task=12)
-    rollout = _rollout(policy, guided=True)
-    rollout = dataclasses.replace(rollout, guide=dataclasses.replace(rollout.guide, log_std=None))
+    rollout, guide = _guided(policy)
     with pytest.raises(ValueError, match="has no log_std"):
-        _learn(policy, rollout)
+        _learn(policy, rollout, guide=dataclasses.replace(guide, log_std=None))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import loop, losses, ppo, train_settings
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.algorithm import Observed, Progress
 from jaxdistill.play import lessons
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
@@ -262,7 +263,7 @@ def test_angles_begin_with_the_deviation_that_is_said(tmp_path):
         with learning.Training(chosen, tmp_path / str(degrees), ONE) as training:
             params = jax.device_get(training.state.params)
             shown = tuple(pool.last.observations for pool in training._collector.pools)
-            acted, _ = training._actor.act(shown, BEGUN, 0)
+            acted = training._actor.act(Observed(shown, BEGUN, 0)).actions
             means = ppo.judge(training._learner.policy, params, jnp.asarray(shown[0])).outputs
         assert params["log_std"].shape == (9,)
         np.testing.assert_allclose(np.exp(params["log_std"]), np.radians(degrees), rtol=1e-6)
@@ -279,20 +280,19 @@ def test_the_actor_draws_by_turn_and_remembers_what_it_did(tmp_path):
         (pool,) = training._collector.pools
         shown = (pool.last.observations,)
         actor, params = training._actor, training.state.params
-        actions, remembered = actor.act(shown, BEGUN, 3)
-        again, other = actor.act(shown, BEGUN, 3)[0], actor.act(shown, BEGUN, 4)[0]
+        acted, again, other = (actor.act(Observed(shown, BEGUN, turn)) for turn in (3, 3, 4))
         policy = training._learner.policy
-    assert actions.shape == (1, 8, 9) and remembered.keys() == {"log_probabilities", "values"}
-    np.testing.assert_array_equal(actions, again)
-    assert (np.asarray(actions)[..., 7:] != np.asarray(other)[..., 7:]).all()
+    assert acted.actions.shape == (1, 8, 9) and acted.labels is None
+    np.testing.assert_array_equal(acted.actions, again.actions)
+    assert (np.asarray(acted.actions)[..., 7:] != np.asarray(other.actions)[..., 7:]).all()
     judged = ppo.judge(policy, params, jnp.asarray(pool.last.observations))
     likely = combat.COMBAT.factored.log_probability(
-        judged.outputs, actions[0], combat.AIMING.mask, judged.log_std
+        judged.outputs, acted.actions[0], combat.AIMING.mask, judged.log_std
     )
-    np.testing.assert_allclose(remembered["log_probabilities"][0], likely, rtol=1e-5)
-    np.testing.assert_allclose(remembered["values"][0], judged.values, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(actor.judge(shown, BEGUN)[0], judged.values, rtol=1e-5, atol=1e-6)
-    assert actor.begin(0, 0) == {} == actor.host
+    np.testing.assert_allclose(acted.log_probabilities[0], likely, rtol=1e-5)
+    for values in (acted.values, actor.values(Observed(shown, BEGUN, 4))):
+        np.testing.assert_allclose(values[0], judged.values, rtol=1e-5, atol=1e-6)
+    assert actor.begin(Progress(0, 0)) == {} == actor.checkpoint_arrays
 
 
 def _taught(settings, directory, expert):
@@ -336,12 +336,12 @@ def test_an_expert_is_asked_only_while_it_counts(tmp_path, skilled, monkeypatch)
     assert (chosen.iterations, chosen.expert_fraction) == (6, 0.5)
     act, asked = ppo.Actor.act, []
 
-    def spy(actor, *seen):
-        actions, remembered = act(actor, *seen)
-        asked.append("labels" in remembered)
+    def spy(actor, observed):
+        acted = act(actor, observed)
+        asked.append(acted.labels is not None)
         sent = [isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(actor._asked)]
         assert all(sent), "they are on the devices, and not sent at every step"
-        return actions, remembered
+        return acted
 
     monkeypatch.setattr(ppo.Actor, "act", spy)
     whole, rows = _learnt(chosen, tmp_path / "whole", iterations=6)
@@ -355,7 +355,7 @@ def test_an_expert_is_asked_only_while_it_counts(tmp_path, skilled, monkeypatch)
     assert not any(asked) and len(asked) == 16
     assert _same(whole, resumed)
     begin = ppo.Actor.begin
-    monkeypatch.setattr(ppo.Actor, "begin", lambda actor, *_: begin(actor, 0, 0))
+    monkeypatch.setattr(ppo.Actor, "begin", lambda actor, _: begin(actor, Progress(0, 0)))
     asked.clear()
     always, _ = _learnt(chosen, tmp_path / "always", iterations=6)
     assert all(asked)
@@ -372,7 +372,7 @@ def test_a_copy_without_weight_never_asks_its_expert(tmp_path, skilled):
     with learning.Training(chosen, tmp_path / "run", ONE) as training:
         shown = (training._collector.pools[0].last.observations,)
         for _ in range(2):
-            assert training._actor.act(shown, BEGUN, 0)[1].keys() == {"log_probabilities", "values"}
+            assert training._actor.act(Observed(shown, BEGUN, 0)).labels is None
             assert "expert_kl/combat/duel" not in training.iterate()
 
 
@@ -393,7 +393,7 @@ def test_an_experts_outputs_are_met_at_their_temperature_and_its_angles_as_they_
         chosen = dataclasses.replace(chosen, **{f"{kind}_temperature": 0.25})
         with learning.Training(chosen, tmp_path / expert.name / "run", ONE) as training:
             shown = training._collector.pools[0].last.observations
-            said = np.asarray(training._actor.act((shown,), BEGUN, 0)[1]["labels"])
+            said = np.asarray(training._actor.act(Observed((shown,), BEGUN, 0)).labels)
         own = np.asarray(expert.judge(expert.params, shown))
         np.testing.assert_allclose(said[0], factor * own, rtol=1e-5)
         assert np.abs(own).max() > 0.05
@@ -409,9 +409,9 @@ def test_an_expert_is_met_in_the_keys_that_it_has_and_others_are_played_all_the_
     with learning.Training(chosen, tmp_path / "run", ONE) as training:
         update = training._learner._update
 
-        def spy(state, rollout, key):
-            guides.append(rollout.guide)
-            return update(state, rollout, key)
+        def spy(state, rollout, key, guide):
+            guides.append(guide)
+            return update(state, rollout, key, guide)
 
         training._learner._update = spy
         training.iterate()
@@ -575,18 +575,18 @@ def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student)
         for name, layer in student.params["params"].items():
             assert _same(layer, start[name])
         shown = tuple(pool.last.observations for pool in training._collector.pools)
-        actions, remembered = training._actor.act(shown, BEGUN, 0)
+        acted = training._actor.act(Observed(shown, BEGUN, 0))
         row = training.iterate()
         after = jax.device_get(training.state.params["network"]["params"])
     np.testing.assert_array_equal(
         lessons.masks(training.lessons), [combat.DUEL.mask, combat.CLICKING.mask]
     )
-    assert not np.asarray(actions)[1, :, [0, 1, 2, 3, 4, 5, 7, 8]].any()
-    assert np.asarray(actions)[0, :, 7:].all()
+    assert not np.asarray(acted.actions)[1, :, [0, 1, 2, 3, 4, 5, 7, 8]].any()
+    assert np.asarray(acted.actions)[0, :, 7:].all()
     # The experts label what they see, each with its own outputs.
     team = student.teachers["combat/duel"]
     own = team.judge(team.params, jnp.asarray(shown[0]))
-    np.testing.assert_allclose(remembered["labels"][0], own, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(acted.labels[0], own, rtol=1e-5, atol=1e-6)
     for name in chosen.games:
         assert np.isfinite(row[f"expert_kl/{name}"]) and np.isfinite(row[f"policy_loss/{name}"])
     assert all(not _same(after[name], start[name]) for name in start)

@@ -16,6 +16,8 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, exploration, learner, loop, pqn, train_settings
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.algorithm import Progress
+from jaxdistill.learn.rollout import Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons, rollouts
 from jaxdistill.run import training as runs
@@ -66,8 +68,8 @@ def _by_hand(network, params, observations, begun, carry):
 
 def _observed(rollout, game=0):
     """Stacks `(T, N, ...)` of a rollout, and where its games begin."""
-    frames, ages = rollout["frames"], rollout["ages"]
-    steps, envs = rollout["actions"].shape[1:]
+    frames, ages = rollout.frames, rollout.ages
+    steps, envs = rollout.actions.shape[1:]
     rows = np.arange(steps * envs).reshape(steps, envs)
     depth = frames.shape[1] - steps + 1
     where = np.full_like(rows, game)
@@ -107,17 +109,28 @@ def _rollout(settings):
     ages[:, 3, 1] = 0
     valid = np.ones(shape, bool)
     valid[:, 1, 0] = False
-    return {
-        "actions": rng.choice(tasks.get("carnival").actions, shape),
-        "rewards": rng.normal(size=shape).astype(np.float32),
-        "ended": rng.random(shape) < 0.1,
-        "truncated": np.zeros(shape, bool),
-        "valid": valid,
-        "next_values": rng.normal(size=shape).astype(np.float32),
-        "frames": rng.integers(0, 256, (*frames, 16, 16)).astype(np.uint8),
-        "ages": ages,
-        "carry": (rng.normal(size=(shape[0], shape[2], 5)).astype(np.float32),),
-    }
+    return Rollout(
+        actions=rng.choice(tasks.get("carnival").actions, shape),
+        rewards=rng.normal(size=shape).astype(np.float32),
+        ended=rng.random(shape) < 0.1,
+        truncated=np.zeros(shape, bool),
+        valid=valid,
+        values=np.zeros(shape, np.float32),
+        next_values=rng.normal(size=shape).astype(np.float32),
+        frames=rng.integers(0, 256, (*frames, 16, 16)).astype(np.uint8),
+        ages=ages,
+        carry=(rng.normal(size=(shape[0], shape[2], 5)).astype(np.float32),),
+    )
+
+
+def _update(settings, network, transform, devices):
+    return pqn.make_update(
+        network,
+        transform,
+        devices,
+        objective=pqn.objective_of(settings),
+        passes=Passes(settings.batch_per_game, settings.epochs),
+    )
 
 
 def test_a_window_is_learnt_from_through_its_core_on_one_device_and_on_four():
@@ -131,20 +144,22 @@ def test_a_window_is_learnt_from_through_its_core_on_one_device_and_on_four():
         losses = []
         for game in range(2):
             seen, begun = _observed(rollout, game)
-            carry = tuple(x[game] for x in rollout["carry"])
+            carry = tuple(x[game] for x in rollout.carry)
             outputs, _ = _by_hand(network, params, seen, begun, carry)
             names = ("rewards", "ended", "truncated", "next_values")
             targets = pqn.q_lambda_targets(
-                *(jnp.asarray(rollout[name][game]) for name in names), discount=0.99, trace=0.65
+                *(jnp.asarray(getattr(rollout, name)[game]) for name in names),
+                discount=0.99,
+                trace=0.65,
             )
-            chosen = jnp.take_along_axis(outputs, rollout["actions"][game][..., None], axis=2)
+            chosen = jnp.take_along_axis(outputs, rollout.actions[game][..., None], axis=2)
             errors = jnp.square(chosen[..., 0] - targets)
-            losses.append(0.5 * jnp.where(rollout["valid"][game], errors, 0.0).mean())
+            losses.append(0.5 * jnp.where(rollout.valid[game], errors, 0.0).mean())
         return jnp.stack(losses).mean()
 
     wanted = jax.jit(jax.grad(loss))(params)
     for devices in (ONE, FOUR):
-        learn = pqn.make_learn(settings, network, transform, devices)
+        learn = _update(settings, network, transform, devices)
         state = learner.create_state(params, transform, devices)
         after, _ = learn(state, jax.device_put(rollout, meshes.replicated(devices)), KEY)
         moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, after.params)
@@ -159,7 +174,7 @@ def test_minibatches_are_of_environments_that_change_from_epoch_to_epoch():
     settings = _settings(batch_per_game=2 * 4, epochs=3, games=("pong",))
     network, rollout = train_settings.network_of(settings), _rollout(settings)
     transform = optax.sgd(0.0)
-    learn = pqn.make_learn(settings, network, transform, ONE)
+    learn = _update(settings, network, transform, ONE)
     state = learner.create_state(networks.init(network, KEY, (4, 16, 16)), transform, ONE)
     drawn, unroll = [], networks.unroll
 
@@ -171,7 +186,7 @@ def test_minibatches_are_of_environments_that_change_from_epoch_to_epoch():
         patch.setattr(networks, "unroll", look)
         jax.block_until_ready(learn(state, jax.device_put(rollout, meshes.replicated(ONE)), KEY))
     jax.effects_barrier()
-    (known,) = rollout["carry"]
+    (known,) = rollout.carry
     order = [[int(np.flatnonzero((known[0] == x).all(1))[0]) for x in own] for own in drawn]
     epochs = [[*order[i], *order[i + 1]] for i in range(0, 6, 2)]
     assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
@@ -196,10 +211,10 @@ def whole(tmp_path_factory):
     workdir, seen = tmp_path_factory.mktemp("whole"), []
     learn = pqn.Pqn.learn
 
-    def spy(self, rollout, *arguments, **options):
+    def spy(self, rollout, progress):
         before = jax.tree.map(np.asarray, self.acting)
         seen.append((before, rollout))
-        return learn(self, rollout, *arguments, **options)
+        return learn(self, rollout, progress)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pqn.Pqn, "learn", spy)
@@ -215,7 +230,7 @@ def test_what_was_valued_in_play_is_what_the_window_says_again(whole):
     mask, slow = tasks.get("carnival").mask, None
     for window, ((acting, average), rollout) in enumerate(seen):
         stacks, begun = _observed(rollout)
-        carry = tuple(x[0] for x in rollout["carry"])
+        carry = tuple(x[0] for x in rollout.carry)
         assert begun[0].all() == (window == 0)  # games go on across an evaluation
         if slow is None:
             slow = tuple(np.zeros_like(x) for x in carry)
@@ -223,9 +238,9 @@ def test_what_was_valued_in_play_is_what_the_window_says_again(whole):
         valued, slow = unroll(average, stacks, begun, slow)
         chosen = np.where(mask, said, -np.inf).argmax(-1)[..., None]
         wanted = np.take_along_axis(np.asarray(valued), chosen, axis=2)[..., 0]
-        np.testing.assert_allclose(rollout["values"][0], wanted, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(rollout.values[0], wanted, rtol=1e-3, atol=1e-4)
         if window + 1 < len(seen):
-            for kept, after in zip(own, seen[window + 1][1]["carry"], strict=True):
+            for kept, after in zip(own, seen[window + 1][1].carry, strict=True):
                 np.testing.assert_allclose(kept, after[0], rtol=1e-3, atol=1e-4)
                 assert np.abs(kept).max() > 0.01
     assert any(begun[1:].any() for _, rollout in seen for begun in [_observed(rollout)[1]])
@@ -237,12 +252,12 @@ def test_stopped_in_the_middle_of_games_it_goes_on_as_the_uninterrupted_one(whol
         training.save()
     acting, rollout = whole.seen[1]
     with learning.Training(whole.settings, tmp_path) as training:
-        carried, resumed = training._actor.host, jax.tree.map(np.asarray, training._learner.acting)
+        carried = training._actor.checkpoint_arrays
+        resumed = jax.tree.map(np.asarray, training._learner.acting)
         jax.tree.map(np.testing.assert_array_equal, resumed, acting)
-        training._actor.begin(1, 0)
+        training._actor.begin(Progress(1, 0))
         again, _ = training._collector.rollout(training._actor, 1, FOUR, training.timer)
     assert all(np.abs(carried[f"carry{i}"]).max() > 0.01 for i in range(4)), "of both networks"
-    assert again.keys() == rollout.keys()
     jax.tree.map(np.testing.assert_array_equal, again, rollout)
 
 
@@ -250,7 +265,7 @@ def test_on_one_device_it_plays_the_same(whole, tmp_path):
     with learning.Training(whole.settings, tmp_path, ONE) as training:
         training.iterate()
         alone = training._actor.carry
-    for a, b in zip(alone, whole.seen[1][1]["carry"], strict=True):
+    for a, b in zip(alone, whole.seen[1][1].carry, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 

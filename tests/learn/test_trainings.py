@@ -27,7 +27,9 @@ from jaxdistill.learn import (
     train_settings,
 )
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.algorithm import Progress
 from jaxdistill.learn.collector import RolloutCollector
+from jaxdistill.learn.rollout import Acted, Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.tasks import atari
@@ -220,28 +222,40 @@ def _rollout(games=1):
     """Eight steps of four environments; environment 0 is over at step 2, so step 3 is no step."""
     rng = np.random.default_rng(0)
     shape = (games, 8, 4)
-    rollout = {
-        "actions": rng.choice([0, 1, 3, 4], shape),
-        "rewards": rng.choice([-1.0, 0.0, 1.0], shape).astype(np.float32),
-        "ended": np.zeros(shape, bool),
-        "truncated": np.zeros(shape, bool),
-        "valid": np.ones(shape, bool),
-        "next_values": rng.normal(size=shape).astype(np.float32),
-        "frames": rng.integers(0, 256, (games, 11, 4, 20, 20)).astype(np.uint8),
-        "ages": np.full((games, 11, 4), 3, np.uint8),
-    }
-    rollout["ended"][:, 2, 0] = True
-    rollout["valid"][:, 3, 0] = False
-    rollout["rewards"][:, 3, 0] = 0
-    rollout["ages"][:, 3 + 4 :, 0] = [0, 1, 2, 3]  # the three frames before the first step included
+    rollout = Rollout(
+        actions=rng.choice([0, 1, 3, 4], shape),
+        rewards=rng.choice([-1.0, 0.0, 1.0], shape).astype(np.float32),
+        ended=np.zeros(shape, bool),
+        truncated=np.zeros(shape, bool),
+        valid=np.ones(shape, bool),
+        values=np.zeros(shape, np.float32),
+        next_values=rng.normal(size=shape).astype(np.float32),
+        frames=rng.integers(0, 256, (games, 11, 4, 20, 20)).astype(np.uint8),
+        ages=np.full((games, 11, 4), 3, np.uint8),
+    )
+    rollout.ended[:, 2, 0] = True
+    rollout.valid[:, 3, 0] = False
+    rollout.rewards[:, 3, 0] = 0
+    rollout.ages[:, 3 + 4 :, 0] = [0, 1, 2, 3]  # the three frames before the first step included
     return rollout
 
 
 def _stacks(rollout, game=0):
     """What was seen before each of a game's 32 steps."""
     rows = np.arange(32)
-    frames, ages = (jnp.asarray(rollout[name]) for name in ("frames", "ages"))
+    frames, ages = jnp.asarray(rollout.frames), jnp.asarray(rollout.ages)
     return dataset.stacks(frames, ages, np.full_like(rows, game), rows + 3 * 4, 4)
+
+
+def _update(chosen, network, transform, devices, experts=()):
+    """The update that a training by these settings makes."""
+    return pqn.make_update(
+        network,
+        transform,
+        devices,
+        objective=pqn.objective_of(chosen, experts),
+        passes=Passes(chosen.batch_per_game, chosen.epochs),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +263,7 @@ def learn_once():
     """`learn(rollout) -> (parameters before, after, metrics)` of one compiled learning phase."""
     devices = meshes.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100)
-    learn = pqn.make_learn(_settings(games=("breakout",), epochs=2), NETWORK, transform, devices)
+    learn = _update(_settings(games=("breakout",), epochs=2), NETWORK, transform, devices)
     params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
 
     def run(rollout):
@@ -274,10 +288,10 @@ def test_what_was_not_played_is_not_learnt_from(learn_once):
     spoilt = _rollout()
     # Everything that belongs to the reset row alone: its action, what it is said to have earned,
     # the value after it, and the finished game's last frame.
-    spoilt["actions"][:, 3, 0] = 17
-    spoilt["rewards"][:, 3, 0] = 1e6
-    spoilt["next_values"][:, 3, 0] = -1e6
-    spoilt["frames"][:, 3 + 3, 0] = 255
+    spoilt.actions[:, 3, 0] = 17
+    spoilt.rewards[:, 3, 0] = 1e6
+    spoilt.next_values[:, 3, 0] = -1e6
+    spoilt.frames[:, 3 + 3, 0] = 255
     _, after, _ = learn_once(spoilt)
     assert _difference(clean, after) == 0
     assert _difference(clean, before) > 1e-3
@@ -288,7 +302,7 @@ def test_what_was_played_is_learnt_from(learn_once):
     for name, junk in (("actions", 17), ("rewards", 50.0), ("next_values", 50.0), ("frames", 255)):
         other = _rollout()
         time = 3 + 5 if name == "frames" else 5
-        other[name][:, time, 1] = junk
+        getattr(other, name)[:, time, 1] = junk
         assert _difference(learn_once(other)[1], clean) > 1e-6, name
 
 
@@ -296,7 +310,7 @@ def test_learning_brings_the_chosen_actions_towards_their_targets():
     devices = meshes.create()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=1000, schedule="constant")
     chosen = _settings(games=("pong", "breakout"), epochs=40)
-    learn = pqn.make_learn(chosen, NETWORK, transform, devices)
+    learn = _update(chosen, NETWORK, transform, devices)
     params = jax.jit(lambda key: networks.init(NETWORK, key, (4, 20, 20)))(jax.random.key(0))
     state = learner.create_state(params, transform, devices)
     rollout = jax.device_put(_rollout(games=2), meshes.replicated(devices))
@@ -315,7 +329,7 @@ def _controllers_alone():
 def test_every_game_teaches_its_own_controller():
     devices, network = meshes.create(), _controllers_alone()
     transform = learner.optimiser("radam", learning_rate=1e-2, updates=100, clip_norm=1e9)
-    learn = pqn.make_learn(_settings(), network, transform, devices)
+    learn = _update(_settings(), network, transform, devices)
     params = networks.init(network, jax.random.key(0), (4, 20, 20))
 
     def learnt(rollout):
@@ -324,11 +338,11 @@ def test_every_game_teaches_its_own_controller():
         return learn(state, rollout, jax.random.key(1))[0].params["params"]
 
     rollout = _rollout(games=2)
-    rollout["actions"][:] = 3  # valid in both
+    rollout.actions[:] = 3  # valid in both
     one = learnt(rollout)
     # Another array: the first may be what a device is still reading.
-    rewards = rollout["rewards"] + np.array([0, 1])[:, None, None]
-    other = learnt(rollout | {"rewards": rewards.astype(np.float32)})
+    rewards = rollout.rewards + np.array([0, 1])[:, None, None]
+    other = learnt(dataclasses.replace(rollout, rewards=rewards.astype(np.float32)))
     assert _difference(one["controller1"], other["controller1"]) == 0
     assert _difference(one["controller2"], other["controller2"]) > 1e-3
     assert _difference(one["controller1"], params["params"]["controller1"]) > 1e-3
@@ -382,23 +396,22 @@ def test_with_an_expert_the_student_learns_to_choose_alike():
         actions=tuple(range(18)),
         game="pong",
     )
-    learn = pqn.make_learn(chosen, NETWORK, transform, devices, [expert])
-    alone = pqn.make_learn(chosen, NETWORK, transform, devices)
+    learn = _update(chosen, NETWORK, transform, devices, [expert])
 
-    def run(function, weight):
+    def run(weight):
         rollout = jax.device_put(_rollout(), meshes.replicated(devices))
-        rollout |= {"expert_params": [other], "expert_weight": jnp.float32(weight)}
+        taught = None if weight is None else pqn.Taught([other], jnp.float32(weight))
         state = learner.create_state(params, transform, devices)
         distances = []
         for i in range(3):
-            state, numbers = function(state, rollout, jax.random.key(i))
+            state, numbers = learn(state, rollout, jax.random.key(i), taught)
             distances.append(float(numbers.get("expert_kl", 0)))
         return state.params, distances
 
-    _, distances = run(learn, 100.0)
+    _, distances = run(100.0)
     assert distances[2] < 0.5 * distances[0]
     # Without weight it is Q-learning alone.
-    assert _difference(run(learn, 0.0)[0], run(alone, 0.0)[0]) < 1e-6
+    assert _difference(run(0.0)[0], run(None)[0]) < 1e-6
 
 
 def test_what_an_expert_has_no_output_for_is_not_taught():
@@ -414,18 +427,17 @@ def test_what_an_expert_has_no_output_for_is_not_taught():
     other["params"]["action"]["bias"] += 9.0
     expert = Expert("four", lacking, other, "q", (4, 0, 3, 1), game="pong")
     transform = optax.sgd(0.0)  # so that all minibatches are learnt from by the same network
-    learn = pqn.make_learn(chosen, NETWORK, transform, devices, [expert])
+    learn = _update(chosen, NETWORK, transform, devices, [expert])
     rollout = _rollout()
     stacks = _stacks(rollout)
     ours, theirs = networks.forward(NETWORK, params, stacks), expert.judge(other, stacks)
     ours, theirs = (jax.nn.log_softmax(x[:, np.array(known)] / 0.1) for x in (ours, theirs))
     apart = (np.exp(theirs) * (theirs - ours)).sum(axis=1)
-    wanted = np.where(rollout["valid"].reshape(-1), apart, 0).mean()
-    rollout |= {"expert_params": [other], "expert_weight": jnp.float32(1.0)}
+    wanted = np.where(rollout.valid.reshape(-1), apart, 0).mean()
+    taught = pqn.Taught([other], jnp.float32(1.0))
     state = learner.create_state(params, transform, devices)
-    _, numbers = learn(
-        state, jax.device_put(rollout, meshes.replicated(devices)), jax.random.key(0)
-    )
+    rollout = jax.device_put(rollout, meshes.replicated(devices))
+    _, numbers = learn(state, rollout, jax.random.key(0), taught)
     assert wanted > 1e-3
     np.testing.assert_allclose(numbers["expert_kl"], wanted, rtol=1e-3)
 
@@ -453,21 +465,24 @@ def test_rewards_and_experts_are_learnt_from_together_by_hand():
             ours, theirs = (networks.forward(NETWORK, p, stacks) for p in (params, others[game]))
             names = ("rewards", "ended", "truncated", "next_values")
             targets = pqn.q_lambda_targets(
-                *(jnp.asarray(rollout[name][game]) for name in names), discount=0.99, trace=0.65
+                *(jnp.asarray(getattr(rollout, name)[game]) for name in names),
+                discount=0.99,
+                trace=0.65,
             )
-            errors = ours[np.arange(32), rollout["actions"][game].reshape(-1)] - targets.reshape(-1)
+            errors = ours[np.arange(32), rollout.actions[game].reshape(-1)] - targets.reshape(-1)
             ours = jax.nn.log_softmax(ours[:, valid] / 0.5)
             theirs = jax.nn.log_softmax(theirs[:, valid] / temperature)
             apart = (jnp.exp(theirs) * (theirs - ours)).sum(axis=1)
             rows = 0.5 * jnp.square(errors) + 0.25 * 0.5 * apart
-            means.append(jnp.where(rollout["valid"][game].reshape(-1), rows, 0.0).mean())
+            means.append(jnp.where(rollout.valid[game].reshape(-1), rows, 0.0).mean())
         return jnp.stack(means).mean()
 
     wanted = jax.jit(jax.grad(loss))(params)
-    learn = pqn.make_learn(chosen, NETWORK, transform, devices, experts)
+    learn = _update(chosen, NETWORK, transform, devices, experts)
     state = learner.create_state(params, transform, devices)
-    rollout |= {"expert_params": others, "expert_weight": jnp.float32(0.25)}
-    after, _ = learn(state, jax.device_put(rollout, meshes.replicated(devices)), jax.random.key(1))
+    rollout = jax.device_put(rollout, meshes.replicated(devices))
+    taught = pqn.Taught(others, jnp.float32(0.25))
+    after, _ = learn(state, rollout, jax.random.key(1), taught)
     moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, after.params)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), moved, wanted)
 
@@ -492,23 +507,23 @@ def test_an_expert_is_asked_only_while_it_counts():
         experts=(ExpertSource("any"),),
     )
     algorithm, taught, weights = _parallel(chosen, params, expert), [], []
-    learn = algorithm._learn_taught
+    update = algorithm._update
 
-    def spy(state, rollout, key):
-        weights.append(float(rollout["expert_weight"]))
-        return learn(state, rollout, key)
+    def spy(state, rollout, key, given):
+        weights.append(given and float(given.weight))
+        return update(state, rollout, key, given)
 
-    algorithm._learn_taught = spy
+    algorithm._update = spy
     for iteration in range(4):
-        numbers = algorithm.learn(_rollout(), iteration, jax.random.key(0), copies=False)
+        numbers = algorithm.learn(_rollout(), Progress(iteration, 0))
         taught.append("expert_kl" in numbers)
-    assert taught == [True, True, False, False] and weights == [1.0, 0.5]
+    assert taught == [True, True, False, False] and weights == [1.0, 0.5, None, None]
 
 
-def test_the_judge_of_double_q_follows_by_a_tenth_of_the_way():
+def test_the_average_of_double_q_learning_follows_by_a_tenth_of_the_way():
     params = jax.jit(lambda: networks.init(NETWORK, jax.random.key(0), (4, 20, 20)))()
     algorithm = _parallel(_settings(games=("pong",), double=True, learning_rate=0.05), params)
-    algorithm.learn(_rollout(), 0, jax.random.key(0), copies=False)
+    algorithm.learn(_rollout(), Progress(0, 0))
     learnt, average = algorithm.acting
     assert _difference(learnt, params) > 1e-3
     wanted = jax.tree.map(lambda old, new: old + 0.1 * (new - old), params, jax.device_get(learnt))
@@ -631,21 +646,21 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
 
         carry = (np.full((1, 2, 1), 7),)
 
-        def act(self, observations, begun, turn):
-            turns.append(turn)
-            more = {"values": self.judge(observations, begun), "asked": np.full((1, 2), len(turns))}
-            return np.full((1, 2), 3), more
+        def act(self, observed):
+            turns.append(observed.turn)
+            values, asked = self.values(observed), np.full((1, 2), len(turns))
+            return Acted(np.full((1, 2), 3), values, log_probabilities=asked)
 
-        def judge(self, observations, begun):
-            (shown,) = observations
-            begins.append(begun[0, 0].item())
+        def values(self, observed):
+            (shown,) = observed.observations
+            begins.append(observed.begun[0, 0].item())
             seen.append(np.asarray(shown)[:, 0, 0, 0])
             return 100.0 * np.asarray(shown)[None, :, 0, 0, 0]
 
     rollout, finished = collector.rollout(Actor(), 2, meshes.create(), clocks.Timer())
 
     def column(name, slot=0):
-        return rollout[name][0, :, slot].tolist()
+        return getattr(rollout, name)[0, :, slot].tolist()
 
     assert column("rewards") == rewards  # and none at resets
     assert column("ended") == [NO, YES, NO, YES, NO, NO, NO, NO]
@@ -657,14 +672,15 @@ def test_a_rollout_tells_lost_lives_ends_cuts_and_resets_apart(scripted_envpool,
     assert [row.tolist() for row in seen] == [[n, n] for n in range(9)]
     # Where games begin, and what was carried into the first step, whatever was carried on since.
     assert begins == [YES, NO, NO, NO, NO, YES, NO, YES, NO]
-    assert rollout["carry"] == Actor.carry
+    assert rollout.carry == Actor.carry and rollout.labels is None
     # What is remembered of each step stands beside it; turns are counted through iterations.
-    assert column("values") == [100.0 * n for n in range(8)] and column("asked") == [*range(1, 9)]
+    assert column("values") == [100.0 * n for n in range(8)]
+    assert column("log_probabilities") == [*range(1, 9)]
     assert turns == [*range(2 * 8, 3 * 8)]
     assert collector.log.shape == (1, 8, 2) and (collector.log == 3).all()
     # The three frames before the first step, then what each step was decided on.
-    assert rollout["frames"].shape == (1, 3 + 8, 2, 84, 84)
-    assert rollout["frames"][0, :, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert rollout.frames.shape == (1, 3 + 8, 2, 84, 84)
+    assert rollout.frames[0, :, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
     assert column("ages")[3:] == [0, 1, 2, 3, 4, 0, 1, 0]
     assert finished == [[7.0 - 3 + 1, 0.0]]  # unclipped scores of the two games that ended
     assert not any(column("ended", 1)) and all(column("valid", 1))
@@ -696,13 +712,13 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
 
     monkeypatch.setattr(exploration.Explorer, "__call__", spy)
     with learning.Training(chosen, tmp_path / "run") as training:
-        learn = training._learner._learn
+        update = training._learner._update
 
-        def learn_with(state, rollout, key):
+        def spying(state, rollout, key, taught):
             keys.append(str(jax.random.key_data(key)))
-            return learn(state, rollout, key)
+            return update(state, rollout, key, taught)
 
-        training._learner._learn = learn_with
+        training._learner._update = spying
         rows = [training.iterate() for _ in range(3)]
     turns, epsilons = zip(*asked, strict=True)
     assert turns == tuple(range(3 * 8))
@@ -1039,8 +1055,11 @@ def test_bad_settings_name_the_field_and_the_numbers(changes, message):
 
 
 def test_a_batch_that_does_not_split_over_the_devices_is_refused():
+    chosen, params = _settings(games=("pong",), batch_per_game=2), {"params": {}}
     with pytest.raises(ValueError, match="batch_per_game 2 is not divisible by 4 devices"):
-        pqn.make_learn(_settings(batch_per_game=2), NETWORK, None, meshes.create())
+        _parallel(chosen, params)
+    with pytest.raises(ValueError, match="batch_per_task 2 is not divisible by 4 devices"):
+        _update(chosen, NETWORK, None, meshes.create())
 
 
 @pytest.mark.parametrize(
