@@ -6,12 +6,14 @@ Where parameters are given, those of the new network are made of them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.networks.convolutions import ConvLayer
 from jaxdistill.networks.descriptions import same_architecture
 from jaxdistill.networks.network import Network, Params, Stream, check_core, check_streams
 from jaxdistill.networks.table import NETWORKS
@@ -196,41 +198,76 @@ def torso(network: Network) -> Network:
     )
 
 
-def may_take_torso(own: Network, other: Network) -> bool:
-    """Whether `own` has the convolutions of `other`, or the same ones with more features."""
-    theirs = torso(other)
-    if same_architecture(torso(own), theirs):
-        return bool(own.convs or own.residual)
-    if own.layer_norm or len(own.convs) != len(other.convs):
-        return False
-    pairs = list(zip(own.convs, other.convs, strict=True))
-    cut = own.clone(convs=tuple(dataclasses.replace(a, features=b.features) for a, b in pairs))
-    wide = all(a.features >= b.features for a, b in pairs)
-    return wide and same_architecture(torso(cut), theirs)
+def may_take_torso(own: Network, *others: Network) -> bool:
+    """Whether `own` has the convolutions of `others` side by side, perhaps with more features.
 
-
-def with_torso(params: Params, other: Params) -> Params:
-    """`params` with the convolutions of `other`, of a network whose torso this one may take.
-
-    Where there are more features than in `other`, its own are the first and begin by seeing what
-    they see there, none of the new ones; those are as in `params` and see all. So nothing that
-    `other` has learnt to see is lost, and there is room for what it has not (as Net2WiderNet, Chen
-    et al. 2016, but that the new ones are no copies).
+    Or those of the only one, whatever they are. Of several, and where there is more room, a layer
+    of `own` has at least as many features as theirs have together, the same stride and padding,
+    and, without padding, a kernel that is as large or larger. They may have fewer layers.
     """
-    return {
-        "params": {
-            name: jax.tree.map(_widened, layer, other["params"][name])
-            if name.startswith(("input", "conv", "section"))
-            else layer
-            for name, layer in params["params"].items()
-        }
-    }
+    if len(others) == 1 and same_architecture(torso(own), torso(others[0])):
+        return bool(own.convs or own.residual)
+    if own.layer_norm or own.residual or not own.convs:
+        return False
+    free = [layer.features for layer in own.convs]
+    for other in others:
+        if not 0 < len(other.convs) <= len(free) or not all(map(_fits, other.convs, own.convs)):
+            return False
+        activation = own.activations[: len(other.convs)] + own.activations[len(free) :]
+        like = torso(own.clone(convs=other.convs, activation=activation))
+        if not same_architecture(like, torso(other)):
+            return False
+        for index, layer in enumerate(other.convs):
+            free[index] -= layer.features
+    return min(free) >= 0
 
 
-def _widened(fresh: jax.Array, taken: jax.Array) -> jax.Array:
-    """A kernel `(k, k, C, F)` or bias `(F,)` whose first features are those of `taken`."""
+def _fits(theirs: ConvLayer, own: ConvLayer) -> bool:
+    """Whether a layer has room for the kernels of another."""
+    alike = dataclasses.replace(theirs, features=own.features, kernel=own.kernel) == own
+    return alike and (
+        theirs.kernel == own.kernel or (theirs.kernel < own.kernel and own.pad == (0, 0))
+    )
+
+
+def with_torso(params: Params, *others: Params) -> Params:
+    """`params` with the convolutions of `others`, of networks whose torsos this one may take.
+
+    Where there are more features, those of `others` are the first, in their order, and begin by
+    seeing what they see there, each its own features alone; the rest are as in `params` and see
+    all. So nothing that the others have learnt to see is lost, and there is room for what they have
+    not (as Net2WiderNet, Chen et al. 2016, but that the new ones are no copies). A smaller kernel
+    lies in the upper left corner of a larger one, whose other weights begin at 0.
+    """
+    layers = dict(params["params"])
+    before = [0] * len(others)  # where the features of each begin, in the layer before
+    for name, layer in params["params"].items():
+        if not name.startswith(("input", "conv", "section")):
+            continue
+        first = 0
+        for index, other in enumerate(others):
+            taken = other["params"].get(name)
+            if taken is None:  # it has fewer layers
+                continue
+            place = functools.partial(_placed, before=before[index], first=first)
+            layer = jax.tree.map(place, layer, taken)
+            if "kernel" in taken:
+                before[index], first = first, first + taken["kernel"].shape[-1]
+        layers[name] = layer
+    return {"params": layers}
+
+
+def _placed(fresh: jax.Array, taken: jax.Array, before: int, first: int) -> jax.Array:
+    """A kernel `(k, k, C, F)` or bias `(F,)` whose features from `first` on are those of `taken`.
+
+    Args:
+      before: index of the first of the C channels that these see.
+    """
     if fresh.shape == taken.shape:
         return taken
-    features = taken.shape[-1]
-    alone = jnp.asarray(fresh).at[..., :features].set(0.0)
-    return alone.at[tuple(slice(size) for size in taken.shape)].set(taken)
+    own = slice(first, first + taken.shape[-1])
+    alone = jnp.asarray(fresh).at[..., own].set(0.0)
+    if taken.ndim == 1:
+        return alone.at[own].set(taken)
+    rows, columns, channels, _ = taken.shape
+    return alone.at[:rows, :columns, before : before + channels, own].set(taken)

@@ -152,7 +152,7 @@ def _begins(run: Run) -> dict[str, str]:
     """Of each task the convolutions that the student could have begun with, in a new run."""
     learn = run.settings.learn
     if learn.warm_start is not None:
-        return _room_beside(run, learn.warm_start) if learn.warm_layers == "convolutions" else {}
+        return _room_beside(run, *learn.sees_as) if len(learn.sees_as) == 1 else {}
     flags = {}
     for lesson in run.taught:
         expert = lesson.teacher

@@ -241,8 +241,9 @@ def _claim_start(run: Run, workdir: pathlib.Path, initial: networks.Params) -> N
     Raises:
       ValueError: the file, or the run, that the student begins with has become another.
     """
-    named = run.settings.learn.warm_start
-    if named is not None and named not in run.names:
+    learn = run.settings.learn
+    named = learn.sees_as or filter(None, [learn.begins_as])
+    if not set(named) <= set(run.names):
         known = {"warm start": records.fingerprint(initial)}
         origins.check(workdir, known)
         origins.claim(workdir, known, begins=True)

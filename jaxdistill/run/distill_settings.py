@@ -129,7 +129,8 @@ class Learn:
       warm_layers: what the student copies of `warm_start`: "all", or the "convolutions", behind
         which it begins fresh: it has less to unlearn, and the other network may be of another shape
         there. The student's convolutions may have more features, which begin fresh too: room for
-        what other games need to be seen.
+        what other games need to be seen. Of several games or files, with commas between them, the
+        convolutions stand side by side.
       target_retention: learning ends once the student keeps this much of every game in the games
         it is chosen by, 1 being all; None learns all rounds. Of experts that are followed it is
         of what they play by then.
@@ -178,6 +179,13 @@ class Learn:
     def begins_as(self) -> str | None:
         """Whose answers the student begins with: those of `warm_start`, if all of it is copied."""
         return self.warm_start if self.warm_layers == "all" else None
+
+    @property
+    def sees_as(self) -> tuple[str, ...]:
+        """Whose convolutions alone the student begins with, side by side."""
+        if self.warm_start is None or self.warm_layers == "all":
+            return ()
+        return tuple(self.warm_start.split(","))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -12,6 +14,24 @@ from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
 from jaxdistill.run import kinds, student_json, students
 from jaxdistill.run.common import Run
+from jaxdistill.tasks.views import AnyView
+
+
+class _Source(NamedTuple):
+    """What a student may begin as, or see as.
+
+    Attributes:
+      name: as messages call it.
+      network, params: its own.
+      view: what it sees.
+      actions: what its outputs are, of the suite's.
+    """
+
+    name: str
+    network: networks.Network
+    params: networks.Params
+    view: AnyView
+    actions: tuple[int, ...]
 
 
 def initial_params(run: Run) -> networks.Params:
@@ -19,9 +39,32 @@ def initial_params(run: Run) -> networks.Params:
     learn = run.settings.learn
     if learn.begins_as is not None:
         return params_of(run, learn.begins_as, "learn.warm_start")
-    if learn.warm_start is None:
+    if not learn.sees_as:
         return fresh_params(run)
-    return params_of(run, learn.warm_start, "learn.warm_start", behind=fresh_params(run))
+    sources = [_read(run, named, "learn.warm_start") for named in learn.sees_as]
+    shown_alike = all(source.view.shape == run.view.shape for source in sources)
+    theirs = [source.network for source in sources]
+    if not (shown_alike and networks.may_take_torso(run.network, *theirs)):
+        raise ValueError(_other_convolutions(run, sources))
+    return networks.with_torso(fresh_params(run), *(source.params for source in sources))
+
+
+def _other_convolutions(run: Run, sources: Sequence[_Source]) -> str:
+    who, own = " and ".join(source.name for source in sources), run.settings.network
+    if len(sources) == 1:
+        others = run.convolutions_of(sources[0].network, sources[0].view)
+        differ = (
+            f"{who} and the student (network {own!r}) do not have the same convolutions, nor the "
+            f"student the same ones with more features; "
+        )
+        advice = f"set convolutions to {others}, " if others else ""
+    else:
+        differ = (
+            f"the student (network {own!r}) has no room for the convolutions of {who}, which are "
+        )
+        differ += " and ".join(networks.describe_convolutions(x.network.convs) for x in sources)
+        advice = "; set convolutions to as many features as these have together, "
+    return f"learn.warm_start: {differ}{advice}leave learn.warm_layers at 'all', or begin fresh"
 
 
 def fresh_params(run: Run) -> networks.Params:
@@ -29,61 +72,58 @@ def fresh_params(run: Run) -> networks.Params:
     return networks.init(run.network, jax.random.fold_in(run.key, 100), run.view.shape)
 
 
-def params_of(
-    run: Run, named: str, field: str, *, behind: networks.Params | None = None
-) -> networks.Params:
-    """What a student of the run may begin as.
+def params_of(run: Run, named: str, field: str) -> networks.Params:
+    """All that a student of the run may begin as.
 
     Args:
       named: a game of the run, whose expert is meant; a file of any expert; the directory of
         another run, whose student is; or a student that was exported or pushed.
       field: the setting that names it.
-      behind: the convolutions alone are copied, with these parameters behind them.
 
     Raises:
       FileNotFoundError, ValueError: it is none of these, cannot be read, or is of another shape.
     """
-    path = pathlib.Path(named)
-    actions: tuple[int, ...] = tuple(range(run.suite.num_actions))
-    if named not in run.names and kinds.of(path) is not None:
-        settings, state, network = students.load_student(path)
-        view = student_json.load_roles(path, settings)[0].view
-        name, params = f"the student of {named}", jax.device_get(state.eval_params)
-    elif named not in run.names and (exported := travelling.read(named)) is not None:
-        network, view = exported.network, exported.roles[0].view
-        name, params = f"the student {named}", exported.params
-    else:
-        if named in run.names:
-            expert = run.experts[run.names.index(named)]
-        elif shipped.found(path).exists() or hub.is_address(named):
-            expert = formats.load(named)
-        else:
-            raise ValueError(
-                f"{field} {named!r} is neither a game of this run ({', '.join(run.names)}) nor a "
-                f"file or a run"
-            )
-        if isinstance(expert, Team):
-            raise ValueError(
-                f"{field}: {named} is played by several experts together; name one of the others, "
-                f"a file, or begin fresh"
-            )
-        name, params, actions = expert.name, expert.params, expert.actions
-        network, view = expert.network, expert.view
-    shown_alike = view.shape == run.view.shape
-    if behind is not None:
-        if not (shown_alike and networks.may_take_torso(run.network, network)):
-            others = run.convolutions_of(network, view)
-            raise ValueError(
-                f"{field}: {name} and the student (network {run.settings.network!r}) do not have "
-                f"the same convolutions, nor the student the same ones with more features; "
-                + (f"set convolutions to {others}, " if others else "")
-                + "leave learn.warm_layers at 'all', or begin fresh"
-            )
-        return networks.with_torso(behind, params)
-    same = networks.same_architecture(network, run.network)
-    if not (same and shown_alike and actions == tuple(range(run.suite.num_actions))):
+    source = _read(run, named, field)
+    alike = networks.same_architecture(source.network, run.network)
+    alike = alike and source.view.shape == run.view.shape
+    if not (alike and source.actions == tuple(range(run.suite.num_actions))):
         raise ValueError(
-            f"{field}: {name} ({network.num_outputs} outputs) is not of the student's shape "
-            f"(network {run.settings.network!r}); begin fresh instead"
+            f"{field}: {source.name} ({source.network.num_outputs} outputs) is not of the "
+            f"student's shape (network {run.settings.network!r}); begin fresh instead"
         )
-    return params
+    return source.params
+
+
+def _read(run: Run, named: str, field: str) -> _Source:
+    """Whoever `params_of` calls `named`; raises as it does but for the shape."""
+    path = pathlib.Path(named)
+    every = tuple(range(run.suite.num_actions))
+    if named not in run.names:
+        if kinds.of(path) is not None:
+            settings, state, network = students.load_student(path)
+            view = student_json.load_roles(path, settings)[0].view
+            params = jax.device_get(state.eval_params)
+            return _Source(f"the student of {named}", network, params, view, every)
+        if (exported := travelling.read(named)) is not None:
+            name, view = f"the student {named}", exported.roles[0].view
+            return _Source(name, exported.network, exported.params, view, every)
+    if named in run.names:
+        expert = run.experts[run.names.index(named)]
+    elif shipped.found(path).exists() or hub.is_address(named):
+        expert = formats.load(named)
+    elif "," in named:
+        raise ValueError(
+            f"{field} {named!r}: the student begins as one of these; of several it may have the "
+            f"convolutions, with learn.warm_layers=convolutions"
+        )
+    else:
+        raise ValueError(
+            f"{field} {named!r} is neither a game of this run ({', '.join(run.names)}) nor a file "
+            f"or a run"
+        )
+    if isinstance(expert, Team):
+        raise ValueError(
+            f"{field}: {named} is played by several experts together; name one of the others, a "
+            f"file, or begin fresh"
+        )
+    return _Source(expert.name, expert.network, expert.params, expert.view, expert.actions)

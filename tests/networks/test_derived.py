@@ -138,6 +138,64 @@ def test_a_wider_network_begins_by_seeing_all_that_the_other_sees():
     )
 
 
+def _convolved(params, strides, pixels):
+    """The features of every layer, `(B, rows, columns, F)` each."""
+    x, features = jnp.moveaxis(pixels, 1, -1) / 255.0, []
+    for i, stride in enumerate(strides, 1):
+        layer = params["params"][f"conv{i}"]
+        x = jax.lax.conv_general_dilated(
+            x,
+            layer["kernel"],
+            (stride, stride),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = jax.nn.relu(x + layer["bias"])
+        features.append(x)
+    return features
+
+
+def test_a_student_begins_by_seeing_what_several_experts_see_side_by_side():
+    """One of larger kernels, one of smaller and one of fewer layers, in more features."""
+    deep, shape = TINY.clone(hidden=()), (3, 36, 36)
+    others = [
+        deep,
+        deep.clone(convs=(ConvLayer(2, 8, 4), ConvLayer(3, 3, 2))),
+        deep.clone(convs=(ConvLayer(1, 8, 4),)),
+    ]
+    own = deep.clone(convs=(ConvLayer(9, 8, 4), ConvLayer(8, 4, 2)))
+    assert networks.may_take_torso(own, *others)
+    taken = [random_params(other, shape) for other in others]
+    fresh = random_params(own, shape)
+    begun = networks.with_torso(fresh, *taken)
+    pixels = some_pixels(2, *shape)
+    first, second = _convolved(begun, (4, 2), pixels)
+    for index, (start, then) in enumerate(((0, 0), (4, 4), (6, None))):
+        theirs = _convolved(taken[index], (4, 2)[: len(others[index].convs)], pixels)
+        features = theirs[0].shape[-1]
+        np.testing.assert_allclose(
+            first[..., start : start + features], theirs[0], rtol=1e-4, atol=1e-5
+        )
+        if then is not None:
+            rows, columns, features = theirs[1].shape[1:]
+            same = second[:, :rows, :columns, then : then + features]
+            np.testing.assert_allclose(
+                same, theirs[1][:, : same.shape[1], : same.shape[2]], rtol=1e-4, atol=1e-4
+            )
+    for name, known in (("conv1", 7), ("conv2", 7)):
+        for part in ("kernel", "bias"):
+            new = begun["params"][name][part][..., known:]
+            np.testing.assert_array_equal(new, fresh["params"][name][part][..., known:])
+    assert not networks.may_take_torso(
+        own.clone(convs=(ConvLayer(6, 8, 4), ConvLayer(8, 4, 2))), *others
+    )
+    assert not networks.may_take_torso(
+        own.clone(convs=(ConvLayer(9, 8, 4), ConvLayer(6, 4, 2))), *others
+    )
+    padded = own.clone(convs=(ConvLayer(9, 8, 4), ConvLayer(8, 4, 2, 1)))
+    assert not networks.may_take_torso(padded, *others)
+
+
 @pytest.mark.parametrize(
     ("own", "other"),
     [

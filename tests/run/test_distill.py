@@ -448,10 +448,9 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
 def test_a_warm_start_may_be_what_comes_with_the_package(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there are no experts
     named = "experts/freeway.pth"
-    run = common.Run(dataclasses.replace(settings, network="dueling"), meshes.create())
-    begun = warm_start.params_of(
-        run, named, "learn.warm_start", behind=warm_start.fresh_params(run)
-    )
+    learn = dataclasses.replace(settings.learn, warm_start=named, warm_layers="convolutions")
+    dueling = dataclasses.replace(settings, network="dueling", learn=learn)
+    begun = warm_start.initial_params(common.Run(dueling, meshes.create()))
     kernel = formats.load(shipped.ROOT / named).params["params"]["conv1"]["kernel"]
     np.testing.assert_array_equal(begun["params"]["conv1"]["kernel"], kernel)
 
@@ -527,6 +526,36 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
             begun(name, warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
 
 
+def test_a_student_may_begin_with_several_experts_convolutions(settings, tmp_path):
+    layers = {"deep": ((4, 8, 4), (3, 4, 2)), "wide": ((2, 8, 4),)}
+    for seed, (name, convs) in enumerate(layers.items()):
+        network = networks.Network(convs=tuple(networks.ConvLayer(*x) for x in convs))
+        params = networks.init(network, jax.random.key(seed), (4, 84, 84))
+        _save_expert(tmp_path / name, network, params, "q")
+    learn = dataclasses.replace(
+        settings.learn,
+        rounds=1,
+        warm_start=f"{tmp_path}/deep,{tmp_path}/wide",
+        warm_layers="convolutions",
+    )
+    changed = dataclasses.replace(settings, convolutions="7x8/4,3x4/2", learn=learn)
+    begun = warm_start.initial_params(common.Run(changed, meshes.create()))["params"]
+    kernels = [Expert.load(tmp_path / name).params["params"]["conv1"]["kernel"] for name in layers]
+    np.testing.assert_array_equal(begun["conv1"]["kernel"][..., :6], np.concatenate(kernels, -1))
+    distill.distill(changed, tmp_path / "run", stop_after="round:1")
+    assert (tmp_path / "run/begun_with.json").exists()
+
+    narrow = dataclasses.replace(changed, convolutions="5x8/4,3x4/2")
+    words = (
+        r"has no room for the convolutions of warm and warm, which are 4x8/4,3x4/2 and 2x8/4; set"
+    )
+    with pytest.raises(ValueError, match=words):
+        warm_start.initial_params(common.Run(narrow, meshes.create()))
+    whole = dataclasses.replace(changed, learn=dataclasses.replace(learn, warm_layers="all"))
+    with pytest.raises(ValueError, match=r"learn.warm_layers=convolutions"):
+        warm_start.initial_params(common.Run(whole, meshes.create()))
+
+
 def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_path):
     """Those of an expert that is no `NETWORKS`, padded ones too, to begin with and to read back."""
     convs = (networks.ConvLayer(8, 8, 4, 1), networks.ConvLayer(4, 5, 3, 1, 1))
@@ -560,7 +589,7 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
     )
     assert told == {
         "pong": f"{flags.format('pong')} --config.convolutions={said}",
-        "breakout": f"{flags.format('breakout')} --config.convolutions=4x8/4,4x4/2",
+        "breakout": flags.format("breakout"),  # 4x8/4,4x4/2: the student has room for them
     }
     low = {"game": "pong", "retention": 0.5, "retention_interval": [0.4, 0.6]}
     for learn, hinted in ((settings.learn, True), (changed.learn, False)):
