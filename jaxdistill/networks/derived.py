@@ -230,6 +230,16 @@ def _fits(theirs: ConvLayer, own: ConvLayer) -> bool:
     )
 
 
+def side_by_side(*others: Network) -> tuple[ConvLayer, ...]:
+    """Convolutions with room for those of `others`, as far as there are such: `may_take_torso`."""
+    layers = []
+    for index in range(max(len(other.convs) for other in others)):
+        theirs = [other.convs[index] for other in others if index < len(other.convs)]
+        features, kernel = sum(x.features for x in theirs), max(x.kernel for x in theirs)
+        layers.append(dataclasses.replace(theirs[0], features=features, kernel=kernel))
+    return tuple(layers)
+
+
 def with_torso(params: Params, *others: Params) -> Params:
     """`params` with the convolutions of `others`, of networks whose torsos this one may take.
 

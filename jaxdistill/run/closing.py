@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import meshes, metrics, networks
-from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import dataset
 from jaxdistill.play import clips, evaluation, lessons
+from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page, tables
 from jaxdistill.run import data, distill_settings
 from jaxdistill.run.common import Run
@@ -169,8 +170,36 @@ def _begins(run: Run) -> dict[str, str]:
 
 
 def _room_beside(run: Run, named: str) -> dict[str, str]:
-    """Half as many features more, for the tasks whose expert's convolutions are not copied."""
+    """For the tasks whose expert's convolutions are not copied: those too, or room for others."""
     expert = run.experts[run.names.index(named)] if named in run.names else None
+    advised = {}
+    for lesson in run.taught:
+        advice = _both(run, expert, lesson) or _wider(run, expert, named)
+        if lesson.name != named and advice:
+            advised[lesson.name] = advice
+    return advised
+
+
+def _both(run: Run, expert: Teacher | None, lesson: Lesson) -> str | None:
+    """To begin with the convolutions of an expert and of a lesson's own, if they go together."""
+    other = lesson.teacher
+    if not (isinstance(expert, Expert) and isinstance(other, Expert)):
+        return None
+    if not (expert.network.convs and other.network.convs and other.view.shape == run.view.shape):
+        return None
+    convs = networks.side_by_side(expert.network, other.network)
+    own = run.network.clone(convs=convs)
+    if not networks.may_take_torso(own, expert.network, other.network):
+        return None
+    return (
+        f"begin with the convolutions of both experts, side by side: "
+        f"--config.learn.warm_start={expert.game},{lesson.name} "
+        f"--config.convolutions={networks.describe_convolutions(convs)}"
+    )
+
+
+def _wider(run: Run, expert: Teacher | None, named: str) -> str | None:
+    """Half as many features more, unless there are more than an expert's already."""
     own = run.network.convs
     wider = tuple(dataclasses.replace(x, features=x.features * 3 // 2) for x in own)
     if not (
@@ -178,12 +207,11 @@ def _room_beside(run: Run, named: str) -> dict[str, str]:
         and expert.network.convs == own
         and networks.may_take_torso(run.network.clone(convs=wider), expert.network)
     ):
-        return {}
-    advice = (
+        return None
+    return (
         f"give it features of its own beside those of {named}'s expert: "
         f"--config.convolutions={networks.describe_convolutions(wider)}"
     )
-    return {lesson.name: advice for lesson in run.taught if lesson.name != named}
 
 
 def _choices(outputs: page.Outputs) -> dict[str, float]:

@@ -50,21 +50,27 @@ def initial_params(run: Run) -> networks.Params:
 
 
 def _other_convolutions(run: Run, sources: Sequence[_Source]) -> str:
-    who, own = " and ".join(source.name for source in sources), run.settings.network
+    """That the student cannot begin with the convolutions of `sources`, and with which it could."""
+    own, convs = run.settings.network, ""
     if len(sources) == 1:
-        others = run.convolutions_of(sources[0].network, sources[0].view)
+        (source,) = sources
         differ = (
-            f"{who} and the student (network {own!r}) do not have the same convolutions, nor the "
-            f"student the same ones with more features; "
+            f"{source.name} and the student (network {own!r}) do not have the same convolutions, "
+            f"nor the student the same ones with more features"
         )
-        advice = f"set convolutions to {others}, " if others else ""
+        convs = run.convolutions_of(source.network, source.view) or ""
     else:
+        theirs = [source.network for source in sources]
+        said = " and ".join(networks.describe_convolutions(x.convs) or "none" for x in theirs)
         differ = (
-            f"the student (network {own!r}) has no room for the convolutions of {who}, which are "
+            f"the student (network {own!r}) has no room for the convolutions of "
+            f"{' and '.join(source.name for source in sources)}, which are {said}"
         )
-        differ += " and ".join(networks.describe_convolutions(x.network.convs) for x in sources)
-        advice = "; set convolutions to as many features as these have together, "
-    return f"learn.warm_start: {differ}{advice}leave learn.warm_layers at 'all', or begin fresh"
+        room = networks.side_by_side(*theirs)
+        if room and networks.may_take_torso(run.network.clone(convs=room), *theirs):
+            convs = networks.describe_convolutions(room)
+    advice = f"set convolutions to {convs}, " if convs else ""
+    return f"learn.warm_start: {differ}; {advice}leave learn.warm_layers at 'all', or begin fresh"
 
 
 def fresh_params(run: Run) -> networks.Params:

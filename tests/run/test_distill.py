@@ -546,10 +546,8 @@ def test_a_student_may_begin_with_several_experts_convolutions(settings, tmp_pat
     assert (tmp_path / "run/begun_with.json").exists()
 
     narrow = dataclasses.replace(changed, convolutions="5x8/4,3x4/2")
-    words = (
-        r"has no room for the convolutions of warm and warm, which are 4x8/4,3x4/2 and 2x8/4; set"
-    )
-    with pytest.raises(ValueError, match=words):
+    words = r"room for the convolutions of warm and warm, which are 4x8/4,3x4/2 and 2x8/4; set conv"
+    with pytest.raises(ValueError, match=rf"{words}olutions to 6x8/4,3x4/2, leave"):
         warm_start.initial_params(common.Run(narrow, meshes.create()))
     whole = dataclasses.replace(changed, learn=dataclasses.replace(learn, warm_layers="all"))
     with pytest.raises(ValueError, match=r"learn.warm_layers=convolutions"):
@@ -605,6 +603,12 @@ def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_pa
         assert not wider or advised["breakout"].endswith(f" --config.convolutions={wider}")
     alike = dataclasses.replace(twice, network="net3", convolutions=said)
     assert closing._begins(common.Run(alike, meshes.create()))["pong"] == flags.format("pong")
+    # Where both experts' convolutions go together, it may begin with both.
+    run = common.Run(dataclasses.replace(settings, network="net3", learn=behind), meshes.create())
+    assert closing._begins(run) == {
+        "breakout": "begin with the convolutions of both experts, side by side: "
+        "--config.learn.warm_start=pong,breakout --config.convolutions=8x8/4,8x4/2"
+    }
 
     for wrong, said in (
         ({"network": "mlp"}, "network 'mlp' has none to replace; expected None, or another"),
