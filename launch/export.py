@@ -138,6 +138,7 @@ def _write_merged(student: Student) -> None:
         views={role.game: role.view for role in roles},
         outputs=student.outputs,
         rules=student.rules,
+        teacher_views={x.game: saw for x in roles if (saw := x.teacher_view) is not None},
         merge_config=student.made,
         final_scores=student.scores,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

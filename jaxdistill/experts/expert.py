@@ -51,6 +51,8 @@ class Expert:
         where it is not known, or there are no angles.
       rules: how its own game is played, where it was trained and scored.
       plays: how the game is played that it is asked to play; None is its own.
+      teacher_view: of a student, what its own expert saw where pools showed that too, as they do
+        again where the student plays for itself: its games start by what is shown. Else None.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Expert:
     log_std: tuple[float, ...] | None = None
     rules: Rules = USUAL
     plays: Rules | None = None
+    teacher_view: AnyView | None = None
 
     def __post_init__(self) -> None:
         if self.outputs not in OUTPUTS:
@@ -97,6 +100,10 @@ class Expert:
             raise ValueError(
                 f"{self.name}: it sees {described(self.view)}, and {task.name} shows "
                 f"{described(suite.view)}"
+            )
+        if type(self.teacher_view) not in (type(self.view), type(None)):
+            raise ValueError(
+                f"{self.name}: it sees {described(self.view)}, and its own expert something else"
             )
         if isinstance(self.view, View) and self.view.channels_last and self.network.convs:
             raise ValueError(
@@ -228,6 +235,7 @@ class Expert:
             "source": self.source,
             **({} if self.log_std is None else {"log_std": list(self.log_std)}),
             **({"rules": rules} if (rules := self.rules.to_dict()) else {}),
+            **({"teacher_view": saw.to_dict()} if (saw := self.teacher_view) else {}),
         }
         write(directory, (_WEIGHTS, self.params), (_DESCRIPTION, description))
 
@@ -255,6 +263,8 @@ class Expert:
             if fields.get("log_std") is not None:
                 fields["log_std"] = tuple(fields["log_std"])
             fields["rules"] = settings.build(Rules, fields.get("rules", {}), "rules")
+            if fields.get("teacher_view") is not None:
+                fields["teacher_view"] = from_dict(fields["teacher_view"])
             expert = cls(params=flax.traverse_util.unflatten_dict(flat, sep="/"), **fields)
             _check_fields(expert)
             if expert.network.knows_game:
@@ -485,6 +495,11 @@ class Team:
     @property
     def advertised_score(self) -> None:
         """Nobody has promised anything of them together."""
+        return None
+
+    @property
+    def teacher_view(self) -> None:
+        """Together they are no student."""
         return None
 
     @property

@@ -42,6 +42,7 @@ def export(
     views: Mapping[str, AnyView],
     outputs: str = "q",
     rules: Rules = USUAL,
+    teacher_views: Mapping[str, AnyView] | None = None,
     merge_config: Mapping[str, Any] | None = None,
     final_scores: Mapping[str, float] | None = None,
     created: str = "",
@@ -66,6 +67,7 @@ def export(
       views: the games it plays and what it sees of each, all of one shape.
       outputs: "q" or "logits", as `Expert.outputs`.
       rules: how its games are played.
+      teacher_views: as `Expert.teacher_view`, by game.
       merge_config, final_scores, created: what the convention keeps beside the weights: settings,
         the score per game, and when, as an ISO time.
 
@@ -74,6 +76,9 @@ def export(
         exists.
     """
     named: dict[str | None, AnyView] = {tasks.get(g).name: view for g, view in views.items()}
+    saws: dict[str | None, AnyView] = {
+        tasks.get(g).name: view for g, view in (teacher_views or {}).items()
+    }
     suite = tasks.get(next(iter(views))).suite
     first = next(iter(named.values()))
     if any(view.shape != first.shape for view in named.values()):
@@ -111,7 +116,7 @@ def export(
             tasks.get(game).name: float(score) for game, score in (final_scores or {}).items()
         },
         "created": created,
-        carried.KEY: carried.Carried(outputs, named, rules).to_dict(),
+        carried.KEY: carried.Carried(outputs, named, rules, saws).to_dict(),
     }
     save(checkpoint, path)
 
@@ -170,9 +175,7 @@ def export_expert(expert: Expert, path: str | os.PathLike[str], *, dtype: str = 
         }
     checkpoint = {
         **convention,
-        carried.KEY: carried.Carried(
-            expert.outputs, {expert.game: expert.view}, expert.rules
-        ).to_dict(),
+        carried.KEY: carried.Carried.of(expert).to_dict(),
     }
     save(checkpoint, path)
 

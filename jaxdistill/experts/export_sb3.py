@@ -111,12 +111,8 @@ def export_expert(expert: Expert, path: str | os.PathLike[str]) -> None:
         kinds=[(task.suite.kinds or ())[action] for action in expert.actions],
         turn=task.environment.turn,
         log_std=None if expert.log_std is None else np.array(expert.log_std),
-        said=_said(expert),
+        said=carried.Carried.of(expert),
     )
-
-
-def _said(expert: Expert) -> carried.Carried:
-    return carried.Carried(expert.outputs, {expert.game: expert.view}, expert.rules)
 
 
 def export_policy(
@@ -222,7 +218,7 @@ def export_q_network(expert: Expert, path: str | os.PathLike[str]) -> None:
         "observation_space": _pictures(view.shape),
         "action_space": _discrete(len(actions)),
         **_Q_SETTINGS,
-        carried.KEY: _said(expert).to_dict(),
+        carried.KEY: carried.Carried.of(expert).to_dict(),
     }
     whole = {
         f"{network}.{name}": array

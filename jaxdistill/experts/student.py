@@ -35,6 +35,7 @@ class Role:
 
     `actions` are the valid ones that the expert has an output for: the student is taught no others.
     `source` is where the expert came from, on the hub with its commit; "" where nobody wrote it.
+    `teacher_view` is what the expert saw, where pools showed more than `view` for that; else None.
     """
 
     game: str
@@ -42,6 +43,7 @@ class Role:
     actions: tuple[int, ...]
     expert: str
     source: str = ""
+    teacher_view: AnyView | None = None
 
     @property
     def task(self) -> Task:
@@ -54,7 +56,14 @@ class Role:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` turns them back."""
-        return dataclasses.asdict(self) | {"view": self.view.to_dict()}
+        fields = dataclasses.asdict(self)
+        views = {"view": self.view, "teacher_view": self.teacher_view}
+        for name, view in views.items():
+            if view is None:
+                del fields[name]
+            else:
+                fields[name] = view.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any], rules: Rules = USUAL) -> Role:
@@ -72,6 +81,7 @@ class Role:
             tuple(row["actions"]),
             str(row["expert"]),
             str(row.get("source", "")),
+            None if (saw := row.get("teacher_view")) is None else from_dict(saw),
         )
         if not role.actions or not set(role.actions) <= set(role.valid(rules)):
             raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
@@ -143,6 +153,7 @@ class Student:
             game=role.game,
             source=self.name,
             rules=self.rules,
+            teacher_view=role.teacher_view,
         )
 
     def experts(self) -> list[Expert]:

@@ -391,6 +391,7 @@ class Pretrained:
       alone: itself, if it came without its teachers: what it has to say of them.
       actions: the valid ones that it was taught, by name; all of a task that is not named.
       rules: how it was taught to play.
+      teacher_views: as `Expert.teacher_view`, by name; of most there is none.
     """
 
     name: str
@@ -403,6 +404,7 @@ class Pretrained:
     alone: Student | None = None
     actions: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
     rules: Rules = USUAL
+    teacher_views: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
 
     def masks(self, chosen: Sequence[Task]) -> np.ndarray:
         """`(G, A)` bool: the valid actions of some tasks, and of those only what it was taught."""

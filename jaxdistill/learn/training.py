@@ -82,6 +82,14 @@ class Training:
         self._mesh = begin.mesh
         self.lessons, self.network, self._experts = begin.lessons, begin.network, begin.experts
         self._view = begin.view
+        # A student's starts are kept apart by what was shown to it.
+        self._teacher_views = student.teacher_views if student else {}
+        self._evaluated = [
+            lesson.showing(self._teacher_views[lesson.name])
+            if lesson.name in self._teacher_views
+            else lesson
+            for lesson in self.lessons
+        ]
         self.names = tuple(lesson.name for lesson in self.lessons)
         self.best: dict[str, Any] = {}
         self._masks = begin.masks
@@ -241,7 +249,7 @@ class Training:
         settings = self.settings
         # New pools from the same seeds: every network is tried on the same starts.
         scores = evaluation.measure(
-            self.lessons,
+            self._evaluated,
             self._player(self.network_params(params)),
             evaluation.Protocol(
                 purpose,
@@ -401,6 +409,7 @@ class Training:
                     advertised_score=self.best.get("scores", {}).get(name),
                     source=str(self.workdir),
                     rules=self.settings.rules,
+                    teacher_view=self._teacher_views.get(name),
                 )
             )
         return experts

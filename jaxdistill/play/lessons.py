@@ -68,6 +68,11 @@ class Lesson:
             raise ValueError(f"{self.name} has no expert")
         return self.expert
 
+    def showing(self, *others: AnyView) -> Lesson:
+        """The same in pools that show what the student sees, and what others see, too."""
+        seen = self.seen
+        return dataclasses.replace(self, view=self.task.shown([seen, *others]), own=seen)
+
     def pool_seed(self, *words: int) -> int:
         """The seed of a pool of this task for one purpose; see `seed_for`.
 
@@ -101,13 +106,16 @@ def of_experts(
     """A lesson of each expert, in their order.
 
     Args:
-      seen: what the student sees in each; None is what `default_student_views` says.
+      seen: what the student sees in each. None is what `default_student_views` says; and where an
+        expert is itself a student (`Expert.teacher_view`), what was shown to it in its own run.
     """
-    seen = default_student_views(experts) if seen is None else seen
-    return tuple(
-        Lesson(index, expert.task, expert.task.shown([expert.view, own]), seed, expert, own)
-        for index, (expert, own) in enumerate(zip(experts, seen, strict=True))
-    )
+    taught, views = [], default_student_views(experts) if seen is None else seen
+    for index, (expert, own) in enumerate(zip(experts, views, strict=True)):
+        saw = expert.teacher_view if seen is None else None
+        own, other = (own, own) if saw is None else (expert.view, saw)
+        view = expert.task.shown([expert.view, other])
+        taught.append(Lesson(index, expert.task, view, seed, expert, own))
+    return tuple(taught)
 
 
 def default_student_views(experts: Sequence[Teacher]) -> tuple[AnyView, ...]:

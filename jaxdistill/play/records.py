@@ -589,13 +589,16 @@ def measure_alone(
     terms: Terms,
     *,
     sample_logits: bool = False,
+    beside: Sequence[AnyView] = (),
     records: Records | None = None,
 ) -> Scores:
     """Whole-game scores of one expert, from starts that are `REPORTING`.
 
-    They are those of a run that has this expert, plays by its rules and reports games of this seed.
+    They are those of a run that has this expert, plays by its rules and reports games of this seed;
+    of a student those of its own run.
 
     Args:
+      beside: what others see, for whom the games are to start alike.
       records: what need not be played again; by default nothing.
 
     Raises:
@@ -603,6 +606,8 @@ def measure_alone(
     """
     terms.check_opening(expert.task)
     alone, mesh = of_experts([expert], terms.seed), meshes.create()
+    if beside:
+        alone = tuple(lesson.showing(expert.view, *beside) for lesson in alone)
     random = rollouts.random_policy(choices(alone))
     player = Player.experts(
         [expert],

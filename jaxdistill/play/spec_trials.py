@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jaxdistill.experts import formats, sources
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import spec as specs
-from jaxdistill.play import records
+from jaxdistill.play import lessons, records
 from jaxdistill.play.evaluation import Scores
 
 MAX_STEPS = 3_000
@@ -44,10 +44,11 @@ def experts(
 
 
 def play(experts: Sequence[Expert], *, episodes: int, epsilon: float, seed: int) -> list[Scores]:
-    """The same games of each, of at most `MAX_STEPS`."""
+    """The same games of each, of at most `MAX_STEPS`, whatever they see."""
+    seen = [x for one in experts for x in (one.view, *lessons.default_student_views([one]))]
     task = experts[0].task
     limit = min(MAX_STEPS, task.max_steps)
     terms = records.Terms.of(
         task.suite, episodes=episodes, epsilon=epsilon, seed=seed, max_steps=limit
     )
-    return [records.measure_alone(expert, terms) for expert in experts]
+    return [records.measure_alone(expert, terms, beside=seen) for expert in experts]

@@ -99,6 +99,7 @@ def to_go_on_from(
         alone=alone,
         actions={role.game: role.actions for role in student.roles},
         rules=student.rules,
+        teacher_views={x.game: saw for x in student.roles if (saw := x.teacher_view) is not None},
     )
 
 

@@ -39,7 +39,15 @@ def roles_of(settings: Settings, experts: Sequence[Teacher]) -> tuple[Role, ...]
     """The roles of the student of a run, whose experts `distill_settings.teachers` gives."""
     views = distill_settings.student_views(settings, experts)
     return tuple(
-        Role(str(e.game), view, tuple(np.flatnonzero(e.mask).tolist()), e.name, e.source)
+        Role(
+            game=str(e.game),
+            view=view,
+            actions=tuple(np.flatnonzero(e.mask).tolist()),
+            expert=e.name,
+            source=e.source,
+            # Which decides where games start, if pools show more for it than the student sees.
+            teacher_view=None if e.task.shown([e.view, view]) == view.whole else e.view,
+        )
         for e, view in zip(experts, views, strict=True)
     )
 

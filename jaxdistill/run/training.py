@@ -303,12 +303,7 @@ def _student_player(
 
 def _as_taught(chosen: Sequence[Lesson], teachers: Mapping[str, Teacher]) -> list[Lesson]:
     """The lessons in pools that show what teachers see, too."""
-    return [
-        dataclasses.replace(
-            lesson, view=lesson.task.shown([lesson.seen, teachers[lesson.name].view])
-        )
-        for lesson in chosen
-    ]
+    return [lesson.showing(teachers[lesson.name].view) for lesson in chosen]
 
 
 def _row(

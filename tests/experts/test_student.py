@@ -14,7 +14,8 @@ import safetensors.numpy
 
 import jaxdistill
 from jaxdistill import networks, tasks
-from jaxdistill.experts import formats
+from jaxdistill.experts import export, formats
+from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
@@ -62,6 +63,39 @@ def test_what_is_read_back_plays_as_it_did(network, tmp_path, monkeypatch):
         assert one.actions == other.actions and other.source == str(tmp_path / "student")
     with pytest.raises(ValueError, match="not empty"):
         student.save(tmp_path / "student")
+
+
+def test_what_its_experts_saw_is_said_where_pools_showed_more_for_that(tmp_path):
+    """In every file that is read back; of others, such as older ones, nothing is."""
+    cropped = View(crop=(8, 196), gray="mean", steps=((94, 84),))
+    plain = _student()
+    pong, breakout = plain.roles
+    student = dataclasses.replace(
+        plain, roles=(dataclasses.replace(pong, teacher_view=cropped), breakout)
+    )
+    student.save(tmp_path / "student")
+    again = Student.load(tmp_path / "student")
+    assert again.roles == student.roles
+    assert [expert.teacher_view for expert in again.experts()] == [cropped, None]
+    rows = json.loads((tmp_path / "student" / "policy.json").read_text())["tasks"]
+    assert rows[1].keys() == {"game", "view", "actions", "expert", "source"}
+    saws = {"pong": cropped}
+    views = dict.fromkeys(GAMES, View())
+    network = networks.create("net1")
+    params = jax.device_get(networks.init(network, jax.random.key(0), View().shape))
+    export.export(params, network, tmp_path / "merged.pth", views=views, teacher_views=saws)
+    assert formats.load(tmp_path / "merged.pth", game="pong").teacher_view == cropped
+    assert formats.load(tmp_path / "merged.pth", game="breakout").teacher_view is None
+    for saw in (cropped, None):
+        name = "plain" if saw is None else "cropped"
+        all_18 = tuple(range(18))
+        expert = Expert("x", network, params, "q", all_18, View(), "pong", teacher_view=saw)
+        expert.save(tmp_path / name)
+        fields = json.loads((tmp_path / name / "expert.json").read_text())
+        assert ("teacher_view" in fields) == (saw is not None)
+        assert Expert.load(tmp_path / name).teacher_view == saw
+        export.export_expert(expert, tmp_path / f"{name}.pth")
+        assert formats.load(tmp_path / f"{name}.pth").teacher_view == saw
 
 
 def test_a_student_is_the_expert_of_each_of_its_games(standing):
@@ -154,6 +188,10 @@ COLOUR = View(gray="none").to_dict()
         (lambda at: _broken(at, tasks=[PONG | {"actions": [17]}]), "not valid ones of pong"),
         (lambda at: _broken(at, tasks=[PONG | {"actions": [18]}]), "not valid ones of pong"),
         (lambda at: _broken(at, tasks=[PONG | {"game": "skiing", "actions": [5]}]), "of skiing"),
+        (
+            lambda at: _broken(at, tasks=[PONG | {"teacher_view": {"size": 8}}]),
+            "it sees a screen, and its own expert something else",
+        ),
         (lambda at: _broken(at, outputs="v"), "outputs is 'v'"),
         (
             lambda at: _broken(at, tasks=[PONG, PONG | {"game": "breakout", "view": COLOUR}]),

@@ -58,6 +58,20 @@ def test_an_experts_lesson_is_its_task_as_it_sees_it_and_what_it_can_teach():
     assert np.flatnonzero(untaught[0]).tolist() == list(tasks.get("breakout").actions)
 
 
+@pytest.mark.parametrize("own", [View(), View(maximum="none"), View(resize="smooth")])
+def test_a_student_by_itself_is_shown_what_pools_showed_in_its_run(own):
+    """Whatever a student of its own would see; where it is an expert of a run, that run's."""
+    for saw in (own, View(crop=(8, 196)), View(gray="mean"), View(padding="zero", stack=2)):
+        (run,) = lessons.of_experts([_expert("pong", (0, 2), saw)], 9, [own])
+        student = dataclasses.replace(_expert("pong", (0, 2), own), teacher_view=saw)
+        (alone,) = lessons.of_experts([student], 9)
+        assert (alone.view, alone.seen) == (run.view, own)
+        (taught,) = lessons.of_experts([student], 9, [View()])
+        assert (taught.view, taught.seen) == (tasks.get("pong").shown([own, View()]), View())
+    (usual,) = lessons.of_experts([_expert("pong", (0, 2), own)], 9)
+    assert usual.view == tasks.get("pong").shown([own, View()])
+
+
 def test_seeds_are_those_that_runs_were_made_with():
     assert (COLLECT, SELECT, REPORT, SHOW) == (0, 1, 2, 3)
     assert LESSONS[2].pool_seed(REPORT) == seed_for(5, 2, 2)

@@ -5,7 +5,10 @@ import pathlib
 import numpy as np
 
 from jaxdistill.experts import formats, torch_file
-from jaxdistill.play import spec_trials
+from jaxdistill.experts.expert import Expert
+from jaxdistill.networks import Network
+from jaxdistill.play import records, spec_trials
+from jaxdistill.tasks.views import Screen, View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -33,3 +36,21 @@ def test_file_and_spec_of_the_hub_are_fetched_and_read_once_for_all_answers(
         (tmp_path / "x.toml").write_text(said)
         alone = formats.load(tmp_path / "x.pth", spec=tmp_path / "x.toml")
         np.testing.assert_array_equal(expert.suite_outputs(seen), alone.suite_outputs(seen))
+
+
+def test_answers_about_what_is_seen_play_the_same_games(monkeypatch):
+    """Games start by what is shown: what all of them see. Where they see alike, that alone."""
+    monkeypatch.setattr(records, "measure", lambda played, *_: list(played))
+    network = Network(convs=(), num_outputs=18)
+
+    def shown(*views):
+        tried = [Expert("x", network, {}, "q", tuple(range(18)), x, "breakout") for x in views]
+        played = spec_trials.play(tried, episodes=1, epsilon=0.0, seed=0)
+        assert [lesson.teacher for lesson in played] == tried
+        return {lesson.view for lesson in played}
+
+    area, linear, smooth = (View(resize=how) for how in ("area", "linear", "smooth"))
+    assert shown(linear, linear) == {linear}
+    for views in ((area, linear), (linear, smooth, View(maximum="none"))):
+        (screen,) = shown(*views)
+        assert isinstance(screen, Screen)

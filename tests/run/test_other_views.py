@@ -10,13 +10,22 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import meshes, networks
+from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts import export, export_sb3
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.run import data, distill, distill_settings, merge_settings, students
+from jaxdistill.play import evaluation, records
+from jaxdistill.run import (
+    data,
+    distill,
+    distill_settings,
+    evaluating,
+    merge_settings,
+    students,
+    training,
+)
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
@@ -73,6 +82,72 @@ def test_it_ends_with_the_same_student_after_a_kill(settings, tmp_path, capsys):
     )
     expert = students.student_as_expert(tmp_path / "whole", "pong")
     assert expert.view == View() and expert.rules == Rules()
+
+
+@pytest.fixture(scope="module")
+def alone(settings, tmp_path_factory):
+    """A student of the first expert alone: its run, and where it was exported."""
+    root = tmp_path_factory.mktemp("alone")
+    learn = dataclasses.replace(settings.learn, rounds=1, updates_per_round=1)
+    chosen = dataclasses.replace(settings, experts=settings.experts[:1], learn=learn)
+    distill.distill(chosen, root / "run", mesh=ONE, stop_after="train")
+    students.read(root / "run").save(root / "exported")
+    return root / "run", root / "exported"
+
+
+# Games that are long enough to score in.
+TERMS = records.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=120)
+
+
+def test_an_exported_student_of_such_experts_starts_and_plays_as_in_its_run(alone):
+    run, exported = alone
+    (row,) = json.loads((run / "student.json").read_text())
+    assert View.from_dict(row["teacher_view"]) == CROPPED
+    (wanted,) = evaluating.find(run).measure(TERMS)
+    (found,) = evaluating.find(exported).measure(TERMS)
+    for who in ("student", "random"):
+        assert found[who] == wanted[who]
+    assert found["student"]["mean"] != found["random"]["mean"]
+    # As `jaxdistill.evaluate` measures it.
+    scores = records.measure_alone(students.student_as_expert(exported), TERMS)
+    assert scores.summary() == wanted["student"]
+
+
+def test_a_training_goes_on_from_it_where_starts_are_kept_apart_so(alone, tmp_path, monkeypatch):
+    _, exported = alone
+    chosen = train_settings.Settings(
+        games=("space_invaders",),
+        algorithm="ppo",
+        student=str(exported),
+        num_envs=2,
+        rollout_steps=4,
+        total_steps=8,
+        batch_per_game=8,
+        epochs=1,
+        max_steps=40,
+        eval_every=8,
+        eval_episodes=1,
+        eval_epsilon=0.05,
+        final_episodes=2,
+        expert_weight=0.0,
+    )
+    shown, measure = [], evaluation.measure
+
+    def spy(lessons, *args, **options):
+        shown.extend(lesson.view for lesson in lessons)
+        return measure(lessons, *args, **options)
+
+    monkeypatch.setattr(evaluation, "measure", spy)
+    (row,) = training.train(chosen, tmp_path / "on")["games"]
+    assert set(shown) == {tasks.get("space_invaders").shown([CROPPED, View()])}
+    (expert,) = training.load_experts(tmp_path / "on")
+    assert expert.teacher_view == CROPPED and expert.view == View()
+    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=40)
+    (told,) = evaluating.find(exported).measure(terms)
+    assert [row[who] for who in ("student", "random")] == [
+        told[who] for who in ("student", "random")
+    ]
+    assert row["shared_starts"] == 0
 
 
 def test_it_collects_the_same_on_one_device_and_on_four(settings, tmp_path):

@@ -454,6 +454,7 @@ def _by_names(
         source=path,
         log_std=log_std,
         rules=rules,
+        teacher_view=said.teacher_views.get(game) if said else None,
     )
     own = rules.differences_from(USUAL)
     trained = [f"its own game is {name}'s: {own}; --rules says otherwise"] if own else []

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdistill import settings, tasks
+from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import AnyView, from_dict
@@ -27,15 +28,29 @@ class Carried:
       outputs: "q" or "logits".
       views: what it sees, by game; of an expert that names no game, under None.
       rules: how its own game is played.
+      teacher_views: as `Expert.teacher_view`, by game; of most there is none.
     """
 
     outputs: str
     views: Mapping[str | None, AnyView]
     rules: Rules = USUAL
+    teacher_views: Mapping[str | None, AnyView] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, expert: Expert) -> Carried:
+        """What the file of an expert says."""
+        game, saw = expert.game, expert.teacher_view
+        saws = {} if saw is None else {game: saw}
+        return cls(expert.outputs, {game: expert.view}, expert.rules, saws)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `read` turns them back."""
-        rows = [{"game": game, "view": view.to_dict()} for game, view in self.views.items()]
+        rows: list[dict[str, Any]] = [
+            {"game": game, "view": view.to_dict()} for game, view in self.views.items()
+        ]
+        for row in rows:
+            if row["game"] in self.teacher_views:
+                row["teacher_view"] = self.teacher_views[row["game"]].to_dict()
         rules = self.rules.to_dict()
         return {"outputs": self.outputs, "plays": rows, **({"rules": rules} if rules else {})}
 
@@ -65,11 +80,17 @@ def read(tree: Any, where: str) -> Carried | None:
     if fields is None:
         return None
     try:
-        views = {_game(row["game"]): from_dict(row["view"]) for row in fields["plays"]}
+        rows = {_game(row["game"]): row for row in fields["plays"]}
+        views = {game: from_dict(row["view"]) for game, row in rows.items()}
+        saws = {
+            game: from_dict(row["teacher_view"])
+            for game, row in rows.items()
+            if row.get("teacher_view") is not None
+        }
         if not views or fields["outputs"] not in _OUTPUTS:
             raise ValueError("no game, or outputs that are neither Q-values nor logits")
         rules = settings.build(Rules, fields.get("rules", {}), "rules")
-        return Carried(fields["outputs"], views, rules)
+        return Carried(fields["outputs"], views, rules, saws)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:120]
         raise ValueError(
