@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import os
@@ -39,6 +40,12 @@ def read_json(path: pathlib.Path, advice: str) -> Any:
 
 
 _MAX_JSON_BYTES = 16 * 2**20
+
+
+def unused(path: pathlib.Path) -> pathlib.Path:
+    """`NAME.json`, or the first of `NAME-2.json`, `NAME-3.json`... that is not there."""
+    more = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], more) if not each.exists())
 
 
 def write_json(

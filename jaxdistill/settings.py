@@ -188,12 +188,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def refuse_idle(settings: Any, reasons: Iterable[tuple[object, str, Sequence[str]]]) -> None:
-    """Refuses settings that were changed and cannot change anything.
+Reason = tuple[object, str, Sequence[str]]
+"""`(holds, why, fields)`: where `holds`, the dotted `fields` have no effect. `why` goes on after
+"where", as in "collect.dataset is given"."""
 
-    Args:
-      reasons: `(holds, why, fields)`: where `holds`, the dotted `fields` have no effect. `why` goes
-        on after "where", as in "collect.dataset is given".
+
+def idle_fields(reasons: Iterable[Reason]) -> set[str]:
+    """The dotted fields that cannot change anything."""
+    return {name for holds, _, names in reasons if holds for name in names}
+
+
+def refuse_idle(settings: Any, reasons: Iterable[Reason]) -> None:
+    """Refuses settings that were changed and cannot change anything.
 
     Raises:
       ValueError: one of those is not as its class declares it.

@@ -342,6 +342,27 @@ def test_independent_networks_are_judged_together(tmp_path, monkeypatch):
     assert begun == ["breakout", "freeway"]
 
 
+def test_who_has_diverged_may_change_what_changes_something():
+    def knobs(experts, **learn):
+        chosen = changed(PLAIN, {f"learn.{name}": value for name, value in learn.items()})
+        return set(
+            rounds.changeable_after_divergence(
+                types.SimpleNamespace(settings=chosen, experts=experts)
+            )
+        )
+
+    tempered = {"learn.q_temperature", "learn.logits_temperature"}
+    assert knobs(BOTH) & tempered == tempered
+    assert knobs(Q) == knobs(BOTH) - {"learn.logits_temperature"}
+    assert knobs(Q, loss="mse") == knobs(BOTH) - tempered
+
+    plain = train_settings.Settings(games=("pong",), algorithm="pqn")
+    idle = {"expert_weight", "q_temperature", "logits_temperature"}
+    assert idle <= train_settings.idle_fields(plain, ())
+    taught = changed(plain, {"experts": (ExpertSource("x"),)})
+    assert idle & train_settings.idle_fields(taught, Q) == {"logits_temperature"}
+
+
 LOST = types.SimpleNamespace(save=lambda *_, **__: None)
 
 

@@ -37,7 +37,8 @@ def check(
 
     Args:
       settings: the run's.
-      knobs: dotted fields of `settings` that may be turned to mend it, the likeliest first.
+      knobs: dotted fields of `settings` that may be turned to mend it, the likeliest first: those
+        that change something in this run.
       step: updates done.
       numbers: what they said, by name: `loss`, `gradient_norm`, `game_loss/GAME`...
       state: what they made, a pytree of arrays.
@@ -81,7 +82,7 @@ def claim(
     """`workdirs.claim`, for a run that may stand there because its learning has diverged.
 
     Then its `knobs` may be turned: the run in `workdir` becomes one with the new settings, and what
-    stopped it is kept as `diverged-UPDATE.json`.
+    stopped it is kept as `diverged-UPDATE.json`, or `diverged-UPDATE-2.json` where that is there.
 
     Args:
       parts: directories of runs that this one is made of. Where one of them has diverged, the knobs
@@ -101,15 +102,17 @@ def claim(
     workdirs.claim(workdir, settings, (*ignore, *knobs))
     try:
         record = disk.read_json(path, "delete it to learn on")
-        stopped, message, update = record["settings"], record["message"], int(record["update"])
+        stopped, message = dict(record["settings"]), record["message"]
+        update = int(record["update"])
     except (KeyError, TypeError) as error:
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{path} is damaged ({reason}); delete it to learn on") from error
-    if stopped == _values(settings, knobs):
+    now = _values(settings, knobs)
+    if now == {name: stopped.get(name) for name in now}:
         raise ValueError(f"{workdir} has stopped, and would again with these settings: {message}")
     if meshes.leads():
         _write(path.with_name("config.json"), settings)
-        path.rename(path.with_name(f"diverged-{update}.json"))
+        path.rename(disk.unused(path.with_name(f"diverged-{update}.json")))
     return True
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,9 @@ def train(
 
     At the first NaN or infinity it stops. The same settings are then refused at once; with another
     `learning_rate`, `clip_norm`, `final_rate_fraction`, `expert_weight`, `q_temperature` or
-    `logits_temperature` it goes on from its latest checkpoint. Where networks are independent, that
-    holds for the one that has diverged and for those that have not begun; the others stay.
+    `logits_temperature`, if that changes anything there, it goes on from its latest checkpoint.
+    Where networks are independent, that holds for the one that has diverged and for those that have
+    not begun; the others stay.
 
     Args:
       workdir: holds `metrics.jsonl`, TensorBoard events, `checkpoints/`, and, replaced whenever an
@@ -85,17 +87,19 @@ def train(
         task.require()
     begin = None if settings.independent else beginning.of(settings, mesh, student)
     if settings.algorithm == "dqn":
-        view = begin.lessons[0].view if begin else settings.tasks[0].view
+        view = begin.lessons[0].view if begin else settings.tasks[0].view.whole
         frame = view.shape[1:], settings.tasks[0].suite.frame_dtype
         replay.check_fits(mesh, settings.replay_size, *frame)
     known = {} if begin is None else origins.of(student, begin.experts)
+    idle = train_settings.idle_fields(settings, begin.experts if begin else (), student)
+    knobs = tuple(name for name in _CHANGEABLE_AFTER_DIVERGENCE if name not in idle)
     with lock.one_writer(workdir, "config.json"):
         origins.check(workdir, known)
         inner = [path for _, path in parts(settings, workdir) if path != workdir]
         divergence.claim(
             workdir,
             settings,
-            _CHANGEABLE_AFTER_DIVERGENCE,
+            knobs,
             origins.relocated_fields(workdir, known),
             parts=inner,
         )
@@ -104,7 +108,7 @@ def train(
             if begin is None:
                 return _train_each(settings, workdir, mesh, stop_at, profile)
             with Training(settings, workdir, mesh, student, begin=begin) as training:
-                return _train(training, stop_at, profile)
+                return _train(training, knobs, stop_at, profile)
 
 
 def check_begun(
@@ -179,8 +183,13 @@ def _as_begun(settings: Settings, workdir: pathlib.Path) -> Settings:
     )
 
 
-def _train(training: Training, stop_at: int | None, profile: str | None) -> dict[str, Any]:
+def _train(
+    training: Training, knobs: Sequence[str], stop_at: int | None, profile: str | None
+) -> dict[str, Any]:
     """Does the iterations that are still to do, and then decides which network is the best.
+
+    Args:
+      knobs: see `divergence.check`.
 
     Returns:
       The best evaluation; where it stops at `stop_at`, so far.
@@ -212,7 +221,7 @@ def _train(training: Training, stop_at: int | None, profile: str | None) -> dict
             _evaluate(training, writer)
         while training.iteration < settings.iterations:
             trace.step()
-            _iterate(training, writer, advance)
+            _iterate(training, knobs, writer, advance)
             last_saved = _evaluate_or_save(training, writer, stop_at, last_saved)
             preemption.stop_if_asked()
             if training.iteration == stop_at:
@@ -228,7 +237,9 @@ def _train(training: Training, stop_at: int | None, profile: str | None) -> dict
     return training.best
 
 
-def _iterate(training: Training, writer: metrics.Writer, advance: terminal.Advance) -> None:
+def _iterate(
+    training: Training, knobs: Sequence[str], writer: metrics.Writer, advance: terminal.Advance
+) -> None:
     """One iteration, shown and written down.
 
     Raises:
@@ -238,7 +249,7 @@ def _iterate(training: Training, writer: metrics.Writer, advance: terminal.Advan
     divergence.check(
         training.workdir,
         training.settings,
-        _CHANGEABLE_AFTER_DIVERGENCE,
+        knobs,
         step=int(training.state.step),
         numbers=row,
         state=training.arrays,

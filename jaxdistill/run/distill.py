@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -75,7 +74,6 @@ def distill(
     """
     workdir = pathlib.Path(workdir)
     mesh = mesh or meshes.create()
-    meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
     if settings.collect.follow and jax.process_count() > 1:
         raise ValueError(
             "collect.follow is for one process: several could follow different experts"
@@ -91,6 +89,7 @@ def distill(
         student_json.tell_paths(workdir, run.settings)
         profiler.none_left(profile)
         return tables.read_result(workdir / "result.json")
+    meshes.check_divisible(mesh, "learn.batch_per_game", settings.learn.batch_per_game)
     with (
         _claimed(run, workdir) as initial,
         clocks.wall_clock(workdir, began=began, keeps=meshes.leads()) as wall,
@@ -121,7 +120,7 @@ def _claimed(run: Run, workdir: pathlib.Path) -> Iterator[networks.Params]:
     4. another process that writes: the call is refused, see `lock.one_writer`;
     5. learning has diverged, which ends a run at the first NaN or infinity of a round's losses,
        gradients or parameters, before a row or a checkpoint of that round is written: the same
-       settings are refused at once. With others of `rounds.CHANGEABLE_AFTER_DIVERGENCE` the run
+       settings are refused at once. With others of `rounds.changeable_after_divergence` the run
        goes on from its latest checkpoint, or from its first update if it has none, and is one with
        those settings from then on;
     6. another `learn.rounds`: the run goes on to that many, or ends if it is beyond them, and its
@@ -193,7 +192,7 @@ def _check_standing(run: Run, workdir: pathlib.Path, learnt: bool) -> None:
     """
     if not (workdir / "config.json").is_file():
         return
-    turned = rounds.CHANGEABLE_AFTER_DIVERGENCE if divergence.stands(workdir) else ()
+    turned = rounds.changeable_after_divergence(run) if divergence.stands(workdir) else ()
     workdirs.claim(workdir, run.settings, (*_changeable(run, workdir), *turned))
     ended = (workdir / "result.json").is_file() or any(workdir.glob("result-[0-9]*.json"))
     if ended and not learnt:
@@ -215,16 +214,15 @@ def _claim(run: Run, workdir: pathlib.Path, done: int = 0) -> None:
     """
     before, now = _rounds(workdir), run.settings.learn.rounds
     divergence.claim(
-        workdir, run.settings, rounds.CHANGEABLE_AFTER_DIVERGENCE, _changeable(run, workdir)
+        workdir, run.settings, rounds.changeable_after_divergence(run), _changeable(run, workdir)
     )
     student_json.claim_roles(workdir, run.settings, run.experts)
     if before in (None, now) or not meshes.leads():
         return
     result = workdir / "result.json"
     if result.is_file():
-        more = (f"-{number}" for number in itertools.count(2))  # where it ended at these before
-        names = (f"result-{before}{again}.json" for again in itertools.chain([""], more))
-        result.rename(next(path for name in names if not (path := workdir / name).exists()))
+        # It may have ended at these before.
+        result.rename(disk.unused(workdir / f"result-{before}.json"))
     stays = f"what was learnt in {done} stays, and " if done else ""
     then = f"the rate follows the schedule of {now} from here on"
     terminal.say(

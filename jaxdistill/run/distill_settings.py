@@ -487,6 +487,15 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     Raises:
       ValueError: what is idle, why, and what to leave it at, in one line.
     """
+    settings_lib.refuse_idle(settings, _idle(settings, experts))
+
+
+def idle_fields(settings: Settings, experts: Sequence[Teacher]) -> set[str]:
+    """Settings that cannot change anything in a run of these experts; see `refuse_idle`."""
+    return settings_lib.idle_fields(_idle(settings, experts))
+
+
+def _idle(settings: Settings, experts: Sequence[Teacher]) -> list[settings_lib.Reason]:
     c, lrn = settings.collect, settings.learn
     outputs = {expert.outputs for expert in experts}
     known = resolve_defaults(settings, experts)
@@ -497,101 +506,98 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     of_entropy = lrn.entropy_weight and known_losses[learnt.loss].gives_q
     drivers = ("collect.expert_share_rounds", "collect.change_drivers", "collect.student_epsilon")
     alone = not c.expert_share_rounds and not c.final_expert_share
-    settings_lib.refuse_idle(
-        settings,
-        [
+    return [
+        (
+            c.dataset,
+            "collect.dataset is given and nothing is collected",
             (
-                c.dataset,
-                "collect.dataset is given and nothing is collected",
-                (
-                    "collect.initial_steps",
-                    "collect.expert_epsilon",
-                    "collect.final_expert_share",
-                    *drivers,
-                ),
+                "collect.initial_steps",
+                "collect.expert_epsilon",
+                "collect.final_expert_share",
+                *drivers,
             ),
-            (
-                not c.steps_per_round,
-                "collect.steps_per_round is 0 and the student never drives",
-                ("collect.final_expert_share", *drivers),
-            ),
-            (
-                c.final_expert_share == 1,
-                "collect.final_expert_share is 1 and the student never drives",
-                drivers,
-            ),
-            (
-                alone,
-                "collect.expert_share_rounds and final_expert_share are 0 and the experts drive no "
-                "round",
-                ("collect.change_drivers",),
-            ),
-            (
-                alone and not c.initial_steps,
-                "collect.initial_steps is 0, expert_share_rounds and final_expert_share are too, "
-                "and the experts never drive",
-                ("collect.expert_epsilon",),
-            ),
-            (
-                settings.together is None,
-                "no task is played together",
-                ("learn.together",),
-            ),
-            (
-                all(expert.task.seen is None for expert in experts),
-                "experts can know of all that the student sees",
-                ("learn.resample_unseen",),
-            ),
-            (
-                len(experts) == 1,
-                "there is one expert",
-                ("learn.resample_unseen",),
-            ),
-            (
-                c.num_envs == 1,
-                "collect.num_envs is 1 and has one driver",
-                ("collect.change_drivers",),
-            ),
-            (
-                lrn.warm_start is None,
-                "learn.warm_start is None and the student begins fresh",
-                ("learn.warm_layers",),
-            ),
-            (
-                learnt.first_loss == learnt.loss,
-                "learn.loss is the same",
-                ("learn.first_loss", "learn.first_rounds"),
-            ),
-            (
-                {expert.game for expert in experts} == {lrn.begins_as},
-                "the student begins with its only game (learn.warm_start)",
-                ("learn.first_loss", "learn.first_rounds"),
-            ),
-            (
-                not of_entropy and not any(loss.tempered for loss in used),
-                f"learn.loss is {learnt.loss!r}, which knows no temperature",
-                ("learn.q_temperature", "learn.logits_temperature"),
-            ),
-            ("q" not in outputs, "no expert holds Q-values", ("learn.q_temperature",)),
-            (
-                "logits" not in outputs,
-                "no expert holds logits",
-                ("learn.logits_temperature", "evaluate.sample_logits"),
-            ),
-            all_are_played(known.evaluate),
-            (
-                not known.evaluate.opening_steps,
-                "evaluate.opening_steps is 0",
-                ("evaluate.opening_by",),
-            ),
-            nothing_is_claimed(known.evaluate, experts),
-            (
-                not any(presses_fire(expert.task) for expert in experts),
-                "no game has FIRE",
-                ("rules.fire_after_life",),
-            ),
-        ],
-    )
+        ),
+        (
+            not c.steps_per_round,
+            "collect.steps_per_round is 0 and the student never drives",
+            ("collect.final_expert_share", *drivers),
+        ),
+        (
+            c.final_expert_share == 1,
+            "collect.final_expert_share is 1 and the student never drives",
+            drivers,
+        ),
+        (
+            alone,
+            "collect.expert_share_rounds and final_expert_share are 0 and the experts drive no "
+            "round",
+            ("collect.change_drivers",),
+        ),
+        (
+            alone and not c.initial_steps,
+            "collect.initial_steps is 0, expert_share_rounds and final_expert_share are too, "
+            "and the experts never drive",
+            ("collect.expert_epsilon",),
+        ),
+        (
+            settings.together is None,
+            "no task is played together",
+            ("learn.together",),
+        ),
+        (
+            all(expert.task.seen is None for expert in experts),
+            "experts can know of all that the student sees",
+            ("learn.resample_unseen",),
+        ),
+        (
+            len(experts) == 1,
+            "there is one expert",
+            ("learn.resample_unseen",),
+        ),
+        (
+            c.num_envs == 1,
+            "collect.num_envs is 1 and has one driver",
+            ("collect.change_drivers",),
+        ),
+        (
+            lrn.warm_start is None,
+            "learn.warm_start is None and the student begins fresh",
+            ("learn.warm_layers",),
+        ),
+        (
+            learnt.first_loss == learnt.loss,
+            "learn.loss is the same",
+            ("learn.first_loss", "learn.first_rounds"),
+        ),
+        (
+            {expert.game for expert in experts} == {lrn.begins_as},
+            "the student begins with its only game (learn.warm_start)",
+            ("learn.first_loss", "learn.first_rounds"),
+        ),
+        (
+            not of_entropy and not any(loss.tempered for loss in used),
+            f"learn.loss is {learnt.loss!r}, which knows no temperature",
+            ("learn.q_temperature", "learn.logits_temperature"),
+        ),
+        ("q" not in outputs, "no expert holds Q-values", ("learn.q_temperature",)),
+        (
+            "logits" not in outputs,
+            "no expert holds logits",
+            ("learn.logits_temperature", "evaluate.sample_logits"),
+        ),
+        all_are_played(known.evaluate),
+        (
+            not known.evaluate.opening_steps,
+            "evaluate.opening_steps is 0",
+            ("evaluate.opening_by",),
+        ),
+        nothing_is_claimed(known.evaluate, experts),
+        (
+            not any(presses_fire(expert.task) for expert in experts),
+            "no game has FIRE",
+            ("rules.fire_after_life",),
+        ),
+    ]
 
 
 def nothing_is_claimed(

@@ -23,7 +23,7 @@ from jaxdistill.run.progress import Progress
 
 # What a run whose learning has diverged may change and go on. All else decides what is in its
 # checkpoints, or which states were seen.
-CHANGEABLE_AFTER_DIVERGENCE = (
+_CHANGEABLE_AFTER_DIVERGENCE = (
     "learn.learning_rate",
     "learn.clip_norm",
     "learn.q_temperature",
@@ -35,6 +35,12 @@ CHANGEABLE_AFTER_DIVERGENCE = (
     "learn.final_rate_fraction",
     "learn.rounds",  # with which the rate changes, and before which a run may end
 )
+
+
+def changeable_after_divergence(run: Run) -> tuple[str, ...]:
+    """The settings that a run whose learning has diverged may change, and that change something."""
+    idle = distill_settings.idle_fields(run.settings, run.experts)
+    return tuple(name for name in _CHANGEABLE_AFTER_DIVERGENCE if name not in idle)
 
 
 class Trained(NamedTuple):
@@ -263,7 +269,7 @@ class _Learning:
             divergence.check(
                 self.call.workdir,
                 run.settings,
-                CHANGEABLE_AFTER_DIVERGENCE,
+                changeable_after_divergence(run),
                 step=step,
                 numbers=row,
                 state=self.state,
@@ -302,7 +308,8 @@ class _Learning:
         """Saves how far the run is, by default with its student measured where one is due.
 
         Args:
-          chosen: whether the student of now is the one to report.
+          chosen: whether the student of now is the one to report. The last one that was is, so the
+            value that checkpoints are compared by is the round.
         """
         standing = self.standing
         with self.timer.phase("save"):
@@ -319,7 +326,7 @@ class _Learning:
                 standing.rounds,
                 self.state,
                 progress=progress.to_dict(),
-                value=standing.rounds if chosen else None,  # the last one counts
+                value=standing.rounds if chosen else None,
             )
 
 

@@ -1,11 +1,13 @@
 """Tests for learning that diverges: what is said, what is kept, how the run goes on."""
 
 import dataclasses
+import itertools
 import json
 
 import jax.numpy as jnp
 import pytest
 
+from jaxdistill import workdirs
 from jaxdistill.learn import divergence
 
 NAN, INF = float("nan"), float("inf")
@@ -82,6 +84,34 @@ def test_only_a_turned_knob_lets_the_run_go_on(tmp_path):
         divergence.claim(tmp_path, first, KNOBS)
     kept = json.loads((tmp_path / "diverged-64.json").read_text())
     assert kept["settings"] == {"learn.rate": "0.5", "learn.clip": "10.0"}
+
+
+def test_what_was_idle_when_it_stopped_is_no_knob(tmp_path):
+    """Of records of all knobs, too, as earlier versions wrote them."""
+    divergence.claim(tmp_path, Settings(), KNOBS)
+    with pytest.raises(ValueError):
+        _check(tmp_path, GOOD | {"loss": NAN})
+    with pytest.raises(ValueError, match="would again with these settings"):
+        divergence.claim(tmp_path, Settings(), KNOBS[:1])
+    unclipped = Settings(learn=Learn(clip=20.0))
+    for where, parts in ((tmp_path, ()), (tmp_path / "whole", (tmp_path,))):
+        workdirs.claim(where, Settings())
+        with pytest.raises(ValueError, match=r"learn\.clip 10\.0, this one has 20\.0"):
+            divergence.claim(where, unclipped, KNOBS[:1], parts=parts)
+        assert json.loads((where / "config.json").read_text())["learn"]["clip"] == 10.0
+
+
+def test_every_divergence_at_an_update_is_kept(tmp_path):
+    rates = (0.5, 0.4, 0.3, 0.2)
+    chosen = [Settings(learn=Learn(rate=rate)) for rate in rates]
+    divergence.claim(tmp_path, chosen[0], KNOBS)
+    for before, after in itertools.pairwise(chosen):
+        with pytest.raises(ValueError):
+            _check(tmp_path, GOOD | {"loss": NAN}, settings=before)
+        assert divergence.claim(tmp_path, after, KNOBS) is True
+    kept = [tmp_path / f"diverged-64{again}.json" for again in ("", "-2", "-3")]
+    said = [json.loads(path.read_text())["settings"]["learn.rate"] for path in kept]
+    assert said == [str(rate) for rate in rates[:3]]
 
 
 def test_a_kill_while_the_run_takes_new_settings_does_not_stop_them(tmp_path, monkeypatch):

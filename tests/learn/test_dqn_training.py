@@ -351,8 +351,14 @@ def test_one_of_several_networks_that_diverges_goes_on_at_another_rate(tmp_path,
         check(workdir, settings, knobs, numbers=numbers, **rest)
 
     monkeypatch.setattr(divergence, "check", windy_diverges)
-    with pytest.raises(ValueError, match=r"the loss is inf: .*change one of these and the same"):
+    with pytest.raises(
+        ValueError, match=r"the loss is inf: .*change one of these and the same"
+    ) as stopped:
         loop.train(far, tmp_path, mesh=one)
+    # What changes nothing without experts is neither advised nor taken.
+    assert "expert_weight" not in str(stopped.value) and "temperature" not in str(stopped.value)
+    with pytest.raises(ValueError, match=r"expert_weight 1\.0, this one has 0\.5"):
+        loop.train(dataclasses.replace(far, expert_weight=0.5), tmp_path, mesh=one)
     with pytest.raises(ValueError, match="would again with these settings"):
         loop.train(far, tmp_path, mesh=one)
     slower = dataclasses.replace(far, learning_rate=1e-4)
