@@ -203,13 +203,21 @@ def _log(run: Run, directory: str | os.PathLike[str]) -> dataset.Log:
 
 
 def check_fits(run: Run) -> None:
-    """Refuses a window that no device can hold, before anything is played for it.
+    """Refuses a window that no device can hold, or too short a one, before anything is played.
 
     Raises:
-      ValueError: it takes more than `mesh.check_fits` lets pass.
+      ValueError: it takes more than `mesh.check_fits` lets pass, or has so few steps of each
+        environment that a round may leave it without a usable one.
     """
     collect = run.settings.collect
     steps = collect.window_steps
+    # A whole stack, and one step more: that which begins a game is not usable.
+    least = collect.num_envs * (run.stored.stack + 1)
+    if steps < least:
+        raise ValueError(
+            f"collect.window_steps is {steps}, expected at least {least}: "
+            f"{run.stored.stack + 1} steps of each of collect.num_envs {collect.num_envs}"
+        )
     if collect.dataset:
         steps = min(steps, dataset.open_log(collect.dataset).length * collect.num_envs)
     elif not collect.steps_per_round:

@@ -1,6 +1,7 @@
 """The window of the states that a run learns from: whether it fits, and how it is read back."""
 
 import dataclasses
+import json
 import os
 import shutil
 
@@ -8,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import lock, meshes, networks
+from jaxdistill import lock, meshes, networks, workdirs
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
 from jaxdistill.play.collection import Chunk
-from jaxdistill.run import common, data, distill, distill_settings
+from jaxdistill.report import tables
+from jaxdistill.run import common, data, distill, distill_settings, student_json
 from jaxdistill.tasks.views import View
 
 ONE = meshes.create(jax.devices()[:1])
@@ -68,6 +70,38 @@ def test_a_window_that_no_device_can_hold_is_refused_before_anything_is_played(s
     # Where no more is collected, a window is no longer than what there is.
     alone = dataclasses.replace(wide.collect, steps_per_round=0)
     data.check_fits(common.Run(dataclasses.replace(wide, collect=alone), ONE))
+
+
+def test_a_window_that_may_come_to_hold_nothing_usable_is_refused(settings, tmp_path):
+    def wide(steps):
+        collect = dataclasses.replace(settings.collect, window_steps=steps * ENVS)
+        return dataclasses.replace(settings, collect=collect)
+
+    message = r"^collect\.window_steps is 16, expected at least 20: 5 steps of each of "
+    with pytest.raises(ValueError, match=message):
+        distill.distill(wide(4), tmp_path / "run", mesh=ONE)
+    assert not (tmp_path / "run").exists()
+    data.check_fits(common.Run(wide(5), ONE))
+
+
+def test_a_finished_run_is_returned_on_devices_that_its_batch_does_not_split_over(
+    settings, tmp_path, monkeypatch
+):
+    other = dataclasses.replace(
+        settings, learn=dataclasses.replace(settings.learn, batch_per_game=5)
+    )
+    two = meshes.create(jax.devices()[:2])
+    with pytest.raises(ValueError, match=r"batch_per_game 5 is not divisible by 2 devices"):
+        distill.distill(other, tmp_path / "run", mesh=two)
+    assert not (tmp_path / "run").exists()
+    # As if it had been learnt on one device.
+    workdirs.claim(tmp_path / "run", common.Run(other, ONE).settings)
+    (tmp_path / "run" / "result.json").write_text('{"rounds": 7}')
+    monkeypatch.setattr(student_json, "claim_roles", lambda *_: None)
+    monkeypatch.setattr(student_json, "tell_paths", lambda *_: None)
+    monkeypatch.setattr(student_json, "relocated_fields", lambda *_: ())
+    monkeypatch.setattr(tables, "read_result", lambda path: json.loads(path.read_text()))
+    assert distill.distill(other, tmp_path / "run", mesh=two) == {"rounds": 7}
 
 
 def test_what_a_step_takes_is_what_a_window_is_made_of(settings):
