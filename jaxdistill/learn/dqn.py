@@ -39,6 +39,7 @@ from jaxdistill.learn.algorithm import Progress
 from jaxdistill.learn.rollout import Rollout
 from jaxdistill.learn.train_settings import Beginning, optimiser
 from jaxdistill.tasks.actions import greedy
+from jaxdistill.tasks.views import AnyView
 
 
 @flax.struct.dataclass
@@ -113,6 +114,7 @@ def make_update(
     minibatches: int,
     discount: float,
     double: bool = False,
+    view: AnyView | None = None,
     ema_decay: float = 0.0,
 ) -> Update:
     """The jitted `update(state, memory, key) -> (state, metrics)` of `minibatches` optimiser steps.
@@ -127,6 +129,7 @@ def make_update(
       batch: transitions in a minibatch.
       discount: gamma, 0 to 1.
       double: whether the learning network chooses the next action that the target network values.
+      view: what the network sees of what pools show; None is all.
       ema_decay: of the state's average, where it keeps one.
 
     Returns:
@@ -148,19 +151,21 @@ def make_update(
         memory, target_params = shared
         tasks, rows = (x.reshape(-1) for x in drawn)
         seen = replay.gather(memory, tasks, rows)
-        outputs = networks.forward(network, params, seen.observations, tasks)
 
-        def following(params: Any) -> jax.Array:
-            return networks.forward(network, params, seen.next_observations, tasks)
+        def said(params: Any, observations: jax.Array) -> jax.Array:
+            shown = observations if view is None else view.see(observations)
+            return networks.forward(network, params, shown, tasks)
+
+        outputs = said(params, seen.observations)
 
         # No gradient goes through the target: a choice has none.
         target = targets(
             seen.rewards,
             seen.ended,
-            following(target_params),
+            said(target_params, seen.next_observations),
             masks[tasks],
             discount=discount,
-            choosing=following(params) if double else None,
+            choosing=said(params, seen.next_observations) if double else None,
         )
         # Of a row's outputs the loss is about one, the action played.
         played = jax.nn.one_hot(seen.actions, outputs.shape[1], dtype=jnp.bool_)
@@ -197,7 +202,7 @@ class Dqn:
 
     def __init__(self, begin: Beginning):
         settings, chosen, mesh = begin.settings, begin.lessons, begin.mesh
-        self._settings, view, transform = settings, chosen[0].view, optimiser(settings)
+        self._settings, shown, transform = settings, chosen[0].view, optimiser(settings)
         self._key = jax.random.key(settings.seed)
         averaged = settings.ema_decay > 0
         self._state = create_state(begin.params, transform, mesh, averaged=averaged)
@@ -206,9 +211,9 @@ class Dqn:
             num_tasks=len(chosen),
             num_envs=settings.num_envs,
             capacity=settings.replay_size,
-            frame_shape=view.shape[1:],
+            frame_shape=shown.shape[1:],
             dtype=chosen[0].task.suite.frame_dtype,
-            depth=view.stack,
+            depth=shown.stack,
         )
         self._update = make_update(
             begin.network,
@@ -219,6 +224,7 @@ class Dqn:
             minibatches=settings.updates_per_iteration,
             discount=settings.discount,
             double=settings.double,
+            view=begin.view,
             ema_decay=settings.ema_decay,
         )
 

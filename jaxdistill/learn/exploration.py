@@ -14,6 +14,7 @@ from jaxdistill.learn.algorithm import Observed, Progress
 from jaxdistill.learn.rollout import Acted
 from jaxdistill.learn.train_settings import Beginning, Settings
 from jaxdistill.tasks.actions import greedy
+from jaxdistill.tasks.views import AnyView
 
 
 class Explorer:
@@ -71,13 +72,19 @@ Carries = tuple[networks.Carry, networks.Carry]
 
 
 def make_act(
-    settings: Settings, network: networks.Network, masks: jax.Array
+    settings: Settings,
+    network: networks.Network,
+    masks: jax.Array,
+    view: AnyView | None = None,
 ) -> Callable[..., tuple[jax.Array, jax.Array, Carries]]:
     """Jitted `act(params, average, observations, begun, carries)`.
 
     It gives greedy actions and their values, `(G, N)`, and what is carried on. With an `average` of
     None values are NaN. `begun` `(G, N)` says where a game begins; it and `carries` matter to a
     recurrent network alone.
+
+    Args:
+      view: what the network sees of what pools show; None is all.
     """
 
     def said(params: Any, seen: jax.Array, rows: np.ndarray, begun: jax.Array, carry: Any):
@@ -95,7 +102,8 @@ def make_act(
     ):
         shape = (len(observations), observations[0].shape[0])
         rows = np.repeat(np.arange(shape[0]), shape[1])
-        stacked, begins = jnp.concatenate(observations), begun.reshape(-1)
+        shown, begins = jnp.concatenate(observations), begun.reshape(-1)
+        stacked = shown if view is None else view.see(shown)
         chooser, valuer = jax.tree.map(lambda x: x.reshape(rows.size, *x.shape[2:]), carries)
         outputs, chooser = said(params, stacked, rows, begins, chooser)
         actions, valued = greedy(outputs, masks[rows]), outputs
@@ -131,7 +139,7 @@ class Actor:
     def __init__(self, begin: Beginning, algorithm: _Acting):
         settings, network, lessons = begin.settings, begin.network, begin.lessons
         self._settings, self._algorithm = settings, algorithm
-        self._act = make_act(settings, network, begin.masks)
+        self._act = make_act(settings, network, begin.masks, begin.view)
         self._explorer = Explorer(settings, [lesson.task.actions for lesson in lessons])
         self.epsilon = 0.0
         # Kept on the host, as the pools are.

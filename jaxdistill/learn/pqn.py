@@ -37,6 +37,7 @@ from jaxdistill.learn.train_settings import (
     optimiser,
     temperature_of,
 )
+from jaxdistill.tasks.views import AnyView
 
 
 def q_lambda_targets(
@@ -137,6 +138,7 @@ def make_update(
     *,
     objective: Objective,
     passes: Passes,
+    view: AnyView | None = None,
     ema_decay: float = 0.0,
 ) -> Update:
     """The jitted `update(state, rollout, key, taught=None) -> (state, metrics)` of one rollout.
@@ -148,6 +150,7 @@ def make_update(
     are of whole environments. `state` is donated.
 
     Args:
+      view: what the network sees of what pools show; None is all.
       ema_decay: of the state's average, where it keeps one.
 
     Returns:
@@ -159,7 +162,7 @@ def make_update(
         not divide the rows.
     """
     meshes.check_divisible(mesh, "batch_per_task", passes.batch_per_task)
-    loss = functools.partial(_loss, network, objective)
+    loss = functools.partial(_loss, network, view, objective)
     gradient_of = learner.sharded_gradient(loss, mesh)
     targets_of = functools.partial(
         q_lambda_targets, discount=objective.discount, trace=objective.trace
@@ -203,6 +206,7 @@ def _shuffled(key: jax.Array, *, steps: int, envs: int, windows: bool) -> jax.Ar
 
 def _loss(
     network: networks.Network,
+    view: AnyView | None,
     objective: Objective,
     params: Any,
     shared: tuple[Rollout, jax.Array, Taught | None],
@@ -212,7 +216,8 @@ def _loss(
     rollout, targets, taught = shared
     at = (tasks_of(rows).reshape(-1), rows.reshape(-1))
     stacks = rollout.stacks(rows)
-    outputs = _outputs(network, params, rollout, stacks, *at)
+    seen = stacks if view is None else view.see(stacks)
+    outputs = _outputs(network, params, rollout, seen, *at)
     action, target, valid = (at_rows(x, *at) for x in (rollout.actions, targets, rollout.valid))
     error = outputs[jnp.arange(outputs.shape[0]), action] - target
     loss = 0.5 * jnp.mean(jnp.where(valid, jnp.square(error), 0.0))
@@ -284,6 +289,7 @@ class Pqn:
             mesh,
             objective=objective_of(settings, begin.experts),
             passes=Passes(settings.batch_per_game, settings.epochs),
+            view=begin.view,
             ema_decay=settings.ema_decay,
         )
         self._expert_params = jax.device_put(

@@ -2,8 +2,12 @@
 
 import dataclasses
 import functools
+import pathlib
+import re
 import shutil
+import sys
 import types
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +39,7 @@ from jaxdistill.play import evaluation, lessons, records
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.task import seed_for
-from jaxdistill.tasks.views import View
+from jaxdistill.tasks.views import Vector, View
 
 NO, YES = False, True
 
@@ -1157,3 +1161,50 @@ def test_what_an_earlier_version_valued_otherwise_is_valued_as_now(tmp_path, mon
         training.save(chosen=training.best["step"] == training.steps)
         assert training.best["step"] == training.steps, "another that scores as much is newer"
         assert training._saved.best_step() == 3
+
+
+@pytest.fixture
+def corridor(own_tasks, monkeypatch):
+    """That of docs/extend.md, which shows a huge number beside the one that is seen."""
+    text = pathlib.Path(__file__).parents[2].joinpath("docs", "extend.md").read_text()
+    (classes,) = re.findall(r"^```python\n(import dataclasses\n.*?)^tasks\.add", text, re.M | re.S)
+    module = types.ModuleType("corridor")
+    monkeypatch.setitem(sys.modules, "corridor", module)
+    exec(classes, module.__dict__)
+
+    class Wide(module.CorridorPool):
+        def _seen(self):
+            place = super()._seen()
+            return np.concatenate([place, np.full_like(place, 1e30)], axis=-1)
+
+    @dataclasses.dataclass(frozen=True)
+    class Two(module.Corridor):
+        suite: ClassVar = dataclasses.replace(module.CORRIDOR, view=Vector(2))
+
+        @property
+        def view(self):
+            return Vector(1, of=2)
+
+        def pool(self, num_envs, *, seed, view=None, max_steps=None, threads=None):
+            return Wide(self, num_envs, seed, view, max_steps or self.max_steps)
+
+    tasks.add(Two())
+
+
+@pytest.mark.usefixtures("corridor")
+@pytest.mark.parametrize(
+    "how",
+    [{"algorithm": "pqn"}, {"algorithm": "pqn", "core": "gru"}, {"algorithm": "dqn"}],
+    ids=["pqn", "recurrent", "dqn"],
+)
+def test_a_network_sees_its_own_part_of_what_pools_show(how, tmp_path):
+    beside = {"first_update": 8, "updates_per_step": 0.25} if how["algorithm"] == "dqn" else {}
+    chosen = _settings(
+        games=("corridor/short",), network="mlp", core_width=4, double=True, **how, **beside
+    )
+    with learning.Training(chosen, tmp_path, meshes.create(jax.devices()[:1])) as training:
+        for _ in range(2):
+            assert np.isfinite(training.iterate()["loss"])
+        training.evaluate()
+        (expert,) = training.best_experts()
+    assert expert.view == Vector(1, of=2)
