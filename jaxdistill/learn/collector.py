@@ -43,7 +43,7 @@ class RolloutCollector:
         self._log = [] if log is None else list(log.swapaxes(0, 1))
         self._pools: list[Pool] = []
 
-    def begin(self) -> None:
+    def open(self) -> None:
         """Opens the pools and plays the log in them, unless that was done.
 
         Raises:
@@ -73,7 +73,7 @@ class RolloutCollector:
     @property
     def pools(self) -> list[Pool]:
         """One of each task, begun."""
-        self.begin()
+        self.open()
         return self._pools
 
     @property

@@ -34,7 +34,7 @@ class Window:
 
     Attributes:
       frames: `(G, T, N, *frame)`, the newest frame of each observation.
-      ages: `(G, T, N)` uint8, steps since the game began, counted up to the stack's depth only.
+      ages: `(G, T, N)` uint8, steps since the game began, counted up to `depth - 1` only.
       labels: `(G, T, N, A)` float32, the expert's outputs in the suite's action order.
       rows: `(G, T * N)` int32; the first `counts[g]` are the usable rows of game g, as t * N + n.
       counts: `(G,)` int32.

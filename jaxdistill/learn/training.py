@@ -114,9 +114,10 @@ class Training:
         self.timer = clocks.Timer()
         self.iteration = self._episodes = 0
         self._unevaluated = False
-        # Of a student of several games: the parameters it plays with, and its mean scores.
+        # Of a student of several games: the parameters it plays with, and its mean scores, which
+        # checkpoints call `begun`.
         self._first: Any = None
-        self._begun: dict[str, float] | None = None
+        self._first_scores: dict[str, float] | None = None
         self.starts_seen: dict[str, list[int]] | None = {}
         if student is not None and len(self.names) > 1:
             # A copy: what it is of is donated to the first update.
@@ -163,11 +164,11 @@ class Training:
         self._recent = [deque(x, maxlen=100) for x in restored.progress["recent"]]
         self._actor.restore(restored.host)
         self._episodes = restored.progress.get("episodes", 0)
-        self._begun = restored.progress.get("begun")
+        self._first_scores = restored.progress.get("begun")
         self.starts_seen = restored.progress.get("chosen_by")
         self._unevaluated = restored.progress.get("unevaluated", False)
         if self.best and not self.best.get("decided"):  # an earlier version may value it otherwise
-            self.best["value"] = self._value(self.best["scores"], self._begun)
+            self.best["value"] = self._value(self.best["scores"], self._first_scores)
         return restored.progress["pools_began"], restored.host.get("log")
 
     def iterate(self) -> dict[str, float]:
@@ -201,8 +202,8 @@ class Training:
         with self.timer.phase("evaluate"):
             means = self._play(self.state.eval_params, self.settings.eval_episodes, lessons.SELECT)
         if self._first is not None and not self.iteration:
-            self._begun = means
-        value = self._value(means, self._begun)
+            self._first_scores = means
+        value = self._value(means, self._first_scores)
         if not self.best or value >= self.best["value"]:
             self.best = {"step": self.steps, "value": value, "scores": means}
         self._unevaluated = False
@@ -219,7 +220,7 @@ class Training:
     @property
     def due(self) -> bool:
         """Whether what it begins with, or stopped with, is still to be evaluated."""
-        first = self._first is not None and not self.iteration and self._begun is None
+        first = self._first is not None and not self.iteration and self._first_scores is None
         return first or self._unevaluated
 
     def _value(self, means: dict[str, float], begun: dict[str, float] | None) -> float:
@@ -285,7 +286,7 @@ class Training:
         """
         if self.best.get("decided"):
             return
-        first = () if self._begun is None else (0,)
+        first = () if self._first_scores is None else (0,)
         steps, episodes = (*first, self.best["step"], self.steps), self.settings.final_episodes
         compared = dict.fromkeys(steps)
         games = len(compared) * len(self.lessons) * episodes
@@ -329,13 +330,14 @@ class Training:
         Raises:
           Preempted: a signal has come; what is saved stays as it is.
         """
-        self._collector.begin()
+        self._collector.open()
 
     def save(self, *, chosen: bool = False, due: bool = False) -> None:
         """Saves everything that a resumed training needs.
 
         Args:
-          chosen: it is the best so far, and is kept until another one is.
+          chosen: it is the best so far, and is kept until another one is: checkpoints are compared
+            by the number of steps, among those that were.
           due: an evaluation is to follow, and does so where a resumed training begins.
         """
         self._unevaluated = due
@@ -352,11 +354,11 @@ class Training:
                 "recent": [list(x) for x in self._recent],
                 "pools_began": self._collector.began,
                 "episodes": self._episodes,
-                "begun": self._begun,
+                "begun": self._first_scores,
                 "chosen_by": self.starts_seen,
                 "unevaluated": due,
             },
-            value=float(self.steps) if chosen else None,  # the last one counts
+            value=float(self.steps) if chosen else None,
         )
 
     def best_params(self) -> networks.Params:
