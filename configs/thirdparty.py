@@ -8,8 +8,8 @@ every fourth frame alone. SpaceInvaders: a DQN that sees a part of the screen, i
 colours, resized twice. Their specs in `configs/experts/` say where each was published; what comes
 of it is in docs/results.md.
 
-The student sees each game as that game's expert does, and begins with the convolutions of the one
-that is hardest to copy, SpaceInvaders', and half as many features of its own beside them.
+The student sees each game as that game's expert does, and begins with the convolutions of all three
+side by side.
 """
 
 from ml_collections import ConfigDict
@@ -28,16 +28,18 @@ def get_config(directory: str = "weights") -> ConfigDict:
         ",".join(f"{game}={directory}/{file}" for game, file in EXPERTS.items())
     )
     config.view = "experts"
-    config.convolutions = "48x8/4,96x3/2,96x3/1"  # SpaceInvaders' expert has 32, 64 and 64
+    # SpaceInvaders' and Pong's experts have 32, 64 and 64 features, Breakout's 16 and 32.
+    config.convolutions = "80x8/4,160x4/2,160x3/1"
     config.collect.steps_per_round = 640
     config.collect.expert_share_rounds = 100
     config.collect.final_expert_share = 0.3  # only an expert comes to the end of Breakout's wall
-    config.learn.rounds = 640
-    config.learn.warm_start = "space_invaders"
+    config.learn.rounds = 288
+    config.learn.final_rate_fraction = 0.02
+    config.learn.warm_start = "space_invaders,pong,breakout"
     config.learn.warm_layers = "convolutions"
     config.learn.batch_per_game = 32
-    config.evaluate.every_rounds = 320
-    config.evaluate.select_episodes = 32
+    config.evaluate.every_rounds = 144
+    config.evaluate.select_episodes = 64
     # After the random no-ops of a pool the Pong expert plays far below its own claim; see its spec.
     config.evaluate.lowest_expert_share = 0.2
     return config
