@@ -367,7 +367,7 @@ def test_experts_that_cannot_be_written_are_refused(tmp_path):
             an_expert(
                 "duel", dataclasses.replace(CASES["duel"], network=networks.create("skills"))
             ),
-            r"a head of type linear, without a value.* \(launch/finetune.py\)",
+            r"a head of type linear, without a value.* \(jaxdistill finetune\)",
         ),
     ):
         with pytest.raises(ValueError, match=words) as caught:
