@@ -204,7 +204,7 @@ def tell_report(workdir: str | os.PathLike[str]) -> None:
     if path.is_file():
         terminal.say(f"report in {workdir}/report.html")
         return
-    gone = (training if kinds.of(workdir) == "training" else distill).missing_path(workdir)
+    gone = (distill if kinds.has_student(workdir) else training).missing_path(workdir)
     first = "" if gone is None else f"put back {gone}, which is not there either, then "
     result = path.with_name("result.json")
     terminal.say(

@@ -712,7 +712,7 @@ def test_an_exported_student_is_a_workdir(program, student, tmp_path):
     whole = done("evaluate", "--episodes=1", f"--out={tmp_path / 'x.json'}")
     assert "12.5 [10.2, 14.8]" in whole
     assert (
-        "breakout" in whole and "of at most 60 steps" in whole and "as the student's card" in whole
+        "breakout" in whole and "of at most 60 steps" in whole and "of the student's card" in whole
     )
     pong, breakout = json.loads((tmp_path / "x.json").read_text())["games"]
     assert pong["expert"] == CARD["measured"]["games"][0]["expert"]

@@ -998,13 +998,14 @@ def _measured(workdir, updates=2):
 def test_random_play_is_not_measured_for_an_expert_that_keeps_nothing_of_its_claim(
     settings, monkeypatch
 ):
-    run, who = common.Run(settings, meshes.create()), list[str]()
+    short, who = common.Run(settings, meshes.create()), list[str]()
+    whole = dataclasses.replace(settings.evaluate, max_steps=None)  # claims are of whole games
+    run = common.Run(dataclasses.replace(settings, evaluate=whole), meshes.create())
     run.lessons = tuple(
         dataclasses.replace(x, expert=dataclasses.replace(x.expert, advertised_score=1000.0))
         for x in run.lessons
     )
-    play = run.play_first
-    run.play_first = lambda player: who.append(player.name) or play(player)
+    run.play_first = lambda player: who.append(player.name) or short.play_first(player)
     for known, played in ((0.0, ["experts"]), (None, ["experts", "random"])):
         who.clear()
         monkeypatch.setattr(records, "random_score", lambda *_, known=known: known)
