@@ -68,7 +68,7 @@ def main() -> None:
             assert command == "jaxdistill", line
             told[flags[0]] = run(program, *flags, where=outside)
         assert told["doctor"].count("works") == 4 and "fails" not in told["doctor"], told["doctor"]
-        assert "saved in pong" in told["convert"]
+        assert "saved in my_pong" in told["convert"]
         assert "report in run/report.html" in told["distill"]
         (row, _) = json.loads((outside / "run" / "result.json").read_text())["games"]
         assert row["game"] == "pong" and row["student"]["episodes"] == 2
