@@ -9,6 +9,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from small_finetunings import going_on
 
 from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts import export, export_sb3
@@ -115,22 +116,7 @@ def test_an_exported_student_of_such_experts_starts_and_plays_as_in_its_run(alon
 
 def test_a_training_goes_on_from_it_where_starts_are_kept_apart_so(alone, tmp_path, monkeypatch):
     _, exported = alone
-    chosen = train_settings.Settings(
-        games=("space_invaders",),
-        algorithm="ppo",
-        student=str(exported),
-        num_envs=2,
-        rollout_steps=4,
-        total_steps=8,
-        batch_per_game=8,
-        epochs=1,
-        max_steps=40,
-        eval_every=8,
-        eval_episodes=1,
-        eval_epsilon=0.05,
-        final_episodes=2,
-        expert_weight=0.0,
-    )
+    chosen = going_on(exported, "space_invaders")
     shown, measure = [], evaluation.measure
 
     def spy(lessons, *args, **options):

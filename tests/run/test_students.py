@@ -14,6 +14,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from small_finetunings import going_on
 
 from jaxdistill import lock, meshes, networks, tasks, workdirs
 from jaxdistill.experts import export, formats, student
@@ -675,25 +676,6 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
     (whole,) = measure(dataclasses.replace(terms, episodes=1, max_steps=None))
     mean = whole["network"]["mean"]
     assert whole["human_normalised"] == tasks.get("breakout").human_normalised(mean)
-
-
-def going_on(workdir):
-    return train_settings.Settings(
-        games=("breakout",),
-        algorithm="ppo",
-        student=str(workdir),
-        num_envs=2,
-        rollout_steps=4,
-        total_steps=8,
-        batch_per_game=8,
-        epochs=1,
-        max_steps=40,
-        eval_every=8,
-        eval_episodes=1,
-        eval_epsilon=0.05,
-        final_episodes=2,
-        expert_weight=0.0,
-    )
 
 
 def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path):
