@@ -67,7 +67,8 @@ def _other_convolutions(run: Run, sources: Sequence[_Source]) -> str:
             f"{' and '.join(source.name for source in sources)}, which are {said}"
         )
         room = networks.side_by_side(*theirs)
-        if room and networks.may_take_torso(run.network.clone(convs=room), *theirs):
+        has_some = room and run.network.convs
+        if has_some and networks.may_take_torso(run.network.clone(convs=room), *theirs):
             convs = networks.describe_convolutions(room)
     advice = f"set convolutions to {convs}, " if convs else ""
     return f"learn.warm_start: {differ}; {advice}leave learn.warm_layers at 'all', or begin fresh"
