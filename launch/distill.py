@@ -12,7 +12,12 @@ from _wandb import show
 from absl import flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "what to distil; see configs/")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "what to distil, as NAME or NAME:GAME=FILE,...; merge is for your experts, quickstart for few "
+    "cores (docs/merge.md lists more); or a file of your own",
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; made if it is missing")
 _PROFILE = flags.DEFINE_string("profile", None, "directory for a jax.profiler trace of 3 rounds")
 flags.mark_flags_as_required(["config", "workdir"])
