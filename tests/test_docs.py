@@ -214,7 +214,7 @@ def test_worked_examples_work():
     """docs/extend.md, from its first line to its last, by one who has only imported the package."""
     text = (ROOT / "docs" / "extend.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for text in ("\n".join(blocks), *blocks[1:]):  # the first is where all begins
         subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=True)
 

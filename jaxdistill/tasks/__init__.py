@@ -22,6 +22,7 @@ import numpy as np
 from jaxdistill.tasks import atari, combat, lander
 from jaxdistill.tasks.atari import USUAL, Game, Rules
 from jaxdistill.tasks.checks import check as check
+from jaxdistill.tasks.gymnasium_pool import gymnasium_task as gymnasium_task
 from jaxdistill.tasks.task import Task
 from jaxdistill.text import one_line
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxdistill.tasks.task import Played, Pool, Suite, Task
+from jaxdistill.tasks.gymnasium_pool import GymnasiumCamera, GymnasiumPool
+from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import AnyShown, Vector
 
 ACTION_NAMES = ("NOOP", "LEFT_ENGINE", "MAIN_ENGINE", "RIGHT_ENGINE")
@@ -70,9 +71,10 @@ class Lander(Task):
         limit = self.max_steps if max_steps is None else max_steps
         return LanderPool(self, num_envs, seed=seed, view=view, max_steps=limit)
 
-    def camera(self, *, seed: int, max_steps: int | None = None) -> LanderCamera:
-        """See `LanderCamera`."""
-        return LanderCamera(self, seed=seed, max_steps=max_steps)
+    def camera(self, *, seed: int, max_steps: int | None = None) -> GymnasiumCamera:
+        """Every second pixel of the screen, `(200, 300, 3)`; see `GymnasiumCamera`."""
+        pool = LanderPool(self, 1, seed=seed, max_steps=max_steps, render=True)
+        return GymnasiumCamera(pool, _half_screen)
 
 
 STANDARD = Lander("lander/standard")
@@ -81,14 +83,11 @@ WINDY_AIR = Lander("lander/windy_air", wind=20.0, max_steps=400)
 HEAVY = Lander("lander/heavy", gravity=-12.5, max_steps=800)
 LANDERS = {lander.name: lander for lander in (STANDARD, WINDY, WINDY_AIR, HEAVY)}
 
-_EPISODE = 1  # what chance within a pool is for
 
+class LanderPool(GymnasiumPool):
+    """N environments of one variant; all chance of an episode comes from its seed.
 
-class LanderPool(Pool):
-    """N environments of one variant, stepped one after another in this process.
-
-    The k-th episode of environment i has a seed of its own, drawn from the pool's seed, i and k.
-    All its chance comes from it: the ground, the first push, the engines' and the wind's.
+    The ground, the first push, the engines' and the wind's.
     """
 
     def __init__(
@@ -111,25 +110,9 @@ class LanderPool(Pool):
           ValueError: a count below 1, a view of something else than the lander's 8 numbers, or
             gymnasium's Box2D is not installed.
         """
-        max_steps = lander.max_steps if max_steps is None else max_steps
-        super().__init__(lander, num_envs, view, max_steps)
-        if self.view != LANDER.view:
-            raise ValueError(f"{lander.name} shows {LANDER.view}, not {self.view}")
-        self._seed, self._max_steps = seed, max_steps
-        world = _world_class()
-        self._worlds = [world(lander, render) for _ in range(num_envs)]
-        self._episodes = np.full(num_envs, -1)
-        self._lengths = np.zeros(num_envs, int)
-        self._actions = np.zeros(0, int)
-        self._begin(np.stack([self._reset(i) for i in range(num_envs)]), np.zeros(num_envs))
-
-    def _reset(self, index: int) -> np.ndarray:
-        """Begins the next episode of an environment; returns its first observation."""
-        self._episodes[index] += 1
-        self._lengths[index] = 0
-        words = (self._seed + index, _EPISODE, int(self._episodes[index]))
-        seed = int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
-        return self._worlds[index].reset(seed=seed)[0][None]
+        make = functools.partial(_world_class(), lander, render)
+        limit = lander.max_steps if max_steps is None else max_steps
+        super().__init__(lander, make, num_envs, seed=seed, view=view, max_steps=limit)
 
     @property
     def states(self) -> np.ndarray:
@@ -143,34 +126,6 @@ class LanderPool(Pool):
             [zlib.crc32(np.asarray(row, np.float64).tobytes()) for row in numbers], np.uint32
         )
 
-    def skip(self, counts: np.ndarray) -> None:
-        """Begins the episode after the first `counts[i]` in environment i of this fresh pool."""
-        rows = np.flatnonzero(counts)
-        if len(rows):
-            self._episodes[rows] = counts[rows] - 1
-            self._begin(np.stack([self._reset(int(i)) for i in rows]), np.zeros(len(rows)), rows)
-
-    def _send(self, actions: np.ndarray, rows: np.ndarray | None) -> None:
-        del rows
-        self._actions = actions
-
-    def _receive(self) -> Played:
-        rows = range(self.num_envs) if self._sent is None else self._sent
-        count = len(rows)
-        observations = np.empty((count, *LANDER.view.shape), np.float32)
-        rewards, ended = np.zeros(count), np.zeros(count, bool)
-        truncated = np.zeros(count, bool)
-        for at, (index, action) in enumerate(zip(rows, self._actions.tolist(), strict=True)):
-            if self.last.over[index]:
-                observations[at] = self._reset(int(index))
-                continue
-            seen, reward, landed, _, _ = self._worlds[index].step(action)
-            self._lengths[index] += 1
-            observations[at, 0], rewards[at] = seen, reward
-            truncated[at] = not landed and self._lengths[index] >= self._max_steps
-            ended[at] = landed or truncated[at]
-        return Played(observations, rewards, np.zeros(count), ended, truncated, self._sent)
-
     @property
     def facts(self) -> dict[str, np.ndarray]:
         """How the episodes stand, or ended, `(N,)` each.
@@ -182,31 +137,9 @@ class LanderPool(Pool):
         facts = np.asarray([_landing(world) for world in self._worlds], float)
         return dict(zip(LANDER.facts, facts.T, strict=True))
 
-    def screens(self) -> np.ndarray:
-        """`(N, 400, 600, 3)` uint8, what a person would see; of a pool made with `render`."""
-        return np.stack([world.render() for world in self._worlds])
 
-
-class LanderCamera:
-    """One lander as people see it: given a pool's seed and actions, the same episode.
-
-    Attributes:
-      frame: `(200, 300, 3)` uint8, every second pixel of the screen now.
-    """
-
-    def __init__(self, lander: Lander, *, seed: int, max_steps: int | None = None):
-        """Begins the episode that a pool of one environment with this seed begins."""
-        self._pool = LanderPool(lander, 1, seed=seed, max_steps=max_steps, render=True)
-        self.frame = self._shown()
-
-    def step(self, action: int) -> np.ndarray:
-        """Plays one action; returns the new `frame`."""
-        self._pool.step(np.asarray([action]))
-        self.frame = self._shown()
-        return self.frame
-
-    def _shown(self) -> np.ndarray:
-        return self._pool.screens()[0, ::2, ::2].copy()  # or the whole screen would be kept
+def _half_screen(pool: GymnasiumPool) -> np.ndarray:
+    return pool.screens()[0, ::2, ::2].copy()  # or the whole screen would be kept
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import abc
 import dataclasses
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -102,13 +102,16 @@ class Task(abc.ABC):
       human_score: published score of a human tester, None where there is none.
     """
 
-    suite: ClassVar[Suite]
-
     name: str
     actions: tuple[int, ...]
     max_steps: int
     random_score: float | None = None
     human_score: float | None = None
+
+    @property
+    @abc.abstractmethod
+    def suite(self) -> Suite:
+        """What it belongs to; in most a constant of the class."""
 
     @property
     def number(self) -> int:

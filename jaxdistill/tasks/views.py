@@ -27,7 +27,7 @@ MAXIMA = ("before", "after", "none")
 PADDINGS = ("repeat", "zero")
 SCREEN = (210, 160)
 """Rows and columns of the screen; EnvPool cuts taller ones to it."""
-_MAX_SIZE = 4096
+MAX_SIZE = 4096
 _CHOICES = {"resize": RESIZES, "gray": GRAYS, "maximum": MAXIMA, "padding": PADDINGS}
 
 
@@ -80,10 +80,10 @@ class View:
             size = getattr(self, name)
             if name == "spacing" and size is None:
                 continue
-            if type(size) is not int or not 1 <= size <= _MAX_SIZE:
+            if type(size) is not int or not 1 <= size <= MAX_SIZE:
                 shown = short_repr(size if not isinstance(size, int) or size < 1 else "larger")
                 raise ValueError(
-                    f"view: {name} is {shown}, expected a whole number of 1..{_MAX_SIZE}"
+                    f"view: {name} is {shown}, expected a whole number of 1..{MAX_SIZE}"
                 )
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
@@ -182,12 +182,12 @@ class Vector:
     native: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or not 1 <= self.size <= _MAX_SIZE:
+        if type(self.size) is not int or not 1 <= self.size <= MAX_SIZE:
             raise ValueError(
-                f"view: size is {short_repr(self.size)}, expected a whole number of 1..{_MAX_SIZE}"
+                f"view: size is {short_repr(self.size)}, expected a whole number of 1..{MAX_SIZE}"
             )
         whole = self.size if self.of is None else self.of
-        if not all(type(x) is int and 0 <= x <= _MAX_SIZE for x in (self.start, whole)) or (
+        if not all(type(x) is int and 0 <= x <= MAX_SIZE for x in (self.start, whole)) or (
             self.start + self.size > whole
         ):
             shown = f"{short_repr(self.start)}.. of {short_repr(whole)}"
@@ -322,7 +322,7 @@ def _pair(value: object) -> bool:
     """Whether it is a tuple of two whole numbers that a screen can have."""
     if not isinstance(value, tuple) or [type(number) for number in value] != [int, int]:
         return False
-    return max(value) <= _MAX_SIZE
+    return max(value) <= MAX_SIZE
 
 
 def _of_luminance(view: View) -> bool:
