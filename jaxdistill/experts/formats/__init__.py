@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxdistill import networks, shipped, tasks
@@ -23,6 +23,7 @@ from jaxdistill.experts.formats import (
     conventions,
     places,
     published,
+    recognition,
     signs,
     skills,
     stable_baselines3,
@@ -32,9 +33,7 @@ from jaxdistill.experts.formats.building import Layer
 from jaxdistill.experts.formats.layers import Arrays, Plan, brief
 from jaxdistill.experts.formats.places import Found
 from jaxdistill.tasks.atari import USUAL, Rules
-from jaxdistill.tasks.combat import COMBAT
-from jaxdistill.tasks.lander import LANDER
-from jaxdistill.tasks.views import AnyView, Vector, View
+from jaxdistill.tasks.views import View
 
 __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
@@ -264,43 +263,63 @@ def _check_told(told: published.RepositoryInfo, expert: Expert) -> None:
 
 def _read(source: Opened, described: specs.Spec | None, game: str | None) -> Conversion:
     """What this machine has of it; raises as `convert` does."""
-    path, file, data, found = source.path, source.file, source.data, source.found
-    if file is None:
-        if described:
-            raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
-        if student.is_student(path):
-            return Conversion(student.Student.load(path).expert(game), _STUDENT)
-        expert = Expert.load(path)
-        game = _agreed(game, (expert.game,), str(path))
-        return Conversion(dataclasses.replace(expert, game=game), _CONVERTED)
+    if source.file is None:
+        return _of_directory(source.path, described, game)
     if described:
         game = _agreed(game, (described.game,), described.path)
-        conversion = _by_spec(str(path), found, described, game)
+        conversion = _by_spec(str(source.path), source.found, described, game)
     else:
-        said = carried.read(file.tree if data is None else data, str(path))
-        arguments = besides.arguments(file.tree, path)
-        games = tuple(said.views) if said else besides.games(file.tree, arguments)
-        hinted, by, sure = source.hint
-        if sure and not any(games) and game not in (None, hinted):
-            raise Contradicted(
-                f"{path}: {by} says {hinted}, and {game} was asked for; name its own game, or "
-                f"none; a spec (--spec) may say another"
-            )
-        game = _agreed(game, games, str(path))
-        if game is None and any(games) and hinted not in games:
-            hinted = None  # a file of several games, which it lists
-        conversion = _by_names(str(path), found, file.tree, data, game or hinted, said, arguments)
-        if hinted and hinted != game:
-            note = f"its game, {hinted}, is taken from {by}"
-            if game:
-                note = f"{by} says {hinted}; it is read as an expert of {game}"
-            asked = game is not None and not any(games)
-            conversion = dataclasses.replace(
-                conversion,
-                notes=(*conversion.notes, note),
-                doubts=(note,) if asked else (),
-            )
-    return dataclasses.replace(conversion, skipped=file.skipped)
+        conversion = _by_names(source, source.file.tree, game)
+    return dataclasses.replace(conversion, skipped=source.file.skipped)
+
+
+def _of_directory(path: pathlib.Path, described: specs.Spec | None, game: str | None) -> Conversion:
+    """What stands in a directory of our own: one expert of a student, or one that was converted."""
+    if described:
+        raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
+    if student.is_student(path):
+        return Conversion(student.Student.load(path).expert(game), _STUDENT)
+    expert = Expert.load(path)
+    game = _agreed(game, (expert.game,), str(path))
+    return Conversion(dataclasses.replace(expert, game=game), _CONVERTED)
+
+
+def _by_names(source: Opened, tree: Any, game: str | None) -> Conversion:
+    """What a file without a spec holds.
+
+    Args:
+      tree: all that is in the file.
+      game: the game that was asked for. Where none was, it is the one that the file says, or else
+        the one that is hinted at.
+    """
+    path = str(source.path)
+    said = carried.read(tree if source.data is None else source.data, path)
+    arguments = besides.arguments(tree, source.path)
+    games = tuple(said.views) if said else besides.games(tree, arguments)
+    hinted, by, sure = source.hint
+    if sure and not any(games) and game not in (None, hinted):
+        raise Contradicted(
+            f"{path}: {by} says {hinted}, and {game} was asked for; name its own game, or "
+            f"none; a spec (--spec) may say another"
+        )
+    game = _agreed(game, games, path)
+    if game is None and any(games) and hinted not in games:
+        hinted = None  # a file of several games, which it lists
+    contents = recognition.Contents(
+        path, source.found, tree, source.data, said, arguments, game or hinted
+    )
+    conversion = _conversion(contents, recognition.recognise(contents))
+    if not hinted or hinted == game:
+        return conversion
+    note = f"its game, {hinted}, is taken from {by}"
+    if game:
+        note = f"{by} says {hinted}; it is read as an expert of {game}"
+    asked = game is not None and not any(games)
+    return dataclasses.replace(
+        conversion,
+        notes=(*conversion.notes, note),
+        doubts=(note,) if asked else (),
+    )
 
 
 def _agreed(asked: str | None, said: Sequence[str | None], who: str) -> str | None:
@@ -323,7 +342,7 @@ def _agreed(asked: str | None, said: Sequence[str | None], who: str) -> str | No
 def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Conversion:
     place = places.described(path, found, spec)
     arrays = found[place]
-    where = _where(path, place)
+    where = places.where(path, place)
     for weights in spec.plan.layers():
         key = weights.weight.removesuffix("_mu").removesuffix(".weight")
         biases = (f"{key}.bias", f"{key}.bias_mu")
@@ -351,7 +370,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         params=built.params,
         outputs=spec.outputs,
         actions=specs.actions_of(spec, built.network.num_outputs, game),
-        view=view or skills.view_of(game, _vector(built).size),
+        view=view or skills.view_of(game, built.vector.size),
         game=game,
         advertised_score=spec.advertised_score,
         source=path,
@@ -385,181 +404,37 @@ def _check_aside(spec: specs.Spec, arrays: Arrays, where: str) -> None:
             )
 
 
-def _by_names(
-    path: str,
-    found: Found,
-    tree: Any,
-    data: dict[str, Any] | None,
-    game: str | None,
-    said: carried.Carried | None,
-    arguments: Mapping[str, Any],
-) -> Conversion:
-    view: AnyView | None
-    notes: tuple[str, ...]
-    log_std: tuple[float, ...] | None = None
-    if named := places.matches(found, conventions.matching):
-        place = places.only(path, {place: arrays for place, (_, arrays) in named.items()})
-        convention, arrays = named[place]
-        where = _where(path, place)
-        convention = conventions.with_arguments(convention, arguments, where)
-        view = None
-        if convention.plan.first_conv:
-            stack = convention.plan.channels(arrays)
-            view = dataclasses.replace(convention.view, stack=stack)
-        if convention.suite == COMBAT.name and game is not None:
-            view = COMBAT.views[0][1]  # what students see
-        view = said.view(game, where) if said else view
-        plan = convention.plan
-        built = building.build(arrays, plan, view, where)
-        name, notes = _beside(convention, tree, game)
-        if convention.suite == LANDER.name:
-            built = _one_lander(built, convention, game, where)
-        count = built.network.num_outputs
-        if game is not None:
-            view = view or skills.view_of(game, _vector(built).size)
-            conventions.check_plays(view, count, game, where)
-        actions = conventions.actions_of(name, count, convention.actions, game, where)
-        outputs = said.outputs if said else convention.outputs
-        rules = conventions.rules_of(convention, actions, game, path, arguments)
-        rules = said.rules if said else rules
-    elif policies := places.matches(found, lambda arrays, _: stable_baselines3.is_policy(arrays)):
-        place = places.only(path, {place: arrays for place, (_, arrays) in policies.items()})
-        _, arrays = policies[place]
-        where = _where(path, place)
-        policy = stable_baselines3.policy(arrays, data, game, where, said)
-        plan = policy.plan
-        built = building.build(arrays, plan, policy.view, where)
-        if policy.game is not None and policy.space is not None:
-            built = skills.of_keys_and_angles(built, policy.game, policy.space, policy.log_std)
-        name, notes, game = policy.name, policy.notes, policy.game
-        actions, outputs, view = policy.actions, policy.outputs, policy.view
-        log_std, rules = policy.log_std, policy.rules
-    elif data is not None:
-        arrays = max(found.values(), key=len)
-        kind = stable_baselines3.unsupported(arrays) or brief(arrays)
-        raise ValueError(
-            f"{path}: a Stable-Baselines3 archive with {kind}, expected the policy of a DQN, "
-            "QR-DQN, PPO or A2C"
-        )
-    else:
-        raise ValueError(_unknown(path, found))
+def _conversion(contents: recognition.Contents, known: recognition.Recognised) -> Conversion:
+    """The expert that was recognised, and what there is to say of it."""
+    built, said = known.built, contents.said
     expert = Expert(
-        name=pathlib.Path(path).stem,
+        name=pathlib.Path(contents.path).stem,
         network=built.network,
         params=built.params,
-        outputs=outputs,
-        actions=actions,
-        view=view or _vector(built),
-        game=game,
-        source=path,
-        log_std=log_std,
-        rules=rules,
-        teacher_view=said.teacher_views.get(game) if said else None,
+        outputs=known.outputs,
+        actions=known.actions,
+        view=known.view or built.vector,
+        game=known.game,
+        source=contents.path,
+        log_std=known.log_std,
+        rules=known.rules,
+        teacher_view=said.teacher_views.get(known.game) if said else None,
     )
-    own = rules.differences_from(USUAL)
-    trained = [f"its own game is {name}'s: {own}; --rules says otherwise"] if own else []
-    notes = (*built.notes, *notes, *trained, *places.elsewhere(found, place))
+    own = known.rules.differences_from(USUAL)
+    trained = [f"its own game is {known.name}'s: {own}; --rules says otherwise"] if own else []
+    elsewhere = places.elsewhere(contents.found, known.place)
     # By the names that the file has.
-    names = {id(array): name for name, array in found[place].items()}
-    plan = plan.renamed({name: names[id(array)] for name, array in arrays.items()})
-    return Conversion(expert, name, built.layers, notes=notes, plan=plan, place=place)
-
-
-def _one_lander(
-    built: building.Built, convention: conventions.Convention, game: str | None, where: str
-) -> building.Built:
-    """What plays `game` of a file of landers.
-
-    A network with an embedding knows its task by a vector beside the state. The task's own is the
-    same in every step, so it becomes part of the first layer's bias: an expert stays a function of
-    what it sees.
-
-    Raises:
-      ValueError: `game` is missing or none of the file's, or nothing says which row is whose.
-    """
-    network = built.network
-    landers = convention.tasks or tuple(n for n in tasks.names() if n.startswith("lander/"))
-    rows = len(network.game_actions)
-    if rows > 1 and rows != len(convention.tasks):
-        raise ValueError(
-            f"{where}: its task_embedding has {rows} rows and does not say whose they are; "
-            f"expected {len(landers)}, for {', '.join(landers)}, or one"
-        )
-    if game is None or (rows > 1 and game not in landers):
-        what = (
-            f"one network for {rows} tasks" if rows > 1 else "a network that does not say its task"
-        )
-        raise ValueError(f"{where}: holds {what}; give --game, one of {', '.join(landers)}")
-    if not rows:
-        if _vector(built).size == 2 * LANDER.view.shape[-1]:
-            raise ValueError(
-                f"{where}: fc1 takes {_vector(built).size} numbers, those of a state and of its "
-                f"task's vector, but task_embedding.weight is not in the file"
-            )
-        return built
-    index = landers.index(game) if rows > 1 else 0
-    network, params, _ = networks.for_one_game(network, built.params, index)
-    note = f"its vector for {game} is now part of the bias of fc1: an expert plays one task"
-    return building.Built(network, params, built.layers, (*built.notes, note))
-
-
-def _vector(built: building.Built) -> Vector:
-    """What a network on vectors sees."""
-    first = networks.first_dense(built.network)[0]
-    return Vector(built.params["params"][first]["kernel"].shape[0])
-
-
-def _beside(
-    convention: conventions.Convention, tree: Any, game: str | None
-) -> tuple[str, tuple[str, ...]]:
-    """The convention's name and notes, from what lies beside the state_dict."""
-    beside = tree if isinstance(tree, dict) else {}
-    notes = list(convention.notes)
-    name = convention.name
-    if convention.name.startswith("reference") and "architecture" in beside:
-        name = name.replace("reference", "reference merged")
-        listed = beside.get("games")
-        if isinstance(listed, (list, tuple)) and listed:
-            named = [item for item in listed if isinstance(item, str)]
-            notes.append(f"a student of several games: {brief(named)}")
-    valid = beside.get("valid_actions")
-    if convention.name.startswith("CRL-Atari") and isinstance(valid, list):
-        union = conventions.UNION_ACTIONS
-        if len(valid) <= len(union) and all(type(i) is int and 0 <= i < len(union) for i in valid):
-            notes.append(f"its game's valid actions: {[union[i] for i in valid]}")
-    if game is None:
-        notes.append("the file does not say which game it plays")
-    return name, tuple(notes)
-
-
-def _where(path: str, place: str) -> str:
-    return f"{path} ({brief([place])})" if place else path
+    names = {id(array): name for name, array in contents.found[known.place].items()}
+    renamed = {name: names[id(array)] for name, array in known.arrays.items()}
+    return Conversion(
+        expert,
+        known.name,
+        built.layers,
+        notes=(*built.notes, *known.notes, *trained, *elsewhere),
+        plan=known.plan.renamed(renamed),
+        place=known.place,
+    )
 
 
 def _unused(names: list[str]) -> list[str]:
     return [f"tensors not used: {brief(names)}"] if names else []
-
-
-def _unknown(path: str, found: Found) -> str:
-    """The line for a file of no known convention: what it holds, and what a spec has to say."""
-    place = places.likeliest(found)
-    arrays = found[place]
-    where = _where(path, place)
-    looks = ((prefix, conventions.nearly(inner)) for prefix, inner in places.peeled(arrays))
-    prefix, near = next((look for look in looks if look[1]), ("", None))
-    # What the convention that it resembles has itself is no sign of another network.
-    names = [prefix + x for x in near.others] if near else arrays
-    if reason := signs.not_plain(signs.among(names, arrays)):
-        return f"{where}: {reason}"
-    kernels = {name: array.shape for name, array in arrays.items() if array.ndim in (2, 4)}
-    if not kernels:
-        return f"{where}: holds no layers; found {brief(arrays)}"
-    missing = "activation, outputs, actions, [[layers]] in order and [head]"
-    if any(len(shape) == 4 for shape in kernels.values()):
-        missing = f"stride and padding of each convolution, [view], pixels, {missing}"
-    seen = brief(f"{name} {'x'.join(map(str, shape))}" for name, shape in kernels.items())
-    why = near.text if near else "follows no known convention"
-    return (
-        f"{where}: {why}; give a spec (--spec; --spec_template begins one) with {missing}; "
-        f"found {seen}"
-    )

@@ -60,6 +60,12 @@ class Built:
     layers: tuple[Layer, ...]
     notes: tuple[str, ...]
 
+    @property
+    def vector(self) -> Vector:
+        """What it sees, if that is a vector."""
+        first = networks.first_dense(self.network)[0]
+        return Vector(self.params["params"][first]["kernel"].shape[0])
+
 
 def build(arrays: Arrays, plan: Plan, view: AnyView | None, where: str) -> Built:
     """The network that `plan` describes, with the file's numbers in it.

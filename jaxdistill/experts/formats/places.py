@@ -127,3 +127,8 @@ def elsewhere(found: Found, place: str) -> list[str]:
             last = other
     shown = brief(f"{part} ({count} tensors)" for part, count in parts.items())
     return [f"also in the file, not used: {shown}"] if parts else []
+
+
+def where(path: str, place: str) -> str:
+    """What messages call a place in a file."""
+    return f"{path} ({brief([place])})" if place else path

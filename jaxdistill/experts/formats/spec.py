@@ -59,6 +59,7 @@ import difflib
 import itertools
 import os
 import tomllib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdistill import networks, settings, shipped, tasks
@@ -286,32 +287,13 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
     kernels = top.take("kernels", str, choices=_KERNELS) or "outputs_first"
     top.named = _KERNELS[kernels]
     convs, hidden, core, activations = _layers(top, activation)
-    decay = top.take("frame_decay", float) or 0.0
-    if not 0 <= decay < 1 or (decay and not core):
-        what = "a number below 1" if core else "none without a recurrent layer, which carries it"
-        raise top.error("frame_decay", f"found {_shown(decay)}, expected {what}")
-    view = top.take("view", dict)
-    if view is not None:
-        view = _view(top.inner(view, "view"))
-    elif convs:
-        raise top.error("view", 'missing; expected a table such as [view] with resize = "area"')
-    pixels = top.take("pixels", str, choices=_PIXELS)
-    if pixels is None and view is not None:
-        raise top.error(
-            "pixels", 'missing; expected "0..1" or "0..255", as the file\'s network took'
-        )
-    if pixels is not None and view is None:
-        raise top.error(
-            "pixels", "found without [view]; a network on vectors takes them as they are"
-        )
-    order = top.take("stack_order", str, choices=_ORDERS)
-    if order is not None and not convs:
-        raise top.error("stack_order", "found without a conv; dense layers take frames as they are")
-    flatten = top.take("flatten", str, choices=_FLATTENS)
-    if flatten is not None and not convs:
-        raise top.error(
-            "flatten", "found without a conv; dense layers take frames as view.channels_last says"
-        )
+    decay = _frame_decay(top, core)
+    view = _view_of_screens(top, convs)
+    pixels = _pixels(top, view)
+    order = _of_convs(top, "stack_order", _ORDERS, convs, "dense layers take frames as they are")
+    flatten = _of_convs(
+        top, "flatten", _FLATTENS, convs, "dense layers take frames as view.channels_last says"
+    )
     head, last = _head(top, activation, core)
     if head.get("fractions"):  # its layer is the first behind the convolutions
         activations.insert(len(convs), last.pop(0))
@@ -324,10 +306,10 @@ def _spec(fields: dict[str, Any], path: str) -> Spec:
             core=core,
             frame_decay=decay,
             activation=_brief_activation(activations),
-            raw_pixels=_PIXELS.get(pixels, False),
-            newest_first=_ORDERS.get(order, False),
+            raw_pixels=pixels,
+            newest_first=bool(order),
             flax=top.named is flax,
-            rows_first=None if flatten is None else _FLATTENS[flatten],
+            rows_first=flatten,
             statistics=_statistics(top, view),
             **head,
         ),
@@ -402,6 +384,54 @@ def _actions(top: _Table, game: str | None) -> tuple[int, ...] | str | None:
         below = "0 and more" if size is None else f"0..{size - 1}"
         raise top.error("actions", f"found {_shown(actions)}, expected numbers of {below}")
     return tuple(actions)
+
+
+def _frame_decay(top: _Table, core: PlannedCore | None) -> float:
+    decay = top.take("frame_decay", float) or 0.0
+    if not 0 <= decay < 1 or (decay and not core):
+        what = "a number below 1" if core else "none without a recurrent layer, which carries it"
+        raise top.error("frame_decay", f"found {_shown(decay)}, expected {what}")
+    return decay
+
+
+def _view_of_screens(top: _Table, convs: Sequence[Conv]) -> dict[str, Any] | None:
+    """The fields of [view]; None of a network on vectors, which has no convolutions."""
+    fields = top.take("view", dict)
+    if fields is not None:
+        return _view(top.inner(fields, "view"))
+    if convs:
+        raise top.error("view", 'missing; expected a table such as [view] with resize = "area"')
+    return None
+
+
+def _pixels(top: _Table, view: dict[str, Any] | None) -> bool:
+    """Whether the network takes pixels of 0..255; it has to be said of every view."""
+    pixels = top.take("pixels", str, choices=_PIXELS)
+    if pixels is None and view is not None:
+        raise top.error(
+            "pixels", 'missing; expected "0..1" or "0..255", as the file\'s network took'
+        )
+    if pixels is not None and view is None:
+        raise top.error(
+            "pixels", "found without [view]; a network on vectors takes them as they are"
+        )
+    return _PIXELS.get(pixels, False)
+
+
+def _of_convs(
+    top: _Table, field: str, choices: Mapping[str, bool], convs: Sequence[Conv], otherwise: str
+) -> bool | None:
+    """What a field means that only networks with convolutions have; None where it is left out.
+
+    Args:
+      otherwise: what is so without convolutions.
+    """
+    value = top.take(field, str, choices=choices)
+    if value is None:
+        return None
+    if not convs:
+        raise top.error(field, f"found without a conv; {otherwise}")
+    return choices[value]
 
 
 def _aside(top: _Table) -> tuple[str, ...]:

@@ -183,82 +183,157 @@ def policy(
       ValueError: the policy is of a kind that no `Network` can express, or the file does not say
         all there is to know about it.
     """
+    kwargs = _mapping(data, "policy_kwargs")
+    _check_supported(arrays, kwargs, where)
+    q_network = _q_network(arrays)
+    plan, notes = _plan(arrays, q_network, where)
+    name = (
+        f"Stable-Baselines3 {_algorithm(plan, q_network, data)}, {'CNN' if plan.convs else 'MLP'}"
+    )
+    usual = "relu" if q_network else "tanh"
+    activation = _activations(plan, kwargs, data, usual, where)
+    space = _mapping(data, "observation_space")
+    view = _seen(arrays, plan, space, game, said, where)
+    raw = view is not None and _takes_levels(kwargs, space, where)
+    plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
+    count = tensor(arrays, plan.action.weight, (None, None), where).shape[0]
+    if q_network == "quantile_net":
+        quantiles = _quantiles(kwargs, count, where)
+        plan, count = dataclasses.replace(plan, quantiles=quantiles), count // quantiles.count
+    trained = _trained_in(arrays, plan, data, view, count, where)
+    outputs = "q" if q_network else "logits"
+    found = Policy(name, plan, outputs, (), view, tuple(notes), game)
+    # Two actions on nine numbers are a click, if the policy has logits.
+    click = game is None and trained == skills.SPACES["combat/clicking"] and not q_network
+    if trained.kind != "Discrete" or skills.is_skill(game) or click:
+        return _skill(arrays, found, trained, where)
+    return _of_one_action(found, trained, said, where)
+
+
+def _check_supported(arrays: Arrays, kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuses policies of a kind that no `Network` can express."""
     if kind := unsupported(arrays):
         raise ValueError(f"{where}: a Stable-Baselines3 policy with {kind}, which is not supported")
-    kwargs = _mapping(data, "policy_kwargs")
     extractor = _class_name(kwargs.get("features_extractor_class", "NatureCNN"))
     if extractor not in ("NatureCNN", "FlattenExtractor"):
         raise ValueError(
             f"{where}: a Stable-Baselines3 policy with its own features extractor ({extractor}); "
             "describe it in a spec (--spec)"
         )
-    q_network = _q_network(arrays)
-    is_q = q_network is not None
+
+
+def _plan(arrays: Arrays, q_network: str | None, where: str) -> tuple[Plan, list[str]]:
+    """Which tensors are which layer, and notes on what is left out.
+
+    Raises:
+      ValueError: tensors are missing, or there are others than a policy has.
+    """
     plan, ignored, notes = _q_plan(arrays, q_network) if q_network else _actor_critic_plan(arrays)
-    used = set(plan.tensors())
-    if extra := sorted(set(arrays) - used - ignored):
+    if extra := sorted(set(arrays) - set(plan.tensors()) - ignored):
         raise ValueError(
             f"{where}: a Stable-Baselines3 policy with tensors of an unknown kind: {brief(extra)}"
         )
     if missing := [name for name in plan.tensors() if name not in arrays]:
         raise ValueError(f"{where}: lacks {brief(missing)}; it has {brief(arrays)}")
+    return plan, notes
 
-    algorithm = _actor_critic_name(data)
-    if plan.core:
-        algorithm = "RecurrentPPO"
-    if is_q:
-        algorithm = "DQN" if q_network == "q_net" else "QR-DQN"
-    name = f"Stable-Baselines3 {algorithm}, {'CNN' if plan.convs else 'MLP'}"
+
+def _algorithm(plan: Plan, q_network: str | None, data: Mapping[str, Any] | None) -> str:
+    """What it was trained by, as far as its tensors and its archive tell."""
+    if q_network:
+        return "DQN" if q_network == "q_net" else "QR-DQN"
+    return "RecurrentPPO" if plan.core else _actor_critic_name(data)
+
+
+def _activations(
+    plan: Plan,
+    kwargs: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    usual: str,
+    where: str,
+) -> str | tuple[str, ...]:
+    """The activation of all layers, or of each; `usual` is that of a policy that says none."""
     mlp = (*plan.action_hidden, *plan.value_hidden, *plan.hidden[bool(plan.convs) :])
-    activation: str | tuple[str, ...] = "relu"
-    if mlp:
-        chosen = _activation(kwargs, data, "relu" if is_q else "tanh", where)
-        # NatureCNN, which ends in a dense layer, is always relu.
-        extractor_layers = len(plan.convs) + bool(plan.convs)
-        activation = ("relu",) * extractor_layers + (chosen,) * len(mlp)
-        activation = chosen if chosen == "relu" or not plan.convs else activation
-    seen = _mapping(data, "observation_space")
-    if (kind := _class_name(seen.get(":type:", "Box"))) != "Box":
-        raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box")
-    view = _carried_view(said, game, where) if said and plan.convs else None
-    view = view or _view(arrays, plan, seen, where)
-    raw = view is not None and _takes_levels(kwargs, seen, where)
-    plan = dataclasses.replace(plan, activation=activation, raw_pixels=raw)
+    if not mlp:
+        return "relu"
+    chosen = _activation(kwargs, data, usual, where)
+    if chosen == "relu" or not plan.convs:
+        return chosen
+    # NatureCNN, which ends in a dense layer, is always relu.
+    return ("relu",) * (len(plan.convs) + 1) + (chosen,) * len(mlp)
 
-    count = tensor(arrays, plan.action.weight, (None, None), where).shape[0]
-    if q_network == "quantile_net":
-        plan = dataclasses.replace(plan, quantiles=_quantiles(kwargs, count, where))
-        count //= plan.quantiles.count if plan.quantiles else 1
+
+def _seen(
+    arrays: Arrays,
+    plan: Plan,
+    space: Mapping[str, Any],
+    game: str | None,
+    said: Carried | None,
+    where: str,
+) -> View | None:
+    """What it sees of a screen, as the file carries it or its space says; None of vectors."""
+    if (kind := _class_name(space.get(":type:", "Box"))) != "Box":
+        raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box")
+    if said and plan.convs:
+        return _carried_view(said, game, where)
+    return _view(arrays, plan, space, where)
+
+
+def _trained_in(
+    arrays: Arrays,
+    plan: Plan,
+    data: Mapping[str, Any] | None,
+    view: View | None,
+    count: int,
+    where: str,
+) -> Space:
+    """The kind of its `count` actions, and how many numbers it sees, 0 of a screen.
+
+    Raises:
+      ValueError: the archive says other actions than the tensors are of.
+    """
     space = _mapping(data, "action_space")
-    kind = _class_name(space.get(":type:", "Box" if "log_std" in arrays else "Discrete"))
+    noisy = "log_std" in arrays
+    kind = _class_name(space.get(":type:", "Box" if noisy else "Discrete"))
     _check_actions(space, kind, count, where)
-    if ("log_std" in arrays) != (kind == "Box"):
-        has = "has" if "log_std" in arrays else "lacks"
+    if noisy != (kind == "Box"):
+        has = "has" if noisy else "lacks"
         raise ValueError(f"{where}: acts in {kind}, but {has} log_std, the noise of a Box")
-    trained = Space(kind, count, 0 if view else Reader(arrays, plan, where).inputs())
-    # Two actions on nine numbers are a click, if the policy has logits.
-    click = game is None and trained == skills.SPACES["combat/clicking"] and not is_q
-    if kind != "Discrete" or skills.is_skill(game) or click:
-        return _skill(arrays, Policy(name, plan, "logits", (), view, (), game), trained, where)
+    return Space(kind, count, 0 if view else Reader(arrays, plan, where).inputs())
+
+
+def _of_one_action(policy: Policy, trained: Space, said: Carried | None, where: str) -> Policy:
+    """The policy as one that chooses one action of several, by the game's rules or its own."""
+    view, game, notes = policy.view, policy.game, list(policy.notes)
     if game is not None:
-        check_plays(view or Vector(Reader(arrays, plan, where).inputs()), count, game, where)
+        check_plays(view or Vector(trained.numbers), trained.size, game, where)
     if view is None and game is None:
-        actions = tuple(range(count))
+        actions = tuple(range(trained.size))
         notes.append("outputs are the actions of its own environment, in its order")
     else:
-        actions = actions_of(name, count, (), game, where)
+        actions = actions_of(policy.name, trained.size, (), game, where)
     if view is None:
         notes.append(_VECTORS)
-    rules = USUAL if view is None else FIRE_RESET  # its AtariWrapper's
     if said:
         rules = said.rules
-    elif view is not None and (view.height, view.width) == SCREEN:
-        rules = USUAL  # which has no AtariWrapper
-        notes.append(_RAW_SCREEN)
-    if view is not None and not said:
-        rules = with_full_set(rules, is_full(actions, game), game)
-    outputs = "q" if is_q else "logits"
-    return Policy(name, plan, outputs, actions, view, tuple(notes), game, rules=rules)
+    else:
+        rules = _rules(view, actions, game)
+        if _is_raw_screen(view):
+            notes.append(_RAW_SCREEN)
+    return dataclasses.replace(policy, actions=actions, notes=tuple(notes), rules=rules)
+
+
+def _rules(view: AnyView | None, actions: tuple[int, ...], game: str | None) -> Rules:
+    """How its own game is played, where its archive does not carry that."""
+    if view is None:
+        return USUAL
+    rules = USUAL if _is_raw_screen(view) else FIRE_RESET  # its AtariWrapper's
+    return with_full_set(rules, is_full(actions, game), game)
+
+
+def _is_raw_screen(view: AnyView | None) -> bool:
+    """Whether it sees the screen as it is, which no AtariWrapper shows."""
+    return isinstance(view, View) and (view.height, view.width) == SCREEN
 
 
 def _takes_levels(kwargs: Mapping[str, Any], seen: Mapping[str, Any], where: str) -> bool:
