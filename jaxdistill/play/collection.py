@@ -92,6 +92,22 @@ class Past(NamedTuple):
     states: np.ndarray | None
 
 
+class _Players(NamedTuple):
+    """Who plays: what compiled code is given of experts and student.
+
+    Attributes:
+      experts: the parameters of each game's.
+      log_std: the deviations of each one's angles, see `Teacher.suite_log_std`.
+      student: its parameters; None where it does not play.
+      by_expert: `(N,)` bool, the environments of each game that its expert drives.
+    """
+
+    experts: Sequence[Any]
+    log_std: Sequence[jax.Array | None]
+    student: Any
+    by_expert: jax.Array
+
+
 class Collector:
     """The pools that states are collected in, and the policy that plays them.
 
@@ -240,52 +256,82 @@ class Collector:
 
     def _choose(
         self,
-        experts,
-        log_std,
-        student,
-        observations,
-        key,
-        by_expert,
-        seats,
-        said,
+        players: _Players,
+        observations: Sequence[Any],
+        key: jax.Array,
+        seats: Sequence[jax.Array],
+        said: Sequence[jax.Array | None],
         *,
-        games,
+        games: Sequence[int],
         student_drives: bool,
-    ):
-        config, taught = self._config, self._config.lessons
-        teachers = config.experts
-        labels = expert_outputs(teachers, experts, observations, games, said)
+    ) -> tuple[tuple[jax.Array, ...], tuple[tuple[jax.Array, jax.Array | None], ...]]:
+        """What is played in each of some games, and what is kept of what was seen; for jit.
+
+        Args:
+          observations: what their pools show.
+          seats: `(N,)` of each, see `Discrete.choose`.
+          said: what recurrent experts have said of it.
+
+        Returns:
+          Actions; and the labels, with the frames of those that are seen of a screen.
+        """
+        labels = expert_outputs(self._config.experts, players.experts, observations, games, said)
         outputs: Sequence[jax.Array | None] = [None] * len(games)
         if student_drives:
-            rows = np.repeat(np.asarray(games), labels[0].shape[0])
-            seen = [taught[g].seen.see(x) for g, x in zip(games, observations, strict=True)]
-            merged = networks.forward(config.network, student, jnp.concatenate(seen), rows)
-            outputs = jnp.split(merged, len(games))
-        actions = []
-        for game, label, output, seat in zip(games, labels, outputs, seats, strict=True):
-            expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
-            mask = self._masks[game]
-            chosen = config.form.choose(
-                label,
-                mask,
-                expert_key,
-                epsilon=config.expert_epsilon,
-                sample=teachers[game].outputs == "logits",
-                log_std=log_std[game],
-                seats=seat,
-            )
-            if output is not None:
-                own = config.form.choose(
-                    output, mask, student_key, epsilon=config.student_epsilon, seats=seat
-                )
-                rows = by_expert.reshape(-1, *[1] * (own.ndim - 1))
-                chosen = jnp.where(rows, chosen, own)
-            actions.append(chosen)
+            outputs = self._student_outputs(players.student, observations, games)
+        actions = [
+            self._action(players, game, label, output, key, seat)
+            for game, label, output, seat in zip(games, labels, outputs, seats, strict=True)
+        ]
         frames = [
             self._stored(game, x) if isinstance(x, Shown) else None
             for game, x in zip(games, observations, strict=True)
         ]
         return tuple(actions), tuple(zip(labels, frames, strict=True))
+
+    def _student_outputs(
+        self, student: Any, observations: Sequence[Any], games: Sequence[int]
+    ) -> list[jax.Array]:
+        """The student's outputs `(N, A)` in each game, all of them in one batch."""
+        taught = self._config.lessons
+        seen = [taught[g].seen.see(x) for g, x in zip(games, observations, strict=True)]
+        rows = np.repeat(np.asarray(games), len(seen[0]))
+        merged = networks.forward(self._config.network, student, jnp.concatenate(seen), rows)
+        return jnp.split(merged, len(games))
+
+    def _action(
+        self,
+        players: _Players,
+        game: int,
+        label: jax.Array,
+        output: jax.Array | None,
+        key: jax.Array,
+        seats: jax.Array,
+    ) -> jax.Array:
+        """What is played in one game, `(N, ...)`, by who drives each of its environments.
+
+        Args:
+          label: the expert's outputs.
+          output: the student's; None where the expert drives all.
+        """
+        config, mask = self._config, self._masks[game]
+        expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
+        chosen = config.form.choose(
+            label,
+            mask,
+            expert_key,
+            epsilon=config.expert_epsilon,
+            sample=config.experts[game].outputs == "logits",
+            log_std=players.log_std[game],
+            seats=seats,
+        )
+        if output is None:
+            return chosen
+        own = config.form.choose(
+            output, mask, student_key, epsilon=config.student_epsilon, seats=seats
+        )
+        rows = players.by_expert.reshape(-1, *[1] * (own.ndim - 1))
+        return jnp.where(rows, chosen, own)
 
     def states(self) -> np.ndarray:
         """`(G, num_envs)` uint32: checksums of the environments of all processes, as they are."""
@@ -316,15 +362,13 @@ class Collector:
             seed = self._config.lessons[0].pool_seed(lessons.COLLECT)
             order = np.random.default_rng((seed, self.steps)).permutation(order)
         by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
+        players = _Players(self._params, self._log_std, student, by_expert)
 
         def policy(observations, key, games, seats):
             return self._act(
-                self._params,
-                self._log_std,
-                student,
+                players,
                 observations,
                 key,
-                by_expert,
                 seats,
                 self._remembered(games, observations),
                 games=games,
