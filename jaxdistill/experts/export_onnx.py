@@ -111,14 +111,14 @@ class _Graph:
 
 def _choose(policy: Portable, graph: _Graph) -> None:
     """The greedy action, from `outputs` to `action`."""
-    masks, kinds = policy.masks, policy.suite.kinds
+    masks, factored = policy.masks, policy.suite.factored
     mask = graph.of_task(masks) if policy.several else graph.constant(masks, "bool")
-    if kinds is None:
+    if factored is None:
         valid = graph.node("Where", mask, "outputs", graph.constant(-np.inf))
         best = graph.node("ArgMax", valid, axis=1, keepdims=0)
         graph.cast(best, "int32", result="action")
         return
-    keys = graph.constant([[kind == "key" for kind in kinds]], "bool")
+    keys = graph.constant([factored.keys], "bool")
     down = graph.cast(graph.node("Greater", "outputs", graph.constant(0.0)), "float32")
     chosen = graph.node("Where", keys, down, "outputs")
     graph.node("Where", mask, chosen, graph.constant(0.0), result="action")

@@ -193,14 +193,12 @@ def factored(form: Factored) -> dict[str, Loss]:
 
     def kl_(student: jax.Array, expert: jax.Array, mask: jax.Array, temperature=1.0) -> jax.Array:
         counts, log_std = spread(expert, mask)
-        keys = jnp.asarray([kind == "key" for kind in form.kinds])
-        expert = jnp.where(keys, expert / temperature, expert)
+        expert = form.tempered(expert, temperature)
         return form.kl(student, expert, counts, log_std, log_std) / counts.sum(axis=-1)
 
     def errors(student: jax.Array, expert: jax.Array, mask: jax.Array) -> jax.Array:
-        keys = jnp.asarray([kind == "key" for kind in form.kinds])
         student = student.astype(jnp.float32)
-        does = jnp.where(keys, jax.nn.sigmoid(student), student)
+        does = jnp.where(form.keys, jax.nn.sigmoid(student), student)
         return jnp.square(does - form.greedy(expert, mask))
 
     def squared(student: jax.Array, expert: jax.Array, mask: jax.Array, _=1.0) -> jax.Array:

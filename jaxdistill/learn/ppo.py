@@ -34,7 +34,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdistill import meshes, networks
-from jaxdistill.experts.expert import Teacher, expert_outputs
+from jaxdistill.experts.expert import expert_outputs
 from jaxdistill.learn import learner, losses
 from jaxdistill.learn.algorithm import Observed, Progress
 from jaxdistill.learn.rollout import Acted, Passes, Rollout, at_rows, tasks_of
@@ -625,8 +625,8 @@ class Actor:
             acted = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), acted)
             if teachers:  # how many is known where it is compiled
                 labels = expert_outputs(experts, teachers, observations, range(shape[0]))
-                pairs = zip(experts, labels, temperatures, strict=True)
-                acted = acted._replace(labels=jnp.stack([_tempered(*each) for each in pairs]))
+                tempered = map(policy.acts.tempered, labels, temperatures)
+                acted = acted._replace(labels=jnp.stack(list(tempered)))
             return acted
 
         @jax.jit
@@ -667,11 +667,3 @@ class Actor:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on; there is nothing to restore."""
-
-
-def _tempered(expert: Teacher, labels: jax.Array, temperature: float) -> jax.Array:
-    """An expert's outputs as logits at its temperature; angles stay what they are."""
-    kinds = expert.task.suite.kinds
-    if kinds is None:
-        return labels / temperature
-    return jnp.where(jnp.asarray([kind == "key" for kind in kinds]), labels / temperature, labels)

@@ -661,8 +661,8 @@ def _idle(
 
 def _turns(task: Task) -> bool:
     """Whether an angle is among its actions."""
-    kinds = task.suite.kinds
-    return kinds is not None and any(kinds[action] == "angle" for action in task.actions)
+    factored = task.suite.factored
+    return factored is not None and bool(factored.angles[list(task.actions)].any())
 
 
 def experts_of(settings: Settings) -> list[Expert]:

@@ -336,10 +336,9 @@ _CHOSEN = {
 def _chosen(suite: Suite, outputs: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """`(A,)`: how often each action is greedy or each key down, and the mean size of angles."""
     chosen = np.asarray(suite.form.greedy(jnp.asarray(outputs), jnp.asarray(mask)))
-    if suite.kinds is None:
+    if suite.factored is None:
         return np.bincount(chosen, minlength=len(mask)) / len(chosen)
-    angles = np.asarray([kind == "angle" for kind in suite.kinds])
-    return np.where(angles, np.abs(chosen), chosen).mean(axis=0)
+    return np.where(suite.factored.angles, np.abs(chosen), chosen).mean(axis=0)
 
 
 def _figure(width: float, height: float) -> Figure:

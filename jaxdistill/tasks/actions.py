@@ -2,8 +2,10 @@
 
 A suite has one *form* of outputs. `Discrete` is one action of several: outputs are Q-values or
 logits `(..., A)`, an action is an index. `Factored`: every entry of an output is a choice of its
-own, and an action is all of them. Both choose, compare and describe in the same words, and nobody
-else asks which it is.
+own, and an action is all of them. Both choose, compare and describe in the same words, so that who
+plays, measures or keeps what is played need not ask which it is. `Suite.factored` and `Suite.kinds`
+tell those who must: losses, which are of one form each; what learns from rewards; files, many of
+which hold one form alone; and what a person reads of actions.
 
 A mask, `(A,)` or of any shape that broadcasts to the outputs, says which entries count: the valid
 actions of a game, the keys that a skill owns. What stands at others never counts.
@@ -105,6 +107,10 @@ class Discrete:
     def greedy(self, outputs: jax.Array, mask: jax.Array) -> jax.Array:
         """See `actions.greedy`."""
         return greedy(outputs, mask)
+
+    def tempered(self, outputs: jax.Array, temperature: float | jax.Array) -> jax.Array:
+        """Outputs at a softmax temperature."""
+        return outputs / temperature
 
     def choose(
         self,
@@ -249,10 +255,24 @@ class Factored:
         """A, the number of entries."""
         return len(self.kinds)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """`(A,)` bool, which entries are keys."""
+        return np.asarray([kind == "key" for kind in self.kinds])
+
+    @property
+    def angles(self) -> np.ndarray:
+        """`(A,)` bool, which entries are angles."""
+        return ~self.keys
+
     def greedy(self, outputs: jax.Array, mask: jax.Array) -> jax.Array:
         """The likeliest action `(B, A)`: keys down where their logit is above 0, angles' means."""
         outputs, keys, angles = self._read(outputs, mask)
         return jnp.where(keys, outputs > 0, jnp.where(angles, outputs, 0.0)).astype(jnp.float32)
+
+    def tempered(self, outputs: jax.Array, temperature: float | jax.Array) -> jax.Array:
+        """Outputs with keys' logits at a temperature; angles stay what they are."""
+        return jnp.where(self.keys, outputs / temperature, outputs)
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -421,9 +441,8 @@ class Factored:
         NaN left standing would reach gradients through 0 * NaN.
         """
         counts = jnp.broadcast_to(mask, outputs.shape)
-        keys = jnp.asarray([kind == "key" for kind in self.kinds])
         read = jnp.where(counts, outputs.astype(jnp.float32), 0.0)
-        return read, counts & keys, counts & ~keys
+        return read, counts & self.keys, counts & self.angles
 
     def _log_std(self, log_std: jax.Array | None, outputs: jax.Array, mask: jax.Array) -> jax.Array:
         """`(B, A)` float32, 0 but at angles that count; a deviation that is not given is 1."""

@@ -132,8 +132,8 @@ def _actions(task: Task, steps: int, num_envs: int, seed: int) -> np.ndarray:
     if form is None:
         return rng.choice(np.asarray(task.actions), (steps, num_envs))
     size = (steps, num_envs, form.size)
-    keys = np.asarray([kind == "key" for kind in form.kinds])
-    return np.where(keys, rng.integers(0, 2, size), rng.uniform(-1, 1, size)).astype(np.float32)
+    keys, angles = rng.integers(0, 2, size), rng.uniform(-1, 1, size)
+    return np.where(form.keys, keys, angles).astype(np.float32)
 
 
 def _check_said(pool: Pool, at: int, max_steps: int) -> None:

@@ -72,6 +72,13 @@ def test_two_choices_of_one_of_several_are_compared_by_hand():
     np.testing.assert_allclose(entropy, [by_hand], rtol=1e-6)
 
 
+def test_outputs_at_a_temperature_by_hand():
+    outputs = _rows([1.0, -2.0, 0.5])
+    np.testing.assert_array_equal(Discrete(3).tempered(outputs, 0.5), [[2, -4, 1]])
+    np.testing.assert_array_equal(FORM.tempered(outputs, 0.5), [[2, -4, 0.5]])  # an angle stays
+    assert (FORM.keys.tolist(), FORM.angles.tolist()) == ([True, True, False], [False, False, True])
+
+
 VALID = np.array([True, False, True])
 
 
