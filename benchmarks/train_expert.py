@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
     pool = atari.AtariPool(tasks.get(_GAME.value), settings.num_envs, seed=1)
     rows = []
     with tempfile.TemporaryDirectory() as workdir:
-        training = learning.Training(settings, workdir)
+        training = learning.Training.of(settings, workdir)
         before: dict[str, float] = {}
         for iteration in range(_ITERATIONS.value + 3):
             training.iterate()

@@ -16,7 +16,7 @@ import jaxdistill
 from benchmarks import results
 from jaxdistill import settings
 from jaxdistill.experts.sources import load_experts
-from jaxdistill.learn import train_settings
+from jaxdistill.learn import idle_settings, train_settings
 from jaxdistill.run import distill_settings, merge_settings
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -135,7 +135,7 @@ def check_merge(chosen):
 
 def check_training(chosen):
     if not chosen.experts:
-        train_settings.refuse_idle(chosen)
+        idle_settings.refuse_idle(chosen)
 
 
 def shipped(source):

@@ -18,6 +18,7 @@ from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import (
     dataset,
     exploration,
+    idle_settings,
     learner,
     loop,
     pqn,
@@ -248,13 +249,13 @@ def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, m
     if "experts" in beside:
         beside = beside | {"experts": (ExpertSource("x"),)}
     plain = train_settings.Settings(**({"games": ("pong",)} | beside))
-    train_settings.refuse_idle(plain)
+    idle_settings.refuse_idle(plain)
     ((name, value),) = idle.items()
     *parts, last = name.split(".")
     standard = getattr(functools.reduce(getattr, parts, plain), last)
     expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
     with pytest.raises(ValueError, match=expected):
-        train_settings.refuse_idle(changed(plain, idle))
+        idle_settings.refuse_idle(changed(plain, idle))
 
 
 @pytest.mark.parametrize(
@@ -274,10 +275,10 @@ def test_a_setting_that_changes_nothing_for_a_student_is_refused(student, taught
         outputs=student, teachers={"pong": types.SimpleNamespace(outputs=taught)}, rules=USUAL
     )
     plain = train_settings.Settings(games=("pong",), algorithm="ppo", student="run", **beside)
-    train_settings.refuse_idle(plain, given)
+    idle_settings.refuse_idle(plain, given)
     ((name, value),) = idle.items()
     with pytest.raises(ValueError, match=rf"^{name} {value!r}: no effect where .*; leave at "):
-        train_settings.refuse_idle(dataclasses.replace(plain, **idle), given)
+        idle_settings.refuse_idle(dataclasses.replace(plain, **idle), given)
 
 
 def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
@@ -296,12 +297,12 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
         expert_fraction=0.25,
         q_temperature=0.1,
     )
-    train_settings.refuse_idle(chosen, given)
-    train_settings.refuse_idle(chosen)  # what is not known may be anything
+    idle_settings.refuse_idle(chosen, given)
+    idle_settings.refuse_idle(chosen)  # what is not known may be anything
     alone = dataclasses.replace(
         chosen, expert_weight=0.0, expert_fraction=0.5, logits_temperature=1.0
     )
-    train_settings.refuse_idle(alone, given)
+    idle_settings.refuse_idle(alone, given)
     angles = train_settings.Settings(
         games=("combat/aiming",),
         algorithm="ppo",
@@ -309,18 +310,18 @@ def test_the_same_settings_are_taken_where_they_mean_something_to_a_student():
         angle_deviation=3.0,
         trace=0.95,
     )
-    train_settings.refuse_idle(angles)
+    idle_settings.refuse_idle(angles)
 
 
 def test_fire_is_taken_where_some_game_has_it_or_the_student_was_taught_by_it():
     fires = Rules(fire_after_life=True)
     for games in (("breakout",), ("freeway", "breakout")):
-        train_settings.refuse_idle(train_settings.Settings(games=games, rules=fires))
+        idle_settings.refuse_idle(train_settings.Settings(games=games, rules=fires))
     walks = train_settings.Settings(games=("freeway",), algorithm="ppo", student="run", rules=fires)
     taught = {"outputs": "q", "teachers": {}}
-    train_settings.refuse_idle(walks, types.SimpleNamespace(**taught, rules=fires))
+    idle_settings.refuse_idle(walks, types.SimpleNamespace(**taught, rules=fires))
     with pytest.raises(ValueError, match=r"^rules\.fire_after_life True: no effect where no game"):
-        train_settings.refuse_idle(walks, types.SimpleNamespace(**taught, rules=USUAL))
+        idle_settings.refuse_idle(walks, types.SimpleNamespace(**taught, rules=USUAL))
 
 
 def test_independent_networks_are_judged_together(tmp_path, monkeypatch):
@@ -358,9 +359,9 @@ def test_who_has_diverged_may_change_what_changes_something():
 
     plain = train_settings.Settings(games=("pong",), algorithm="pqn")
     idle = {"expert_weight", "q_temperature", "logits_temperature"}
-    assert idle <= train_settings.idle_fields(plain, ())
+    assert idle <= idle_settings.idle_fields(plain, ())
     taught = changed(plain, {"experts": (ExpertSource("x"),)})
-    assert idle & train_settings.idle_fields(taught, Q) == {"logits_temperature"}
+    assert idle & idle_settings.idle_fields(taught, Q) == {"logits_temperature"}
 
 
 LOST = types.SimpleNamespace(save=lambda *_, **__: None)
@@ -369,9 +370,7 @@ LOST = types.SimpleNamespace(save=lambda *_, **__: None)
 def test_a_copy_of_q_values_by_ppo_has_a_temperature(monkeypatch):
     monkeypatch.setattr(train_settings, "experts_of", lambda _: Q)
     copied = PPO | {"experts": (ExpertSource("x"),), "warm_start": True, "expert_weight": 0.0}
-    train_settings.refuse_idle(
-        train_settings.Settings(games=("pong",), q_temperature=0.1, **copied)
-    )
+    idle_settings.refuse_idle(train_settings.Settings(games=("pong",), q_temperature=0.1, **copied))
 
 
 def test_a_copy_begins_with_its_experts_deviations_where_they_are_known(monkeypatch):
@@ -382,12 +381,12 @@ def test_a_copy_begins_with_its_experts_deviations_where_they_are_known(monkeypa
         expert = types.SimpleNamespace(outputs="logits", suite_log_std=known)
         monkeypatch.setattr(train_settings, "experts_of", lambda _, expert=expert: [expert])
         if known is None:
-            train_settings.refuse_idle(chosen)
+            idle_settings.refuse_idle(chosen)
             continue
         with pytest.raises(
             ValueError, match=r"^angle_deviation 3\.0: no effect where warm_start .*"
         ):
-            train_settings.refuse_idle(chosen)
+            idle_settings.refuse_idle(chosen)
 
 
 def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
@@ -396,9 +395,9 @@ def test_experts_that_a_training_learns_nothing_from_are_refused(monkeypatch):
     chosen = train_settings.Settings(
         games=("pong", "breakout"), experts=sources, logits_temperature=0.5
     )
-    train_settings.refuse_idle(chosen)
+    idle_settings.refuse_idle(chosen)
     with pytest.raises(ValueError, match="nothing is learnt from them"):
-        train_settings.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
+        idle_settings.refuse_idle(dataclasses.replace(chosen, expert_weight=0.0))
 
 
 MERGED = merge_settings.Settings((ExpertSource("x"), ExpertSource("y")), "htcl")
@@ -513,7 +512,7 @@ def test_no_training_that_is_shipped_says_anything_idle(config, argument):
     chosen = settings_lib.build(train_settings.Settings, fields)
     teachers = dict.fromkeys(chosen.games, types.SimpleNamespace(outputs="logits"))
     student = types.SimpleNamespace(outputs="logits", teachers=teachers, rules=USUAL)
-    train_settings.refuse_idle(chosen, student if chosen.student else None)
+    idle_settings.refuse_idle(chosen, student if chosen.student else None)
 
 
 # --- Every field of every settings dataclass has a row; the row shows two behaviours that differ.
@@ -839,7 +838,7 @@ class World:
     def opened(self, settings):
         """A training before its first step: parameters, what they say, and its emulators."""
         student = finetuning.student_of(settings, self.fresh())
-        with learning.Training(settings, self.fresh(), ONE, student) as training:
+        with learning.Training.of(settings, self.fresh(), ONE, student) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
             params = training.state.params
             pools = training._collector.pools
@@ -848,19 +847,19 @@ class World:
 
     def cut(self, settings):
         """Whether games are over after so many steps."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training.of(settings, self.fresh(), ONE) as training:
             (pool,) = training._collector.pools
             return [pool.step(np.zeros(ENVS, np.int64)).truncated for _ in range(14)]
 
     def iterated(self, settings):
         """The slow average after an iteration."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training.of(settings, self.fresh(), ONE) as training:
             training.iterate()
             return training._learner._average
 
     def rewarded(self, settings):
         """What the steps of an iteration are learnt to be worth, and what its games scored."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training.of(settings, self.fresh(), ONE) as training:
             update, rollouts = training._learner._update, []
 
             def spy(state, rollout, key, taught):
@@ -875,20 +874,20 @@ class World:
 
     def playing(self, settings):
         """The network that is evaluated and saved, and its updates, after two iterations."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training.of(settings, self.fresh(), ONE) as training:
             training.iterate()
             training.iterate()
             return training.state.eval_params, training.state.step
 
     def carried(self, settings):
         """What is carried on after an iteration, and what is learnt of it."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training.of(settings, self.fresh(), ONE) as training:
             training.iterate()
             return training._actor.carry, training.state.params
 
     def evaluated(self, settings):
         """What a network that is evaluated plays."""
-        with learning.Training(settings, self.fresh(), ONE) as training:
+        with learning.Training.of(settings, self.fresh(), ONE) as training:
             stacks = np.random.default_rng(0).integers(0, 256, (40, *SHAPE)).astype(np.uint8)
             act = training._evaluate_act
             return act(training.state.params, (stacks,), KEY, (0,), (np.arange(40),))
@@ -904,7 +903,7 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluation, "measure", spy)
-            with learning.Training(settings, self.fresh(), ONE) as training:
+            with learning.Training.of(settings, self.fresh(), ONE) as training:
                 training.evaluate()
         return lengths
 

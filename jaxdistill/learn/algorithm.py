@@ -7,21 +7,53 @@ A training asks both in turn. In every iteration:
     metrics = algorithm.learn(rollout, progress)
 
 `pqn.Pqn`, `dqn.Dqn` and `ppo.Ppo` are the algorithms there are, each made of what a training begins
-with (`train_settings.Beginning`). Another one has its name in `training._ALGORITHMS`, too.
+with (`Beginning`). Another one has its name in `training._ALGORITHMS`, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdistill import networks
+from jaxdistill.experts.expert import Teacher
 from jaxdistill.learn import learner
+from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.rollout import Acted, Rollout
-from jaxdistill.learn.train_settings import Beginning
+from jaxdistill.learn.train_settings import Settings
+from jaxdistill.play.lessons import Lesson
+from jaxdistill.tasks.views import AnyView
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Beginning:
+    """What an algorithm begins with.
+
+    Attributes:
+      settings: of the training.
+      lessons: its tasks.
+      experts: one per task, who teach beside the rewards; none where nobody does.
+      network, params: what learns.
+      view: what it sees of what pools show.
+      mesh: of all devices.
+      masks: `(G, A)` bool, the actions that are played in each task.
+      student: whose network and heads it goes on with; None where it begins otherwise.
+    """
+
+    settings: Settings
+    lessons: Sequence[Lesson]
+    experts: Sequence[Teacher]
+    network: networks.Network
+    params: networks.Params
+    view: AnyView
+    mesh: Mesh
+    masks: jax.Array
+    student: Pretrained | None = None
 
 
 class Progress(NamedTuple):

@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 from jaxdistill import networks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import ppo, train_settings
-from jaxdistill.learn.train_settings import Beginning, Pretrained, Settings
+from jaxdistill.learn.algorithm import Beginning
+from jaxdistill.learn.origins import Pretrained
+from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import lessons
 
 
@@ -55,7 +57,7 @@ def of(settings: Settings, mesh: Mesh, student: Pretrained | None = None) -> Beg
     masks = lessons.masks(chosen)
     if student is not None:
         masks = masks & student.masks(settings.tasks)
-    return Beginning(settings, chosen, experts, network, params, view, mesh, masks)
+    return Beginning(settings, chosen, experts, network, params, view, mesh, masks, student)
 
 
 def _instead(settings: Settings) -> str:

@@ -35,9 +35,9 @@ from jax.sharding import Mesh
 
 from jaxdistill import meshes, networks
 from jaxdistill.learn import exploration, learner, losses, replay
-from jaxdistill.learn.algorithm import Progress
+from jaxdistill.learn.algorithm import Beginning, Progress
 from jaxdistill.learn.rollout import Rollout
-from jaxdistill.learn.train_settings import Beginning, optimiser
+from jaxdistill.learn.train_settings import optimiser
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.views import AnyView
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import networks
-from jaxdistill.learn.algorithm import Observed, Progress
+from jaxdistill.learn.algorithm import Beginning, Observed, Progress
 from jaxdistill.learn.rollout import Acted
-from jaxdistill.learn.train_settings import Beginning, Settings
+from jaxdistill.learn.train_settings import Settings
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.views import AnyView
 

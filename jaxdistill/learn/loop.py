@@ -19,8 +19,17 @@ from jax.sharding import Mesh
 
 from jaxdistill import clocks, disk, lock, meshes, metrics, preemption, terminal, workdirs
 from jaxdistill.experts.expert import Expert
-from jaxdistill.learn import beginning, checkpoints, divergence, origins, replay, train_settings
-from jaxdistill.learn.train_settings import Pretrained, Settings
+from jaxdistill.learn import (
+    beginning,
+    checkpoints,
+    divergence,
+    idle_settings,
+    origins,
+    replay,
+    train_settings,
+)
+from jaxdistill.learn.origins import Pretrained
+from jaxdistill.learn.train_settings import Settings
 from jaxdistill.learn.training import Training
 from jaxdistill.profiler import Profile
 
@@ -81,7 +90,7 @@ def train(
     # What can be refused is, before anything is written.
     train_settings.check_divisible(settings, mesh)
     if not (part or (workdir / "config.json").exists()):
-        train_settings.refuse_idle(settings, student)
+        idle_settings.refuse_idle(settings, student)
     settings = train_settings.resolve_defaults(settings)
     for task in settings.tasks:
         task.require()
@@ -91,7 +100,7 @@ def train(
         frame = view.shape[1:], settings.tasks[0].suite.frame_dtype
         replay.check_fits(mesh, settings.replay_size, *frame)
     known = {} if begin is None else origins.of(student, begin.experts)
-    idle = train_settings.idle_fields(settings, begin.experts if begin else (), student)
+    idle = idle_settings.idle_fields(settings, begin.experts if begin else (), student)
     knobs = tuple(name for name in _CHANGEABLE_AFTER_DIVERGENCE if name not in idle)
     with lock.one_writer(workdir, "config.json"):
         origins.check(workdir, known)
@@ -107,7 +116,7 @@ def train(
         with clocks.wall_clock(workdir, began=began):
             if begin is None:
                 return _train_each(settings, workdir, mesh, stop_at, profile)
-            with Training(settings, workdir, mesh, student, begin=begin) as training:
+            with Training(begin, workdir) as training:
                 return _train(training, knobs, stop_at, profile)
 
 

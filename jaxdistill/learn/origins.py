@@ -6,15 +6,62 @@ that is resumed is one training only as long as they are who they were.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from jaxdistill import disk, meshes
+import numpy as np
+
+from jaxdistill import disk, meshes, networks
 from jaxdistill.experts.expert import Teacher
-from jaxdistill.learn.train_settings import Pretrained
+from jaxdistill.experts.student import Student
 from jaxdistill.play import records
+from jaxdistill.tasks.atari import USUAL, Rules
+from jaxdistill.tasks.task import Task
+from jaxdistill.tasks.views import AnyView
 
 _FILE = "begun_with.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A distilled student that a training goes on from, and who taught it.
+
+    Attributes:
+      name: how tables call it.
+      network, params: its own.
+      outputs: "q" or "logits", as `Expert.outputs`.
+      view: what it sees of what pools show.
+      teachers: of each game it was taught, by name; empty where they are not at hand.
+      own: what it sees in each game, by name, where that is not `view`.
+      alone: itself, if it came without its teachers: what it has to say of them.
+      actions: the valid ones that it was taught, by name; all of a task that is not named.
+      rules: how it was taught to play.
+      teacher_views: as `Expert.teacher_view`, by name; of most there is none.
+    """
+
+    name: str
+    network: networks.Network
+    params: networks.Params
+    outputs: str
+    view: AnyView
+    teachers: Mapping[str, Teacher]
+    own: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
+    alone: Student | None = None
+    actions: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    rules: Rules = USUAL
+    teacher_views: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
+
+    def masks(self, chosen: Sequence[Task]) -> np.ndarray:
+        """`(G, A)` bool: the valid actions of some tasks, and of those only what it was taught."""
+        masks = np.stack([task.mask for task in chosen])
+        for mask, task in zip(masks, chosen, strict=True):
+            mask &= np.isin(np.arange(mask.size), self.actions.get(task.name, task.actions))
+        return masks
+
+    def views(self, chosen: Sequence[Task]) -> list[AnyView]:
+        """What it sees in each of some tasks."""
+        return [self.own.get(task.name, self.view) for task in chosen]
 
 
 def of(student: Pretrained | None, experts: Sequence[Teacher]) -> dict[str, str]:

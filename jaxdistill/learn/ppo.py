@@ -36,11 +36,10 @@ from jax.sharding import Mesh
 from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import expert_outputs
 from jaxdistill.learn import learner, losses
-from jaxdistill.learn.algorithm import Observed, Progress
+from jaxdistill.learn.algorithm import Beginning, Observed, Progress
+from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.rollout import Acted, Passes, Rollout, at_rows, tasks_of
 from jaxdistill.learn.train_settings import (
-    Beginning,
-    Pretrained,
     Settings,
     expert_weight_at,
     optimiser,

@@ -27,10 +27,9 @@ from jax.sharding import Mesh
 from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Teacher, expert_outputs
 from jaxdistill.learn import exploration, learner, losses
-from jaxdistill.learn.algorithm import Progress
+from jaxdistill.learn.algorithm import Beginning, Progress
 from jaxdistill.learn.rollout import Passes, Rollout, at_rows, tasks_of
 from jaxdistill.learn.train_settings import (
-    Beginning,
     Settings,
     check_divisible,
     expert_weight_at,

@@ -6,26 +6,19 @@ import bisect
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Protocol
 
-import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from jaxdistill import meshes, networks, tasks
-from jaxdistill import (
-    settings as settings_lib,
-)
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts import hub
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.sources import ExpertSource, load_experts
-from jaxdistill.experts.student import Student
-from jaxdistill.learn import (
-    learner,
-)
-from jaxdistill.play.lessons import Lesson
+from jaxdistill.learn import learner
 from jaxdistill.settings import (
     Count,
     OneOf,
@@ -37,9 +30,8 @@ from jaxdistill.settings import (
     Text,
     Weight,
 )
-from jaxdistill.tasks.atari import USUAL, Rules, presses_fire
+from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
-from jaxdistill.tasks.views import AnyView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,71 +369,6 @@ class Settings:
         return self.total_steps // self.steps_per_iteration
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pretrained:
-    """A distilled student that a training goes on from, and who taught it.
-
-    Attributes:
-      name: how tables call it.
-      network, params: its own.
-      outputs: "q" or "logits", as `Expert.outputs`.
-      view: what it sees of what pools show.
-      teachers: of each game it was taught, by name; empty where they are not at hand.
-      own: what it sees in each game, by name, where that is not `view`.
-      alone: itself, if it came without its teachers: what it has to say of them.
-      actions: the valid ones that it was taught, by name; all of a task that is not named.
-      rules: how it was taught to play.
-      teacher_views: as `Expert.teacher_view`, by name; of most there is none.
-    """
-
-    name: str
-    network: networks.Network
-    params: networks.Params
-    outputs: str
-    view: AnyView
-    teachers: Mapping[str, Teacher]
-    own: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
-    alone: Student | None = None
-    actions: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
-    rules: Rules = USUAL
-    teacher_views: Mapping[str, AnyView] = dataclasses.field(default_factory=dict)
-
-    def masks(self, chosen: Sequence[Task]) -> np.ndarray:
-        """`(G, A)` bool: the valid actions of some tasks, and of those only what it was taught."""
-        masks = np.stack([task.mask for task in chosen])
-        for mask, task in zip(masks, chosen, strict=True):
-            mask &= np.isin(np.arange(mask.size), self.actions.get(task.name, task.actions))
-        return masks
-
-    def views(self, chosen: Sequence[Task]) -> list[AnyView]:
-        """What it sees in each of some tasks."""
-        return [self.own.get(task.name, self.view) for task in chosen]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Beginning:
-    """What an algorithm begins with.
-
-    Attributes:
-      settings: of the training.
-      lessons: its tasks.
-      experts: one per task, who teach beside the rewards; none where nobody does.
-      network, params: what learns.
-      view: what it sees of what pools show.
-      mesh: of all devices.
-      masks: `(G, A)` bool, the actions that are played in each task.
-    """
-
-    settings: Settings
-    lessons: Sequence[Lesson]
-    experts: Sequence[Teacher]
-    network: networks.Network
-    params: networks.Params
-    view: AnyView
-    mesh: Mesh
-    masks: jax.Array
-
-
 def resolve_defaults(settings: Settings) -> Settings:
     """`settings` with the numbers that None stands for, as far as all tasks have the same."""
     limits = {task.max_steps for task in settings.tasks}
@@ -510,159 +437,6 @@ class _Temperatures(Protocol):
 def temperature_of(expert: Teacher, settings: _Temperatures) -> float:
     """The softmax temperature that an expert is met at: that of Q-values or that of logits."""
     return settings.q_temperature if expert.outputs == "q" else settings.logits_temperature
-
-
-def refuse_idle(settings: Settings, student: Pretrained | None = None) -> None:
-    """Refuses settings that were changed and cannot change anything.
-
-    For trainings that begin: one that stands goes on as it was begun.
-
-    Args:
-      student: what `settings.student` is; where it is not at hand, its outputs and its experts'
-        may be anything.
-
-    Raises:
-      FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
-        it at, in one line.
-    """
-    experts = experts_of(settings)
-    if settings.experts and not settings.expert_weight and not settings.warm_start:
-        raise ValueError("experts without expert_weight or warm_start: nothing is learnt from them")
-    settings_lib.refuse_idle(settings, _idle(settings, experts, student))
-
-
-def idle_fields(
-    settings: Settings, experts: Sequence[Teacher], student: Pretrained | None = None
-) -> set[str]:
-    """Settings that cannot change anything in this training; see `refuse_idle`.
-
-    Args:
-      experts: those of the settings.
-    """
-    return settings_lib.idle_fields(_idle(settings, experts, student))
-
-
-def _idle(
-    settings: Settings, experts: Sequence[Teacher], student: Pretrained | None
-) -> list[settings_lib.Reason]:
-    outputs, own = {expert.outputs for expert in experts}, set[str]()
-    if student is not None:
-        own = {student.outputs}
-        taught = (student.teachers.get(task.name) for task in settings.tasks)
-        outputs = {teacher.outputs for teacher in taught if teacher} or own
-    elif settings.student is not None:
-        outputs = own = {"q", "logits"}
-    elif settings.warm_start and settings.algorithm == "ppo":
-        own = outputs
-    matching = ("q_temperature", "logits_temperature")
-    return [
-        (
-            not outputs,
-            "there are no experts",
-            ("expert_weight", "expert_fraction", *matching),
-        ),
-        (
-            not settings.expert_weight,
-            "expert_weight is 0",
-            ("expert_fraction", "logits_temperature"),
-        ),
-        # Of Q-values that it goes on from, the logits that it begins with are made.
-        (
-            not settings.expert_weight and "q" not in own,
-            "expert_weight is 0",
-            ("q_temperature",),
-        ),
-        ("logits" not in outputs, "no expert holds logits", ("logits_temperature",)),
-        (
-            settings.algorithm == "ppo" and "q" not in outputs | own,
-            "nobody holds Q-values",
-            ("q_temperature",),
-        ),
-        (
-            settings.student is not None,
-            "student is given",
-            ("network", "compute_dtype", "warm_start"),
-        ),
-        # By a student's rules it was distilled for other games, too.
-        (
-            not any(map(presses_fire, settings.tasks))
-            and (student is None or settings.rules != student.rules),
-            "no game has FIRE",
-            ("rules.fire_after_life",),
-        ),
-        (settings.core == "none", "core is 'none'", ("core_width",)),
-        (
-            settings.algorithm != "ppo",
-            f"algorithm is {settings.algorithm!r}",
-            ("policy_clip", "value_weight", "entropy_weight", "critic_iterations"),
-        ),
-        (
-            settings.algorithm == "ppo",
-            "algorithm is 'ppo'",
-            (
-                "double",
-                "average_rate",
-                "epsilon_start",
-                "epsilon_end",
-                "epsilon_fraction",
-                "epsilon_decay",
-                "hold_exponent",
-            ),
-        ),
-        (
-            not any(map(_turns, settings.tasks)),
-            f"no angle is among the actions of {', '.join(settings.games)}",
-            ("angle_deviation",),
-        ),
-        (
-            settings.warm_start
-            and any(map(_turns, settings.tasks))
-            and all(expert.suite_log_std is not None for expert in experts),
-            "warm_start begins with the expert's own deviations",
-            ("angle_deviation",),
-        ),
-        (
-            not settings.discount,
-            "discount is 0",
-            ("double", "average_rate", "target_episodes", "trace"),
-        ),
-        (not settings.double, "double is False", ("average_rate",)),
-        (
-            settings.algorithm == "dqn",
-            "algorithm is 'dqn'",
-            (
-                "epochs",
-                "trace",
-                "average_rate",
-                "expert_weight",
-                "expert_fraction",
-                *matching,
-            ),
-        ),
-        (
-            settings.algorithm != "dqn",
-            f"algorithm is {settings.algorithm!r}",
-            ("replay_size", "first_update", "target_episodes", "updates_per_step"),
-        ),
-        (settings.epsilon_decay, "epsilon_decay is given", ("epsilon_fraction",)),
-        (settings.rollout_steps == 1, "rollout_steps is 1", ("trace",)),
-        (
-            settings.epsilon_start == settings.epsilon_end == 0,
-            "epsilon_start and epsilon_end are 0",
-            ("hold_exponent",),
-        ),
-        (
-            settings.epsilon_start == settings.epsilon_end,
-            "epsilon_start is epsilon_end",
-            ("epsilon_fraction", "epsilon_decay"),
-        ),
-    ]
-
-
-def _turns(task: Task) -> bool:
-    """Whether an angle is among its actions."""
-    factored = task.suite.factored
-    return factored is not None and bool(factored.angles[list(task.actions)].any())
 
 
 def experts_of(settings: Settings) -> list[Expert]:

@@ -29,9 +29,10 @@ from jaxdistill.learn import (
     pqn,
     train_settings,
 )
-from jaxdistill.learn.algorithm import Algorithm, Progress
+from jaxdistill.learn.algorithm import Algorithm, Beginning, Progress
 from jaxdistill.learn.collector import RolloutCollector
-from jaxdistill.learn.train_settings import Beginning, Pretrained, Settings
+from jaxdistill.learn.origins import Pretrained
+from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import evaluation, lessons, records, rollouts
 from jaxdistill.tasks.views import Vector
 
@@ -62,23 +63,10 @@ class Training:
         were evaluated by an earlier version, which did not say. Checkpoints call it `chosen_by`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        workdir: str | os.PathLike[str],
-        mesh: Mesh | None = None,
-        student: Pretrained | None = None,
-        *,
-        begin: Beginning | None = None,
-    ):
-        """Reads what stands in `workdir`.
-
-        Args:
-          student: what `settings.student` is.
-          begin: what `beginning.of` gives of all these, where it has been asked for already.
-        """
+    def __init__(self, begin: Beginning, workdir: str | os.PathLike[str]):
+        """Reads what stands in `workdir`."""
+        settings, student = begin.settings, begin.student
         self.settings, self.workdir = settings, pathlib.Path(workdir)
-        begin = begin or beginning.of(settings, mesh or meshes.create(), student)
         self._mesh = begin.mesh
         self.lessons, self.network, self._experts = begin.lessons, begin.network, begin.experts
         self._view = begin.view
@@ -125,6 +113,24 @@ class Training:
         self._saved = checkpoints.Checkpoints(self.workdir / checkpoints.FOLDER)
         began, log = self._restore()
         self._collector = RolloutCollector(settings, self.lessons, began, log)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        workdir: str | os.PathLike[str],
+        mesh: Mesh | None = None,
+        student: Pretrained | None = None,
+    ) -> Training:
+        """The training of these settings.
+
+        Args:
+          student: what `settings.student` is.
+
+        Raises:
+          FileNotFoundError, ValueError: as `beginning.of`.
+        """
+        return cls(beginning.of(settings, mesh or meshes.create(), student), workdir)
 
     def __enter__(self) -> Training:
         return self

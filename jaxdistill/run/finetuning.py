@@ -12,14 +12,14 @@ from jaxdistill.experts import hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Expert, Teacher, Team
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.learn import origins, train_settings
+from jaxdistill.learn import origins
 from jaxdistill.learn.train_settings import Settings
 from jaxdistill.run import distill_settings, kinds, student_json, students
 from jaxdistill.tasks.atari import USUAL
 from jaxdistill.tasks.task import Task
 
 
-def student_of(settings: Settings, workdir: pathlib.Path) -> train_settings.Pretrained | None:
+def student_of(settings: Settings, workdir: pathlib.Path) -> origins.Pretrained | None:
     """What the training in `workdir` goes on from, if it does.
 
     Raises:
@@ -49,7 +49,7 @@ def _place_of(student: str, workdir: pathlib.Path) -> str:
     return str(around) if kinds.has_student(around) else student
 
 
-def as_distilled(settings: Settings, student: train_settings.Pretrained) -> Settings:
+def as_distilled(settings: Settings, student: origins.Pretrained) -> Settings:
     """`settings` by the student's rules, where they say no others; a line where they differ."""
     if settings.rules == student.rules:
         return settings
@@ -61,9 +61,7 @@ def as_distilled(settings: Settings, student: train_settings.Pretrained) -> Sett
     return dataclasses.replace(settings, rules=student.rules)
 
 
-def to_go_on_from(
-    workdir: str | os.PathLike[str], games: Sequence[str]
-) -> train_settings.Pretrained:
+def to_go_on_from(workdir: str | os.PathLike[str], games: Sequence[str]) -> origins.Pretrained:
     """A student that `students.read` reads, to be trained further in some of its games.
 
     One that plays a task of keys and angles whole goes on in others of that kind too, such as a
@@ -88,7 +86,7 @@ def to_go_on_from(
     if network.knows_game:
         indices = [student.games.index(game) for game in games]
         network, params = networks.for_some_games(network, params, indices)
-    return train_settings.Pretrained(
+    return origins.Pretrained(
         name=f"student of {workdir}",
         network=network,
         params=params,

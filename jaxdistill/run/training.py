@@ -17,6 +17,7 @@ from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.experts.student import Student, game_index
 from jaxdistill.learn import checkpoints, loop, train_settings
 from jaxdistill.learn import training as learning
+from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.train_settings import Settings
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.play.lessons import Lesson
@@ -202,9 +203,9 @@ def _report(
 
 
 def _read_learnt(
-    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: train_settings.Pretrained | None
+    settings: Settings, workdir: pathlib.Path, mesh: Mesh, student: Pretrained | None
 ) -> _Learnt:
-    with learning.Training(settings, workdir, mesh, student) as training:
+    with learning.Training.of(settings, workdir, mesh, student) as training:
         params = jax.device_get(training.network_params(training.best_params()))
         vectors = networks.task_vectors(training.network, params)
         seconds = training.timer.seconds()
@@ -225,7 +226,7 @@ def measure(
     *,
     mesh: Mesh,
     known: records.Records,
-    student: train_settings.Pretrained | None = None,
+    student: Pretrained | None = None,
     told_by: Student | None = None,
     only: int | None = None,
     starts_seen: Mapping[str, Collection[int]] | None = None,
@@ -287,7 +288,7 @@ def measure(
 
 
 def _student_player(
-    student: train_settings.Pretrained, taught: Sequence[Lesson], epsilon: float, mesh: Mesh
+    student: Pretrained, taught: Sequence[Lesson], epsilon: float, mesh: Mesh
 ) -> records.Player:
     """The student that a network was trained further from."""
     views = student.views([lesson.task for lesson in taught])

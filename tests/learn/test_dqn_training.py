@@ -47,7 +47,7 @@ def one():
 
 def _learnt(settings, workdir, mesh, iterations=10):
     """What some iterations learn, without an evaluation."""
-    with learning.Training(settings, workdir, mesh) as training:
+    with learning.Training.of(settings, workdir, mesh) as training:
         for _ in range(iterations):
             training.iterate()
         return jax.device_get(training.arrays)
@@ -76,7 +76,7 @@ def test_a_training_stopped_twice_is_the_uninterrupted_one(tmp_path, one, monkey
     for name, stops in (("whole", ()), ("stopped", (3, 6))):
         for stop in (*stops, None):
             loop.train(SETTINGS, tmp_path / name, mesh=one, stop_at=stop)
-        with learning.Training(SETTINGS, tmp_path / name, one) as training:
+        with learning.Training.of(SETTINGS, tmp_path / name, one) as training:
             whole.append(jax.device_get(training.arrays))
             assert training._collector.log.shape[1] == (0 if fresh else 80)
     assert _same(*whole)
@@ -90,7 +90,7 @@ def test_the_best_parameters_are_read_without_the_memory(tmp_path, one, monkeypa
         asked.append(like)
         return restore(saved, step, like, **more)
 
-    with learning.Training(SETTINGS, tmp_path, one) as training:
+    with learning.Training.of(SETTINGS, tmp_path, one) as training:
         for _ in range(3):
             training.iterate()
         training.evaluate()
@@ -114,13 +114,13 @@ def test_a_memory_that_is_read_back_takes_the_place_of_the_empty_one(tmp_path, o
         assert all(x.is_deleted() for x in jax.tree.leaves(seen[-1]))
         return restore(saved, step, like, **more)
 
-    with learning.Training(SETTINGS, tmp_path, one) as training:
+    with learning.Training.of(SETTINGS, tmp_path, one) as training:
         training.iterate()
         training.save()
         arrays = jax.device_get(training.arrays)
     monkeypatch.setattr(replay, "create", created)
     monkeypatch.setattr(checkpoints.Checkpoints, "restore", spy)
-    with learning.Training(SETTINGS, tmp_path, one) as training:
+    with learning.Training.of(SETTINGS, tmp_path, one) as training:
         assert _same(training.arrays, arrays) and arrays["memory"].frames.any()
         training.iterate()
     assert len(seen) == 1
@@ -165,7 +165,7 @@ def test_while_it_plays_the_network_is_asked_for_its_choice_alone(
         return forward(*given)
 
     settings = dataclasses.replace(SETTINGS, double=double)
-    with learning.Training(settings, tmp_path, one) as training:
+    with learning.Training.of(settings, tmp_path, one) as training:
         shown = tuple(pool.last.observations for pool in training._collector.pools)
         observed = Observed(shown, np.ones((2, 4), bool), 0)
         monkeypatch.setattr(networks, "forward", spy)
@@ -193,7 +193,7 @@ def test_a_game_of_atari_is_learnt_from_frames_stored_once(tmp_path, one):
         SETTINGS, games=("pong",), network="net3", num_envs=2, total_steps=64, replay_size=64,
         first_update=8, opening_steps=0, reward_limit=1.0, max_steps=12,
     )  # fmt: skip
-    with learning.Training(settings, tmp_path, one) as training:
+    with learning.Training.of(settings, tmp_path, one) as training:
         for _ in range(4):
             training.iterate()
         assert int(training.state.step) > 0
@@ -279,7 +279,7 @@ def test_the_rate_reaches_its_end_though_the_first_updates_are_not_made(
     """Of 10 iterations the seventh is the first with 400 transitions: 8 x (7 x 8 - 1) are 440."""
     chosen = dataclasses.replace(SETTINGS, first_update=first, final_rate_fraction=0.0)
     assert chosen.updates == updates
-    with learning.Training(chosen, tmp_path, one) as training:
+    with learning.Training.of(chosen, tmp_path, one) as training:
         learnt = []
         for _ in range(11):
             training.iterate()

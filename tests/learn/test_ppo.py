@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxdistill import meshes, networks, tasks
-from jaxdistill.learn import learner, ppo, train_settings
+from jaxdistill.learn import learner, origins, ppo
 from jaxdistill.learn.rollout import Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.tasks.actions import Factored
@@ -597,7 +597,7 @@ def _student(network, outputs, shape=(1, SEEN), **fields):
     params = networks.init(network, jax.random.key(3), shape)
     params = jax.tree.map(lambda x: 3 * x, params)  # with preferences
     view = Vector(shape[-1])
-    return train_settings.Pretrained("it", network, params, outputs, view, {}, **fields)
+    return origins.Pretrained("it", network, params, outputs, view, {}, **fields)
 
 
 def _said(network, params, games=None):

@@ -12,7 +12,7 @@ import pytest
 from jaxdistill import meshes, metrics, networks, preemption, tasks
 from jaxdistill.experts.expert import Expert, Team
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import loop, losses, ppo, train_settings
+from jaxdistill.learn import idle_settings, loop, losses, origins, ppo, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Observed, Progress
 from jaxdistill.play import lessons
@@ -47,7 +47,7 @@ BEGUN = np.ones((1, SETTINGS.num_envs), bool)  # which matters to nobody who car
 
 def _learnt(settings, workdir, mesh=ONE, iterations=2, student=None):
     """What some iterations learn, without an evaluation, and what they said."""
-    with learning.Training(settings, workdir, mesh, student) as training:
+    with learning.Training.of(settings, workdir, mesh, student) as training:
         rows = [training.iterate() for _ in range(iterations)]
         return jax.device_get(training.arrays), rows
 
@@ -69,7 +69,7 @@ def _difference(left, right):
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     best = loop.train(SETTINGS, workdir, mesh=ONE)
-    with learning.Training(SETTINGS, workdir, ONE) as training:
+    with learning.Training.of(SETTINGS, workdir, ONE) as training:
         return workdir, best, jax.device_get(training.arrays)
 
 
@@ -92,7 +92,7 @@ def test_a_training_killed_three_times_is_the_uninterrupted_one(whole, tmp_path)
     for stop in (1, 2, 4):
         loop.train(SETTINGS, tmp_path, mesh=ONE, stop_at=stop)
     assert loop.train(SETTINGS, tmp_path, mesh=ONE) == best
-    with learning.Training(SETTINGS, tmp_path, ONE) as training:
+    with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
         assert training.iteration == 6
         assert _same(jax.device_get(training.arrays), arrays)
     _assert_same_files(workdir, tmp_path)
@@ -140,11 +140,11 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
             patch.setattr(learning.Training, name, stopping)
             with pytest.raises(error):
                 train()
-        with learning.Training(SETTINGS, tmp_path, ONE) as training:
+        with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
             assert training.iteration == step and training.due
             assert bool(training.best) == (step == 6)
     assert train() == best
-    with learning.Training(SETTINGS, tmp_path, ONE) as training:
+    with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
         assert _same(jax.device_get(training.arrays), arrays) and not training.due
     _assert_same_files(workdir, tmp_path)
 
@@ -155,7 +155,7 @@ def test_games_that_nobody_goes_on_with_are_not_played_again(tmp_path, monkeypat
     monkeypatch.setattr(lessons.Lesson, "pool", None)
     read = []
     for _ in range(2):
-        with learning.Training(SETTINGS, tmp_path, ONE) as training:
+        with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
             read.append((training._collector.log, training._collector.began))
             training.save()
     (log, began), (again, same) = read
@@ -175,7 +175,7 @@ def test_a_training_taken_away_while_it_plays_its_games_again_is_as_it_was(
             loop.train(SETTINGS, tmp_path, mesh=ONE)
     assert contents(tmp_path / "checkpoints" / "2") == saved
     assert "replay combat/clicking" in capsys.readouterr().err
-    with learning.Training(SETTINGS, tmp_path, ONE) as training:
+    with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
         training.begin_games()
         assert training.iteration == 2
     assert "replay combat/clicking: 128/128 steps" in capsys.readouterr().err
@@ -198,7 +198,7 @@ def test_four_devices_train_what_one_trains(tmp_path):
     for ours, theirs in zip(rows, same, strict=True):
         for name, number in ours.items():
             assert theirs[name] == pytest.approx(number, rel=1e-3, abs=1e-5), name
-    with learning.Training(SETTINGS, tmp_path / "fresh", ONE) as fresh:
+    with learning.Training.of(SETTINGS, tmp_path / "fresh", ONE) as fresh:
         assert _difference(one["train"].params, jax.device_get(fresh.state.params)) > 1e-2
 
 
@@ -234,7 +234,7 @@ def test_an_average_plays_where_one_is_kept(tmp_path):
 def test_at_first_the_critic_learns_alone(tmp_path):
     """For so many iterations; then all of it."""
     chosen = dataclasses.replace(AIMING, critic_iterations=1)
-    with learning.Training(chosen, tmp_path, ONE) as training:
+    with learning.Training.of(chosen, tmp_path, ONE) as training:
         before = [jax.device_get(training.state.params)]
         for _ in range(2):
             training.iterate()
@@ -260,7 +260,7 @@ def test_angles_begin_with_the_deviation_that_is_said(tmp_path):
     """In degrees; what is played at first spreads as far."""
     for degrees in (20.0, 2.0):
         chosen = dataclasses.replace(AIMING, angle_deviation=degrees, num_envs=64, total_steps=512)
-        with learning.Training(chosen, tmp_path / str(degrees), ONE) as training:
+        with learning.Training.of(chosen, tmp_path / str(degrees), ONE) as training:
             params = jax.device_get(training.state.params)
             shown = tuple(pool.last.observations for pool in training._collector.pools)
             acted = training._actor.act(Observed(shown, BEGUN, 0)).actions
@@ -276,7 +276,7 @@ def test_angles_begin_with_the_deviation_that_is_said(tmp_path):
 
 
 def test_the_actor_draws_by_turn_and_remembers_what_it_did(tmp_path):
-    with learning.Training(AIMING, tmp_path, ONE) as training:
+    with learning.Training.of(AIMING, tmp_path, ONE) as training:
         (pool,) = training._collector.pools
         shown = (pool.last.observations,)
         actor, params = training._actor, training.state.params
@@ -320,7 +320,7 @@ def test_an_experts_weight_falls_in_what_is_learnt(tmp_path, skilled):
     states = []
     for fraction in (1.0, 0.2):
         falling = dataclasses.replace(chosen, expert_fraction=fraction)
-        with learning.Training(falling, tmp_path / str(fraction), ONE) as training:
+        with learning.Training.of(falling, tmp_path / str(fraction), ONE) as training:
             for _ in range(2):
                 training.iterate()
                 states.append(jax.device_get(training.state.params))
@@ -369,7 +369,7 @@ def test_a_copy_without_weight_never_asks_its_expert(tmp_path, skilled):
     expert = Expert("it", network, params, "logits", tuple(range(9)), view, task.name)
     chosen = _taught(dataclasses.replace(SETTINGS, games=(task.name,)), tmp_path, expert)
     chosen = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0)
-    with learning.Training(chosen, tmp_path / "run", ONE) as training:
+    with learning.Training.of(chosen, tmp_path / "run", ONE) as training:
         shown = (training._collector.pools[0].last.observations,)
         for _ in range(2):
             assert training._actor.act(Observed(shown, BEGUN, 0)).labels is None
@@ -391,7 +391,7 @@ def test_an_experts_outputs_are_met_at_their_temperature_and_its_angles_as_they_
     ):
         chosen = _taught(settings, tmp_path / expert.name, expert)
         chosen = dataclasses.replace(chosen, **{f"{kind}_temperature": 0.25})
-        with learning.Training(chosen, tmp_path / expert.name / "run", ONE) as training:
+        with learning.Training.of(chosen, tmp_path / expert.name / "run", ONE) as training:
             shown = training._collector.pools[0].last.observations
             said = np.asarray(training._actor.act(Observed((shown,), BEGUN, 0)).labels)
         own = np.asarray(expert.judge(expert.params, shown))
@@ -406,7 +406,7 @@ def test_an_expert_is_met_in_the_keys_that_it_has_and_others_are_played_all_the_
     expert = skilled("movement", actions=combat.MOVEMENT.actions[:2])
     assert expert.mask.sum() == 2 < combat.MOVEMENT.mask.sum()
     chosen, guides = _taught(moving, tmp_path, expert), []
-    with learning.Training(chosen, tmp_path / "run", ONE) as training:
+    with learning.Training.of(chosen, tmp_path / "run", ONE) as training:
         update = training._learner._update
 
         def spy(state, rollout, key, guide):
@@ -434,9 +434,9 @@ def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
         expert,
     )
     copied = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0, q_temperature=0.25)
-    train_settings.refuse_idle(copied)
+    idle_settings.refuse_idle(copied)
     seen = np.random.default_rng(0).integers(0, 256, (5, 4, 84, 84)).astype(np.uint8)
-    with learning.Training(copied, tmp_path / "run", ONE) as training:
+    with learning.Training.of(copied, tmp_path / "run", ONE) as training:
         begun = training.state.params
         said = networks.forward(training.network, begun, seen)
     values = networks.forward(network, params, seen)
@@ -448,9 +448,9 @@ def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
     expert = dataclasses.replace(expert, outputs="logits")
     expert.save(tmp_path / "expert", replace=True)
     with pytest.raises(ValueError, match=r"^q_temperature 0\.25: no effect where expert_"):
-        train_settings.refuse_idle(copied)
+        idle_settings.refuse_idle(copied)
     plain = dataclasses.replace(copied, q_temperature=train_settings.Settings.q_temperature)
-    with learning.Training(plain, tmp_path / "other", ONE) as training:
+    with learning.Training.of(plain, tmp_path / "other", ONE) as training:
         assert _same(jax.device_get(training.state.params), params)
 
 
@@ -459,7 +459,7 @@ def test_an_experts_own_deviation_is_met_where_it_is_known(tmp_path, skilled):
     for log_std, wanted in ((None, usual), ((-1.5, -1.5), -1.5)):
         directory = tmp_path / str(wanted)
         chosen = _taught(AIMING, directory, skilled("aiming", log_std=log_std))
-        with learning.Training(chosen, directory / "run", ONE) as training:
+        with learning.Training.of(chosen, directory / "run", ONE) as training:
             met = np.asarray(training._learner._log_std)
         assert met.shape == (1, 9)
         np.testing.assert_allclose(met[0, 7:], wanted, rtol=1e-6)
@@ -487,7 +487,7 @@ def test_a_copy_turns_as_far_as_its_expert_where_that_is_known(tmp_path, skilled
             SETTINGS, games=("combat/duel",), warm_start=True, experts=({"path": "x"},), **deviation
         )
         chosen = _taught(chosen, directory, expert)
-        with learning.Training(chosen, directory / "run", ONE) as training:
+        with learning.Training.of(chosen, directory / "run", ONE) as training:
             begun = training.state.params
         assert _same(begun["network"], params)
         np.testing.assert_allclose(begun["log_std"], wanted, rtol=1e-6)
@@ -502,7 +502,7 @@ def test_a_copy_of_a_skill_plays_as_its_expert(tmp_path, skilled, skill):
     chosen = _taught(chosen, tmp_path, expert)
     chosen = dataclasses.replace(chosen, warm_start=True, expert_weight=0.0)
     shown = np.random.default_rng(0).uniform(-1, 1, (64, 1, 74)).astype(np.float32)
-    with learning.Training(chosen, tmp_path / "run", ONE) as training:
+    with learning.Training.of(chosen, tmp_path / "run", ONE) as training:
         begun = jax.device_get(training.state.eval_params)
         act = training._player(training.network_params(begun))
         (played,), _ = act((shown,), jax.random.key(0), (0,), (np.arange(64),))
@@ -525,7 +525,7 @@ def test_what_has_been_learnt_is_an_expert_of_its_own_outputs(tmp_path):
     expert = Expert.load(tmp_path / "experts" / "combat" / "aiming")
     assert expert.actions == (7, 8) and expert.network.num_outputs == 2
     assert expert.outputs == "logits" and expert.view == views.part("aiming")
-    with learning.Training(AIMING, tmp_path, ONE) as training:
+    with learning.Training.of(AIMING, tmp_path, ONE) as training:
         params = jax.device_get(training.best_params())
         network = training.network
         shown = training._collector.pools[0].last.observations
@@ -557,7 +557,7 @@ def student(skilled):
     ]
     teachers = {expert.game: expert for expert in experts}
     teachers["combat/duel"] = Team(tuple(experts), "combat/duel")
-    return train_settings.Pretrained("it", network, params, "logits", view, teachers)
+    return origins.Pretrained("it", network, params, "logits", view, teachers)
 
 
 def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student):
@@ -569,7 +569,7 @@ def test_a_student_of_skills_goes_on_in_several_tasks_at_once(tmp_path, student)
         network=train_settings.Settings.network,
         expert_weight=0.5,
     )
-    with learning.Training(chosen, tmp_path, ONE, student) as training:
+    with learning.Training.of(chosen, tmp_path, ONE, student) as training:
         assert training.network.streams and training.network.head == "actor_critic"
         start = jax.device_get(training.state.params["network"]["params"])
         for name, layer in student.params["params"].items():
@@ -607,7 +607,7 @@ def test_a_student_goes_on_killed_or_not(tmp_path, student):
     for name, stops in (("whole", ()), ("killed", (1,))):
         for stop in (*stops, None):
             loop.train(GOES_ON, tmp_path / name, mesh=ONE, stop_at=stop, student=student)
-        with learning.Training(GOES_ON, tmp_path / name, ONE, student) as training:
+        with learning.Training.of(GOES_ON, tmp_path / name, ONE, student) as training:
             learnt.append(jax.device_get(training.arrays))
     assert _same(*learnt)
     expert = Expert.load(tmp_path / "whole" / "experts" / "combat" / "duel")

@@ -247,11 +247,11 @@ def test_what_was_valued_in_play_is_what_the_window_says_again(whole):
 
 
 def test_stopped_in_the_middle_of_games_it_goes_on_as_the_uninterrupted_one(whole, tmp_path):
-    with learning.Training(whole.settings, tmp_path) as training:
+    with learning.Training.of(whole.settings, tmp_path) as training:
         training.iterate()
         training.save()
     acting, rollout = whole.seen[1]
-    with learning.Training(whole.settings, tmp_path) as training:
+    with learning.Training.of(whole.settings, tmp_path) as training:
         carried = training._actor.checkpoint_arrays
         resumed = jax.tree.map(np.asarray, training._learner.acting)
         jax.tree.map(np.testing.assert_array_equal, resumed, acting)
@@ -262,7 +262,7 @@ def test_stopped_in_the_middle_of_games_it_goes_on_as_the_uninterrupted_one(whol
 
 
 def test_on_one_device_it_plays_the_same(whole, tmp_path):
-    with learning.Training(whole.settings, tmp_path, ONE) as training:
+    with learning.Training.of(whole.settings, tmp_path, ONE) as training:
         training.iterate()
         alone = training._actor.carry
     for a, b in zip(alone, whole.seen[1][1].carry, strict=True):
@@ -274,7 +274,7 @@ def test_its_best_network_is_an_expert_that_plays_as_it_was_chosen(whole):
     expert = Expert.load(workdir / "experts" / "carnival")
     assert expert.recurrent and expert.network.core == networks.Core("lstm", 5)
     assert expert.outputs == "q" and expert.advertised_score == best["scores"]["carnival"]
-    with learning.Training(settings, workdir) as training:
+    with learning.Training.of(settings, workdir) as training:
         (lesson,), opening = training.lessons, training._random_policy
         params = training._learner.network_params(training.best_params())
         # Of 3 iterations, 2 epochs each of one minibatch.
@@ -296,7 +296,7 @@ def test_an_evaluation_begins_with_nothing_carried(whole):
     """Also the second of one training, of other parameters: each as if it were the first."""
     settings, workdir, _, seen = whole
     (first, _), (last, _) = seen[0][0], seen[-1][0]
-    with learning.Training(settings, workdir) as training:
+    with learning.Training.of(settings, workdir) as training:
         policy = training._player(first)
         again, other = training._player(first), training._player(last)
     rng = np.random.default_rng(0)
@@ -330,7 +330,7 @@ def test_a_recurrent_expert_is_trained_further_as_a_copy(whole, tmp_path):
     source = ExpertSource(str(workdir / "experts" / "carnival"))
     copied = dataclasses.replace(settings, experts=(source,), warm_start=True, expert_weight=0.0)
     expert = Expert.load(source.path)
-    with learning.Training(copied, tmp_path / "copy") as training:
+    with learning.Training.of(copied, tmp_path / "copy") as training:
         jax.tree.map(np.testing.assert_array_equal, training.state.params, expert.params)
         assert np.isfinite(training.iterate()["loss"])
     for changes, message in (

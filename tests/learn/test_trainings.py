@@ -27,11 +27,12 @@ from jaxdistill.learn import (
     exploration,
     learner,
     loop,
+    origins,
     pqn,
     train_settings,
 )
 from jaxdistill.learn import training as learning
-from jaxdistill.learn.algorithm import Progress
+from jaxdistill.learn.algorithm import Beginning, Progress
 from jaxdistill.learn.collector import RolloutCollector
 from jaxdistill.learn.rollout import Acted, Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
@@ -496,7 +497,7 @@ def _parallel(chosen, params, *experts):
     task = tasks.get("pong")
     masks = jnp.asarray(task.mask)[None]
     begin = (chosen, [], experts, NETWORK, params, task.view, meshes.create(), masks)
-    return pqn.Pqn(train_settings.Beginning(*begin))
+    return pqn.Pqn(Beginning(*begin))
 
 
 def test_an_expert_is_asked_only_while_it_counts():
@@ -541,15 +542,15 @@ def test_experts_of_other_games_are_refused(tmp_path):
     expert.save(tmp_path / "expert")
     chosen = _settings(games=("breakout",), experts=(ExpertSource(str(tmp_path / "expert")),))
     with pytest.raises(ValueError, match="experts play pong, the games are breakout"):
-        learning.Training(chosen, tmp_path / "run")
+        learning.Training.of(chosen, tmp_path / "run")
     mine = dataclasses.replace(chosen, games=("pong",), warm_start=True)
-    with learning.Training(mine, tmp_path / "mine") as training:
+    with learning.Training.of(mine, tmp_path / "mine") as training:
         assert _difference(training.state.params, params) == 0
     other = dataclasses.replace(mine, network="net2")
     with pytest.raises(ValueError, match="not of the shape of network 'net2'"):
-        learning.Training(other, tmp_path / "other")
+        learning.Training.of(other, tmp_path / "other")
     with pytest.raises(ValueError, match="copies one expert, there are 0"):
-        learning.Training(dataclasses.replace(mine, experts=()), tmp_path / "none")
+        learning.Training.of(dataclasses.replace(mine, experts=()), tmp_path / "none")
 
 
 def test_a_copy_of_fewer_outputs_values_its_own_as_its_expert_does(tmp_path, monkeypatch):
@@ -568,7 +569,7 @@ def test_a_copy_of_fewer_outputs_values_its_own_as_its_expert_does(tmp_path, mon
     actions = (11, 0, 1, 3, 4, 12)
     chosen, own, params = copying("six", actions)
     seen = np.random.default_rng(0).integers(0, 256, (64, 4, 84, 84)).astype(np.uint8)
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         said = networks.forward(training.network, training.state.params, seen)
     values = np.asarray(networks.forward(own, params, seen))
     np.testing.assert_allclose(said[:, list(actions)], values, rtol=1e-4, atol=1e-5)
@@ -715,7 +716,7 @@ def test_exploration_falls_and_every_iteration_explores_and_learns_in_another_or
         return actions
 
     monkeypatch.setattr(exploration.Explorer, "__call__", spy)
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         update = training._learner._update
 
         def spying(state, rollout, key, taught):
@@ -753,7 +754,7 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
 
     monkeypatch.setattr(evaluation, "measure", look)
     params = watcher("carnival", 2).params
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         means = training._play(params, 5, 1)
         assert training._play(params, 5, 1) == means, "always the same starts"
         other = dataclasses.replace(chosen, max_steps=20)
@@ -763,7 +764,7 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
         assert training._play(params, 5, 1) != means
     assert openings == [(0, evaluation.CHOOSING)] * 3 + [(9, evaluation.CHOOSING)]
     exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
-    with learning.Training(exploring, tmp_path / "other") as training:
+    with learning.Training.of(exploring, tmp_path / "other") as training:
         tried = [training._play(params, 5, purpose) for purpose in (1, 2)]
         assert tried[0] != means and tried[0] != tried[1]
     assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING] * 2
@@ -899,7 +900,7 @@ def test_games_go_on_across_evaluations_until_their_log_is_long(
     chosen = _settings(
         **{"games": ("pong",), "network": "linear", "max_steps": 20, "opening_steps": 0} | changes
     )
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         (first,) = training._collector.pools
         for _ in range(2):
             training.iterate()
@@ -928,7 +929,7 @@ def test_a_student_is_shown_each_game_as_it_learnt_it():
     own = {"pong": View(), "breakout": View(resize="linear")}
     small = Network(convs=(ConvLayer(4, 8, 8),), hidden=())
     params = networks.init(small, jax.random.key(0), View().shape)
-    student = train_settings.Pretrained("it", small, params, "logits", View(), {}, own=own)
+    student = origins.Pretrained("it", small, params, "logits", View(), {}, own=own)
     chosen = _settings(games=tuple(own), algorithm="ppo", student="run", expert_weight=0.0)
     begin = beginning.of(chosen, meshes.create(), student)
     assert [lesson.view for lesson in begin.lessons] == [*own.values()]
@@ -939,7 +940,7 @@ def test_their_log_is_bounded_without_an_evaluation_too(tmp_path, monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
     monkeypatch.setattr(learning, "_LOG_STEPS", 4)
     chosen = _settings(games=("pong",), network="linear", opening_steps=0)
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         began = [training.iterate() and training._collector.began for _ in range(4)]
         assert began == [0, 2, 2, 4]
 
@@ -976,11 +977,12 @@ def test_an_average_is_kept_for_double_q_alone(tmp_path, monkeypatch):
     learnt = []
     for name in ("earlier", "whole"):
         best = loop.train(chosen, tmp_path / name)
-        with learning.Training(chosen, tmp_path / name) as training:
+        with learning.Training.of(chosen, tmp_path / name) as training:
             assert training.iteration == 3 and list(training.arrays) == ["train"]
             learnt.append((best, jax.device_get((training.state, training.best_params()))))
     assert learnt[0][0] == learnt[1][0] and _difference(learnt[0][1], learnt[1][1]) == 0
-    with learning.Training(dataclasses.replace(chosen, double=True), tmp_path / "two") as training:
+    doubled = dataclasses.replace(chosen, double=True)
+    with learning.Training.of(doubled, tmp_path / "two") as training:
         assert list(training.arrays) == ["train", "average"]
 
 
@@ -1146,12 +1148,12 @@ def test_what_networks_are_chosen_by_by_hand(monkeypatch):
 def test_what_an_earlier_version_valued_otherwise_is_valued_as_now(tmp_path, monkeypatch):
     monkeypatch.setitem(networks.NETWORKS, "linear", Network(convs=()))
     chosen = _settings(games=("pong",), network="linear", max_steps=20, opening_steps=0)
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         training.iterate()
         training.evaluate()
         value, training.best["value"] = training.best["value"], 1e9
         training.save(chosen=True)
-    with learning.Training(chosen, tmp_path / "run") as training:
+    with learning.Training.of(chosen, tmp_path / "run") as training:
         assert training.best["value"] == value
         training.iterate()
         training.save()
@@ -1202,7 +1204,7 @@ def test_a_network_sees_its_own_part_of_what_pools_show(how, tmp_path):
     chosen = _settings(
         games=("corridor/short",), network="mlp", core_width=4, double=True, **how, **beside
     )
-    with learning.Training(chosen, tmp_path, meshes.create(jax.devices()[:1])) as training:
+    with learning.Training.of(chosen, tmp_path, meshes.create(jax.devices()[:1])) as training:
         for _ in range(2):
             assert np.isfinite(training.iterate()["loss"])
         training.evaluate()

@@ -837,7 +837,7 @@ def test_a_student_goes_on_in_all_its_games_from_where_it_stands(whole_run, tmp_
         expert_weight=0.0,
     )
     student = finetuning.to_go_on_from(workdir, GAMES)
-    with learning.Training(settings, tmp_path, meshes.create(), student) as training:
+    with learning.Training.of(settings, tmp_path, meshes.create(), student) as training:
         for changed in (False, True):
             row = training.iterate()
             assert all(np.isfinite(row[f"policy_loss/{game}"]) for game in GAMES)

@@ -168,7 +168,7 @@ def test_a_recurrent_expert_is_refused_where_single_states_are_asked_for(setting
     experts[0].save(source.path)
     beside = train_settings.Settings(games=("pong",), num_envs=4, experts=(source,))
     with pytest.raises(ValueError, match=r"pong is recurrent, and a training asks .* distil it"):
-        learning.Training(beside, tmp_path / "training")
+        learning.Training.of(beside, tmp_path / "training")
     merge = merge_settings.Settings(experts=(source, source), method="mean")
     with pytest.raises(ValueError, match="experts have a recurrent core, which no student has"):
         merge_settings.resolve_defaults(merge, experts)

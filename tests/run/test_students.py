@@ -20,7 +20,7 @@ from jaxdistill import lock, meshes, networks, tasks, workdirs
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import loop, losses, train_settings
+from jaxdistill.learn import loop, losses, origins, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, records, rollouts
 from jaxdistill.run import (
@@ -655,7 +655,7 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
     """Its starts, and those of random play, are of the side that its choice has not touched."""
     seeing = dataclasses.replace(SMALL, crop=(8, 196), gray="mean", steps=((94, 60),))
     network, teacher = (an_expert("breakout", view, 1) for view in (SMALL, seeing))
-    student = train_settings.Pretrained(
+    student = origins.Pretrained(
         "it", network.network, network.params, "q", SMALL, {"breakout": teacher}
     )
     measure = functools.partial(
@@ -682,7 +682,7 @@ def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path
     """In training, where it is chosen and where it is reported; its expert has no others."""
     settings, out = going_on(lacking), tmp_path / "on"
     (row,) = training.train(settings, out)["games"]
-    with learning.Training(
+    with learning.Training.of(
         training.load_settings(out),
         out,
         student=finetuning.to_go_on_from(lacking, ["breakout"]),
@@ -823,7 +823,7 @@ def test_a_student_that_goes_on_is_shown_each_game_as_it_learnt_it(run, tmp_path
     seen = []
     for weight in (0.0, 1.0):
         chosen = dataclasses.replace(settings, expert_weight=weight)
-        with learning.Training(chosen, tmp_path / str(weight), student=student) as training:
+        with learning.Training.of(chosen, tmp_path / str(weight), student=student) as training:
             pools = training._collector.pools
             assert [pool.view for pool in pools] == [VIEWS[game] for game in settings.games]
             assert bool(training._experts) == bool(weight)

@@ -73,7 +73,7 @@ def test_a_training_ends_with_a_result_of_every_task(lander_training):
 def test_the_best_network_is_what_is_measured(lander_training):
     """As its experts, of which each is the whole network with one task's vector."""
     settings, workdir, result = lander_training
-    with learning.Training(settings, workdir) as finished:
+    with learning.Training.of(settings, workdir) as finished:
         params, best = finished.best_params(), finished.best["step"]
         network, mesh = finished.network, finished._mesh
     assert {row["best_step"] for row in result["games"]} == {best}
@@ -104,13 +104,13 @@ def test_a_report_reads_what_was_learnt_and_plays_nothing_again_for_it(
         train_settings.resolve_defaults(settings), workdir, meshes.create(), None
     )
     assert {row["best_step"] for row in result["games"]} == {learnt.best_step}
-    with learning.Training(settings, workdir) as finished:
+    with learning.Training.of(settings, workdir) as finished:
         assert finished._collector.log.shape == (2, 24, 4), "of games that could be"
 
 
 def test_no_reported_game_helped_to_choose(lander_training, measured):
     settings, workdir, _ = lander_training
-    with learning.Training(settings, workdir) as finished:
+    with learning.Training.of(settings, workdir) as finished:
         finished.evaluate()
         finished.best = {**finished.best, "decided": False}
         finished.decide()
