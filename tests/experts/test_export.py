@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import os
+import pathlib
+import re
 import zipfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +146,21 @@ def test_pytorch_reads_it_and_computes_the_same(network, torch, tmp_path):
         theirs = theirs + advantage - advantage.mean(1, keepdim=True)
     ours = network.apply(params, jnp.asarray(observations))
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_that_the_documents_show_reads_a_student(torch, tmp_path, monkeypatch):
+    network = networks.create("dueling")
+    params = random_params(network)
+    export.export(params, network, tmp_path / "student.pth", views=PONG)
+    monkeypatch.chdir(tmp_path)
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "experts.md").read_text()
+    (block,) = re.findall(r"^```python\n(import torch\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(block, shown)
+    observations = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), np.uint8)
+    theirs = shown["student"](torch.from_numpy(observations)).detach().numpy()
+    ours = network.apply(params, jnp.asarray(observations))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_pytorch_reads_an_expert(torch, tmp_path):
