@@ -160,7 +160,7 @@ def test_the_network_that_the_documents_show_reads_a_student(torch, tmp_path, mo
     observations = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), np.uint8)
     theirs = shown["student"](torch.from_numpy(observations)).detach().numpy()
     ours = network.apply(params, jnp.asarray(observations))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_pytorch_reads_an_expert(torch, tmp_path):
