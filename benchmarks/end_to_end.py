@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from jaxdistill import clocks, meshes, metrics, settings, tasks, terminal
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play import evaluation, lessons, rollouts, scoring
 from jaxdistill.run import distill_settings
 
 _HERE = pathlib.Path(__file__).parent
@@ -86,7 +86,7 @@ def _usual(
             meshes.create(),
         )
         kept = [
-            evaluation.retention(s.mean, row["expert"]["mean"], row["random"]["mean"])
+            scoring.retention(s.mean, row["expert"]["mean"], row["random"]["mean"])
             for s, row in zip(scores, rows, strict=True)
         ]
         measured.append((epoch, seconds, kept))

@@ -375,7 +375,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
     from jaxdistill.experts.formats import carried, published, template
     from jaxdistill.experts.student import Role, Student
     from jaxdistill.learn import checkpoints, dataset
-    from jaxdistill.play import collection, evaluation, records
+    from jaxdistill.play import collection, records, scoring
     from jaxdistill.report import tables
     from jaxdistill.run import distill_settings
     from jaxdistill.tasks.atari import Rules
@@ -618,7 +618,7 @@ def containers(base: pathlib.Path) -> dict[str, Container]:
         "seconds": {"learn": 6.0},
     }
     cut = np.array([False, True])
-    scores = evaluation.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), cut)
+    scores = scoring.Scores(np.array([1.0, 2.0]), np.array([10, 20]), np.array([1, 2]), cut)
     of = {"player": "someone", "task": "pong"}
     written = {
         "config.json": distill_settings.dataclasses.asdict(chosen),

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 import jaxdistill.play
 from jaxdistill import meshes, tasks, terminal
-from jaxdistill.play import evaluation, lessons, records, rollouts
+from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
 from jaxdistill.tasks import atari, combat, lander
 
 _TASKS = flags.DEFINE_list("tasks", None, "names; by default every task there is")
@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
         path.write_text(f"[\n{lines}\n]\n")
     shown = []
     for row in rows:
-        scores = evaluation.Scores.from_dict(row["games"])
+        scores = scoring.Scores.from_dict(row["games"])
         low, high = scores.interval()
         shown.append((row["of"]["task"], scores.mean, f"[{low:.1f}, {high:.1f}]"))
     terminal.table(f"random play, {records.RANDOM_GAMES} games", ("task", "score", ""), shown)

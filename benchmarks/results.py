@@ -13,7 +13,7 @@ import jax
 from absl import app
 
 from jaxdistill import clocks, metrics, networks
-from jaxdistill.play import evaluation
+from jaxdistill.play import scoring
 from jaxdistill.tasks.views import View
 
 _COMPARED = ("expert", "student", "retention", "agreement", "regret", "minutes", "in all")
@@ -197,7 +197,7 @@ class Trained(NamedTuple):
             means = {who: row[who]["mean"] for who in ("expert", "random")}
             if self.expert:
                 means["expert"] = _played(directory / self.expert / f"{game}.json")["mean"]
-            share = evaluation.retention(played["mean"], means["expert"], means["random"])
+            share = scoring.retention(played["mean"], means["expert"], means["random"])
             shown = "" if run == self.expert else f"{share:.0%}"
             yield label, _score(played), shown, _minutes(path.parent)
 

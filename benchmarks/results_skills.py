@@ -21,7 +21,7 @@ from absl import app, flags, logging
 
 from jaxdistill import disk, meshes, tasks, terminal
 from jaxdistill.experts.expert import Expert, Team
-from jaxdistill.play import evaluation, lessons, records, rollouts
+from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
 from jaxdistill.run import students
 from jaxdistill.tasks.combat import scripts
 from jaxdistill.tasks.task import Task
@@ -100,7 +100,7 @@ def _measure(kind: str, root: pathlib.Path, seed: int) -> dict[str, dict]:
     return json.loads(path.read_text())
 
 
-def _scripted(name: str) -> evaluation.Scores:
+def _scripted(name: str) -> scoring.Scores:
     """The same episodes, by a script that sees the whole state."""
     task = tasks.get(name)
     (lesson,) = lessons.of_tasks([task], _SEED)
@@ -112,10 +112,10 @@ def _scripted(name: str) -> evaluation.Scores:
         step = pool.step(actions)
     facts = {fact: pool.facts[fact] for fact in task.facts}
     starts = np.arange(len(step.ages))
-    return evaluation.Scores(step.scores, step.ages, starts, step.truncated, facts)
+    return scoring.Scores(step.scores, step.ages, starts, step.truncated, facts)
 
 
-def _random(name: str) -> evaluation.Scores:
+def _random(name: str) -> scoring.Scores:
     task = tasks.get(name)
     protocol, (lesson,) = _protocol(task), lessons.of_tasks([task], _SEED)
     policy = protocol.opening.random

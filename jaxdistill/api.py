@@ -511,7 +511,7 @@ def evaluate(
 
     Returns:
       For each task `mean`, its 95% `interval`, `episodes`, `distinct`, and more; see
-      `evaluation.Scores.summary`.
+      `scoring.Scores.summary`.
 
     Raises:
       ValueError: as `load`, or a number is out of its range; or games are no longer than the

@@ -178,7 +178,7 @@ class Student:
         return found
 
     def expert_scores(self, task: Task, protocol: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What its card says its expert scores in a task, as `evaluation.Scores.summary` has it.
+        """What its card says its expert scores in a task, as `scoring.Scores.summary` has it.
 
         Args:
           task: under the rules that it is played by.

@@ -33,7 +33,7 @@ from jaxdistill.learn.algorithm import Algorithm, Beginning, Progress
 from jaxdistill.learn.collector import RolloutCollector
 from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.train_settings import Settings
-from jaxdistill.play import evaluation, lessons, records, rollouts
+from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
 from jaxdistill.tasks.views import Vector
 
 # Games go on across evaluations, and a resumed training replays all that its present pools have
@@ -232,17 +232,17 @@ class Training:
     def _value(self, means: dict[str, float], begun: dict[str, float] | None) -> float:
         """What networks are chosen by: the mean score, or the smallest gain over those `begun`.
 
-        Scores are as `evaluation.normalised` has them; where no score of random play is known, that
+        Scores are as `scoring.normalised` has them; where no score of random play is known, that
         is in those begun with.
         """
         chosen = self.settings.tasks
         random = [records.random_score(task, self.settings.max_steps) for task in chosen]
         if begun is not None:
             random = [begun[n] if x is None else x for n, x in zip(means, random, strict=True)]
-        scores = evaluation.normalised(chosen, [*means.values()], random)
+        scores = scoring.normalised(chosen, [*means.values()], random)
         if begun is None:
             return float(scores.mean())
-        gains = scores - evaluation.normalised(chosen, [begun[name] for name in means], random)
+        gains = scores - scoring.normalised(chosen, [begun[name] for name in means], random)
         return float(gains.min())
 
     def _play(

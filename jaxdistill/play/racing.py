@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jaxdistill.play.evaluation import Scores
+from jaxdistill.play.scoring import Scores
 
 # Levels: how likely it may be that the one who is called worse is not.
 CERTAIN = 0.005  # of each student it is asked twice at most, which makes 0.01; see `certain`

@@ -23,9 +23,10 @@ from jax.sharding import Mesh
 
 from jaxdistill import disk, meshes, networks, preemption, tasks, terminal
 from jaxdistill.experts.expert import Expert, Teacher, Team
-from jaxdistill.play import evaluation, rollouts
-from jaxdistill.play.evaluation import Comparison, Protocol, Scores
+from jaxdistill.play import evaluation, rollouts, scoring
+from jaxdistill.play.evaluation import Protocol
 from jaxdistill.play.lessons import REPORT, Lesson, choices, of_experts
+from jaxdistill.play.scoring import Comparison, Scores
 from jaxdistill.tasks.task import Suite, Task, unusual_limit
 from jaxdistill.tasks.views import AnyView
 from jaxdistill.text import one_line
@@ -521,7 +522,7 @@ def measure_until_precise(
     """Games of "random", "expert" and "student" until each lesson's retention is known.
 
     A lesson is played until half of its retention's 95% interval is at most `width`, asked after
-    16, 32, 64, ... games alone: with so few questions and `evaluation.Scores.interval` as it is,
+    16, 32, 64, ... games alone: with so few questions and `scoring.Scores.interval` as it is,
     the interval that ends the games holds what it says (`tests/play/test_records.py` plays that
     through). How wide it is tells how many games will be asked for at least (`_ahead`). These are
     played at once: in parts, each part would wait for its longest game. The answers are the same.
@@ -567,7 +568,7 @@ def rounds(episodes: int) -> Iterator[int]:
 def _half_width(scores: Comparison) -> float:
     """Half of the retention's interval; NaN where it has none."""
     random, expert, student = scores
-    low, high = evaluation.retention_interval(student, expert, random)
+    low, high = scoring.retention_interval(student, expert, random)
     return (high - low) / 2
 
 

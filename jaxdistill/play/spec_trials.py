@@ -9,7 +9,7 @@ from jaxdistill.experts import formats, sources
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.play import lessons, records
-from jaxdistill.play.evaluation import Scores
+from jaxdistill.play.scoring import Scores
 
 MAX_STEPS = 3_000
 """Of one game: who sees nothing may play for ever."""

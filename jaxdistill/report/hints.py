@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.experts.expert import Expert, Teacher
-from jaxdistill.play import evaluation
+from jaxdistill.play import scoring
 from jaxdistill.tasks.views import View
 
 _LOW, _REACHED = 0.9, 0.95  # retention, and what its interval does not reach
@@ -67,7 +67,7 @@ def closing_hint(result: Mapping[str, Any], evidence: Evidence) -> str | None:
 
 
 def no_better_than_random(
-    expert: Teacher, scores: evaluation.Scores, random: float | None
+    expert: Teacher, scores: scoring.Scores, random: float | None
 ) -> str | None:
     """A warning of an expert that plays no better than at random, or None.
 

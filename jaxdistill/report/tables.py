@@ -1,7 +1,7 @@
 """What a person reads at the end: tables of scores, how games ended, and where the time went.
 
 Rows are of tasks, as `result.json` has them: a task's name as `game`, and for each player the
-`summary` of its scores (`evaluation.Scores`).
+`summary` of its scores (`scoring.Scores`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdistill import disk, tasks, terminal
 from jaxdistill.experts.expert import Expert, Teacher
-from jaxdistill.play import evaluation
+from jaxdistill.play import scoring
 from jaxdistill.report import hints
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.task import Task
@@ -33,8 +33,8 @@ Cells = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 def print_experts(
     experts: Sequence[Teacher],
-    scores: Sequence[evaluation.Scores],
-    random: Sequence[evaluation.Scores],
+    scores: Sequence[scoring.Scores],
+    random: Sequence[scoring.Scores],
 ) -> None:
     """Scores of experts as measured here, beside what they advertise, and how their games ended."""
     rows: list[dict[str, Any]] = [
@@ -64,8 +64,8 @@ def print_experts(
 
 def print_expert(
     expert: Expert,
-    scores: evaluation.Scores,
-    usual: evaluation.Scores | None = None,
+    scores: scoring.Scores,
+    usual: scoring.Scores | None = None,
     *,
     epsilon: float,
     random: float | None = None,
@@ -109,7 +109,7 @@ def print_expert(
 
 
 def print_tries(
-    answers: Sequence[Mapping[str, str]], scores: Sequence[evaluation.Scores], *, epsilon: float
+    answers: Sequence[Mapping[str, str]], scores: Sequence[scoring.Scores], *, epsilon: float
 ) -> int:
     """What an expert scores by each choice of answers to what is not known of it, the best first.
 
@@ -139,7 +139,7 @@ def print_tries(
     return best
 
 
-def warn(expert: Teacher, scores: evaluation.Scores, random: float | None) -> None:
+def warn(expert: Teacher, scores: scoring.Scores, random: float | None) -> None:
     """Says so if the expert plays no better than at random, see `hints.no_better_than_random`."""
     if warning := hints.no_better_than_random(expert, scores, random):
         terminal.tell(warning, WIDTH)
@@ -509,7 +509,7 @@ def learning_status(row: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def playing_status(
-    chosen: Sequence[Task], scores: Sequence[evaluation.Scores], max_steps: int | None = None
+    chosen: Sequence[Task], scores: Sequence[scoring.Scores], max_steps: int | None = None
 ) -> str:
     """What games came to, such as "mean score of 24 games: pong 20.1".
 

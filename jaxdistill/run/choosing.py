@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.learn import learner
-from jaxdistill.play import evaluation, lessons, racing
+from jaxdistill.play import lessons, racing, scoring
 from jaxdistill.report import tables
 from jaxdistill.run.common import Run
 
@@ -28,7 +28,7 @@ class Candidate:
 
     value: float
     kept: tuple[float, ...]
-    played: dict[int, evaluation.Scores]
+    played: dict[int, scoring.Scores]
 
     def reaches(self, target: float | None) -> bool:
         """Whether every game is where the run may end; one whose retention is unknown is not."""
@@ -43,7 +43,7 @@ class Candidate:
     def from_dict(cls, fields: Mapping[str, Any]) -> Candidate:
         """The inverse of `to_dict`."""
         played = fields["played"].items()
-        played = {int(i): evaluation.Scores.from_dict(scores) for i, scores in played}
+        played = {int(i): scoring.Scores.from_dict(scores) for i, scores in played}
         return cls(fields["value"], tuple(fields["kept"]), played)
 
 
@@ -64,7 +64,7 @@ class Selection(NamedTuple):
 def select(
     run: Run,
     state: learner.TrainState,
-    baselines: evaluation.Baselines,
+    baselines: scoring.Baselines,
     before: int,
     best: Candidate | None,
 ) -> Selection:
@@ -96,10 +96,10 @@ def select(
 def _race(
     run: Run,
     state: learner.TrainState,
-    baselines: evaluation.Baselines,
+    baselines: scoring.Baselines,
     before: int,
     best: Candidate | None,
-) -> tuple[dict[int, evaluation.Scores], int, bool]:
+) -> tuple[dict[int, scoring.Scores], int, bool]:
     """The student plays against the best one until it is worse or has played all games.
 
     Every student plays the same games, a few of them first. One that is clearly worse in these than
@@ -112,7 +112,7 @@ def _race(
     """
     only, episodes = run.deciding, run.settings.evaluate.select_episodes
     value = functools.partial(value_of, run, baselines)
-    policy, played, games = run.student_policy(state.eval_params), dict[int, evaluation.Scores](), 0
+    policy, played, games = run.student_policy(state.eval_params), dict[int, scoring.Scores](), 0
     certain, worse = racing.certain(before), False
     while games < episodes and not worse:
         seats = range(games, min(episodes, max(4, 2 * games, -(-episodes // 4))))
@@ -125,7 +125,7 @@ def _race(
     return played, games, worse
 
 
-def _followed_experts(run: Run, games: int) -> dict[int, evaluation.Scores]:
+def _followed_experts(run: Run, games: int) -> dict[int, scoring.Scores]:
     """What the experts of a run that follows them score by now, by the lessons' indices.
 
     What they scored when the run began is no measure any more. Empty in other runs.
@@ -137,8 +137,8 @@ def _followed_experts(run: Run, games: int) -> dict[int, evaluation.Scores]:
 
 
 def _with_experts(
-    baselines: evaluation.Baselines, experts: Mapping[int, evaluation.Scores]
-) -> evaluation.Baselines:
+    baselines: scoring.Baselines, experts: Mapping[int, scoring.Scores]
+) -> scoring.Baselines:
     """`baselines` with these scores of experts in place of their own."""
     if not experts:
         return baselines
@@ -146,7 +146,7 @@ def _with_experts(
     return without_unknown_retention(baselines._replace(expert=now))
 
 
-def _row(run: Run, found: Candidate, followed: Mapping[int, evaluation.Scores]) -> dict[str, float]:
+def _row(run: Run, found: Candidate, followed: Mapping[int, scoring.Scores]) -> dict[str, float]:
     """What metrics say of a student that was measured, and of experts that are followed."""
     kept = dict(zip(found.played, found.kept, strict=True))
     known = [share for share in found.kept if not math.isnan(share)]
@@ -159,7 +159,7 @@ def _row(run: Run, found: Candidate, followed: Mapping[int, evaluation.Scores]) 
     }
 
 
-def without_unknown_retention(baselines: evaluation.Baselines) -> evaluation.Baselines:
+def without_unknown_retention(baselines: scoring.Baselines) -> scoring.Baselines:
     """`baselines` with NaN for the scores of experts that they do not tell to beat random play.
 
     What is kept of such an expert is a share of what may be nothing, or less: nobody is chosen by
@@ -167,19 +167,19 @@ def without_unknown_retention(baselines: evaluation.Baselines) -> evaluation.Bas
     """
     experts = [
         dataclasses.replace(expert, scores=np.full(len(expert.scores), np.nan))
-        if math.isnan(evaluation.retention_interval(expert, expert, random)[0])
+        if math.isnan(scoring.retention_interval(expert, expert, random)[0])
         else expert
         for expert, random in zip(baselines.expert, baselines.random, strict=True)
     ]
     return baselines._replace(expert=experts)
 
 
-def _kept(baselines: evaluation.Baselines, means: Mapping[int, float]) -> list[float]:
+def _kept(baselines: scoring.Baselines, means: Mapping[int, float]) -> list[float]:
     """The retention of each lesson, by mean scores by their indices."""
     return [baselines.retention(i, mean) for i, mean in means.items()]
 
 
-def value_of(run: Run, baselines: evaluation.Baselines, means: Mapping[int, float]) -> float:
+def value_of(run: Run, baselines: scoring.Baselines, means: Mapping[int, float]) -> float:
     """What the best student is chosen by: the mean retention over games where it is known.
 
     What a game keeps beyond 100% counts a tenth at first, and never more than ten points in all: it
@@ -191,6 +191,6 @@ def value_of(run: Run, baselines: evaluation.Baselines, means: Mapping[int, floa
     if run.settings.collect.follow or not known.size:
         chosen = [run.lessons[i].task for i in means]
         random = [baselines.random[i].mean for i in means]
-        return float(evaluation.normalised(chosen, [*means.values()], random).mean())
+        return float(scoring.normalised(chosen, [*means.values()], random).mean())
     beyond = 1 + 0.1 * (1 - 1 / np.maximum(known, 1))
     return float(np.where(known > 1, beyond, known).mean())

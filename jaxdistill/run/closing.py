@@ -15,7 +15,7 @@ import numpy as np
 from jaxdistill import meshes, metrics, networks
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import dataset
-from jaxdistill.play import clips, evaluation, lessons
+from jaxdistill.play import clips, lessons, scoring
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page, tables
 from jaxdistill.run import data, distill_settings
@@ -82,7 +82,7 @@ def write_page(
     )
 
 
-def rows_of(run: Run, scores: Mapping[int, evaluation.Comparison]) -> list[dict[str, Any]]:
+def rows_of(run: Run, scores: Mapping[int, scoring.Comparison]) -> list[dict[str, Any]]:
     """One row per game: random, expert and student scores, and what the student kept.
 
     Args:
@@ -100,8 +100,8 @@ def rows_of(run: Run, scores: Mapping[int, evaluation.Comparison]) -> list[dict[
                 "random": random.summary(),
                 "expert": expert.summary(),
                 "student": student.summary(),
-                "retention": evaluation.retention(student.mean, expert.mean, random.mean),
-                "retention_interval": list(evaluation.retention_interval(student, expert, random)),
+                "retention": scoring.retention(student.mean, expert.mean, random.mean),
+                "retention_interval": list(scoring.retention_interval(student, expert, random)),
                 "human_normalised": task.human_normalised(student.mean, limit),
                 **({"max_steps": limit} if task.suite.facts else {}),
             }

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxdistill import meshes, networks, shipped
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import dataset, losses
-from jaxdistill.play import collection, evaluation, lessons, records, rollouts
+from jaxdistill.play import collection, evaluation, lessons, records, rollouts, scoring
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints
 from jaxdistill.run import distill_settings
@@ -215,7 +215,7 @@ class Run:
         purpose: int,
         episodes: int | Sequence[range],
         only: Sequence[int] | None = None,
-    ) -> list[evaluation.Scores]:
+    ) -> list[scoring.Scores]:
         """Plays whole games with `policy`, by the `protocol` of a purpose.
 
         `only` are the indices of the lessons to play, by default all.
@@ -223,7 +223,7 @@ class Run:
         chosen = self.lessons if only is None else [self.lessons[i] for i in only]
         return evaluation.measure(chosen, policy, self.protocol(purpose), episodes, self.mesh)
 
-    def baselines(self) -> evaluation.Baselines:
+    def baselines(self) -> scoring.Baselines:
         """Scores of experts and random play in the first of the games that are reported.
 
         Raises:
@@ -236,9 +236,9 @@ class Run:
         known = [records.random_score(task, chosen.max_steps) for task in tasks]
         lowest = chosen.lowest_expert_share / 2
         check_experts(self.experts, expert, known, lowest, chosen.max_steps)
-        return evaluation.Baselines(self.play_first(self.player("random")), expert)
+        return scoring.Baselines(self.play_first(self.player("random")), expert)
 
-    def play_first(self, player: records.Player) -> list[evaluation.Scores]:
+    def play_first(self, player: records.Player) -> list[scoring.Scores]:
         """The first of the games that are reported, as many as a student is chosen by."""
         chosen = self.settings.evaluate
         episodes = min(chosen.select_episodes, chosen.report_episodes)
@@ -247,7 +247,7 @@ class Run:
 
     def play_reported(
         self, params: Any, only: Sequence[int] | None = None
-    ) -> dict[int, evaluation.Comparison]:
+    ) -> dict[int, scoring.Comparison]:
         """The games that are reported, of random play, experts and the student of `params`.
 
         As many as `records.measure_until_precise` asks for; by the lessons' indices.
@@ -377,7 +377,7 @@ def records_in(
 
 def check_experts(
     experts: Sequence[Teacher],
-    scores: Sequence[evaluation.Scores],
+    scores: Sequence[scoring.Scores],
     random: Sequence[float | None],
     lowest_share: float,
     max_steps: int | None = None,
@@ -400,7 +400,7 @@ def check_experts(
             continue
         if not expert.task.as_published(max_steps):
             continue
-        share = evaluation.retention(s.mean, expert.advertised_score, r)
+        share = scoring.retention(s.mean, expert.advertised_score, r)
         if lowest_share and share < lowest_share:
             raise ValueError(
                 f"{expert.name} scores {s.mean:.1f} in {expert.game}, {share:.0%} of the "

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import clocks, disk, lock, meshes, networks, profiler, terminal, workdirs
 from jaxdistill.learn import checkpoints, divergence, origins
-from jaxdistill.play import evaluation, records
+from jaxdistill.play import records, scoring
 from jaxdistill.report import tables
 from jaxdistill.run import (
     closing,
@@ -287,7 +287,7 @@ def _stages(
     return tables.read_result(result_path)
 
 
-def measure_baselines(run: Run, timer: clocks.Timer) -> evaluation.Baselines:
+def measure_baselines(run: Run, timer: clocks.Timer) -> scoring.Baselines:
     """What every run begins with: experts and random play are measured, shown and checked.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from jaxdistill import meshes, terminal
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.play import evaluation, records
+from jaxdistill.play import records, scoring
 from jaxdistill.run import closing, common, finetuning, kinds, student_json, students, training
 from jaxdistill.run.common import Run
 from jaxdistill.tasks.atari import Rules
@@ -154,5 +154,5 @@ def _measure_exported(
         row["student"] = row.pop("network")
         if "expert" in row:
             means = (row[who]["mean"] for who in ("student", "expert", "random"))
-            row["retention"] = evaluation.retention(*means)
+            row["retention"] = scoring.retention(*means)
     return rows

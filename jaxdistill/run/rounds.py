@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill import clocks, meshes, metrics, networks, preemption, terminal
 from jaxdistill.learn import checkpoints, dataset, divergence, learner, train_settings
-from jaxdistill.play import collection, evaluation, lessons
+from jaxdistill.play import collection, lessons, scoring
 from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
 from jaxdistill.run import choosing, data, distill_settings
@@ -83,7 +83,7 @@ class _Standing:
 
     @classmethod
     def of(
-        cls, run: Run, baselines: evaluation.Baselines, rounds: int, progress: Progress
+        cls, run: Run, baselines: scoring.Baselines, rounds: int, progress: Progress
     ) -> _Standing:
         """Of what was saved as `progress` after so many rounds."""
         lrn, best = run.settings.learn, progress.best
@@ -104,7 +104,7 @@ def train(
     run: Run,
     call: Call,
     initial: networks.Params,
-    baselines: evaluation.Baselines,
+    baselines: scoring.Baselines,
     timer: clocks.Timer,
 ) -> Trained | None:
     """All rounds, from where they stand; None where `call.stop_after` ended them.
@@ -185,7 +185,7 @@ class _Learning:
 
     run: Run
     call: Call
-    baselines: evaluation.Baselines
+    baselines: scoring.Baselines
     timer: clocks.Timer
     writer: metrics.Writer | metrics.NoWriter
     advance: terminal.Advance

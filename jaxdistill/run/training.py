@@ -19,7 +19,7 @@ from jaxdistill.learn import checkpoints, loop, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.train_settings import Settings
-from jaxdistill.play import clips, evaluation, lessons, records, rollouts
+from jaxdistill.play import clips, lessons, records, rollouts, scoring
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import page, tables
 from jaxdistill.run import common, finetuning, kinds
@@ -309,7 +309,7 @@ def _as_taught(chosen: Sequence[Lesson], teachers: Mapping[str, Teacher]) -> lis
 
 def _row(
     lesson: Lesson,
-    played: Mapping[str, evaluation.Scores],
+    played: Mapping[str, scoring.Scores],
     terms: records.Terms,
     expert: Mapping[str, Any] | None,
     seen: Collection[int] | None,

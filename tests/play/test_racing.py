@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.play import racing
-from jaxdistill.play.evaluation import Scores
+from jaxdistill.play.scoring import Scores
 
 
 def _played(*scores):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import meshes, networks, preemption, tasks
-from jaxdistill.play import evaluation, lessons, records, rollouts
-from jaxdistill.play.evaluation import Scores
+from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
+from jaxdistill.play.scoring import Scores
 from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
@@ -415,14 +415,14 @@ def test_intervals_that_end_the_games_hold_what_they_say(name, random, fewest, m
     (path,) = PLAYED.glob(f"{name}-*.json")
     values = np.array(json.loads(path.read_text())["games"]["scores"])
     generator = np.random.default_rng(1)
-    interval = evaluation.retention_interval
+    interval = scoring.retention_interval
 
     def quick(*scores):
         with monkeypatch.context() as patch:
-            patch.setattr(evaluation, "_RESAMPLES", 400)
+            patch.setattr(scoring, "_RESAMPLES", 400)
             return interval(*scores)
 
-    monkeypatch.setattr(evaluation, "retention_interval", quick)
+    monkeypatch.setattr(scoring, "retention_interval", quick)
     held, games = 0, []
     for _ in range(200):
         drawn = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import tasks
-from jaxdistill.play import evaluation
+from jaxdistill.play import scoring
 from jaxdistill.report import hints
 
 
@@ -165,7 +165,7 @@ def test_what_is_not_logged_of_a_task_says_nothing():
 
 def _scores(*scores):
     ones = np.ones(len(scores), int)
-    return evaluation.Scores(np.array(scores, float), ones, np.arange(len(scores)), ones == 0)
+    return scoring.Scores(np.array(scores, float), ones, np.arange(len(scores)), ones == 0)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 from jaxdistill import disk, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.play import clips
-from jaxdistill.play.evaluation import Scores
+from jaxdistill.play.scoring import Scores
 from jaxdistill.report import page, tables
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.lander import LANDER

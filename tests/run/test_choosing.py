@@ -11,7 +11,7 @@ import pytest
 
 from jaxdistill import tasks
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.play import evaluation, racing
+from jaxdistill.play import racing, scoring
 from jaxdistill.run import choosing, distill_settings
 
 SEATS = np.resize([-1.0, 1.0], 16)  # games differ by so much from their mean
@@ -20,7 +20,7 @@ SEATS = np.resize([-1.0, 1.0], 16)  # games differ by so much from their mean
 def scored(mean, seats=range(16)):
     """Games of a mean score."""
     starts = np.asarray(seats)
-    return evaluation.Scores(mean + SEATS[starts], np.ones_like(starts), starts, starts < 0)
+    return scoring.Scores(mean + SEATS[starts], np.ones_like(starts), starts, starts < 0)
 
 
 def a_run(*names, follow=False, target=None):
@@ -44,7 +44,7 @@ def a_run(*names, follow=False, target=None):
 def baselines(*pairs):
     """Of means of expert and random play, one pair a game."""
     expert, random = ([scored(mean) for mean in who] for who in zip(*pairs, strict=True))
-    return evaluation.Baselines(random, expert)
+    return scoring.Baselines(random, expert)
 
 
 def test_an_expert_at_or_below_random_play_has_no_say():
@@ -145,6 +145,6 @@ def test_what_is_kept_of_an_expert_that_is_followed_is_of_how_it_plays_by_then(
 def test_experts_are_held_against_random_play_once_and_not_at_every_draw(monkeypatch):
     run, told = a_run("pong"), choosing.without_unknown_retention(baselines((10.0, 0.0)))
     best, _, _ = select(run, told, None, (5.0,))
-    monkeypatch.setattr(evaluation, "retention_interval", None)
+    monkeypatch.setattr(scoring, "retention_interval", None)
     chosen, _, levels = select(run, told, best, (5.0,))
     assert chosen is not None and len(levels) == 3

@@ -13,7 +13,7 @@ import pytest
 from jaxdistill import networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import clips
-from jaxdistill.play.evaluation import Comparison, Scores
+from jaxdistill.play.scoring import Comparison, Scores
 from jaxdistill.report import page, tables
 from jaxdistill.run import closing, distill_settings
 

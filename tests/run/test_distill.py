@@ -18,7 +18,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.play import evaluation, lessons, records
+from jaxdistill.play import lessons, records, scoring
 from jaxdistill.report import page
 from jaxdistill.run import (
     choosing,
@@ -1182,7 +1182,7 @@ def test_a_student_that_is_clearly_worse_is_not_played_to_the_end(settings, tmp_
     run = common.Run(dataclasses.replace(settings, evaluate=evaluate), meshes.create())
     state = distill_settings.create_state(settings, warm_start.initial_params(run), run.mesh)
     # Retention is of what separates an expert from random play, and these tiny ones hardly differ.
-    baselines = evaluation.Baselines(
+    baselines = scoring.Baselines(
         **{
             who: [
                 dataclasses.replace(x, scores=np.full_like(x.scores, mean))

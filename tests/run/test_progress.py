@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxdistill.play import evaluation
+from jaxdistill.play import scoring
 from jaxdistill.run import choosing
 from jaxdistill.run.progress import MergeProgress, Progress
 
@@ -13,7 +13,7 @@ TIMER = {"seconds": {"learn": 1.5}}
 
 
 def test_progress_is_read_as_it_was_written():
-    scores = evaluation.Scores(*(np.arange(3) for _ in range(3)), np.zeros(3, bool))
+    scores = scoring.Scores(*(np.arange(3) for _ in range(3)), np.zeros(3, bool))
     best = choosing.Candidate(0.5, (0.4, 0.6), {0: scores, 2: scores})
     mark = {"seed": 3, "play": "x"}
     for found in (best, None):

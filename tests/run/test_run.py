@@ -19,7 +19,7 @@ from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
-from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts
+from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts, scoring
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
 from jaxdistill.run import (
@@ -568,7 +568,7 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
 
 def _scored(mean):
     scores, ones = np.array([mean - 1.0, mean + 1.0]), np.ones(2, int)
-    return evaluation.Scores(scores, ones, np.arange(2), ones == 0)
+    return scoring.Scores(scores, ones, np.arange(2), ones == 0)
 
 
 @pytest.mark.parametrize(("lowest", "refused"), [(0.45, False), (0.55, True), (0.0, False)])
