@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from jaxdistill import clocks, meshes, metrics, settings, tasks, terminal
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation, lessons, rollouts, scoring
+from jaxdistill.play import evaluation, lessons, protocols, rollouts, scoring
 from jaxdistill.run import distill_settings
 
 _HERE = pathlib.Path(__file__).parent
@@ -77,11 +77,11 @@ def _usual(
         )
         # Games begin as ours do.
         steps = chosen[0].suite.opening_steps
-        opening = evaluation.Opening(random, steps, random, evaluation.REPORTING)
+        opening = protocols.Opening(random, steps, random, protocols.REPORTING)
         scores = evaluation.measure(
             played,
             functools.partial(act, expert.params),
-            evaluation.Protocol(lessons.REPORT, 7, opening),
+            protocols.Protocol(lessons.REPORT, 7, opening),
             _EPISODES.value,
             meshes.create(),
         )

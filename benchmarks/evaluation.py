@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from jaxdistill import meshes, tasks, terminal
 from jaxdistill.experts import formats
-from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play import evaluation, lessons, protocols, rollouts
 
 _GAMES = flags.DEFINE_list("games", ["breakout", "pong", "freeway"], "with experts in experts/")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "our whole games of each", lower_bound=1)
@@ -30,8 +30,8 @@ def main(_: list[str]) -> None:
     policy = rollouts.expert_actor(experts, epsilon=0.05)
     taught = lessons.of_experts(experts, 1)
     random = rollouts.random_policy(lessons.choices(taught))
-    opening = evaluation.Opening(random, 0, random, evaluation.REPORTING)  # none
-    protocol = evaluation.Protocol(lessons.REPORT, 1, opening)
+    opening = protocols.Opening(random, 0, random, protocols.REPORTING)  # none
+    protocol = protocols.Protocol(lessons.REPORT, 1, opening)
 
     def ours() -> tuple[list[float], int]:
         scores = evaluation.measure(taught, policy, protocol, _EPISODES.value, meshes.create())

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from jaxdistill import clocks, metrics, terminal
 from jaxdistill.experts import formats
-from jaxdistill.play import records
+from jaxdistill.play import measuring, protocols
 
 _HERE = pathlib.Path(__file__).parent
 _CONFIG = flags.DEFINE_string(
@@ -65,8 +65,8 @@ def _usual(directory: pathlib.Path) -> tuple[list[tuple[float, float]], float]:
         means = []
         for task in _TASKS:
             expert = formats.load(directory / f"{episode}.pth", game=task)
-            terms = records.Terms(_PLAYED.value, epsilon=0.0, seed=7, opening_steps=0)
-            played = records.measure_alone(expert, terms)
+            terms = protocols.Terms(_PLAYED.value, epsilon=0.0, seed=7, opening_steps=0)
+            played = measuring.measure_alone(expert, terms)
             means.append(played.mean)
         curve.append((seconds, float(np.mean(means))))
         print(f"usual way, episode {episode}: {seconds:.0f} s, {np.round(means, 1)}", flush=True)

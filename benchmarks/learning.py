@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from jaxdistill import networks, tasks, terminal
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import loop, train_settings
-from jaxdistill.play import records
+from jaxdistill.play import measuring, protocols
 from jaxdistill.tasks.views import View
 
 _GAME = flags.DEFINE_string("game", "breakout", "game to learn")
@@ -44,8 +44,8 @@ def main(_: list[str]) -> None:
     measured = []
     for expert in (before, after):
         suite = expert.task.suite
-        terms = records.Terms.of(suite, episodes=_EPISODES.value, epsilon=0.05, seed=1)
-        scores = records.measure_alone(expert, terms)
+        terms = protocols.Terms.of(suite, episodes=_EPISODES.value, epsilon=0.05, seed=1)
+        scores = measuring.measure_alone(expert, terms)
         measured.append((scores.mean, *scores.interval()))
     terminal.table(
         f"{after.game}, {settings.iterations * settings.steps_per_iteration} steps in "

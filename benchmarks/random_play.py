@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 import jaxdistill.play
 from jaxdistill import meshes, tasks, terminal
-from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
+from jaxdistill.play import lessons, measuring, players, protocols, records, rollouts, scoring
 from jaxdistill.tasks import atari, combat, lander
 
 _TASKS = flags.DEFINE_list("tasks", None, "names; by default every task there is")
@@ -38,17 +38,17 @@ def main(_: list[str]) -> None:
         scores = scoring.Scores.from_dict(row["games"])
         low, high = scores.interval()
         shown.append((row["of"]["task"], scores.mean, f"[{low:.1f}, {high:.1f}]"))
-    terminal.table(f"random play, {records.RANDOM_GAMES} games", ("task", "score", ""), shown)
+    terminal.table(f"random play, {players.RANDOM_GAMES} games", ("task", "score", ""), shown)
 
 
 def _measured(task):
     (lesson,) = lessons.of_tasks([task], 0)
     random = rollouts.random_policy(lessons.choices([lesson]))
-    opening = evaluation.Opening(random, task.suite.opening_steps, random, evaluation.REPORTING)
-    protocol = evaluation.Protocol(lessons.REPORT, records.REPORT_SEED, opening)
-    player = records.Player(task.name, random, (records.RANDOM,))
-    (scores,) = records.measure(
-        [lesson], player, protocol, records.RANDOM_GAMES, meshes.create(), records.Records()
+    opening = protocols.Opening(random, task.suite.opening_steps, random, protocols.REPORTING)
+    protocol = protocols.Protocol(lessons.REPORT, protocols.REPORT_SEED, opening)
+    player = players.Player(task.name, random, (players.RANDOM,))
+    (scores,) = measuring.measure(
+        [lesson], player, protocol, players.RANDOM_GAMES, meshes.create(), records.Records()
     )
     return {"of": records.described(lesson, protocol, player), "games": scores.to_dict()}
 

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from jaxdistill import clocks, disk, metrics, terminal
 from jaxdistill.experts.expert import Expert
-from jaxdistill.play import records
+from jaxdistill.play import measuring, protocols
 from jaxdistill.run import students
 
 _OUT = flags.DEFINE_string("out", "runs/results_lander", "directory of all runs")
@@ -71,10 +71,10 @@ def _measure(experts: list[Expert], path: pathlib.Path) -> dict[str, dict]:
         measured = {}
         for name, (task, owner, limit) in _PLAYED.items():
             expert = dataclasses.replace(by_task[owner], game=task)
-            terms = records.Terms.of(
+            terms = protocols.Terms.of(
                 expert.task.suite, episodes=_EPISODES.value, epsilon=0.0, seed=1, max_steps=limit
             )
-            scores = records.measure_alone(expert, terms)
+            scores = measuring.measure_alone(expert, terms)
             measured[name] = scores.summary()
         disk.write_json(path, measured)
     return json.loads(path.read_text())

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 
 from jaxdistill import disk, meshes, tasks, terminal
 from jaxdistill.experts.expert import Expert, Team
-from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
+from jaxdistill.play import evaluation, lessons, measuring, protocols, rollouts, scoring
 from jaxdistill.run import students
 from jaxdistill.tasks.combat import scripts
 from jaxdistill.tasks.task import Task
@@ -91,8 +91,8 @@ def _measure(kind: str, root: pathlib.Path, seed: int) -> dict[str, dict]:
             elif kind == "random":
                 scores = _random(name)
             elif (player := _player(kind, root, seed, name)) is not None:
-                terms = records.Terms(_EPISODES.value, epsilon=0.0, seed=_SEED, opening_steps=0)
-                scores = records.measure_alone(player, terms)
+                terms = protocols.Terms(_EPISODES.value, epsilon=0.0, seed=_SEED, opening_steps=0)
+                scores = measuring.measure_alone(player, terms)
             else:
                 continue
             measured[name] = scores.summary()
@@ -122,11 +122,11 @@ def _random(name: str) -> scoring.Scores:
     return evaluation.measure([lesson], policy, protocol, _EPISODES.value, meshes.create())[0]
 
 
-def _protocol(task: Task) -> evaluation.Protocol:
+def _protocol(task: Task) -> protocols.Protocol:
     """As experts are measured."""
     policy = rollouts.random_policy(lessons.choices(lessons.of_tasks([task], _SEED)))
-    opening = evaluation.Opening(policy, 0, policy, evaluation.REPORTING)
-    return evaluation.Protocol(lessons.REPORT, _SEED, opening)
+    opening = protocols.Opening(policy, 0, policy, protocols.REPORTING)
+    return protocols.Protocol(lessons.REPORT, _SEED, opening)
 
 
 def main(_: list[str]) -> None:

@@ -23,7 +23,7 @@ from jaxdistill import tasks, text
 from jaxdistill.experts import formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.play import records
+from jaxdistill.play import measuring, protocols, records
 from jaxdistill.run import distill as runs
 from jaxdistill.run import distill_settings, kinds, students, training
 from jaxdistill.tasks.actions import Form
@@ -528,8 +528,8 @@ def evaluate(
     for name in played:
         expert = policy.experts[name]
         suite = expert.task.suite
-        terms = records.Terms.of(suite, episodes=episodes, seed=seed, epsilon=epsilon)
+        terms = protocols.Terms.of(suite, episodes=episodes, seed=seed, epsilon=epsilon)
         with _in_python(_FLAGS_OF_GAMES):
             expert.task.require()
-            rows[name] = records.measure_alone(expert, terms, records=known).summary()
+            rows[name] = measuring.measure_alone(expert, terms, records=known).summary()
     return rows

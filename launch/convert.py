@@ -83,7 +83,7 @@ def _convert() -> None:
     from jaxdistill import networks, terminal
     from jaxdistill.experts import formats, sources
     from jaxdistill.experts.expert import check_new
-    from jaxdistill.play import records
+    from jaxdistill.play import measuring, protocols, records
     from jaxdistill.report import tables
 
     if not _EPISODES.value:
@@ -105,10 +105,10 @@ def _convert() -> None:
     for note in (*found.notes, *(f"not read: {name}" for name in found.skipped)):
         terminal.say(f"note: {note}")
     if _EPISODES.value:
-        terms = records.Terms.of(
+        terms = protocols.Terms.of(
             expert.task.suite, episodes=_EPISODES.value, epsilon=_EPSILON.value, seed=_SEED.value
         )
-        scores = records.measure_alone(expert, terms)
+        scores = measuring.measure_alone(expert, terms)
         random = records.random_score(expert.task)
         tables.print_expert(expert, scores, epsilon=terms.epsilon, random=random)
     expert.save(_OUT.value)

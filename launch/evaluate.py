@@ -17,7 +17,7 @@ from _main import LARGEST_SEED, check_new_file, only_with, run
 from absl import flags
 
 if TYPE_CHECKING:
-    from jaxdistill.play.records import Terms
+    from jaxdistill.play.protocols import Terms
     from jaxdistill.tasks.atari import Rules
     from jaxdistill.tasks.task import Suite
 
@@ -93,9 +93,9 @@ def main() -> None:
 
 def _terms(suite: Suite, *, seed: int) -> Terms:
     """As the flags say, and where they do not, as the suite does; `seed` is the usual one."""
-    from jaxdistill.play import records
+    from jaxdistill.play import protocols
 
-    return records.Terms.of(
+    return protocols.Terms.of(
         suite,
         episodes=_EPISODES.value,
         epsilon=_EPSILON.value,
@@ -133,7 +133,7 @@ def _said(terms: Terms, rows: list[dict[str, Any]], rules: Rules) -> dict[str, A
 
 def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from jaxdistill.experts import sources
-    from jaxdistill.play import records
+    from jaxdistill.play import measuring, protocols, records
     from jaxdistill.report import tables
     from jaxdistill.tasks.atari import USUAL
 
@@ -142,11 +142,11 @@ def _measure_expert() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if expert.outputs != "logits":
         only_with("an expert that holds logits", "sample_logits")
     expert.task.require()
-    terms = _terms(expert.task.suite, seed=records.REPORT_SEED)
+    terms = _terms(expert.task.suite, seed=protocols.REPORT_SEED)
     known = records.Records(shared=cache_dir())
     players = (expert, expert.under(USUAL))
     own, *usual = (
-        records.measure_alone(player, terms, sample_logits=_SAMPLE.value, records=known)
+        measuring.measure_alone(player, terms, sample_logits=_SAMPLE.value, records=known)
         for player in players[: 1 if expert.rules == USUAL else 2]
     )
     random, random_usual = (

@@ -22,7 +22,7 @@ from jaxdistill import api, meshes, networks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.play import evaluation, lessons, records
+from jaxdistill.play import evaluation, lessons, measuring, protocols, records
 from jaxdistill.run import closing, common, distill, students
 from jaxdistill.tasks.actions import Discrete
 from jaxdistill.tasks.views import Vector, View
@@ -174,8 +174,8 @@ def test_numbers_of_games_that_cannot_be_are_refused(pong, asked, said):
 def test_numbers_of_any_kind_are_those_of_runs(skilled, tmp_path, monkeypatch):
     """Games of a run, which are known by what was asked for, are not played again."""
     expert, cache = skilled("clicking"), records.Records(shared=tmp_path)
-    terms = records.Terms.of(expert.task.suite, episodes=2, seed=3, epsilon=0.0)
-    scores = records.measure_alone(expert, terms, records=cache)
+    terms = protocols.Terms.of(expert.task.suite, episodes=2, seed=3, epsilon=0.0)
+    scores = measuring.measure_alone(expert, terms, records=cache)
 
     def never(*_, **__):
         raise AssertionError("played again")
@@ -203,7 +203,7 @@ def test_openings_that_games_end_in_are_those_of_the_suite(own_tasks, watcher, m
     slots = types.SimpleNamespace(_opened=[True], _opening_steps=10)
     slots._pool = types.SimpleNamespace(task=short)
     monkeypatch.setattr(
-        records, "measure_alone", lambda *_, **__: evaluation._Slots._give_up(slots, 0)
+        measuring, "measure_alone", lambda *_, **__: evaluation._Slots._give_up(slots, 0)
     )
     with pytest.raises(ValueError, match=r"fewer steps, or 0 \(the suite's opening_steps\)$"):
         jaxdistill.evaluate(policy)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdistill import disk, meshes, networks
 from jaxdistill.experts.expert import Teacher
 from jaxdistill.experts.student import Student
-from jaxdistill.play import records
+from jaxdistill.play import players
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView
@@ -66,8 +66,8 @@ class Pretrained:
 
 def of(student: Pretrained | None, experts: Sequence[Teacher]) -> dict[str, str]:
     """Fingerprints of the parameters of a student and of those who teach, by who that is."""
-    known = {f"expert of {expert.game}": records.fingerprint(expert.params) for expert in experts}
-    return known if student is None else {"student": records.fingerprint(student.params), **known}
+    known = {f"expert of {expert.game}": players.fingerprint(expert.params) for expert in experts}
+    return known if student is None else {"student": players.fingerprint(student.params), **known}
 
 
 def check(workdir: pathlib.Path, known: Mapping[str, str]) -> None:

@@ -110,7 +110,7 @@ class Settings:
         better one plays as many again, from other starts, to be reported; see `run.training`.
       max_steps: step limit of one episode; None is each task's own.
       opening_steps: random steps, at least, before the network takes over an episode that is
-        evaluated; see `evaluation.Opening`. None is the suite's number.
+        evaluated; see `protocols.Opening`. None is the suite's number.
       experts: one per game, to learn from beside the rewards; none by default.
       expert_weight: how much the difference from the experts counts in the loss at the start.
       expert_fraction: the fraction of the training over which `expert_weight` falls linearly to 0.

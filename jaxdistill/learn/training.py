@@ -33,7 +33,7 @@ from jaxdistill.learn.algorithm import Algorithm, Beginning, Progress
 from jaxdistill.learn.collector import RolloutCollector
 from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.train_settings import Settings
-from jaxdistill.play import evaluation, lessons, records, rollouts, scoring
+from jaxdistill.play import evaluation, lessons, protocols, records, rollouts, scoring
 from jaxdistill.tasks.views import Vector
 
 # Games go on across evaluations, and a resumed training replays all that its present pools have
@@ -258,14 +258,14 @@ class Training:
         scores = evaluation.measure(
             self._evaluated,
             self._player(self.network_params(params)),
-            evaluation.Protocol(
+            protocols.Protocol(
                 purpose,
                 settings.seed,
-                evaluation.Opening(
+                protocols.Opening(
                     self._random_policy,
                     settings.opening,
                     self._random_policy,
-                    evaluation.CHOOSING,
+                    protocols.CHOOSING,
                 ),
                 settings.max_steps,
             ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,55 +12,12 @@ from jax.sharding import Mesh
 from jaxdistill import meshes, preemption
 from jaxdistill.play import rollouts
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.play.protocols import Opening, Protocol, start_hash
 from jaxdistill.play.scoring import Scores
-from jaxdistill.tasks.task import Pool, seed_for
-
-CHOOSING, REPORTING = 0, 1
-"""The two sides that starts belong to: see `Opening`."""
+from jaxdistill.tasks.task import Pool
 
 _TOGETHER = 8  # most games that one call of the policy is asked for
-_LANES = 4
 _LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
-
-
-@dataclasses.dataclass(frozen=True)
-class Opening:
-    """Steps that others play before the policy that is measured takes over the game: its *start*.
-
-    Emulators know few starts of their own (of 100 games of Breakout 4 differ), so `policy` plays
-    the first `steps`, and then random actions are played until the game is in a state that is this
-    seat's to start from. A hash of what is seen assigns every state to a side, `CHOOSING` or
-    `REPORTING`, and there to every fourth seat: no state that a student is chosen by can be one
-    that is reported, whatever the seeds, and neighbouring seats start apart.
-
-    What is scored in an opening counts for nobody. If a game ends during its opening, the slot's
-    next game has a new opening. With 0 steps every game starts where the emulator starts it, as
-    published scores have it, and nothing keeps the sides apart.
-
-    Attributes:
-      policy: plays the first steps; if it is recurrent, another value than is measured with it,
-        since each carries its own.
-      steps: how many, at least.
-      random: uniformly random play, see `rollouts.random_policy`.
-      side: `CHOOSING` or `REPORTING`.
-      marks: what `policy` is known by in each lesson of a run, see `records.Player`; none for
-        `random`.
-    """
-
-    policy: rollouts.AnyPolicy
-    steps: int
-    random: rollouts.Policy
-    side: int
-    marks: tuple[str, ...] = ()
-
-    def begins(self, seat: int, start: int) -> bool:
-        """Whether a state with this hash is one for the seat to start from."""
-        return self.steps == 0 or start % (2 * _LANES) == self.side * _LANES + seat % _LANES
-
-
-def start_hash(observation: np.ndarray) -> int:
-    """48 bits of a hash of what is seen; alike in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(observation.tobytes(), digest_size=6).digest(), "little")
 
 
 class _Episode(NamedTuple):
@@ -295,42 +250,6 @@ def _scores(episodes: Sequence[_Episode]) -> Scores:
         np.asarray(cut),
         {name: np.asarray([episode[name] for episode in facts]) for name in facts[0]},
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How play is measured, whoever plays: always the same games for the same protocol.
-
-    Every game has a seat, its number among all games of its task. Nothing else decides how it
-    begins and what is drawn in it: neither the run it is played in, nor what is played beside it.
-
-    Attributes:
-      purpose: see `lessons`.
-      seed: of games and draws.
-      opening: who plays the first steps of a game, and where the measured policy may take over.
-      max_steps: step limit of one game; None is each task's own.
-    """
-
-    purpose: int
-    seed: int
-    opening: Opening
-    max_steps: int | None = None
-
-    @property
-    def key(self) -> jax.Array:
-        """Of the draws of policies and openings."""
-        return jax.random.fold_in(jax.random.key(self.seed), self.purpose)
-
-    def pool(self, lesson: Lesson, seats: range) -> Pool:
-        """Fresh games of a lesson, in consecutive seats."""
-        task = lesson.task
-        return task.pool(
-            len(seats),
-            seed=seed_for(self.seed, self.purpose, task.number) + seats.start,
-            view=lesson.view,
-            max_steps=self.max_steps,
-            threads=1,  # there are more pools than cores
-        )
 
 
 def split_pools(

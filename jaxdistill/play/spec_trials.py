@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jaxdistill.experts import formats, sources
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import spec as specs
-from jaxdistill.play import lessons, records
+from jaxdistill.play import lessons, measuring, protocols
 from jaxdistill.play.scoring import Scores
 
 MAX_STEPS = 3_000
@@ -48,7 +48,7 @@ def play(experts: Sequence[Expert], *, episodes: int, epsilon: float, seed: int)
     seen = [x for one in experts for x in (one.view, *lessons.default_student_views([one]))]
     task = experts[0].task
     limit = min(MAX_STEPS, task.max_steps)
-    terms = records.Terms.of(
+    terms = protocols.Terms.of(
         task.suite, episodes=episodes, epsilon=epsilon, seed=seed, max_steps=limit
     )
-    return [records.measure_alone(expert, terms, beside=seen) for expert in experts]
+    return [measuring.measure_alone(expert, terms, beside=seen) for expert in experts]

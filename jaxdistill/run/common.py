@@ -15,7 +15,17 @@ from jax.sharding import Mesh
 from jaxdistill import meshes, networks, shipped
 from jaxdistill.experts.expert import Expert, Teacher
 from jaxdistill.learn import dataset, losses
-from jaxdistill.play import collection, evaluation, lessons, records, rollouts, scoring
+from jaxdistill.play import (
+    collection,
+    evaluation,
+    lessons,
+    measuring,
+    players,
+    protocols,
+    records,
+    rollouts,
+    scoring,
+)
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints
 from jaxdistill.run import distill_settings
@@ -56,7 +66,7 @@ class Run:
         mesh: Mesh,
         *,
         known: records.Records | None = None,
-        report_seed: int = records.REPORT_SEED,
+        report_seed: int = protocols.REPORT_SEED,
     ):
         """Reads the experts.
 
@@ -136,14 +146,14 @@ class Run:
         """What tells these experts from others: their parameters, or where they are in training."""
         if self.settings.collect.follow:
             return [source.path for source in self.settings.experts]
-        return [records.fingerprint(expert.params) for expert in self.experts]
+        return [players.fingerprint(expert.params) for expert in self.experts]
 
     def follow(self) -> bool:
         """Reads the experts again; returns whether one has become another."""
         new = distill_settings.teachers(self.settings)
         _check_outputs(self.settings, new)
         now, before = (
-            [(records.fingerprint(x.params), records.read_as(x)) for x in experts]
+            [(players.fingerprint(x.params), players.read_as(x)) for x in experts]
             for experts in (new, self.experts)
         )
         changed = now != before
@@ -158,33 +168,33 @@ class Run:
         """Uniformly random play."""
         return rollouts.random_policy(lessons.choices(self.lessons))
 
-    def opening(self, purpose: int) -> evaluation.Opening:
+    def opening(self, purpose: int) -> protocols.Opening:
         """Who plays the first steps of episodes of one purpose, and where they may start."""
         chosen = self.settings.evaluate
-        side = evaluation.CHOOSING if purpose == lessons.SELECT else evaluation.REPORTING
+        side = protocols.CHOOSING if purpose == lessons.SELECT else protocols.REPORTING
         by = self.player("expert" if chosen.opening_by == "expert" else "random")
         steps = chosen.opening_steps
         assert steps is not None  # settled
-        return evaluation.Opening(by.policy, steps, self.random_policy, side, by.marks)
+        return protocols.Opening(by.policy, steps, self.random_policy, side, by.marks)
 
-    def protocol(self, purpose: int) -> evaluation.Protocol:
+    def protocol(self, purpose: int) -> protocols.Protocol:
         """How play is measured for one purpose: always from the same starts.
 
         What is reported begins alike in every run, so that experts are measured once.
         """
         seed = self.report_seed if purpose == lessons.REPORT else self.settings.seed
-        return evaluation.Protocol(
+        return protocols.Protocol(
             purpose, seed, self.opening(purpose), self.settings.evaluate.max_steps
         )
 
-    def player(self, who: str, params: Any = None) -> records.Player:
+    def player(self, who: str, params: Any = None) -> players.Player:
         """ "random", "expert", or the "student" that `params` are of."""
         if who == "random":
-            marks = (records.RANDOM,) * len(self.lessons)
-            return records.Player(who, self.random_policy, marks)
+            marks = (players.RANDOM,) * len(self.lessons)
+            return players.Player(who, self.random_policy, marks)
         if who == "expert":
             return dataclasses.replace(self._experts, policy=self.expert_policy())
-        return records.Player.student(
+        return players.Player.student(
             self.network,
             jax.device_get(meshes.take_local(self.mesh, params)),
             self.student_policy(params),
@@ -238,22 +248,22 @@ class Run:
         check_experts(self.experts, expert, known, lowest, chosen.max_steps)
         return scoring.Baselines(self.play_first(self.player("random")), expert)
 
-    def play_first(self, player: records.Player) -> list[scoring.Scores]:
+    def play_first(self, player: players.Player) -> list[scoring.Scores]:
         """The first of the games that are reported, as many as a student is chosen by."""
         chosen = self.settings.evaluate
         episodes = min(chosen.select_episodes, chosen.report_episodes)
         protocol = self.protocol(lessons.REPORT)
-        return records.measure(self.lessons, player, protocol, episodes, self.mesh, self.known)
+        return measuring.measure(self.lessons, player, protocol, episodes, self.mesh, self.known)
 
     def play_reported(
         self, params: Any, only: Sequence[int] | None = None
     ) -> dict[int, scoring.Comparison]:
         """The games that are reported, of random play, experts and the student of `params`.
 
-        As many as `records.measure_until_precise` asks for; by the lessons' indices.
+        As many as `measuring.measure_until_precise` asks for; by the lessons' indices.
         """
         chosen = self.settings.evaluate
-        return records.measure_until_precise(
+        return measuring.measure_until_precise(
             self.lessons if only is None else [self.lessons[i] for i in only],
             {who: self.player(who, params) for who in ("random", "expert", "student")},
             self.protocol(lessons.REPORT),
@@ -273,9 +283,9 @@ class Run:
         return policy.by() if isinstance(policy, rollouts.Recurrent) else policy
 
     @functools.cached_property
-    def _experts(self) -> records.Player:
+    def _experts(self) -> players.Player:
         chosen = self.settings.evaluate
-        return records.Player.experts(
+        return players.Player.experts(
             self.experts,
             mesh=self.mesh,
             epsilon=chosen.epsilon,
@@ -298,7 +308,7 @@ class Run:
             **({"rules": rules} if (rules := self.settings.rules.to_dict()) else {}),
             "experts": self.fingerprints()[: len(self.taught)],
             READ_AS: [
-                records.read_as(lesson.teacher, in_training=collect.follow)
+                players.read_as(lesson.teacher, in_training=collect.follow)
                 for lesson in self.taught
             ],
             "seed": self.settings.seed,

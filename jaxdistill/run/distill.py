@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import clocks, disk, lock, meshes, networks, profiler, terminal, workdirs
 from jaxdistill.learn import checkpoints, divergence, origins
-from jaxdistill.play import records, scoring
+from jaxdistill.play import players, scoring
 from jaxdistill.report import tables
 from jaxdistill.run import (
     closing,
@@ -242,7 +242,7 @@ def _claim_start(run: Run, workdir: pathlib.Path, initial: networks.Params) -> N
     learn = run.settings.learn
     named = learn.sees_as or filter(None, [learn.begins_as])
     if not set(named) <= set(run.names):
-        known = {"warm start": records.fingerprint(initial)}
+        known = {"warm start": players.fingerprint(initial)}
         origins.check(workdir, known)
         origins.claim(workdir, known, begins=True)
 

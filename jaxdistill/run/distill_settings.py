@@ -17,7 +17,7 @@ from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Teacher, Team
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import learner, losses
-from jaxdistill.play import lessons, records
+from jaxdistill.play import lessons, measuring
 from jaxdistill.settings import (
     Count,
     OneOf,
@@ -195,13 +195,13 @@ class Measure:
     Attributes:
       report_episodes: episodes per game in the closing table, at most; the same ones in every run.
       report_width: fewer are played of a game once half of its retention's 95% interval is at most
-        this, see `records.measure_until_precise`: 0.05 is within 5 points. 0 plays all.
+        this, see `measuring.measure_until_precise`: 0.05 is within 5 points. 0 plays all.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
       opening_steps, opening_by: "random" or the "expert" plays at least the first opening_steps
         steps; then the measured policy takes over, and only what it scores counts. Games then start
         differently, and no start serves both to choose the best student and to report it (see
-        `evaluation.Opening`). 0: games start as the emulator starts them. None is what the suite
+        `protocols.Opening`). 0: games start as the emulator starts them. None is what the suite
         says: 10 in Atari, 0 in landers and combat.
       lowest_expert_share: the run stops if an expert scores less than this share of its advertised
         score (above random): then what it sees or does is wrong, and distilling it is futile. Of
@@ -616,7 +616,7 @@ def all_are_played(measure: Measure) -> tuple[bool, str, tuple[str, ...]]:
     """For `settings.refuse_idle`: whether so few games are reported that all of them always are."""
     games = measure.report_episodes
     return (
-        next(records.rounds(games)) == games,
+        next(measuring.rounds(games)) == games,
         f"evaluate.report_episodes is {games} and all are always played",
         ("evaluate.report_width",),
     )

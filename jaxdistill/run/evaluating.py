@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from jaxdistill import meshes, terminal
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.student import Student, game_index
-from jaxdistill.play import records, scoring
+from jaxdistill.play import protocols, records, scoring
 from jaxdistill.run import closing, common, finetuning, kinds, student_json, students, training
 from jaxdistill.run.common import Run
 from jaxdistill.tasks.atari import Rules
@@ -52,7 +52,7 @@ def find(where: str | os.PathLike[str]) -> Measurable:
       score stands beside it, if they were measured in the same way; and then what it keeps of that,
       without an interval, since the games that it would take are not at hand either.
 
-    It takes `records.Terms`, whose step limit is `max_steps` where they say none; the only `game`
+    It takes `protocols.Terms`, whose step limit is `max_steps` where they say none; the only `game`
     to play, by default all; and as `cache_dir` where games that were played before are looked for
     and kept, None being nowhere else than in the run. It gives a row of each task that was played,
     as in the run's `result.json`, as far as it is known.
@@ -79,7 +79,7 @@ def find(where: str | os.PathLike[str]) -> Measurable:
 
 def _measure_run(
     workdir: str | os.PathLike[str],
-    terms: records.Terms,
+    terms: protocols.Terms,
     *,
     game: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -113,7 +113,7 @@ def _measure_run(
 
 def _measure_training(
     workdir: str | os.PathLike[str],
-    terms: records.Terms,
+    terms: protocols.Terms,
     *,
     game: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -137,7 +137,7 @@ def _measure_training(
 
 def _measure_exported(
     student: Student,
-    terms: records.Terms,
+    terms: protocols.Terms,
     *,
     game: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,

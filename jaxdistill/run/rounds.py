@@ -50,7 +50,7 @@ class Trained(NamedTuple):
       state: of the student that was chosen.
       round: after which it was chosen.
       rounds: how many the run was to have, or has had, if it ends before them.
-      starts_seen: the starts that it was chosen by, per game: hashes, see `evaluation.start_hash`.
+      starts_seen: the starts that it was chosen by, per game: hashes, see `protocols.start_hash`.
       log: the states that it has learnt from.
     """
 

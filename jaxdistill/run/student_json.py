@@ -23,7 +23,7 @@ from jaxdistill.experts import hub
 from jaxdistill.experts.expert import Teacher
 from jaxdistill.experts.student import Role
 from jaxdistill.learn import checkpoints
-from jaxdistill.play import records
+from jaxdistill.play import players
 from jaxdistill.run import distill_settings
 from jaxdistill.run.distill_settings import Settings
 from jaxdistill.tasks.atari import Rules
@@ -91,7 +91,7 @@ def _rows_of(
     rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
     if marked:
         for row, expert in zip(rows, experts, strict=True):
-            row[_MARK] = records.fingerprint(expert.params)
+            row[_MARK] = players.fingerprint(expert.params)
         for row, source in zip(rows, settings.experts, strict=False):  # a team has no file
             row[_SHA256] = _sha256(shipped.found(source.path))
     return json.loads(json.dumps(rows))  # as they are read back: no tuples
@@ -135,7 +135,7 @@ def check_weights(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -
     """
     marks = _written(workdir, _MARK)
     for expert in experts:
-        if marks.get(str(expert.game)) not in (None, records.fingerprint(expert.params)):
+        if marks.get(str(expert.game)) not in (None, players.fingerprint(expert.params)):
             before = _written(workdir, "source").get(str(expert.game))
             now = "which has" if before == expert.source else f"and {expert.source} has"
             raise ValueError(
@@ -156,7 +156,7 @@ def relocated_fields(
     return [
         f"experts.{index}.path"
         for index, expert in enumerate(experts[: len(settings.experts)])
-        if marks.get(str(expert.game)) == records.fingerprint(expert.params)
+        if marks.get(str(expert.game)) == players.fingerprint(expert.params)
     ]
 
 

@@ -19,8 +19,17 @@ from jaxdistill.learn import checkpoints, loop, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.origins import Pretrained
 from jaxdistill.learn.train_settings import Settings
-from jaxdistill.play import clips, lessons, records, rollouts, scoring
+from jaxdistill.play import (
+    clips,
+    lessons,
+    measuring,
+    protocols,
+    records,
+    rollouts,
+    scoring,
+)
 from jaxdistill.play.lessons import Lesson
+from jaxdistill.play.players import RANDOM, Player
 from jaxdistill.report import page, tables
 from jaxdistill.run import common, finetuning, kinds
 
@@ -43,7 +52,7 @@ def train(
 
     `settings.final_episodes` whole games of each task, with `eval_epsilon`, the same ones in every
     training: of other seeds than any game that helped to choose the network and, where there are
-    openings, from states of the other side (see `evaluation.Opening`). A training that was measured
+    openings, from states of the other side (see `protocols.Opening`). A training that was measured
     is read back, and nothing is played or written.
 
     Args:
@@ -157,10 +166,10 @@ def _report(
     learnt = [_read_learnt(one, where, mesh, student) for one, where in parts]
     timer = clocks.Timer()
     experts = load_experts(workdir)
-    terms = records.Terms(
+    terms = protocols.Terms(
         episodes=settings.final_episodes,
         epsilon=settings.measured_epsilon,
-        seed=records.REPORT_SEED,
+        seed=protocols.REPORT_SEED,
         opening_steps=settings.opening,
         max_steps=settings.max_steps,
     )
@@ -222,7 +231,7 @@ def _read_learnt(
 
 def measure(
     experts: Sequence[Expert],
-    terms: records.Terms,
+    terms: protocols.Terms,
     *,
     mesh: Mesh,
     known: records.Records,
@@ -234,7 +243,7 @@ def measure(
     """A row of each task: random play, and the network that the experts are of.
 
     The network is shown what it was shown where it was chosen: what is seen is hashed, to keep
-    starts apart (`evaluation.Opening`). Teachers who see a screen otherwise play in other pools.
+    starts apart (`protocols.Opening`). Teachers who see a screen otherwise play in other pools.
 
     Args:
       known: games that are not played again.
@@ -251,20 +260,20 @@ def measure(
         lesson.task.require()
         terms.check_opening(lesson.task)
     random = rollouts.random_policy(lessons.choices(everything))
-    players = {"random": records.Player("random", random, (records.RANDOM,) * len(everything))}
+    players = {"random": Player("random", random, (RANDOM,) * len(everything))}
     teachers = student.teachers if student else {}
     if teachers:
-        players["expert"] = records.Player.experts(
+        players["expert"] = Player.experts(
             [teachers[lesson.name] for lesson in everything], mesh=mesh, epsilon=terms.epsilon
         )
     if student is not None:
         players["student"] = _student_player(student, everything, terms.epsilon, mesh)
-    players["network"] = records.Player.experts(
+    players["network"] = Player.experts(
         experts, mesh=mesh, epsilon=terms.epsilon, name="network", one_run_only=True
     )
     protocol = terms.protocol(random)
     played = {
-        who: records.measure(
+        who: measuring.measure(
             _as_taught(chosen, teachers) if who == "expert" else chosen,
             player,
             protocol,
@@ -289,7 +298,7 @@ def measure(
 
 def _student_player(
     student: Pretrained, taught: Sequence[Lesson], epsilon: float, mesh: Mesh
-) -> records.Player:
+) -> Player:
     """The student that a network was trained further from."""
     views = student.views([lesson.task for lesson in taught])
     act = rollouts.network_actor(
@@ -297,9 +306,7 @@ def _student_player(
     )
     params = jax.device_put(student.params, meshes.replicated(meshes.local(mesh)))
     policy = functools.partial(act, params)
-    return records.Player.student(
-        student.network, student.params, policy, views=views, epsilon=epsilon
-    )
+    return Player.student(student.network, student.params, policy, views=views, epsilon=epsilon)
 
 
 def _as_taught(chosen: Sequence[Lesson], teachers: Mapping[str, Teacher]) -> list[Lesson]:
@@ -310,7 +317,7 @@ def _as_taught(chosen: Sequence[Lesson], teachers: Mapping[str, Teacher]) -> lis
 def _row(
     lesson: Lesson,
     played: Mapping[str, scoring.Scores],
-    terms: records.Terms,
+    terms: protocols.Terms,
     expert: Mapping[str, Any] | None,
     seen: Collection[int] | None,
 ) -> dict[str, Any]:

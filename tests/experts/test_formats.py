@@ -24,7 +24,7 @@ from jaxdistill import networks, tasks
 from jaxdistill.experts import export, export_sb3, formats, sources, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import template
-from jaxdistill.play import records
+from jaxdistill.play import players
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import SCREEN, Screen, Shown, Vector, View
 
@@ -1436,7 +1436,7 @@ def test_a_spec_lists_what_does_not_play(saved, spec):
     conversion = formats.convert(path, spec=spec('aside = ["curiosity."]\n' + SPEC))
     assert any("tensors not used: curiosity.bn" in note for note in conversion.notes)
     plain = formats.load(saved(TENSORS), spec=spec(SPEC))
-    assert records.fingerprint(conversion.expert.params) == records.fingerprint(plain.params)
+    assert players.fingerprint(conversion.expert.params) == players.fingerprint(plain.params)
     assert conversion.expert.network == plain.network
     for aside, *expected in (
         ('["curiosty."]', "aside: found curiosty., but no tensor of", "curiosity.norm.weight"),

@@ -20,7 +20,7 @@ from jaxdistill.experts import export, formats, torch_file, torch_writer
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import dataset
-from jaxdistill.play import records
+from jaxdistill.play import measuring, protocols
 from jaxdistill.run import distill, distill_settings, students
 from jaxdistill.tasks.views import Vector, View
 
@@ -146,8 +146,8 @@ def test_a_converted_lander_plays(saved, box2d, tmp_path):
     weights = a_net(16, rows=3)
     formats.load(saved({"q_network": weights}), game="windy").save(tmp_path / "expert")
     expert = Expert.load(tmp_path / "expert")
-    terms = records.Terms(2, epsilon=0.0, seed=3, opening_steps=0, max_steps=40)
-    scores = records.measure_alone(expert, terms)
+    terms = protocols.Terms(2, epsilon=0.0, seed=3, opening_steps=0, max_steps=40)
+    scores = measuring.measure_alone(expert, terms)
     pool = tasks.get("lander/windy").pool(1, seed=3, max_steps=40)
     state = pool.last.observations[0]
     chosen = int(expert.greedy(state[None])[0])
@@ -441,9 +441,9 @@ def test_a_policy_of_lunar_lander_plays(algorithm, box2d, tmp_path):
         x = x @ tensors[f"{key}.weight"].T + tensors[f"{key}.bias"]
         x = x if key.endswith(("4", "action_net")) else act(x)
     np.testing.assert_allclose(expert.suite_outputs(seen()[:, None]), x, rtol=1e-4, atol=1e-4)
-    terms = records.Terms(2, epsilon=0.0, seed=3, opening_steps=0, max_steps=60)
+    terms = protocols.Terms(2, epsilon=0.0, seed=3, opening_steps=0, max_steps=60)
     measured = [
-        records.measure_alone(e, terms)
+        measuring.measure_alone(e, terms)
         for e in (expert, dataclasses.replace(expert, game="lander/heavy"))
     ]
     assert measured[0].scores.tolist() != measured[1].scores.tolist()

@@ -21,7 +21,7 @@ from jaxdistill.experts import export_sb3, formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import losses
-from jaxdistill.play import records, rollouts
+from jaxdistill.play import measuring, protocols, rollouts
 from jaxdistill.report import tables
 from jaxdistill.run import data, distill, distill_settings, evaluating, students, training
 from jaxdistill.tasks import lander as lander_tasks
@@ -857,14 +857,14 @@ def test_every_flag_of_evaluate_changes_what_it_measures(program, experts, tmp_p
     asked = [terms for _, terms, _ in calls]
     assert asked[0].epsilon == 0.05 and asked[0].opening_steps == 10
     assert asked[0].seed == 1, "games that the run has not reported"
-    seeds, measure = [], records.measure_alone
+    seeds, measure = [], measuring.measure_alone
     monkeypatch.setattr(
-        records,
+        measuring,
         "measure_alone",
         lambda x, terms, **k: seeds.append(terms.seed) or measure(x, terms, **k),
     )
     measured("--episodes=1", "--max_steps=60")
-    assert set(seeds) == {records.REPORT_SEED}, "the games that a run of this expert reports"
+    assert set(seeds) == {protocols.REPORT_SEED}, "the games that a run of this expert reports"
     assert [terms.max_steps for terms in asked] == [27_000] * 4 + [9]
     rows = {*EVALUATE, "game", "expert", "out", "spec", "rules", "workdir", "opening_by"}
     assert program.own("evaluate") == rows

@@ -19,7 +19,7 @@ from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Progress
 from jaxdistill.learn.rollout import Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
-from jaxdistill.play import evaluation, lessons, rollouts
+from jaxdistill.play import evaluation, lessons, protocols, rollouts
 from jaxdistill.run import training as runs
 
 KEY = jax.random.key(0)
@@ -279,10 +279,10 @@ def test_its_best_network_is_an_expert_that_plays_as_it_was_chosen(whole):
         params = training._learner.network_params(training.best_params())
         # Of 3 iterations, 2 epochs each of one minibatch.
         assert int(training.state.step) == settings.updates == 3 * 2
-    protocol = evaluation.Protocol(
+    protocol = protocols.Protocol(
         lessons.DECIDE,
         settings.seed,
-        evaluation.Opening(opening, 0, opening, evaluation.CHOOSING),
+        protocols.Opening(opening, 0, opening, protocols.CHOOSING),
         settings.max_steps,
     )
     policy = rollouts.expert_actor([expert], epsilon=0.0)

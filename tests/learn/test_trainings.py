@@ -36,7 +36,7 @@ from jaxdistill.learn.algorithm import Beginning, Progress
 from jaxdistill.learn.collector import RolloutCollector
 from jaxdistill.learn.rollout import Acted, Passes, Rollout
 from jaxdistill.networks import ConvLayer, Network
-from jaxdistill.play import evaluation, lessons, records
+from jaxdistill.play import evaluation, lessons, protocols, records
 from jaxdistill.tasks import atari
 from jaxdistill.tasks.actions import greedy
 from jaxdistill.tasks.task import seed_for
@@ -762,12 +762,12 @@ def test_networks_are_measured_with_an_epsilon_and_a_step_limit_of_their_own(
         assert training._play(params, 5, 1)["carnival"] < means["carnival"]
         training.settings = dataclasses.replace(chosen, opening_steps=9)
         assert training._play(params, 5, 1) != means
-    assert openings == [(0, evaluation.CHOOSING)] * 3 + [(9, evaluation.CHOOSING)]
+    assert openings == [(0, protocols.CHOOSING)] * 3 + [(9, protocols.CHOOSING)]
     exploring = dataclasses.replace(chosen, eval_epsilon=0.9, epsilon_end=0.0)
     with learning.Training.of(exploring, tmp_path / "other") as training:
         tried = [training._play(params, 5, purpose) for purpose in (1, 2)]
         assert tried[0] != means and tried[0] != tried[1]
-    assert [side for _, side in openings[-2:]] == [evaluation.CHOOSING] * 2
+    assert [side for _, side in openings[-2:]] == [protocols.CHOOSING] * 2
     carnival = tasks.get("carnival")
     pool = atari.AtariPool(carnival, 5, seed=seed_for(0, 1, carnival.number), max_steps=40)
     network = Network(convs=())

@@ -4,13 +4,11 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import meshes, networks, preemption, tasks
-from jaxdistill.experts.expert import Expert
-from jaxdistill.play import evaluation, lessons, records, rollouts
+from jaxdistill import meshes, preemption, tasks
+from jaxdistill.play import evaluation, lessons, protocols, rollouts
 from jaxdistill.tasks import atari, combat
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import View
@@ -27,7 +25,7 @@ def _always(action):
     return lambda observations, *_: (tuple(np.full(len(x), action) for x in observations), None)
 
 
-NO_OPENING = evaluation.Opening(_still, 0, _still, evaluation.REPORTING)
+NO_OPENING = protocols.Opening(_still, 0, _still, protocols.REPORTING)
 
 
 def _play(pools, policy=_still, games=None, **options):
@@ -65,7 +63,7 @@ def test_every_slot_plays_its_first_game(scripted_pool):
     assert result.unfinished == 0
 
 
-class _AnyState(evaluation.Opening):
+class _AnyState(protocols.Opening):
     """An opening after which a game may start from whatever state it is in."""
 
     def begins(self, seat, start):
@@ -87,7 +85,7 @@ def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
 
         return act
 
-    opening = _AnyState(policy("other"), 3, policy("random"), evaluation.REPORTING)
+    opening = _AnyState(policy("other"), 3, policy("random"), protocols.REPORTING)
     (result,) = _play([pool], policy("own"), opening=opening)
     # Slot 0: 10 + 4 in all, 4 of them in the opening. Slot 1's first game ended in it: its second
     # is opened in its turn, and measured from its fourth step on. Slot 2's has one step left.
@@ -102,12 +100,12 @@ def test_what_an_opening_scores_counts_for_nobody(scripted_pool):
 def test_whoever_plays_gives_each_slot_its_own_policys_action(scripted_pool):
     pool = scripted_pool([[(9, 1.0)], [(9, 1.0)], [(2, 1.0), (9, 1.0)]])
 
-    class Second(evaluation.Opening):
+    class Second(protocols.Opening):
         def begins(self, seat, start):
             # Seat 1 finds its start two steps after the others.
             return seat != 1 or int(pool.last.ages[1]) >= 5
 
-    opening = Second(_always(7), 3, _always(8), evaluation.REPORTING)
+    opening = Second(_always(7), 3, _always(8), protocols.REPORTING)
     _play([pool], _always(6), opening=opening)
     sent = np.stack(pool.sent).T.tolist()
     assert sent[0] == [7] * 3 + [6] * 6 + [-1] * 3  # over after 9 steps, and stepped no more
@@ -120,13 +118,13 @@ def test_what_is_sent_to_a_game_that_is_over_is_valid_too(scripted_pool):
     """Of actions without 0, while another game is opened."""
     pool = scripted_pool([[(2, 1.0), (9, 1.0)], [(9, 1.0)]])
     pool.task = dataclasses.replace(pool.task, actions=(1, 2))
-    opening = _AnyState(_always(1), 3, _always(1), evaluation.REPORTING)
+    opening = _AnyState(_always(1), 3, _always(1), protocols.REPORTING)
     _play([pool], _always(2), opening=opening)
     assert {*np.stack(pool.sent).ravel().tolist()} == {-1, 1, 2}
 
 
 def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(scripted_pool):
-    opening = _AnyState(_still, 4, _still, evaluation.REPORTING)
+    opening = _AnyState(_still, 4, _still, protocols.REPORTING)
     said = "pong: with an opening of 4 steps, 20 games ended in their opening; give fewer steps"
     for length in (3, 4):
         with pytest.raises(ValueError, match=said) as error:
@@ -135,37 +133,21 @@ def test_a_game_that_is_over_before_it_starts_is_an_error_and_no_endless_loop(sc
 
 
 def test_games_of_too_few_states_are_not_said_to_be_short(scripted_pool):
-    class NoState(evaluation.Opening):
+    class NoState(protocols.Opening):
         def begins(self, seat, start):
             return False
 
-    opening = NoState(_still, 4, _still, evaluation.REPORTING)
+    opening = NoState(_still, 4, _still, protocols.REPORTING)
     said = "pong: with an opening of 4 steps, 20 games have so few states that they came to none"
     with pytest.raises(ValueError, match=said):
         _play([scripted_pool([[(5, 1.0)]])], opening=opening)
-
-
-def test_which_states_belong_to_which_seat_by_hand():
-    choosing, reporting = (
-        evaluation.Opening(_still, 10, _still, side)
-        for side in (evaluation.CHOOSING, evaluation.REPORTING)
-    )
-    for start in range(32):
-        lane = start % 8
-        assert [choosing.begins(seat, start) for seat in range(8)] == [
-            seat % 4 == lane for seat in range(8)
-        ]
-        assert [reporting.begins(seat, start) for seat in range(8)] == [
-            seat % 4 + 4 == lane for seat in range(8)
-        ]
-    assert evaluation.Opening(_still, 0, _still, evaluation.CHOOSING).begins(3, 4)
 
 
 def test_an_opening_of_no_steps_is_none(scripted_pool):
     script = [[(9, 10.0)], [(2, 50.0)]]
     plain, opened = (
         _play([scripted_pool(script)], opening=opening)
-        for opening in (None, evaluation.Opening(_still, 0, _still, evaluation.CHOOSING))
+        for opening in (None, protocols.Opening(_still, 0, _still, protocols.CHOOSING))
     )
     assert plain[0].to_dict() == opened[0].to_dict()
 
@@ -178,8 +160,8 @@ def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
     chosen = [tasks.get(name) for name in NAMES]
     played = lessons.of_tasks(chosen, 0, [View(height=42, width=42)] * len(NAMES))
     random = rollouts.random_policy(lessons.choices(played))
-    opening = evaluation.Opening(random, steps, random, side)
-    protocol = evaluation.Protocol(purpose=side, seed=0, opening=opening, max_steps=100)
+    opening = protocols.Opening(random, steps, random, side)
+    protocol = protocols.Protocol(purpose=side, seed=0, opening=opening, max_steps=100)
     seats = [range(episodes)] * len(played)
     pools, indices, seats = evaluation.split_pools(played, protocol, seats, share=share)
     return evaluation.play_games(
@@ -195,25 +177,15 @@ def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
 
 @pytest.fixture(scope="module")
 def chosen_and_reported():
-    return [_starts(10, side) for side in (evaluation.CHOOSING, evaluation.REPORTING)]
+    return [_starts(10, side) for side in (protocols.CHOOSING, protocols.REPORTING)]
 
 
 def test_games_to_choose_by_and_games_to_report_have_no_start_in_common(chosen_and_reported):
     for chosen, reported in zip(*chosen_and_reported, strict=True):
         assert not set(chosen.starts.tolist()) & set(reported.starts.tolist())
         assert chosen.distinct_starts >= 11 and reported.distinct_starts >= 11
-    few = _starts(0, evaluation.REPORTING)
+    few = _starts(0, protocols.REPORTING)
     assert few[0].distinct_starts <= 4
-
-
-def test_games_of_every_purpose_and_seed_draw_their_own():
-    protocols = [
-        evaluation.Protocol(purpose, seed, NO_OPENING)
-        for purpose in (lessons.SELECT, lessons.REPORT)
-        for seed in (0, 1)
-    ]
-    draws = [float(jax.random.uniform(protocol.key)) for protocol in protocols]
-    assert len(set(draws)) == len(draws)
 
 
 def test_every_policy_takes_over_in_the_same_states(chosen_and_reported):
@@ -222,7 +194,7 @@ def test_every_policy_takes_over_in_the_same_states(chosen_and_reported):
     def first_action(observations, key, indices, seats):
         return _still(observations, key, indices, seats)
 
-    other = _starts(10, evaluation.REPORTING, first_action)
+    other = _starts(10, protocols.REPORTING, first_action)
     for a, b in zip(reported, other, strict=True):
         np.testing.assert_array_equal(a.starts, b.starts)
         assert a.scores.tolist() != b.scores.tolist()
@@ -231,7 +203,7 @@ def test_every_policy_takes_over_in_the_same_states(chosen_and_reported):
 def test_an_episode_is_the_same_whatever_is_played_beside_it(chosen_and_reported):
     """As in two processes, each of which plays every second pool: 4 slots in every pool."""
     reported = chosen_and_reported[1]
-    halves = [_starts(10, evaluation.REPORTING, share=(k, 2)) for k in range(2)]
+    halves = [_starts(10, protocols.REPORTING, share=(k, 2)) for k in range(2)]
     for game, whole in enumerate(reported):
         for k in range(2):
             own = [seat for first in range(4 * k, 12, 8) for seat in range(first, first + 4)]
@@ -334,7 +306,7 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
     chosen = [tasks.get("pong"), tasks.get("breakout")]
     views = [View(height=10, width=12), View(height=10, width=12, stack=2)]
     played = lessons.of_tasks(chosen, 7, views)
-    protocol = evaluation.Protocol(lessons.REPORT, 7, NO_OPENING, max_steps=3)
+    protocol = protocols.Protocol(lessons.REPORT, 7, NO_OPENING, max_steps=3)
     pools, indices, seats = evaluation.split_pools(played, protocol, [range(5)] * 2)
     assert [s.tolist() for s in seats] == [[0, 1, 2, 3], [4]] * 2
     assert sum(pool.num_envs for pool in pools) == 2 * 5
@@ -371,7 +343,7 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
 def test_processes_share_lessons_of_which_unequally_many_games_are_missing(monkeypatch):
     """Each plays every second pool, and all are told of all games; warnings are errors."""
     played = lessons.of_tasks([tasks.get("pong"), tasks.get("breakout")], 7, [View(10, 12)] * 2)
-    protocol = evaluation.Protocol(lessons.REPORT, 7, NO_OPENING, max_steps=3)
+    protocol = protocols.Protocol(lessons.REPORT, 7, NO_OPENING, max_steps=3)
     some = [range(2, 8), range(3, 4)]  # pools of four games: of two, of one
     alone = evaluation.measure(played, _by_seat, protocol, some, ONE)
     tables = []
@@ -411,8 +383,8 @@ def _fought(kind, episodes=10, max_steps=150):
     played = [kind(**{f.name: getattr(task, f.name) for f in fields[0]}) for task in fields[1]]
     chosen = lessons.of_tasks(played, 3)
     policy = rollouts.random_policy(lessons.choices(chosen))
-    opening = evaluation.Opening(policy, 30, policy, evaluation.REPORTING)
-    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, max_steps)
+    opening = protocols.Opening(policy, 30, policy, protocols.REPORTING)
+    protocol = protocols.Protocol(lessons.REPORT, 0, opening, max_steps)
     pools = evaluation.split_pools(chosen, protocol, [range(episodes)] * 2)[0]
     sizes = [(pool.task.name, pool.num_envs) for pool in pools]
     return sizes, evaluation.measure(chosen, policy, protocol, episodes, meshes.create())
@@ -446,42 +418,6 @@ def test_each_task_is_told_of_what_says_something_of_it():
     assert summary["dealt"]["mean"] == pytest.approx(clicking.facts["dealt"].mean())
 
 
-def test_an_experts_keys_and_angles_are_sampled_if_that_is_said():
-    """Greedily it always does the same; its deviation makes its angles differ."""
-    task = combat.AIMING
-    network = networks.Network(convs=(), num_outputs=2)
-    params = jax.tree.map(jnp.zeros_like, networks.init(network, KEY, task.view.shape))
-    expert = Expert("still", network, params, "logits", (7, 8), task.view, task.name)
-    terms = records.Terms(3, epsilon=0.0, seed=0, opening_steps=0, max_steps=20)
-    still = records.measure_alone(expert, terms)
-    # Without a deviation that is known an angle is its mean.
-    unknown = records.measure_alone(expert, terms, sample_logits=True)
-    np.testing.assert_array_equal(still.scores, unknown.scores)
-    expert = dataclasses.replace(expert, log_std=(-1.0, -1.0))
-    again = records.measure_alone(expert, terms)
-    np.testing.assert_array_equal(still.scores, again.scores)
-    sampled = records.measure_alone(expert, terms, sample_logits=True)
-    assert (sampled.scores != still.scores).all()
-    assert tuple(still.facts) == task.facts == ("yaw_error", "on_body")
-    explored = records.measure_alone(expert, dataclasses.replace(terms, epsilon=1.0))
-    assert (explored.scores < still.scores).all()  # a turn costs its half
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"game": None}, "mine: the expert does not say which game it plays"),
-        ({"view": View(crop=(30, 211))}, "and the screen has 210 rows"),
-    ],
-)
-def test_an_expert_that_cannot_be_seated_is_refused(changes, message):
-    network = networks.Network(convs=())
-    fields = {"view": View(), "game": "pong"} | changes
-    expert = Expert("mine", network, {}, "q", tuple(range(18)), **fields)
-    with pytest.raises(ValueError, match=message):
-        records.measure_alone(expert, records.Terms(1, epsilon=0.0, seed=0, opening_steps=10))
-
-
 def test_progress_counts_every_game_that_counts_once(scripted_pool):
     ended = []
     pools = [scripted_pool([[(2, 1.0)], [(17, 1.0)]]), scripted_pool([[(3, 1.0)]] * 3)]
@@ -496,32 +432,12 @@ def test_progress_is_told_of_real_games_too():
     evaluation.measure(
         lessons.of_tasks(chosen, 1),
         _still,
-        evaluation.Protocol(lessons.SELECT, 1, NO_OPENING, max_steps=3),
+        protocols.Protocol(lessons.SELECT, 1, NO_OPENING, max_steps=3),
         5,
         meshes.create(),
         advance=ended.append,
     )
     assert sum(ended) == 2 * 5 and 0 not in ended
-
-
-def test_an_expert_alone_is_measured_with_its_epsilon_greedily_unless_told(watcher):
-    expert = watcher("carnival", 2, "logits")
-
-    def measured(sample_logits=False, **changes):
-        terms = records.Terms(5, epsilon=0.0, seed=9, opening_steps=0, max_steps=40)
-        terms = dataclasses.replace(terms, **changes)
-        scores = records.measure_alone(expert, terms, sample_logits=sample_logits)
-        return scores.scores.tolist()
-
-    carnival = tasks.get("carnival")
-    seed = seed_for(9, lessons.REPORT, carnival.number)
-    pool = atari.AtariPool(carnival, 5, seed=seed, max_steps=40)
-    while not pool.last.over.all():
-        pool.step(expert.greedy(pool.last.observations))
-    greedy = measured()
-    assert greedy == pool.last.scores.tolist()
-    for changes in ({"epsilon": 0.9}, {"sample_logits": True}, {"max_steps": 20}):
-        assert measured(**changes) != greedy, changes
 
 
 def test_play_is_left_when_the_machine_is_taken_away(scripted_pool, monkeypatch):
@@ -539,12 +455,3 @@ def test_a_pool_in_the_middle_of_a_game_is_refused(scripted_pool):
     with pytest.raises(ValueError, match="breakout: evaluation needs a fresh pool"):
         _play([fresh, stale])
     assert not fresh.sent
-
-
-def test_an_opening_as_long_as_a_game_is_refused_before_anything_is_played():
-    network = networks.Network(convs=())
-    expert = Expert("mine", network, {}, "q", tuple(range(18)), View(), "pong")
-    with pytest.raises(ValueError, match="opening_steps is 30, expected less than the 30 steps"):
-        records.measure_alone(
-            expert, records.Terms(1, epsilon=0.0, seed=0, opening_steps=30, max_steps=30)
-        )

@@ -9,7 +9,7 @@ import pytest
 from jaxdistill import meshes, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.networks import Network
-from jaxdistill.play import clips, evaluation, lessons
+from jaxdistill.play import clips, evaluation, lessons, protocols
 from jaxdistill.play.lessons import COLLECT, REPORT, SELECT, SHOW
 from jaxdistill.tasks.task import seed_for
 from jaxdistill.tasks.views import Vector, View
@@ -115,8 +115,8 @@ def _draws(observations, key, games, seats):
 
 
 def _measured(chosen, purpose=REPORT, episodes=6, steps=0, max_steps=90):
-    opening = evaluation.Opening(_draws, steps, _draws, evaluation.REPORTING)
-    protocol = evaluation.Protocol(purpose, 3, opening, max_steps)
+    opening = protocols.Opening(_draws, steps, _draws, protocols.REPORTING)
+    protocol = protocols.Protocol(purpose, 3, opening, max_steps)
     return evaluation.measure(chosen, _draws, protocol, episodes, meshes.create())
 
 

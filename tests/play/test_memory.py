@@ -10,7 +10,7 @@ import pytest
 from jaxdistill import meshes, networks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
-from jaxdistill.play import clips, collection, evaluation, lessons, rollouts
+from jaxdistill.play import clips, collection, evaluation, lessons, protocols, rollouts
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.tasks.views import View
 
@@ -55,7 +55,7 @@ def test_every_game_begins_with_nothing_carried_also_when_pools_drop_out(scripte
         assert np.stack(pool.sent, 1).tolist() == wanted
 
 
-class _AnyState(evaluation.Opening):
+class _AnyState(protocols.Opening):
     def begins(self, seat, start):
         return True
 
@@ -68,7 +68,7 @@ def test_what_others_open_is_seen_and_remembered(scripted_pool):
     pool = scripted_pool([[(8, 1.0)], [(1, 1.0), (7, 1.0)]])
     counting = [_counting("freeway", View(2, 2, 1))]
     own, first = (rollouts.expert_actor(counting, epsilon=0.0) for _ in range(2))
-    opening = _AnyState(_always(7), 2, _always(8), evaluation.REPORTING)
+    opening = _AnyState(_always(7), 2, _always(8), protocols.REPORTING)
     play = functools.partial(evaluation.play_games, games=[0], seats=[np.arange(2)])
     play([pool], own, KEY, meshes.create(), opening=opening)
     assert pool.sent[2][0] == UP and pool.sent[3][0] == DOWN, "two of its four steps were others'"
@@ -76,7 +76,7 @@ def test_what_others_open_is_seen_and_remembered(scripted_pool):
     assert [int(sent[1]) for sent in pool.sent[2:7]] == [7, 7, UP, DOWN, DOWN]
 
     pool = scripted_pool([[(8, 1.0)], [(1, 1.0), (7, 1.0)]])
-    opening = _AnyState(first, 4, _always(8), evaluation.REPORTING)
+    opening = _AnyState(first, 4, _always(8), protocols.REPORTING)
     play([pool], _always(6), KEY, meshes.create(), opening=opening)
     assert [int(sent[0]) for sent in pool.sent[:5]] == [UP, UP, UP, DOWN, 6]
     assert [int(sent[1]) for sent in pool.sent[2:7]] == [UP, UP, UP, DOWN, 6]

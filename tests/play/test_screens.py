@@ -10,7 +10,7 @@ import pytest
 from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import dataset
-from jaxdistill.play import collection, evaluation, lessons, records, rollouts
+from jaxdistill.play import collection, lessons, measuring, players, protocols, records, rollouts
 from jaxdistill.tasks.atari import AtariPool, Rules
 from jaxdistill.tasks.views import Screen, Shown, View
 
@@ -180,20 +180,20 @@ def test_a_network_acts_by_what_it_sees_of_each_games_screen():
 def test_games_are_another_where_rules_or_what_is_shown_are():
     """In which they are kept, and what is counted in them."""
     random = rollouts.random_policy(lessons.choices(lessons.of_experts([PONG], 0)))
-    opening = evaluation.Opening(random, 3, random, evaluation.REPORTING)
-    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 20)
-    player = records.Player("random", random, (records.RANDOM,))
+    opening = protocols.Opening(random, 3, random, protocols.REPORTING)
+    protocol = protocols.Protocol(lessons.REPORT, 0, opening, 20)
+    player = players.Player("random", random, (players.RANDOM,))
     sticky = Rules(repeat_action_probability=0.25)
-    players = [_expert("pong", View()), PONG, _expert("pong", View()).under(sticky)]
+    three = [_expert("pong", View()), PONG, _expert("pong", View()).under(sticky)]
     described = [
         records.described(lesson, protocol, player)
-        for expert in players
+        for expert in three
         for lesson in lessons.of_experts([expert], 0)
     ]
     assert "rules" not in described[0] and described[0]["view"] == View().to_dict() | {"steps": []}
     assert described[1]["view"]["ago"] == [13, 12, 9, 8, 5, 4, 1, 0]
     assert described[2] == described[0] | {"rules": {"repeat_action_probability": 0.25}}
-    marks = {records.expert_mark(x, epsilon=0.0, sample_logits=False) for x in players[::2]}
+    marks = {players.expert_mark(x, epsilon=0.0, sample_logits=False) for x in three[::2]}
     assert len(marks) == 1, "the same player, in another game"
 
 
@@ -206,8 +206,8 @@ def test_an_expert_keeps_its_own_game_and_is_measured_in_it(tmp_path):
     usual = again.under(Rules())
     assert usual.rules == own and usual.task == tasks.get("breakout")
     assert np.flatnonzero(usual.mask).tolist() == [0, 1, 3, 4]
-    terms = records.Terms(2, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
-    scores = [records.measure_alone(x, terms) for x in (again, usual)]
+    terms = protocols.Terms(2, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
+    scores = [measuring.measure_alone(x, terms) for x in (again, usual)]
     assert (scores[0].scores != scores[1].scores).any() or (
         scores[0].starts != scores[1].starts
     ).any()

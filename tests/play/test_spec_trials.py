@@ -7,7 +7,7 @@ import numpy as np
 from jaxdistill.experts import formats, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.networks import Network
-from jaxdistill.play import records, spec_trials
+from jaxdistill.play import measuring, spec_trials
 from jaxdistill.tasks.views import Screen, View
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -40,7 +40,7 @@ def test_file_and_spec_of_the_hub_are_fetched_and_read_once_for_all_answers(
 
 def test_answers_about_what_is_seen_play_the_same_games(monkeypatch):
     """Games start by what is shown: what all of them see. Where they see alike, that alone."""
-    monkeypatch.setattr(records, "measure", lambda played, *_: list(played))
+    monkeypatch.setattr(measuring, "measure", lambda played, *_: list(played))
     network = Network(convs=(), num_outputs=18)
 
     def shown(*views):

@@ -18,7 +18,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.play import lessons, records, scoring
+from jaxdistill.play import lessons, protocols, records, scoring
 from jaxdistill.report import page
 from jaxdistill.run import (
     choosing,
@@ -207,7 +207,7 @@ def test_no_student_is_chosen_by_what_it_keeps_of_an_expert_that_plays_as_at_ran
 
 def test_a_student_is_measured_again_in_all_its_games_or_in_one(whole_run):
     workdir, _ = whole_run
-    terms = records.Terms(2, epsilon=0.05, seed=3, opening_steps=10)
+    terms = protocols.Terms(2, epsilon=0.05, seed=3, opening_steps=10)
     measure = evaluating.find(workdir).measure
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     rows = measure(terms)

@@ -4,10 +4,10 @@ import types
 
 import pytest
 
-from jaxdistill.play import records
+from jaxdistill.play import protocols
 from jaxdistill.run import evaluating, training
 
-TERMS = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
+TERMS = protocols.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
 
 
 @pytest.mark.parametrize(

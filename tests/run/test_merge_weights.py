@@ -16,7 +16,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, weight_merging
 from jaxdistill.learn.weight_merging import Merge
-from jaxdistill.play import records
+from jaxdistill.play import protocols
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import tables
 from jaxdistill.run import (
@@ -200,7 +200,7 @@ def test_it_is_read_as_a_students_run_is(done, merged):
     mask = tasks.get("carnival").mask
     said = np.asarray(alone.suite_outputs(stacks))[:, mask]
     np.testing.assert_allclose(said, np.asarray(whole)[:, mask], atol=1e-6)
-    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=4)
+    terms = protocols.Terms(2, epsilon=0.05, seed=0, opening_steps=4)
     (row,) = evaluating.find(workdir).measure(terms, game="asterix")
     assert row["student"] == result["games"][0]["student"]
     made = students.how_made(workdir, 0)

@@ -17,7 +17,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.play import evaluation, records
+from jaxdistill.play import evaluation, measuring, protocols
 from jaxdistill.run import (
     data,
     distill,
@@ -97,7 +97,7 @@ def alone(settings, tmp_path_factory):
 
 
 # Games that are long enough to score in.
-TERMS = records.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=120)
+TERMS = protocols.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=120)
 
 
 def test_an_exported_student_of_such_experts_starts_and_plays_as_in_its_run(alone):
@@ -110,7 +110,7 @@ def test_an_exported_student_of_such_experts_starts_and_plays_as_in_its_run(alon
         assert found[who] == wanted[who]
     assert found["student"]["mean"] != found["random"]["mean"]
     # As `jaxdistill.evaluate` measures it.
-    scores = records.measure_alone(students.student_as_expert(exported), TERMS)
+    scores = measuring.measure_alone(students.student_as_expert(exported), TERMS)
     assert scores.summary() == wanted["student"]
 
 
@@ -128,7 +128,7 @@ def test_a_training_goes_on_from_it_where_starts_are_kept_apart_so(alone, tmp_pa
     assert set(shown) == {tasks.get("space_invaders").shown([CROPPED, View()])}
     (expert,) = training.load_experts(tmp_path / "on")
     assert expert.teacher_view == CROPPED and expert.view == View()
-    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=40)
+    terms = protocols.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=40)
     (told,) = evaluating.find(exported).measure(terms)
     assert [row[who] for who in ("student", "random")] == [
         told[who] for who in ("student", "random")

@@ -19,7 +19,16 @@ from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, learner
-from jaxdistill.play import clips, collection, evaluation, lessons, records, rollouts, scoring
+from jaxdistill.play import (
+    clips,
+    collection,
+    evaluation,
+    lessons,
+    protocols,
+    records,
+    rollouts,
+    scoring,
+)
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page
 from jaxdistill.run import (
@@ -398,10 +407,10 @@ def test_games_are_measured_from_starts_of_their_purpose(settings, purpose, side
             for index, (name, expert) in enumerate(zip(GAMES, base.experts, strict=True))
         ],
         expert,
-        evaluation.Protocol(
+        protocols.Protocol(
             purpose,
             0 if purpose == lessons.REPORT else 5,  # what is reported is alike in every run
-            evaluation.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
+            protocols.Opening({"random": chance, "expert": expert}[by], 7, chance, side),
             max_steps=40,
         ),
         2,
@@ -460,7 +469,7 @@ def test_a_result_holds_what_its_log_suggests(done):
 
 
 def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
-    terms = records.Terms(3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert")
+    terms = protocols.Terms(3, epsilon=0.75, seed=11, opening_steps=9, opening_by="expert")
     rows = evaluating.find(done.workdir).measure(terms)
     other = dataclasses.replace(
         settings,

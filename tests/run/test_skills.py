@@ -12,7 +12,7 @@ import pytest
 from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, learner, train_settings
-from jaxdistill.play import lessons, records
+from jaxdistill.play import lessons, measuring, protocols
 from jaxdistill.run import (
     common,
     data,
@@ -257,8 +257,8 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
         angles = np.arange(9) > 6
         wanted = np.where(angles, np.clip(said, -turn, turn), said)
         np.testing.assert_allclose(own[:, mask], wanted[:, mask], rtol=1e-5, atol=1e-6)
-    terms = records.Terms(3, epsilon=0.0, seed=0, opening_steps=0, max_steps=20)
-    scores = records.measure_alone(students.student_as_expert(workdir, "combat/duel"), terms)
+    terms = protocols.Terms(3, epsilon=0.0, seed=0, opening_steps=0, max_steps=20)
+    scores = measuring.measure_alone(students.student_as_expert(workdir, "combat/duel"), terms)
     assert len(scores.scores) == 3 and list(scores.facts) == list(combat.DUEL.facts)
     with pytest.raises(ValueError, match="distilled 4 games and an expert plays one; name one"):
         students.student_as_expert(workdir)
@@ -266,7 +266,7 @@ def test_one_skill_of_a_student_is_an_expert_that_sees_the_duels_view(whole):
 
 def test_a_student_of_skills_is_measured_again(whole):
     workdir, _ = whole
-    terms = records.Terms(2, epsilon=0.0, seed=1, opening_steps=0, max_steps=20)
+    terms = protocols.Terms(2, epsilon=0.0, seed=1, opening_steps=0, max_steps=20)
     rows = evaluating.find(workdir).measure(terms, game="combat/duel")
     assert [row["game"] for row in rows] == ["combat/duel"] and rows[0]["max_steps"] == 20
     assert rows[0]["expert_name"] == "movement + aiming + clicking"
@@ -324,7 +324,7 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path, capsys):
     marks = json.loads(begun.read_text())
     assert list(marks) == ["student", "expert of combat/duel"]
     begun.write_text(json.dumps(marks | {"student": "another"}))
-    asked = records.Terms(1, epsilon=0.0, seed=0, opening_steps=0)
+    asked = protocols.Terms(1, epsilon=0.0, seed=0, opening_steps=0)
     (row,) = evaluating.find(tmp_path).measure(asked)
     assert {"random", "network"} <= row.keys() and not {"expert", "student"} & row.keys()
     said = "note: measured without the student that it went on from: the student has other param"

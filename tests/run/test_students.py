@@ -22,7 +22,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import loop, losses, origins, train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.play import clips, evaluation, lessons, records, rollouts
+from jaxdistill.play import clips, evaluation, lessons, players, protocols, records, rollouts
 from jaxdistill.run import (
     common,
     distill,
@@ -45,7 +45,7 @@ SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
 VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
 SETTINGS = distill_settings.Settings(experts=(ExpertSource("x"),))
-AGAIN = records.Terms(1, epsilon=0.05, seed=1, opening_steps=10)
+AGAIN = protocols.Terms(1, epsilon=0.05, seed=1, opening_steps=10)
 
 
 def an_expert(game, view, seed=0, network="net3"):
@@ -297,7 +297,7 @@ def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
         student_json.claim_roles(tmp_path, settings, [an_expert("pong", SMALL, seed)])
         (row,) = _json(tmp_path / "student.json")
         marks.append(row["expert_params"])
-        assert row["expert_params"] == records.fingerprint(an_expert("pong", SMALL, seed).params)
+        assert row["expert_params"] == players.fingerprint(an_expert("pong", SMALL, seed).params)
         assert row["expert_sha256"] == hashlib.sha256(b"one").hexdigest()
     assert marks[0] != marks[1]
     # One that is followed becomes another all the time.
@@ -526,7 +526,7 @@ def exported(run):
 
 def test_an_exported_student_is_measured_as_in_its_run(run, exported):
     """The same games; its experts as its card has them, where they were measured so."""
-    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
+    terms = protocols.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20)
     alone = evaluating.find(exported)
     told = json.loads((run / "student" / "result.json").read_text())["games"]
     rows = alone.measure(terms)
@@ -567,7 +567,7 @@ def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
     )
     distill.distill(settings, tmp_path / "run", stop_after="train")
     students.read(tmp_path / "run").save(tmp_path / "exported")
-    terms = records.Terms(4, epsilon=0.5, seed=0, opening_steps=30, max_steps=120)
+    terms = protocols.Terms(4, epsilon=0.5, seed=0, opening_steps=30, max_steps=120)
     (wanted,) = evaluating.find(tmp_path / "run").measure(terms)
     (row,) = evaluating.find(tmp_path / "exported").measure(terms)
     assert row["student"] == wanted["student"] and row["random"] == wanted["random"]
@@ -575,7 +575,7 @@ def test_so_is_one_whose_expert_lacks_a_valid_action(tmp_path):
 
 def test_what_a_card_says_counts_where_play_is_measured_so(exported):
     alone, pong = students.read(exported), tasks.get("pong")
-    how = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20).protocol_fields
+    how = protocols.Terms(2, epsilon=0.05, seed=0, opening_steps=10, max_steps=20).protocol_fields
     told = alone.expert_scores(pong, how)
     assert told == alone.card["measured"]["games"][0]["expert"]
     for name, value in (
@@ -664,7 +664,7 @@ def test_a_network_is_measured_as_it_was_chosen_whatever_its_student_s_experts_s
         mesh=meshes.create(),
         known=records.Records(),
     )
-    terms = records.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
+    terms = protocols.Terms(3, epsilon=0.5, seed=0, opening_steps=10, max_steps=60)
     (alone,), (beside,) = measure(terms), measure(terms, student=student)
     assert beside.keys() - alone.keys() == {"expert", "student"}
     assert [beside[who] for who in ("random", "network")] == [
@@ -705,8 +705,8 @@ def test_a_student_goes_on_with_the_actions_that_it_was_taught(lacking, tmp_path
     choices = Choices(task.suite.form, jax.numpy.asarray(masks), [task.number])
     act = rollouts.network_actor(it.network, choices, epsilon=0.05)
     random = rollouts.random_policy(choices)
-    opening = evaluation.Opening(random, 10, random, evaluation.REPORTING)
-    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 40)
+    opening = protocols.Opening(random, 10, random, protocols.REPORTING)
+    protocol = protocols.Protocol(lessons.REPORT, 0, opening, 40)
     (scores,) = evaluation.measure(
         lessons.of_tasks([task], 0, [SMALL]),
         functools.partial(act, it.params),
@@ -798,7 +798,7 @@ def test_a_student_may_see_what_envpool_does_not_make(tmp_path):
     seeing = dataclasses.replace(settings, view="experts")
     distill.distill(seeing, tmp_path / "run", stop_after="train")
     assert students.read(tmp_path / "run").roles[0].view == cropped
-    terms = records.Terms(2, epsilon=0.05, seed=0, opening_steps=10)
+    terms = protocols.Terms(2, epsilon=0.05, seed=0, opening_steps=10)
     (row,) = evaluating.find(tmp_path / "run").measure(terms)
     assert row["student"]["episodes"] == 2
     assert students.student_as_expert(tmp_path / "run", "pong").view == cropped

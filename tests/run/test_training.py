@@ -12,13 +12,13 @@ import pytest
 from jaxdistill import meshes
 from jaxdistill.learn import train_settings
 from jaxdistill.learn import training as learning
-from jaxdistill.play import evaluation, lessons, records, rollouts
+from jaxdistill.play import evaluation, lessons, protocols, records, rollouts
 from jaxdistill.report import page, tables
 from jaxdistill.run import evaluating, kinds, training
 from jaxdistill.tasks.atari import Rules
 
 pytestmark = pytest.mark.usefixtures("without_page")
-ASKED = records.Terms(4, epsilon=0.0, seed=records.REPORT_SEED, opening_steps=0)
+ASKED = protocols.Terms(4, epsilon=0.0, seed=protocols.REPORT_SEED, opening_steps=0)
 """As `lander_training` was measured, but for its step limit."""
 
 
@@ -83,8 +83,8 @@ def test_the_best_network_is_what_is_measured(lander_training):
     chosen = lessons.of_tasks(settings.tasks, settings.seed)
     choices = lessons.choices(chosen)
     random = rollouts.random_policy(choices)
-    opening = evaluation.Opening(random, 0, random, evaluation.REPORTING)
-    protocol = evaluation.Protocol(lessons.REPORT, 0, opening, 90)
+    opening = protocols.Opening(random, 0, random, protocols.REPORTING)
+    protocol = protocols.Protocol(lessons.REPORT, 0, opening, 90)
     act = rollouts.network_actor(network, choices, epsilon=0.0)
     direct, chance = (
         evaluation.measure(chosen, policy, protocol, 4, mesh)
@@ -120,8 +120,8 @@ def test_no_reported_game_helped_to_choose(lander_training, measured):
     shutil.rmtree(workdir / "played")
     evaluating.find(workdir).measure(ASKED)
     assert len(chose) >= 2 and len(measured) == 2
-    assert {protocol.opening.side for protocol, _ in chose} == {evaluation.CHOOSING}
-    assert {protocol.opening.side for protocol, _ in measured} == {evaluation.REPORTING}
+    assert {protocol.opening.side for protocol, _ in chose} == {protocols.CHOOSING}
+    assert {protocol.opening.side for protocol, _ in measured} == {protocols.REPORTING}
     sides = [
         {start for _, scores in calls for s in scores for start in s.starts.tolist()}
         for calls in (chose, measured)
