@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxdistill import meshes, tasks, terminal
-from jaxdistill.learn import dataset
+from jaxdistill.learn import dataset, windows
 from jaxdistill.play import collection
 from jaxdistill.tasks import atari
 
@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
         chunks = _chunks(game, num_envs)
         next(chunks)
         before = _in_use()
-        buffer = dataset.WindowBuffer(1, num_envs, per_env, (84, 84), atari.NUM_ACTIONS, devices)
+        buffer = windows.WindowBuffer(1, num_envs, per_env, (84, 84), atari.NUM_ACTIONS, devices)
         with tempfile.TemporaryDirectory() as directory:
             log = dataset.Log(directory, info)
             while log.length < per_env:

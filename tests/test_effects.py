@@ -24,6 +24,7 @@ from jaxdistill.learn import (
     pqn,
     train_settings,
     weight_merging,
+    windows,
 )
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.rollout import Passes, Rollout
@@ -697,7 +698,7 @@ class World:
         """The student that plays after one round of updates."""
         made = common.Run(settings, ONE)
         state = distill_settings.create_state(made.settings, warm_start.initial_params(made), ONE)
-        buffer = dataset.WindowBuffer(
+        buffer = windows.WindowBuffer(
             len(made.taught),
             ENVS,
             STEPS,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmarks import _files
 from jaxdistill import meshes
 from jaxdistill.experts import state_dicts, torch_file
-from jaxdistill.learn import dataset, losses
+from jaxdistill.learn import losses, windows
 from jaxdistill.play import collection
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, database=None)
@@ -143,8 +143,8 @@ def test_invalid_actions_never_count(name, student, expert, other, another, mask
 # --- windows
 
 GAMES, ENVS, STEPS, DEPTH = 2, 3, 8, 4
-_gather = jax.jit(dataset.gather)
-_stacks = jax.jit(dataset.stacks, static_argnames="depth")
+_gather = jax.jit(windows.gather)
+_stacks = jax.jit(windows.stacks, static_argnames="depth")
 
 
 @FEW
@@ -177,7 +177,7 @@ def test_a_window_is_that_of_a_plain_model(lengths, seed):
     labels = rng.normal(size=(*shape, 2)).astype(np.float32)
     actions = np.zeros(shape, np.uint8)
     chunk = collection.Chunk(frames, labels, actions, ages, ~over)
-    buffer = dataset.WindowBuffer(GAMES, ENVS, STEPS, (1, 2), 2, meshes.create(), DEPTH)
+    buffer = windows.WindowBuffer(GAMES, ENVS, STEPS, (1, 2), 2, meshes.create(), DEPTH)
     end = 0
     for length in lengths:
         buffer.append(collection.Chunk(*(x[:, end : end + length] for x in chunk)))

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdistill import meshes, networks
-from jaxdistill.learn import dataset, losses
+from jaxdistill.learn import losses, windows
 from jaxdistill.tasks.actions import Discrete, Form
 from jaxdistill.tasks.views import AnyView
 
@@ -163,7 +163,7 @@ def apply_gradient(
     return dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1)
 
 
-Update = Callable[[TrainState, dataset.Window, jax.Array], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, windows.Window, jax.Array], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -273,15 +273,15 @@ def make_update(
         turning = jnp.asarray(objective.first_updates, jnp.float32)
         chex.assert_shape(turning, (num_games,))
 
-    def observed(window: dataset.Window, rows: jax.Array, others: Any) -> tuple[Any, jax.Array]:
-        stacks, labels = dataset.gather(window, lanes, rows)
+    def observed(window: windows.Window, rows: jax.Array, others: Any) -> tuple[Any, jax.Array]:
+        stacks, labels = windows.gather(window, lanes, rows)
         stacks = see(stacks)
         if seen is not None:
-            foreign = dataset.stacks(window.frames, window.ages, others[0], others[1], window.depth)
+            foreign = windows.stacks(window.frames, window.ages, others[0], others[1], window.depth)
             stacks = jnp.where(seen[lanes, None, None], stacks, see(foreign))
         return stacks, labels
 
-    def mean_loss(params: Any, shared: tuple[dataset.Window, jax.Array], batch: Any):
+    def mean_loss(params: Any, shared: tuple[windows.Window, jax.Array], batch: Any):
         (window, step), (rows, *others) = shared, batch
         stacks, labels = observed(window, rows, others)
         games = jnp.repeat(lanes, rows.shape[1])
@@ -312,13 +312,13 @@ def make_update(
 
     gradient_of = sharded_gradient(mean_loss, mesh)
 
-    def update(state: TrainState, window: dataset.Window, key: jax.Array):
+    def update(state: TrainState, window: windows.Window, key: jax.Array):
         def minibatch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             now = jax.random.fold_in(key, state.step)
-            batch: tuple[jax.Array, ...] = (dataset.sample(window, now, lanes, batch_per_game),)
+            batch: tuple[jax.Array, ...] = (windows.sample(window, now, lanes, batch_per_game),)
             if seen is not None:
                 other = jax.random.fold_in(now, 1)
-                batch += dataset.sample_others(window, other, lanes, batch_per_game)
+                batch += windows.sample_others(window, other, lanes, batch_per_game)
             gradient, metrics = gradient_of(state.params, (window, state.step), batch)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return apply_gradient(state, gradient, transform, ema_decay), metrics

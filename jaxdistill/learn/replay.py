@@ -35,7 +35,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import meshes
-from jaxdistill.learn import dataset
+from jaxdistill.learn import windows
 from jaxdistill.learn.rollout import Rollout
 
 Array = jax.Array | np.ndarray
@@ -300,7 +300,7 @@ def gather(memory: Memory, tasks: jax.Array, rows: jax.Array) -> Batch:
     time, env = rows // num_envs, rows % num_envs
     following = (time + 1) % steps * num_envs + env
     # Both stacks at once: they share all frames but one.
-    frames = dataset.stacks(memory.frames, memory.ages, tasks, following, memory.depth + 1)
+    frames = windows.stacks(memory.frames, memory.ages, tasks, following, memory.depth + 1)
     at = (tasks, time, env)
     return Batch(
         observations=frames[:, :-1],

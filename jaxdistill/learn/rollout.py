@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import networks
-from jaxdistill.learn import dataset
+from jaxdistill.learn import windows
 
 Array = Any
 """NumPy's where it is played, and JAX's where it is learnt from."""
@@ -39,7 +39,7 @@ class Rollout:
     """T steps of the N environments of each of G tasks, in the order they were played.
 
     Attributes:
-      frames, ages: `(G, S - 1 + T, N, *frame)` and `(G, S - 1 + T, N)`, as `dataset.stacks` takes
+      frames, ages: `(G, S - 1 + T, N, *frame)` and `(G, S - 1 + T, N)`, as `windows.stacks` takes
         them; S is the stack's depth, and the first S - 1 only complete the stacks of the first
         steps.
       actions: `(G, T, N)` int, or of keys and angles `(G, T, N, A)`, played.
@@ -82,7 +82,7 @@ class Rollout:
           rows: `(G, B)`, t * N + n of each step.
         """
         offset = (self.depth - 1) * self.rewards.shape[2]
-        return dataset.stacks(self.frames, self.ages, tasks_of(rows), rows + offset, self.depth)
+        return windows.stacks(self.frames, self.ages, tasks_of(rows), rows + offset, self.depth)
 
 
 def tasks_of(rows: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ import optax
 
 from jaxdistill import networks
 from jaxdistill import settings as settings_lib
-from jaxdistill.learn import dataset, learner, losses
+from jaxdistill.learn import learner, losses, windows
 from jaxdistill.settings import Count, OneOf, Positive, Share, Steps, Temperature, Text, Weight
 from jaxdistill.tasks import actions
 from jaxdistill.tasks.views import AnyView
@@ -197,7 +197,7 @@ class Seen:
       ended: `(G, T * N)` bool, nothing of worth follows them: the game, or a life, is over.
     """
 
-    window: dataset.Window
+    window: windows.Window
     masks: jax.Array
     played: jax.Array
     rewards: jax.Array
@@ -273,7 +273,7 @@ def _outputs(
 
 def _observed(view: AnyView, seen: Seen, batch: Batch) -> jax.Array:
     window = seen.window
-    stacks = dataset.stacks(window.frames, window.ages, batch.games, batch.rows, window.depth)
+    stacks = windows.stacks(window.frames, window.ages, batch.games, batch.rows, window.depth)
     return cast(jax.Array, view.see(stacks))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill import meshes, metrics, networks
 from jaxdistill.experts.expert import Expert, Teacher
-from jaxdistill.learn import dataset
+from jaxdistill.learn import dataset, windows
 from jaxdistill.play import clips, lessons, scoring
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import hints, page, tables
@@ -33,7 +33,7 @@ def compare_outputs(run: Run, log: dataset.Log, params: Any) -> dict[str, page.O
     counts = np.asarray(window.counts)
     chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
     rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
-    gathered = jax.jit(dataset.gather)(window, jnp.arange(len(rows)), rows)
+    gathered = jax.jit(windows.gather)(window, jnp.arange(len(rows)), rows)
     stacks, labels = jax.device_get(gathered)
     forward = jax.jit(functools.partial(networks.forward, run.network))
     return {

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdistill import clocks, lock, meshes, preemption, terminal
-from jaxdistill.learn import dataset
+from jaxdistill.learn import dataset, windows
 from jaxdistill.play import collection
 from jaxdistill.report import tables
 from jaxdistill.run.common import NEWER, READ_AS, Run
@@ -247,14 +247,14 @@ def _step_bytes(run: Run) -> int:
 
 def window_of(
     run: Run, log: dataset.Log, per_env: int | None = None, mesh: Mesh | None = None
-) -> dataset.WindowBuffer:
+) -> windows.WindowBuffer:
     """A window over the tail of the log, filled as if the run had never stopped."""
     collect = run.settings.collect
     if per_env is None:
         per_env = collect.window_steps // collect.num_envs
         if not collect.steps_per_round:
             per_env = min(per_env, log.length)
-    buffer = dataset.WindowBuffer(
+    buffer = windows.WindowBuffer(
         len(run.taught),
         collect.num_envs,
         per_env,
@@ -273,7 +273,7 @@ def window_of(
     return buffer
 
 
-def check_usable(run: Run, buffer: dataset.WindowBuffer) -> None:
+def check_usable(run: Run, buffer: windows.WindowBuffer) -> None:
     """Refuses a window in which a game has nothing to learn from, by a ValueError."""
     for lesson, count in zip(run.taught, np.asarray(buffer.window.counts), strict=True):
         if not count:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import clocks, meshes, metrics, networks, preemption, terminal
-from jaxdistill.learn import checkpoints, dataset, divergence, learner, train_settings
+from jaxdistill.learn import checkpoints, dataset, divergence, learner, train_settings, windows
 from jaxdistill.play import collection, lessons, scoring
 from jaxdistill.profiler import Profile
 from jaxdistill.report import tables
@@ -191,7 +191,7 @@ class _Learning:
     advance: terminal.Advance
     saved: checkpoints.Checkpoints
     log: dataset.Log
-    buffer: dataset.WindowBuffer
+    buffer: windows.WindowBuffer
     collector: collection.Collector | None
     state: learner.TrainState
     standing: _Standing

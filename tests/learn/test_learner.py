@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxdistill import meshes, networks
-from jaxdistill.learn import dataset, learner, losses
+from jaxdistill.learn import learner, losses, windows
 from jaxdistill.networks import ConvLayer, Network
 from jaxdistill.play import collection
 from jaxdistill.tasks.actions import Factored, entropy, greedy, regret
@@ -33,7 +33,7 @@ def _window(devices, *, labels_seed=0, steps=30, usable=None):
         ages=ages,
         usable=np.ones(shape, bool) if usable is None else usable,
     )
-    buffer = dataset.WindowBuffer(2, 4, steps, FRAME, 6, devices)
+    buffer = windows.WindowBuffer(2, 4, steps, FRAME, 6, devices)
     buffer.append(chunk)
     return buffer.window
 
@@ -263,8 +263,8 @@ def test_a_game_of_a_larger_share_has_so_many_more_rows_and_so_much_more_say():
     transform, temperature = optax.sgd(0.1), jnp.array([0.5, 1.0])
     key, window = _key(ONE), _window(ONE)
     games = jnp.array([0, 0, 0, 1])
-    rows = dataset.sample(window, jax.random.fold_in(key, 0), games, 8)
-    stacks, labels = dataset.gather(window, games, rows)
+    rows = windows.sample(window, jax.random.fold_in(key, 0), games, 8)
+    stacks, labels = windows.gather(window, games, rows)
     stacks, labels = stacks.reshape(32, 4, *FRAME), labels.reshape(32, 6)
     of = jnp.repeat(games, 8)
 
@@ -370,7 +370,7 @@ def _vectors(devices):
         ages=np.zeros(shape, np.uint8),
         usable=np.ones(shape, bool),
     )
-    buffer = dataset.WindowBuffer(2, 4, 30, (5,), 1, devices, depth=1, frame_dtype="float32")
+    buffer = windows.WindowBuffer(2, 4, 30, (5,), 1, devices, depth=1, frame_dtype="float32")
     buffer.append(chunk)
     return buffer.window
 

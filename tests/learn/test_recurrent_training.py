@@ -14,7 +14,7 @@ import pytest
 from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import dataset, exploration, learner, loop, pqn, train_settings
+from jaxdistill.learn import exploration, learner, loop, pqn, train_settings, windows
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Progress
 from jaxdistill.learn.rollout import Passes, Rollout
@@ -73,7 +73,7 @@ def _observed(rollout, game=0):
     rows = np.arange(steps * envs).reshape(steps, envs)
     depth = frames.shape[1] - steps + 1
     where = np.full_like(rows, game)
-    stacks = dataset.stacks(
+    stacks = windows.stacks(
         jnp.asarray(frames), jnp.asarray(ages), where, rows + (depth - 1) * envs, depth
     )
     return stacks, ages[game, depth - 1 :] == 0

@@ -23,13 +23,13 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import (
     beginning,
     checkpoints,
-    dataset,
     exploration,
     learner,
     loop,
     origins,
     pqn,
     train_settings,
+    windows,
 )
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Beginning, Progress
@@ -249,7 +249,7 @@ def _stacks(rollout, game=0):
     """What was seen before each of a game's 32 steps."""
     rows = np.arange(32)
     frames, ages = jnp.asarray(rollout.frames), jnp.asarray(rollout.ages)
-    return dataset.stacks(frames, ages, np.full_like(rows, game), rows + 3 * 4, 4)
+    return windows.stacks(frames, ages, np.full_like(rows, game), rows + 3 * 4, 4)
 
 
 def _update(chosen, network, transform, devices, experts=()):

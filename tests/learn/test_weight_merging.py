@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks
-from jaxdistill.learn import dataset, weight_merging
+from jaxdistill.learn import weight_merging, windows
 from jaxdistill.learn.weight_merging import Merge, Seen, Slope, States
 from jaxdistill.tasks.views import Vector
 
@@ -79,7 +79,7 @@ ENDED = np.array([[0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]], bool)
 def seen(labels=None, usable=None):
     games, steps, envs = STATES.shape
     rows = [np.arange(8) if usable is None else np.asarray(x) for x in usable or (None, None)]
-    window = dataset.Window(
+    window = windows.Window(
         frames=jnp.asarray(STATES[..., None]),
         ages=jnp.zeros(STATES.shape, jnp.uint8),
         labels=jnp.zeros((games, steps, envs, 2)) if labels is None else jnp.asarray(labels),

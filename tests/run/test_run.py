@@ -18,7 +18,7 @@ import pytest
 from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
-from jaxdistill.learn import checkpoints, dataset, learner
+from jaxdistill.learn import checkpoints, dataset, learner, windows
 from jaxdistill.play import (
     clips,
     collection,
@@ -271,7 +271,7 @@ def test_what_is_learnt_is_what_the_settings_say(done):
     chunk = _log(done)
     params = networks.init(LINEAR, jax.random.fold_in(jax.random.key(5), 100), (4, 84, 84))
     update, state = _updates(params, [4, 4])
-    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, meshes.create())
+    buffer = windows.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, meshes.create())
     _fill(buffer, chunk, 0, INITIAL)
     for number in range(1, ROUNDS + 1):
         _fill(buffer, chunk, INITIAL + (number - 1) * ROUND, INITIAL + number * ROUND)
@@ -289,7 +289,7 @@ def test_a_game_begun_with_has_its_loss_from_the_start(settings, done, tmp_path)
     assert not any("mean_retention" in row for row in metrics.read(tmp_path / "warm")), "not yet"
     chunk = dataset.open_log(tmp_path / "warm/dataset").read(0, INITIAL + ROUND)
     update, state = _updates(common.Run(warm, meshes.create()).experts[0].params, [0, 4])
-    buffer = dataset.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, meshes.create())
+    buffer = windows.WindowBuffer(2, ENVS, WINDOW, (84, 84), 18, meshes.create())
     _fill(buffer, chunk, 0, INITIAL + ROUND)
     state = update(state, buffer.window)
     with checkpoints.Checkpoints(tmp_path / "warm/checkpoints") as saved:
