@@ -58,7 +58,7 @@ def record(
     camera = task.camera(seed=seed, max_steps=max_steps)
     frames = [camera.frame]
     mesh = meshes.local(meshes.create())
-    play = rollouts.play([pool], policy, jax.random.key(seed), mesh, games=[lesson.index])
+    play = rollouts.play([pool], policy, jax.random.key(seed), mesh, indices=[lesson.index])
     score, over = 0.0, False
     for turn in play:
         (step,) = turn.steps

@@ -128,12 +128,14 @@ class Collector:
             raise ValueError(f"collect.num_envs {count} is not divisible by {processes} processes")
         self._first = jax.process_index() * (count // processes)
         self._mesh = meshes.local(config.mesh)
-        self.pools = [self._pool(game) for game in range(len(config.lessons))]
+        self.pools = [self._pool(index) for index in range(len(config.lessons))]
         self._renewed = [
-            game for game, pool in enumerate(self.pools) if config.renewed_every and not pool.skips
+            index
+            for index, pool in enumerate(self.pools)
+            if config.renewed_every and not pool.skips
         ]
         self._masks = lessons.masks(config.lessons)
-        self._act = jax.jit(self._choose, static_argnames=("games", "student_drives"))
+        self._act = jax.jit(self._choose, static_argnames=("indices", "student_drives"))
         self._see = jax.jit(self._stored, static_argnums=0)
         self.replace_experts(config.experts)
         self._memory = Memory(config.experts)
@@ -141,15 +143,15 @@ class Collector:
         if past is not None and past.actions.shape[1]:
             self._resume(past)
 
-    def _pool(self, game: int, renewals: int = 0) -> Pool:
+    def _pool(self, index: int, renewals: int = 0) -> Pool:
         own = self._config.num_envs // jax.process_count()
         words = (lessons.COLLECT, renewals) if renewals else (lessons.COLLECT,)
-        # All pools step at once: with many games, as many threads each as there are cores are
+        # All pools step at once: with many tasks, as many threads each as there are cores are
         # thousands.
         cores = meshes.cores()
         enough = max(2, 2 * cores // len(self._config.lessons))
         threads = enough if enough < min(cores, own) else None
-        lesson = self._config.lessons[game]
+        lesson = self._config.lessons[index]
         return lesson.pool(own, *words, first=self._first, threads=threads)
 
     def _renew(self, chunk: Chunk) -> None:
@@ -157,8 +159,8 @@ class Collector:
         every = self._config.renewed_every
         if self._renewed and self.steps % every == 0:
             chunk.usable[self._renewed, -1] = False
-            for game in self._renewed:
-                self.pools[game] = self._pool(game, self.steps // every)
+            for index in self._renewed:
+                self.pools[index] = self._pool(index, self.steps // every)
 
     def _resume(self, past: Past) -> None:
         """Brings the pools to the end of `past`, by playing again the games in progress there.
@@ -172,18 +174,18 @@ class Collector:
         """
         own = slice(self._first, self._first + self.pools[0].num_envs)
         length, every = past.actions.shape[1], self._config.renewed_every
-        for game in range(len(self.pools)):
-            renewals = length // every if game in self._renewed else 0
+        for index in range(len(self.pools)):
+            renewals = length // every if index in self._renewed else 0
             begun = renewals * every
-            wanted = None if past.states is None else past.states[game, own]
-            played = (x[game, begun:, own] for x in (past.actions, past.over))
-            arguments = (game, *played, past.frames[game][:, own], wanted)
-            skips = wanted is not None and self.pools[game].skips
+            wanted = None if past.states is None else past.states[index, own]
+            played = (x[index, begun:, own] for x in (past.actions, past.over))
+            arguments = (index, *played, past.frames[index][:, own], wanted)
+            skips = wanted is not None and self.pools[index].skips
             if not (skips and self._replayed(*arguments, skip=True)):
-                self.pools[game] = self._pool(game, renewals)
+                self.pools[index] = self._pool(index, renewals)
                 if not self._replayed(*arguments, skip=False):
                     raise ValueError(
-                        f"{self._config.lessons[game].name}: what the dataset holds cannot be "
+                        f"{self._config.lessons[index].name}: what the dataset holds cannot be "
                         f"played again here; resume with the EnvPool, or for landers the gymnasium "
                         f"and Box2D, it was collected with, or begin anew; a task of your own must "
                         f"draw all chance from its seed, which jaxdistill.tasks.check tries"
@@ -192,7 +194,7 @@ class Collector:
 
     def _replayed(
         self,
-        game: int,
+        index: int,
         actions: np.ndarray,
         over: np.ndarray,
         shown: np.ndarray,
@@ -208,7 +210,7 @@ class Collector:
           states: `(N,)`, of the environments after the last action; None if unknown.
           skip: leave out the games that are over.
         """
-        pool, length = self.pools[game], len(actions)
+        pool, length = self.pools[index], len(actions)
         begun = np.zeros(pool.num_envs, int)
         if skip:
             pool.skip(over.sum(axis=0))
@@ -221,32 +223,32 @@ class Collector:
                     preemption.stop_if_asked()
                 rows = np.flatnonzero(begun <= time)
                 ago = length - time
-                if ago <= len(shown) and (self._newest(game)[rows] != shown[-ago][rows]).any():
+                if ago <= len(shown) and (self._newest(index)[rows] != shown[-ago][rows]).any():
                     return False
-                if self._config.experts[game].recurrent:
-                    self._remembered((game,), (rollouts.look([pool], self._mesh),))
+                if self._config.experts[index].recurrent:
+                    self._remembered((index,), (rollouts.look([pool], self._mesh),))
                 pool.step(actions[time][rows], None if len(rows) == pool.num_envs else rows)
                 advance(len(rows))
         return states is None or np.array_equal(pool.states, states)
 
-    def _stored(self, game: int, shown: Shown) -> jax.Array:
+    def _stored(self, index: int, shown: Shown) -> jax.Array:
         """The newest frames `(N, *frame)` of what the student sees of a screen; for jit."""
-        return self._config.lessons[game].seen.see(shown)[:, -1]
+        return self._config.lessons[index].seen.see(shown)[:, -1]
 
-    def _newest(self, game: int) -> np.ndarray:
+    def _newest(self, index: int) -> np.ndarray:
         """What is stored of what a pool shows now, `(N, *frame)`."""
-        pool = self.pools[game]
+        pool = self.pools[index]
         if isinstance(pool.view, Screen):
-            return np.asarray(self._see(game, rollouts.look([pool], self._mesh)))
+            return np.asarray(self._see(index, rollouts.look([pool], self._mesh)))
         return pool.last.observations[:, -1]
 
     def _remembered(
-        self, games: Sequence[int], observations: Sequence[Any]
+        self, indices: Sequence[int], observations: Sequence[Any]
     ) -> tuple[jax.Array | None, ...]:
         """What recurrent experts say of what the pools show now, and carry on; see `Memory`."""
-        ages = [self.pools[game].last.ages for game in games]
-        seats = [self._seats] * len(games)
-        return self._memory.outputs(self._params, observations, games, seats, ages)
+        ages = [self.pools[index].last.ages for index in indices]
+        seats = [self._seats] * len(indices)
+        return self._memory.outputs(self._params, observations, indices, seats, ages)
 
     def replace_experts(self, experts: Sequence[Teacher]) -> None:
         """From now on these play and label: the same networks, otherwise taught."""
@@ -262,7 +264,7 @@ class Collector:
         seats: Sequence[jax.Array],
         said: Sequence[jax.Array | None],
         *,
-        games: Sequence[int],
+        indices: Sequence[int],
         student_drives: bool,
     ) -> tuple[tuple[jax.Array, ...], tuple[tuple[jax.Array, jax.Array | None], ...]]:
         """What is played in each of some games, and what is kept of what was seen; for jit.
@@ -271,38 +273,39 @@ class Collector:
           observations: what their pools show.
           seats: `(N,)` of each, see `Discrete.choose`.
           said: what recurrent experts have said of it.
+          indices: of their tasks.
 
         Returns:
           Actions; and the labels, with the frames of those that are seen of a screen.
         """
-        labels = expert_outputs(self._config.experts, players.experts, observations, games, said)
-        outputs: Sequence[jax.Array | None] = [None] * len(games)
+        labels = expert_outputs(self._config.experts, players.experts, observations, indices, said)
+        outputs: Sequence[jax.Array | None] = [None] * len(indices)
         if student_drives:
-            outputs = self._student_outputs(players.student, observations, games)
+            outputs = self._student_outputs(players.student, observations, indices)
         actions = [
-            self._action(players, game, label, output, key, seat)
-            for game, label, output, seat in zip(games, labels, outputs, seats, strict=True)
+            self._action(players, index, label, output, key, seat)
+            for index, label, output, seat in zip(indices, labels, outputs, seats, strict=True)
         ]
         frames = [
-            self._stored(game, x) if isinstance(x, Shown) else None
-            for game, x in zip(games, observations, strict=True)
+            self._stored(index, x) if isinstance(x, Shown) else None
+            for index, x in zip(indices, observations, strict=True)
         ]
         return tuple(actions), tuple(zip(labels, frames, strict=True))
 
     def _student_outputs(
-        self, student: Any, observations: Sequence[Any], games: Sequence[int]
+        self, student: Any, observations: Sequence[Any], indices: Sequence[int]
     ) -> list[jax.Array]:
         """The student's outputs `(N, A)` in each game, all of them in one batch."""
         taught = self._config.lessons
-        seen = [taught[g].seen.see(x) for g, x in zip(games, observations, strict=True)]
-        rows = np.repeat(np.asarray(games), len(seen[0]))
+        seen = [taught[i].seen.see(x) for i, x in zip(indices, observations, strict=True)]
+        rows = np.repeat(np.asarray(indices), len(seen[0]))
         merged = networks.forward(self._config.network, student, jnp.concatenate(seen), rows)
-        return jnp.split(merged, len(games))
+        return jnp.split(merged, len(indices))
 
     def _action(
         self,
         players: _Players,
-        game: int,
+        index: int,
         label: jax.Array,
         output: jax.Array | None,
         key: jax.Array,
@@ -314,15 +317,15 @@ class Collector:
           label: the expert's outputs.
           output: the student's; None where the expert drives all.
         """
-        config, mask = self._config, self._masks[game]
-        expert_key, student_key = jax.random.split(jax.random.fold_in(key, game))
+        config, mask = self._config, self._masks[index]
+        expert_key, student_key = jax.random.split(jax.random.fold_in(key, index))
         chosen = config.form.choose(
             label,
             mask,
             expert_key,
             epsilon=config.expert_epsilon,
-            sample=config.experts[game].outputs == "logits",
-            log_std=players.log_std[game],
+            sample=config.experts[index].outputs == "logits",
+            log_std=players.log_std[index],
             seats=seats,
         )
         if output is None:
@@ -364,14 +367,14 @@ class Collector:
         by_expert = jnp.asarray(order[self._first : self._first + own] < expert_slots)
         players = _Players(self._params, self._log_std, student, by_expert)
 
-        def policy(observations, key, games, seats):
+        def policy(observations, key, indices, seats):
             return self._act(
                 players,
                 observations,
                 key,
                 seats,
-                self._remembered(games, observations),
-                games=games,
+                self._remembered(indices, observations),
+                indices=indices,
                 student_drives=expert_slots < num_envs,
             )
 

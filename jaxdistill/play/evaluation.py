@@ -16,7 +16,7 @@ from jaxdistill.play.protocols import Opening, Protocol, start_hash
 from jaxdistill.play.scoring import Scores
 from jaxdistill.tasks.task import Pool
 
-_TOGETHER = 8  # most games that one call of the policy is asked for
+_TOGETHER = 8  # most tasks that one call of the policy is asked for
 _LONGEST_SEARCH = 20  # games of one slot that may end before they have found a start
 
 
@@ -131,7 +131,7 @@ class _Slots:
 
 
 def _with_openings(
-    policy: rollouts.AnyPolicy, opening: Opening, slots: Sequence[_Slots], games: Sequence[int]
+    policy: rollouts.AnyPolicy, opening: Opening, slots: Sequence[_Slots], of_slots: Sequence[int]
 ) -> rollouts.Policy:
     """`policy` where it has taken over the game, others where a slot is still in its opening.
 
@@ -139,7 +139,9 @@ def _with_openings(
     """
 
     def act(observations, key, indices, seats):
-        parts = [[x for x, g in zip(slots, games, strict=True) if g == index] for index in indices]
+        parts = [
+            [x for x, its in zip(slots, of_slots, strict=True) if its == index] for index in indices
+        ]
         own = [np.concatenate([x.played for x in mine]) for mine in parts]
         # A game that is over is answered by whoever is asked: the action is ignored.
         left = [np.concatenate([~x.over for x in mine]) for mine in parts]
@@ -176,7 +178,7 @@ def play_games(
     key: jax.Array,
     mesh: Mesh,
     *,
-    games: Sequence[int],
+    indices: Sequence[int],
     seats: Sequence[np.ndarray],
     opening: Opening | None = None,
     advance: Callable[[int], object] | None = None,
@@ -189,14 +191,14 @@ def play_games(
 
     Args:
       pools: fresh pools; a game already begun would count as whole.
-      games: game index of each pool.
+      indices: task index of each pool.
       seats: `(num_envs,)` seat numbers per pool. Random draws are by seat: an episode is the same
         whatever others are played beside it.
       opening: who plays the first steps; by default nobody else.
       advance: called with the number of episodes that ended, for a progress bar.
 
     Returns:
-      One `Scores` per game, in the order of `games`; episodes ordered by pool and slot.
+      One `Scores` per task, in the order of `indices`; episodes ordered by pool and slot.
 
     Raises:
       ValueError: a pool is in the middle of its games, or its games end in their openings.
@@ -208,7 +210,7 @@ def play_games(
     active = list(range(len(pools)))
     turn = 0
     while active:
-        present = [games[i] for i in active]
+        present = [indices[i] for i in active]
         play = rollouts.play(
             [pools[i] for i in active],
             _with_openings(policy, opening, [slots[i] for i in active], present)
@@ -216,12 +218,12 @@ def play_games(
             else policy,
             key,
             mesh,
-            games=present,
+            indices=present,
             seats=[slots[i].seats for i in active],
             rows=[slots[i].some for i in active],
             start=turn,
-            # A program is of the games it is asked for and of how many of each are left. Of many
-            # games nearly every one that gets shorter would make another.
+            # A program is of the tasks it is asked for and of how many of each are left. Of many
+            # tasks nearly every one that gets shorter would make another.
             parts=count if (count := len(set(present))) > _TOGETHER else None,
         )
         for _ in play:
@@ -235,9 +237,9 @@ def play_games(
                 advance(finished)
             active = [i for i in active if slots[i].playing]
             break
-    played: dict[int, list[_Episode]] = {game: [] for game in games}
-    for game, mine in zip(games, slots, strict=True):
-        played[game].extend(episode for episode in mine.episodes if episode)
+    played: dict[int, list[_Episode]] = {index: [] for index in indices}
+    for index, mine in zip(indices, slots, strict=True):
+        played[index].extend(episode for episode in mine.episodes if episode)
     return [_scores(episodes) for episodes in played.values()]
 
 
@@ -307,7 +309,7 @@ def measure(
             policy,
             protocol.key,
             own,
-            games=indices,
+            indices=indices,
             seats=seats,
             opening=protocol.opening,
             advance=all_advance,

@@ -26,7 +26,7 @@ class Memory:
         self,
         params: Sequence[Any],
         observations: Sequence[Any],
-        games: Sequence[int],
+        indices: Sequence[int],
         seats: Sequence[np.ndarray],
         ages: Sequence[np.ndarray],
     ) -> tuple[jax.Array | None, ...]:
@@ -34,35 +34,35 @@ class Memory:
 
         Args:
           params: of all experts, in their order.
-          observations: per game, as `rollouts.Observations`.
-          games: the expert of each.
-          seats: as `rollouts.Seats`; rows of one game may come and go from step to step.
-          ages: per game, steps since the games of the first so many rows began; what is carried in
+          observations: per task, as `rollouts.Observations`.
+          indices: of the tasks, and so of their experts.
+          seats: as `rollouts.Seats`; rows of one task may come and go from step to step.
+          ages: per task, steps since the games of the first so many rows began; what is carried in
             the other rows does not matter.
         """
-        rows = zip(games, observations, seats, ages, strict=True)
+        rows = zip(indices, observations, seats, ages, strict=True)
         return tuple(
-            self._said(game, params[game], shown, seat, age)
-            if self._experts[game].recurrent
+            self._said(index, params[index], shown, seat, age)
+            if self._experts[index].recurrent
             else None
-            for game, shown, seat, age in rows
+            for index, shown, seat, age in rows
         )
 
     def _said(
-        self, game: int, params: Any, shown: Any, seats: np.ndarray, ages: np.ndarray
+        self, index: int, params: Any, shown: Any, seats: np.ndarray, ages: np.ndarray
     ) -> jax.Array:
         begun = np.ones(len(seats), bool)
         begun[: len(ages)] = ages == 0
-        expert, carry = self._experts[game], self._carry(game, seats)
+        expert, carry = self._experts[index], self._carry(index, seats)
         said, carry = expert.next_step(params, shown, begun, carry)
-        self._kept[game] = (np.array(seats), carry)
+        self._kept[index] = (np.array(seats), carry)
         return said
 
-    def _carry(self, game: int, seats: np.ndarray) -> Any:
+    def _carry(self, index: int, seats: np.ndarray) -> Any:
         """What is carried in these seats; zeros in those that are new."""
-        if game not in self._kept:
-            return self._experts[game].carry(len(seats))
-        old, carry = self._kept[game]
+        if index not in self._kept:
+            return self._experts[index].carry(len(seats))
+        old, carry = self._kept[index]
         if np.array_equal(old, seats):
             return carry
         places = {seat: row for row, seat in reversed([*enumerate(old.tolist())])}

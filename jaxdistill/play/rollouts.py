@@ -22,19 +22,19 @@ from jaxdistill.tasks.task import Pool, Step
 from jaxdistill.tasks.views import AnyView, Screen, Shown
 
 Observations = tuple[Any, ...]
-"""What is shown per game: an `(N, stack, *frame)` array, or `Shown` of a screen."""
+"""What is shown per task: an `(N, stack, *frame)` array, or `Shown` of a screen."""
 
 Seats = tuple[np.ndarray, ...]
-"""One `(N,)` int32 array per game: the number that each row has among all rows of its game."""
+"""One `(N,)` int32 array per task: the number that each row has among all rows of its task."""
 
 Policy = Callable[
     [Observations, jax.Array, tuple[int, ...], Seats],
     tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None],
 ]
-"""`policy(observations, key, games, seats)` -> (one array of N actions per game, and None
-or anything extra per game).
+"""`policy(observations, key, indices, seats)` -> (one array of N actions per task, and None
+or anything extra per task).
 
-`games[i]` is the task index of `observations[i]`. A call may hold only some tasks: an evaluation
+`indices[i]` is the task index of `observations[i]`. A call may hold only some tasks: an evaluation
 drops those that are finished, and on accelerators half of them step while the other half is on the
 device. What is chosen for one row must not depend on which others are asked for with it: random
 draws are by `seats`, so that they are the same in one process and in several.
@@ -66,17 +66,17 @@ class Recurrent:
         self,
         observations: Observations,
         key: jax.Array,
-        games: tuple[int, ...],
+        indices: tuple[int, ...],
         seats: Seats,
         ages: Sequence[np.ndarray],
     ) -> tuple[tuple[jax.Array, ...], Sequence[Any]]:
         """As a `Policy` does.
 
         Args:
-          ages: `(N,)` per game, steps since the games began, of the rows that are no padding.
+          ages: `(N,)` per task, steps since the games began, of the rows that are no padding.
         """
-        said = self._memory.outputs(self._params, observations, games, seats, ages)
-        return self._act(self._params, observations, key, games, seats, said)
+        said = self._memory.outputs(self._params, observations, indices, seats, ages)
+        return self._act(self._params, observations, key, indices, seats, said)
 
 
 def on_devices(experts: Sequence[Teacher], mesh: Mesh | None) -> list[Any]:
@@ -99,21 +99,21 @@ def ask(
     policy: AnyPolicy,
     observations: Observations,
     key: jax.Array,
-    games: tuple[int, ...],
+    indices: tuple[int, ...],
     seats: Seats,
     ages: Sequence[np.ndarray],
 ) -> tuple[tuple[jax.Array | np.ndarray, ...], Sequence[Any] | None]:
     """What a policy answers, whether it is told `ages` or not; see `Recurrent.answer`."""
     if isinstance(policy, Recurrent):
-        return policy.answer(observations, key, games, seats, ages)
-    return policy(observations, key, games, seats)
+        return policy.answer(observations, key, indices, seats, ages)
+    return policy(observations, key, indices, seats)
 
 
 class Turn(NamedTuple):
     """One step of every pool: what was seen, what was done, what came of it.
 
-    `observations` and `extra` (empty if the policy said nothing more) are per game, in the order of
-    the games; the others per pool.
+    `observations` and `extra` (empty if the policy said nothing more) are per task, in the order of
+    the tasks; the others per pool.
     """
 
     observations: Observations
@@ -129,11 +129,11 @@ def network_actor(
     epsilon: float,
     views: Sequence[AnyView] | None = None,
 ) -> Callable[..., tuple[tuple[jax.Array, ...], None]]:
-    """One network for all games: `act(params, observations, key, games, seats)`; bind `params`.
+    """One network for all tasks: `act(params, observations, key, indices, seats)`; bind `params`.
 
     Args:
       epsilon: chance of a uniformly random valid action.
-      views: what it sees of what the pools of each game show; None is all.
+      views: what it sees of what the pools of each task show; None is all.
     """
 
     @functools.partial(jax.jit, static_argnums=3)
@@ -141,25 +141,27 @@ def network_actor(
         params: Any,
         observations: Observations,
         key: jax.Array,
-        games: tuple[int, ...],
+        indices: tuple[int, ...],
         seats: Seats,
     ):
         sizes = [len(seat) for seat in seats]
-        rows = np.repeat(np.asarray(games), sizes)
+        rows = np.repeat(np.asarray(indices), sizes)
         seen = observations
         if views is not None:
-            seen = tuple(views[game].see(x) for game, x in zip(games, observations, strict=True))
+            seen = tuple(
+                views[index].see(x) for index, x in zip(indices, observations, strict=True)
+            )
         outputs = networks.forward(network, params, jnp.concatenate(seen), rows)
-        per_game = jnp.split(outputs, np.cumsum(sizes)[:-1])
+        per_task = jnp.split(outputs, np.cumsum(sizes)[:-1])
         return tuple(
             choices.form.choose(
                 output,
-                choices.masks[game],
-                jax.random.fold_in(key, choices.numbers[game]),
+                choices.masks[index],
+                jax.random.fold_in(key, choices.numbers[index]),
                 epsilon=epsilon,
                 seats=seat,
             )
-            for game, output, seat in zip(games, per_game, seats, strict=True)
+            for index, output, seat in zip(indices, per_task, seats, strict=True)
         ), None
 
     return act
@@ -217,17 +219,17 @@ def random_policy(choices: Choices) -> Policy:
     masks = choices.masks
 
     @functools.partial(jax.jit, static_argnums=2)
-    def act(observations: Observations, key: jax.Array, games: tuple[int, ...], seats: Seats):
+    def act(observations: Observations, key: jax.Array, indices: tuple[int, ...], seats: Seats):
         del observations
         return tuple(
             choices.form.choose(
                 jnp.zeros((len(seat), masks.shape[1])),
-                masks[game],
-                jax.random.fold_in(key, choices.numbers[game]),
+                masks[index],
+                jax.random.fold_in(key, choices.numbers[index]),
                 epsilon=1.0,
                 seats=seat,
             )
-            for game, seat in zip(games, seats, strict=True)
+            for index, seat in zip(indices, seats, strict=True)
         ), None
 
     return act
@@ -239,7 +241,7 @@ def play(
     key: jax.Array,
     mesh: Mesh,
     *,
-    games: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
     seats: Sequence[np.ndarray] | None = None,
     rows: Sequence[np.ndarray | None] | None = None,
     start: int = 0,
@@ -247,53 +249,53 @@ def play(
 ) -> Iterator[Turn]:
     """Steps all pools together for ever; turn t acts with `fold_in(key, start + t)`.
 
-    All pools step at once, each on its own threads. The games are shown to the policy in `parts`
+    All pools step at once, each on its own threads. The tasks are shown to the policy in `parts`
     calls: while the device answers one, the pools of the one before are already stepping.
 
     Args:
-      games: game index of each pool, 0.. by default; all pools of one game are shown to the policy
-        as one batch.
-      seats: `(num_envs,)` integers per pool, the number of each row among all rows of its game,
-        here or elsewhere; by default they are counted through the pools of the game.
+      indices: task index of each pool, 0.. by default; all pools of one task are shown to the
+        policy as one batch.
+      seats: `(num_envs,)` integers per pool, the number of each row among all rows of its task,
+        here or elsewhere; by default they are counted through the pools of the task.
       rows: which environments of each pool are shown and step, `(K,)`, or None for all of them. A
         turn's actions, and `seats`, are theirs.
       parts: policy calls per turn; by default 1 on CPU, where it would compete with the pools for
         the same cores, and 2 elsewhere.
     """
-    games = tuple(range(len(pools))) if games is None else tuple(games)
-    indices = tuple(dict.fromkeys(games))
+    indices = tuple(range(len(pools))) if indices is None else tuple(indices)
+    distinct = tuple(dict.fromkeys(indices))
     if parts is None:
         parts = 1 if jax.default_backend() == "cpu" else 2
-    parts = min(parts, len(indices))
+    parts = min(parts, len(distinct))
     asked = [
-        indices[part * len(indices) // parts : (part + 1) * len(indices) // parts]
+        distinct[part * len(distinct) // parts : (part + 1) * len(distinct) // parts]
         for part in range(parts)
     ]
-    pools_of = {game: [i for i, g in enumerate(games) if g == game] for game in indices}
+    pools_of = {index: [i for i, its in enumerate(indices) if its == index] for index in distinct}
     own = [None] * len(pools) if rows is None else [*rows]
     asking = {
-        game: _Rows([pools[i] for i in of_it], [own[i] for i in of_it])
-        for game, of_it in pools_of.items()
+        index: _Rows([pools[i] for i in of_it], [own[i] for i in of_it])
+        for index, of_it in pools_of.items()
     }
     numbers = {
-        game: asking[game].seats(None if seats is None else [seats[i] for i in of_it])
-        for game, of_it in pools_of.items()
+        index: asking[index].seats(None if seats is None else [seats[i] for i in of_it])
+        for index, of_it in pools_of.items()
     }
     turn = start
     while True:
         turn_key = fold_in(key, turn)
         answers, shown = [], list[Any]()
         for part in asked:
-            observations = tuple(asking[game].look(mesh) for game in part)
-            ages = [asking[game].ages for game in part]
-            places = tuple(numbers[game] for game in part)
+            observations = tuple(asking[index].look(mesh) for index in part)
+            ages = [asking[index].ages for index in part]
+            places = tuple(numbers[index] for index in part)
             answers.append(ask(policy, observations, turn_key, part, places, ages))
             shown.extend(observations)
         actions: dict[int, np.ndarray] = {}
         for part, (chosen, _) in zip(asked, answers, strict=True):
-            for game, row in zip(part, jax.device_get(chosen), strict=True):
+            for index, row in zip(part, jax.device_get(chosen), strict=True):
                 offset = 0
-                for i, count in zip(pools_of[game], asking[game].counts, strict=True):
+                for i, count in zip(pools_of[index], asking[index].counts, strict=True):
                     actions[i] = np.asarray(row[offset : offset + count])
                     pools[i].send(actions[i], own[i])
                     offset += count
@@ -304,12 +306,12 @@ def play(
 
 
 def look(pools: Sequence[Pool], mesh: Mesh) -> Any:
-    """What one game's pools show now, on the devices: see `Observations`."""
+    """What one task's pools show now, on the devices: see `Observations`."""
     return _Rows(pools, [None] * len(pools)).look(mesh)
 
 
 class _Rows:
-    """One game's pools as one batch.
+    """One task's pools as one batch.
 
     Rows of several, or of some of their environments, are padded to a power of two: an evaluation
     drops its games one by one as they end, and every new batch size would be compiled anew.

@@ -28,15 +28,15 @@ def _always(action):
 NO_OPENING = protocols.Opening(_still, 0, _still, protocols.REPORTING)
 
 
-def _play(pools, policy=_still, games=None, **options):
-    """Of each pool another game, unless they are given; seats are counted through a game's."""
-    games = range(len(pools)) if games is None else games
-    taken, seats = dict.fromkeys(games, 0), []
-    for pool, game in zip(pools, games, strict=True):
-        seats.append(np.arange(taken[game], taken[game] + pool.num_envs))
-        taken[game] += pool.num_envs
+def _play(pools, policy=_still, indices=None, **options):
+    """Of each pool another task, unless they are given; seats are counted through a task's."""
+    indices = range(len(pools)) if indices is None else indices
+    taken, seats = dict.fromkeys(indices, 0), []
+    for pool, index in zip(pools, indices, strict=True):
+        seats.append(np.arange(taken[index], taken[index] + pool.num_envs))
+        taken[index] += pool.num_envs
     return evaluation.play_games(
-        pools, policy, KEY, meshes.create(), games=games, seats=seats, **options
+        pools, policy, KEY, meshes.create(), indices=indices, seats=seats, **options
     )
 
 
@@ -169,7 +169,7 @@ def _starts(steps, side, policy=None, *, share=(0, 1), episodes=12):
         policy or random,
         protocol.key,
         meshes.create(),
-        games=indices,
+        indices=indices,
         seats=seats,
         opening=protocol.opening,
     )
@@ -292,7 +292,7 @@ def test_several_pools_of_a_game_are_one_score_in_the_order_of_pools_and_slots(s
         asked.append(indices)
         return _still(observations, key, indices, seats)
 
-    results = _play(pools, policy, games=[0, 0, 1, 1])
+    results = _play(pools, policy, indices=[0, 0, 1, 1])
     assert [r.scores.tolist() for r in results] == [[1, 2, 3], [4, 5, 6, 7]]
     assert [r.lengths.tolist() for r in results] == [[3, 9, 2], [5, 4, 7, 1]]
     assert [r.unfinished for r in results] == [1, 0]
@@ -318,7 +318,7 @@ def test_split_pools_begin_the_games_that_one_pool_of_all_episodes_would():
         whole = atari.AtariPool(chosen[index], 5, seed=seed, view=views[index])
         together = np.concatenate([pool.last.observations for pool in mine])
         np.testing.assert_array_equal(together, whole.last.observations)
-    results = _play(pools, games=indices)
+    results = _play(pools, indices=indices)
     assert [len(r.scores) for r in results] == [5, 5]
     assert [r.unfinished for r in results] == [5, 5]
     assert [set(r.lengths) for r in results] == [{3}, {3}]

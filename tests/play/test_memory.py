@@ -47,7 +47,7 @@ def test_every_game_begins_with_nothing_carried_also_when_pools_drop_out(scripte
     pools = [scripted_pool([[(length, 1.0)] for length in pool]) for pool in lengths]
     policy = rollouts.expert_actor([_counting("freeway", View(2, 2, 1))], epsilon=0.0)
     seats = [np.arange(2), np.arange(2, 3), np.arange(3, 4)]
-    evaluation.play_games(pools, policy, KEY, meshes.create(), games=[0, 0, 0], seats=seats)
+    evaluation.play_games(pools, policy, KEY, meshes.create(), indices=[0, 0, 0], seats=seats)
     # The longest game goes on when all other pools have gone.
     assert [len(pool.sent) for pool in pools] == [6, 3, 20]
     for pool, own in zip(pools, lengths, strict=True):
@@ -69,7 +69,7 @@ def test_what_others_open_is_seen_and_remembered(scripted_pool):
     counting = [_counting("freeway", View(2, 2, 1))]
     own, first = (rollouts.expert_actor(counting, epsilon=0.0) for _ in range(2))
     opening = _AnyState(_always(7), 2, _always(8), protocols.REPORTING)
-    play = functools.partial(evaluation.play_games, games=[0], seats=[np.arange(2)])
+    play = functools.partial(evaluation.play_games, indices=[0], seats=[np.arange(2)])
     play([pool], own, KEY, meshes.create(), opening=opening)
     assert pool.sent[2][0] == UP and pool.sent[3][0] == DOWN, "two of its four steps were others'"
     # The first game of the other slot ends in its opening: it counts from the next one's beginning.

@@ -356,7 +356,7 @@ def test_play_hands_the_policy_what_the_pools_show_and_plays_what_it_says(script
     key = jax.random.key(5)
     before = [pool.last for pool in pools]
     turns = []
-    for turn in rollouts.play(pools, policy, key, meshes.create(), games=(4, 2), start=10):
+    for turn in rollouts.play(pools, policy, key, meshes.create(), indices=(4, 2), start=10):
         turns.append(turn)
         for old, shown in zip(before, turn.observations, strict=True):
             np.testing.assert_array_equal(shown, old.observations)
@@ -394,7 +394,7 @@ def test_games_may_be_asked_for_in_parts_that_change_nothing(scripted_pool):
             return chosen, indices
 
         play = rollouts.play(
-            pools, policy, jax.random.key(0), meshes.create(), games=(2, 0, 1, 1), parts=parts
+            pools, policy, jax.random.key(0), meshes.create(), indices=(2, 0, 1, 1), parts=parts
         )
         return [next(play) for _ in range(2)], asked
 
@@ -432,7 +432,7 @@ def test_pools_of_one_game_are_shown_as_one_batch_and_given_their_own_actions(sc
         return tuple(10 * x[:, 0, 1, 1].astype(int) + x[:, 0, 0, 0] for x in seen[-1]), None
 
     play = rollouts.play(
-        [*pools, other], policy, jax.random.key(0), meshes.create(), games=(5, 5, 5, 2)
+        [*pools, other], policy, jax.random.key(0), meshes.create(), indices=(5, 5, 5, 2)
     )
     turn = next(play)
     (first, second) = seen[0]
