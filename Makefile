@@ -32,7 +32,7 @@ skills: $(VENV)/.installed
 	$(BIN)/python launch/finetune.py --config=configs/skills.py:finetune --workdir=runs/skills/merge
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	$(BIN)/python -m pytest -q --numprocesses=$$(nproc) --maxprocesses=4 --dist=loadfile \
 	  --no-loadscope-reorder
 
 # What a wheel holds, installed into an empty environment and used outside of this checkout.
