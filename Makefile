@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
-# What runs for seconds is compiled with little care.
-QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 .PHONY: quickstart skills test installed lint docs notebook mutants clean clean-runs
 
@@ -37,7 +35,7 @@ test: $(VENV)/.installed
 
 # What a wheel holds, installed into an empty environment and used outside of this checkout.
 installed: $(VENV)/.installed
-	$(QUICK) $(BIN)/python tests/installed.py
+	$(BIN)/python tests/installed.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -51,7 +49,8 @@ docs: $(VENV)/.docs
 
 # Runs the notebook from its first cell to its last; what it shows is thrown away.
 notebook: $(VENV)/.docs
-	$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
+	XLA_FLAGS="$$($(BIN)/python tests/quick_xla.py)" PATH="$(CURDIR)/$(BIN):$$PATH" \
+	  $(BIN)/jupyter execute --output="$$(mktemp -d)/run.ipynb" docs/merge_your_experts.ipynb
 
 # Changes the code a little, again and again, and counts what the tests notice: for an hour; called
 # again, it goes on.

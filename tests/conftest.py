@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 import quick_emulators
+import quick_xla
 from absl import flags
 from jax import monitoring
 
@@ -37,12 +38,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# Most of the time would go into making good code of what runs for a second. `XLA_FLAGS= make test`
-# is the suite with the code that users have.
-_quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if jax.__version_info__ < (0, 11):  # XLA ends a process that names a flag it does not know
-    _quick += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _quick)
+# `XLA_FLAGS= make test` is the suite with the code that users have.
+os.environ.setdefault("XLA_FLAGS", quick_xla.flags())
 
 # Nor do programs find or leave games in anybody's home.
 os.environ["XDG_CACHE_HOME"] = _compiled.name

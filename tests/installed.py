@@ -43,6 +43,8 @@ def main() -> None:
         binaries = where / "venv" / "bin"
         run(binaries / "python", *pip[1:], "install", f"{wheel}[hub]", where=where)
 
+        flags = run(binaries / "python", ROOT / "tests" / "quick_xla.py", where=where)
+        os.environ.setdefault("XLA_FLAGS", flags.strip())
         program = binaries / "jaxdistill"
         outside = where / "outside"
         outside.mkdir()
