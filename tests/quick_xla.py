@@ -16,6 +16,8 @@ def flags() -> str:
     version = tuple(int(x) for x in importlib.metadata.version("jaxlib").split(".")[:2])
     if version < (0, 11):  # XLA ends a process that names a flag it does not know
         chosen.append("--xla_cpu_use_fusion_emitters=false")
+        # Workers and compilations beside each other have the processors busy as it is.
+        chosen.append("--xla_cpu_parallel_codegen_split_count=1")
     return " ".join(chosen)
 
 
