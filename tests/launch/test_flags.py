@@ -640,6 +640,7 @@ def test_what_is_compiled_is_kept_where_games_are(program, tmp_path, monkeypatch
     program.load("evaluate")
     cache = sys.modules["_cache"]
     standing = jax.config.jax_compilation_cache_dir
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     try:
         flags.FLAGS(["program", f"--cache_dir={tmp_path}"])
         assert cache.cache_dir() == tmp_path
@@ -654,6 +655,7 @@ def test_what_is_compiled_is_kept_where_games_are(program, tmp_path, monkeypatch
         assert jax.config.jax_compilation_cache_dir == str(directory)
     finally:
         jax.config.update("jax_compilation_cache_dir", standing)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 def test_an_error_line_holds_nothing_that_a_terminal_obeys(program):
