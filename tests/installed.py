@@ -39,9 +39,9 @@ def main() -> None:
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
         run(*pip, "wheel", "--no-deps", "--wheel-dir", where, ROOT, where=where)
         (wheel,) = where.glob("*.whl")
-        venv.create(where / "venv", with_pip=True)
+        venv.create(where / "venv")  # without a pip: this Python's installs into it
         binaries = where / "venv" / "bin"
-        run(binaries / "python", *pip[1:], "install", f"{wheel}[hub]", where=where)
+        run(*pip, "--python", where / "venv", "install", f"{wheel}[hub]", where=where)
 
         flags = run(binaries / "python", ROOT / "tests" / "quick_xla.py", where=where)
         os.environ.setdefault("XLA_FLAGS", flags.strip())
