@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import meshes, metrics, networks, tasks
+from jaxdistill import meshes, metrics, networks, shipped, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset, learner, train_settings
 from jaxdistill.play import lessons, measuring, protocols
@@ -49,7 +49,7 @@ def source(experts, skill):
 
 @pytest.fixture(scope="module")
 def settings(experts, tmp_path_factory):
-    """Of runs that find the games of experts and random play beside their experts' files."""
+    """Of runs that find the games of experts and random play as those of the package's experts."""
     chosen = distill_settings.Settings(
         experts=tuple(source(experts, skill) for skill in SKILLS),
         together="combat/duel",
@@ -72,7 +72,9 @@ def settings(experts, tmp_path_factory):
     measured = tmp_path_factory.mktemp("measured")
     distill.distill(chosen, measured, stop_after="baselines")
     (measured / "played").rename(experts / "played")
-    return chosen
+    with pytest.MonkeyPatch.context() as as_packaged:
+        as_packaged.setattr(shipped, "EXPERTS", experts)
+        yield chosen
 
 
 def test_what_experts_cannot_know_of_reaches_the_update(settings, monkeypatch):
