@@ -571,8 +571,9 @@ def test_only_a_dataset_of_the_same_experts_is_learnt_from(
         ),
     )
     message = f"collected with other {differs} " if differs else "no usable step of asterix"
+    shutil.copytree(done.workdir / "played", tmp_path / "cache")  # or experts would play again
     with pytest.raises(ValueError, match=message):
-        distill.distill(fixed, tmp_path / "run")
+        distill.distill(fixed, tmp_path / "run", cache_dir=tmp_path / "cache")
 
 
 def _scored(mean):
