@@ -317,20 +317,24 @@ def test_choices_are_compared_where_the_run_was_last(done):
         assert row["regret"] == pytest.approx(cost.mean(), abs=1e-4)
 
 
-def _measured(settings, params, purpose, *, episodes, **options):
-    """The student of `params` in whole games of a purpose's own starts."""
-    act = rollouts.network_actor(LINEAR, CHOICES, epsilon=settings.evaluate.epsilon)
-    policy = functools.partial(act, params)
-    return common.Run(settings, meshes.create(), **options).measure(policy, purpose, episodes)
+@pytest.fixture(scope="module")
+def base(settings):
+    """Measures what the settings say."""
+    return common.Run(settings, meshes.create())
+
+
+@pytest.fixture(scope="module")
+def act(settings):
+    """A student that is measured."""
+    return rollouts.network_actor(LINEAR, CHOICES, epsilon=settings.evaluate.epsilon)
 
 
 def _means(scores):
     return [s.mean for s in scores]
 
 
-def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done):
+def test_the_student_is_chosen_by_what_the_one_that_plays_scores(base, act, done):
     """By mean retention, of which what is above 1 counts a tenth, and never more than a tenth."""
-    base = common.Run(settings, meshes.create())
     expert, random = (
         np.array(_means(base.play_first(base.player(who)))) for who in ("expert", "random")
     )
@@ -348,21 +352,27 @@ def test_the_student_is_chosen_by_what_the_one_that_plays_scores(settings, done)
     np.testing.assert_allclose([*chosen.values()], [values[number - 1] for number in chosen])
     assert (kept > 1).any(), "or a tenth of nothing was counted"
     for number in (1, ROUNDS):
-        state = done.states[number]
-        played = _measured(settings, state.eval_params, lessons.SELECT, episodes=4)
+        policy = functools.partial(act, done.states[number].eval_params)
+        played = base.measure(policy, lessons.SELECT, 4)
         assert _means(played) == scores[number - 1].tolist()
 
 
-def test_the_student_that_was_chosen_is_reported_not_the_last(settings, done):
+def test_the_student_that_was_chosen_is_reported_not_the_last(base, act, done):
     best = max(number for number, chosen in done.chosen.items() if chosen is not None)
     assert best < ROUNDS, "the last would be the best: nothing here would show which is reported"
     assert (done.result["best_round"], done.result["rounds"]) == (best, ROUNDS)
     reported = [row["student"]["mean"] for row in done.result["games"]]
     assert [row["student"]["episodes"] for row in done.result["games"]] == [4, 4]
-    played = _measured(settings, done.states[best].eval_params, lessons.REPORT, episodes=4)
-    assert reported == _means(played)
-    for other in (done.states[ROUNDS].eval_params, done.states[best].params):
-        assert reported != _means(_measured(settings, other, lessons.REPORT, episodes=4))
+    own, *others = (
+        _means(base.measure(functools.partial(act, params), lessons.REPORT, 4))
+        for params in (
+            done.states[best].eval_params,
+            done.states[ROUNDS].eval_params,
+            done.states[best].params,
+        )
+    )
+    assert reported == own
+    assert reported not in others
 
 
 def test_the_closing_table_by_hand(done):
@@ -378,8 +388,7 @@ def test_the_closing_table_by_hand(done):
     assert len(set(kept)) == 2
 
 
-def test_experts_and_random_play_are_measured_as_the_student_is(settings, done):
-    base = common.Run(settings, meshes.create())
+def test_experts_and_random_play_are_measured_as_the_student_is(base, done):
     sampling = rollouts.expert_actor(base.experts, epsilon=0.25, sample_logits=True)
     chance = rollouts.random_policy(CHOICES)
     for who, policy in (("expert", sampling), ("random", chance)):
@@ -478,7 +487,10 @@ def test_a_student_is_measured_again_as_it_is_asked_for(settings, done):
         ),
     )
     best = done.states[done.result["best_round"]].eval_params
-    played = _measured(other, best, lessons.REPORT, episodes=3, report_seed=11)
+    act = rollouts.network_actor(LINEAR, CHOICES, epsilon=0.75)
+    played = common.Run(other, meshes.create(), report_seed=11).measure(
+        functools.partial(act, best), lessons.REPORT, 3
+    )
     assert [row["student"] for row in rows] == [s.summary() for s in played]
 
 
