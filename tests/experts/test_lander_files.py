@@ -5,10 +5,7 @@ them, and Stable-Baselines3 zips.
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import jax
@@ -24,7 +21,6 @@ from jaxdistill.play import measuring, protocols
 from jaxdistill.run import distill, distill_settings, students
 from jaxdistill.tasks.views import Vector, View
 
-ROOT = pathlib.Path(__file__).parents[2]
 TASKS = ("lander/standard", "lander/windy", "lander/heavy")
 VIEWS = dict.fromkeys(TASKS, Vector(8))
 
@@ -533,22 +529,12 @@ def test_a_merge_of_foreign_landers_learns_from_all(merged):
     assert len(losses) == 2 and losses[1] < losses[0]
 
 
-def launch(name, *flags):
-    return subprocess.run(
-        [sys.executable, ROOT / "launch" / f"{name}.py", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-    )
-
-
 def test_its_student_is_written_and_comes_back_bit_by_bit(program, merged, tmp_path):
     out = tmp_path / "student.pth"
-    done = launch("export", f"--workdir={merged}", f"--out={out}")
-    assert done.returncode == 0, done.stderr
-    assert "logits where other readers expect Q-values" in done.stdout
-    assert "other readers will not know" not in done.stdout
+    code, said, err = program("export", f"--workdir={merged}", f"--out={out}")
+    assert code == 0, err
+    assert "logits where other readers expect Q-values" in said
+    assert "other readers will not know" not in said
     tree = torch_file.read(out).tree
     assert sum(array.size for array in tree["q_network"].values()) == 37_788
     assert tree["games"] == list(TASKS) and tree["merge_config"]["loss"] == "kl"

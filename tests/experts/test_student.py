@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 import time
 
 import jax
@@ -20,7 +17,6 @@ from jaxdistill.experts.student import Role, Student
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
-ROOT = pathlib.Path(__file__).parents[2]
 GAMES = ("pong", "breakout")
 CARD = {"scores": {"pong": 3.5}, "licence": None}
 
@@ -144,16 +140,13 @@ def test_a_student_is_read_with_the_rules_that_it_learnt_by(rules, tmp_path):
     assert expert.rules == rules and expert.mask.sum() == len(student.roles[0].actions)
 
 
-def test_the_program_exports_the_rules_of_a_student(tmp_path):
+def test_the_program_exports_the_rules_of_a_student(program, tmp_path):
     _by(rules := dataclasses.replace(FULL, fire_after_life=True), network="nature").save(
         tmp_path / "student"
     )
     out = tmp_path / "student.pth"
-    subprocess.run(
-        [sys.executable, "launch/export.py", f"--workdir={tmp_path / 'student'}", f"--out={out}"],
-        cwd=ROOT,
-        check=True,
-    )
+    code, _, err = program("export", f"--workdir={tmp_path / 'student'}", f"--out={out}")
+    assert code == 0, err
     assert formats.load(out, game="pong").rules == rules
 
 

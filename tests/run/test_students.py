@@ -7,8 +7,6 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import types
 
 import jax
@@ -40,7 +38,6 @@ from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
 pytestmark = pytest.mark.usefixtures("without_page")
-ROOT = pathlib.Path(__file__).parents[2]
 SMALL = View(height=64, width=60, stack=2)
 # One shape, and not the same picture.
 VIEWS = {"pong": SMALL, "breakout": dataclasses.replace(SMALL, resize="linear")}
@@ -450,18 +447,11 @@ def test_an_exported_file_sees_and_plays_the_same(run, tmp_path, game, conventio
     np.testing.assert_array_equal(played[0].frames, played[1].frames)
 
 
-def test_the_program_says_what_other_readers_will_not_know(run, tmp_path):
+def test_the_program_says_what_other_readers_will_not_know(program, run, tmp_path):
     out = tmp_path / "merged.pth"
-    done = subprocess.run(
-        [
-            *(sys.executable, ROOT / "launch" / "export.py"),
-            *(f"--workdir={run / 'student'}", f"--out={out}"),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    *notes, last = done.stdout.splitlines()
+    code, said, err = program("export", f"--workdir={run / 'student'}", f"--out={out}")
+    assert code == 0, err
+    *notes, last = said.splitlines()
     assert last == f"saved in {out}"
     assert len(notes) == 2 and all(note.startswith("note: other readers will") for note in notes)
     assert "resize='area'" in notes[0] and "resize='linear'" in notes[1]
