@@ -6,6 +6,7 @@ Their emulators are made quickly, see `quick_emulators`, and a page's clips show
 from __future__ import annotations
 
 import os
+import pathlib
 import runpy
 import sys
 
@@ -13,6 +14,24 @@ import quick_emulators
 
 from jaxdistill.report import page
 from jaxdistill.run import closing
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def command(program: str, *flags: str, without_page: bool = False) -> list[str]:
+    """What starts a program of `launch/`, in the `environment`."""
+    begin = f"import quick_program; quick_program.run(without_page={without_page})"
+    return [sys.executable, "-c", begin, str(ROOT / "launch" / program), *flags]
+
+
+def environment() -> dict[str, str]:
+    """Of a program that `command` starts."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "GLIBC_TUNABLES": "",  # else the program starts anew, and is what users have
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+    }
 
 
 def install(*, without_page: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import quick_program
 
 from jaxdistill import metrics, networks
 from jaxdistill import settings as settings_lib
@@ -71,28 +71,22 @@ def _flags(settings):
 
 def _run_two(settings, workdir, without_page):
     """Two processes of two devices each."""
-    begin = f"import quick_program; quick_program.run(without_page={without_page})"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [
-                *(sys.executable, "-c", begin, str(ROOT / "launch/distill.py")),
+            quick_program.command(
+                "distill.py",
                 *(*_flags(settings), f"--workdir={workdir}", f"--coordinator={address}"),
                 *("--processes=2", f"--process={index}"),
-            ],
+                without_page=without_page,
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "JAX_NUM_CPU_DEVICES": "2",
-                "GLIBC_TUNABLES": "",  # else the program starts anew, and is what users have
-                "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
-            },
+            env={**quick_program.environment(), "JAX_NUM_CPU_DEVICES": "2"},
         )
         for index in range(2)
     ]
