@@ -13,7 +13,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.learn import checkpoints, divergence, exploration, loop, replay, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Observed
-from jaxdistill.play import lessons
+from jaxdistill.play import evaluation, lessons
 
 pytest.importorskip("Box2D")
 
@@ -147,9 +147,25 @@ def test_a_setting_changes_what_is_learnt(plain, tmp_path, one, changed):
     assert not _same(learnt["state"].train.params, plain["state"].train.params)
 
 
-def test_an_average_plays_where_one_is_kept(tmp_path, one):
+def test_an_average_plays_where_one_is_kept(tmp_path, one, monkeypatch):
+    """It is evaluated, and read back for the last games and as the expert."""
     averaged = dataclasses.replace(SETTINGS, ema_decay=0.9)
-    state = _learnt(averaged, tmp_path, one, iterations=1)["state"].train
+    measured, played = evaluation.measure, []
+
+    def measure(chosen, policy, *rest, **more):
+        played.append(jax.device_get(policy.args[0]))
+        return measured(chosen, policy, *rest, **more)
+
+    monkeypatch.setattr(evaluation, "measure", measure)
+    with learning.Training(averaged, tmp_path, one) as training:
+        training.iterate()
+        training.evaluate()
+        training.save(chosen=True)
+        state = jax.device_get(training.state)
+        assert _same(training.best_params(), state.eval_params)
+        training.iterate()
+        assert _same(training.best_params(), state.eval_params)
+    assert _same(played, [state.eval_params])
     assert not _same(state.eval_params, state.params)
 
 

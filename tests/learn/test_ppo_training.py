@@ -15,7 +15,7 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import idle_settings, loop, losses, origins, ppo, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Observed, Progress
-from jaxdistill.play import lessons
+from jaxdistill.play import evaluation, lessons
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 
@@ -225,10 +225,33 @@ def test_a_setting_changes_the_network_that_plays(plain, tmp_path, changes):
     assert not _same(learnt.eval_params["network"], plain.eval_params["network"])
 
 
-def test_an_average_plays_where_one_is_kept(tmp_path):
+def test_an_average_plays_where_one_is_kept(tmp_path, monkeypatch):
+    """It is evaluated, plays for it with the last at the end, and is saved as the expert."""
+    evaluate, states, played = learning.Training.evaluate, [], []
+    scores = iter([5.0, 3.0, 2.0, 1.0])  # the first is better than the last, at the end too
+
+    def noted(training):
+        states.append(jax.device_get(training.state))
+        return evaluate(training)
+
+    def measure(chosen, policy, *_, **more):
+        played.append(jax.device_get(policy.args[0]))
+        ones = np.ones(1, int)
+        return [evaluation.Scores(ones * next(scores), ones, ones, ones == 0)]
+
+    monkeypatch.setattr(learning.Training, "evaluate", noted)
+    monkeypatch.setattr(evaluation, "measure", measure)
     averaged = dataclasses.replace(SETTINGS, ema_decay=0.9)
-    state = _learnt(averaged, tmp_path, iterations=1)[0]["train"]
-    assert not _same(state.eval_params["network"], state.params["network"])
+    loop.train(averaged, tmp_path, mesh=ONE)
+    for params, state in zip(played, states * 2, strict=True):
+        assert _same(params, state.eval_params["network"])
+        assert not _same(params, state.params["network"])
+    with learning.Training(averaged, tmp_path, ONE) as training:
+        (own,), (other,) = (
+            training._as_experts(x) for x in (states[0].eval_params, states[0].params)
+        )
+    saved = Expert.load(tmp_path / "experts" / "combat" / "clicking").params
+    assert _same(saved, own.params) and not _same(saved, other.params)
 
 
 def test_at_first_the_critic_learns_alone(tmp_path):
