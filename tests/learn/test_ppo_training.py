@@ -225,6 +225,16 @@ def test_a_setting_changes_the_network_that_plays(plain, tmp_path, changes):
     assert not _same(learnt.eval_params["network"], plain.eval_params["network"])
 
 
+def test_a_seed_chooses_the_games_and_what_is_begun_with(tmp_path):
+    shown, begun = [], []
+    for seed in (0, 1):
+        seeded = dataclasses.replace(SETTINGS, seed=seed)
+        with learning.Training(seeded, tmp_path / str(seed), ONE) as training:
+            shown.append([pool.last.observations for pool in training._collector.pools])
+            begun.append(jax.device_get(training.network_params(training.state.params)))
+    assert not _same(*shown) and not _same(*begun)
+
+
 def test_an_average_plays_where_one_is_kept(tmp_path, monkeypatch):
     """It is evaluated, plays for it with the last at the end, and is saved as the expert."""
     evaluate, states, played = learning.Training.evaluate, [], []
