@@ -8,6 +8,7 @@ import pathlib
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -950,10 +951,12 @@ def differ(one, other):
     leaves = [jax.tree.leaves(tree) for tree in (one, other)]
     if len(leaves[0]) != len(leaves[1]):
         return True
-    return any(
-        np.shape(a) != np.shape(b) or (np.asarray(a) != np.asarray(b)).any()
-        for a, b in zip(*leaves, strict=True)
-    )
+    return not all(map(_alike, *leaves))
+
+
+def _alike(one, other):
+    one, other = np.asarray(one), np.asarray(other)
+    return np.array_equal(one, other, equal_nan=jnp.issubdtype(one.dtype, np.floating))
 
 
 # What looks at the field, what it is changed to, and what must stand beside it to have an effect.
@@ -1214,14 +1217,43 @@ def test_every_field_has_a_row():
     assert sorted((*MERGE, *HANDED_ON)) == sorted(fields_of(merge_settings.Settings))
 
 
+def _base(world, base, name, beside):
+    """The settings that a row's field is changed in."""
+    besides = beside.get(name, {})
+    return changed(base, besides(world) if callable(besides) else besides)
+
+
 def _compare(world, base, name, table, beside):
     look, value = table[name]
-    besides = beside.get(name, {})
-    base = changed(base, besides(world) if callable(besides) else besides)
+    base = _base(world, base, name, beside)
     other = changed(base, {name: value(world) if callable(value) else value})
     behaviours = [world.look(look, settings) for settings in (base, other)]
     assert differ(*behaviours), f"{name} changes nothing"
     return behaviours
+
+
+TABLES = {
+    "settings": (RUN, RUN_BESIDE),
+    "merge": (MERGE, MERGE_BESIDE),
+    "training": (TRAINING, TRAINING_BESIDE),
+}
+# Where each way of looking is used for the first time; but those that count.
+FIRST = {
+    row[0]: (of, name)
+    for of, (table, _) in reversed(TABLES.items())
+    for name, row in reversed(table.items())
+    if row[0] not in ("trained", "finished")
+}
+
+
+@pytest.mark.parametrize("look", FIRST)
+def test_equal_settings_look_alike(world, look):
+    """Or what the rows show would be no effect of theirs."""
+    of, name = FIRST[look]
+    settings = _base(world, getattr(world, of), name, TABLES[of][1])
+    seen = world.look(look, settings)
+    _by_rules.cache_clear()
+    assert not differ(seen, jax.device_get(getattr(world, look)(settings)))
 
 
 @pytest.mark.parametrize("name", [name for name, row in RUN.items() if row[0] != "trained"])
