@@ -764,13 +764,20 @@ class World:
 
     # A merge of weights.
 
-    def merged(self, settings):
-        """What weights become by made-up states; or why these cannot be merged."""
-        experts = load_experts(settings.experts)
+    def mergeable(self, settings):
+        """Whether its experts are of the network that is named."""
         try:
-            settings = merge_settings.resolve_defaults(settings, experts)
+            merge_settings.resolve_defaults(settings, load_experts(settings.experts))
         except ValueError as error:
-            return str(error)
+            if not str(error).startswith("network is "):
+                raise
+            return False
+        return True
+
+    def merged(self, settings):
+        """What weights become by made-up states."""
+        experts = load_experts(settings.experts)
+        settings = merge_settings.resolve_defaults(settings, experts)
         made = common.Run(settings.as_run(), ONE)
         chunk, rng = self._chunk(made, STEPS), np.random.default_rng(1)
         log = types.SimpleNamespace(
@@ -1068,7 +1075,7 @@ RUN_BESIDE = {
 MERGE = {
     "experts": ("merged", lambda world: (world.source("other"), world.source("valued"))),
     "method": ("merged", "task_arithmetic"),
-    "network": ("merged", "wide"),
+    "network": ("mergeable", "wide"),
     "seed": ("merged", 1),
     "merge.base": ("merged", "carnival"),
     "merge.scale": ("merged", 0.4),
