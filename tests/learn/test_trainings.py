@@ -824,7 +824,23 @@ def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
     assert [row["step"] for row in rows if "eval/pong" in row] == [64, 96]
     (last,) = (row for row in rows if "loss" in row)
     assert last["step"] == 96 and np.isfinite(last["loss"])
-    assert last["score/pong"] <= 0  # games of 12 steps end, and Pong's first points are lost
+    assert last["score/pong"] == 0  # in games of 12 steps there is no point yet
+
+
+def test_what_a_training_says_of_its_scores_is_what_its_games_ended_with(tmp_path):
+    """As a play of the same actions has them; Carnival gives points early."""
+    chosen = _settings(games=("carnival",), rollout_steps=32, total_steps=128 * 3, max_steps=40)
+    with learning.Training(chosen, tmp_path) as training:
+        rows = [training.iterate() for _ in range(3)]
+        (log,) = training._collector.log
+        pool = training.lessons[0].pool(4, lessons.COLLECT, 0, max_steps=40)
+    means, scores = [], []
+    for row in np.split(log, 3):
+        for step in map(pool.step, row):
+            scores.extend(step.scores[step.over])
+        means.append(np.mean(scores) if scores else None)
+    assert [row.get("score/carnival") for row in rows] == means
+    assert means[0] is None and len(set(scores)) > 1 and min(scores) >= 0 < max(scores)
 
 
 def test_networks_are_chosen_by_scores_on_one_scale():
