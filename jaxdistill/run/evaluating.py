@@ -104,7 +104,7 @@ def _measure_run(
     known = common.records_of(settings, pathlib.Path(workdir), cache_dir, writes=False)
     run = Run(settings, meshes.create(), known=known, report_seed=terms.seed)
     student_json.check_roles(workdir, roles, student_json.roles_of(run.settings, run.experts))
-    student_json.check_weights(workdir, run.experts)
+    student_json.check_teachers(workdir, run.experts)
     for lesson in run.lessons:
         lesson.task.require()
     only = None if game is None else [game_index(run.names, game, workdir)]

@@ -118,7 +118,7 @@ def _teachers(workdir: str | os.PathLike[str], games: Sequence[str]) -> dict[str
     settings = student_json.as_read(workdir, students.load_settings(workdir))
     student_json.check_paths(workdir, settings)
     experts = distill_settings.teachers(settings)
-    student_json.check_weights(workdir, experts)
+    student_json.check_teachers(workdir, experts)
     teachers = {str(expert.game): expert for expert in experts}
     alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
     return teachers | {game: Team(alone, game) for game in games if game not in teachers}

@@ -61,7 +61,7 @@ def claim_roles(
 
     Raises:
       ValueError: the run began with experts of other games, ones that saw something else, or ones
-        of other weights.
+        of other weights or outputs.
     """
     path = pathlib.Path(workdir, _FILE)
     learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
@@ -80,7 +80,7 @@ def check_same(
     if path.is_file():
         check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
         if checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER)):
-            check_weights(workdir, experts)
+            check_teachers(workdir, experts)
 
 
 def _rows_of(
@@ -124,25 +124,30 @@ def check_roles(
                 )
 
 
-def check_weights(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -> None:
-    """Refuses experts of other weights than those a student learnt from.
+def check_teachers(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -> None:
+    """Refuses experts of other weights than those a student learnt from, or of other outputs.
 
-    Nothing is refused where nobody wrote down whom it learnt from: in a run of an earlier version,
-    or one that follows experts in training.
+    Nothing is refused that nobody wrote down: in a run of an earlier version, and of the weights
+    in one that follows experts in training.
 
     Raises:
-      ValueError: an expert has other weights.
+      ValueError: an expert has other weights, or outputs of another kind.
     """
-    marks = _written(workdir, _MARK)
+    written = {name: _written(workdir, name) for name in (_MARK, _HELD, "source")}
     for expert in experts:
-        if marks.get(str(expert.game)) not in (None, players.fingerprint(expert.params)):
-            before = _written(workdir, "source").get(str(expert.game))
-            now = "which has" if before == expert.source else f"and {expert.source} has"
-            raise ValueError(
-                f"the student of {workdir} learnt {expert.game} from {before}, {now} other weights "
-                f"now; put back what it was, begin in another --workdir, or export the student "
-                f"(--format=student), which then needs no experts"
-            )
+        before = {name: rows.get(str(expert.game)) for name, rows in written.items()}
+        if before[_MARK] not in (None, players.fingerprint(expert.params)):
+            differs = "has other weights now"
+        elif before[_HELD] not in (None, expert.outputs):
+            differs = f"has outputs {expert.outputs!r} now and had {before[_HELD]!r} then"
+        else:
+            continue
+        now = "which" if before["source"] == expert.source else f"and {expert.source}"
+        raise ValueError(
+            f"the student of {workdir} learnt {expert.game} from {before['source']}, {now} "
+            f"{differs}; put back its file and spec as they were, begin in another --workdir, or "
+            f"export the student (--format=student), which then needs no experts"
+        )
 
 
 def relocated_fields(

@@ -562,10 +562,10 @@ def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path
             student_json.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
     read = student_json.as_read(tmp_path, settings)
     assert read.experts == (ExpertSource(f"hf://me/moving@{commits[0]}"),)
-    student_json.check_weights(tmp_path, distill_settings.teachers(read))
+    student_json.check_teachers(tmp_path, distill_settings.teachers(read))
     said = rf"learnt pong from hf://me/moving@{commits[0]}, and hf://me/moving@{commits[1]} has oth"
     with pytest.raises(ValueError, match=said):
-        student_json.check_weights(tmp_path, distill_settings.teachers(settings))
+        student_json.check_teachers(tmp_path, distill_settings.teachers(settings))
     following = dataclasses.replace(settings.collect, follow=True)
     settings = dataclasses.replace(settings, collect=following)
     assert student_json.as_read(tmp_path, settings) == settings

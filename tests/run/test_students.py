@@ -304,7 +304,24 @@ def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
     student_json.claim_roles(tmp_path, following, [an_expert("pong", SMALL)])
     (row,) = _json(tmp_path / "student.json")
     assert not {"expert_params", "expert_sha256"} & row.keys()
-    student_json.check_weights(tmp_path, [an_expert("pong", SMALL, 2)])
+    student_json.check_teachers(tmp_path, [an_expert("pong", SMALL, 2)])
+
+
+def test_once_something_is_learnt_an_expert_s_outputs_mean_what_they_meant(tmp_path):
+    """Else the temperature that it is learnt from at would change within the run."""
+    expert = an_expert("pong", SMALL)
+    turned = dataclasses.replace(expert, outputs="logits")
+    for began in (expert, turned):  # until then a spec may be mended
+        student_json.claim_roles(tmp_path, SETTINGS, [began])
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    student_json.check_same(tmp_path, SETTINGS, [turned])
+    said = r"learnt pong from pong\.pth, which has outputs 'q' now and had 'logits' then; put"
+    with pytest.raises(ValueError, match=said):
+        student_json.check_same(tmp_path, SETTINGS, [expert])
+    path = tmp_path / "student.json"
+    rows = [{k: x for k, x in row.items() if k != "expert_outputs"} for row in _json(path)]
+    path.write_text(json.dumps(rows))  # as an earlier version wrote it
+    student_json.check_same(tmp_path, SETTINGS, [expert])
 
 
 def test_what_is_exported_says_what_the_experts_files_held_when_it_learnt(run, tmp_path):
