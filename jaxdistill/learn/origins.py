@@ -1,4 +1,4 @@
-"""Whose parameters a training was begun with: what its settings, which say paths, do not say.
+"""Whom a training was begun with: what its settings, which say paths, do not say.
 
 A run chooses another student where it goes on, and an expert may still be in training. A training
 that is resumed is one training only as long as they are who they were.
@@ -21,6 +21,7 @@ from jaxdistill.tasks.task import Task
 from jaxdistill.tasks.views import AnyView
 
 _FILE = "begun_with.json"
+_AS_READ = " as it is read"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,30 +66,45 @@ class Pretrained:
 
 
 def of(student: Pretrained | None, experts: Sequence[Teacher]) -> dict[str, str]:
-    """Fingerprints of the parameters of a student and of those who teach, by who that is."""
-    known = {f"expert of {expert.game}": players.fingerprint(expert.params) for expert in experts}
-    return known if student is None else {"student": players.fingerprint(student.params), **known}
+    """What tells a student and those who teach from others, by who that is.
+
+    Fingerprints of their parameters; and of those who teach what they answer by besides.
+    """
+    known = {} if student is None else {"student": players.fingerprint(student.params)}
+    for expert in experts:
+        who = f"expert of {expert.game}"
+        known[who] = players.fingerprint(expert.params)
+        known[who + _AS_READ] = f"{players.read_as(expert)} {expert.outputs}"
+    return known
 
 
 def check(workdir: pathlib.Path, known: Mapping[str, str]) -> None:
     """Refuses to go on with others than the training in `workdir` was begun with.
 
-    One of an earlier version does not say whom; nor does one of whom it was not begun with, as of
-    an expert whose weight was 0 then.
+    One of an earlier version does not say whom, or not how an expert was read; nor does one of whom
+    it was not begun with, as of an expert whose weight was 0 then.
 
     Args:
       known: what `of` gives, or a part of it.
 
     Raises:
-      ValueError: somebody's parameters have changed, or what is written is damaged.
+      ValueError: somebody's parameters have changed, an expert is read in another way, or what is
+        written is damaged.
     """
     standing = _read(workdir)
     for who, mark in known.items():
-        if standing.get(who, mark) != mark:
+        if standing.get(who, mark) == mark:
+            continue
+        if who.endswith(_AS_READ):
             raise ValueError(
-                f"the {who} has other parameters than when {workdir} was begun with it; put back "
-                f"what it was, or begin in another --workdir"
+                f"the {who.removesuffix(_AS_READ)} is read in another way than when {workdir} was "
+                f"begun with it: as another network, or with other actions, outputs or view; put "
+                f"its file and spec back as they were, or begin in another --workdir"
             )
+        raise ValueError(
+            f"the {who} has other parameters than when {workdir} was begun with it; put back "
+            f"what it was, or begin in another --workdir"
+        )
 
 
 def relocated_fields(workdir: pathlib.Path, known: Mapping[str, str]) -> tuple[str, ...]:

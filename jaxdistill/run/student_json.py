@@ -31,7 +31,8 @@ from jaxdistill.text import one_line
 
 _FILE = "student.json"
 _HELD = "expert_outputs"  # of each game, in that file; one of an earlier version does not say
-_MARK, _SHA256 = "expert_params", "expert_sha256"  # of those that are not followed
+# Of those that are not followed.
+_MARK, _READ_AS, _SHA256 = "expert_params", "expert_read_as", "expert_sha256"
 _ADVICE = "remove it, and the run's experts are asked"
 
 
@@ -57,11 +58,11 @@ def claim_roles(
 ) -> None:
     """Writes down what the student of `workdir` plays and sees, or finds it written and the same.
 
-    So with the weights of its experts, which count from when something was learnt from them.
+    So with its experts, who count from when something was learnt from them.
 
     Raises:
-      ValueError: the run began with experts of other games, ones that saw something else, or ones
-        of other weights or outputs.
+      ValueError: the run began with experts of other games, ones that saw something else, or
+        others, see `check_teachers`.
     """
     path = pathlib.Path(workdir, _FILE)
     learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
@@ -91,7 +92,7 @@ def _rows_of(
     rows = [r.to_dict() | {_HELD: e.outputs} for r, e in zip(roles, experts, strict=True)]
     if marked:
         for row, expert in zip(rows, experts, strict=True):
-            row[_MARK] = players.fingerprint(expert.params)
+            row |= {_MARK: players.fingerprint(expert.params), _READ_AS: players.read_as(expert)}
         for row, source in zip(rows, settings.experts, strict=False):  # a team has no file
             row[_SHA256] = _sha256(shipped.found(source.path))
     return json.loads(json.dumps(rows))  # as they are read back: no tuples
@@ -125,19 +126,22 @@ def check_roles(
 
 
 def check_teachers(workdir: str | os.PathLike[str], experts: Sequence[Teacher]) -> None:
-    """Refuses experts of other weights than those a student learnt from, or of other outputs.
+    """Refuses experts that are not those a student learnt from, or are read in another way now.
 
-    Nothing is refused that nobody wrote down: in a run of an earlier version, and of the weights
-    in one that follows experts in training.
+    Nothing is refused that nobody wrote down: in a run of an earlier version, and, but for the
+    kind of outputs, in one that follows experts in training.
 
     Raises:
-      ValueError: an expert has other weights, or outputs of another kind.
+      ValueError: an expert has other weights, is read as another network, with other actions or
+        another view, or has outputs of another kind.
     """
-    written = {name: _written(workdir, name) for name in (_MARK, _HELD, "source")}
+    written = {name: _written(workdir, name) for name in (_MARK, _READ_AS, _HELD, "source")}
     for expert in experts:
         before = {name: rows.get(str(expert.game)) for name, rows in written.items()}
         if before[_MARK] not in (None, players.fingerprint(expert.params)):
             differs = "has other weights now"
+        elif before[_READ_AS] not in (None, players.read_as(expert)):
+            differs = "is read as another network now, or with other actions or another view"
         elif before[_HELD] not in (None, expert.outputs):
             differs = f"has outputs {expert.outputs!r} now and had {before[_HELD]!r} then"
         else:

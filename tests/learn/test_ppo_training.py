@@ -681,7 +681,18 @@ def test_a_training_goes_on_with_the_expert_that_it_began_with(tmp_path, skilled
         loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
     skilled("clicking").save(tmp_path / "expert", replace=True)
     loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
-    (tmp_path / "run" / "begun_with.json").write_text("[]")
+    expert = skilled("clicking")
+    turned = expert.network.clone(activation="elu")
+    dataclasses.replace(expert, network=turned).save(tmp_path / "expert", replace=True)
+    said = r"^the expert of combat/clicking is read in another way than when .*run was begun"
+    with pytest.raises(ValueError, match=said):
+        loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+    begun = tmp_path / "run" / "begun_with.json"
+    marks = json.loads(begun.read_text())
+    earlier = {"expert of combat/clicking": marks["expert of combat/clicking"]}
+    begun.write_text(json.dumps(earlier))  # as an earlier version wrote it
+    loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
+    begun.write_text("[]")
     with pytest.raises(ValueError, match=r"begun_with.json is damaged .*; delete it"):
         loop.train(chosen, tmp_path / "run", mesh=ONE, stop_at=2)
 

@@ -324,7 +324,8 @@ def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path, capsys):
     # Nor is it measured beside another student than the one that it went on from.
     begun = tmp_path / "begun_with.json"
     marks = json.loads(begun.read_text())
-    assert list(marks) == ["student", "expert of combat/duel"]
+    teacher = "expert of combat/duel"
+    assert list(marks) == ["student", teacher, f"{teacher} as it is read"]
     begun.write_text(json.dumps(marks | {"student": "another"}))
     asked = protocols.Terms(1, epsilon=0.0, seed=0, opening_steps=0)
     (row,) = evaluating.find(tmp_path).measure(asked)

@@ -285,6 +285,30 @@ def test_experts_of_other_weights_are_neither_measured_nor_taught_by(run, alone,
     assert _json(path) == rows
 
 
+def test_experts_that_are_read_otherwise_are_neither_measured_nor_taught_by(run, alone):
+    """As where a spec's activation was changed: the weights are those it learnt from."""
+    file = run / "breakout" / "expert.json"
+    standing = file.read_text()
+    expert = Expert.load(run / "breakout")
+    turned = dataclasses.replace(expert, network=expert.network.clone(activation="elu"))
+    turned.save(run / "breakout", replace=True)
+    said = r"learnt breakout from breakout\.pth, which is read as another network now, or with"
+    try:
+        for asks in (
+            lambda: evaluating.find(alone).measure(AGAIN),
+            lambda: finetuning.to_go_on_from(alone, ["breakout"]),
+        ):
+            with pytest.raises(ValueError, match=said):
+                asks()
+        path = alone / "student.json"
+        rows = [{k: x for k, x in row.items() if k != "expert_read_as"} for row in _json(path)]
+        path.write_text(json.dumps(rows))  # as an earlier version wrote it
+        assert finetuning.to_go_on_from(alone, ["breakout"]).teachers["breakout"].game == "breakout"
+    finally:
+        expert.save(run / "breakout", replace=True)
+    assert file.read_text() == standing
+
+
 def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
     """As where a spec was mended since it played far below its claim."""
     settings = dataclasses.replace(SETTINGS, experts=(ExpertSource(str(tmp_path / "x.pth")),))
@@ -303,7 +327,7 @@ def test_until_something_is_learnt_an_expert_may_become_another(tmp_path):
     )
     student_json.claim_roles(tmp_path, following, [an_expert("pong", SMALL)])
     (row,) = _json(tmp_path / "student.json")
-    assert not {"expert_params", "expert_sha256"} & row.keys()
+    assert not {"expert_params", "expert_read_as", "expert_sha256"} & row.keys()
     student_json.check_teachers(tmp_path, [an_expert("pong", SMALL, 2)])
 
 
