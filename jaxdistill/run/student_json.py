@@ -21,6 +21,7 @@ import numpy as np
 from jaxdistill import disk, lock, meshes, shipped, tasks
 from jaxdistill.experts import hub
 from jaxdistill.experts.expert import Teacher
+from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.experts.student import Role
 from jaxdistill.learn import checkpoints
 from jaxdistill.play import players
@@ -159,14 +160,19 @@ def relocated_fields(
 ) -> list[str]:
     """The fields of a run's settings, as "experts.0.path", that say where the same experts are.
 
-    Empty where it is not known whether they are the same.
+    Empty where it is not known whether they are the same. So with their specs, "experts.0.spec",
+    where it is known that the experts are read as they were.
     """
-    marks = _written(workdir, _MARK)
-    return [
-        f"experts.{index}.path"
-        for index, expert in enumerate(experts[: len(settings.experts)])
-        if marks.get(str(expert.game)) == players.fingerprint(expert.params)
-    ]
+    names = (_MARK, _READ_AS, _HELD)
+    written = [_written(workdir, name) for name in names]
+    fields = []
+    for index, expert in enumerate(experts[: len(settings.experts)]):
+        mark, *read = (rows.get(str(expert.game)) for rows in written)
+        if mark == players.fingerprint(expert.params):
+            fields.append(f"experts.{index}.path")
+            if read == [players.read_as(expert), expert.outputs]:
+                fields.append(f"experts.{index}.spec")
+    return fields
 
 
 def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
@@ -191,27 +197,38 @@ def _moved(workdir: str | os.PathLike[str], settings: Settings) -> dict[str, Any
         pathlib.Path(workdir, "config.json"), "begin again in another --workdir"
     )
     rows = standing["experts"]
-    now = [row | {"path": x.path} for row, x in zip(rows, settings.experts, strict=True)]
+    now = [
+        row | {name: where for name, where in _places(x).items() if row.get(name) != where}
+        for row, x in zip(rows, settings.experts, strict=True)
+    ]
     return None if now == rows else standing | {"experts": now}
+
+
+def _places(source: ExpertSource) -> dict[str, str | None]:
+    """Where an expert is, and its spec."""
+    return {"path": source.path, "spec": source.spec}
 
 
 def check_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
     """Refuses a run whose experts are to be asked and are not where it says that they are.
 
     Raises:
-      FileNotFoundError: nothing is there, be it of one expert.
+      FileNotFoundError: nothing is there, be it of one expert or of one spec.
     """
-    marks = _written(workdir, _MARK)
+    marks, read_as = _written(workdir, _MARK), _written(workdir, _READ_AS)
     for role, source in zip(load_roles(workdir, settings), settings.experts, strict=False):
-        if hub.is_address(source.path) or shipped.found(source.path).exists():
+        places = [place for place in _places(source).values() if place is not None]
+        gone = [x for x in places if not (hub.is_address(x) or shipped.found(x).exists())]
+        if not gone:
             continue
+        known = (marks, read_as) if source.spec else (marks,)
         now = f"say in {pathlib.Path(workdir, 'config.json')} where it is now"
-        if marks.get(role.game) is not None:  # by which it is known again
+        if all(rows.get(role.game) is not None for rows in known):  # by which it is known again
             now = "call the program that made this run with the path where it is now"
         raise FileNotFoundError(
-            f"the student of {workdir} learnt {role.game} from {source.path}, where nothing is "
-            f"now; put it back, {now}, or export the student (--format=student), which then needs "
-            f"no experts"
+            f"the student of {workdir} learnt {role.game} from {' and '.join(gone)}, where nothing "
+            f"is now; put it back, {now}, or export the student (--format=student), which then "
+            f"needs no experts"
         )
 
 

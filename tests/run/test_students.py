@@ -393,6 +393,49 @@ def test_experts_that_have_moved_are_the_same_experts(run, alone, tmp_path, cont
         distill.distill(at(tmp_path / "other", 2), alone)
 
 
+def test_an_expert_may_move_with_its_spec(tmp_path):
+    """Both are known by how the expert is read, which an earlier version did not write down."""
+    run, expert = tmp_path / "run", an_expert("pong", SMALL)
+
+    def at(folder):
+        source = ExpertSource(str(tmp_path / folder / "x.pth"), str(tmp_path / folder / "x.toml"))
+        return dataclasses.replace(SETTINGS, experts=(source,))
+
+    before, moved = at("before"), at("moved")
+    workdirs.claim(run, before)
+    student_json.claim_roles(run, before, [expert])
+    both = ["experts.0.path", "experts.0.spec"]
+    assert student_json.relocated_fields(run, moved, [expert]) == both
+    otherwise = (
+        {"network": expert.network.clone(activation="elu")},
+        {"outputs": "logits"},
+        {"view": dataclasses.replace(SMALL, crop=(34, 194))},
+    )
+    for fields in otherwise:
+        another = dataclasses.replace(expert, **fields)
+        assert student_json.relocated_fields(run, moved, [another]) == both[:1]
+    workdirs.claim(run, moved, tuple(both))
+    student_json.claim_paths(run, moved)
+    assert students.load_settings(run) == moved
+
+    (tmp_path / "moved").mkdir()
+    said = f"learnt pong from {tmp_path}/moved/x.pth and {tmp_path}/moved/x.toml, where nothing is"
+    with pytest.raises(FileNotFoundError, match=re.escape(said)):
+        student_json.check_paths(run, moved)
+    (tmp_path / "moved" / "x.pth").touch()
+    said = f"from {tmp_path}/moved/x.toml, where nothing is now; put it back, call the program that"
+    with pytest.raises(FileNotFoundError, match=re.escape(said)):
+        student_json.check_paths(run, moved)
+    path = run / "student.json"
+    rows = [{k: x for k, x in row.items() if k != "expert_read_as"} for row in _json(path)]
+    path.write_text(json.dumps(rows))  # as an earlier version wrote it
+    assert student_json.relocated_fields(run, before, [expert]) == both[:1]
+    with pytest.raises(FileNotFoundError, match=r"run/config\.json where it is now, or export"):
+        student_json.check_paths(run, moved)
+    (tmp_path / "moved" / "x.toml").touch()
+    student_json.check_paths(run, moved)
+
+
 @pytest.mark.parametrize(
     "text",
     [
