@@ -25,6 +25,7 @@ class _Source(NamedTuple):
       network, params: its own.
       view: what it sees.
       actions: what its outputs are, of the suite's.
+      games: of a student, what it plays, in its order; of an expert nothing is said.
     """
 
     name: str
@@ -32,6 +33,7 @@ class _Source(NamedTuple):
     params: networks.Params
     view: AnyView
     actions: tuple[int, ...]
+    games: tuple[str, ...] = ()
 
 
 def initial_params(run: Run) -> networks.Params:
@@ -90,7 +92,7 @@ def params_of(run: Run, named: str, field: str) -> networks.Params:
     Raises:
       FileNotFoundError, ValueError: it is none of these, cannot be read, or is of another shape.
     """
-    source = _read(run, named, field)
+    source = _for_its_games(run, _read(run, named, field), field)
     alike = networks.same_architecture(source.network, run.network)
     alike = alike and source.view.shape == run.view.shape
     if not (alike and source.actions == tuple(range(run.suite.num_actions))):
@@ -101,6 +103,24 @@ def params_of(run: Run, named: str, field: str) -> networks.Params:
     return source.params
 
 
+def _for_its_games(run: Run, source: _Source, field: str) -> _Source:
+    """What plays the games of a run, in its order, of a student that knows its game.
+
+    Raises:
+      ValueError: it was not taught them all.
+    """
+    if not (source.network.knows_game and source.games):
+        return source
+    if lacking := [game for game in run.names if game not in source.games]:
+        raise ValueError(
+            f"{field}: {source.name} is told its game and plays {', '.join(source.games)}, not "
+            f"{', '.join(lacking)}; name a student of all games of this run, or begin fresh"
+        )
+    games = [source.games.index(game) for game in run.names]
+    network, params = networks.for_some_games(source.network, source.params, games)
+    return source._replace(network=network, params=params, games=run.names)
+
+
 def _read(run: Run, named: str, field: str) -> _Source:
     """Whoever `params_of` calls `named`; raises as it does but for the shape."""
     path = pathlib.Path(named)
@@ -108,12 +128,14 @@ def _read(run: Run, named: str, field: str) -> _Source:
     if named not in run.names:
         if kinds.of(path) is not None:
             settings, state, network = students.load_student(path)
-            view = student_json.load_roles(path, settings)[0].view
-            params = jax.device_get(state.eval_params)
-            return _Source(f"the student of {named}", network, params, view, every)
+            roles = student_json.load_roles(path, settings)
+            params, games = jax.device_get(state.eval_params), tuple(x.game for x in roles)
+            name = f"the student of {named}"
+            return _Source(name, network, params, roles[0].view, every, games)
         if (exported := travelling.read(named)) is not None:
             name, view = f"the student {named}", exported.roles[0].view
-            return _Source(name, exported.network, exported.params, view, every)
+            games = tuple(exported.games)
+            return _Source(name, exported.network, exported.params, view, every, games)
     if named in run.names:
         expert = run.experts[run.names.index(named)]
     elif shipped.found(path).exists() or hub.is_address(named):

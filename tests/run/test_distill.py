@@ -16,6 +16,7 @@ from jaxdistill import clocks, lock, meshes, metrics, networks, preemption, ship
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.experts.student import Role, Student
 from jaxdistill.learn import checkpoints, dataset, learner, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import lessons, protocols, records, scoring
@@ -484,6 +485,47 @@ def test_who_a_run_begins_with_is_who_it_was_begun_with(settings, tmp_path):
     assert distill.distill(begun, tmp_path / "run") == result
     with pytest.raises(ValueError, match=r"neither a game of this run .* nor a file or a run"):
         distill.distill(begun, tmp_path / "old")
+
+
+@pytest.mark.parametrize("network", ["mlp_task_embedding", "mlp_one_hot", "mlp"])
+def test_a_warm_start_plays_each_game_as_it_was_taught_that_game(tmp_path, network):
+    """Whatever their order, and where it was taught others too."""
+    names = ["lander/standard", "lander/windy", "lander/windy_air"]
+    view, actions = tasks.get(names[0]).view, (0, 1, 2, 3)
+    for name in [*names, "lander/heavy"]:
+        plain = networks.create("mlp", num_outputs=4)
+        params = jax.device_get(networks.init(plain, jax.random.key(1), view.shape))
+        Expert(name, plain, params, "q", actions, view, name).save(tmp_path / name)
+    whole = networks.for_tasks(networks.create(network), [tasks.get(name) for name in names])
+    taught = jax.device_get(networks.init(whole, jax.random.key(2), view.shape))
+    taught = jax.tree.map(lambda x: x + 0.1, taught)
+    roles = tuple(Role(name, view, actions, name) for name in names)
+    Student("student", whole, taught, "q", roles).save(tmp_path / "student")
+
+    def begun(*games):
+        chosen = distill_settings.Settings(
+            experts=tuple(ExpertSource(str(tmp_path / game)) for game in games),
+            network=network,
+            learn=distill_settings.Learn(warm_start=str(tmp_path / "student")),
+        )
+        run = common.Run(chosen, meshes.create())
+        return run, warm_start.initial_params(run)
+
+    seen = np.random.default_rng(0).normal(size=(5, *view.shape)).astype(np.float32)
+    for games in ((2, 1, 0), (2, 0)):
+        run, params = begun(*(names[game] for game in games))
+        for index, game in enumerate(games):
+            np.testing.assert_allclose(
+                networks.forward(run.network, params, seen, index),
+                networks.forward(whole, taught, seen, game),
+                rtol=1e-5,
+            )
+    if network == "mlp":
+        begun(names[0], "lander/heavy")
+        return
+    said = r"plays lander/standard, lander/windy, lander/windy_air, not lander/heavy; name a stu"
+    with pytest.raises(ValueError, match=said):
+        begun(names[0], "lander/heavy")
 
 
 def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monkeypatch):
