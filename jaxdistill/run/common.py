@@ -87,7 +87,8 @@ class Run:
         self.network = distill_settings.network_of(
             settings, [lesson.task for lesson in self.lessons], self.view
         )
-        self.shares = distill_settings.shares(settings, [lesson.name for lesson in self.taught])
+        names = [lesson.name for lesson in self.taught]
+        self.shares = distill_settings.shares(self.settings, names)
         self.key = jax.random.key(settings.seed)
         self.student_act = rollouts.network_actor(
             self.network,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
@@ -12,7 +13,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from jaxdistill import networks, tasks
+from jaxdistill import networks, shipped, tasks
 from jaxdistill import settings as settings_lib
 from jaxdistill.experts.expert import Teacher, Team
 from jaxdistill.experts.sources import ExpertSource, load_experts
@@ -418,12 +419,13 @@ AUTO_OF_Q = ("q_values", "q_kl")
 def resolve_defaults(settings: Settings, experts: Sequence[Teacher]) -> Settings:
     """`settings` with what "auto" and None stand for in a run of these experts.
 
-    Q-values are begun with choices alone, which the size of some games' values would drown.
+    Q-values are begun with choices alone, which the size of some games' values would drown. Games
+    that `learn.warm_start` and `learn.shares` name are called as their tasks are.
 
     Raises:
       ValueError: openings are as long as games.
     """
-    lrn, e = settings.learn, settings.evaluate
+    lrn, e = _naming_tasks(settings, experts), settings.evaluate
     if lrn.loss == "auto" and "logits" in {expert.outputs for expert in experts}:
         lrn = dataclasses.replace(lrn, loss="kl")
     elif lrn.loss == "auto":
@@ -442,6 +444,33 @@ def resolve_defaults(settings: Settings, experts: Sequence[Teacher]) -> Settings
             f"evaluate.opening_steps is {steps}, expected less than the {shortest} steps of a game"
         )
     return dataclasses.replace(settings, learn=lrn, evaluate=e)
+
+
+def task_called(name: str, sources: Sequence[ExpertSource], experts: Sequence[Teacher]) -> str:
+    """The name of the task of a run that is called `name` in another spelling, or `name`.
+
+    What is there as a file or a run is that. A name with a slash may be that of a run which is
+    not there: it is a task's where an expert of the run is given so, too.
+    """
+    own = {str(expert.game) for expert in experts}
+    task = None if name in own else tasks.find(name)
+    if task is None or task.name not in own or shipped.found(name).exists():
+        return name
+    return task.name if "/" not in name or name in {x.game for x in sources} else name
+
+
+def _naming_tasks(settings: Settings, experts: Sequence[Teacher]) -> Learn:
+    """`settings.learn`, whose games are called as their tasks are."""
+    name_of = functools.partial(task_called, sources=settings.experts, experts=experts)
+    lrn, changes = settings.learn, dict[str, Any]()
+    if lrn.warm_start is not None:
+        named = lrn.sees_as or (lrn.warm_start,)
+        changes["warm_start"] = ",".join(map(name_of, named))
+    if lrn.shares is not None:
+        said = [f"{name_of(game)}={times}" for game, times in _parse_shares(lrn.shares).items()]
+        changes["shares"] = ",".join(said)
+    changed = any(getattr(lrn, name) != text for name, text in changes.items())
+    return dataclasses.replace(lrn, **changes) if changed else lrn
 
 
 def shares(settings: Settings, names: Sequence[str]) -> tuple[int, ...]:
@@ -570,7 +599,7 @@ def _idle(settings: Settings, experts: Sequence[Teacher]) -> list[settings_lib.R
             ("learn.first_loss", "learn.first_rounds"),
         ),
         (
-            {expert.game for expert in experts} == {lrn.begins_as},
+            {expert.game for expert in experts} == {learnt.begins_as},
             "the student begins with its only game (learn.warm_start)",
             ("learn.first_loss", "learn.first_rounds"),
         ),

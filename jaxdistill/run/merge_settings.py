@@ -89,7 +89,7 @@ class Settings:
 
 
 def resolve_defaults(settings: Settings, experts: Sequence[Expert]) -> Settings:
-    """`settings` with the experts' network, and what None stands for in `evaluate`.
+    """`settings` with the experts' network, what None stands for, and a base called as its task.
 
     Raises:
       ValueError: the experts are not of one shape, or their weights cannot be a student's.
@@ -133,6 +133,9 @@ def resolve_defaults(settings: Settings, experts: Sequence[Expert]) -> Settings:
     names = [field.name for field in dataclasses.fields(Measure)]
     measure = Measure(**{name: getattr(run, name) for name in names})
     merge = settings.merge
+    if merge.base is not None:
+        base = distill_settings.task_called(merge.base, settings.experts, experts)
+        merge = dataclasses.replace(merge, base=base)
     if merge.reward_limit is None:
         merge = dataclasses.replace(merge, reward_limit=suite.reward_limit)
     return dataclasses.replace(settings, network=found[0], merge=merge, evaluate=measure)

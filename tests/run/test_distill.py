@@ -528,6 +528,30 @@ def test_a_warm_start_plays_each_game_as_it_was_taught_that_game(tmp_path, netwo
         begun(names[0], "lander/heavy")
 
 
+def test_a_game_may_be_named_by_any_spelling(tmp_path, monkeypatch):
+    """As experts' games may; what is there as a file is that, and a run that is missing no game."""
+    monkeypatch.chdir(tmp_path)
+    judges = _judges(["q", "q"])
+
+    def known(**learn):
+        experts = (ExpertSource("x.pth", game="ALE/Pong-v5"), ExpertSource("y.pth"))
+        chosen = distill_settings.Settings(experts=experts, learn=distill_settings.Learn(**learn))
+        return distill_settings.resolve_defaults(chosen, judges).learn
+
+    for text in ("Pong", "PongNoFrameskip-v4", "ALE/Pong-v5", "pong"):
+        assert known(warm_start=text).begins_as == "pong"
+    both = known(warm_start="Breakout,pong,hf://me/pong", warm_layers="convolutions")
+    assert both.sees_as == ("breakout", "pong", "hf://me/pong")
+    assert known(shares="Breakout=2,pong=3").shares == "breakout=2,pong=3"
+    assert known(shares="freeway=2").shares == "freeway=2", "which is refused by its name"
+    with pytest.raises(ValueError, match=r"^learn\.shares is 'breakout=2,breakout=3', expected"):
+        known(shares="breakout=2,Breakout=3")
+    for other in ("runs/pong", "Freeway", "pong.pth", "hf://me/pong"):
+        assert known(warm_start=other).warm_start == other
+    (tmp_path / "Pong").touch()
+    assert known(warm_start="Pong").warm_start == "Pong"
+
+
 def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monkeypatch):
     # Convolutions as net1's, and another head.
     network = networks.Network(

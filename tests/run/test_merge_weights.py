@@ -175,6 +175,9 @@ def test_it_is_the_equation_on_the_states_that_were_collected(settings, done, me
     workdir, _ = done
     chosen = merge_settings.resolve_defaults(settings, _experts(settings))
     assert chosen.merge.reward_limit == 1.0, "the suite's"
+    spelled = dataclasses.replace(settings.merge, base="Carnival")
+    spelled = dataclasses.replace(settings, merge=spelled)
+    assert merge_settings.resolve_defaults(spelled, _experts(settings)).merge.base == "carnival"
     run = common.Run(chosen.as_run(), ONE)
     seen = merge_weights._seen(run, chosen, dataset.open_log(workdir / "dataset"))
     assert seen.played.shape == (2, 64) and seen.window.frames.shape[:3] == (2, 16, 4)
