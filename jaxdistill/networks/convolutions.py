@@ -80,7 +80,10 @@ class Convolutions:
         return bool(parse_convolutions(text))
 
     def __str__(self) -> str:
-        return "FEATURESxKERNEL/STRIDE of each convolution, as 32x8/4,64x4/2p1 (p: padding)"
+        return (
+            "FEATURESxKERNEL/STRIDE of each convolution, as 32x8/4,64x4/2p1 (p: padding, less than "
+            "the kernel)"
+        )
 
 
 _SAID = re.compile(r"([1-9]\d{0,3})x([1-9]\d?)/([1-9]\d?)(?:p(\d{1,2})(?:\+(\d{1,2}))?)?")
@@ -92,7 +95,9 @@ def parse_convolutions(text: str) -> tuple[ConvLayer, ...]:
     known = [part for part in parts if part]
     if len(known) < len(parts):
         return ()
-    return tuple(ConvLayer(*(int(number or 0) for number in part.groups())) for part in known)
+    layers = [ConvLayer(*(int(number or 0) for number in part.groups())) for part in known]
+    fit = all(max(layer.pad) < layer.kernel for layer in layers)  # as `from_dict` asks
+    return tuple(layers) if fit else ()
 
 
 def describe_convolutions(layers: Iterable[ConvLayer]) -> str:

@@ -1,5 +1,7 @@
 """Tests for convolutions: the CPU's own against XLA's, maxima, first kernels, activations."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,22 @@ def test_the_cpu_convolution_is_the_convolution(layer, size, pixels):
     mine, theirs = both(convolutions._matmul_convolve), both(convolutions._convolve)
     assert mine[0].shape[1:3] == networks.grid([layer], *size)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, theirs)
+
+
+def test_convolutions_that_may_be_set_can_be_read_back():
+    """As every network that is exported is: padding is less than its kernel there."""
+    accepted = {}
+    for kernel, stride, padding, extra in itertools.product((1, 2, 8), (1, 4), range(9), (0, 1, 7)):
+        layer = ConvLayer(32, kernel, stride, padding, extra)
+        text = f"32x8/4,{layer}"
+        accepted[text] = text in networks.Convolutions()
+        assert accepted[text] == (padding + extra < kernel)
+        if accepted[text]:
+            network = networks.Network(convs=networks.parse_convolutions(text))
+            assert network.convs[1] == layer
+            assert networks.from_dict(networks.to_dict(network)) == network
+    assert set(accepted.values()) == {True, False}
+    assert "64x1/1p1" not in networks.Convolutions() and "64x2/1p1" in networks.Convolutions()
 
 
 def test_the_cpu_convolution_takes_floats_of_another_width_than_its_kernel():
