@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import clocks, disk, lock, meshes, networks, profiler, terminal, workdirs
 from jaxdistill.learn import checkpoints, divergence, origins
-from jaxdistill.play import players, scoring
+from jaxdistill.play import scoring
 from jaxdistill.report import tables
 from jaxdistill.run import (
     closing,
@@ -137,6 +137,7 @@ def _claimed(run: Run, workdir: pathlib.Path) -> Iterator[networks.Params]:
     _check_standing(run, workdir, learnt)
     # A warm start that cannot be is refused before anything is played. Who has learnt needs none.
     initial = warm_start.fresh_params(run) if learnt else warm_start.initial_params(run)
+    begun = {} if learnt else warm_start.marks(run)
     data.check_fits(run)
     with lock.one_writer(workdir, "config.json"):
         latest = checkpoints.read_progress(workdir / checkpoints.FOLDER) if learnt else None
@@ -147,7 +148,8 @@ def _claimed(run: Run, workdir: pathlib.Path) -> Iterator[networks.Params]:
             _claim(run, workdir, 0 if latest is None else latest[0])
             student_json.claim_paths(workdir, run.settings)
             if not learnt:
-                _claim_start(run, workdir, initial)
+                origins.check(workdir, begun)
+                origins.claim(workdir, begun, begins=True)
         yield initial
 
 
@@ -229,22 +231,6 @@ def _claim(run: Run, workdir: pathlib.Path, done: int = 0) -> None:
         f"learn.rounds {before} -> {now}: {stays}{then if now > done else 'nothing more is learnt'}"
     )
     disk.write_json(workdir / "config.json", dataclasses.asdict(run.settings))
-
-
-def _claim_start(run: Run, workdir: pathlib.Path, initial: networks.Params) -> None:
-    """Writes down whose parameters the student begins with, or finds it written and the same.
-
-    Not of an expert of the run: the dataset says who these are.
-
-    Raises:
-      ValueError: the file, or the run, that the student begins with has become another.
-    """
-    learn = run.settings.learn
-    named = learn.sees_as or filter(None, [learn.begins_as])
-    if not set(named) <= set(run.names):
-        known = {"warm start": players.fingerprint(initial)}
-        origins.check(workdir, known)
-        origins.claim(workdir, known, begins=True)
 
 
 def _rounds(workdir: pathlib.Path) -> int | None:

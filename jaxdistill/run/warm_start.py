@@ -12,6 +12,7 @@ from jaxdistill import networks, shipped
 from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
+from jaxdistill.play import records
 from jaxdistill.run import kinds, student_json, students
 from jaxdistill.run.common import Run
 from jaxdistill.tasks.views import AnyView
@@ -49,6 +50,23 @@ def initial_params(run: Run) -> networks.Params:
     if not (shown_alike and networks.may_take_torso(run.network, *theirs)):
         raise ValueError(_other_convolutions(run, sources))
     return networks.with_torso(fresh_params(run), *(source.params for source in sources))
+
+
+def marks(run: Run) -> dict[str, str]:
+    """Fingerprints of whose parameters the student of a run begins with, by who that is.
+
+    Not of the run's own experts, which may be followed and may become others until something is
+    learnt: the dataset says who these are. Raises as `params_of`.
+    """
+    learn = run.settings.learn
+    named = {f"warm start {name}": name for name in learn.sees_as}
+    if learn.begins_as is not None:
+        named["warm start"] = learn.begins_as
+    return {
+        who: players.fingerprint(_read(run, name, "learn.warm_start").params)
+        for who, name in named.items()
+        if name not in run.names
+    }
 
 
 def _other_convolutions(run: Run, sources: Sequence[_Source]) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -618,6 +619,43 @@ def test_a_student_may_begin_with_several_experts_convolutions(settings, tmp_pat
     whole = dataclasses.replace(changed, learn=dataclasses.replace(learn, warm_layers="all"))
     with pytest.raises(ValueError, match=r"learn.warm_layers=convolutions"):
         warm_start.initial_params(common.Run(whole, meshes.create()))
+
+
+def test_who_a_run_begins_with_besides_its_own_experts_is_who_it_was_begun_with(settings, tmp_path):
+    """Its own may still be in training."""
+    network = networks.create("net3")
+
+    def save(name, seed):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        params = networks.init(network, jax.random.key(seed), (4, 84, 84))
+        _save_expert(tmp_path / name, network, params, "q")
+
+    def claim():
+        with distill._claimed(common.Run(chosen, meshes.create()), workdir):
+            pass
+
+    other, workdir = str(tmp_path / "other"), tmp_path / "run"
+    chosen = dataclasses.replace(
+        settings,
+        experts=(ExpertSource(str(tmp_path / "own")),),
+        convolutions=networks.describe_convolutions(networks.side_by_side(network, network)),
+        learn=dataclasses.replace(
+            settings.learn, warm_start=f"pong,{other}", warm_layers="convolutions"
+        ),
+    )
+    save("own", 1)
+    save("other", 2)
+    claim()
+    assert list(json.loads((workdir / "begun_with.json").read_text())) == [f"warm start {other}"]
+    save("own", 3)
+    claim()
+    save("other", 4)
+    said = f"the warm start {other} has other parameters than when {workdir} was begun with it"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        claim()
+    # An earlier version wrote down all of it together, with what was fresh.
+    (workdir / "begun_with.json").write_text('{"warm start": "x"}')
+    claim()
 
 
 def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_path):
