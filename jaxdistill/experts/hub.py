@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
+from jaxdistill import shipped
 from jaxdistill.disk import read_json, write_files
 from jaxdistill.experts import archives, torch_file
 from jaxdistill.text import one_line
@@ -113,12 +114,19 @@ def addresses(source: str) -> list[Address]:
 
 
 def with_spec(text: str) -> tuple[str, str | None]:
-    """`FILE[@SPEC.toml]` taken apart; the "@" of a revision or of a folder belongs to its path."""
+    """`FILE[@SPEC.toml]` taken apart; the "@" of a revision or of a folder belongs to its path.
+
+    Of several, the last that stands behind a file which is there; else the last.
+    """
     path, found, spec = text.partition(f"@{PREFIX}")
     if found:
         return path, f"{PREFIX}{spec}"
-    path, _, spec = text.rpartition("@")
-    return (path, spec) if spec.endswith(".toml") else (text, None)
+    at = [place for place, letter in enumerate(text) if letter == "@"]
+    if not (at and text.endswith(".toml")):
+        return text, None
+    behind_files = [place for place in at if shipped.found(text[:place]).is_file()]
+    place = max(behind_files, default=at[-1])
+    return text[:place], text[place + 1 :]
 
 
 def package() -> Any:

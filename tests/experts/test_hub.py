@@ -166,6 +166,14 @@ def test_an_experts_path_that_is_there_is_taken_as_it_is(tmp_path, monkeypatch):
         (source,) = merge.sources(f"pong={text}")
         wanted = {"game": "pong", "path": str(tmp_path / path), "spec": spec, "rules": None}
         assert source == wanted
+    # An @ in the folder of a spec belongs to it, where what stands before it is no file.
+    lab = tmp_path / "me@lab"
+    lab.mkdir()
+    for file in (tmp_path / "x.pth", lab / "x.pth"):
+        file.touch()
+        assert hub.with_spec(f"{file}@{lab}/y.toml") == (str(file), f"{lab}/y.toml")
+        assert hub.with_spec(f"{file}@y.toml") == (str(file), "y.toml")
+    assert hub.with_spec(f"{lab}/none.pth@y.toml") == (f"{lab}/none.pth", "y.toml")
     with pytest.raises(ValueError, match=r"got 'b/x\.pth' \(a comma ends FILE\)"):
         merge.sources("pong=/a,b/x.pth")
 
