@@ -8,7 +8,8 @@ windy=runs/landers/experts/lander/windy,heavy=runs/landers/experts/lander/heavy
 Experts are given as in `configs/merge.py`: what `launch/train_expert.py` saves, or PyTorch files.
 The student learns a vector for each task (`--config.network=mlp_task_embedding`; 37,788 parameters
 with three), or is told nothing: `--config.network=mlp`. Its experts' choices are what it learns
-(`--config.learn.loss=kl`); `--config.learn.loss=q_values` takes their Q-values.
+(`--config.learn.loss=kl`); `--config.learn.loss=q_values` takes their Q-values. Experts that hold
+logits alone, as PPO's, know no temperature of Q-values: `--config.learn.q_temperature=0.01`.
 """
 
 from ml_collections import ConfigDict

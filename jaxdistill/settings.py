@@ -214,8 +214,9 @@ def refuse_idle(settings: Any, reasons: Iterable[Reason]) -> None:
                 idle[name] = getattr(owner, last), default
         if idle:
             changed = ", ".join(f"{name} {value!r}" for name, (value, _) in idle.items())
-            defaults = ", ".join(repr(default) for _, default in idle.values())
-            raise ValueError(f"{changed}: no effect where {why}; leave at {defaults}")
+            # Who has named a recipe has not given all that it says.
+            advice = ", ".join(f"{name} to {default!r}" for name, (_, default) in idle.items())
+            raise ValueError(f"{changed}: no effect where {why}; set {advice}")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

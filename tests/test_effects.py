@@ -134,7 +134,7 @@ def test_a_setting_that_changes_nothing_in_a_run_is_refused(experts, beside, idl
         assert f"{name} {value!r}" in message
     part, field = [*idle][-1].split(".")
     standard = getattr(getattr(PLAIN, part), field)
-    assert message.endswith((f"leave at {standard!r}", f", {standard!r}"))
+    assert message.endswith(f" {part}.{field} to {standard!r}") and "; set " in message
     distill_settings.refuse_idle(changed(PLAIN, beside), experts)
 
 
@@ -255,7 +255,7 @@ def test_a_setting_that_changes_nothing_in_a_training_is_refused(beside, idle, m
     ((name, value),) = idle.items()
     *parts, last = name.split(".")
     standard = getattr(functools.reduce(getattr, parts, plain), last)
-    expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
+    expected = rf"^{name} {value!r}: no effect where .*; set {name} to {standard!r}$"
     with pytest.raises(ValueError, match=expected):
         idle_settings.refuse_idle(changed(plain, idle))
 
@@ -279,7 +279,7 @@ def test_a_setting_that_changes_nothing_for_a_student_is_refused(student, taught
     plain = train_settings.Settings(games=("pong",), algorithm="ppo", student="run", **beside)
     idle_settings.refuse_idle(plain, given)
     ((name, value),) = idle.items()
-    with pytest.raises(ValueError, match=rf"^{name} {value!r}: no effect where .*; leave at "):
+    with pytest.raises(ValueError, match=rf"^{name} {value!r}: no effect where .*; set {name} to "):
         idle_settings.refuse_idle(dataclasses.replace(plain, **idle), given)
 
 
@@ -446,7 +446,7 @@ def test_a_setting_that_changes_nothing_in_a_merge_is_refused(beside, idle):
     ((name, value),) = idle.items()
     part, field = name.split(".")
     standard = getattr(getattr(MERGED, part), field)
-    expected = rf"^{name} {value!r}: no effect where .*; leave at {standard!r}$"
+    expected = rf"^{name} {value!r}: no effect where .*; set {name} to {standard!r}$"
     experts = judges("q", "q", score=20.0 if "evaluate.max_steps" in beside else None)
     with pytest.raises(ValueError, match=expected):
         merge_settings.refuse_idle(changed(MERGED, beside | idle), experts)
@@ -489,6 +489,22 @@ def test_no_config_that_is_shipped_says_anything_idle(config, argument):
     third = config == "thirdparty"
     experts = judges("q", "logits", score=20.0) if third else judges(*"q" * len(chosen.experts))
     distill_settings.refuse_idle(chosen, SKILLED if config == "skills" else experts)
+
+
+def test_where_a_recipe_says_what_is_idle_the_line_says_what_to_set():
+    """As of landers' experts that hold logits: the user has not given what he is told to leave."""
+    lander_merge = importlib.import_module("configs.lander_merge")
+    chosen = settings_lib.build(
+        distill_settings.Settings, lander_merge.get_config("standard=a.zip,windy=b.zip").to_dict()
+    )
+    experts = judges("logits", "logits", names=("lander/standard", "lander/windy"))
+    said = (
+        r"^learn\.q_temperature 0\.05: no effect where no expert holds Q-values; set "
+        r"learn\.q_temperature to 0\.01$"
+    )
+    with pytest.raises(ValueError, match=said):
+        distill_settings.refuse_idle(chosen, experts)
+    distill_settings.refuse_idle(changed(chosen, {"learn.q_temperature": 0.01}), experts)
 
 
 @pytest.mark.parametrize("method", weight_merging.METHODS)

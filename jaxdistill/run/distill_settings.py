@@ -514,7 +514,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Teacher]) -> None:
     For runs that begin: one that stands goes on as it was begun.
 
     Raises:
-      ValueError: what is idle, why, and what to leave it at, in one line.
+      ValueError: what is idle, why, and what to set it to, in one line.
     """
     settings_lib.refuse_idle(settings, _idle(settings, experts))
 

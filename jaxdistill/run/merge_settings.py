@@ -184,7 +184,7 @@ def refuse_idle(settings: Settings, experts: Sequence[Expert]) -> None:
     """Refuses settings that were changed and cannot change anything in this merge.
 
     Raises:
-      ValueError: what is idle, why, and what to leave it at, in one line.
+      ValueError: what is idle, why, and what to set it to, in one line.
     """
     merge, method = settings.merge, settings.method
     td = merge.loss == weight_merging.TD
