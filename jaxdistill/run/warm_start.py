@@ -45,9 +45,14 @@ def initial_params(run: Run) -> networks.Params:
     if not learn.sees_as:
         return fresh_params(run)
     sources = [_read(run, named, "learn.warm_start") for named in learn.sees_as]
-    shown_alike = all(source.view.shape == run.view.shape for source in sources)
-    theirs = [source.network for source in sources]
-    if not (shown_alike and networks.may_take_torso(run.network, *theirs)):
+    for source in sources:
+        if source.view.shape != run.view.shape:
+            raise ValueError(
+                f"learn.warm_start: {source.name} sees {source.view.shape}, the student "
+                f"{run.view.shape}, so its convolutions do not fit; name one that sees as much, or "
+                f"begin fresh"
+            )
+    if not networks.may_take_torso(run.network, *(source.network for source in sources)):
         raise ValueError(_other_convolutions(run, sources))
     return networks.with_torso(fresh_params(run), *(source.params for source in sources))
 

@@ -36,6 +36,7 @@ from jaxdistill.run import (
     warm_start,
 )
 from jaxdistill.tasks.atari import Rules
+from jaxdistill.tasks.views import View
 
 pytestmark = pytest.mark.usefixtures("without_page")
 GAMES = ("pong", "breakout")
@@ -656,6 +657,25 @@ def test_who_a_run_begins_with_besides_its_own_experts_is_who_it_was_begun_with(
     # An earlier version wrote down all of it together, with what was fresh.
     (workdir / "begun_with.json").write_text('{"warm start": "x"}')
     claim()
+
+
+def test_who_sees_something_else_is_named_before_its_convolutions_are(settings, tmp_path):
+    """The student has as many as were asked of it already."""
+    view = View(gray="none")
+    params = networks.init(networks.create("net3"), jax.random.key(0), view.shape)
+    colour = Expert("colour", networks.create("net3"), params, "q", tuple(range(18)), view, "pong")
+    colour.save(tmp_path / "colour")
+    for others, convolutions in (("", None), (",breakout", "64x8/4,128x4/2,128x3/1")):
+        learn = dataclasses.replace(
+            settings.learn, warm_start=f"{tmp_path}/colour{others}", warm_layers="convolutions"
+        )
+        chosen = dataclasses.replace(settings, convolutions=convolutions, learn=learn)
+        said = (
+            r"^learn\.warm_start: colour sees \(12, 84, 84\), the student \(4, 84, 84\), so its "
+            r"convolutions do not fit; name one that sees as much, or begin fresh$"
+        )
+        with pytest.raises(ValueError, match=said):
+            warm_start.initial_params(common.Run(chosen, meshes.create()))
 
 
 def test_a_student_may_have_other_convolutions_than_its_network(settings, tmp_path):
