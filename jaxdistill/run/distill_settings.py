@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import networks, shipped, tasks
 from jaxdistill import settings as settings_lib
+from jaxdistill.experts import hub
 from jaxdistill.experts.expert import Teacher, Team
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.learn import learner, losses
@@ -186,7 +188,20 @@ class Learn:
         """Whose convolutions alone the student begins with, side by side."""
         if self.warm_start is None or self.warm_layers == "all":
             return ()
-        return tuple(self.warm_start.split(","))
+        return _parted(self.warm_start)
+
+
+def _parted(names: str) -> tuple[str, ...]:
+    """Names that have commas between them; a comma may be of a file that is there, or on the hub.
+
+    Of the hub it is where none of what stands behind it is something that could be named.
+    """
+    _, *others = names.split(",")
+    one = os.path.exists(names) or (
+        hub.is_address(names)
+        and not any(hub.is_address(x) or tasks.find(x) or shipped.found(x).exists() for x in others)
+    )
+    return (names,) if one else tuple(names.split(","))
 
 
 @dataclasses.dataclass(frozen=True)

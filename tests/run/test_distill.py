@@ -594,6 +594,23 @@ def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monke
             begun(name, warm_start=str(tmp_path / "warm"), warm_layers="convolutions")
 
 
+def test_a_comma_in_the_path_of_a_warm_start_is_part_of_it(tmp_path):
+    """Of a file that is there, or of one on the hub; else one stands between two."""
+    file = f"{tmp_path}/a,b.pth"
+
+    def named(text):
+        learn = distill_settings.Learn(warm_start=text, warm_layers="convolutions")
+        return list(learn.sees_as)
+
+    assert named(file) == file.split(","), "where nothing is"
+    (tmp_path / "a,b.pth").touch()
+    assert named(file) == [file]
+    for one in ("pong", "hf://me/it", "hf://me/it/a,b.pth"):
+        assert named(one) == [one]
+    for several in ("pong,breakout", "hf://me/it,pong", "hf://me/it/x.pth,hf://me/other"):
+        assert named(several) == several.split(",")
+
+
 def test_a_student_may_begin_with_several_experts_convolutions(settings, tmp_path):
     layers = {"deep": ((4, 8, 4), (3, 4, 2)), "wide": ((2, 8, 4),)}
     for seed, (name, convs) in enumerate(layers.items()):
