@@ -12,7 +12,7 @@ from jaxdistill import networks, shipped
 from jaxdistill.experts import formats, hub
 from jaxdistill.experts import student as travelling
 from jaxdistill.experts.expert import Team
-from jaxdistill.play import records
+from jaxdistill.play import players
 from jaxdistill.run import kinds, student_json, students
 from jaxdistill.run.common import Run
 from jaxdistill.tasks.views import AnyView
