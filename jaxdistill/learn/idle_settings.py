@@ -23,8 +23,8 @@ def refuse_idle(settings: Settings, student: Pretrained | None = None) -> None:
         may be anything.
 
     Raises:
-      FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to leave
-        it at, in one line.
+      FileNotFoundError, ValueError: an expert cannot be read; what is idle, why, and what to set it
+        to, in one line.
     """
     experts = train_settings.experts_of(settings)
     if settings.experts and not settings.expert_weight and not settings.warm_start:

@@ -76,6 +76,8 @@ class GymnasiumTask(Task):
 @functools.cache
 def _suite(name: str, num_actions: int, size: int, speed: int) -> Suite:
     names = tuple(f"ACTION_{i}" for i in range(num_actions))
+    # Suites are told from one another by their names alone.
+    name = f"{name} ({size} numbers, {num_actions} actions)"
     return Suite(name, names, Vector(size), "float32", frames_per_second=speed, opening_steps=0)
 
 
@@ -96,8 +98,10 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
       ValueError: Gymnasium is not installed, there is no such environment, it cannot be seen in
         numbers, an action is not one of several from 0 on, or no step limit is known.
     """
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"{name}: max_steps is {max_steps}, expected at least 1")
     if isinstance(make, str):
-        make = functools.partial(_registered, make)
+        make = _registered(make, max_steps)
     try:
         world = make()
         seen, acted = world.observation_space, world.action_space
@@ -124,7 +128,7 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
         )
     if not limit:
         raise ValueError(f"{name}: has no step limit of its own; give max_steps")
-    return GymnasiumTask(
+    task = GymnasiumTask(
         name,
         tuple(range(actions)),
         int(limit),
@@ -133,16 +137,37 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
         speed=max(1, round(speed)),
         drawn=drawn,
     )
+    try:
+        task.camera(seed=0)  # every run films a game at its end
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{name}: cannot be filmed ({reason})") from error
+    return task
 
 
-def _registered(id: str, **options: Any) -> Any:
+def _registered(id: str, max_steps: int | None) -> Make:
+    """What makes a registered environment; its class too, by whose file the task is known."""
     try:
         import gymnasium
+        from gymnasium.envs.registration import load_env_creator
     except ImportError as error:
         raise ValueError(
             f"{id} needs Gymnasium ({error}): pip install 'jaxdistill[gymnasium]'"
         ) from error
-    return gymnasium.make(id, disable_env_checker=True, **options)
+    try:
+        entry = gymnasium.spec(id).entry_point
+        made_by = load_env_creator(entry) if isinstance(entry, str) else entry
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{id} cannot be made ({reason})") from error
+    return functools.partial(_make_registered, id, made_by, max_steps)
+
+
+def _make_registered(id: str, made_by: Any, max_steps: int | None, **options: Any) -> Any:
+    import gymnasium
+
+    del made_by
+    return gymnasium.make(id, max_steps, disable_env_checker=True, **options)
 
 
 def _size(space: Any) -> int:
@@ -273,7 +298,10 @@ class GymnasiumCamera:
 
 
 def _screen(pool: GymnasiumPool) -> np.ndarray:
-    return pool.screens()[0].copy()  # some draw into the same array again
+    """The screen at 300 pixels a side or less: clips hold hundreds."""
+    frame = pool.screens()[0]
+    n = -(-max(frame.shape[:2]) // 300)
+    return frame[::n, ::n].copy()  # some draw into the same array again
 
 
 def _bars(pool: GymnasiumPool) -> np.ndarray:

@@ -157,7 +157,7 @@ def test_an_average_plays_where_one_is_kept(tmp_path, one, monkeypatch):
         return measured(chosen, policy, *rest, **more)
 
     monkeypatch.setattr(evaluation, "measure", measure)
-    with learning.Training(averaged, tmp_path, one) as training:
+    with learning.Training.of(averaged, tmp_path, one) as training:
         training.iterate()
         training.evaluate()
         training.save(chosen=True)

@@ -15,7 +15,7 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import idle_settings, loop, losses, origins, ppo, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.learn.algorithm import Observed, Progress
-from jaxdistill.play import evaluation, lessons
+from jaxdistill.play import evaluation, lessons, scoring
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.combat import views
 
@@ -229,7 +229,7 @@ def test_a_seed_chooses_the_games_and_what_is_begun_with(tmp_path):
     shown, begun = [], []
     for seed in (0, 1):
         seeded = dataclasses.replace(SETTINGS, seed=seed)
-        with learning.Training(seeded, tmp_path / str(seed), ONE) as training:
+        with learning.Training.of(seeded, tmp_path / str(seed), ONE) as training:
             shown.append([pool.last.observations for pool in training._collector.pools])
             begun.append(jax.device_get(training.network_params(training.state.params)))
     assert not _same(*shown) and not _same(*begun)
@@ -247,7 +247,7 @@ def test_an_average_plays_where_one_is_kept(tmp_path, monkeypatch):
     def measure(chosen, policy, *_, **more):
         played.append(jax.device_get(policy.args[0]))
         ones = np.ones(1, int)
-        return [evaluation.Scores(ones * next(scores), ones, ones, ones == 0)]
+        return [scoring.Scores(ones * next(scores), ones, ones, ones == 0)]
 
     monkeypatch.setattr(learning.Training, "evaluate", noted)
     monkeypatch.setattr(evaluation, "measure", measure)
@@ -256,7 +256,7 @@ def test_an_average_plays_where_one_is_kept(tmp_path, monkeypatch):
     for params, state in zip(played, states * 2, strict=True):
         assert _same(params, state.eval_params["network"])
         assert not _same(params, state.params["network"])
-    with learning.Training(averaged, tmp_path, ONE) as training:
+    with learning.Training.of(averaged, tmp_path, ONE) as training:
         (own,), (other,) = (
             training._as_experts(x) for x in (states[0].eval_params, states[0].params)
         )

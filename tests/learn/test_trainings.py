@@ -830,7 +830,7 @@ def test_a_training_learns_several_games_and_says_how_it_went(whole_run):
 def test_what_a_training_says_of_its_scores_is_what_its_games_ended_with(tmp_path):
     """As a play of the same actions has them; Carnival gives points early."""
     chosen = _settings(games=("carnival",), rollout_steps=32, total_steps=128 * 3, max_steps=40)
-    with learning.Training(chosen, tmp_path) as training:
+    with learning.Training.of(chosen, tmp_path) as training:
         rows = [training.iterate() for _ in range(3)]
         (log,) = training._collector.log
         pool = training.lessons[0].pool(4, lessons.COLLECT, 0, max_steps=40)

@@ -49,7 +49,8 @@ def a_walk(name="walk/three", make=Walk, max_steps=5):
 def test_what_an_environment_says_is_counted():
     task = a_walk()
     assert (task.actions, task.max_steps, task.suite.frames_per_second) == ((0, 1), 5, 12)
-    assert (task.suite.name, task.suite.view, task.suite.epsilon) == ("walk", Vector(1), 0.0)
+    assert task.suite.name == "walk (1 numbers, 2 actions)"
+    assert (task.suite.view, task.suite.epsilon) == (Vector(1), 0.0)
     pool = task.pool(2, seed=0)
     first = pool.last.observations[:, 0, 0]
     assert pool.last.observations.dtype == np.float32
@@ -82,7 +83,7 @@ def test_chance_comes_from_the_pools_seed_alone():
 
 def test_a_limit_of_the_environments_own_cuts_too():
     def limited(render_mode=None):
-        return gymnasium.wrappers.TimeLimit(Walk(100), 3)
+        return gymnasium.wrappers.TimeLimit(Walk(100, render_mode), 3)
 
     pool = a_walk(make=limited, max_steps=50).pool(1, seed=0)
     for _ in range(3):
@@ -92,10 +93,35 @@ def test_a_limit_of_the_environments_own_cuts_too():
 
 def test_the_registration_says_the_limit_unless_it_is_said():
     assert tasks.gymnasium_task("pole", "CartPole-v1").max_steps == 500
-    task = tasks.gymnasium_task("pole", "CartPole-v1", max_steps=7)
-    assert (task.max_steps, task.size, task.actions) == (7, 4, (0, 1))
-    pool = task.pool(1, seed=0, max_steps=3)
-    assert [bool(pool.step(np.zeros(1, int)).over[0]) for _ in range(3)] == [False, False, True]
+    task = tasks.gymnasium_task("car", "MountainCar-v0", max_steps=210)  # of its own 200
+    assert (task.max_steps, task.size, task.actions) == (210, 2, (0, 1, 2))
+    pool = task.pool(1, seed=0)
+    assert [bool(pool.step(np.ones(1, int)).over[0]) for _ in range(210)] == [False] * 209 + [True]
+    assert task.pool(1, seed=0, max_steps=1).step(np.ones(1, int)).truncated[0]
+
+
+def test_an_environment_is_told_by_the_file_of_its_class(own_tasks, monkeypatch):
+    def content():
+        tasks.add(task := tasks.gymnasium_task("pole", "CartPole-v1"))
+        return tasks.content(task)
+
+    first = content()
+    file_of = tasks._file_of
+    changed = functools.partial(lambda module, files: f"{module} {file_of(module, files)}")
+    monkeypatch.setattr(tasks, "_file_of", changed)
+    second = content()
+    assert "CartPoleEnv" in first["fields"]["make"]
+    assert "gymnasium.envs.classic_control.cartpole " in second["fields"]["make"]
+
+
+def test_a_large_screen_is_filmed_at_every_nth_pixel():
+    class Wide(Walk):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.screen = np.zeros((200, 601, 3), np.uint8)
+
+    frame = a_walk(make=Wide).camera(seed=0).frame
+    assert frame.shape == (67, 201, 3)
 
 
 def test_spaces_are_seen_as_gymnasium_flattens_them():
@@ -148,11 +174,12 @@ def test_what_makes_no_pictures_is_filmed_by_its_numbers():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        ("Nowhere-v0", r"walk: cannot be made \(NameNotFound: .*Nowhere"),
+        ("Nowhere-v0", r"Nowhere-v0 cannot be made \(NameNotFound: .*Nowhere"),
         ("Pendulum-v1", r"walk: acts in Box\(.*\), expected Discrete, from 0 on"),
         (lambda: Picture(), r"walk: shows Box\(0, 255, \(96, 96, 3\).*a row of at most 4096 n"),
         (lambda: Late(), r"walk: acts in Discrete\(2, start=1\), expected Discrete, from 0 on"),
         (Walk, "walk: has no step limit of its own; give max_steps"),
+        (lambda: gymnasium.make("CartPole-v1"), "walk: cannot be filmed .*render_mode"),
     ],
 )
 def test_what_cannot_be_a_task_is_refused_in_a_line(make, words):
@@ -170,6 +197,12 @@ class Late(Walk):
     """Has actions from 1 on."""
 
     action_space = gymnasium.spaces.Discrete(2, start=1)
+
+
+def test_a_limit_below_one_is_refused():
+    for limit in (0, -3):
+        with pytest.raises(ValueError, match=f"walk/three: max_steps is {limit}, expected at"):
+            a_walk(max_steps=limit)
 
 
 def test_a_pool_of_none_and_another_view_are_refused():
