@@ -332,12 +332,13 @@ def test_independent_networks_are_judged_together(tmp_path, monkeypatch):
         games=("breakout", "freeway"), independent=True, rules=Rules(fire_after_life=True)
     )
     begun = []
-    monkeypatch.setattr(loop.beginning, "of", lambda *_: types.SimpleNamespace(experts=()))
-    monkeypatch.setattr(loop, "Training", lambda one, *_, **__: contextlib.nullcontext(one))
+    alone = types.SimpleNamespace
+    monkeypatch.setattr(loop.beginning, "of", lambda one, *_: alone(settings=one, experts=()))
+    monkeypatch.setattr(loop, "Training", lambda begin, *_, **__: contextlib.nullcontext(begin))
     monkeypatch.setattr(loop, "Expert", types.SimpleNamespace(load=lambda _: LOST))
 
-    def trained(one, *_):
-        begun.extend(one.games)
+    def trained(begin, *_):
+        begun.extend(begin.settings.games)
         return {"step": 0, "value": 0.0, "scores": {}}
 
     monkeypatch.setattr(loop, "_train", trained)

@@ -31,6 +31,7 @@ LIBRARIES = (
     "numpy",
 )
 EXTRAS = {
+    "gymnasium": ("gymnasium", "pygame"),
     "lander": ("gymnasium", "Box2D"),
     "video": ("av",),
     "hub": ("huggingface_hub",),
