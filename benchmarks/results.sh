@@ -120,8 +120,10 @@ weights() { # Not distilled, 2 to 6 minutes each, and the reference's own recipe
     compare reference reference.py
 }
 
-web() { # Experts found on the web. Three quarters of an hour.
-    compare web "thirdparty.py:$JAXDISTILL_EXPERTS"
+web() { # Experts found on the web, and on from there. Two hours.
+    local found=thirdparty.py:$JAXDISTILL_EXPERTS
+    [[ -f $out/web/result-288.json ]] || row web "$found"
+    row web "$found" --config.learn.rounds=576 --config.learn.shares=space_invaders=2
 }
 
 all="losses temperature states sizes past without quickstart again defaults weights"

@@ -9,7 +9,11 @@ colours, resized twice. Their specs in `configs/experts/` say where each was pub
 of it is in docs/results.md.
 
 The student sees each game as that game's expert does, and begins with the convolutions of all three
-side by side.
+side by side. The same command with
+
+    --config.learn.rounds=576 --config.learn.shares=space_invaders=2
+
+goes on from there.
 """
 
 from ml_collections import ConfigDict
