@@ -96,7 +96,7 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
 
     Raises:
       ValueError: Gymnasium is not installed, there is no such environment, it cannot be seen in
-        numbers, an action is not one of several from 0 on, or no step limit is known.
+        numbers or filmed, an action is not one of several from 0 on, or no step limit is known.
     """
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"{name}: max_steps is {max_steps}, expected at least 1")
@@ -110,8 +110,6 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
         drawn = "rgb_array" in world.metadata.get("render_modes", ())
         size = _size(seen)
         world.close()
-    except ValueError:
-        raise
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{name}: cannot be made ({reason})") from error

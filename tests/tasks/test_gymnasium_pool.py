@@ -179,6 +179,7 @@ def test_what_makes_no_pictures_is_filmed_by_its_numbers():
         (lambda: Picture(), r"walk: shows Box\(0, 255, \(96, 96, 3\).*a row of at most 4096 n"),
         (lambda: Late(), r"walk: acts in Discrete\(2, start=1\), expected Discrete, from 0 on"),
         (Walk, "walk: has no step limit of its own; give max_steps"),
+        (lambda: int("none"), r"walk: cannot be made \(ValueError: invalid literal"),
         (lambda: gymnasium.make("CartPole-v1"), "walk: cannot be filmed .*render_mode"),
     ],
 )
