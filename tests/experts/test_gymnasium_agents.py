@@ -1,5 +1,6 @@
 """Agents that Stable-Baselines3 trained in an environment of Gymnasium, as that task's experts."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -55,3 +56,50 @@ def test_an_agent_of_another_environment_is_refused(sb3, pole, tmp_path):
     sb3.PPO("MlpPolicy", "Acrobot-v1", device="cpu").save(tmp_path / "agent.zip")
     with pytest.raises(ValueError, match=r"agent.zip: .*6 numbers .* does not play pole/usual"):
         formats.load(tmp_path / "agent.zip", game="pole/usual")
+
+
+def walk(kind, render_mode=None):
+    """An environment that shows one place after another, whatever is done."""
+    import gymnasium
+    from gymnasium import spaces
+
+    class Walk(gymnasium.Env):
+        action_space = spaces.Discrete(3)
+        observation_space = {
+            "Discrete": spaces.Discrete(7),
+            "MultiDiscrete": spaces.MultiDiscrete([3, 4]),
+            "MultiBinary": spaces.MultiBinary(7),
+        }[kind]
+
+        def reset(self, *, seed=None, options=None):
+            self.observation_space.seed(seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 0.0, False, False, {}
+
+    return Walk()
+
+
+@pytest.mark.parametrize("kind", ["Discrete", "MultiDiscrete", "MultiBinary"])
+def test_places_are_read_one_hot_as_the_task_shows_them(sb3, own_tasks, kind, tmp_path):
+    import torch
+    from gymnasium import spaces
+
+    tasks.add(tasks.gymnasium_task("walk", functools.partial(walk, kind), max_steps=5))
+    model = sb3.PPO("MlpPolicy", walk(kind), seed=1, device="cpu")
+    torch.nn.init.normal_(model.policy.action_net.weight)
+    model.save(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match=f"of kind {kind}, expected Box, or to be read as the"):
+        formats.load(tmp_path / "agent.zip")
+    expert = formats.load(tmp_path / "agent.zip", game="walk")
+    space = walk(kind).observation_space
+    seen = [space.sample() for _ in range(16)]
+    rows = np.stack([spaces.flatten(space, each) for each in seen]).astype(np.float32)
+    ours = np.asarray(expert.suite_outputs(rows[:, None]))
+    with torch.no_grad():
+        states, _ = model.policy.obs_to_tensor(np.asarray(seen))
+        theirs = model.policy.get_distribution(states).distribution.logits.numpy()
+    assert np.ptp(theirs) > 1
+    ours = ours - np.log(np.exp(ours).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

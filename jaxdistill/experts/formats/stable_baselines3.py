@@ -271,9 +271,17 @@ def _seen(
     said: Carried | None,
     where: str,
 ) -> View | None:
-    """What it sees of a screen, as the file carries it or its space says; None of vectors."""
-    if (kind := _class_name(space.get(":type:", "Box"))) != "Box":
-        raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box")
+    """What it sees of a screen, as the file carries it or its space says; None of vectors.
+
+    Raises:
+      ValueError: it sees what does not come to one row of numbers, or not in one known way.
+    """
+    kind = _class_name(space.get(":type:", "Box"))
+    # Which place it is in, one-hot, as `gymnasium.spaces.flatten` has it too.
+    places = kind in ("Discrete", "MultiDiscrete", "MultiBinary") and not plan.convs
+    if kind != "Box" and not (places and game is not None and not skills.is_skill(game)):
+        of_a_task = ", or to be read as the expert of a task that is seen so" if places else ""
+        raise ValueError(f"{where}: sees a space of kind {brief([kind])}, expected Box{of_a_task}")
     if said and plan.convs:
         return _carried_view(said, game, where)
     return _view(arrays, plan, space, where)
