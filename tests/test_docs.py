@@ -23,12 +23,23 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_docs_show_the_columns_that_the_program_prints():
-    """Each printed table stands under its heading in docs/results.md, with the same first row."""
-    sections = re.split(r"^#+ ", (ROOT / "docs" / "results.md").read_text(), flags=re.MULTILINE)
+    """Each printed table stands first under its heading, with the same first row.
+
+    That is in docs/results.md, or in docs/experiments.md where results.md has no such heading.
+    """
+    pages = [sections("results.md"), sections("experiments.md")]
     for table in (*results.TABLES, *results.TRAINED):
-        (section,) = (text for text in sections if text.startswith(f"{table.title}\n"))
+        section = next(page[table.title] for page in pages if table.title in page)
         heading = next(line for line in section.splitlines() if line.startswith("| "))
         assert heading == f"| {' | '.join(table.columns)} |", table.title
+
+
+def sections(page):
+    """The text under each heading of a page in docs/, whose headings all differ."""
+    parts = re.split(r"^#+ (.*)$", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE)
+    titles = parts[1::2]
+    assert len(set(titles)) == len(titles)
+    return dict(zip(titles, parts[2::2], strict=True))
 
 
 def test_a_run_is_found_whatever_its_name(tmp_path):
