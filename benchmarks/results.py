@@ -1,4 +1,4 @@
-"""The runs that `results.sh` made, as the Markdown tables of `docs/results.md`.
+"""The runs that `results.sh` made, as Markdown: tables of `docs/results.md` and `experiments.md`.
 
 python benchmarks/results.py [DIRECTORY]
 """

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes the tables of docs/results.md anew, all or the named ones, the cheapest rows first. Each row
-# is a run in OUT, and a run that is there already is not made again. About ten hours on 2 cores;
-# stop it at any moment, and the same command goes on. The experts found on the web are asked for in
+# Makes the tables of docs/results.md anew, and those of docs/experiments.md that are measured from
+# the emulator's own starts there: all or the named ones, the cheapest rows first. Each row is a run
+# in OUT, and a run that is there already is not made again. About ten hours on 2 cores; stop it at
+# any moment, and the same command goes on. The experts found on the web are asked for in
 # JAXDISTILL_EXPERTS, the folder that holds them, and left out without it.
 #
 #     benchmarks/results.sh [OUT [TABLE...]]

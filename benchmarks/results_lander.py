@@ -1,4 +1,4 @@
-"""Makes the lander tables of `docs/results.md`: one network or several, learnt or merged.
+"""Makes the lander tables of `docs/results.md` and `experiments.md`: one network or several.
 
     python benchmarks/results_lander.py [--out=runs/results_lander] [--seeds=3] [--only=KIND,KIND]
 

@@ -1,4 +1,4 @@
-"""Makes the tables of skills in `docs/results.md`: experts, merges, and what goes on from one.
+"""Makes the tables of skills in `docs/results.md` and `experiments.md`: experts and merges.
 
     python benchmarks/results_skills.py [--out=runs/results_skills] [--seeds=3] [--only=KIND,KIND]
 

@@ -6,9 +6,9 @@
 Several games (`--config.games=breakout,pong,freeway`) are learnt by one network: the multi-task
 baseline. On a GPU scale by flags alone: `--config.num_envs=256 --config.total_steps=10000000`.
 
-`WORKDIR/experts/GAME` always holds the best network so far. How long it takes: docs/results.md,
-"Without experts". Freeway needs exploration that holds an action: `--config.hold_exponent=1.6
---config.epsilon_fraction=0.33`.
+`WORKDIR/experts/GAME` always holds the best network so far. How long it takes:
+docs/experiments.md, "Without experts". Freeway needs exploration that holds an action:
+`--config.hold_exponent=1.6 --config.epsilon_fraction=0.33`.
 
 With an expert at hand, mediocre as it may be, begin from what it knows and go beyond:
 

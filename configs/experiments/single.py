@@ -3,8 +3,9 @@
     python launch/distill.py --workdir=runs/net1 --config=configs/experiments/single.py:pong \
         --config.network=net1
 
-Every row of the tables in `docs/results.md` about losses, sizes and temperatures is this file with
-a few flags; `benchmarks/results.sh` holds them. Rows of one table have equal steps and updates.
+Every row of the tables about losses and temperatures in `docs/results.md`, and about sizes in
+`docs/experiments.md`, is this file with a few flags; `benchmarks/results.sh` holds them. Rows of
+one table have equal steps and updates.
 """
 
 from ml_collections import ConfigDict
