@@ -232,7 +232,6 @@ def _train(
             trace.step()
             _iterate(training, knobs, writer, advance)
             last_saved = _evaluate_or_save(training, writer, stop_at, last_saved)
-            preemption.stop_if_asked()
             if training.iteration == stop_at:
                 return training.best
     if not int(training.state.step):
@@ -285,18 +284,18 @@ def _evaluate_or_save(
     Raises:
       Preempted: a signal has come, and all is saved.
     """
-    if _evaluation_follows(training):
-        if time.monotonic() - last_saved > _EVALUATE_SECONDS or preemption.asked():
-            training.save(due=True)
-        preemption.stop_if_asked()
+    asked = preemption.asked()  # once: who comes later has not been saved for
+    evaluates = _evaluation_follows(training)
+    patience = _EVALUATE_SECONDS if evaluates else _SAVE_SECONDS
+    stops = not evaluates and training.iteration == stop_at
+    if asked or stops or time.monotonic() - last_saved > patience:
+        training.save(due=evaluates)
+        last_saved = time.monotonic()
+    if asked:
+        raise preemption.Preempted
+    if evaluates:
         _evaluate(training, writer)
-        return time.monotonic()
-    if (
-        time.monotonic() - last_saved > _SAVE_SECONDS
-        or training.iteration == stop_at
-        or preemption.asked()
-    ):
-        training.save()
+        preemption.stop_if_asked()
         return time.monotonic()
     return last_saved
 

@@ -194,14 +194,20 @@ class Learn:
 def _parted(names: str) -> tuple[str, ...]:
     """Names that have commas between them; a comma may be of a file that is there, or on the hub.
 
-    Of the hub it is where none of what stands behind it is something that could be named.
+    Games are games whatever is there: it may be the run itself, whose settings do not change by its
+    beginning; `./pong,breakout` is a path. Of the hub a comma is where none of what stands behind
+    it could be named.
     """
-    _, *others = names.split(",")
+    parts = tuple(names.split(","))
+    if all(map(tasks.find, parts)) and not names.startswith((".", "/", "~")):
+        return parts
     one = os.path.exists(names) or (
         hub.is_address(names)
-        and not any(hub.is_address(x) or tasks.find(x) or shipped.found(x).exists() for x in others)
+        and not any(
+            hub.is_address(x) or tasks.find(x) or shipped.found(x).exists() for x in parts[1:]
+        )
     )
-    return (names,) if one else tuple(names.split(","))
+    return (names,) if one else parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -464,12 +470,12 @@ def resolve_defaults(settings: Settings, experts: Sequence[Teacher]) -> Settings
 def task_called(name: str, sources: Sequence[ExpertSource], experts: Sequence[Teacher]) -> str:
     """The name of the task of a run that is called `name` in another spelling, or `name`.
 
-    What is there as a file or a run is that. A name with a slash may be that of a run which is
-    not there: it is a task's where an expert of the run is given so, too.
+    Whatever is there as a file: a directory of that name may be the run itself, and `./name` says
+    the other. A name with a slash is a task's where an expert of the run is given so, too.
     """
     own = {str(expert.game) for expert in experts}
     task = None if name in own else tasks.find(name)
-    if task is None or task.name not in own or shipped.found(name).exists():
+    if task is None or task.name not in own:
         return name
     return task.name if "/" not in name or name in {x.game for x in sources} else name
 

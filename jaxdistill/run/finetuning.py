@@ -28,25 +28,47 @@ def student_of(settings: Settings, workdir: pathlib.Path) -> origins.Pretrained 
     if settings.student is None:
         return None
     names = [task.name for task in settings.tasks]
-    student = to_go_on_from(_place_of(settings.student, workdir), names)
+    student = _the_same(_places_of(settings.student, workdir), names, workdir)
     if settings.expert_weight and student.alone:
         raise ValueError(
             f"expert_weight is {settings.expert_weight:g}, and {student.name} came without its "
             f"experts; set it to 0, as configs/finetune.py:alone does, or go on from its run"
         )
-    origins.check(workdir, origins.of(student, ()))
     return student
 
 
-def _place_of(student: str, workdir: pathlib.Path) -> str:
-    """Where a training's student is: where it was or, if nothing is there, around the training.
+def _places_of(student: str, workdir: pathlib.Path) -> list[str]:
+    """Where a training's student may be: where it was or, else, around the training.
 
-    So `finetuned` in the directory of a run moves with it, and is read from within.
+    So `finetuned` in the directory of a run moves with it, and is read from within, though another
+    run may have begun where the two were.
     """
     around = workdir.resolve().parent
+    places = [str(around)] if kinds.has_student(around) else []
     if hub.is_address(student) or kinds.has_student(student) or travelling.is_student(student):
-        return student
-    return str(around) if kinds.has_student(around) else student
+        tells = origins.relocated_fields(workdir, {"student": ""})  # if the one around is the same
+        return [student, *(places if tells else [])]
+    return places or [student]
+
+
+def _the_same(
+    places: Sequence[str], games: Sequence[str], workdir: pathlib.Path
+) -> origins.Pretrained:
+    """The student with which the training was begun, at the first of the places that has it.
+
+    Raises:
+      ValueError, OSError: it is at none; says what is wrong with the first.
+    """
+    wrong: list[Exception] = []
+    for place in places:
+        try:
+            student = to_go_on_from(place, games)
+            origins.check(workdir, origins.of(student, ()))
+        except (ValueError, OSError) as error:
+            wrong.append(error)
+        else:
+            return student
+    raise wrong[0]
 
 
 def as_distilled(settings: Settings, student: origins.Pretrained) -> Settings:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.tasks.actions import MOST_ACTIONS
 from jaxdistill.tasks.task import Played, Pool, Suite, Task
 from jaxdistill.tasks.views import MAX_SIZE, AnyShown, Vector
 from jaxdistill.text import one_line
@@ -60,17 +61,45 @@ class GymnasiumTask(Task):
     ) -> GymnasiumPool:
         """See `GymnasiumPool`; it has one thread."""
         del threads
-        limit = self.max_steps if max_steps is None else max_steps
-        made = functools.partial(_made, self.make)
+        limit, make = self._limited(max_steps)
+        made = functools.partial(_made, make)
         return GymnasiumPool(self, made, num_envs, seed=seed, view=view, max_steps=limit)
 
     def camera(self, *, seed: int, max_steps: int | None = None) -> GymnasiumCamera:
         """See `GymnasiumCamera`."""
-        limit = self.max_steps if max_steps is None else max_steps
+        limit, make = self._limited(max_steps)
         options = {"render_mode": "rgb_array"} if self.drawn else {}
-        made = functools.partial(_made, self.make, **options)
+        made = functools.partial(_made, make, **options)
         pool = GymnasiumPool(self, made, 1, seed=seed, max_steps=limit)
         return GymnasiumCamera(pool, _screen if self.drawn else _bars)
+
+    def _limited(self, max_steps: int | None) -> tuple[int, Make]:
+        """The step limit of one episode, and what makes an environment that plays so long."""
+        limit = self.max_steps if max_steps is None else max_steps
+        if isinstance(self.make, Registered):
+            return limit, dataclasses.replace(self.make, max_steps=limit)
+        return limit, self.make
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """Makes an environment that Gymnasium knows by its id.
+
+    Attributes:
+      id: such as "CartPole-v1".
+      made_by: its class, or the function that makes it, by whose file the task is known.
+      max_steps: step limit of one episode; None is that of its registration.
+    """
+
+    id: str
+    made_by: Any
+    max_steps: int | None
+
+    def __call__(self, **options: Any) -> Any:
+        """Makes one; `options` are those of `gymnasium.make`, such as `render_mode`."""
+        import gymnasium
+
+        return gymnasium.make(self.id, self.max_steps, disable_env_checker=True, **options)
 
 
 @functools.cache
@@ -105,7 +134,7 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
     try:
         world = make()
         seen, acted = world.observation_space, world.action_space
-        limit = max_steps or getattr(world.spec, "max_episode_steps", None)
+        own_limit = _own_limit(world)
         speed = world.metadata.get("render_fps") or GymnasiumTask.speed
         drawn = "rgb_array" in world.metadata.get("render_modes", ())
         size = _size(seen)
@@ -119,13 +148,15 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
             f"{MAX_SIZE} numbers; wrap the environment"
         )
     actions = _actions(acted)
-    if not actions:
+    if not 0 < actions <= MOST_ACTIONS:
         raise ValueError(
-            f"{name}: acts in {one_line(str(acted), 80)}, expected Discrete, from 0 on; wrap the "
-            f"environment"
+            f"{name}: acts in {one_line(str(acted), 80)}, expected Discrete, from 0 on, of at most "
+            f"{MOST_ACTIONS} actions; wrap the environment"
         )
+    limit = max_steps or own_limit
     if not limit:
         raise ValueError(f"{name}: has no step limit of its own; give max_steps")
+    _check_limit(name, limit, own_limit)
     task = GymnasiumTask(
         name,
         tuple(range(actions)),
@@ -143,8 +174,8 @@ def gymnasium_task(name: str, make: str | Make, *, max_steps: int | None = None)
     return task
 
 
-def _registered(id: str, max_steps: int | None) -> Make:
-    """What makes a registered environment; its class too, by whose file the task is known."""
+def _registered(id: str, max_steps: int | None) -> Registered:
+    """What makes a registered environment."""
     try:
         import gymnasium
         from gymnasium.envs.registration import load_env_creator
@@ -158,14 +189,21 @@ def _registered(id: str, max_steps: int | None) -> Make:
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise ValueError(f"{id} cannot be made ({reason})") from error
-    return functools.partial(_make_registered, id, made_by, max_steps)
+    return Registered(id, made_by, max_steps)
 
 
-def _make_registered(id: str, made_by: Any, max_steps: int | None, **options: Any) -> Any:
-    import gymnasium
+def _own_limit(world: Any) -> int | None:
+    """The step limit of one episode that an environment says it was made with."""
+    return getattr(getattr(world, "spec", None), "max_episode_steps", None)
 
-    del made_by
-    return gymnasium.make(id, max_steps, disable_env_checker=True, **options)
+
+def _check_limit(name: str, limit: int, own: int | None) -> None:
+    """Refuses a step limit that an environment would end before."""
+    if own and limit > own:
+        raise ValueError(
+            f"{name}: max_steps is {limit}, and the environment is made to end after {own}; make "
+            f"it with a limit as high, or name it by its id"
+        )
 
 
 def _size(space: Any) -> int:
@@ -213,10 +251,11 @@ class GymnasiumPool(Pool):
 
         Args:
           make: makes an environment that shows one row of float32.
-          max_steps: step limit of one episode. The environment may have a lower one of its own.
+          max_steps: step limit of one episode.
 
         Raises:
-          ValueError: a count below 1, or a view of something else than the suite's numbers.
+          ValueError: a count below 1, a view of something else than the suite's numbers, or the
+            environment says that it ends sooner.
         """
         super().__init__(task, num_envs, view, max_steps)
         usual = task.suite.view
@@ -224,6 +263,7 @@ class GymnasiumPool(Pool):
             raise ValueError(f"{task.name} shows {usual}, not {self.view}")
         self._seed, self._max_steps = seed, max_steps
         self._worlds = [make() for _ in range(num_envs)]
+        _check_limit(task.name, max_steps, _own_limit(self._worlds[0]))
         self._episodes = np.full(num_envs, -1)
         self._lengths = np.zeros(num_envs, int)
         self._actions = np.zeros(0, int)

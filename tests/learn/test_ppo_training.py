@@ -149,6 +149,27 @@ def test_a_training_that_is_taken_away_at_an_evaluation_has_saved_what_it_learnt
     _assert_same_files(workdir, tmp_path)
 
 
+def test_a_signal_is_followed_where_it_was_heard_before_saving(tmp_path, monkeypatch):
+    """One that comes between two lines of an iteration waits for the next, which saves."""
+    iterate, heard = learning.Training.iterate, []
+
+    def asked():
+        heard.append(True)
+        return len(heard) > 1
+
+    def iterates(training):
+        row = iterate(training)
+        patch.setattr(preemption, "asked", asked)
+        return row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning.Training, "iterate", iterates)
+        with pytest.raises(preemption.Preempted):
+            loop.train(SETTINGS, tmp_path, mesh=ONE)
+    with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
+        assert training.iteration == 2
+
+
 def test_games_that_nobody_goes_on_with_are_not_played_again(tmp_path, monkeypatch):
     """What is saved of them is what was read."""
     loop.train(SETTINGS, tmp_path, mesh=ONE, stop_at=2)

@@ -531,7 +531,7 @@ def test_a_warm_start_plays_each_game_as_it_was_taught_that_game(tmp_path, netwo
 
 
 def test_a_game_may_be_named_by_any_spelling(tmp_path, monkeypatch):
-    """As experts' games may; what is there as a file is that, and a run that is missing no game."""
+    """As experts' games may, whatever stands in a run's directory; a path is another's."""
     monkeypatch.chdir(tmp_path)
     judges = _judges(["q", "q"])
 
@@ -550,8 +550,15 @@ def test_a_game_may_be_named_by_any_spelling(tmp_path, monkeypatch):
         known(shares="breakout=2,Breakout=3")
     for other in ("runs/pong", "Freeway", "pong.pth", "hf://me/pong"):
         assert known(warm_start=other).warm_start == other
-    (tmp_path / "Pong").touch()
-    assert known(warm_start="Pong").warm_start == "Pong"
+    for name in ("Pong", "Pong,Breakout"):  # the run itself makes its directory
+        (tmp_path / name).mkdir()
+    assert known(warm_start="Pong").begins_as == "pong"
+    assert known(warm_start="./Pong").warm_start == "./Pong"
+    assert known(shares="Pong=2").shares == "pong=2"
+    both = known(warm_start="Pong,Breakout", warm_layers="convolutions")
+    assert both.sees_as == ("pong", "breakout")
+    named = known(warm_start="./Pong,Breakout", warm_layers="convolutions")
+    assert named.sees_as == ("./Pong,Breakout",)
 
 
 def test_a_warm_start_may_be_of_the_convolutions_alone(settings, tmp_path, monkeypatch):

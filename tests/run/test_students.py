@@ -829,7 +829,25 @@ def test_a_fine_tuning_moves_with_its_run(alone, tmp_path, monkeypatch, capsys):
     assert {"random", "expert", "student", "network"} <= rows[0].keys()
     monkeypatch.chdir("yours")
     assert json.dumps(evaluating.find("finetuned").measure(AGAIN)) == json.dumps(rows)
-    assert "note: measured without" not in capsys.readouterr().out
+    monkeypatch.chdir("..")
+    shutil.copytree("yours", "alone")  # where it was begun, and is another now
+    read = finetuning.to_go_on_from
+
+    def another(place, games):
+        student = read(place, games)
+        if str(place) == "yours" or str(place) == str(alone.with_name("yours")):
+            return student
+        changed = jax.tree.map(lambda x: x + 1, student.params)
+        return dataclasses.replace(student, params=changed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "to_go_on_from", another)
+        assert json.dumps(evaluating.find(out).measure(AGAIN)) == json.dumps(rows)
+        assert "note: measured without" not in capsys.readouterr().out
+        fresh = pathlib.Path("yours", "fresh")  # begun with nobody yet, it takes who it is given
+        assert finetuning.student_of(settings, fresh).name == "student of alone"
+    shutil.rmtree("alone")
+    monkeypatch.chdir("yours")
     pathlib.Path("student.json").unlink()
     pathlib.Path("config.json").rename("aside.json")
     (row,) = evaluating.find("finetuned").measure(AGAIN)

@@ -98,6 +98,19 @@ def test_the_registration_says_the_limit_unless_it_is_said():
     pool = task.pool(1, seed=0)
     assert [bool(pool.step(np.ones(1, int)).over[0]) for _ in range(210)] == [False] * 209 + [True]
     assert task.pool(1, seed=0, max_steps=1).step(np.ones(1, int)).truncated[0]
+    longer = task.pool(1, seed=0, max_steps=220)
+    assert [bool(longer.step(np.ones(1, int)).over[0]) for _ in range(220)] == [False] * 219 + [1]
+
+
+def test_a_limit_that_the_environment_ends_before_is_refused():
+    made = functools.partial(gymnasium.make, "CartPole-v1")
+    words = "pole: max_steps is 501, and the environment is made to end after 500; make it with"
+    with pytest.raises(ValueError, match=f"^{words}"):
+        tasks.gymnasium_task("pole", made, max_steps=501)
+    task = tasks.gymnasium_task("pole", made)
+    assert task.max_steps == 500
+    with pytest.raises(ValueError, match=f"^{words}"):
+        task.pool(1, seed=0, max_steps=501)
 
 
 def test_an_environment_is_told_by_the_file_of_its_class(own_tasks, monkeypatch):
@@ -178,6 +191,7 @@ def test_what_makes_no_pictures_is_filmed_by_its_numbers():
         ("Pendulum-v1", r"walk: acts in Box\(.*\), expected Discrete, from 0 on"),
         (lambda: Picture(), r"walk: shows Box\(0, 255, \(96, 96, 3\).*a row of at most 4096 n"),
         (lambda: Late(), r"walk: acts in Discrete\(2, start=1\), expected Discrete, from 0 on"),
+        (lambda: Many(), r"walk: acts in Discrete\(300\), expected Discrete.* at most 256 actions"),
         (Walk, "walk: has no step limit of its own; give max_steps"),
         (lambda: int("none"), r"walk: cannot be made \(ValueError: invalid literal"),
         (lambda: gymnasium.make("CartPole-v1"), "walk: cannot be filmed .*render_mode"),
@@ -198,6 +212,12 @@ class Late(Walk):
     """Has actions from 1 on."""
 
     action_space = gymnasium.spaces.Discrete(2, start=1)
+
+
+class Many(Walk):
+    """Has more actions than are told apart."""
+
+    action_space = gymnasium.spaces.Discrete(300)
 
 
 def test_a_limit_below_one_is_refused():
