@@ -127,9 +127,10 @@ def _write_merged(student: Student) -> None:
 
     roles = student.roles
     if student.network.knows_game and isinstance(roles[0].view, View):
+        how = "sb3" if student.network.controllers else "expert"  # which has controllers of its own
         raise ValueError(
-            f"the student of {student.name} knows its games, as no merged file can; write it "
-            f"game by game: --format=expert --game=NAME"
+            f"the student of {student.name} knows its games, as no merged file can; write it game "
+            f"by game, --format={how} --game=NAME, or whole, --format=student, onnx or stablehlo"
         )
     export.export(
         student.params,

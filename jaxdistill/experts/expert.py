@@ -508,7 +508,8 @@ class Team:
         whole, kinds = jnp.zeros(self.task.suite.num_actions), self.task.suite.kinds or ()
         for expert in self.experts:
             log_std = expert.suite_log_std
-            if log_std is None and {kinds[a] for a in expert.actions} != {"key"}:
+            played = np.flatnonzero(expert.mask)
+            if log_std is None and {kinds[a] for a in played} != {"key"}:
                 return None
             whole = whole if log_std is None else jnp.where(expert.mask, log_std, whole)
         return whole

@@ -26,7 +26,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import carried
 from jaxdistill.experts.formats.conventions import LANDER_TASKS, SKILLS_PLAN
 from jaxdistill.experts.torch_writer import save
-from jaxdistill.tasks.atari import NUM_ACTIONS, USUAL, Rules
+from jaxdistill.tasks.atari import ATARI, NUM_ACTIONS, USUAL, Rules
 from jaxdistill.tasks.combat import COMBAT
 from jaxdistill.tasks.lander import LANDER
 from jaxdistill.tasks.views import AnyView, View
@@ -80,6 +80,11 @@ def export(
         tasks.get(g).name: view for g, view in (teacher_views or {}).items()
     }
     suite = tasks.get(next(iter(views))).suite
+    if suite not in (ATARI, LANDER, COMBAT):
+        raise ValueError(
+            f"no program in PyTorch has files for {suite.name}; write it with --format=student, "
+            f"onnx or stablehlo"
+        )
     first = next(iter(named.values()))
     if any(view.shape != first.shape for view in named.values()):
         raise ValueError(f"views differ in shape: {sorted({v.shape for v in named.values()})}")
@@ -143,16 +148,22 @@ def export_expert(expert: Expert, path: str | os.PathLike[str], *, dtype: str = 
             f"{expert.name}: plays {expert.game}; experts of combat are written for "
             f"Stable-Baselines3: --format=sb3"
         )
-    if not screen and (expert.game is None or expert.task.suite != LANDER):
+    if expert.game is None and not screen:
         raise ValueError(
-            f"{expert.name}: sees no screen and plays no lander (it plays {expert.game}); no "
-            f"convention is for others. If it does, convert it again with --game"
+            f"{expert.name}: sees no screen, and does not say what it plays; if that is a lander, "
+            f"convert it again with --game"
+        )
+    if expert.game is not None and expert.task.suite != (ATARI if screen else LANDER):
+        raise ValueError(
+            f"{expert.name}: plays {expert.game}, for which no program in PyTorch has files; write "
+            f"it with --format=onnx or stablehlo"
         )
     count, what = (NUM_ACTIONS, "ALE") if screen else (LANDER.num_actions, "lander")
     if expert.actions != tuple(range(count)):
         raise ValueError(
             f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "
-            f"convention expects all {count} {what} actions in order"
+            f"convention expects all {count} {what} actions in order, --format=sb3, onnx and "
+            f"stablehlo any"
         )
     if isinstance(expert.view, View):
         weights = to_state_dict(expert.params, expert.network, expert.view, dtype=dtype)

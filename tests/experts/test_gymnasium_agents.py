@@ -1,13 +1,20 @@
 """Agents that Stable-Baselines3 trained in an environment of Gymnasium, as that task's experts."""
 
+import dataclasses
 import functools
 import warnings
+from typing import ClassVar
 
+import jax
 import numpy as np
 import pytest
 
-from jaxdistill import tasks
-from jaxdistill.experts import formats
+from jaxdistill import networks, tasks
+from jaxdistill.experts import export, formats
+from jaxdistill.experts.expert import Expert
+from jaxdistill.tasks.atari import USUAL
+from jaxdistill.tasks.task import Suite, Task
+from jaxdistill.tasks.views import View
 
 STATES = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 
@@ -103,3 +110,53 @@ def test_places_are_read_one_hot_as_the_task_shows_them(sb3, own_tasks, kind, tm
     assert np.ptp(theirs) > 1
     ours = ours - np.log(np.exp(ours).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_no_file_of_another_suite_is_written_in_its_place(pole, tmp_path):
+    """Four actions on eight numbers would else be a lander's."""
+    network, path = networks.create("mlp", num_outputs=2), tmp_path / "x.pth"
+    params, view = networks.init(network, jax.random.key(0), (1, 4)), pole.suite.view
+    with pytest.raises(
+        ValueError, match=r"files for pole \(4 numbers, .*--format=student, onnx or"
+    ):
+        export.export(params, network, path, views={"pole/usual": view})
+    expert = Expert("a pole", network, params, "q", (0, 1), view=view, game="pole/usual")
+    with pytest.raises(ValueError, match=r"a pole: plays pole/usual, for .*--format=onnx or stab"):
+        export.export_expert(expert, path)
+    assert not path.exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures(Task):
+    """What is seen in pixels and is no game of Atari."""
+
+    suite: ClassVar[Suite] = Suite(
+        "pictures",
+        ("LEFT", "RIGHT"),
+        View(height=48, width=48, stack=2),
+        "uint8",
+        frames_per_second=10,
+        opening_steps=0,
+    )
+    name: str = "pictures/a"
+    actions: tuple[int, ...] = (0, 1)
+    max_steps: int = 5
+
+    def pool(self, num_envs, *, seed, view=None, max_steps=None, threads=None):
+        raise NotImplementedError
+
+    def camera(self, *, seed, max_steps=None):
+        raise NotImplementedError
+
+
+def test_an_agent_of_pictures_is_played_by_no_rules_of_atari(sb3, own_tasks, tmp_path):
+    import gymnasium
+
+    class Seen(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 255, (2, 48, 48), np.uint8)
+        action_space = gymnasium.spaces.Discrete(2)
+
+    sb3.DQN("CnnPolicy", Seen(), buffer_size=1, device="cpu").save(tmp_path / "agent.zip")
+    tasks.add(Pictures())
+    expert = formats.load(tmp_path / "agent.zip", game="pictures/a")
+    assert (expert.view, expert.rules) == (Pictures.suite.view, USUAL)

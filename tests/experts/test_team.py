@@ -208,6 +208,10 @@ def test_a_teams_deviations_are_its_experts_own():
     known = {"aiming": {"log_std": (-1.5, 0.25)}}
     np.testing.assert_array_equal(together(*SKILLS, **known).suite_log_std[7:], [-1.5, 0.25])
     assert together(*SKILLS).suite_log_std is None
+    # Outputs that it does not play with ask for none: movement has keys alone.
+    others = {"movement": {"actions": tuple(range(9))}}
+    whole = together(*SKILLS, **known, **others)
+    np.testing.assert_array_equal(whole.suite_log_std[7:], [-1.5, 0.25])
     # What stands beside keys is nobody's angle.
     keyed = known | {"movement": {"log_std": (9.0,) * 6}}
     np.testing.assert_array_equal(together(*SKILLS, **keyed).suite_log_std[7:], [-1.5, 0.25])

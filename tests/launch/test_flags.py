@@ -810,6 +810,28 @@ def test_what_a_student_was_not_taught_is_in_files_of_all_actions_alone(program,
                 assert len(read.actions) == (18 if kind == "expert" else 4)
 
 
+def test_a_student_with_controllers_is_led_to_a_format_that_has_it(program, tmp_path):
+    """Game by game it has outputs for what is valid alone, which the reference has no files for."""
+    chosen = [tasks.get(game) for game in ("pong", "breakout")]
+    network, view = networks.for_tasks(networks.create("multi_task"), chosen), chosen[0].view
+    params = jax.device_get(networks.init(network, jax.random.key(0), view.shape))
+    roles = tuple(Role(task.name, view, task.actions, "someone") for task in chosen)
+    where, out = tmp_path / "student", tmp_path / "out.zip"
+    Student("x", network, params, "q", roles).save(where)
+
+    def said(*given):
+        code, _, err = program("export", f"--workdir={where}", f"--out={out}", *given)
+        return code, err
+
+    code, err = said()
+    assert code == 2 and "game by game, --format=sb3 --game=NAME, or whole, --format=student" in err
+    code, err = said("--format=expert", "--game=breakout")
+    assert code == 2 and "all 18 ALE actions in order, --format=sb3, onnx and stablehlo any" in err
+    assert not out.exists()
+    assert said("--format=sb3", "--game=breakout")[0] == 0
+    assert formats.load(out, game="breakout").actions == tasks.get("breakout").actions
+
+
 EVALUATE = {
     "episodes": "2",
     "epsilon": "0.9",

@@ -42,7 +42,7 @@ from jaxdistill.experts.formats.layers import (
     recurrent,
 )
 from jaxdistill.experts.formats.skills import Space
-from jaxdistill.tasks.atari import USUAL, Rules
+from jaxdistill.tasks.atari import ATARI, USUAL, Rules
 from jaxdistill.tasks.views import SCREEN, AnyView, Vector, View
 from jaxdistill.text import one_line
 
@@ -324,6 +324,8 @@ def _of_one_action(policy: Policy, trained: Space, said: Carried | None, where: 
         notes.append(_VECTORS)
     if said:
         rules = said.rules
+    elif game is not None and tasks.get(game).suite != ATARI:
+        rules = USUAL
     else:
         rules = _rules(view, actions, game)
         if _is_raw_screen(view):
