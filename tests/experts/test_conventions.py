@@ -1033,7 +1033,7 @@ def test_names_that_say_a_game(path, game):
     assert found == game and bool(source) == (game is not None)
 
 
-def test_what_names_and_outputs_say_of_an_experts_own_game():
+def test_what_names_and_outputs_say_of_an_experts_own_game(tmp_path, monkeypatch):
     known = {convention.name: convention for convention in CONVENTIONS}
 
     def rules(name, actions, game, path="x.gz", **arguments):
@@ -1042,6 +1042,11 @@ def test_what_names_and_outputs_say_of_an_experts_own_game():
     agents, cleanba = "atari-agents DQN", "cleanba IMPALA or PPO, residual"
     assert rules(agents, BREAKOUT, "breakout") == STICKY
     assert rules(agents, BREAKOUT, "breakout", "DQN_classic_adam/Breakout/x.gz") == USUAL
+    inside = tmp_path / "DQN_classic_adam" / "Breakout" / "0"
+    inside.mkdir(parents=True)
+    for folder, name in ((inside.parent, "0/x.gz"), (inside, "x.gz"), (inside, "./x.gz")):
+        monkeypatch.chdir(folder)
+        assert rules(agents, BREAKOUT, "breakout", name) == USUAL, name
     assert rules(cleanba, BREAKOUT, "breakout") == FIRE
     # Boxing has all 18 actions of its own, so that its outputs alone say nothing.
     full = tuple(range(18))
@@ -1056,13 +1061,16 @@ def test_what_names_and_outputs_say_of_an_experts_own_game():
     assert rules(lander, tuple(range(4)), "lander/heavy") == USUAL
 
 
-def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path):
+def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path, monkeypatch):
     run = tmp_path / "run"
     (run / "checkpoint_p0").mkdir(parents=True)
     said = {"env": "atari_pong", "nonlinearity": "elu"}
     (run / "config.json").write_text(json.dumps(said))
     arguments = beside.arguments({}, run / "checkpoint_p0" / "x.pth")
     assert beside.games({}, arguments) == ("pong",)
+    monkeypatch.chdir(run / "checkpoint_p0")
+    for name in ("x.pth", "./x.pth"):  # from inside its folder
+        assert beside.arguments({}, pathlib.Path(name)) == said
     known = {convention.name: convention for convention in CONVENTIONS}
     chosen = with_arguments(known["Sample Factory"], arguments, "x.pth")
     assert chosen.plan.activation == "elu"

@@ -28,9 +28,10 @@ def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
     CleanRL keeps it under "args", its PPO in Flax as the first of a list; Sample Factory in a
     `config.json` above the folder of its checkpoints.
     """
-    if path.parent.name.startswith("checkpoint_p"):
+    folder = path.absolute().parent
+    if folder.name.startswith("checkpoint_p"):
         try:
-            said = disk.read_json(path.parent.parent / "config.json", "download it again")
+            said = disk.read_json(folder.parent / "config.json", "download it again")
         except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}

@@ -700,7 +700,7 @@ def rules_of(
     if own is not None and own.suite != ATARI:
         return USUAL
     wide = not convention.actions and is_full(actions, game)
-    names = "/".join(pathlib.Path(path).parts[-4:])  # the file's, and three folders'
+    names = "/".join(pathlib.Path(path).absolute().parts[-4:])  # the file's, and three folders'
     called = arguments.get("exp_name")
     called = called[:200] if isinstance(called, str) else ""
     said = f"{names} {called} {'machado' if wide else ''}".lower()
