@@ -19,7 +19,7 @@ import jaxdistill
 from configs import merge
 from jaxdistill import meshes, networks, tasks
 from jaxdistill.experts import formats, hub, torch_file, torch_writer
-from jaxdistill.experts.formats import published, template
+from jaxdistill.experts.formats import carried, published, template
 from jaxdistill.experts.sources import ExpertSource, load_experts
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.run import common, distill_settings, student_json, warm_start
@@ -309,6 +309,35 @@ def test_all_actions_stay_in_an_experts_own_game_beside_its_config(server, zippe
     rules = formats.load("hf://me/wide", game="pong").rules
     assert rules == Rules(fire_after_life=True, full_actions=True)
     assert formats.load("hf://me/wide", game="boxing").rules == Rules(fire_after_life=True)
+
+
+def test_rules_of_a_spec_and_of_a_file_of_ours_go_before_its_repository_s(server, zipped, tmp_path):
+    (tmp_path / "pong.zip").write_bytes(zipped)
+    expert, sticky = formats.load(tmp_path / "pong.zip"), Rules(repeat_action_probability=0.25)
+    files = {"pong.zip": zipped, "config.yml": CONFIG}
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, rules in (("sticky", sticky), ("usual", Rules())):
+        ours = carried.Carried.of(dataclasses.replace(expert, rules=rules)).to_dict()
+        data = json.loads(members["data"]) | {carried.KEY: ours}
+        changed = members | {"data": json.dumps(data).encode()}
+        files[f"{name}.zip"] = torch_writer.archive(changed)
+    server.publish("me/ours", files)
+    fire = Rules(fire_after_life=True)
+    found = formats.convert("hf://me/ours/sticky.zip")
+    assert found.expert.rules == sticky and not any("fire_after_life" in x for x in found.notes)
+    assert formats.load("hf://me/ours/usual.zip").rules == fire
+    spec = tmp_path / "x.toml"
+    text = template.write(tmp_path / "pong.zip")
+    assert "\n[rules]\nfire_after_life = true" in text
+    for said, rules in (
+        ("[rules]\nfire_after_life = false\nnoop_max = 30", Rules()),
+        ("[rules]", Rules()),
+        ("[rules]\nnoop_max = 1", Rules(noop_max=1)),
+        ("", fire),
+    ):
+        spec.write_text(text.replace("[rules]\nfire_after_life = true", said))
+        assert formats.load("hf://me/ours/pong.zip", spec=spec).rules == rules, said
 
 
 def test_a_commit_is_fetched_once_and_a_branch_moves_on(server, zoo, zipped):

@@ -55,6 +55,7 @@ class Conversion:
       plan: which tensors form which layer, by their names in the file; None for an expert that had
         been converted before.
       place: where in the file they are.
+      rules_said: its spec or its own file says its rules.
     """
 
     expert: Expert
@@ -65,6 +66,7 @@ class Conversion:
     doubts: tuple[str, ...] = ()
     plan: Plan | None = None
     place: str = ""
+    rules_said: bool = False
 
     def rows(self) -> list[tuple[object, ...]]:
         """The layer table, one tuple per layer, in the order of `COLUMNS`."""
@@ -230,8 +232,7 @@ def _published(
     notes = list(found.notes)
     if changes.get("advertised_score") is not None:
         notes.append(f"its repository claims a mean score of {changes['advertised_score']:g}")
-    own = described is None and found.convention not in (_STUDENT, _CONVERTED)
-    if told.rules and isinstance(expert.view, View) and (own or expert.rules == USUAL):
+    if told.rules and isinstance(expert.view, View) and not found.rules_said:
         # It knows more than the convention.
         notes = [note for note in notes if not note.startswith("its own game is ")]
         rules = conventions.with_full_set(
@@ -278,10 +279,11 @@ def _of_directory(path: pathlib.Path, described: specs.Spec | None, game: str | 
     if described:
         raise ValueError(f"{path}: is a directory; a spec describes a file, expected a file")
     if student.is_student(path):
-        return Conversion(student.Student.load(path).expert(game), _STUDENT)
-    expert = Expert.load(path)
-    game = _agreed(game, (expert.game,), str(path))
-    return Conversion(dataclasses.replace(expert, game=game), _CONVERTED)
+        expert, convention = student.Student.load(path).expert(game), _STUDENT
+    else:
+        expert, convention = Expert.load(path), _CONVERTED
+        expert = dataclasses.replace(expert, game=_agreed(game, (expert.game,), str(path)))
+    return Conversion(expert, convention, rules_said=expert.rules != USUAL)
 
 
 def _by_names(source: Opened, tree: Any, game: str | None) -> Conversion:
@@ -374,7 +376,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         game=game,
         advertised_score=spec.advertised_score,
         source=path,
-        rules=spec.rules,
+        rules=spec.rules or USUAL,
     )
     notes = [*built.notes, *_unused(unused), *places.elsewhere(found, place)]
     return Conversion(
@@ -384,6 +386,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
         notes=tuple(notes),
         plan=spec.plan,
         place=place,
+        rules_said=spec.rules is not None,
     )
 
 
@@ -433,6 +436,7 @@ def _conversion(contents: recognition.Contents, known: recognition.Recognised) -
         notes=(*built.notes, *known.notes, *trained, *elsewhere),
         plan=known.plan.renamed(renamed),
         place=known.place,
+        rules_said=said is not None and said.rules != USUAL,
     )
 
 

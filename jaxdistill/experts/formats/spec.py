@@ -79,7 +79,7 @@ from jaxdistill.experts.formats.layers import (
     noisy,
     recurrent,
 )
-from jaxdistill.tasks.atari import USUAL, Rules
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 from jaxdistill.text import one_line, short_repr
 
@@ -120,7 +120,7 @@ class Spec:
         of channels of the first convolution.
       actions: ALE ids, "minimal", "full", or None to number the outputs.
       state_dict: dotted path of the state_dict in the file, None to look for it.
-      rules: how its own game is played.
+      rules: how its own game is played; None without [rules].
       aside: what the names of tensors begin with that do not play, whatever they look like.
     """
 
@@ -133,7 +133,7 @@ class Spec:
     name: str | None
     state_dict: str | None
     advertised_score: float | None
-    rules: Rules = USUAL
+    rules: Rules | None = None
     aside: tuple[str, ...] = ()
 
 
@@ -621,9 +621,10 @@ def _view(table: _Table) -> dict[str, Any]:
     return view
 
 
-def _rules(top: _Table) -> Rules:
+def _rules(top: _Table) -> Rules | None:
+    fields = top.take("rules", dict)
     try:
-        return settings.build(Rules, top.take("rules", dict) or {}, "rules")
+        return None if fields is None else settings.build(Rules, fields, "rules")
     except ValueError as error:
         raise ValueError(f"{top.path}: {error}") from None
 
