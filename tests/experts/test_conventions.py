@@ -1066,11 +1066,12 @@ def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path, monkeypat
     (run / "checkpoint_p0").mkdir(parents=True)
     said = {"env": "atari_pong", "nonlinearity": "elu"}
     (run / "config.json").write_text(json.dumps(said))
-    arguments = beside.arguments({}, run / "checkpoint_p0" / "x.pth")
+    arguments, unread = beside.arguments({}, run / "checkpoint_p0" / "x.pth")
+    assert not unread
     assert beside.games({}, arguments) == ("pong",)
     monkeypatch.chdir(run / "checkpoint_p0")
     for name in ("x.pth", "./x.pth"):  # from inside its folder
-        assert beside.arguments({}, pathlib.Path(name)) == said
+        assert beside.arguments({}, pathlib.Path(name)) == (said, ())
     known = {convention.name: convention for convention in CONVENTIONS}
     chosen = with_arguments(known["Sample Factory"], arguments, "x.pth")
     assert chosen.plan.activation == "elu"
@@ -1084,9 +1085,37 @@ def test_what_a_program_was_called_with_is_heeded_or_refused(tmp_path, monkeypat
             ValueError, match=rf"x.pth: its pixels are .*{wrong}.*; expected 0, and 1"
         ):
             with_arguments(known["Sample Factory"], usual | {name: wrong}, "x.pth")
+    # What is assumed is told, and what is not.
+    notes = with_arguments(known["Sample Factory"], {"obs_scale": 255.0}, "").notes
+    assert notes == ("no config.json says nonlinearity: relu is assumed",)
+    notes = with_arguments(known["Sample Factory, GRU"], {"nonlinearity": "elu"}, "").notes
+    assert notes[1:] == ("no config.json says obs_scale: 255 is assumed",)
+    assert with_arguments(known["Sample Factory"], usual | arguments, "").notes == ()
     # Atoms that cannot be are not believed.
     wrong = {"v_min": 3.0, "v_max": -3.0, "n_atoms": 51}
     assert with_arguments(known["CleanRL C51, Flax"], wrong, "").plan.support.atoms.low == -10
+
+
+@pytest.mark.parametrize("text", ["{", "[]", " " * (17 * 2**20)], ids=["cut", "list", "large"])
+def test_a_config_that_cannot_be_read_is_told(text, tmp_path):
+    shapes = {"conv_head.0": (3, 4, 8, 8), "conv_head.2": (4, 3, 4, 4), "conv_head.4": (5, 4, 3, 3)}
+    shapes = {f"encoder.encoders.obs.enc.{k}": v for k, v in shapes.items()}
+    shapes |= {"encoder.encoders.obs.enc.mlp_layers.0": (6, 245), "critic_linear": (1, 6)}
+    shapes |= {"action_parameterization.distribution_linear": (4, 6)}
+    model = {f"{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()}
+    model |= {f"{name}.bias": np.ones(shape[:1], np.float32) for name, shape in shapes.items()}
+    path = tmp_path / "checkpoint_p0" / "best_1.pth"
+    path.parent.mkdir()
+    path.write_bytes(torch_writer.dumps({"model": model}))
+    assumed = {
+        f"no config.json says {x} is assumed" for x in ("nonlinearity: relu", "obs_scale: 255")
+    }
+    notes = formats.convert(path, game="breakout").notes
+    assert assumed < {*notes} and not any("damaged" in note for note in notes)
+    (tmp_path / "config.json").write_text(text)
+    notes = formats.convert(path, game="breakout").notes
+    (damaged,) = (x for x in notes if x.startswith("its config.json is damaged ("))
+    assert assumed < {*notes} and damaged.endswith("); download it again") and "\n" not in damaged
 
 
 def test_normalised_input_and_layers_are_refused(tmp_path):

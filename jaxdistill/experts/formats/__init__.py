@@ -296,7 +296,7 @@ def _by_names(source: Opened, tree: Any, game: str | None) -> Conversion:
     """
     path = str(source.path)
     said = carried.read(tree if source.data is None else source.data, path)
-    arguments = besides.arguments(tree, source.path)
+    arguments, unread = besides.arguments(tree, source.path)
     games = tuple(said.views) if said else besides.games(tree, arguments)
     hinted, by, sure = source.hint
     if sure and not any(games) and game not in (None, hinted):
@@ -311,6 +311,7 @@ def _by_names(source: Opened, tree: Any, game: str | None) -> Conversion:
         path, source.found, tree, source.data, said, arguments, game or hinted
     )
     conversion = _conversion(contents, recognition.recognise(contents))
+    conversion = dataclasses.replace(conversion, notes=(*conversion.notes, *unread))
     if not hinted or hinted == game:
         return conversion
     note = f"its game, {hinted}, is taken from {by}"

@@ -22,26 +22,34 @@ _OF_SAMPLE_FACTORY = {
 }
 
 
-def arguments(tree: Any, path: pathlib.Path) -> Mapping[str, Any]:
+def arguments(tree: Any, path: pathlib.Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """What a program was called with, by name, where its file or the one beside it says so.
 
     CleanRL keeps it under "args", its PPO in Flax as the first of a list; Sample Factory in a
     `config.json` above the folder of its checkpoints.
+
+    Returns:
+      It, and a note where there is such a `config.json` that cannot be read.
     """
     folder = path.absolute().parent
     if folder.name.startswith("checkpoint_p"):
+        config = folder.parent / "config.json"
         try:
-            said = disk.read_json(folder.parent / "config.json", "download it again")
-        except (OSError, ValueError):
-            return {}
-        return said if isinstance(said, dict) else {}
+            said = disk.read_json(config, "download it again")
+        except FileNotFoundError:
+            return {}, ()
+        except ValueError as error:
+            return {}, (str(error).replace(str(config), "its config.json"),)
+        if not isinstance(said, dict):
+            return {}, ("its config.json is damaged (it is no object); download it again",)
+        return said, ()
     for name in ("args", "0"):
         value = tree.get(name) if isinstance(tree, dict) else None
         if isinstance(value, Opaque):  # an argparse.Namespace
             value = value.state
         if isinstance(value, dict) and not _OF_CLEANRL.isdisjoint(value):
-            return value
-    return {}
+            return value, ()
+    return {}, ()
 
 
 def games(tree: Any, arguments: Mapping[str, Any]) -> tuple[str, ...]:

@@ -664,11 +664,15 @@ def with_arguments(convention: Convention, arguments: Mapping[str, Any], where: 
         plan = dataclasses.replace(plan, support=support)
         notes = tuple(note for note in notes if note != _DEFAULT_SUPPORT)
     if convention.name.startswith("Sample Factory"):
-        activation = arguments.get("nonlinearity", "relu")
+        usual = {"nonlinearity": "relu", "obs_scale": 255}
+        unsaid = (name for name in usual if name not in arguments)
+        notes += tuple(f"no config.json says {x}: {usual[x]} is assumed" for x in unsaid)
+        arguments = {**usual, **arguments}
+        activation = arguments["nonlinearity"]
         if activation not in ("relu", "elu", "tanh"):
             shown = _said(activation)
             raise ValueError(f"{where}: nonlinearity is {shown}, expected relu, elu or tanh")
-        less, over = arguments.get("obs_subtract_mean", 0), arguments.get("obs_scale", 255)
+        less, over = arguments.get("obs_subtract_mean", 0), arguments["obs_scale"]
         if less != 0 or over not in (1, 255):
             raise ValueError(
                 f"{where}: its pixels are less {_said(less)} and over {_said(over)}, "

@@ -117,7 +117,7 @@ def write(path: str | os.PathLike[str], *, game: str | None = None) -> str:
     except formats.Contradicted:  # by its repository
         raise
     except ValueError as error:
-        arguments = beside.arguments(file.tree, source.path)
+        arguments, _ = beside.arguments(file.tree, source.path)
         said = (*beside.games(file.tree, arguments), source.hint.game)
         game = tasks.get(game).name if game else next(filter(None, said), None)
         draft = _guessed(source.name, found, game)
