@@ -1,12 +1,14 @@
 """What a spec says of a screen and of an expert's own game."""
 
 import dataclasses
+import itertools
 import pathlib
 import re
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxdistill import networks
 from jaxdistill.experts import export, formats, torch_file, torch_writer
@@ -481,6 +483,68 @@ def test_a_file_that_nobody_knows_is_asked_about(tmp_path):
         first.tolist()
         == tensors["pi.0.weight"].reshape(6, 5, 49).swapaxes(1, 2).reshape(6, -1).T.tolist()
     )
+
+
+@pytest.mark.parametrize(
+    ("layers", "weight", "bias"),
+    [
+        ("dense.dense dense_1.dense_1 dense_2.dense_2", "kernel:0", "bias:0"),
+        ("layers.dense layers.dense_1 layers.dense_2", "vars.0", "vars.1"),
+        ("Dense_0 Dense_1 Dense_2", "kernel", "bias"),
+        ("0 2 4", "weight", "bias"),
+    ],
+    ids=["Keras 2", "Keras 3", "Flax", "PyTorch"],
+)
+def test_biases_are_known_by_every_program_s_names(layers, weight, bias, tmp_path):
+    """A template pairs them with their layers, and no spec may leave them out."""
+    rng, sizes = np.random.default_rng(0), (8, 64, 64, 4)
+    tensors = {}
+    for name, shape in zip(layers.split(), itertools.pairwise(sizes), strict=True):
+        kernel = rng.normal(size=shape[::-1] if weight == "weight" else shape)
+        tensors |= {f"{name}.{weight}": kernel, f"{name}.{bias}": rng.normal(size=shape[1])}
+    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    text = template.write(tmp_path / "x.safetensors")
+    assert ('kernels = "inputs_first"' in text) == (weight != "weight")
+    assert "for each of the 4 outputs" in text and "atoms" not in text and "false" not in text
+    text = _answer(text, outputs='"q"', activation='"relu"')
+    (tmp_path / "x.toml").write_text(text)
+    found = formats.convert(tmp_path / "x.safetensors", spec=tmp_path / "x.toml")
+    assert found.expert.network.hidden == (64, 64) and not found.notes
+    last = found.expert.params["params"]["action"]
+    wanted = tensors[f"{layers.split()[-1]}.{weight}"]
+    np.testing.assert_array_equal(last["kernel"], wanted.T if weight == "weight" else wanted)
+    np.testing.assert_array_equal(last["bias"], tensors[f"{layers.split()[-1]}.{bias}"])
+    for name in layers.split():
+        without = {
+            f'bias = "{name}.{bias}"': "bias = false",
+            f'key = "{name}"': f'key = "{name}"\nbias = false',
+            f'action = "{name}"': f'action = {{key = "{name}", bias = false}}',
+        }
+        (said,) = (field for field in without if field in text)
+        (tmp_path / "x.toml").write_text(text.replace(said, without[said]))
+        with pytest.raises(ValueError, match=rf"found bias = false, but .*{name}\.{bias}$"):
+            formats.load(tmp_path / "x.safetensors", spec=tmp_path / "x.toml")
+
+
+def test_a_bias_by_an_unknown_name_is_asked_for(tmp_path):
+    shapes = {"w1": (5, 3), "b1": (5,), "w2": (5, 5), "b2": (5,), "out": (2, 5), "out_b": (2,)}
+    export.save(_tensors(**shapes), tmp_path / "x.pth")
+    text = template.write(tmp_path / "x.pth")
+    (tmp_path / "x.toml").write_text(_answer(text, outputs='"q"', activation='"relu"'))
+    with pytest.raises(ValueError, match=r"layers\[1\]\.bias: missing; expected the bias tensor's"):
+        specs.read(tmp_path / "x.toml")
+    for number in (1, 2):
+        asked = f'weight = "w{number}"\n# bias = false'
+        assert f"{asked} " in text
+        text = text.replace(asked, f'weight = "w{number}"\nbias = "b{number}"')
+    (tmp_path / "x.toml").write_text(_answer(text, outputs='"q"', activation='"relu"'))
+    with pytest.raises(ValueError, match=r"head\.action: missing"):
+        specs.read(tmp_path / "x.toml")
+    assert '# action = {weight = "out", bias = false} # bias: false, or the name' in text
+    text = _answer(text, outputs='"q"', activation='"relu"', action='{weight="out", bias="out_b"}')
+    (tmp_path / "x.toml").write_text(text)
+    assert not formats.convert(tmp_path / "x.pth", spec=tmp_path / "x.toml").notes
 
 
 @pytest.mark.parametrize("hidden", [True, False])

@@ -30,7 +30,7 @@ from jaxdistill.experts.formats import (
 )
 from jaxdistill.experts.formats import spec as specs
 from jaxdistill.experts.formats.building import Layer
-from jaxdistill.experts.formats.layers import Arrays, Plan, brief
+from jaxdistill.experts.formats.layers import Arrays, Plan, bias_of, brief
 from jaxdistill.experts.formats.places import Found
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import View
@@ -347,9 +347,7 @@ def _by_spec(path: str, found: Found, spec: specs.Spec, game: str | None) -> Con
     arrays = found[place]
     where = places.where(path, place)
     for weights in spec.plan.layers():
-        key = weights.weight.removesuffix("_mu").removesuffix(".weight")
-        biases = (f"{key}.bias", f"{key}.bias_mu")
-        if weights.bias is None and (bias := next((x for x in biases if x in arrays), None)):
+        if weights.bias is None and (bias := bias_of(weights.weight, arrays)):
             raise ValueError(
                 f"{spec.path}: {weights.key}: found bias = false, but {where} has {bias}"
             )

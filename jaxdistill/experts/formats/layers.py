@@ -57,6 +57,17 @@ def flax(key: str) -> Weights:
     return Weights(f"{key}.kernel", f"{key}.bias")
 
 
+WEIGHTS = (".weight", ".weight_mu", ".kernel", ".kernel:0", ".vars.0")
+"""What names of weights end with: PyTorch's, of noisy layers, Flax's, Keras 2's and Keras 3's."""
+_BIASES = (".bias", ".bias_mu", ".bias:0", ".vars.1")
+
+
+def bias_of(weight: str, arrays: Arrays) -> str | None:
+    """The bias in a file of the layer whose weight is called so; None where none is known."""
+    key = weight.removesuffix(next((end for end in WEIGHTS if weight.endswith(end)), ""))
+    return next((f"{key}{end}" for end in _BIASES if f"{key}{end}" in arrays), None)
+
+
 def flax_norm(key: str) -> Weights:
     """The tensors of a Flax LayerNorm called `key`."""
     return Weights(f"{key}.scale", f"{key}.bias")

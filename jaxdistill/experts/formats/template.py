@@ -24,11 +24,13 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.formats import beside, places, signs
 from jaxdistill.experts.formats.layers import (
     SAME,
+    WEIGHTS,
     Arrays,
     Conv,
     Plan,
     PlannedCore,
     Weights,
+    bias_of,
     brief,
     flax,
     named,
@@ -62,6 +64,7 @@ _PADDINGS: tuple[Callable[[int], Sequence[int | str]], ...] = (
     lambda kernel: (SAME,),
 )
 _MOST_NAMED = 8  # as many as kernels of 5 or 7 have of strides, by the first two paddings
+_OR_ITS_NAME = "false, or the name of its tensor"
 _MOST_CONVS = 32  # whose strides and paddings are looked for; of more the sizes are too many
 
 _Step = tuple[int, int | str]
@@ -258,17 +261,11 @@ def _layers(arrays: Arrays) -> tuple[list[Weights], list[Weights], bool]:
         if content not in contents:  # or it is another's twin
             kernels[name] = array
         contents.add(content)
-    is_flax = any(name.endswith("kernel") for name in kernels)
-
-    def weights(name: str) -> Weights:
-        layer = Weights(name, None)
-        for to, end in ((named, ".weight"), (flax, ".kernel"), (noisy, ".weight_mu")):
-            if name.endswith(end):
-                layer = to(name.removesuffix(end))
-        return layer if layer.bias in arrays else Weights(name, None)
-
-    convs = [weights(name) for name, array in kernels.items() if array.ndim == 4]
-    dense = [weights(name) for name, array in kernels.items() if array.ndim == 2]
+    is_flax = any(name.endswith(("kernel", "kernel:0", ".vars.0")) for name in kernels)
+    convs, dense = (
+        [Weights(name, bias_of(name, arrays)) for name, x in kernels.items() if x.ndim == axes]
+        for axes in (4, 2)
+    )
     return convs, dense, is_flax
 
 
@@ -481,7 +478,7 @@ def _layer_tables(draft: _Draft) -> Iterator[str]:
     activations = iter(() if isinstance(plan.activation, str) else plan.activation)
     built = expert.network.convs if expert else ()
     for i, conv in enumerate(plan.convs):
-        yield from ("", "[[layers]]", _said("type", "conv"), *_named(conv.weights))
+        yield from ("", "[[layers]]", _said("type", "conv"), *_named(draft, conv.weights))
         if expert:
             yield _said("stride", built[i].stride)
             if conv.padding:
@@ -490,7 +487,7 @@ def _layer_tables(draft: _Draft) -> Iterator[str]:
             yield from _geometry(draft, i)
         yield from (_said("activation", x) for x in itertools.islice(activations, 1))
     for layer in plan.hidden:
-        yield from ("", "[[layers]]", _said("type", "dense"), *_named(layer))
+        yield from ("", "[[layers]]", _said("type", "dense"), *_named(draft, layer))
         yield from (_said("activation", x) for x in itertools.islice(activations, 1))
     if plan.core:
         key, _, first = plan.core.input.weight.rpartition(".weight_ih")
@@ -513,8 +510,17 @@ def _geometry(draft: _Draft, index: int) -> Iterator[str]:
         yield _said("padding", padding)
 
 
-def _named(layer: Weights) -> Iterator[str]:
-    yield from (_said(name, value) for name, value in _table(layer).items())
+def _named(draft: _Draft, layer: Weights) -> Iterator[str]:
+    for name, value in _table(layer).items():
+        if name == "bias" and _unknown(draft, layer):
+            yield _asked(name, value, _OR_ITS_NAME)
+        else:
+            yield _said(name, value)
+
+
+def _unknown(draft: _Draft, layer: Weights) -> bool:
+    """Whether a layer of a guess may have a bias, by a name that nothing is known of."""
+    return draft.expert is None and layer.bias is None and not layer.weight.endswith(WEIGHTS)
 
 
 def _table(layer: Weights) -> dict[str, Any]:
@@ -531,9 +537,14 @@ def _table(layer: Weights) -> dict[str, Any]:
     return {"weight": layer.weight, "bias": layer.bias or False}
 
 
-def _key(layer: Weights) -> Any:
-    fields = _table(layer)
-    return fields["key"] if fields.keys() == {"key"} else fields
+def _keyed(draft: _Draft, name: str, *layers: Weights, listed: bool = False) -> str:
+    """A field of the head that names a layer, or a list of them."""
+    tables = [_table(layer) for layer in layers]
+    keys = [table["key"] if table.keys() == {"key"} else table for table in tables]
+    value = keys if listed else keys[0]
+    if any(_unknown(draft, layer) for layer in layers):
+        return _asked(name, value, f"bias: {_OR_ITS_NAME}")
+    return _said(name, value)
 
 
 def _head(draft: _Draft) -> Iterator[str]:
@@ -543,12 +554,12 @@ def _head(draft: _Draft) -> Iterator[str]:
     told = "its critic is left out: nothing asks it for values" if draft.critic else told
     yield _said("type", plan.head, told)
     if plan.action_hidden:
-        yield _said("action_hidden", [_key(layer) for layer in plan.action_hidden])
-    yield _said("action", _key(plan.action))
+        yield _keyed(draft, "action_hidden", *plan.action_hidden, listed=True)
+    yield _keyed(draft, "action", plan.action)
     if plan.value:
         if plan.value_hidden:
-            yield _said("value_hidden", [_key(layer) for layer in plan.value_hidden])
-        yield _said("value", _key(plan.value))
+            yield _keyed(draft, "value_hidden", *plan.value_hidden, listed=True)
+        yield _keyed(draft, "value", plan.value)
     if not isinstance(plan.activation, str) and (plan.action_hidden or plan.value_hidden):
         yield _said("activation", plan.activation[-1])
     if plan.support and plan.support.tensor:
@@ -560,7 +571,7 @@ def _head(draft: _Draft) -> Iterator[str]:
         yield _said("quantiles", plan.quantiles.count)
         yield _said("quantiles_first", plan.quantiles.first)
     if plan.fractions:
-        yield _said("fractions", _key(plan.fractions))
+        yield _keyed(draft, "fractions", plan.fractions)
     if draft.expert is None and draft.outputs > 18:
         per = [n for n in (51, 200, 32, 64) if draft.outputs % n == 0] or [51]
         text = f"{draft.outputs} outputs: C51 has 51 returns an action"
