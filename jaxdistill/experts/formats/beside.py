@@ -38,7 +38,7 @@ def arguments(tree: Any, path: pathlib.Path) -> tuple[Mapping[str, Any], tuple[s
             said = disk.read_json(config, "download it again")
         except FileNotFoundError:
             return {}, ()
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return {}, (str(error).replace(str(config), "its config.json"),)
         if not isinstance(said, dict):
             return {}, ("its config.json is damaged (it is no object); download it again",)
