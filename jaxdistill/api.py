@@ -195,7 +195,10 @@ def _sees(view: AnyView) -> str:
 
 
 def _checked(observations: Any, expert: Expert) -> np.ndarray:
-    """Observations as an array of what the expert sees: of pixels bytes, else float32."""
+    """Observations as an array of what the expert sees: of pixels bytes, else float32.
+
+    Differences of pixels are numbers, and so is what a task of one's own shows as float32.
+    """
     shown, wanted = np.asarray(observations), expert.view.shape
     if shown.shape[1:] != wanted:
         alone = "; one observation alone is observation[None]" if shown.shape == wanted else ""
@@ -205,7 +208,8 @@ def _checked(observations: Any, expert: Expert) -> np.ndarray:
         )
     if not len(shown):
         raise ValueError(f"observations have shape {shown.shape}: there are none; expected one")
-    if isinstance(expert.view, View) and not expert.view.difference:
+    difference = isinstance(expert.view, View) and expert.view.difference
+    if expert.task.suite.frame_dtype == "uint8" and not difference:
         if shown.dtype != np.uint8:  # which networks divide by 255, and nothing else
             raise ValueError(
                 f"observations are {shown.dtype}, and {expert.name} sees pixels of 0 to 255; "

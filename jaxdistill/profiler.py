@@ -1,10 +1,11 @@
 """A trace of a few iterations, for those who look at where the time goes."""
 
 import os
+import pathlib
 
 import jax
 
-from jaxdistill import terminal
+from jaxdistill import disk, terminal
 
 
 class Profile:
@@ -29,15 +30,38 @@ class Profile:
         self._seen += 1
 
     def close(self) -> None:
-        """Writes what was traced, if the loop ended early; says so if nothing was."""
+        """Writes what was traced, if the loop ended early; says so if nothing was.
+
+        Raises:
+          OSError: it cannot be written.
+        """
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
+            with disk.writing(str(self._directory), (RuntimeError,)):
+                jax.profiler.stop_trace()
         elif self._directory is not None and self._seen <= self._first:
             terminal.say(
                 f"no profile in {self._directory}: {self._seen} iterations were begun, and the "
                 f"first {self._first} are not traced"
             )
+
+
+def check(directory: str | os.PathLike[str] | None) -> None:
+    """Looks where a trace is to be written, before anything is played for it.
+
+    Raises:
+      OSError: nothing can be written there.
+    """
+    if directory is None:
+        return
+    there = pathlib.Path(directory).absolute()
+    while not there.exists():
+        there = there.parent
+    with disk.writing(directory):
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"nothing may be written in {there}")
 
 
 def none_left(directory: str | os.PathLike[str] | None) -> None:

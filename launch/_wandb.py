@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import uuid
@@ -55,12 +54,15 @@ def show(settings: Any) -> None:
         known = directory / "wandb.json"
         if not known.is_file():
             disk.write_json(known, {"id": uuid.uuid4().hex[:12]})
-        name = json.loads(known.read_text())["id"]
+        advice = "remove it, and the run is another there"
+        name = disk.read_json(known, advice)
+        if not isinstance(name, dict) or not isinstance(name.get("id"), str):
+            raise ValueError(f"{known} is damaged (no id); {advice}")
         with _explained(wandb):
             wandb.finish()  # of another directory, or it would be given as this one
             run = wandb.init(
                 project=_PROJECT.value,
-                id=name,
+                id=name["id"],
                 name=str(directory),
                 dir=directory,
                 config=dataclasses.asdict(settings),

@@ -1,6 +1,7 @@
 """The public Python interface."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import re
@@ -18,13 +19,15 @@ import pytest
 import safetensors.numpy
 
 import jaxdistill
-from jaxdistill import api, meshes, networks
+from jaxdistill import api, meshes, networks, tasks
 from jaxdistill.experts import formats
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.learn import train_settings
 from jaxdistill.play import evaluation, lessons, measuring, protocols, records
 from jaxdistill.run import closing, common, distill, students
 from jaxdistill.tasks.actions import Discrete
+from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import Vector, View
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -224,6 +227,37 @@ def test_pixels_are_bytes_and_numbers_are_floats(pong, watcher):
         layer = expert.params["params"]["action"]
         wanted = given.reshape(len(given), -1).astype(np.float32) @ layer["kernel"] + layer["bias"]
         np.testing.assert_allclose(said[:, list(expert.actions)], wanted, rtol=1e-4, atol=1e-2)
+
+
+def test_bytes_are_what_a_task_of_ones_own_says_are_pixels(own_tasks):
+    """Be they no picture; and a picture may be of other numbers."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(Task):
+        suite: Suite = tasks.get("pong").suite
+        name: str = "own/a"
+        actions: tuple[int, ...] = (0, 1)
+        max_steps: int = 5
+
+        def pool(self, num_envs, **options):
+            raise NotImplementedError
+
+        def camera(self, **options):
+            raise NotImplementedError
+
+    for view, dtype in ((Vector(4), "uint8"), (View(height=2, width=2, stack=1), "float32")):
+        suite = Suite(f"own {dtype}", ("A", "B"), view, dtype, frames_per_second=9, opening_steps=0)
+        tasks.add(Own(f"own/{dtype}", suite=suite))
+        network = networks.create("mlp", num_outputs=2)
+        params = networks.init(network, jax.random.key(0), view.shape)
+        expert = Expert("x", network, params, "q", (0, 1), view=view, game=f"own/{dtype}")
+        policy = jaxdistill.Policy("x", {expert.game: expert})
+        shown = np.arange(3 * 4, dtype=dtype).reshape(3, *view.shape)
+        said = networks.forward(network, params, shown)
+        np.testing.assert_allclose(policy.outputs(shown), said, rtol=1e-5, atol=1e-6)
+        if dtype == "uint8":
+            with pytest.raises(ValueError, match=r"are float32, and .*; expected uint8"):
+                policy.outputs(shown.astype(np.float32))
 
 
 def test_a_student_is_distilled_loaded_and_measured(run):
@@ -497,3 +531,52 @@ def test_the_page_on_python_does_what_it_says(run, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(gymnasium.wrappers, "AtariPreprocessing", lambda env, **_: env)
     exec(loop, {})
     assert capsys.readouterr().out.endswith("\n5.0\n")
+
+
+def test_games_are_as_the_suite_says_where_nothing_is_said(pong, monkeypatch):
+    asked = []
+
+    def measure(expert, terms, **_):
+        asked.append(terms)
+        return types.SimpleNamespace(summary=dict)
+
+    monkeypatch.setattr(measuring, "measure_alone", measure)
+    jaxdistill.evaluate(pong)
+    jaxdistill.evaluate(pong, episodes=3, epsilon=0.0, seed=5)
+    usual = protocols.Terms(100, epsilon=0.05, seed=0, opening_steps=10)
+    assert asked == [usual, protocols.Terms(3, epsilon=0.0, seed=5, opening_steps=10)]
+
+
+def test_logits_are_sampled_and_angles_drawn_by_their_deviations(skilled):
+    pilot = dataclasses.replace(_pilot(), outputs="logits")
+    lander, still = jaxdistill.Policy("x", {"lander/standard": pilot}), np.zeros((400, 1, 8))
+    one, again, other = (lander.act(still, key=k, sample=True) for k in (1, 1, 2))
+    assert set(one) == {0, 1, 2, 3} and (one == again).all() and (one != other).any()
+    assert len(set(lander.act(still))) == 1
+    aimer = skilled("aiming", log_std=(-2.0, -2.0))
+    policy = jaxdistill.Policy("x", {"combat/aiming": aimer})
+    seen = np.zeros((500, *aimer.view.shape))
+    drawn = policy.act(seen, key=1, sample=True) - policy.act(seen)
+    assert drawn[:, 7:].std() == pytest.approx(np.exp(-2), rel=0.1)
+
+
+def test_what_was_said_of_a_file_is_said_where_it_teaches(asked, tmp_path):
+    golden = ROOT / "tests" / "golden"
+    file, spec = (golden / f"expert_dueling.{end}" for end in ("pth", "toml"))
+    policy = jaxdistill.load(file, spec=spec, task="breakout")
+    jaxdistill.distill({"breakout": policy}, tmp_path / "run")
+    assert asked[-1][0].experts == (ExpertSource(str(file), str(spec), "breakout"),)
+
+
+def test_a_training_is_loaded_and_teaches_by_its_experts_files(asked, watcher, tmp_path):
+    settings = train_settings.Settings(games=("asterix", "carnival"))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(settings)))
+    for game in settings.games:
+        watcher(game, 1).save(tmp_path / "experts" / game)
+    policy = jaxdistill.load(tmp_path)
+    assert policy.tasks == settings.games
+    assert jaxdistill.load(tmp_path, task="carnival").tasks == ("carnival",)
+    jaxdistill.distill({"carnival": policy}, tmp_path / "run")
+    assert asked[-1][0].experts == (ExpertSource(str(tmp_path / "experts" / "carnival")),)
+    with pytest.raises(ValueError, match="holds a training, which says itself what it is"):
+        jaxdistill.load(tmp_path, spec="x.toml")

@@ -1,5 +1,10 @@
 """Tests for traces of a few iterations."""
 
+import os
+import re
+
+import pytest
+
 from jaxdistill import profiler
 from jaxdistill.profiler import Profile
 
@@ -33,3 +38,24 @@ def test_a_run_that_has_ended_says_that_nothing_is_traced(tmp_path, capsys):
     said = "the run has ended, and nothing is left to trace"
     assert capsys.readouterr().out == f"no profile in {tmp_path / 'trace'}: {said}\n"
     assert not (tmp_path / "trace").exists()
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "within"):
+        with pytest.raises(
+            OSError, match=f"^{re.escape(str(place))} cannot be written .*is a file"
+        ):
+            profiler.check(place)
+    profiler.check(tmp_path / "new" / "trace")
+    profiler.check(None)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as root may write anywhere
+    with pytest.raises(OSError, match="nothing may be written in"):
+        profiler.check(tmp_path / "new")
+    trace = Profile(file, skip=0, count=2)
+    trace.step()
+    with pytest.raises(OSError, match=f"^{re.escape(str(file))} cannot be written"):
+        trace.close()
+    assert not trace.close(), "it has ended"

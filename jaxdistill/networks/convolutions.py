@@ -140,9 +140,11 @@ class Conv(nn.Module):
         shape = (k, k, x.shape[-1], self.layer.features)
         # Drawn as a matrix: the same numbers, and XLA takes a fifth of the time to compile it.
         drawn = (k * k * x.shape[-1], self.layer.features)
-        kernel = self.param("kernel", lambda key: self.kernel_init(key, drawn).reshape(shape))
+        kernel = self.param(
+            "kernel", lambda key: self.kernel_init(key, drawn, jnp.float32).reshape(shape)
+        )
         kernel = kernel.astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.layer.features,))
+        bias = self.param("bias", nn.initializers.zeros_init(), drawn[1:], jnp.float32)
         height, width = (size + sum(self.layer.pad) for size in x.shape[1:3])
         if min(height, width) < k:
             raise ValueError(f"a {k}x{k} convolution does not fit an input of {height}x{width}")
@@ -209,8 +211,8 @@ class Normalised(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`scale` is one over the deviation."""
-        mean = self.param("mean", nn.initializers.zeros_init(), x.shape[1:])
-        scale = self.param("scale", nn.initializers.ones_init(), x.shape[1:])
+        mean = self.param("mean", nn.initializers.zeros_init(), x.shape[1:], jnp.float32)
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[1:], jnp.float32)
         return jnp.clip((pixels(x, jnp.float32) - mean) * scale, -self.clip, self.clip)
 
 

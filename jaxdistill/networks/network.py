@@ -95,7 +95,7 @@ class Fractions(nn.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """In the features' dtype."""
         shape = (self.count, features.shape[-1])
-        vectors = self.param("vectors", nn.initializers.ones_init(), shape)
+        vectors = self.param("vectors", nn.initializers.ones_init(), shape, jnp.float32)
         return features[:, None] * vectors.astype(features.dtype)
 
 

@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdistill import disk, tasks
@@ -120,9 +121,17 @@ def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, A
         "seed": protocol.seed,
         "opening": [opening.steps, by if opening.steps else RANDOM, opening.side],
         **task.variant_fields,
+        **_draws_by(),
         **({_OWN: own} if (own := tasks.content(task)) else {}),
     }
     return json.loads(json.dumps(of))  # as it is read back: no tuples
+
+
+def _draws_by() -> dict[str, Any]:
+    """How JAX draws numbers here, where that is not as it usually does."""
+    usual = {"jax_enable_x64": False, "jax_default_prng_impl": "threefry2x32"}
+    told = {name: getattr(jax.config, name) for name in usual}
+    return {name: value for name, value in told.items() if value != usual[name]}
 
 
 def _name(of: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ def distill(
       ValueError, FileNotFoundError: something the user can mend, in one line.
     """
     workdir = pathlib.Path(workdir)
+    profiler.check(profile)
     mesh = mesh or meshes.create()
     if settings.collect.follow and jax.process_count() > 1:
         raise ValueError(

@@ -70,6 +70,7 @@ def train(
     Raises:
       ValueError, OSError: something the user can mend, in one line; see `loop.train`.
     """
+    profiler.check(profile)
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
     student = finetuning.student_of(settings, workdir)
     if student is not None:

@@ -463,3 +463,26 @@ def test_zips_are_not_overwritten_and_equal_input_gives_equal_bytes(tmp_path):
     assert path.read_text() == "precious" and os.listdir(path.parent) == ["x.zip"]
     case.write(path.with_name("again.zip"))
     assert path.with_name("again.zip").read_bytes() == first
+
+
+PYTORCH = {
+    "relu": "ReLU",
+    "elu": "ELU",
+    "tanh": "Tanh",
+    "leaky_relu": "LeakyReLU",
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "selu": "SELU",
+    "sigmoid": "Sigmoid",
+    "none": "Identity",
+}
+
+
+@pytest.mark.parametrize("activation", networks.ACTIVATIONS)
+def test_every_activation_is_called_as_pytorch_calls_it_and_read_back(activation, tmp_path):
+    case, path = CASES["movement"], tmp_path / "x.zip"
+    network = case.network.clone(activation=activation)
+    dataclasses.replace(case, network=network).write(path)
+    said = json.loads(members(path)["data"])["policy_kwargs"]["activation_fn"]
+    assert said.endswith(f".{PYTORCH[activation]}'>")
+    assert set(formats.load(path).network.activations) == {activation}

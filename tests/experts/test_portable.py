@@ -17,6 +17,7 @@ from jaxdistill.experts import export_onnx, export_stablehlo, portable
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.networks import Atoms, ConvLayer, Network
 from jaxdistill.play import lessons
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import View
 
 onnx = pytest.importorskip("onnx")
@@ -36,6 +37,10 @@ CASES = {
     "residual": (
         Network(convs=(), residual=(3, 4), hidden=(8,), layer_norm=True, activation="gelu"),
         ATARI,
+    ),
+    "residual, odd sizes": (
+        Network(convs=(), residual=(3, 4, 5), hidden=(8,)),  # of 84, 42 and 21 pixels
+        ATARI[1:],
     ),
     "residual, PyTorch's": (
         Network(convs=(ConvLayer(3, 3),), residual=(3,), hidden=(8,), torch_pool=True),
@@ -300,3 +305,11 @@ def test_what_an_expert_sees_is_what_goes_in(watcher):
     assert told["inputs"][0]["dtype"] == "float32" and told["tasks"][0]["view"]["difference"]
     assert told["tasks"][0]["actions"] == [0, 1, 3, 4, 11, 12]
     assert told["action_names"][:2] == ["NOOP", "FIRE"] and told["rules"]["frame_skip"] == 4
+
+
+def test_its_description_says_by_which_rules_it_plays(watcher):
+    sticky, expert = Rules(repeat_action_probability=0.25), watcher("pong", 1)
+    role = Role("pong", expert.view, expert.task.actions, "someone")
+    student = Student("mine", expert.network, expert.params, "q", (role,), sticky)
+    for made in (portable.of_student(student), portable.of_expert(expert.under(sticky))):
+        assert made.described()["rules"] == dataclasses.asdict(sticky)

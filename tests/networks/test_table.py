@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from small_networks import LANDERS, random_params, shapes_of
@@ -142,3 +143,32 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_an_unknown_dtype_lists_the_known_ones():
     with pytest.raises(ValueError, match="'float16' is not one of float32, bfloat16"):
         networks.create("nature", "float16")
+
+
+def test_a_name_stands_for_the_network_that_it_ever_stood_for():
+    """Runs are read back by it: another activation or stride would change who plays."""
+    told = {name: networks.to_dict(networks.create(name)) for name in networks.NETWORKS}
+    others = {name: x["activation"] for name, x in told.items() if x["activation"] != "relu"}
+    assert others == dict.fromkeys(("mlp_actor_critic", "mlp_actor_critic_small"), "tanh")
+    said = {
+        name: networks.describe_convolutions(networks.create(name).convs)
+        for name in ("dueling", "dueling_small", "dqn2013", "net1", "net3", "multi_task_large")
+    }
+    small = "16x8/4,32x4/2,32x3/1"
+    assert said == {
+        "dueling": "32x8/4,64x4/2,64x3/1",
+        "dueling_small": small,
+        "net1": small,
+        "dqn2013": "16x8/4,32x4/2",
+        "net3": "16x8/4,16x4/2,16x3/1",
+        "multi_task_large": "64x8/4,64x4/2,64x3/1",
+    }
+
+
+def test_parameters_are_float32_where_jax_counts_in_float64():
+    """They are read back as what they are."""
+    seen = networks.Network(convs=networks.create("net3").convs, hidden=(4,), input_clip=5.0)
+    with jax.enable_x64(True):
+        for network in (seen, seen.clone(fractions=3), networks.create("impala")):
+            params = networks.init(network, jax.random.key(0), (4, 84, 84))
+            assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}

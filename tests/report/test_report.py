@@ -656,3 +656,60 @@ def test_of_seven_games_a_status_names_the_worst():
     games.append(tasks.get("adventure"))
     scores.append(_scores(facts={}, scores=(0.0, 0.0), lengths=(3, 4)))
     assert tables.playing_status(games, scores) == told
+
+
+def test_a_run_is_summed_up_by_its_own_numbers():
+    shares = {"mean_retention": 0.9, "geometric_retention": 0.8, "worst_retention": 0.5}
+    result = {"games": [_row("pong")], "best_round": 3, "rounds": 8, **shares}
+    assert tables.summary(result) == (
+        "mean retention 90.0%, geometric mean 80.0%, worst game 50.0%; "
+        "student chosen after round 3 of 8"
+    )
+    told = tables.wall_time({"seconds": {"learn": 90.0, "save": 30.0}})
+    assert told == "wall time 2.0 min: learn 90 s, save 30 s"
+
+
+def test_the_numbers_of_a_page_are_each_players_own():
+    _, (cells,) = tables.student_cells([_row("breakout")])
+    assert cells == (
+        *("breakout", "1.3", "92.2", "[81.0, 104.9]", "88.1", "[76.8, 100.8]"),
+        *("95.5%", "[79.0%, 115.4%]", "91.2%", "0.0004", "300.1%", 93),
+    )
+
+
+def test_the_numbers_of_a_training_are_each_players_own():
+    _, (line,) = tables.network_lines([_row("breakout")])
+    assert line == (
+        *("breakout", "1.3", "92.2 [81, 105]", "88.1 [77, 101]", "96.4 [84, 109]", "300%"),
+    )
+    _, (cells,) = tables.network_cells([_row("breakout")])
+    assert cells == (
+        *("breakout", "1.3", "[1.0, 1.6]", "92.2", "[81.0, 104.9]", "88.1", "[76.8, 100.8]"),
+        *("96.4", "[83.9, 109.0]", "300.1%", 93),
+    )
+    vectors = tables.embedding_cells({"pong": [1.0, 0.25]})
+    assert vectors == (("game", "1", "2"), [("pong", "1.000", "0.250")])
+
+
+def test_the_expert_stands_left_and_the_student_right():
+    dark, bright = (
+        clips.Clip(np.full((3, 4, 6, 3), gray, np.uint8), 0.0, True, 50) for gray in (40, 200)
+    )
+    film = page.film_of_both(dark, bright)
+    with Image.open(io.BytesIO(base64.b64decode(film.gif))) as picture:
+        left, right = (picture.convert("L").getpixel((x, 1)) for x in (1, picture.width - 2))
+    assert left < 60 and right > 180
+
+
+def test_curves_and_choices_are_of_whom_they_say(monkeypatch):
+    monkeypatch.setattr(page, "_svg", lambda figure: figure)
+    history = [{"step": 1, "score/breakout": 3.0}]
+    figure = page._curves(history, ["breakout"], [_row("breakout")])
+    *_, best, chance = figure.axes[2].lines
+    assert (best.get_linestyle(), best.get_ydata()[0]) == ("--", 92.2)
+    assert (chance.get_linestyle(), chance.get_ydata()[0]) == (":", 1.3)
+    suite = tasks.get("combat/duel").suite
+    outputs = np.zeros((2, 9), np.float32)
+    outputs[:, 0], outputs[:, 7] = (3, -3), (0.2, -0.2)  # a key down in one state; left and right
+    told = page._chosen(suite, outputs, np.ones(9, bool))
+    np.testing.assert_allclose(told[[0, 7]], [0.5, 0.2], atol=1e-6)

@@ -10,12 +10,12 @@ import weakref
 import numpy as np
 import pytest
 
-from jaxdistill import networks, tasks
+from jaxdistill import meshes, metrics, networks, tasks
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import clips
 from jaxdistill.play.scoring import Comparison, Scores
-from jaxdistill.report import page, tables
-from jaxdistill.run import closing, distill_settings
+from jaxdistill.report import hints, page, tables
+from jaxdistill.run import closing, data, distill_settings
 
 EVALUATE = distill_settings.Evaluate(epsilon=0.0, opening_steps=0)
 LESSONS = [types.SimpleNamespace(task=tasks.get("pong"))]
@@ -98,7 +98,7 @@ def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):
         assert set(alive) <= {lesson.name}
         frames = np.zeros((3, 4, 5, 3), np.uint8)
         recorded.append((lesson.name, weakref.ref(frames)))
-        return clips.Clip(frames, 1.5, True, 10)
+        return clips.Clip(frames, 1.5 if policy is None else 2.5, True, 10)
 
     monkeypatch.setattr(clips, "record", record)
     monkeypatch.setattr(page, "write", lambda *_, plays, **__: shown.update(plays))
@@ -118,5 +118,49 @@ def test_frames_of_one_task_are_gone_when_the_next_is_recorded(monkeypatch):
     closing.write_page(run, pathlib.Path(), None, {}, {}, "it")
     assert [name for name, _ in recorded] == [x.name for x in run.lessons for _ in range(2)]
     assert list(shown) == ["pong", "qbert", "asterix"]
-    assert {film.scores for film in shown.values()} == {"expert 1.5, student 1.5"}
+    assert {film.scores for film in shown.values()} == {"expert 1.5, student 2.5"}
     assert all(base64.b64decode(film.gif).startswith(b"GIF") for film in shown.values())
+
+
+def test_a_hint_is_of_the_run_as_it_was(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(hints, "closing_hint", lambda _, evidence: told.append(evidence))
+    with metrics.Writer(tmp_path) as writer:
+        writer.write(1, {"loss": 0.5})
+    learn = distill_settings.Learn(loss="kl")
+    settings = distill_settings.Settings(experts=(ExpertSource("x"),), learn=learn)
+    taught = [
+        types.SimpleNamespace(teacher=types.SimpleNamespace(outputs=x)) for x in ("q", "logits")
+    ]
+    run = types.SimpleNamespace(settings=settings, names=("pong",), taught=taught)
+    assert closing.hint_of(run, tmp_path, {"rounds": 4, "best_round": 2}) == {}
+    steps = settings.collect.steps_per_round
+    assert told == [
+        hints.Evidence([{"step": 1, "loss": 0.5}], 4, "kl", False, steps, {}, {"pong": "pong=2"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "length", "steps"), [(64, 500, 128), (4096, 500, 5), (64, 9, 9)]
+)
+def test_states_to_compare_in_have_their_stacks(num_envs, length, steps, monkeypatch):
+    """However many environments they are of."""
+
+    class Asked(Exception):
+        pass
+
+    def window_of(run, log, per_env, mesh):
+        raise Asked(per_env)
+
+    monkeypatch.setattr(data, "window_of", window_of)
+    monkeypatch.setattr(meshes, "take_local", lambda _, params: params)
+    monkeypatch.setattr(meshes, "local", lambda mesh: mesh)
+    collect = distill_settings.Collect(num_envs=num_envs, window_steps=81920)
+    run = types.SimpleNamespace(
+        mesh=None,
+        settings=types.SimpleNamespace(collect=collect),
+        stored=types.SimpleNamespace(stack=4),
+    )
+    with pytest.raises(Asked) as caught:
+        closing.compare_outputs(run, types.SimpleNamespace(length=length), None)
+    assert caught.value.args == (steps,)

@@ -276,10 +276,11 @@ def test_a_student_of_skills_is_measured_again(whole):
 
 def test_a_students_report_shows_its_fights(whole):
     workdir, _ = whole
-    report = (workdir / "report.html").read_text()
-    assert report.count("data:image/gif;base64,") >= len(GAMES)
-    for words in (*GAMES, "resample_unseen", "combat/duel"):
-        assert words in report
+    shown, *settings = (workdir / "report.html").read_text().split("<h2>Settings")
+    assert settings and shown.count("data:image/gif;base64,") == len(GAMES)
+    assert "combat/duel: how games ended" in shown
+    for game in GAMES:
+        assert f"<figcaption>{game}: expert " in shown
 
 
 def going_on(workdir):
