@@ -29,9 +29,9 @@ def say(text: str) -> None:
 
 
 def tell(text: str, width: int | None = None) -> None:
-    """Prints text on stdout, as `shown`, in lines of `width` columns; a longer word is its own."""
-    whole = {"break_on_hyphens": False, "break_long_words": False}  # a flag is copied from it
-    for line in textwrap.wrap(printable(text), width, **whole) if width else [text]:
+    """Prints text on stdout, as `shown`, in lines of at most `width` columns; flags stay whole."""
+    how = {"break_on_hyphens": False, "break_long_words": "--" not in text}  # they are copied
+    for line in textwrap.wrap(printable(text), width, **how) if width else [text]:
         say(line)
 
 

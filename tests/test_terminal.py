@@ -229,7 +229,7 @@ def test_a_bar_writes_names_out_too(monkeypatch):
     assert "\x1b[2J" not in screen.getvalue() and HARMLESS in screen.getvalue()
 
 
-def test_what_is_told_in_lines_keeps_words_whole(capsys):
+def test_what_is_told_in_lines_keeps_flags_whole(capsys):
     flag = "--config.learn.shares=" + ",".join(f"game{i}=2" for i in range(12))
     terminal.tell(f"hint: try {flag} in a new run", 80)
     assert capsys.readouterr().out.splitlines() == ["hint: try", flag, "in a new run"]
