@@ -30,8 +30,12 @@ def say(text: str) -> None:
 
 def tell(text: str, width: int | None = None) -> None:
     """Prints text on stdout, as `shown`, in lines of at most `width` columns; flags stay whole."""
-    how = {"break_on_hyphens": False, "break_long_words": "--" not in text}  # they are copied
-    for line in textwrap.wrap(printable(text), width, **how) if width else [text]:
+    lines, breaks = [text], "--" not in text  # flags are copied
+    if width:
+        lines = textwrap.wrap(
+            printable(text), width, break_on_hyphens=False, break_long_words=breaks
+        )
+    for line in lines:
         say(line)
 
 
