@@ -39,7 +39,10 @@ import cosmic_ray.plugins
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = pathlib.Path(__file__).with_suffix(".toml")
-COPIED = ("jaxdistill", "tests", "launch", "configs", "experts", "benchmarks", "pyproject.toml")
+COPIED = (
+    *("jaxdistill", "tests", "launch", "configs", "experts", "benchmarks", "docs"),
+    "pyproject.toml",
+)
 SEED = 17
 
 
