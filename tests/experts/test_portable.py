@@ -309,7 +309,10 @@ def test_what_an_expert_sees_is_what_goes_in(watcher):
 
 def test_its_description_says_by_which_rules_it_plays(watcher):
     sticky, expert = Rules(repeat_action_probability=0.25), watcher("pong", 1)
-    role = Role("pong", expert.view, expert.task.actions, "someone")
-    student = Student("mine", expert.network, expert.params, "q", (role,), sticky)
-    for made in (portable.of_student(student), portable.of_expert(expert.under(sticky))):
+    roles = tuple(Role(x, expert.view, tasks.get(x).actions, "someone") for x in ATARI)
+    students = [
+        Student("mine", expert.network, expert.params, "q", some, sticky)
+        for some in (roles, roles[:1])
+    ]
+    for made in (*map(portable.of_student, students), portable.of_expert(expert.under(sticky))):
         assert made.described()["rules"] == dataclasses.asdict(sticky)
