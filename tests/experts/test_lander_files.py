@@ -272,7 +272,7 @@ def test_an_expert_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ValueError, match="all 4 lander actions in order"):
         export.export_expert(turned, tmp_path / "x.pth")
     nobodys = Expert("x", network, params, "q", (0, 1, 2, 3), view=Vector(8))
-    with pytest.raises(ValueError, match=r"plays None.* again with --game"):
+    with pytest.raises(ValueError, match=r"does not say what it plays.* again with --game"):
         export.export_expert(nobodys, tmp_path / "x.pth")
     large = jax.tree.map(lambda x: x * 1e6, params)
     with pytest.raises(ValueError, match="not finite as float16"):

@@ -79,11 +79,10 @@ def test_what_it_refuses_when_a_run_begins_is_one_line(tmp_path):
     done = shown(tmp_path / "run", "--wandb=project", PYTHONPATH=path)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ValueError: --wandb=project: no such project; see to it, or set")
-    for damaged in ("", "[]", '{"id": 3}'):
-        (tmp_path / "run" / "wandb.json").write_text(damaged)
-        done = shown(tmp_path / "run", "--wandb=project", PYTHONPATH=path)
-        last = done.stderr.splitlines()[-1]
-        assert re.match(r"ValueError: .*run/wandb\.json is damaged \(.*\); remove it, and", last)
+    (tmp_path / "run" / "wandb.json").write_text('{"id": 3}')
+    done = shown(tmp_path / "run", "--wandb=project", PYTHONPATH=path)
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"ValueError: .*run/wandb\.json is damaged \(no id\); remove it, and", last)
 
 
 def test_where_it_is_missing_a_line_says_what_to_install(tmp_path):
