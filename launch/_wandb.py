@@ -55,14 +55,14 @@ def show(settings: Any) -> None:
         if not known.is_file():
             disk.write_json(known, {"id": uuid.uuid4().hex[:12]})
         advice = "remove it, and the run is another there"
-        name = disk.read_json(known, advice)
-        if not isinstance(name, dict) or not isinstance(name.get("id"), str):
+        said = disk.read_json(known, advice)
+        if not isinstance(said, dict) or not isinstance(said.get("id"), str):
             raise ValueError(f"{known} is damaged (no id); {advice}")
         with _explained(wandb):
             wandb.finish()  # of another directory, or it would be given as this one
             run = wandb.init(
                 project=_PROJECT.value,
-                id=name["id"],
+                id=said["id"],
                 name=str(directory),
                 dir=directory,
                 config=dataclasses.asdict(settings),
