@@ -52,6 +52,8 @@ jax.config.update("jax_num_cpu_devices", 4)  # before anything asks for a device
 
 quick_emulators.install()
 
+closing.COMPARED_STATES = 32  # of each game; thousands, one after the other, take a run's end
+
 # Tracing makes many small objects that stay; Python need not look through all of them so often.
 gc.set_threshold(50_000, 10, 10)
 

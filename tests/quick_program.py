@@ -1,6 +1,7 @@
 """Programs that tests start are as users have them, but for what takes long in a run that is tiny.
 
-Their emulators are made quickly, see `quick_emulators`, and a page's clips show two steps.
+Their emulators are made quickly, see `quick_emulators`, a page's clips show two steps, and expert
+and student are compared in a few states.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def environment() -> dict[str, str]:
 def install(*, without_page: bool = False) -> None:
     """For this process; `without_page` leaves out the report's page too."""
     quick_emulators.install()
+    closing.COMPARED_STATES = 32
     page.CLIP_SECONDS = 2 / 15
     if without_page:
         closing.write_page = lambda *_: None

@@ -22,17 +22,17 @@ from jaxdistill.run import data, distill_settings
 from jaxdistill.run.common import Run
 from jaxdistill.tasks.task import unusual_limit
 
-_COMPARED_STATES = 2048  # per game, of the last four times as many collected
+COMPARED_STATES = 2048  # per game, of the last four times as many collected
 
 
 def compare_outputs(run: Run, log: dataset.Log, params: Any) -> dict[str, page.Outputs]:
     """What experts and the student of `params` say of the last states of `log`; by one process."""
     params = meshes.take_local(run.mesh, params)
-    per_env = 4 * _COMPARED_STATES // run.settings.collect.num_envs
+    per_env = 4 * COMPARED_STATES // run.settings.collect.num_envs
     per_env = min(log.length, max(run.stored.stack + 1, per_env))  # what is usable needs its stack
     window = data.window_of(run, log, per_env, meshes.local(run.mesh)).window
     counts = np.asarray(window.counts)
-    chosen = np.linspace(0, counts - 1, min(counts.min(), _COMPARED_STATES), axis=1).astype(int)
+    chosen = np.linspace(0, counts - 1, min(counts.min(), COMPARED_STATES), axis=1).astype(int)
     rows = jnp.take_along_axis(window.rows, jnp.asarray(chosen), axis=1)
     gathered = jax.jit(windows.gather)(window, jnp.arange(len(rows)), rows)
     stacks, labels = jax.device_get(gathered)

@@ -109,9 +109,11 @@ def stopped(settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_run(settings, tmp_path_factory):
-    """Where an uninterrupted run is, and what it returned."""
+    """Where an uninterrupted run is, and what it returned: it compares in all its states."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, distill.distill(settings, workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closing, "COMPARED_STATES", 512)
+        return workdir, distill.distill(settings, workdir)
 
 
 def params_of(workdir):
@@ -130,6 +132,7 @@ def test_a_run_killed_on_its_way_ends_as_an_uninterrupted_one(
     with checkpoints.Checkpoints(tmp_path / "killed" / "checkpoints", read_only=True) as saved:
         assert saved.latest_step() == 1  # nothing was due: a scheduler's SIGTERM alone saves it
     assert distill.distill(settings, tmp_path / "killed", stop_after="train") == {}
+    monkeypatch.setattr(closing, "COMPARED_STATES", 512)
     resumed = distill.distill(settings, tmp_path / "killed")
     assert resumed["games"] == whole["games"]
     assert resumed["best_round"] == whole["best_round"]

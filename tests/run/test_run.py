@@ -148,7 +148,7 @@ def done(settings, tmp_path_factory):
         patch.setattr(choosing, "without_unknown_retention", lambda baselines: baselines)
         patch.setattr(clips, "record", show)
         patch.setattr(page, "CLIP_SECONDS", 3 / 15)
-        patch.setattr(closing, "_COMPARED_STATES", 8)
+        patch.setattr(closing, "COMPARED_STATES", 8)
         distill.distill(settings, workdir, stop_after="baselines")
         distill.distill(settings, workdir, stop_after="round:2")
         # Killed when half of the third round was collected, and written down.
