@@ -12,10 +12,15 @@ def main() -> None:
     from jaxdistill import terminal
     from jaxdistill.run import doctor
 
-    findings = list(doctor.examine())
     marks = {None: "", True: "works", False: "fails"}
-    terminal.table("", ("what", "found", ""), [(x.what, x.found, marks[x.works]) for x in findings])
-    if any(x.works is False for x in findings):
+    fails = False
+    # In two tables: what ends the process has been told of before.
+    for examine in (doctor.installed, doctor.tried):
+        findings = list(examine())
+        rows = [(x.what, x.found, marks[x.works]) for x in findings]
+        terminal.table("", ("what", "found", ""), rows)
+        fails |= any(x.works is False for x in findings)
+    if fails:
         sys.exit(1)
 
 

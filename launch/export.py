@@ -18,7 +18,7 @@ Formats of other programs, of a student or an expert:
 
 * `sb3`, a Stable-Baselines3 zip: for `DQN.load` of one game of Atari, if the network has Nature's
   convolutions, dueling or not; for `PPO.load` of what PPO has taught in combat
-  (`--expert=DIR`, such as RUN/experts/combat/duel);
+  (`--expert=DIR`, such as RUN/finetuned/experts/combat/duel);
 * `onnx`, and `stablehlo` for `jax.export`: one function of what is seen, and of the task where
   there are several, to outputs and the greedy action. `FILE.json` says what goes in and comes out.
 """

@@ -245,6 +245,18 @@ def test_lines_of_the_trouble_page_are_said_somewhere():
         assert part in said, part
 
 
+def test_commands_name_their_config_before_its_fields():
+    """As the program wants them."""
+    pages = [ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("configs/**/*.py")]
+    found = 0
+    for page in pages:
+        for line in page.read_text().replace("\\\n", " ").splitlines():
+            if "--config=" in line and (field := re.search(r"--config\.\w", line)):
+                assert line.index("--config=") < field.start(), f"{page}: {line}"
+                found += 1
+    assert found > 10
+
+
 def test_mutants_change_the_code_as_it_is():
     """Each `old` of benchmarks/mutants.toml stands once in its file, and `new` is another."""
     table = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text())

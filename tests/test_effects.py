@@ -91,11 +91,24 @@ STUDENT_DRIVES = {"collect.expert_share_rounds": 0, "collect.final_expert_share"
         (Q, {"collect.final_expert_share": 1.0}, {"collect.expert_share_rounds": 5}),
         (Q, {"collect.final_expert_share": 1.0}, {"collect.change_drivers": True}),
         (Q, {"collect.final_expert_share": 1.0}, {"collect.student_epsilon": 0.5}),
+        # In whole environments that is all of them.
+        (
+            Q,
+            {"collect.num_envs": 4, "collect.final_expert_share": 0.9},
+            {"collect.change_drivers": True},
+        ),
+        (
+            Q,
+            {"collect.num_envs": 4, "collect.final_expert_share": 0.9},
+            {"collect.student_epsilon": 0.5},
+        ),
         (Q, {"collect.num_envs": 1}, {"collect.change_drivers": True}),
         (Q, STUDENT_DRIVES, {"collect.change_drivers": True}),
         (Q, STUDENT_DRIVES | {"collect.initial_steps": 0}, {"collect.expert_epsilon": 0.5}),
         (Q, {"evaluate.report_episodes": 16}, {"evaluate.report_width": 0.0}),
         (Q, {"evaluate.report_episodes": 1}, {"evaluate.report_width": 0.1}),
+        (Q, {"evaluate.select_episodes": 1}, {"learn.target_retention": 0.9}),
+        (Q, {"evaluate.report_episodes": 1}, {"learn.target_retention": 0.9}),
         (Q, {}, {"learn.warm_layers": "convolutions"}),
         (Q, {"learn.loss": "kl"}, {"learn.first_loss": "kl", "learn.first_rounds": 2}),
         (
@@ -225,6 +238,7 @@ MOVING = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/m
         ({}, {"critic_iterations": 1}),
         ({"algorithm": "dqn"}, {"policy_clip": 0.1}),
         ({"algorithm": "dqn"}, {"angle_deviation": 3.0}),
+        (PPO | {"epochs": 1, "batch_per_game": 2048}, {"policy_clip": 0.1}),
         (PPO, {"angle_deviation": 3.0}),
         (MOVING, {"angle_deviation": 3.0}),
         (PPO, {"double": True}),
@@ -590,7 +604,7 @@ class World:
             ),
             evaluate=distill_settings.Evaluate(
                 every_rounds=1,
-                select_episodes=1,
+                select_episodes=2,
                 report_episodes=2,
                 max_steps=24,
                 opening_steps=4,
@@ -804,7 +818,9 @@ class World:
         worth = rng.normal(scale=3, size=shape).astype(np.float32), rng.random(shape) < 0.1
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(merge_weights, "_replayed", lambda *given: worth)
-            return merge_weights._merged(merge_weights._given(made, settings, experts), log)
+            return merge_weights._merged(
+                merge_weights._given(made, settings, experts, self.fresh()), log
+            )
 
     # A training.
 
@@ -1038,7 +1054,7 @@ RUN = {
     "learn.resample_unseen": ("learnt", True),
     "learn.together": ("learnt", False),
     "evaluate.every_rounds": ("trained", 3),
-    "evaluate.select_episodes": ("trained", 2),
+    "evaluate.select_episodes": ("trained", 3),
     "evaluate.report_episodes": ("reported", 3),
     "evaluate.report_width": ("reported", 100.0),
     "evaluate.epsilon": ("measured", 1.0),
@@ -1333,7 +1349,7 @@ def test_a_whole_run_counts_as_its_settings_say(world):
         "evaluations": 2,
         "followed": 0,
         "steps": STEPS + 2 * 4,
-        "select": 1,
+        "select": 2,
     }
     assert world.trained(changed(world.settings, rows)) == {
         "rounds": rows.pop("learn.rounds"),

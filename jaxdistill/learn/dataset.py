@@ -18,6 +18,7 @@ import tensorstore as ts
 
 from jaxdistill import disk, settings
 from jaxdistill.play.collection import Chunk, Past
+from jaxdistill.tasks.task import FRAME_DTYPES
 from jaxdistill.text import one_line
 
 
@@ -60,7 +61,8 @@ class Log:
         if self._directory is not None:
             if (self._directory / _INFO).exists():
                 standing, self.length, self._version = _read_info(self._directory)
-                for name, value in self.info.items():
+                for name in sorted(self.info.keys() | standing.keys()):
+                    value = self.info.get(name)
                     unsaid = name in newer and name not in standing
                     if standing.get(name) != value and not unsaid:
                         raise ValueError(
@@ -337,7 +339,7 @@ def _read_info(directory: pathlib.Path) -> tuple[dict[str, Any], int, int]:
     plain = plain and all(_whole(x, 1, 4096) for x in shape)
     check(plain, "frame_shape", shape, "a height and a width, or a number of numbers")
     dtype = info.get("frame_dtype", "uint8")
-    check(dtype in ("uint8", "float32"), "frame_dtype", dtype, "uint8 or float32")
+    check(dtype in FRAME_DTYPES, "frame_dtype", dtype, " or ".join(FRAME_DTYPES))
     action = info.get("action_shape", [])
     fits = isinstance(action, list) and len(action) < 2 and all(_whole(x, 1, 4096) for x in action)
     check(fits, "action_shape", action, "a number of numbers")

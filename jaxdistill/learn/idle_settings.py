@@ -98,6 +98,11 @@ def _idle(
             ("policy_clip", "value_weight", "entropy_weight", "critic_iterations"),
         ),
         (
+            settings.algorithm == "ppo" and settings.updates_per_iteration == 1,
+            "an iteration is learnt from once, in one minibatch",
+            ("policy_clip",),
+        ),
+        (
             settings.algorithm == "ppo",
             "algorithm is 'ppo'",
             (

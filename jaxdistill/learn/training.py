@@ -394,6 +394,7 @@ class Training:
         experts = []
         for index, lesson in enumerate(self.lessons):
             name = lesson.name
+            whole = lesson.task.as_published(self.settings.max_steps)
             own = self.network_params(params)
             network, alone, actions = networks.for_one_game(self.network, own, index)
             log_std = self._learner.log_std(params)
@@ -414,7 +415,7 @@ class Training:
                     game=name,
                     view=self._view if self._view.whole != self._view else lesson.seen,
                     log_std=None if log_std is None else tuple(map(float, log_std)),
-                    advertised_score=self.best.get("scores", {}).get(name),
+                    advertised_score=self.best.get("scores", {}).get(name) if whole else None,
                     source=str(self.workdir),
                     rules=self.settings.rules,
                     teacher_view=self._teacher_views.get(name),

@@ -251,9 +251,12 @@ def with_torso(params: Params, *others: Params) -> Params:
     """
     layers = dict(params["params"])
     before = [0] * len(others)  # where the features of each begin, in the layer before
-    for name, layer in params["params"].items():
+    own = params["params"]
+    # In their order: names may come sorted, "conv10" before "conv2".
+    for name in sorted(own, key=lambda x: (x.rstrip("0123456789"), len(x), x)):
         if not name.startswith(("input", "conv", "section")):
             continue
+        layer = own[name]
         first = 0
         for index, other in enumerate(others):
             taken = other["params"].get(name)

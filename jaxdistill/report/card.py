@@ -9,10 +9,12 @@ from typing import Any
 
 from jaxdistill import tasks
 from jaxdistill.experts import hub
+from jaxdistill.experts.formats import published
 from jaxdistill.experts.student import Student
 from jaxdistill.report import tables
 from jaxdistill.tasks.atari import Game
 from jaxdistill.tasks.task import Task, unusual_limit
+from jaxdistill.tasks.views import View
 from jaxdistill.text import printable
 
 _TAGS = ("reinforcement-learning", "policy-distillation", "jaxdistill", "jax")
@@ -23,7 +25,7 @@ def text(student: Student, address: hub.Address, clips: Sequence[str] = ()) -> s
 
     Its metadata has the licence of `student.card`, if there is one, and a `model-index` with the
     student's mean score in each task; the interval, the number of whole games and epsilon are
-    arguments of that metric.
+    arguments of that metric, and `published.WHOLE` where games were cut or of other rules.
 
     Args:
       clips: paths of pictures in the repository, to be shown.
@@ -51,7 +53,8 @@ def _metadata(student: Student, name: str) -> str:
             | {
                 "episodes": rows[role.game]["episodes"],
                 "epsilon": measured["epsilon"],
-            },
+            }
+            | _other_games(student, role.task),
         )
         for role in student.roles
     ]
@@ -65,6 +68,12 @@ def _metadata(student: Student, name: str) -> str:
         model_name=name,
         eval_results=results,
     ).to_yaml(line_break="\n")
+
+
+def _other_games(student: Student, task: Task) -> dict[str, Any]:
+    """An argument of a metric of games that were cut or played by other rules."""
+    whole = tasks.under(task, student.rules).as_published(student.max_steps)
+    return {} if whole else {published.WHOLE: False}
 
 
 def _interval(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +105,9 @@ def _body(student: Student, address: hub.Address, name: str, clips: Sequence[str
         )
         module = f"import FILE  # which adds {', '.join(own)}\n"
     shape, dtype = student.roles[0].view.shape, student.roles[0].task.suite.frame_dtype
+    network = "skills" if student.roles[0].task.suite.kinds else "mlp"
+    seen = isinstance(student.roles[0].task.suite.view, View)
+    fields = "" if seen else f" --config.network={network}"
     pictures = "".join(f"![expert beside student]({clip})\n" for clip in clips)
     return f"""# {name}
 
@@ -116,7 +128,7 @@ jaxdistill watch --expert={address} --game={first}{imports} --out=game.gif
 ```
 {needs}
 It stands wherever an expert's file can: to distil it again,
-`jaxdistill distill --config=merge:{first}={address} --workdir=DIR{imports}`. From Python:
+`jaxdistill distill --config=merge:{first}={address} --workdir=DIR{fields}{imports}`. From Python:
 
 ```python
 import jaxdistill

@@ -43,6 +43,11 @@ def collect(
         raise ValueError(
             "to collect a dataset set collect.initial_steps above 0, and leave collect.dataset out"
         )
+    if settings.collect.follow:
+        raise ValueError(
+            "collect.follow is for a distillation (jaxdistill distill), which reads its experts "
+            "again and again; a dataset is of experts as they are: leave it out"
+        )
     run = Run(settings, mesh or meshes.create())
     for lesson in run.lessons:
         lesson.task.require()

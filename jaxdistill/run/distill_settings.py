@@ -573,8 +573,9 @@ def _idle(settings: Settings, experts: Sequence[Teacher]) -> list[settings_lib.R
             ("collect.final_expert_share", *drivers),
         ),
         (
-            c.final_expert_share == 1,
-            "collect.final_expert_share is 1 and the student never drives",
+            expert_share_at(settings, c.expert_share_rounds) == 1,
+            f"collect.final_expert_share {c.final_expert_share:g} is all of collect.num_envs "
+            f"{c.num_envs} and the student never drives",
             drivers,
         ),
         (
@@ -636,6 +637,12 @@ def _idle(settings: Settings, experts: Sequence[Teacher]) -> list[settings_lib.R
             ("learn.logits_temperature", "evaluate.sample_logits"),
         ),
         all_are_played(known.evaluate),
+        (
+            known.evaluate.select_episodes == 1
+            or (known.evaluate.report_episodes == 1 and not c.follow),
+            "evaluate.select_episodes or report_episodes is 1 and no retention is known",
+            ("learn.target_retention",),
+        ),
         (
             not known.evaluate.opening_steps,
             "evaluate.opening_steps is 0",

@@ -61,8 +61,8 @@ class Finding(NamedTuple):
     works: bool | None = None
 
 
-def examine() -> Iterator[Finding]:
-    """Looks at versions and devices, then steps a pool, updates a network, writes a checkpoint."""
+def installed() -> Iterator[Finding]:
+    """Looks at the machine and at what is installed there."""
     yield Finding("system", f"{platform.platform()}, Python {platform.python_version()}")
     yield Finding("cores", str(meshes.cores()))
     for name in LIBRARIES:
@@ -73,6 +73,10 @@ def examine() -> Iterator[Finding]:
     for name, modules in EXTRAS.items():
         there = all(importlib.util.find_spec(module) for module in modules)
         yield Finding(f"extra {name}", "there" if there else "not installed")
+
+
+def tried() -> Iterator[Finding]:
+    """Asks for devices, then steps a pool, updates a network and writes a checkpoint."""
     yield _tried("devices", lambda: ", ".join(str(device) for device in jax.devices()))
     yield _tried("steps a pool", _steps)
     yield _tried("updates a network", _updates)

@@ -35,6 +35,7 @@ from jaxdistill.run import common as runs
 from jaxdistill.run.common import RENEWED, Run
 from jaxdistill.run.merge_settings import Settings
 from jaxdistill.run.progress import MergeProgress
+from jaxdistill.tasks.atari import USUAL
 from jaxdistill.tasks.views import Screen
 
 
@@ -68,7 +69,7 @@ def merge(
         and says so.
     """
     workdir, mesh = pathlib.Path(workdir), mesh or meshes.create()
-    experts = load_experts(settings.experts)
+    experts = [expert.under(USUAL) for expert in load_experts(settings.experts)]
     said, settings = settings.merge, merge_settings.resolve_defaults(settings, experts)
     if not (workdir / "config.json").exists():
         # What None stands for was not said, and is idle in many merges.
@@ -77,7 +78,8 @@ def merge(
     run = Run(settings.as_run(), mesh, known=known)
     for lesson in run.lessons:
         lesson.task.require()
-    given = _given(run, settings, experts)  # before anything is played: a base may be none
+    # Before anything is played: a base may be none.
+    given = _given(run, settings, experts, workdir)
     result_path = workdir / "result.json"
     if result_path.is_file():
         _claim(given, workdir)  # nothing is left to write: this asks for no lock
@@ -99,7 +101,7 @@ class _Given(NamedTuple):
       run: as `Settings.as_run` has it.
       settings: of the merge.
       experts: parameters, by the games' indices.
-      base: what `Merge.base` names.
+      base: what `Merge.base` names; once weights are merged any parameters of that shape.
     """
 
     run: Run
@@ -108,7 +110,9 @@ class _Given(NamedTuple):
     base: networks.Params
 
 
-def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
+def _given(
+    run: Run, settings: Settings, experts: Sequence[Expert], workdir: pathlib.Path
+) -> _Given:
     for lesson in run.lessons:
         if isinstance(lesson.view, Screen):
             raise ValueError(
@@ -117,13 +121,15 @@ def _given(run: Run, settings: Settings, experts: Sequence[Expert]) -> _Given:
             )
     params = [expert.params for expert in experts]
     named = settings.merge.base
+    if checkpoints.any_in(workdir / checkpoints.FOLDER):
+        named = None  # what was merged is read back, and the base is not asked for any more
     base = params[0] if named is None else warm_start.params_of(run, named, "merge.base")
     return _Given(run, settings, params, base)
 
 
 def _claim(given: _Given, workdir: pathlib.Path) -> None:
     moved = student_json.relocated_fields(workdir, given.run.settings, given.run.experts)
-    workdirs.claim(workdir, given.settings, tuple(moved))
+    workdirs.claim(workdir, given.settings, ("evaluate.lowest_expert_share", *moved))
     student_json.claim_roles(workdir, given.run.settings, given.run.experts)
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -241,7 +242,10 @@ def as_read(workdir: str | os.PathLike[str], settings: Settings) -> Settings:
         zip(settings.experts, load_roles(workdir, settings), strict=False)
     ):
         if hub.is_address(expert.path) and hub.is_address(role.source):
-            experts[index] = dataclasses.replace(expert, path=role.source)
+            asked, read = hub.parse(expert.path), hub.parse(role.source)
+            pinned = re.fullmatch("[0-9a-f]{40}", asked.revision or "")
+            if asked.repository == read.repository and not pinned:  # else it has moved since
+                experts[index] = dataclasses.replace(expert, path=role.source)
     return dataclasses.replace(settings, experts=tuple(experts))
 
 

@@ -24,6 +24,9 @@ import numpy as np
 from jaxdistill.tasks.actions import Discrete, Factored, Form
 from jaxdistill.tasks.views import AnyShown, AnyView, Vector, shown
 
+FRAME_DTYPES = ("uint8", "float32")
+"""Of frames that a dataset holds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
@@ -36,7 +39,7 @@ class Suite:
       action_names: what each of the A actions is called, or each of the A keys and angles that one
         action is made of; a network has an output for each.
       view: what pools show where an expert does not say.
-      frame_dtype: NumPy's name of the numbers in one frame; "uint8" means pixels.
+      frame_dtype: of the numbers in one frame, one of `FRAME_DTYPES`; "uint8" means pixels.
       frames_per_second: steps in one second, at the tasks' own speed.
       opening_steps: random steps before a measured policy takes over a game, unless a run says
         otherwise: as many as it takes for starts to differ.
@@ -69,6 +72,11 @@ class Suite:
     reward_limit: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.frame_dtype not in FRAME_DTYPES:
+            raise ValueError(
+                f"suite {self.name}: frame_dtype is {self.frame_dtype!r}, expected one of "
+                f"{', '.join(FRAME_DTYPES)}"
+            )
         try:
             _ = self.form
         except ValueError as error:

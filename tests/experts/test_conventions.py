@@ -1026,6 +1026,7 @@ def test_every_convention_has_a_file():
         ("ppo-CartPole-v1.zip", None),
         ("policy_pong.pth", None),
         ("a/b/c/d/model-v2.pth", None),
+        ("duel_0.5hp/expert.pth", None),
     ],
 )
 def test_names_that_say_a_game(path, game):

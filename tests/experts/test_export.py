@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import networks
+from jaxdistill import networks, tasks
 from jaxdistill.experts import export, formats, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks.atari import Rules
@@ -327,7 +327,6 @@ def test_an_expert_keeps_its_view_its_game_and_its_outputs(view, changes, tmp_pa
         ({"outputs": "q"}, "KeyError: 'plays'"),
         ({"outputs": "q", "plays": []}, "no game"),
         ({"outputs": "p", "plays": [{"game": None, "view": {}}]}, "neither Q-values nor logits"),
-        ({"outputs": "q", "plays": [{"game": "pnog", "view": {}}]}, "game that there is not"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"stack": 0}}]}, "stack is 0"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"crop": 3}}]}, "crop or steps"),
         ({"outputs": "q", "plays": [{"game": None, "view": {"steps": [[8]]}}]}, "steps is"),
@@ -341,6 +340,17 @@ def test_what_a_damaged_file_carries_is_refused_in_one_line(fields, expected, tm
     with pytest.raises(ValueError, match="'jaxdistill' is damaged") as caught:
         formats.load(tmp_path / "x.pth")
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_export_of_ones_own_game_says_that_its_file_was_not_imported(own_tasks, tmp_path):
+    tasks.add(dataclasses.replace(tasks.get("pong"), name="pong/up_alone"))
+    export.export_expert(an_expert(game="pong/up_alone"), tmp_path / "x.pth")
+    assert formats.load(tmp_path / "x.pth").game == "pong/up_alone"
+    tasks._added.clear()
+    tasks.names.cache_clear()
+    tasks._by_key.cache_clear()
+    with pytest.raises(tasks.UnknownTask, match=r"x.pth: .* pong/up_alone; .*--import=FILE"):
+        formats.load(tmp_path / "x.pth")
 
 
 def test_a_view_that_is_not_the_weights_is_refused(tmp_path):

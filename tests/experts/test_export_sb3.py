@@ -351,6 +351,24 @@ def test_an_expert_that_is_written_is_read_back_and_does_the_same(name, tmp_path
         )
 
 
+@pytest.mark.parametrize("name", ["movement", "aiming", "clicking"])
+def test_an_expert_that_sees_what_the_duel_shows_is_read_back_so(name, tmp_path):
+    """As those of a fine-tuned student are, whatever their skill."""
+    case, duel = dataclasses.replace(CASES[name], inputs=20), tasks.get("combat/duel").view
+    expert = an_expert(name, case, view=duel)
+    export_sb3.export_expert(expert, tmp_path / "expert.zip")
+    again = formats.load(tmp_path / "expert.zip")
+    assert again.view == duel != tasks.get(f"combat/{name}").view
+    assert (again.game, again.actions) == (expert.game, expert.actions)
+    said = carried.Carried("logits", {expert.game: Vector(7)})
+    export_sb3.export_policy(
+        expert.network, expert.params, tmp_path / "x.zip",
+        kinds=case.kinds, turn=TURN, log_std=LOG_STD[: case.size], said=said,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"on 20 numbers, and the file says that it sees Vector"):
+        formats.load(tmp_path / "x.zip")
+
+
 def test_experts_that_cannot_be_written_are_refused(tmp_path):
     movement, path = CASES["movement"], tmp_path / "x.zip"
     lander = {"actions": (0, 1, 2, 3), "view": Vector(8), "game": "lander/heavy"}

@@ -603,6 +603,10 @@ def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path
     said = rf"learnt pong from hf://me/moving@{commits[0]}, and hf://me/moving@{commits[1]} has oth"
     with pytest.raises(ValueError, match=said):
         student_json.check_teachers(tmp_path, distill_settings.teachers(settings))
+    # Moved to another repository, or to a commit that somebody names: that is asked for.
+    for path in ("hf://me/moved", f"hf://me/moving@{commits[1]}"):
+        elsewhere = dataclasses.replace(settings, experts=(ExpertSource(path),))
+        assert student_json.as_read(tmp_path, elsewhere) == elsewhere
     following = dataclasses.replace(settings.collect, follow=True)
     settings = dataclasses.replace(settings, collect=following)
     assert student_json.as_read(tmp_path, settings) == settings

@@ -179,6 +179,14 @@ def test_a_log_of_something_else_is_refused_and_left_alone(tmp_path, name, value
     _assert_same(dataset.open_log(tmp_path).read(0, 5), _log_chunk(5))
 
 
+def test_a_log_that_says_more_than_is_asked_for_is_of_something_else(tmp_path):
+    rules = {"fire_after_life": True}
+    Log(tmp_path, INFO | {"rules": rules})  # and nothing is collected yet
+    with pytest.raises(ValueError, match=r"holds a dataset with rules .*, expected None"):
+        Log(tmp_path, INFO)
+    assert dataset.open_log(tmp_path).info["rules"] == rules
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -273,7 +273,8 @@ def test_its_best_network_is_an_expert_that_plays_as_it_was_chosen(whole):
     settings, workdir, best, _ = whole
     expert = Expert.load(workdir / "experts" / "carnival")
     assert expert.recurrent and expert.network.core == networks.Core("lstm", 5)
-    assert expert.outputs == "q" and expert.advertised_score == best["scores"]["carnival"]
+    assert expert.outputs == "q" and best["scores"]["carnival"] >= 0
+    assert settings.max_steps and expert.advertised_score is None, "of whole games nothing is known"
     with learning.Training.of(settings, workdir) as training:
         (lesson,), opening = training.lessons, training._random_policy
         params = training._learner.network_params(training.best_params())

@@ -857,7 +857,9 @@ def test_networks_are_chosen_by_scores_on_one_scale():
 @pytest.mark.parametrize("better", ["best", "last"])
 def test_at_the_end_the_best_and_the_last_network_play_for_it(tmp_path, monkeypatch, better):
     """The first evaluation is the luckier; many games say which network is the better."""
-    chosen = _settings(games=("pong",), total_steps=64, eval_every=32, eval_episodes=2)
+    chosen = _settings(
+        games=("pong",), total_steps=64, eval_every=32, eval_episodes=2, max_steps=None
+    )
     final = [2.0, 1.0] if better == "best" else [1.0, 2.0]
     values = {2: iter([5.0, 3.0]), chosen.final_episodes: iter(final)}
     purposes = []

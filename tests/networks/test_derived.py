@@ -155,6 +155,24 @@ def _convolved(params, strides, pixels):
     return features
 
 
+def test_ten_layers_side_by_side_follow_each_other_whatever_the_order_of_their_names():
+    widths = ((1, 2) * 5, (2, 1) * 5)
+    others = [
+        TINY.clone(hidden=(), convs=tuple(ConvLayer(width, 1, 1) for width in each))
+        for each in widths
+    ]
+    own = TINY.clone(hidden=(), convs=networks.side_by_side(*others))
+    assert len(own.convs) == 10 and networks.may_take_torso(own, *others)
+    # Positive: of so few features some layer's would be 0 all over.
+    taken = [jax.tree.map(jnp.abs, random_params(other, TINY_INPUT)) for other in others]
+    by_name = {"params": dict(sorted(random_params(own, TINY_INPUT)["params"].items()))}
+    begun, pixels = networks.with_torso(by_name, *taken), some_pixels(2, *TINY_INPUT)
+    both = _convolved(begun, (1,) * 10, pixels)[-1]
+    alone = [_convolved(params, (1,) * 10, pixels)[-1] for params in taken]
+    assert min(np.abs(x).max() for x in alone) > 0
+    np.testing.assert_allclose(both, np.concatenate(alone, axis=-1), rtol=1e-4, atol=1e-5)
+
+
 def test_a_student_begins_by_seeing_what_several_experts_see_side_by_side():
     """One of larger kernels, one of smaller and one of fewer layers, in more features."""
     deep, shape = TINY.clone(hidden=()), (3, 36, 36)

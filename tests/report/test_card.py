@@ -10,10 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from configs import merge
 from jaxdistill import networks, tasks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts import hub
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.report import card
+from jaxdistill.run import distill_settings
 from jaxdistill.tasks import lander
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import View
@@ -74,6 +77,21 @@ def test_its_python_runs_as_it_stands(game, network, view, tmp_path):
     assert "--import" not in text
 
 
+@pytest.mark.parametrize("game", ["pong", "lander/windy", "combat/aiming"])
+def test_its_student_is_distilled_again_by_what_it_says(game):
+    task = tasks.get(game)
+    network = {"pong": "net3", "lander/windy": "mlp"}.get(game, "skills")
+    text = card.text(student_of(game, network, task.suite.view), hub.parse(ADDRESS))
+    (command,) = re.findall(r"`jaxdistill distill --config=merge:(.*)`", text)
+    said, _, *fields = command.split()
+    assert said == f"{game}={ADDRESS}"
+    settings = settings_lib.build(distill_settings.Settings, merge.get_config(said).to_dict())
+    for field in fields:
+        settings = dataclasses.replace(settings, network=field.removeprefix("--config.network="))
+    assert len(fields) == (game != "pong")
+    distill_settings.network_of(settings, [task], task.suite.view)
+
+
 def test_experts_that_play_together_come_from_all_their_files():
     student = student_of("pong", "net3", View())
     for source, said in (
@@ -91,7 +109,7 @@ def test_a_task_of_one_s_own_needs_its_file(corridor, tmp_path, monkeypatch):
     text = card.text(student, hub.parse(ADDRESS))
     commands = [line for line in text.splitlines() if "jaxdistill " in line and "--expert=" in line]
     assert len(commands) == 2 and all("--import=FILE" in line for line in commands)
-    assert "--workdir=DIR --import=FILE`" in text
+    assert "--workdir=DIR --config.network=mlp --import=FILE`" in text
     said = "corridor/short: of a file that does not come with jaxdistill. Every command needs your"
     assert f"{said} file: --import=FILE" in text
     monkeypatch.setitem(sys.modules, "FILE", types.ModuleType("FILE"))

@@ -16,7 +16,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import checkpoints, dataset, weight_merging
 from jaxdistill.learn.weight_merging import Merge
-from jaxdistill.play import protocols
+from jaxdistill.play import protocols, scoring
 from jaxdistill.play.lessons import Lesson
 from jaxdistill.report import tables
 from jaxdistill.run import (
@@ -30,6 +30,7 @@ from jaxdistill.run import (
     students,
     warm_start,
 )
+from jaxdistill.tasks.atari import Rules
 
 ONE = meshes.create(jax.devices()[:1])
 TINY = networks.Network(convs=(networks.ConvLayer(3, 8, 8),), hidden=(5,), num_outputs=18)
@@ -232,6 +233,50 @@ def test_a_distillation_begins_from_it_or_from_another_run(settings, done, merge
         config = json.dumps({"experts": [{"path": "x"}]})
         (workdir.parent / "distillation" / "config.json").write_text(config)
         merge_weights.merge(settings, workdir.parent / "distillation", mesh=ONE)
+
+
+def test_a_merge_is_read_where_its_base_is_gone(settings, done, tmp_path):
+    base = tmp_path / "base"
+    an_expert("asterix", 9).save(base)
+    chosen = dataclasses.replace(
+        settings, method="task_arithmetic", merge=Merge(base=str(base), scale=0.5)
+    )
+    merge_weights.merge(chosen, tmp_path / "run", mesh=ONE, stop_after="merge")
+    shutil.rmtree(base)
+    result = merge_weights.merge(chosen, tmp_path / "run", mesh=ONE)
+    assert merge_weights.merge(chosen, tmp_path / "run", mesh=ONE) == result
+    with pytest.raises(ValueError, match="nor a file or a run"):
+        merge_weights.merge(chosen, tmp_path / "other", mesh=ONE)
+
+
+def _far_below(run, player):
+    nothing = scoring.Scores(np.zeros(2), np.full(2, 9), np.arange(2), np.zeros(2, bool))
+    return [nothing] * len(run.lessons)
+
+
+def test_a_merge_goes_on_below_its_claims_where_it_is_told_to(settings, tmp_path):
+    for i, game in enumerate(GAMES):
+        own = Rules(frame_skip=8, full_actions=True)  # in which no step limit counts here
+        an_expert(game, i, rules=own, advertised_score=1e6).save(tmp_path / game)
+    measure = distill_settings.Measure(report_episodes=2, opening_steps=4)
+    chosen = dataclasses.replace(
+        settings,
+        method="mean",
+        merge=Merge(),
+        experts=tuple(ExpertSource(str(tmp_path / game)) for game in GAMES),
+        evaluate=measure,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common.Run, "play_first", _far_below)  # whole games would take minutes
+        with pytest.raises(ValueError, match=r"lowest_expert_share to 0 to go on"):
+            merge_weights.merge(chosen, tmp_path / "run", mesh=ONE)
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert config["evaluate"]["max_steps"] == 27_000
+        chosen = dataclasses.replace(
+            chosen, evaluate=dataclasses.replace(measure, lowest_expert_share=0.0)
+        )
+        merge_weights.merge(chosen, tmp_path / "run", mesh=ONE, stop_after="merge")
+        merge_weights.merge(chosen, tmp_path / "new", mesh=ONE, stop_after="merge")
 
 
 def test_one_step_of_each_environment_is_too_little(settings, tmp_path):

@@ -85,6 +85,12 @@ def test_what_is_pushed_is_loaded_back(server, standing, tmp_path, monkeypatch):
     # The card's score is what the student promises where it is an expert.
     assert formats.load(address, game="pong").advertised_score == 13
     assert formats.load(address, game="breakout").advertised_score == 89
+    # Of games that were cut it promises nothing of whole ones.
+    cut = _student(CARD | {"measured": MEASURED | {"max_steps": 200}})
+    assert cut.max_steps == 200
+    cut.save(tmp_path / "cut")
+    short = push.push(tmp_path / "cut", "me/cut", license="mit")
+    assert formats.load(short, game="pong").advertised_score is None
 
     assert push.push(standing, "me/both", license="mit") == address
     again = push.push(standing, "me/both", license="apache-2.0")

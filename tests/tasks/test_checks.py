@@ -24,6 +24,13 @@ LINE = Suite(
 LENGTH = 5
 
 
+@pytest.mark.parametrize("dtype", ["int32", "float64", "bool"])
+def test_frames_that_no_dataset_holds_are_refused(dtype):
+    said = f"suite line: frame_dtype is '{dtype}', expected one of uint8, float32"
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(LINE, frame_dtype=dtype)
+
+
 class LinePool(Pool):
     """Walk from a place of one's own, with a wind that is drawn where the game begins."""
 

@@ -139,9 +139,9 @@ def convert(
         `Expert.save` wrote, or one of these on the hub: see `hub`; or what was `opened` there.
       spec: path of a TOML file that describes the state_dict, or its address on the hub; or what
         was read there.
-      game: its game, where file, spec or directory do not say. Where nothing says it, a file
-        called after a game (`pong.pth`, `space_invaders_dqn.pt`, `dqn-PongNoFrameskip-v4.zip`), or
-        in a folder called so, plays it.
+      game: its game, where file, spec or directory do not say. Where nothing says it and there is
+        no spec, a file called after a game (`pong.pth`, `space_invaders_dqn.pt`,
+        `dqn-PongNoFrameskip-v4.zip`), or in a folder called so, plays it.
 
     Raises:
       FileNotFoundError: no such file, or no expert in the directory.

@@ -87,7 +87,10 @@ def game_in_names(path: pathlib.Path) -> tuple[str | None, str]:
 
 
 def _known(name: str) -> str | None:
-    task = tasks.find(name)
+    try:
+        task = tasks.find(name)
+    except ValueError:  # such as of a duel whose health there is not
+        return None
     return None if task is None else task.name
 
 

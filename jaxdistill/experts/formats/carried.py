@@ -15,6 +15,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.tasks import combat
 from jaxdistill.tasks.atari import USUAL, Rules
 from jaxdistill.tasks.views import AnyView, from_dict
+from jaxdistill.text import one_line
 
 KEY = "jaxdistill"
 _OUTPUTS = ("q", "logits")
@@ -74,6 +75,7 @@ def read(tree: Any, where: str) -> Carried | None:
     """What a file of ours says of its network; None for any other file.
 
     Raises:
+      UnknownTask: it plays a task of somebody's own, which was not imported.
       ValueError: it is damaged.
     """
     fields = tree.get(KEY) if isinstance(tree, dict) else None
@@ -91,6 +93,8 @@ def read(tree: Any, where: str) -> Carried | None:
             raise ValueError("no game, or outputs that are neither Q-values nor logits")
         rules = settings.build(Rules, fields.get("rules", {}), "rules")
         return Carried(fields["outputs"], views, rules, saws)
+    except tasks.UnknownTask as error:
+        raise tasks.UnknownTask(f"{where}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:120]
         raise ValueError(
@@ -103,7 +107,12 @@ def _game(name: Any) -> str | None:
     # `tasks.get` would look for the closest one, however long the name is.
     if name is None or name in tasks.names():
         return name
-    duel = combat.find(name[:80]) if isinstance(name, str) else None
-    if duel is None or duel.name != name:
+    if not isinstance(name, str):
         raise ValueError("names a game that there is not")
+    duel = combat.find(name[:80])
+    if duel is None or duel.name != name:
+        raise tasks.UnknownTask(
+            f"plays a task that there is not, {one_line(name, 60)}; for a task of your own "
+            f"{tasks.OF_ONE_S_OWN}"
+        )
     return name

@@ -26,6 +26,8 @@ _MAX_DEPTH = 50  # brackets that are open at once
 _MAX_METRICS = 1000  # of a model card; real ones have a handful
 _ATARI_WRAPPER = "AtariWrapper"
 _NAME = "the repository's name"
+WHOLE = "whole_games"
+"""Of a metric: an argument of those that are not of whole games by the usual rules."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +116,12 @@ def _card_games(card: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _card_scores(card: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The mean rewards that the `model-index` of a card claims, by game."""
+    """The mean rewards of whole games that the `model-index` of a card claims, by game."""
     for result, metric in itertools.islice(_metrics(card), _MAX_METRICS):
         dataset, score = _mapping(result.get("dataset")), _number(metric.get("value"))
         games = beside.games({}, {"env_id": dataset.get("type"), "env": dataset.get("name")})
-        if games and score is not None and metric.get("type") == "mean_reward":
+        claimed = metric.get("type") == "mean_reward" and WHOLE not in _mapping(metric.get("args"))
+        if games and score is not None and claimed:
             yield games[0], score
 
 

@@ -72,11 +72,12 @@ def view_of(game: str | None, size: int) -> Vector:
     return Vector(size)
 
 
-def task_of(space: Space, game: str | None, where: str) -> str:
+def task_of(space: Space, game: str | None, where: str, *, own_view: bool = False) -> str:
     """The name of the task of combat that a policy trained in `space` plays.
 
     Args:
       game: as somebody has said.
+      own_view: the policy's file says what it sees, which need not be what the skill's experts do.
 
     Raises:
       ValueError: it plays none, or not `game`.
@@ -90,9 +91,14 @@ def task_of(space: Space, game: str | None, where: str) -> str:
             f"{where}: a policy of {space}; expected Discrete actions of one game, or one of: "
             f"{listed}"
         )
-    expected = space_of(game) if is_skill(game) else "Discrete actions"
+    expected = space_of(game) if is_skill(game) else None
+    if expected is not None and own_view:
+        expected = dataclasses.replace(expected, numbers=space.numbers)
     if space != expected:
-        raise ValueError(f"{where}: a policy of {space} does not play {game}; expected {expected}")
+        raise ValueError(
+            f"{where}: a policy of {space} does not play {game}; expected "
+            f"{expected or 'Discrete actions'}"
+        )
     return game
 
 

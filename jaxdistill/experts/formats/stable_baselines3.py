@@ -206,7 +206,7 @@ def policy(
     # Two actions on nine numbers are a click, if the policy has logits.
     click = game is None and trained == skills.SPACES["combat/clicking"] and not q_network
     if trained.kind != "Discrete" or skills.is_skill(game) or click:
-        return _skill(arrays, found, trained, where)
+        return _skill(arrays, found, trained, said, where)
     return _of_one_action(found, trained, said, where)
 
 
@@ -366,15 +366,24 @@ def _takes_levels(kwargs: Mapping[str, Any], seen: Mapping[str, Any], where: str
     return high == 255
 
 
-def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy:
-    """The policy as one of a task of combat, that was trained in this space."""
+def _skill(
+    arrays: Arrays, policy: Policy, trained: Space, said: Carried | None, where: str
+) -> Policy:
+    """The policy as one of a task of combat, that was trained in this space.
+
+    Raises:
+      ValueError: it plays none, or what the file carries of its view is not of these numbers.
+    """
     log_std = arrays.get("log_std")
     if log_std is not None and log_std.ndim != 1:
         raise ValueError(
             f"{where}: log_std has shape {log_std.shape}, that of noise which depends on the state "
             f"(use_sde); expected ({trained.size},)"
         )
-    game = skills.task_of(trained, policy.game, where)
+    view = said.view(policy.game, where) if said else None
+    if view is not None and view.shape[-1] != trained.numbers:
+        raise ValueError(f"{where}: a policy of {trained}, and the file says that it sees {view}")
+    game = skills.task_of(trained, policy.game, where, own_view=view is not None)
     if policy.plan.head != "actor_critic" and not policy.plan.core:
         raise ValueError(f"{where}: {policy.name} does not play {game}; expected PPO or A2C")
     task = tasks.get(game)
@@ -387,7 +396,7 @@ def _skill(arrays: Arrays, policy: Policy, trained: Space, where: str) -> Policy
     return dataclasses.replace(
         policy,
         actions=task.actions,
-        view=skills.view_of(game, trained.numbers),
+        view=view or skills.view_of(game, trained.numbers),
         notes=tuple(notes),
         game=game,
         space=trained,
