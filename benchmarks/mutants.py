@@ -273,6 +273,8 @@ def main() -> None:
         for file, module in table["modules"].items()
         if not wanted or pathlib.Path(file).stem in wanted
     }
+    if unknown := {*wanted} - {pathlib.Path(file).stem for file in modules}:
+        sys.exit(f"--only: {TABLE.name} has no module {', '.join(sorted(unknown))}")
     groups = []
     for file, module in modules.items():
         if not options.tool:

@@ -49,7 +49,7 @@ def main() -> None:
         for field, value in variant.changes.items():
             try:
                 config.update_from_flattened_dict({field: value})
-            except (KeyError, TypeError) as error:
+            except (IndexError, KeyError, TypeError) as error:
                 raise ValueError(f"--over: {field}={value!r}: {error.args[0]}") from error
         chosen[variant] = settings.build(distill_settings.Settings, config.to_dict())
     array = os.environ.get("SLURM_ARRAY_TASK_ID")

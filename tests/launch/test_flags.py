@@ -473,6 +473,7 @@ def test_a_sweep_makes_what_its_flags_say(program, experts, tmp_path, monkeypatc
     assert made == [("learn.loss=kl,seed=1", "kl", 1), ("learn.loss=mse,seed=0", "mse", 0)]
     for over, said in (
         ("learn.los=kl", "learn.los"),
+        ("experts[9].rules=noop_max=1", "--over: experts[9].rules='noop_max=1': tuple index"),
         ("learn.loss=kl,no", "learn.loss is 'no', expected one of"),
         ("seed=0", "--index is 2, expected less than the 1 variants"),
     ):

@@ -196,7 +196,6 @@ def _collected(short, directory, steps, seed, epsilon=0.05):
     data.collect(dataclasses.replace(short, collect=alone, seed=seed), directory, mesh=ONE)
 
 
-@pytest.mark.usefixtures("without_page")
 def test_a_dataset_is_of_experts_as_they_are(settings, tmp_path):
     follows = dataclasses.replace(settings.collect, follow=True)
     with pytest.raises(ValueError, match=r"^collect\.follow is for a distillation"):
@@ -204,6 +203,7 @@ def test_a_dataset_is_of_experts_as_they_are(settings, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_run_knows_its_dataset_again(short, tmp_path, contents, monkeypatch):
     """Another of the same experts, at the same place, is refused before anything is written."""
     directory, run = tmp_path / "data", tmp_path / "run"

@@ -310,13 +310,13 @@ def test_states_that_no_device_can_hold_are_refused_before_anything_is_played(
         merge_weights.merge(simple, tmp_path / "run", mesh=ONE)
 
 
-def test_simple_methods_need_no_states(settings, done, merged):
+def test_simple_methods_need_no_states(settings, done, merged, tmp_path):
     experts = _experts(settings)
     run = common.Run(merge_settings.resolve_defaults(settings, experts).as_run(), ONE)
 
     def made(method, **merge):
         chosen = dataclasses.replace(settings, method=method, merge=Merge(**merge))
-        return merge_weights._merged(merge_weights._given(run, chosen, experts), None)
+        return merge_weights._merged(merge_weights._given(run, chosen, experts, tmp_path), None)
 
     one, two = (expert.params for expert in experts)
     assert_same(made("mean"), jax.tree.map(lambda a, b: (a + b) / 2, one, two))
@@ -330,7 +330,7 @@ def test_simple_methods_need_no_states(settings, done, merged):
     assert_same(from_run, merged)
 
 
-def test_other_methods_count_what_each_expert_saw(settings, done):
+def test_other_methods_count_what_each_expert_saw(settings, done, tmp_path):
     """Fisher information of each in its own game; Newton's step by hand, on the states of all."""
     experts = _experts(settings)
     run = common.Run(merge_settings.resolve_defaults(settings, experts).as_run(), ONE)
@@ -340,7 +340,9 @@ def test_other_methods_count_what_each_expert_saw(settings, done):
     def made(method, judged, **merge):
         chosen = dataclasses.replace(settings, method=method, merge=Merge(batch_size=16, **merge))
         states = weight_merging.States(merge_weights._seen(run, chosen, log), judged, chosen.merge)
-        return merge_weights._merged(merge_weights._given(run, chosen, experts), log), states
+        return merge_weights._merged(
+            merge_weights._given(run, chosen, experts, tmp_path), log
+        ), states
 
     likelihood = weight_merging.likelihood_loss(TINY, view, Merge().q_temperature)
     merged, states = made("fisher", likelihood)
