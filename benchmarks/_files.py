@@ -151,6 +151,24 @@ def _colliding_tuples(count: int) -> bytes:
     return entries(map(plain, keys))
 
 
+def _colliding_attributes(keys: int, objects: int) -> bytes:
+    # Complex numbers of one hash; each object has a dictionary of them behind another one.
+    number = name("builtins", "complex") + put(5) + b"0"
+    pairs = ((plain(-1000003.0 * i), plain(float(i))) for i in range(keys))
+    many_keys = b"".join(get(5) + real + imaginary + b"\x86RN" for real, imaginary in pairs)
+    state = dictionary(a=b"N") + b"}(" + many_keys + b"u" + b"\x86" + put(0) + b"0"
+    of_one_class = name("my.agent", "Thing") + put(1) + b"0"
+    made = many(get(1) + b")\x81" + get(0) + b"b", objects)
+    return number + state + of_one_class + dictionary(w=tensor(), x=made)
+
+
+def _long_keys_of_bytes(dictionaries: int) -> bytes:
+    keys = (b"B" + struct.pack("<I", 1000) + bytes([i]) + bytes(999) for i in range(128))
+    named = b"".join(key + b"q" + bytes([100 + i]) + b"0" for i, key in enumerate(keys))
+    entries = b"".join(b"h" + bytes([100 + i]) + get(0) for i in range(128))
+    return tensor() + put(0) + b"0" + named + many(b"}(" + entries + b"u", dictionaries)
+
+
 def _long_keys_again(count: int) -> bytes:
     keys = [plain((i % 100,) * 300 + (i,)) + put(i) + b"0" for i in range(200)]
     entries = b"".join(get(i) + b"N" for i in range(200))
@@ -240,6 +258,17 @@ PTH: dict[str, Callable[[], bytes]] = {
             call("builtins", "complex", plain(-1000003.0 * i), plain(float(i)))
             for i in range(8_000)
         )
+    ),
+    "colliding attributes again and again": lambda: zipped(
+        _colliding_attributes(8_000, 250), FLOATS
+    ),
+    "long keys of bytes": lambda: zipped(
+        _long_keys_of_bytes(2_000), FLOATS, method=zipfile.ZIP_DEFLATED
+    ),
+    "millions of texts": lambda: zipped(
+        dictionary(w=tensor(), x=many(b"\x8c\x04\xf0\x9f\x98\x80", 4_900_000)),
+        FLOATS,
+        method=zipfile.ZIP_DEFLATED,
     ),
     "long keys again and again": lambda: zipped(_long_keys_again(300)),
     "a million sets": lambda: zipped(b"(" + b"\x8f" * 1_000_000 + b"l"),

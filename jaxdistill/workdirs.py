@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from jaxdistill import disk, lock
+from jaxdistill import disk, lock, meshes
 from jaxdistill.settings import OtherFields, build, flatten
 from jaxdistill.text import one_line
 
@@ -49,9 +49,10 @@ def claim(workdir: str | os.PathLike[str], settings: Any, ignore: tuple[str, ...
                     f"{new.get(name)!r}; choose another --workdir or the same settings"
                 )
         return True
-    lock.refuse_foreign(workdir, path.name)
-    workdir.mkdir(parents=True, exist_ok=True)
-    disk.write_json(path, wanted)
+    if meshes.leads():  # the others may not see yet what it has written
+        lock.refuse_foreign(workdir, path.name)
+        workdir.mkdir(parents=True, exist_ok=True)
+        disk.write_json(path, wanted)
     return False
 
 

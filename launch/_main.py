@@ -61,6 +61,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
         0) and on Ctrl-C (exit 130); others write what they make, whole, as the last thing they do.
     """
     logging.set_verbosity(logging.ERROR)
+    again = _GOES_ON if resumes else "begins again"
 
     def guarded(arguments: list[str]) -> None:
         try:
@@ -73,6 +74,11 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
             main()
         except (ValueError, OSError) as error:
             _fail(str(error) + _own_place(error))
+        except KeyboardInterrupt as stopped:
+            if not _one_of_several():
+                raise
+            print(f"interrupted; the same command {str(stopped) or again}", file=sys.stderr)
+            _leave(130)
         except preemption.Preempted as stopped:
             then = str(stopped) or _GOES_ON
             if preemption.by_hand():
@@ -121,7 +127,7 @@ def run(main: Callable[[], object], *, resumes: bool = False) -> None:
     try:
         app.run(guarded, flags_parser=parse)
     except KeyboardInterrupt as stopped:
-        _interrupted(str(stopped) or _GOES_ON if resumes else "begins again")
+        _interrupted(str(stopped) or again)
 
 
 _GOES_ON = "goes on where it stopped"

@@ -18,7 +18,8 @@ def join_processes() -> None:
     Each process is given the same command but for `--process`, and sees the same files.
 
     Raises:
-      ValueError: half of the flags are missing, or `--process` is none of the processes.
+      ValueError: half of the flags are missing, `--process` is none of the processes, or
+        `--coordinator` no address.
     """
     given = [flag.value for flag in (_COORDINATOR, _PROCESSES, _PROCESS)]
     if _COORDINATOR.value == "auto" and given[1:] == [None, None]:
@@ -39,6 +40,13 @@ def join_processes() -> None:
         raise ValueError(
             f"--process is {_PROCESS.value}, expected less than --processes={_PROCESSES.value}"
         )
+    if arguments:
+        host, _, port = _COORDINATOR.value.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(
+                f"--coordinator is {_COORDINATOR.value!r}, expected HOST:PORT; 'auto', on a "
+                f"cluster that JAX knows, goes without --processes and --process"
+            )
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxdistill import workdirs
+from jaxdistill import meshes, workdirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,12 @@ def test_an_empty_or_missing_directory_is_claimed(tmp_path):
             "games": ["pong"],
             "parts": [],
         }
+
+
+def test_one_of_several_processes_claims_for_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(meshes, "leads", lambda: False)  # as one that does not see the other's yet
+    assert workdirs.claim(tmp_path / "run", Outer("x")) is False
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_same_settings_find_their_run_again(tmp_path):

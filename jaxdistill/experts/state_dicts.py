@@ -6,6 +6,7 @@ characters of its names, are paid for (see `limits`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -76,12 +77,19 @@ def _collect(
             return arrays, True
         for item in (node.items, node.args):
             _collect(item, path, above, found, names)
-        node = {**attributes, **node.mapping}
-    names.spend(_ENTRY_CHARACTERS * len(node))
+        own = ((key, x) for key, x in attributes.items() if key not in node.mapping)
+        entries, count = itertools.chain(own, node.mapping.items()), len(attributes)
+        count += len(node.mapping)
+    else:
+        entries, count = iter(node.items()), len(node)
+    names.spend(_ENTRY_CHARACTERS * count)
     nested: dict[str, np.ndarray] = {}
-    for key, value in node.items():
+    for key, value in entries:
         if isinstance(value, np.ndarray):
-            arrays[key_name(key)] = value
+            name = key_name(key)
+            if name is not key:  # a text of its own
+                names.spend(_length(name))
+            arrays[name] = value
         elif not isinstance(value, _NODES):
             pure = False
         else:
@@ -127,18 +135,23 @@ def _module_arrays(
         for key, value in _dict(attributes.get(kind)).items():
             dropped = kind == "_buffers" and isinstance(transient, set) and key in transient
             if isinstance(value, np.ndarray) and not dropped:
-                names.spend(_length(prefix))
-                arrays[prefix + key_name(key)] = value
+                name = prefix + key_name(key)
+                names.spend(_length(name))
+                arrays[name] = value
     for key, child in _dict(attributes.get("_modules")).items():
         _module_arrays(child, f"{prefix}{key_name(key)}.", (*above, id(module)), arrays, names)
 
 
-def _attributes(opaque: Opaque) -> dict[Any, Any]:
-    """The attributes an object was to have; its state may be those, or those and its slots."""
+def _attributes(opaque: Opaque) -> dict[str, Any]:
+    """The attributes an object was to have; its state may be those, or those and its slots.
+
+    Attributes have texts as names, whose hashes nobody can choose: a dictionary of anything else,
+    which may take long to fill, is not copied.
+    """
     parts = opaque.state if isinstance(opaque.state, tuple) else (opaque.state,)
-    merged: dict[Any, Any] = {}
+    merged: dict[str, Any] = {}
     for part in parts:
-        merged.update(_dict(part))
+        merged.update((key, x) for key, x in _dict(part).items() if isinstance(key, str))
     return merged
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickletools
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
@@ -363,6 +364,7 @@ def interpret(
             )
         match opcode.name:
             case name if name in _LITERALS:
+                budget.spend(ITEM_BYTES + sys.getsizeof(arg))
                 stack.append(arg)
             case "BINPUT" | "LONG_BINPUT" | "PUT":
                 budget.spend(MEMO_BYTES)
@@ -486,7 +488,7 @@ def _key(key: Any, among: dict[Any, Any] | set[Any], budget: Allowance) -> Any:
         raise Unreadable(f"has a dictionary key longer than {MAX_KEY_LENGTH}; {AGAIN}")
     # Numbers below 2^61 are their own hashes; as many of those as there are places differ in them.
     plain = isinstance(key, int) and key.bit_length() <= 60
-    collisions = len(among) // 64 if plain else seen * len(among) // 4
+    collisions = len(among) // 64 if plain else seen * len(among) // 2  # and once more, as a copy
     budget.spend(ITEM_BYTES * (1 + seen) + collisions)
     return key
 

@@ -18,6 +18,8 @@ from jaxdistill.networks.network import (
     check_streams,
 )
 
+_MAX_LAYERS = 10_000  # of one kind
+
 
 def to_dict(network: Network) -> dict[str, Any]:
     """The fields of a network as plain JSON values; `from_dict` turns them back.
@@ -66,6 +68,9 @@ def from_dict(fields: Mapping[str, Any]) -> Network:
       KeyError, TypeError: fields that are missing or not of their kind.
     """
     fields = dict(fields)
+    for name in ("convs", "residual", "hidden", "action_hidden", "value_hidden", "streams"):
+        if len(fields.get(name, ())) > _MAX_LAYERS:
+            raise ValueError(f"{name} are {len(fields[name])}, expected {_MAX_LAYERS} at most")
     fields["convs"] = tuple(ConvLayer(**layer) for layer in fields["convs"])
     for name in ("residual", "hidden", "action_hidden", "value_hidden"):
         fields[name] = tuple(fields.get(name, ()))

@@ -83,7 +83,8 @@ class Records:
     ) -> None:
         """Writes games from the first seat on, where no more are known.
 
-        A shared directory that cannot be written is not used: it would only have saved time.
+        A shared directory that cannot be read or written is not used: it would have saved time
+        alone.
 
         Args:
           found: how many of them, the first, were not played here but found: all runs are told of
@@ -103,7 +104,16 @@ class Records:
                     _write(shared, of, scores, alone=False)
 
     def _shared_for(self, of: Mapping[str, Any]) -> pathlib.Path | None:
-        return None if _OWN in of else self.shared
+        """The shared directory; None where what it holds of these games may not be read."""
+        if _OWN in of or self.shared is None:
+            return None
+        try:
+            (self.shared / _name(of)).open("rb").close()
+        except FileNotFoundError:
+            return self.shared
+        except OSError:
+            return None
+        return self.shared
 
 
 def described(lesson: Lesson, protocol: Protocol, player: Player) -> dict[str, Any]:

@@ -95,9 +95,10 @@ def resume(
     """
     collect = run.settings.collect
     if collect.dataset:
-        log = _given(run, collect.dataset)
-        if length is not None:
-            log.truncate(length)  # others may have collected more since; nothing is written
+        # Others may have collected more since, or do now; nothing is written.
+        with meshes.leader_first("dataset"):
+            log = _given(run, collect.dataset)
+        log.truncate(meshes.broadcast_json(log.length) if length is None else length)
         return log, None
     with timer.phase("collect"):
         with meshes.leader_first("dataset"):

@@ -67,12 +67,19 @@ def claim_roles(
         others, see `check_teachers`.
     """
     path = pathlib.Path(workdir, _FILE)
-    learnt = checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
+    learnt = _has_learnt(workdir)
     rows = _rows_of(settings, experts, marked=not (learnt or settings.collect.follow))
     check_same(workdir, settings, experts)
     if path.is_file() and (learnt or disk.read_json(path, _ADVICE) == rows):
         return
-    disk.write_json(path, rows)
+    if meshes.leads():
+        disk.write_json(path, rows)
+
+
+def _has_learnt(workdir: str | os.PathLike[str]) -> bool:
+    """Whether something was learnt from the experts, be it that its checkpoints are gone."""
+    ended = pathlib.Path(workdir, "result.json").is_file()
+    return ended or checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER))
 
 
 def check_same(
@@ -82,7 +89,7 @@ def check_same(
     path = pathlib.Path(workdir, _FILE)
     if path.is_file():
         check_roles(workdir, _read_roles(path, settings.rules), roles_of(settings, experts))
-        if checkpoints.any_in(pathlib.Path(workdir, checkpoints.FOLDER)):
+        if _has_learnt(workdir):
             check_teachers(workdir, experts)
 
 

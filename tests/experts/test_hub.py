@@ -585,7 +585,7 @@ def test_a_run_writes_down_the_commits_of_its_experts(server, zoo):
     assert Role.from_dict(before).source == ""  # of a run that did not write it
 
 
-def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path):
+def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path, monkeypatch):
     """Where it does not follow its experts, and has written them down."""
     commits = []
     for seed in (0, 1):
@@ -596,6 +596,10 @@ def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path
         )
         if not seed:
             assert student_json.as_read(tmp_path, settings) == settings, "nothing is written yet"
+            with monkeypatch.context() as patch:
+                patch.setattr(meshes, "leads", lambda: False)
+                student_json.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
+            assert not [*tmp_path.glob("student.json*")], "one of several processes writes it"
             student_json.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
     read = student_json.as_read(tmp_path, settings)
     assert read.experts == (ExpertSource(f"hf://me/moving@{commits[0]}"),)

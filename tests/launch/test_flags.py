@@ -31,6 +31,24 @@ from jaxdistill.tasks.views import Vector
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
 
+def test_an_interrupt_ends_one_of_several_processes_without_waiting_for_them(
+    program, monkeypatch, capsys
+):
+    def left(code):
+        raise SystemExit(f"at once, with {code}")
+
+    def main():
+        raise KeyboardInterrupt
+
+    run = program.load("doctor").run
+    monkeypatch.setitem(run.__globals__, "_one_of_several", lambda: True)
+    monkeypatch.setitem(run.__globals__, "_leave", left)
+    monkeypatch.setattr(sys, "argv", ["doctor.py"])
+    with pytest.raises(SystemExit, match=r"^at once, with 130$"):
+        run(main, resumes=True)
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 @pytest.mark.parametrize(
     ("name", "resumes"),

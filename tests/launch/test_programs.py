@@ -221,6 +221,17 @@ def test_bad_input_ends_a_process_with_one_line_and_exit_code_2(
             ],
             "--process is 2, expected less than --processes=2",
         ),
+        *(
+            (
+                "distill",
+                [
+                    *("--config=configs/quickstart.py", "--workdir=x"),
+                    *(f"--coordinator={address}", "--processes=2", "--process=0"),
+                ],
+                f"--coordinator is {address!r}, expected HOST:PORT",
+            )
+            for address in ("localhost", "auto", "localhost:", "localhost:70000")
+        ),
         ("evaluate", [], "either --expert=FILE or --workdir=DIR"),
         ("export", ["--workdir=nowhere", "--out=y.pth"], "holds no config.json"),
         (

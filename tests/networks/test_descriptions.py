@@ -41,8 +41,9 @@ def test_what_only_experts_have_survives_json_and_changes_no_other_description(n
         ({"fractions": -1}, "whole numbers"),
         ({"fractions": 2, "head": "dueling"}, "a head of type linear"),
         ({"torch_pool": 1}, "true or false"),
+        ({"convs": [{"features": 1}] * 400_000}, "convs are 400000, expected 10000 at most"),
     ],
-    ids=str,
+    ids=lambda x: str(x)[:60],
 )
 def test_a_description_of_a_distribution_that_cannot_be_is_refused(fields, words):
     with pytest.raises(ValueError, match=words):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import types
 
@@ -64,6 +65,21 @@ def test_a_shared_directory_that_cannot_be_written_stops_nobody(tmp_path):
     assert len(scores.scores) == 2 and len([*(tmp_path / "own").iterdir()]) == 1
     with pytest.raises(OSError, match="cannot be written"):
         measured(records.Records(tmp_path / "file/own"), 2, LESSONS[:1])
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_shared_directory_that_may_not_be_read_stops_nobody(tmp_path, request, what):
+    """It is somebody else's, and not damaged."""
+    shared = tmp_path / "cache"
+    (kept,) = measured(records.Records(shared=shared), 2, LESSONS[:1])
+    (file,) = shared.iterdir()
+    (file if what == "file" else shared).chmod(0)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.geteuid() and "pytest" in str(path):
+            path.chmod(path.stat().st_mode | 0o055)
+    request.getfixturevalue("unprivileged")
+    (scores,) = measured(records.Records(shared=shared), 2, LESSONS[:1])
+    assert scores.to_dict() == kept.to_dict()
 
 
 def test_whatever_decides_a_game_tells_it_from_others(tmp_path):

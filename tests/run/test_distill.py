@@ -1092,6 +1092,20 @@ def test_a_finished_run_that_cannot_go_on_is_left_as_it_was(
         assert "\n" not in str(error.value)
     assert {**contents(run), lock.NAME: before[lock.NAME]} == before
     assert distill.distill(settings, run) == result, "its table is shown as before"
+    if gone == "checkpoints":
+        # Put back, they are still of the experts that they learnt from.
+        place = settings.experts[1].path
+        shutil.move(place, tmp_path / "kept")
+        other = Expert.load(tmp_path / "kept")
+        params = jax.tree.map(lambda x: x + 1, other.params)
+        try:
+            dataclasses.replace(other, params=params).save(place)
+            with pytest.raises(ValueError, match="learnt breakout from"):
+                distill.distill(settings, run)
+        finally:
+            shutil.rmtree(place)
+            shutil.move(tmp_path / "kept", place)
+        assert (run / "student.json").read_bytes() == (workdir / "student.json").read_bytes()
     with pytest.raises(ValueError, match="holds a run with seed 0, this one has 1"):
         distill.distill(dataclasses.replace(settings, seed=1), run)
     (run / "result.json").rename(run / "result-3.json")  # which it had ended with before
@@ -1099,13 +1113,16 @@ def test_a_finished_run_that_cannot_go_on_is_left_as_it_was(
         distill.distill(settings, run)
 
 
-def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_path):
+def test_a_run_sees_no_more_of_a_dataset_than_it_had(settings, whole_run, tmp_path, monkeypatch):
     directory = whole_run[0] / "dataset"
     of_it = dataclasses.replace(settings.collect, dataset=str(directory), steps_per_round=0)
     run = common.Run(dataclasses.replace(settings, collect=of_it), meshes.create())
     whole, _ = data.resume(run, tmp_path, None, clocks.Timer())
     log, _ = data.resume(run, tmp_path, 40, clocks.Timer())
     assert (log.length, whole.length) == (40, 96)
+    # Of several processes all see as much as the first of them.
+    monkeypatch.setattr(meshes, "broadcast_json", lambda length: length - 32)
+    assert data.resume(run, tmp_path, None, clocks.Timer())[0].length == 64
     assert dataset.open_log(directory).length == 96
 
 
