@@ -77,14 +77,13 @@ def _collect(
             return arrays, True
         for item in (node.items, node.args):
             _collect(item, path, above, found, names)
-        own = ((key, x) for key, x in attributes.items() if key not in node.mapping)
-        entries, count = itertools.chain(own, node.mapping.items()), len(attributes)
-        count += len(node.mapping)
+        own = [(key, x) for key, x in attributes.items() if key not in node.mapping]
+        node = node.mapping
     else:
-        entries, count = iter(node.items()), len(node)
-    names.spend(_ENTRY_CHARACTERS * count)
+        own = []
+    names.spend(_ENTRY_CHARACTERS * (len(own) + len(node)))
     nested: dict[str, np.ndarray] = {}
-    for key, value in entries:
+    for key, value in itertools.chain(own, node.items()):
         if isinstance(value, np.ndarray):
             name = key_name(key)
             if name is not key:  # a text of its own
