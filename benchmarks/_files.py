@@ -162,6 +162,14 @@ def _colliding_attributes(keys: int, objects: int) -> bytes:
     return number + state + of_one_class + dictionary(w=tensor(), x=made)
 
 
+def _attributes_again(keys: int, objects: int, parts: int = 0) -> bytes:
+    shared = entries(plain(i) for i in range(keys)) + put(0) + b"0"
+    state = (b"(" + get(0) * parts + b"t" if parts else get(0)) + put(1) + b"0"
+    of_one_class = name("my.agent", "Thing") + put(2) + b"0"
+    made = many(get(2) + b")\x81" + get(1) + b"b", objects)
+    return shared + state + of_one_class + dictionary(w=tensor(), x=made)
+
+
 def _long_keys_of_bytes(dictionaries: int) -> bytes:
     keys = (b"B" + struct.pack("<I", 1000) + bytes([i]) + bytes(999) for i in range(128))
     named = b"".join(key + b"q" + bytes([100 + i]) + b"0" for i, key in enumerate(keys))
@@ -261,6 +269,12 @@ PTH: dict[str, Callable[[], bytes]] = {
     ),
     "colliding attributes again and again": lambda: zipped(
         _colliding_attributes(8_000, 250), FLOATS
+    ),
+    "attributes that are no names": lambda: zipped(
+        _attributes_again(40_000, 30_000), FLOATS, method=zipfile.ZIP_DEFLATED
+    ),
+    "slots again and again": lambda: zipped(
+        _attributes_again(40_000, 1, 1_000_000), FLOATS, method=zipfile.ZIP_DEFLATED
     ),
     "long keys of bytes": lambda: zipped(
         _long_keys_of_bytes(2_000), FLOATS, method=zipfile.ZIP_DEFLATED

@@ -70,7 +70,7 @@ def _collect(
     found.setdefault(path, arrays)  # before those inside it
     pure = isinstance(node, dict)
     if isinstance(node, Opaque):
-        attributes = _attributes(node)
+        attributes = _attributes(node, names)
         if "_parameters" in attributes:
             _module_arrays(node, "", above[:-1], arrays, names)
             _keep(found, path, arrays)
@@ -81,7 +81,7 @@ def _collect(
         node = node.mapping
     else:
         own = []
-    names.spend(_ENTRY_CHARACTERS * (len(own) + len(node)))
+    names.spend(_ENTRY_CHARACTERS * len(node))
     nested: dict[str, np.ndarray] = {}
     for key, value in itertools.chain(own, node.items()):
         if isinstance(value, np.ndarray):
@@ -126,8 +126,7 @@ def _module_arrays(
     if id(module) in above or not isinstance(module, Opaque):
         return
     names.spend(_NODE_CHARACTERS + _length(prefix))
-    attributes = _attributes(module)
-    names.spend(_ENTRY_CHARACTERS * len(attributes))
+    attributes = _attributes(module, names)
     transient = attributes.get("_non_persistent_buffers_set")
     for kind in ("_parameters", "_buffers"):
         names.spend(_ENTRY_CHARACTERS * len(_dict(attributes.get(kind))))
@@ -141,7 +140,7 @@ def _module_arrays(
         _module_arrays(child, f"{prefix}{key_name(key)}.", (*above, id(module)), arrays, names)
 
 
-def _attributes(opaque: Opaque) -> dict[str, Any]:
+def _attributes(opaque: Opaque, names: Allowance) -> dict[str, Any]:
     """The attributes an object was to have; its state may be those, or those and its slots.
 
     Attributes have texts as names, whose hashes nobody can choose: a dictionary of anything else,
@@ -150,7 +149,9 @@ def _attributes(opaque: Opaque) -> dict[str, Any]:
     parts = opaque.state if isinstance(opaque.state, tuple) else (opaque.state,)
     merged: dict[str, Any] = {}
     for part in parts:
-        merged.update((key, x) for key, x in _dict(part).items() if isinstance(key, str))
+        entries = _dict(part)
+        names.spend(_ENTRY_CHARACTERS * (1 + len(entries)))  # of those too that are left out
+        merged.update((key, x) for key, x in entries.items() if isinstance(key, str))
     return merged
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.traverse_util
 import numpy as np
@@ -83,7 +83,8 @@ class Role:
             str(row.get("source", "")),
             None if (saw := row.get("teacher_view")) is None else from_dict(saw),
         )
-        if not role.actions or not set(role.actions) <= set(role.valid(rules)):
+        whole = bool(role.actions) and all(type(action) is int for action in role.actions)
+        if not whole or not set(role.actions) <= set(role.valid(rules)):
             raise ValueError(f"actions {role.actions} are not valid ones of {role.game}")
         return role
 
@@ -173,7 +174,7 @@ class Student:
         for row in _rows(self.card):
             student = row.get("student")
             mean = student.get("mean") if isinstance(student, Mapping) else None
-            if row.get("game") in self.games and isinstance(mean, (int, float)):
+            if row.get("game") in self.games and _is_number(mean):
                 found[row["game"]] = float(mean)
         return found
 
@@ -196,7 +197,11 @@ class Student:
         if not alike or limit != (protocol["max_steps"] or task.max_steps):
             return None
         told: list[Any] = [x.get("expert") for x in _rows(self.card) if x.get("game") == task.name]
-        return dict(told[0]) if told and _is_summary(told[0], task) else None
+        if not told or not _is_summary(told[0], task):
+            return None
+        # Of a task that tells nothing but scores, nobody has looked at anything else.
+        unknown = set() if task.facts else {"facts", "steps_interval"}
+        return {name: x for name, x in told[0].items() if name not in unknown}
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes `policy.json` and `policy.safetensors` into a new directory.
@@ -318,7 +323,12 @@ def _is_summary(scores: Any, task: Task) -> bool:
         intervals.append(fact["interval"])
     pairs = all(isinstance(x, list) and len(x) == 2 for x in intervals)
     leaves = settings.flatten({name: scores[name] for name in names}).values()
-    return pairs and all(type(x) in (int, float) and np.isfinite(x) for x in leaves)
+    return pairs and all(map(_is_number, leaves))
+
+
+def _is_number(x: Any) -> TypeGuard[float]:
+    """Whether it is a finite number such as a mean may be; of JSON's integers many are larger."""
+    return type(x) in (int, float) and abs(x) < 1e15  # which NaN is not
 
 
 def game_index(

@@ -96,9 +96,9 @@ def resume(
     collect = run.settings.collect
     if collect.dataset:
         # Others may have collected more since, or do now; nothing is written.
-        with meshes.leader_first("dataset"):
-            log = _given(run, collect.dataset)
-        log.truncate(meshes.broadcast_json(log.length) if length is None else length)
+        log = _given(run, collect.dataset)
+        seen = int(meshes.gather(np.array([log.length]), 0).min())  # by all of several processes
+        log.truncate(seen if length is None else length)
         return log, None
     with timer.phase("collect"):
         with meshes.leader_first("dataset"):

@@ -120,7 +120,9 @@ def _measure_training(
 ) -> list[dict[str, Any]]:
     settings = training.load_settings(workdir)
     names = [task.name for task in settings.tasks]
-    experts, student = training.load_experts(workdir), None
+    # Independent networks are there one after another, and each plays alone.
+    alone = game is not None and settings.independent
+    experts, student = training.load_experts(workdir, game if alone else None), None
     try:
         student = finetuning.student_of(settings, pathlib.Path(workdir))
     except (OSError, ValueError) as error:
@@ -131,7 +133,7 @@ def _measure_training(
         mesh=meshes.create(),
         known=common.records_in(pathlib.Path(workdir), cache_dir, writes=False),
         student=student,
-        only=None if game is None else game_index(names, game, workdir, "learnt"),
+        only=None if game is None or alone else game_index(names, game, workdir, "learnt"),
     )
 
 

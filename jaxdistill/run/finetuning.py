@@ -143,4 +143,11 @@ def _teachers(workdir: str | os.PathLike[str], games: Sequence[str]) -> dict[str
     student_json.check_teachers(workdir, experts)
     teachers = {str(expert.game): expert for expert in experts}
     alone = tuple(expert for expert in teachers.values() if isinstance(expert, Expert))
-    return teachers | {game: Team(alone, game) for game in games if game not in teachers}
+    return teachers | {game: _team(alone, game) for game in games if game not in teachers}
+
+
+def _team(experts: tuple[Expert, ...], game: str) -> Team:
+    """The first who plays the task whole, or else all of them together."""
+    needed = set(tasks.get(game).actions)
+    whole = [x for x in experts if needed <= {*x.mask.nonzero()[0].tolist()}]
+    return Team((whole[0],) if whole else experts, game)

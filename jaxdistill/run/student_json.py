@@ -185,8 +185,10 @@ def relocated_fields(
 
 def claim_paths(workdir: str | os.PathLike[str], settings: Settings) -> None:
     """Writes down where the experts of a run that goes on are now, since they may have moved."""
+    if not meshes.leads():
+        return  # nor need it see what the first has just written
     moved = _moved(workdir, settings)
-    if moved is not None and meshes.leads():
+    if moved is not None:
         disk.write_json(pathlib.Path(workdir, "config.json"), moved)
 
 

@@ -32,6 +32,8 @@ from jaxdistill.play.lessons import Lesson
 from jaxdistill.play.players import RANDOM, Player
 from jaxdistill.report import page, tables
 from jaxdistill.run import common, finetuning, kinds
+from jaxdistill.tasks.atari import Game
+from jaxdistill.tasks.task import Task
 
 
 def train(
@@ -262,7 +264,8 @@ def measure(
         terms.check_opening(lesson.task)
     random = rollouts.random_policy(lessons.choices(everything))
     players = {"random": Player("random", random, (RANDOM,) * len(everything))}
-    teachers = student.teachers if student else {}
+    taught_by = student.teachers if student else {}
+    teachers = {x.name: _as_played(taught_by[x.name], x.task) for x in everything if taught_by}
     if teachers:
         players["expert"] = Player.experts(
             [teachers[lesson.name] for lesson in everything], mesh=mesh, epsilon=terms.epsilon
@@ -295,6 +298,13 @@ def measure(
         )
         for place, lesson in enumerate(chosen)
     ]
+
+
+def _as_played(teacher: Teacher, task: Task) -> Teacher:
+    """The teacher by the rules that are played, which may be others than those of its run."""
+    if isinstance(task, Game) and isinstance(teacher, Expert):
+        return teacher.under(task.rules)
+    return teacher
 
 
 def _student_player(

@@ -599,6 +599,7 @@ def test_a_run_is_measured_with_the_commits_that_it_learnt_from(server, tmp_path
             with monkeypatch.context() as patch:
                 patch.setattr(meshes, "leads", lambda: False)
                 student_json.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
+                student_json.claim_paths(tmp_path, settings)  # without its config.json
             assert not [*tmp_path.glob("student.json*")], "one of several processes writes it"
             student_json.claim_roles(tmp_path, settings, distill_settings.teachers(settings))
     read = student_json.as_read(tmp_path, settings)

@@ -19,6 +19,7 @@ from jaxdistill.run import (
     distill,
     distill_settings,
     evaluating,
+    finetuning,
     rounds,
     student_json,
     students,
@@ -304,6 +305,14 @@ def going_on(workdir):
         final_episodes=3,
         max_steps=25,
     )
+
+
+def test_who_fights_whole_stands_for_a_team(skilled):
+    """Of two who press the same keys there is none."""
+    whole, other = skilled("duel", 0), skilled("movement", 1)
+    assert finetuning._team((whole, other), "combat/duel").experts == (whole,)
+    parts = tuple(skilled(x, 0) for x in ("movement", "aiming", "clicking"))
+    assert finetuning._team(parts, "combat/duel").experts == parts
 
 
 def test_a_student_of_skills_goes_on_by_what_it_scores(whole, tmp_path, capsys):

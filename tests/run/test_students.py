@@ -18,6 +18,7 @@ from jaxdistill import lock, meshes, networks, tasks, workdirs
 from jaxdistill.experts import export, formats, student
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
+from jaxdistill.experts.student import Role
 from jaxdistill.learn import loop, losses, origins, train_settings
 from jaxdistill.learn import training as learning
 from jaxdistill.play import clips, evaluation, lessons, players, protocols, records, rollouts
@@ -588,6 +589,14 @@ def test_controllers_of_a_run_by_other_rules_are_read_back(tmp_path, monkeypatch
     np.testing.assert_allclose(expert.suite_outputs(stacks(SMALL)), said, rtol=1e-5, atol=1e-6)
 
 
+def test_experts_of_a_run_play_a_training_of_other_rules_by_its_rules(tmp_path):
+    an_expert("pong", SMALL).save(tmp_path / "expert")
+    taught = Expert.load(tmp_path / "expert").under(Rules(full_actions=True))
+    task = tasks.under(tasks.get("pong"), Rules(noop_max=1))
+    played = training._as_played(taught, task)
+    assert (taught.mask.sum(), played.mask.sum(), played.task) == (18, 6, task)
+
+
 # --- A student that was exported.
 
 
@@ -667,16 +676,23 @@ def test_what_a_card_says_counts_where_play_is_measured_so(exported):
         card = {"measured": {**measured, "games": games}}
         return dataclasses.replace(alone, card=card).expert_scores(pong, how)
 
-    assert with_expert(told) == told
+    assert with_expert(told) == told == with_expert({**told, "facts": {"x": 1}})
     for damaged in (
         *(None, [], {}, {**told, "mean": "12"}, {**told, "mean": float("nan")}),
         *({**told, "interval": [1.0]}, {**told, "interval": 3}, {**told, "episodes": None}),
+        {**told, "mean": 10**25},
     ):
         assert with_expert(damaged) is None
     for card in ({}, {"measured": 3}, {"measured": {"games": [3]}}, {"made": []}):
         odd = dataclasses.replace(alone, card=card)
         assert odd.expert_scores(pong, how) is odd.max_steps is None
         assert odd.scores == odd.made == {}
+    huge = {**row, "student": {**row["student"], "mean": 10**400}}
+    card = {"measured": {**measured, "games": [huge]}}
+    assert dataclasses.replace(alone, card=card).scores == {}
+    fields = alone.roles[0].to_dict()
+    with pytest.raises(ValueError, match="are not valid ones of pong"):
+        Role.from_dict(fields | {"actions": [float(x) for x in fields["actions"]]})
     assert list(alone.scores) == list(VIEWS) and alone.made["method"] == "distillation"
 
 
@@ -717,7 +733,7 @@ def lacking(tmp_path):
     params = jax.device_get(networks.init(network, jax.random.key(2), SMALL.shape))
     params = jax.tree.map(np.array, params)
     params["params"]["action"]["bias"][3] += 9
-    role = student.Role("breakout", SMALL, (0, 1, 4), "three")
+    role = Role("breakout", SMALL, (0, 1, 4), "three")
     made = student.Student(
         "it", network, params, "q", (role,), Rules(repeat_action_probability=0.25)
     )

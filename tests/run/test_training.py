@@ -274,6 +274,9 @@ def test_independent_networks_have_one_table_and_page(lander_training, tmp_path,
     gone = tmp_path / "run" / "tasks" / "lander" / "windy" / "checkpoints"
     shutil.rmtree(gone)
     shutil.rmtree(tmp_path / "run" / "experts" / "lander" / "standard")  # which could be had again
+    # As while the first still learns: the second is measured without it.
+    (windy,) = evaluating.find(tmp_path / "run").measure(ASKED, game="Lander_Windy")
+    assert [windy] == _rows(result, "lander/windy")
     with pytest.raises(ValueError, match=f"and what it has learnt, in {gone}, is not there any mo"):
         training.train(apart, tmp_path / "run")
 
