@@ -18,7 +18,7 @@ from jaxdistill.networks.network import (
     check_streams,
 )
 
-_MAX_LAYERS = 10_000  # of one kind
+_MAX_LAYERS = 100_000  # of one kind
 
 
 def to_dict(network: Network) -> dict[str, Any]:

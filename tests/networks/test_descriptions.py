@@ -41,7 +41,7 @@ def test_what_only_experts_have_survives_json_and_changes_no_other_description(n
         ({"fractions": -1}, "whole numbers"),
         ({"fractions": 2, "head": "dueling"}, "a head of type linear"),
         ({"torch_pool": 1}, "true or false"),
-        ({"convs": [{"features": 1}] * 400_000}, "convs are 400000, expected 10000 at most"),
+        ({"convs": [{"features": 1}] * 400_000}, "convs are 400000, expected 100000 at most"),
     ],
     ids=lambda x: str(x)[:60],
 )

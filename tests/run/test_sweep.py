@@ -132,9 +132,12 @@ def test_only_results_of_the_same_settings_count(settings, tmp_path, monkeypatch
     moved = {x: dataclasses.replace(own, experts=(elsewhere,)) for x, own in asked().items()}
     _, others = sweep.results(moved, tmp_path)
     assert "seed=1 holds a run with experts.0.path" in others[second]
+    result = tmp_path / second.name / "result.json"
+    result.unlink()  # it was claimed before there was one
     student_json.claim_roles(
         tmp_path / second.name, moved[second], distill_settings.teachers(moved[second])
     )
+    disk.write_json(result, dict(second.changes))
     ended, _ = sweep.results(moved, tmp_path)
     assert ended == {second: {"seed": 1}}
     (tmp_path / first.name / "config.json").unlink()
