@@ -13,7 +13,7 @@ side by side. The same command with
 
     --config.learn.rounds=576 --config.learn.shares=space_invaders=2
 
-goes on from there.
+goes on from there; docs/results.md says what 912 rounds of more new states keep.
 """
 
 from ml_collections import ConfigDict
