@@ -97,7 +97,11 @@ def _convert() -> None:
     if _EPISODES.value:
         expert.task.require()
     check_new(_OUT.value)
-    terminal.table(f"{_SOURCE.value}: {found.convention}", formats.COLUMNS, found.rows())
+    title = f"{_SOURCE.value}: {found.convention}"
+    if found.layers:
+        terminal.table(title, formats.COLUMNS, found.rows())
+    else:  # a file of our own, which says what it is
+        terminal.say(title)
     terminal.say(f"{networks.count(expert.params):,} parameters, {expert.network.head} head")
     terminal.say(
         f"{expert.outputs} over actions {list(expert.actions)} of {expert.game or 'no game'}"

@@ -19,6 +19,9 @@ Formats of other programs, of a student or an expert:
 * `sb3`, a Stable-Baselines3 zip: for `DQN.load` of one game of Atari, if the network has Nature's
   convolutions, dueling or not; for `PPO.load` of what PPO has taught in combat
   (`--expert=DIR`, such as RUN/finetuned/experts/combat/duel);
+* `module`: `FILE.pth` and beside it `FILE.py`, the network as a PyTorch module of its own, written
+  out for people to read. Every network that is not recurrent, of any task, can be written so. What
+  the module's `save` writes after more training in PyTorch is read here as an expert;
 * `onnx`, and `stablehlo` for `jax.export`: one function of what is seen, and of the task where
   there are several, to outputs and the greedy action. `FILE.json` says what goes in and comes out.
 """
@@ -45,9 +48,9 @@ _OUT = flags.DEFINE_string("out", None, "the file or directory to write; must no
 _FORMAT = flags.DEFINE_enum(
     "format",
     "merged",
-    ["merged", "expert", "sb3", "student", "onnx", "stablehlo"],
-    "convention of a student's file, or a directory of its own; sb3 (Stable-Baselines3), onnx and "
-    "stablehlo of an expert's too",
+    ["merged", "expert", "module", "sb3", "student", "onnx", "stablehlo"],
+    "convention of a student's file, or a directory of its own; module (PyTorch, any network), sb3 "
+    "(Stable-Baselines3), onnx and stablehlo of an expert's too",
 )
 flags.DEFINE_alias("convention", "format")
 _GAME = flags.DEFINE_string(
@@ -64,12 +67,12 @@ def main() -> None:
 
     if (_EXPERT.value is None) == (_WORKDIR.value is None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
-    if _FORMAT.value in ("sb3", "student", "onnx", "stablehlo"):
+    if _FORMAT.value in ("module", "sb3", "student", "onnx", "stablehlo"):
         only_with("another format", "dtype")
     if _FORMAT.value == "student":
         only_with("another format", "expert", "game")
         students.read(_WORKDIR.value).save(_OUT.value)
-    elif _FORMAT.value in ("onnx", "stablehlo"):
+    elif _FORMAT.value in ("module", "onnx", "stablehlo"):
         _write_portable()
     elif _FORMAT.value == "sb3":
         expert = _of_one_game(whole=True)
@@ -78,7 +81,9 @@ def main() -> None:
             terminal.say(f"note: other readers will not know what it sees: {expert.view}")
     elif _EXPERT.value or _FORMAT.value == "expert":
         if _FORMAT.value != "expert":
-            only_with("--workdir; of an expert it is expert, sb3, onnx or stablehlo", "format")
+            only_with(
+                "--workdir; of an expert it is expert, module, sb3, onnx or stablehlo", "format"
+            )
         _write_expert(_of_one_game(whole=True))
     else:
         only_with("--format=expert", "game", "dtype")
@@ -103,15 +108,19 @@ def _of_one_game(*, whole: bool) -> Expert:
 
 
 def _write_portable() -> None:
-    """A file that others run, and its description."""
+    """A file that others run, and its description or its module."""
     from jaxdistill import terminal
-    from jaxdistill.experts import export_onnx, export_stablehlo, portable
+    from jaxdistill.experts import export_module, export_onnx, export_stablehlo, portable
     from jaxdistill.run import students
 
     if _EXPERT.value or _GAME.value is not None:
         policy = portable.of_expert(_of_one_game(whole=False))
     else:
         policy = portable.of_student(students.read(_WORKDIR.value))
+    if _FORMAT.value == "module":
+        module = export_module.write(policy, _OUT.value)
+        terminal.say(f"its module, and how it is used: {module}")
+        return
     written = export_onnx if _FORMAT.value == "onnx" else export_stablehlo
     written.write(policy, _OUT.value)
     terminal.say(f"what goes in and comes out: {_OUT.value}.json")
@@ -130,7 +139,8 @@ def _write_merged(student: Student) -> None:
         how = "sb3" if student.network.controllers else "expert"  # which has controllers of its own
         raise ValueError(
             f"the student of {student.name} knows its games, as no merged file can; write it game "
-            f"by game, --format={how} --game=NAME, or whole, --format=student, onnx or stablehlo"
+            f"by game, --format={how} --game=NAME, or whole, --format=module, student, onnx or "
+            f"stablehlo"
         )
     export.export(
         student.params,

@@ -82,8 +82,8 @@ def export(
     suite = tasks.get(next(iter(views))).suite
     if suite not in (ATARI, LANDER, COMBAT):
         raise ValueError(
-            f"no program in PyTorch has files for {suite.name}; write it with --format=student, "
-            f"onnx or stablehlo"
+            f"no program in PyTorch has files for {suite.name}; write it with --format=module, "
+            f"which brings its own, or student, onnx or stablehlo"
         )
     first = next(iter(named.values()))
     if any(view.shape != first.shape for view in named.values()):
@@ -156,14 +156,14 @@ def export_expert(expert: Expert, path: str | os.PathLike[str], *, dtype: str = 
     if expert.game is not None and expert.task.suite != (ATARI if screen else LANDER):
         raise ValueError(
             f"{expert.name}: plays {expert.game}, for which no program in PyTorch has files; write "
-            f"it with --format=onnx or stablehlo"
+            f"it with --format=module, which brings its own, or onnx or stablehlo"
         )
     count, what = (NUM_ACTIONS, "ALE") if screen else (LANDER.num_actions, "lander")
     if expert.actions != tuple(range(count)):
         raise ValueError(
             f"{expert.name}: has outputs for actions {list(expert.actions)}; the reference "
-            f"convention expects all {count} {what} actions in order, --format=sb3, onnx and "
-            f"stablehlo any"
+            f"convention expects all {count} {what} actions in order, --format=module, sb3, onnx "
+            f"and stablehlo any"
         )
     if isinstance(expert.view, View):
         weights = to_state_dict(expert.params, expert.network, expert.view, dtype=dtype)
@@ -374,7 +374,8 @@ def _check_lander(network: networks.Network, games: tuple[str, ...]) -> None:
         raise ValueError(
             f"the lander convention cannot express {problem}; it has ReLU networks of two dense "
             f"layers and a linear head of {LANDER.num_actions} outputs, with a learnt vector for "
-            f"each of {', '.join(LANDER_TASKS)}, in this order, or without: {advice}"
+            f"each of {', '.join(LANDER_TASKS)}, in this order, or without: "
+            f"{advice}{'' if network.core else ', or write it with --format=module'}"
         )
 
 
@@ -410,7 +411,7 @@ def _check_skills(network: networks.Network) -> None:
         raise ValueError(
             f"the fighter's convention cannot express {problem}; it has ReLU networks of three "
             f"shared layers (n, n, n/2) and streams of 64, 32 and 16 units for the keys, the "
-            f"angles (through tanh) and the click: {distil}"
+            f"angles (through tanh) and the click: {distil}, or write it with --format=module"
         )
 
 
@@ -469,5 +470,6 @@ def _check(network: networks.Network) -> None:
         raise ValueError(
             f"the reference convention cannot express {problem}; it has ReLU networks of "
             f"convolutions {wanted} with one dense layer per stream of a dueling head, or one "
-            f"before a linear head, and {NUM_ACTIONS} outputs"
+            f"before a linear head, and {NUM_ACTIONS} outputs: "
+            f"{'distil it' if network.core else 'write it with --format=module'}"
         )

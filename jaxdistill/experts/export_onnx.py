@@ -52,7 +52,8 @@ def _model(policy: Portable) -> bytes:
         ) from None
     if policy.network.fractions:
         raise ValueError(
-            f"{policy.name}: implicit quantiles are not written as ONNX; choose --format=stablehlo"
+            f"{policy.name}: implicit quantiles are not written as ONNX; choose --format=module or "
+            f"stablehlo"
         )
     graph = _Graph()
     _Layers(policy, graph).write("outputs")

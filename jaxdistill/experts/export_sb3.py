@@ -279,7 +279,8 @@ def _check_q_network(expert: Expert) -> None:
         raise ValueError(
             f"{expert.name}: Stable-Baselines3's DQN cannot express {problem}; its CnnPolicy has "
             f"Nature's convolutions (32, 64 and 64 channels, 8/4, 4/2, 3/1) and ReLU layers to "
-            f"Q-values, a dueling head folded into them: write it with --format=onnx or stablehlo"
+            f"Q-values, a dueling head folded into them: "
+            f"{'distil it' if network.core else 'write it with --format=module, onnx or stablehlo'}"
         )
 
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -186,23 +186,45 @@ def write(portable: Portable, path: str | os.PathLike[str], made: Callable[[], b
       made: gives what is in the file.
 
     Raises:
-      ValueError: one of them is there already, a weight is not finite, or it is recurrent.
+      ValueError: as `check`.
       OSError: one of them cannot be written; then neither is there.
+    """
+    beside = pathlib.Path(f"{os.fspath(path)}.json")
+    check(portable, path, beside)
+    content = made()
+    text = json.dumps(portable.described(), indent=2, allow_nan=False) + "\n"
+    write_together({beside: text.encode(), path: content})
+
+
+def check(portable: Portable, *paths: str | os.PathLike[str]) -> None:
+    """Refuses what cannot be written.
+
+    Args:
+      paths: the files that are to be.
+
+    Raises:
+      ValueError: one of them is there already, a weight is not finite, or it is recurrent.
     """
     if portable.network.core:
         raise ValueError(
             f"{portable.name}: it has a recurrent core, and the file would be a function of single "
             f"states; distil it, and export the student"
         )
-    beside = pathlib.Path(f"{os.fspath(path)}.json")
-    for free in (path, beside):
-        disk.check_free(free)
+    for path in paths:
+        disk.check_free(path)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(portable.params)):
         raise ValueError(f"{portable.name}: holds NaN or infinite weights; nothing was written")
-    content = made()
-    text = json.dumps(portable.described(), indent=2, allow_nan=False) + "\n"
+
+
+def write_together(contents: Mapping[str | os.PathLike[str], bytes]) -> None:
+    """Writes new files by their paths, all or none.
+
+    Raises:
+      OSError: one of them cannot be written; then none is there.
+    """
     try:
-        disk.write_files({beside: text.encode(), path: content}, alone=False, folder=True)
-    except OSError:  # one without the other would stand in the way of the next try
-        beside.unlink(missing_ok=True)
+        disk.write_files(contents, alone=False, folder=True)
+    except OSError:  # some without the others would stand in the way of the next try
+        for path in contents:
+            pathlib.Path(path).unlink(missing_ok=True)
         raise

@@ -77,15 +77,6 @@ def for_one_game(
             layer = layers.pop(name)
             if name.split("_")[0] == own:
                 layers[name.replace(own, "action")] = layer
-    if network.task_embedding or network.one_hot:
-        if network.one_hot:
-            vector = np.eye(len(network.game_actions), dtype=np.float32)[game]
-        else:
-            vector = layers.pop("task_embedding")["embedding"][game]
-        for name in first_dense(network):
-            kernel, bias = layers[name]["kernel"], layers[name]["bias"]
-            rest = kernel.shape[0] - len(vector)
-            layers[name] = {"kernel": kernel[:rest], "bias": bias + vector @ kernel[rest:]}
     alone = network.clone(
         controllers=False,
         task_embedding=0,
@@ -93,6 +84,15 @@ def for_one_game(
         game_actions=(),
         num_outputs=len(actions),
     )
+    if network.task_embedding or network.one_hot:
+        if network.one_hot:
+            vector = np.eye(len(network.game_actions), dtype=np.float32)[game]
+        else:
+            vector = layers.pop("task_embedding")["embedding"][game]
+        for name in first_dense(alone):
+            kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+            rest = kernel.shape[0] - len(vector)
+            layers[name] = {"kernel": kernel[:rest], "bias": bias + vector @ kernel[rest:]}
     return alone, {"params": layers}, actions
 
 
@@ -106,6 +106,7 @@ def for_some_games(
     if not network.knows_game:
         return network, params
     layers, kept = dict(params["params"]), np.asarray(games)
+    some = network.clone(game_actions=tuple(network.game_actions[game] for game in games))
     if network.controllers:
         own = {name: layers.pop(name) for name in [*layers] if name.startswith("controller")}
         for new, old in enumerate(games, 1):
@@ -115,13 +116,12 @@ def for_some_games(
     if network.task_embedding:
         vectors = layers["task_embedding"]["embedding"]
         layers["task_embedding"] = {"embedding": vectors[kept]}
-    for name in first_dense(network) if network.one_hot else ():
+    for name in first_dense(some) if network.one_hot else ():
         kernel = layers[name]["kernel"]
         rest = kernel.shape[0] - len(network.game_actions)
         places = np.concatenate([np.arange(rest), rest + kept])
         layers[name] = {**layers[name], "kernel": kernel[places]}
-    actions = tuple(network.game_actions[game] for game in games)
-    return network.clone(game_actions=actions), {"params": layers}
+    return some, {"params": layers}
 
 
 def with_outputs(
@@ -166,6 +166,9 @@ def first_dense(network: Network) -> list[str]:
         return ["core_input"]
     if network.streams:
         first = [f"stream{i}_fc1" for i in range(1, len(network.streams) + 1)]
+    elif network.controllers:
+        layer = "_fc1" if network.action_hidden else ""
+        first = [f"controller{i}{layer}" for i in range(1, len(network.game_actions) + 1)]
     else:
         first = ["action_fc1" if network.action_hidden else "action"]
     if network.head != "linear":

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import zipfile
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export, formats, torch_file
+from jaxdistill.experts import export, export_module, formats, portable, torch_file
 from jaxdistill.experts.expert import Expert
+from jaxdistill.experts.student import Role, Student
 from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.views import Vector, View
 
@@ -148,19 +150,24 @@ def test_pytorch_reads_it_and_computes_the_same(network, torch, tmp_path):
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_network_that_the_documents_show_reads_a_student(torch, tmp_path, monkeypatch):
+def test_the_module_that_the_documents_show_plays_a_student(torch, tmp_path, monkeypatch):
     network = networks.create("dueling")
     params = random_params(network)
-    export.export(params, network, tmp_path / "student.pth", views=PONG)
+    chosen = [tasks.get(game) for game in ("pong", "breakout", "freeway")]
+    roles = tuple(Role(task.name, task.view, task.actions, "someone") for task in chosen)
+    student = Student("mine", network, params, "q", roles)
+    export_module.write(portable.of_student(student), tmp_path / "student.pth")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "student", raising=False)
     text = (pathlib.Path(__file__).parents[2] / "docs" / "experts.md").read_text()
     (block,) = re.findall(r"^```python\n(import torch\n.*?)^```", text, re.MULTILINE | re.DOTALL)
     shown: dict[str, Any] = {}
     exec(block, shown)
-    observations = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), np.uint8)
-    theirs = shown["student"](torch.from_numpy(observations)).detach().numpy()
-    ours = network.apply(params, jnp.asarray(observations))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    ours = network.apply(params, jnp.asarray(shown["pixels"].numpy()))
+    np.testing.assert_allclose(ours, shown["q"].detach().numpy(), rtol=1e-4, atol=1e-4)
+    assert all(a in task.actions for a, task in zip(shown["action"], chosen[::2], strict=True))
+    assert formats.load(tmp_path / "learnt.pth", game="pong").game == "pong"
 
 
 def test_pytorch_reads_an_expert(torch, tmp_path):

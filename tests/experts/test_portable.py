@@ -1,7 +1,8 @@
-"""Policies as ONNX and StableHLO: run by other programs, they answer as ours do."""
+"""Policies as PyTorch modules, ONNX and StableHLO: run by others, they answer as ours do."""
 
 import dataclasses
 import errno
+import importlib
 import json
 import os
 import pathlib
@@ -13,7 +14,17 @@ import numpy as np
 import pytest
 
 from jaxdistill import networks, tasks
-from jaxdistill.experts import export_onnx, export_stablehlo, portable
+from jaxdistill.experts import (
+    export_module,
+    export_onnx,
+    export_stablehlo,
+    formats,
+    portable,
+    torch_file,
+    torch_layout,
+    torch_writer,
+)
+from jaxdistill.experts.formats import module_file
 from jaxdistill.experts.student import Role, Student
 from jaxdistill.networks import Atoms, ConvLayer, Network
 from jaxdistill.play import lessons
@@ -71,6 +82,14 @@ CASES = {
         LANDERS[:1],
     ),
     "skills": (networks.create("skills"), ("combat/duel", "combat/aiming")),
+}
+
+# What ONNX is not written of.
+MODULES = CASES | {
+    "quantiles": (Network(convs=CONVS, hidden=(8,), fractions=5, layer_norm=True), ATARI[1:]),
+    "quantiles of features": (Network(convs=CONVS, fractions=3), ATARI[1:]),
+    "critic": (Network(convs=CONVS, head="actor_critic", value_hidden=(4,)), ATARI),
+    "controllers, one hot": (Network(convs=CONVS, one_hot=True, controllers=True), ATARI),
 }
 
 
@@ -132,7 +151,7 @@ def same(found, wanted):
 def everything(breakout_play, tmp_path_factory):
     """Each case's policy, what goes in, what is to come out, and where it is written."""
     root, made = tmp_path_factory.mktemp("portable"), {}
-    for number, (name, case) in enumerate(CASES.items()):
+    for number, (name, case) in enumerate(MODULES.items()):
         policy = a_policy(*case)
         given = of_its_own(policy, breakout_play)
         made[name] = (policy, given, ours(policy, given), root / str(number))
@@ -165,6 +184,120 @@ def test_onnxruntime_answers_as_we_do(case, everything):
         which = given[1] if policy.several else np.zeros(len(given[0]), int)
         allowed = [told["tasks"][i]["actions"] for i in which]
         assert all(a in own for a, own in zip(wanted[1].tolist(), allowed, strict=True))
+
+
+def a_module(path, monkeypatch):
+    """What a user imports, who has PyTorch alone."""
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    return importlib.import_module(path.stem)
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_a_pytorch_module_answers_as_we_do_and_comes_back(case, everything, monkeypatch):
+    torch = pytest.importorskip("torch")
+    policy, given, wanted, where = everything[case]
+    path = where.with_name(f"{where.name} of-mine.pth")
+    code = export_module.write(policy, path)
+    assert code.name == f"policy_{where.name}_of_mine.py"
+    module = a_module(code, monkeypatch)
+    player = module.Policy.load(path)
+    assert not player.training
+    seen = list(map(torch.from_numpy, given))
+    outputs = player(*seen)
+    kind = wanted[1].dtype.name.replace("int32", "int64")
+    same((outputs.detach().numpy(), player.act(*seen).numpy()), (wanted[0], wanted[1].astype(kind)))
+    assert f"action = policy.act({'observations, task' if policy.several else 'observations'})" in (
+        module.__doc__
+    )
+    with torch.device("meta"):  # all that it needs goes along to another device
+        elsewhere = module.Policy()
+    assert elsewhere.act(*(x.to("meta") for x in seen)).device.type == "meta"
+
+    again = where.with_name(f"{where.name}-again.pth")
+    player.save(again)
+    for file in (path, again):
+        for place, role in enumerate(policy.roles):
+            expert = formats.load(file, game=role.game if policy.several else None)
+            assert (expert.game, expert.view, expert.outputs) == (
+                role.game,
+                role.view,
+                policy.outputs,
+            )
+            rows = given[1] == place if policy.several else slice(None)
+            found = np.asarray(expert.suite_outputs(given[0][rows]))
+            known = expert.mask
+            limited = np.where(known, wanted[0][rows], 0)
+            np.testing.assert_allclose(found * known, limited, rtol=1e-5, atol=1e-5 * scale(wanted))
+    shared = policy.params["params"]
+    back = torch_layout.from_torch(
+        torch_file.read(path).tree["state_dict"], policy.network, policy.shape
+    )
+    jax.tree.map(np.testing.assert_array_equal, back["params"], dict(shared))
+
+
+def scale(wanted):
+    """Of the largest output, at least 1."""
+    return max(1.0, float(np.abs(wanted[0]).max()))
+
+
+def test_a_critic_is_written_and_what_pytorch_learns_comes_back(everything, monkeypatch):
+    torch = pytest.importorskip("torch")
+    policy, given, _, where = everything["critic"]
+    path = where.with_suffix(".pth")
+    player = a_module(export_module.write(policy, path), monkeypatch).Policy.load(path)
+    seen = list(map(torch.from_numpy, given))
+    values = networks.forward_with_values(policy.network, policy.params, *given)[1]
+    np.testing.assert_allclose(player.critic(*seen).detach(), values, rtol=1e-5, atol=1e-5)
+
+    learner = torch.optim.SGD(player.parameters(), lr=0.1)
+    torch.nn.functional.mse_loss(player(*seen), torch.zeros(len(given[0]), 18)).backward()
+    learner.step()
+    player.save(where.with_name("learnt.pth"))
+    learnt = formats.load(where.with_name("learnt.pth"), game="breakout")
+    rows = given[1] == policy.roles.index(next(x for x in policy.roles if x.game == "breakout"))
+    with torch.no_grad():
+        outputs = player(*(x[rows] for x in seen)).numpy()
+    found = np.asarray(learnt.suite_outputs(given[0][rows]))
+    np.testing.assert_allclose(found[:, learnt.mask], outputs[:, learnt.mask], rtol=1e-4, atol=1e-5)
+    before = np.asarray(formats.load(path, game="breakout").suite_outputs(given[0][rows]))
+    assert np.abs(found - before).max() > 1e-3
+
+
+def test_a_damaged_module_file_is_one_line(everything, tmp_path):
+    policy = everything["dueling"][0]
+    path = tmp_path / "x.pth"
+    export_module.write(policy, path)
+    tree = torch_file.read(path).tree
+    about, weights = tree[module_file.KEY], dict(tree["state_dict"])
+    few = {name: weights[name] for name in ("conv1.bias", "conv2.bias")}
+    large = {**about["network"], "action_hidden": [2**30]}
+    for number, (changed, own, said) in enumerate(
+        (
+            ({"network": {"convs": 3}}, weights, "damaged"),
+            ({"network": large}, weights, r"action.weight is of shape \(18, 7\), and of"),
+            ({"places": [0, 99]}, weights, "export it again"),
+            ({"tasks": []}, weights, "it names no task"),
+            ({"tasks": about["tasks"] * 500}, weights, "it names 1000 tasks"),
+            ({"outputs": "values"}, weights, "damaged"),
+            ({}, few, "2 arrays are too few"),
+            ({}, {**weights, "more.weight": weights["value.bias"]}, "more.weight is of no layer"),
+            ({}, {**weights, "value.bias": weights["value.bias"] * np.nan}, "value.bias holds NaN"),
+        )
+    ):
+        if "places" in changed:
+            changed = {**changed, "tasks": about["tasks"][:1]}
+        wrong = tmp_path / f"{number}.pth"
+        torch_writer.save({"state_dict": own, module_file.KEY: {**about, **changed}}, wrong)
+        with pytest.raises(ValueError, match=said) as error:
+            formats.load(wrong, game="pong")
+        assert "\n" not in str(error.value) and str(error.value).startswith(str(wrong))
+    for game, said in ((None, "name one of pong, breakout"), ("qbert", "distilled pong, breakout")):
+        with pytest.raises(ValueError, match=said):
+            formats.load(path, game=game)
+    export_module.write(everything["one of controllers"][0], tmp_path / "one.pth")
+    with pytest.raises(ValueError, match=r"one.pth: plays breakout, and pong was asked for"):
+        formats.load(tmp_path / "one.pth", game="pong")
 
 
 READER = """
@@ -254,7 +387,13 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_p
     recurrent = dataclasses.replace(policy, network=policy.network.clone(core=core))
     (tmp_path / "stands").write_text("mine")
     (tmp_path / "beside.json").write_text("mine")
+    (tmp_path / "code.py").write_text("mine")
     for format_, wrong, name, said in (
+        (export_module, dataclasses.replace(policy, params=broken), "x", "NaN or infinite weights"),
+        (export_module, recurrent, "x", "it has a recurrent core"),
+        (export_module, policy, "stands", "stands already exists"),
+        (export_module, policy, "code.pth", "code.py already exists"),
+        (export_module, policy, "x.py", "would be the weights; name them, as .*x.pth"),
         (export_onnx, quantiles, "x", "implicit quantiles are not written as ONNX"),
         *(
             (format_, given, name, said)
@@ -274,7 +413,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(everything, tmp_p
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ValueError, match=f"with the package {package}: pip install"):
             format_.write(policy, tmp_path / "x")
-    assert sorted(x.name for x in tmp_path.iterdir()) == ["beside.json", "stands"]
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["beside.json", "code.py", "stands"]
 
 
 @pytest.mark.parametrize("full", ["x", "x.json"])
@@ -290,6 +429,10 @@ def test_a_full_disk_leaves_neither_file_and_names_one(everything, tmp_path, mon
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match=rf"{full} cannot be written \(No space left"):
         portable.write(policy, tmp_path / "x", lambda: b"content")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match=r"cannot be written \(No space left"):
+        monkeypatch.setattr(os, "replace", lambda *_: failing("", tmp_path / full))
+        export_module.write(policy, tmp_path / "y.pth")
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     portable.write(policy, tmp_path / "x", lambda: b"content")

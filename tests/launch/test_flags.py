@@ -1,5 +1,6 @@
 """Every flag of every program has a row that shows what it changes."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -778,9 +779,20 @@ def test_a_policy_is_written_for_other_programs(program, student, experts, tmp_p
     pytest.importorskip("onnx")
     pytest.importorskip("flatbuffers")
 
+    def is_about(x):
+        return isinstance(x, ast.Assign) and getattr(x.targets[0], "id", "") == "ABOUT"
+
     def told(name, *given):
         out = tmp_path / name
         code, printed, err = program("export", f"--out={out}", *given)
+        if name.startswith("module"):
+            module = out.with_suffix(".py")
+            assert code == 0 and f"its module, and how it is used: {module}" in printed, err
+            parts = [*ast.walk(ast.parse(module.read_text()))]
+            (act,) = (x for x in parts if getattr(x, "name", "") == "act")
+            (about,) = (ast.literal_eval(x.value) for x in parts if is_about(x))
+            given = [argument.arg for argument in act.args.args[1:]]
+            return out.read_bytes(), given, [x["game"] for x in about["tasks"]]
         assert code == 0 and f"what goes in and comes out: {out}.json" in printed, err
         said = json.loads((tmp_path / f"{name}.json").read_text())
         return (
@@ -792,7 +804,7 @@ def test_a_policy_is_written_for_other_programs(program, student, experts, tmp_p
     both, one = ["observations", "task"], ["observations"]
     whole = f"--workdir={student}"
     files = []
-    for kind in ("onnx", "stablehlo"):
+    for kind in ("module", "onnx", "stablehlo"):
         for given, inputs, games in (
             ((whole,), both, ["pong", "breakout"]),
             ((whole, "--game=breakout"), one, ["breakout"]),
@@ -803,7 +815,7 @@ def test_a_policy_is_written_for_other_programs(program, student, experts, tmp_p
             content, *said = told(name, f"--format={kind}", *given)
             assert said == [inputs, games]
             files.append(content)
-    assert len(set(files)) == 8
+    assert len(set(files)) == 12
 
 
 def test_what_a_student_was_not_taught_is_in_files_of_all_actions_alone(program, tmp_path):
@@ -843,9 +855,12 @@ def test_a_student_with_controllers_is_led_to_a_format_that_has_it(program, tmp_
         return code, err
 
     code, err = said()
-    assert code == 2 and "game by game, --format=sb3 --game=NAME, or whole, --format=student" in err
+    assert code == 2 and "game by game, --format=sb3 --game=NAME, or whole, --format=module" in err
     code, err = said("--format=expert", "--game=breakout")
-    assert code == 2 and "all 18 ALE actions in order, --format=sb3, onnx and stablehlo any" in err
+    assert (
+        code == 2
+        and "all 18 ALE actions in order, --format=module, sb3, onnx and stablehlo any" in err
+    )
     assert not out.exists()
     assert said("--format=sb3", "--game=breakout")[0] == 0
     assert formats.load(out, game="breakout").actions == tasks.get("breakout").actions

@@ -21,6 +21,7 @@ from jaxdistill.experts.formats import (
     building,
     carried,
     conventions,
+    module_file,
     places,
     published,
     recognition,
@@ -39,7 +40,8 @@ __all__ = ["COLUMNS", "Conversion", "convert", "load"]
 
 COLUMNS = ("layer", "in the file", "kind", "inputs, outputs", "kernel", "activation", "parameters")
 
-_STUDENT, _CONVERTED = "student", "converted before"  # conventions of our own directories
+# Conventions of our own directories and files.
+_STUDENT, _CONVERTED, _MODULE = "student", "converted before", "PyTorch module of a policy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +227,9 @@ def _published(
     """What was read of a repository of the hub, with what is said of it there."""
     expert = found.expert
     changes: dict[str, Any] = {"source": str(address)}
-    if found.convention not in (_STUDENT, _CONVERTED) and (described is None or not described.name):
+    if found.convention not in (_STUDENT, _CONVERTED, _MODULE) and (
+        described is None or not described.name
+    ):
         changes["name"] = address.repository.rpartition("/")[2]
     if expert.advertised_score is None:
         changes["advertised_score"] = told.scores.get(str(expert.game))
@@ -266,11 +270,15 @@ def _read(source: Opened, described: specs.Spec | None, game: str | None) -> Con
     """What this machine has of it; raises as `convert` does."""
     if source.file is None:
         return _of_directory(source.path, described, game)
+    tree = source.file.tree
+    if not described and isinstance(tree, dict) and module_file.KEY in tree:
+        expert = module_file.read(tree, str(source.path), game)
+        return Conversion(expert, _MODULE, rules_said=expert.rules != USUAL)
     if described:
         game = _agreed(game, (described.game,), described.path)
         conversion = _by_spec(str(source.path), source.found, described, game)
     else:
-        conversion = _by_names(source, source.file.tree, game)
+        conversion = _by_names(source, tree, game)
     return dataclasses.replace(conversion, skipped=source.file.skipped)
 
 
