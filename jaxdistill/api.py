@@ -25,7 +25,7 @@ from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.play import measuring, protocols, records
 from jaxdistill.run import distill as runs
-from jaxdistill.run import distill_settings, kinds, students, training
+from jaxdistill.run import distill_settings, exporting, kinds, students, training
 from jaxdistill.tasks.actions import Form
 from jaxdistill.tasks.views import AnyView, Vector, View
 from jaxdistill.text import short_repr
@@ -181,6 +181,47 @@ class Policy:
             else:
                 self.experts[self._name(task)].save(where)
 
+    def export(
+        self, path: str | os.PathLike[str], format: str = "module", task: str | None = None
+    ) -> list[str]:
+        """Writes it for other programs, as `jaxdistill export` does.
+
+        Args:
+          path: the file to write; must not exist.
+          format: of all that one student plays, or of one task, "module" (PyTorch: the weights, and
+            beside them the network as code), "onnx" or "stablehlo"; of one task also "sb3"
+            (Stable-Baselines3) or "expert", and of a student "merged", by its suite's convention.
+          task: the only one to write; None is all that one student plays, or the one task that it
+            has.
+
+        Returns:
+          Lines to read: what else was written, and what readers of the file cannot know.
+
+        Raises:
+          ValueError: the format cannot express it, a file is there already, it does not play
+            `task`, or its tasks have a network each: then they are written one by one.
+          OSError: it cannot be written.
+        """
+        where = _path("path", path)
+        of_student = task is None and self.student is not None
+        known = dict.fromkeys((*exporting.OF_EXPERTS, *exporting.OF_STUDENTS))
+        del known["student"]  # which is `save`'s
+        if format not in known:
+            shown = short_repr(format)
+            raise ValueError(f"format is {shown}, expected one of {', '.join(known)}")
+        if format == "merged" and not of_student:
+            raise ValueError("format 'merged' is of a whole student; give 'expert' for one task")
+        with _in_python(_FLAGS_OF_EXPORTS):
+            if of_student and format in exporting.OF_STUDENTS:
+                assert self.student
+                return exporting.write_student(self.student, format, where)
+            name = self._name(task)
+            expert = self.experts[name]
+            if self.student is not None:
+                whole = exporting.has_all_outputs(format)
+                expert = self.student.expert(name, whole=whole)
+            return exporting.write_expert(expert, format, where)
+
 
 @functools.lru_cache(maxsize=16)
 def _chooser(form: Form, sample: bool) -> Callable[..., jax.Array]:
@@ -269,6 +310,7 @@ _FLAGS_OF_EXPERTS = _FLAGS | {
     "give the expert's `game`": "give it as {TASK: FILE}",
     "--spec": "{'path': FILE, 'spec': TOML}",
 }
+_FLAGS_OF_EXPORTS = {"--game=NAME": "task=NAME"} | _FLAGS | {"--format": "format", "--out": "path"}
 _FLAGS_OF_GAMES = _FLAGS | {
     "the suite's opening_steps, or evaluate.opening_steps of a run": "the suite's opening_steps",
     "opening_steps": "the suite's opening_steps",

@@ -28,8 +28,6 @@ Formats of other programs, of a student or an expert:
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from _main import only_with, run
@@ -37,8 +35,6 @@ from absl import flags
 
 if TYPE_CHECKING:
     from jaxdistill.experts.expert import Expert
-    from jaxdistill.experts.student import Student
-    from jaxdistill.tasks.views import AnyView
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "a distillation run whose student to write, or a student that was exported"
@@ -62,32 +58,27 @@ flags.mark_flag_as_required("out")
 
 def main() -> None:
     from jaxdistill import terminal
-    from jaxdistill.experts import export_sb3
-    from jaxdistill.run import students
+    from jaxdistill.run import exporting, students
 
-    if (_EXPERT.value is None) == (_WORKDIR.value is None):
+    chosen, of_expert = _FORMAT.value, _EXPERT.value is not None
+    if of_expert == (_WORKDIR.value is not None):
         raise ValueError("give either --workdir=DIR or --expert=DIR")
-    if _FORMAT.value in ("module", "sb3", "student", "onnx", "stablehlo"):
+    if chosen not in ("merged", "expert"):
         only_with("another format", "dtype")
-    if _FORMAT.value == "student":
+    if chosen == "student":
         only_with("another format", "expert", "game")
-        students.read(_WORKDIR.value).save(_OUT.value)
-    elif _FORMAT.value in ("module", "onnx", "stablehlo"):
-        _write_portable()
-    elif _FORMAT.value == "sb3":
-        expert = _of_one_game(whole=True)
-        export_sb3.export_expert(expert, _OUT.value)
-        if expert.view != expert.task.view:
-            terminal.say(f"note: other readers will not know what it sees: {expert.view}")
-    elif _EXPERT.value or _FORMAT.value == "expert":
-        if _FORMAT.value != "expert":
-            only_with(
-                "--workdir; of an expert it is expert, module, sb3, onnx or stablehlo", "format"
-            )
-        _write_expert(_of_one_game(whole=True))
-    else:
+    elif of_expert and chosen not in exporting.OF_EXPERTS:
+        only_with("--workdir; of an expert it is expert, module, sb3, onnx or stablehlo", "format")
+        chosen = "expert"
+    elif chosen == "merged":
         only_with("--format=expert", "game", "dtype")
-        _write_merged(students.read(_WORKDIR.value))
+    if of_expert or _GAME.value is not None or chosen not in exporting.OF_STUDENTS:
+        expert = _of_one_game(whole=exporting.has_all_outputs(chosen))
+        told = exporting.write_expert(expert, chosen, _OUT.value, _DTYPE.value)
+    else:
+        told = exporting.write_student(students.read(_WORKDIR.value), chosen, _OUT.value)
+    for line in told:
+        terminal.say(line)
     terminal.say(f"saved in {_OUT.value}")
 
 
@@ -105,91 +96,6 @@ def _of_one_game(*, whole: bool) -> Expert:
     if (exported := travelling.read(_EXPERT.value)) is not None:
         return exported.expert(_GAME.value, whole=whole)
     return formats.load(_EXPERT.value, game=_GAME.value)
-
-
-def _write_portable() -> None:
-    """A file that others run, and its description or its module."""
-    from jaxdistill import terminal
-    from jaxdistill.experts import export_module, export_onnx, export_stablehlo, portable
-    from jaxdistill.run import students
-
-    if _EXPERT.value or _GAME.value is not None:
-        policy = portable.of_expert(_of_one_game(whole=False))
-    else:
-        policy = portable.of_student(students.read(_WORKDIR.value))
-    if _FORMAT.value == "module":
-        module = export_module.write(policy, _OUT.value)
-        terminal.say(f"its module, and how it is used: {module}")
-        return
-    written = export_onnx if _FORMAT.value == "onnx" else export_stablehlo
-    written.write(policy, _OUT.value)
-    terminal.say(f"what goes in and comes out: {_OUT.value}.json")
-
-
-def _write_merged(student: Student) -> None:
-    """A student of several games in the convention of its suite."""
-    from jaxdistill import terminal
-    from jaxdistill.experts import export
-    from jaxdistill.run import students
-    from jaxdistill.tasks.combat import COMBAT
-    from jaxdistill.tasks.views import View
-
-    roles = student.roles
-    if student.network.knows_game and isinstance(roles[0].view, View):
-        how = "sb3" if student.network.controllers else "expert"  # which has controllers of its own
-        raise ValueError(
-            f"the student of {student.name} knows its games, as no merged file can; write it game "
-            f"by game, --format={how} --game=NAME, or whole, --format=module, student, onnx or "
-            f"stablehlo"
-        )
-    export.export(
-        student.params,
-        student.network,
-        _OUT.value,
-        views={role.game: role.view for role in roles},
-        outputs=student.outputs,
-        rules=student.rules,
-        teacher_views={x.game: saw for x in roles if (saw := x.teacher_view) is not None},
-        merge_config=student.made,
-        final_scores=student.scores,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    if roles[0].task.suite != COMBAT:  # whose convention has logits
-        _notes(student.outputs, [role.view for role in roles])
-    for role in roles:
-        if names := students.untaught(role, student.rules):
-            terminal.say(
-                f"note: nobody taught it {', '.join(names)} in {role.game}, and readers may "
-                f"choose it; as the expert of one game (--format=expert) it never does"
-            )
-
-
-def _write_expert(expert: Expert) -> None:
-    from jaxdistill import terminal
-    from jaxdistill.experts import export
-    from jaxdistill.tasks.views import View
-
-    export.export_expert(expert, _OUT.value, dtype=_DTYPE.value)
-    problem = None
-    if isinstance(expert.view, View):
-        problem = export.write_training_config(_OUT.value, expert.network)
-    if problem:
-        terminal.say(f"note: {problem}")
-    _notes(expert.outputs, [expert.view])
-
-
-def _notes(outputs: str, views: Iterable[AnyView]) -> None:
-    """What readers of the convention cannot know, as only our own reads it from the file."""
-    from jaxdistill import terminal
-    from jaxdistill.tasks.views import View
-
-    if outputs == "logits":
-        terminal.say(
-            "note: these are logits where other readers expect Q-values; greedy play is the same"
-        )
-    for view in dict.fromkeys(views):
-        if isinstance(view, View) and view != View():
-            terminal.say(f"note: other readers will not know what it sees: {view}")
 
 
 if __name__ == "__main__":

@@ -290,6 +290,38 @@ def test_a_student_is_distilled_loaded_and_measured(run):
     again = jaxdistill.load(saved)
     assert again.tasks == student.tasks
     np.testing.assert_array_equal(again.outputs(shown, "pong"), student.outputs(shown, "pong"))
+    _check_exports(student, shown, workdir / "exports")
+
+
+def _check_exports(student, shown, where):
+    """Of a student of Pong and Breakout: whole, and in one task, as each format has it."""
+    (said,) = student.export(where / "both.pth")
+    assert said == f"its module, and how it is used: {where / 'both.py'}"
+    for name, format, task in (
+        ("one.pth", "module", "breakout"),
+        ("merged.pth", "merged", None),
+        ("expert.pth", "expert", "breakout"),
+    ):
+        student.export(where / name, format, task)
+    for name in ("both.pth", "one.pth", "merged.pth", "expert.pth"):
+        task = "breakout" if name in ("both.pth", "merged.pth") else None
+        read = jaxdistill.load(where / name, task=task)
+        assert read.tasks == ("breakout",)
+        wanted = student.outputs(shown, "breakout") * student.experts["breakout"].mask
+        found = read.outputs(shown) * student.experts["breakout"].mask
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (where / "both.pth").stat().st_size > 0 and not (where / "expert.py").exists()
+    for name, given, said in (
+        ("both.pth", (), "both.pth already exists; choose another path"),
+        ("x", ("torch",), "format is 'torch', expected one of expert, module, onnx"),
+        ("x", ("student",), "format is 'student', expected one of"),
+        ("x", ("sb3",), "give task, one of them"),
+        ("x", ("merged", "pong"), "'merged' is of a whole student"),
+        ("x", ("module", "qbert"), "plays pong, breakout, not qbert"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            student.export(where / name, *given)
+    assert not (where / "x").exists()
 
 
 def test_the_game_s_own_actions_are_numbered_from_0(pong):
