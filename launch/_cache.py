@@ -26,8 +26,17 @@ def cache_dir() -> pathlib.Path | None:
         directory = pathlib.Path(_CACHE.value)
     else:
         return None
-    _keep_compiled(directory / "compiled" / _processor())
+    if not _of_several():
+        _keep_compiled(directory / "compiled" / _processor())
     return directory
+
+
+def _of_several() -> bool:
+    """Whether this process shares a run: only one of them would keep what JAX compiles.
+
+    The others, who compile anew what the first one reads, would let it wait for them.
+    """
+    return "coordinator" in flags.FLAGS and flags.FLAGS.coordinator is not None
 
 
 def _keep_compiled(directory: pathlib.Path) -> None:

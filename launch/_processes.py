@@ -2,8 +2,11 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from absl import flags
+
+from jaxdistill import text
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first of several processes, or 'auto' on a cluster"
@@ -51,6 +54,22 @@ def join_processes() -> None:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is `preemption`'s
-    jax.distributed.initialize(**arguments)
+    try:
+        jax.distributed.initialize(**arguments)
+    except RuntimeError as error:
+        _fail(str(error))
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one of them talks, to the end)
+
+
+def _fail(reason: str) -> NoReturn:
+    """Ends this process with one line: what JAX has begun would wait for the others at its end."""
+    told = text.printable(" ".join(reason.split()))
+    print(
+        f"error: --coordinator={_COORDINATOR.value}: the processes of this run did not find each "
+        f"other ({told}); start all of them within five minutes, each with the address of process "
+        f"0, at a port that is free there and that the machines may reach",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
 from jaxdistill import disk, meshes
@@ -45,6 +46,7 @@ def record(
     seed: int = 0,
     steps: int | None = None,
     max_steps: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Clip:
     """Plays one game until it ends or `steps` are over.
 
@@ -52,13 +54,14 @@ def record(
       policy: is told the lesson's index.
       steps: the most to play; by default all of the game.
       max_steps: step limit of the game; by default the task's.
+      mesh: of what the policy holds; by default of all devices.
     """
     task = lesson.task
     pool = task.pool(1, seed=seed, view=lesson.view, max_steps=max_steps, threads=1)
     camera = task.camera(seed=seed, max_steps=max_steps)
     frames = [camera.frame]
-    mesh = meshes.local(meshes.create())
-    play = rollouts.play([pool], policy, jax.random.key(seed), mesh, indices=[lesson.index])
+    own = meshes.local(mesh or meshes.create())
+    play = rollouts.play([pool], policy, jax.random.key(seed), own, indices=[lesson.index])
     score, over = 0.0, False
     for turn in play:
         (step,) = turn.steps

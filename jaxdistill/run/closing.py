@@ -67,6 +67,7 @@ def write_page(
                 seed=lesson.pool_seed(lessons.SHOW),
                 steps=page.CLIP_SECONDS * lesson.task.frames_per_second,
                 max_steps=run.settings.evaluate.max_steps,
+                mesh=run.mesh,
             )
             for policy in (run.expert_policy(), functools.partial(run.student_act, params))
         )

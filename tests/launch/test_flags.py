@@ -656,6 +656,7 @@ def test_every_program_has_a_test_of_its_flags_and_so_have_those_that_they_share
     }
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
 def test_what_is_compiled_is_kept_where_games_are(program, tmp_path, monkeypatch):
     program.load("evaluate")
     cache = sys.modules["_cache"]
@@ -673,6 +674,14 @@ def test_what_is_compiled_is_kept_where_games_are(program, tmp_path, monkeypatch
         assert cache.cache_dir() == tmp_path
         (directory,) = (tmp_path / "compiled").iterdir()
         assert jax.config.jax_compilation_cache_dir == str(directory)
+        program.load("distill")  # several processes can share its runs
+        alike, needed = tmp_path / "shared", ["--config=merge:pong=x.pth", "--workdir=x"]
+        for given, kept in ((["--coordinator=auto"], False), ([], True)):
+            flags.FLAGS.unparse_flags()
+            flags.FLAGS.coordinator = None
+            flags.FLAGS(["program", f"--cache_dir={alike}", *needed, *given])
+            assert sys.modules["_cache"].cache_dir() == alike
+            assert alike.exists() == kept
     finally:
         jax.config.update("jax_compilation_cache_dir", standing)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)

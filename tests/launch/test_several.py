@@ -59,3 +59,38 @@ def test_one_that_fails_ends_all_and_under_slurm_each_has_all_its_devices(tmp_pa
     assert processes[1].returncode == 2, written[1]
     assert "error: known to this one alone\n" in written[1][1]
     assert processes[0].returncode, "it did not meet the other"
+
+
+ALONE = f"""
+import sys
+sys.path.insert(0, {str(LAUNCH)!r})
+import _main, _processes
+import jax
+
+def initialize(**arguments):
+    jax._src.distributed.global_state.client = object()  # as one has that waits for the others
+    raise RuntimeError("DEADLINE_EXCEEDED:\\nnobody came")
+
+jax.distributed.initialize = initialize
+_main.run(_processes.join_processes)
+"""
+
+
+def test_processes_that_do_not_find_each_other_end_with_one_line(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ALONE)
+    arguments = ["--coordinator=first:1234", "--processes=2", "--process=1"]
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    *_, line = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith(
+        "error: --coordinator=first:1234: the processes of this run did not find each other "
+        "(DEADLINE_EXCEEDED: nobody came); start all of them within five minutes"
+    )
+    assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import dataset
 from jaxdistill.play import collection
 from jaxdistill.play.collection import Chunk
-from jaxdistill.report import tables
+from jaxdistill.report import page, tables
 from jaxdistill.run import common, data, distill, distill_settings, student_json
 from jaxdistill.tasks.views import View
 
@@ -148,6 +148,14 @@ def short(watcher, tmp_path, monkeypatch):
             every_rounds=2, select_episodes=2, report_episodes=2, max_steps=40
         ),
     )
+
+
+@pytest.mark.page
+def test_the_clips_of_a_run_are_played_on_its_own_devices(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "CLIP_SECONDS", 4 / 60)
+    assert len(jax.devices()) > 1
+    distill.distill(short, tmp_path / "run", mesh=ONE)
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.usefixtures("without_page")
