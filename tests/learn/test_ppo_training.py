@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,26 @@ def test_a_signal_is_followed_where_it_was_heard_before_saving(tmp_path, monkeyp
         with pytest.raises(preemption.Preempted):
             loop.train(SETTINGS, tmp_path, mesh=ONE)
     with learning.Training.of(SETTINGS, tmp_path, ONE) as training:
+        assert training.iteration == 2
+
+
+def test_a_training_that_dies_has_lost_two_minutes_at_most(tmp_path, monkeypatch):
+    """Of iterations of 61 seconds: the second is saved, and it dies in the fourth."""
+    iterate = learning.Training.iterate
+    clock = types.SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+
+    def takes_a_minute(training):
+        if training.iteration == 3:
+            raise KeyboardInterrupt
+        clock.now += 61
+        return iterate(training)
+
+    chosen = dataclasses.replace(SETTINGS, eval_every=SETTINGS.total_steps)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "time", clock)
+        patch.setattr(learning.Training, "iterate", takes_a_minute)
+        loop.train(chosen, tmp_path, mesh=ONE)
+    with learning.Training.of(chosen, tmp_path, ONE) as training:
         assert training.iteration == 2
 
 
@@ -450,6 +471,40 @@ def test_an_experts_outputs_are_met_at_their_temperature_and_its_angles_as_they_
             said = np.asarray(training._actor.act(Observed((shown,), BEGUN, 0)).labels)
         own = np.asarray(expert.judge(expert.params, shown))
         np.testing.assert_allclose(said[0], factor * own, rtol=1e-5)
+        assert np.abs(own).max() > 0.05
+
+
+def test_each_expert_is_met_at_the_temperature_of_its_own_outputs(tmp_path, monkeypatch):
+    network = networks.Network(convs=(), head="actor_critic")
+    monkeypatch.setitem(networks.NETWORKS, "linear", network)
+    experts = [
+        Expert(
+            name=game,
+            network=network,
+            params=networks.init(network, jax.random.key(seed), (4, 84, 84)),
+            outputs=outputs,
+            actions=tuple(range(18)),
+            game=game,
+        )
+        for seed, (game, outputs) in enumerate({"pong": "q", "breakout": "logits"}.items())
+    ]
+    for expert in experts:
+        expert.save(tmp_path / expert.name)
+    chosen = dataclasses.replace(
+        SETTINGS,
+        games=("pong", "breakout"),
+        network="linear",
+        opening_steps=0,
+        experts=tuple(ExpertSource(str(tmp_path / expert.name)) for expert in experts),
+        q_temperature=0.25,
+        logits_temperature=0.5,
+    )
+    with learning.Training.of(chosen, tmp_path / "run", ONE) as training:
+        shown = tuple(pool.last.observations for pool in training._collector.pools)
+        said = np.asarray(training._actor.act(Observed(shown, BEGUN, 0)).labels)
+    for expert, seen, labels, factor in zip(experts, shown, said, (4.0, 2.0), strict=True):
+        own = np.asarray(expert.judge(expert.params, seen))
+        np.testing.assert_allclose(labels, factor * own, rtol=1e-5)
         assert np.abs(own).max() > 0.05
 
 

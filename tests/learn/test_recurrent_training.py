@@ -326,6 +326,20 @@ def test_an_evaluation_begins_with_nothing_carried(whole):
     )
 
 
+def test_of_its_actions_as_many_are_chance_as_evaluations_are_to_have(whole, tmp_path):
+    """All rows see the same, and without chance they do the same."""
+    rows, actions = 1000, len(tasks.get("carnival").actions)
+    shown = (np.zeros((rows, 4, 84, 84), np.uint8),)
+    for epsilon in (0.0, 0.5):
+        chosen = dataclasses.replace(whole.settings, eval_epsilon=epsilon)
+        with learning.Training.of(chosen, tmp_path / str(epsilon)) as training:
+            policy = training._player(training.network_params(training.state.eval_params))
+        seats, ages = (np.arange(rows),), [np.zeros(rows, int)]
+        (played,), _ = rollouts.ask(policy, shown, KEY, (0,), seats, ages)
+        commonest = np.bincount(np.asarray(played)).max() / rows
+        assert commonest == pytest.approx(1 - epsilon * (1 - 1 / actions), abs=0.05)
+
+
 def test_a_recurrent_expert_is_trained_further_as_a_copy(whole, tmp_path):
     settings, workdir, _, _ = whole
     source = ExpertSource(str(workdir / "experts" / "carnival"))

@@ -1228,3 +1228,24 @@ def test_a_network_sees_its_own_part_of_what_pools_show(how, tmp_path):
         training.evaluate()
         (expert,) = training.best_experts()
     assert expert.view == Vector(1, of=2)
+
+
+@pytest.mark.parametrize(
+    ("waited", "evaluates", "saved"),
+    [(119, False, []), (121, False, [False]), (59, True, []), (61, True, [True])],
+)
+def test_all_is_saved_after_two_minutes_and_after_one_before_an_evaluation(
+    monkeypatch, waited, evaluates, saved
+):
+    settings = types.SimpleNamespace(
+        eval_every=64 if evaluates else 1000, steps_per_iteration=32, iterations=9
+    )
+    saves = []
+    training = types.SimpleNamespace(
+        iteration=2, steps=64, settings=settings, save=lambda *, due: saves.append(due)
+    )
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: 100.0 + waited))
+    monkeypatch.setattr(loop, "_evaluate", lambda *_: None)
+    last = loop._evaluate_or_save(training, metrics.NoWriter(), None, 100.0)
+    assert saves == saved
+    assert last == (100.0 + waited if saves or evaluates else 100.0)

@@ -282,6 +282,22 @@ def test_experts_of_one_shape_stacked_as_on_an_accelerator_are_each_expert_alone
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("indices", [(1,), (0, 1, 2), (2, 1)])
+def test_on_an_accelerator_each_expert_has_its_own_parameters_and_actions(monkeypatch, indices):
+    """Whoever has another shape is judged alone; of one shape are two, with other actions each."""
+    experts = _experts("different shapes")
+    third = dataclasses.replace(
+        experts[1], params=_params(experts[1].network, 3), actions=(2, 5, 0)
+    )
+    experts.append(third)
+    observations = [_observations(seed, 3) for seed in range(len(indices))]
+    wanted = [experts[i].suite_outputs(x) for i, x in zip(indices, observations, strict=True)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    actual = expert_outputs(experts, [e.params for e in experts], observations, indices)
+    for a, b in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 # --- Keys and angles, and a part of what is shown.
 
 HANDS = Factored(("key", "angle"))

@@ -127,6 +127,11 @@ def test_nothing_bounds_what_is_kept_of_an_expert_that_may_be_no_better_than_ran
     student, random = _scores(3.0, 4.0), _scores(*range(10))
     for expert in (_scores(*range(1, 11)), _scores(*range(-1, 9)), _scores(*range(-20, -10))):
         assert np.isnan(scoring.retention_interval(student, expert, random)).all()
+    # In 1 draw of 30 it is at or below random play: an interval leaves out 1 in 40 on a side.
+    hardly = _scores(*(score + 2.4 for score in range(10)))
+    assert np.isnan(scoring.retention_interval(student, hardly, random)).all()
+    clearly = _scores(*(score + 2.75 for score in range(10)))  # in 1 draw of 66
+    assert np.isfinite(scoring.retention_interval(student, clearly, random)).all()
     low, high = scoring.retention_interval(student, _scores(*range(20, 30)), random)
     assert -1 < low < high < 1
 

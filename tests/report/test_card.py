@@ -18,6 +18,7 @@ from jaxdistill.experts.student import Role, Student
 from jaxdistill.report import card
 from jaxdistill.run import distill_settings
 from jaxdistill.tasks import lander
+from jaxdistill.tasks.atari import Rules
 from jaxdistill.tasks.task import Suite, Task
 from jaxdistill.tasks.views import View
 
@@ -115,6 +116,17 @@ def test_a_task_of_one_s_own_needs_its_file(corridor, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "FILE", types.ModuleType("FILE"))
     names = run_python_of(text, tmp_path / "student")
     assert "FILE" in names and np.isin(names["actions"], (0, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("rules", "whole"),
+    [(Rules(), True), (Rules(noop_max=1), True), (Rules(end_at_life=True), False)],
+    ids=["usual", "nearly usual", "lives"],
+)
+def test_what_one_life_scores_is_not_called_the_score_of_whole_games(rules, whole):
+    student = dataclasses.replace(student_of("pong", "net3", View()), rules=rules)
+    text = card.text(student, hub.parse(ADDRESS))
+    assert ("whole_games: false" not in text) == ("whole_games" not in text) == whole
 
 
 def test_a_step_limit_is_told_where_it_is_not_the_task_s_own():

@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib import colors
 from PIL import Image
 
 from jaxdistill import disk, networks, tasks
@@ -713,3 +714,36 @@ def test_curves_and_choices_are_of_whom_they_say(monkeypatch):
     outputs[:, 0], outputs[:, 7] = (3, -3), (0.2, -0.2)  # a key down in one state; left and right
     told = page._chosen(suite, outputs, np.ones(9, bool))
     np.testing.assert_allclose(told[[0, 7]], [0.5, 0.2], atol=1e-6)
+
+
+def test_histograms_are_of_whom_they_say(monkeypatch):
+    """Of four valid actions the expert takes 0, 0, 1, 3 and the student 4, 4, 4, 0."""
+    monkeypatch.setattr(page, "_svg", lambda figure: figure)
+    task = tasks.get("breakout")
+    expert, student = np.zeros((4, 18), np.float32), np.full((4, 18), 10, np.float32)
+    for state, (theirs, its) in enumerate(((0, 4), (0, 4), (1, 4), (3, 0))):
+        expert[state, theirs], student[state, its] = 1, 12
+    expert[:, 2] = student[:, 2] = 99  # which is not valid
+    outputs = page.Outputs(expert, student, task.mask, task.suite)
+    left, right = page._histograms({"breakout": outputs}).axes
+    told = zip(("expert", "student"), left.patches, right.containers, strict=True)
+    wanted = {"expert": ((0, 1), (0.5, 0.25, 0.25, 0)), "student": ((10, 12), (0.25, 0, 0, 0.75))}
+    for who, values, shares in told:
+        (low, high), chosen = wanted[who]
+        assert values.get_label() == shares.get_label() == who
+        assert (values.get_xy()[:, 0].min(), values.get_xy()[:, 0].max()) == (low, high)
+        assert [bar.get_height() for bar in shares] == pytest.approx(chosen)
+        colours = {colors.to_hex(values.get_edgecolor()), colors.to_hex(shares[0].get_facecolor())}
+        assert colours == {page._COLOURS[who]}
+
+
+def test_curves_of_a_training_are_of_whom_they_say(monkeypatch):
+    monkeypatch.setattr(page, "_svg", lambda figure: figure)
+    history = [{"step": 1, "score/breakout": 3.0, "eval/breakout": 5.0, "loss": 1.0}]
+    panel, *_ = page._training_curves({"breakout": history}, [_row("breakout")]).axes
+    assert {line.get_label(): line.get_ydata()[0] for line in panel.lines} == {
+        "while learning, exploring": 3.0,
+        "evaluated": 5.0,
+        "the best": 96.4,
+        "random play": 1.3,
+    }

@@ -142,6 +142,18 @@ def test_what_is_kept_of_an_expert_that_is_followed_is_of_how_it_plays_by_then(
     assert chosen.reaches(0.9) == ends
 
 
+def test_who_was_not_played_to_the_end_has_reached_no_target():
+    """It keeps 60% of what ends the run at 50, and is clearly worse than who keeps 90."""
+    run, told = (
+        a_run("pong", target=0.5),
+        choosing.without_unknown_retention(baselines((10.0, 0.0))),
+    )
+    best, _, _ = select(run, told, None, (9.0,))
+    chosen, row, _ = select(run, told, best, (6.0,))
+    assert row["select_games"] < 16 and row["retention/pong"] == pytest.approx(0.6)
+    assert chosen is None
+
+
 def test_experts_are_held_against_random_play_once_and_not_at_every_draw(monkeypatch):
     run, told = a_run("pong"), choosing.without_unknown_retention(baselines((10.0, 0.0)))
     best, _, _ = select(run, told, None, (5.0,))

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -449,6 +451,17 @@ def test_a_warm_start_begins_as_the_named_expert(experts, settings, tmp_path, mo
     with pytest.raises(ValueError, match=r"not of the student's shape"):
         other = dataclasses.replace(settings.learn, warm_start="breakout")
         distill.distill(dataclasses.replace(settings, learn=other), tmp_path / "other")
+
+
+def test_a_warm_start_of_a_run_is_its_student_as_it_plays(settings, whole_run):
+    """The average, which is another than what learning has come to last."""
+    state = students.load_student(whole_run[0]).state
+    begun = warm_start.params_of(
+        common.Run(settings, meshes.create()), str(whole_run[0]), "learn.warm_start"
+    )
+    same = functools.partial(jax.tree.map, np.array_equal, begun)
+    assert all(jax.tree.leaves(same(state.eval_params)))
+    assert not all(jax.tree.leaves(same(state.params)))
 
 
 def test_a_warm_start_may_be_what_comes_with_the_package(settings, tmp_path, monkeypatch):
@@ -1183,6 +1196,35 @@ def test_random_play_is_not_measured_for_an_expert_that_keeps_nothing_of_its_cla
         assert who == played
 
 
+def _played(mean):
+    """Two games of this mean score."""
+    starts = np.arange(2)
+    return scoring.Scores(np.array([mean - 1, mean + 1]), starts + 9, starts, starts < 0)
+
+
+def test_experts_are_shown_beside_random_play_and_then_held_to_their_claims(settings, capsys):
+    """200 of 1000 where random play has 0: more than an eighth, which ends a run before that."""
+    whole = dataclasses.replace(settings.evaluate, max_steps=None)  # which claims are of
+    run = common.Run(dataclasses.replace(settings, evaluate=whole), meshes.create())
+    pong, breakout = run.lessons
+    boaster = dataclasses.replace(breakout.expert, advertised_score=1000.0)
+    run.lessons = (pong, dataclasses.replace(breakout, expert=boaster))
+    random = [_played(-20.0), _played(0.0)]
+    scores = {"experts": [_played(7.0), _played(200.0)], "random": random}
+    run.play_first = lambda player: scores[player.name]
+    refused = r"^tiny breakout scores 200\.0 in breakout, 20% of the 1000 it adver.*random: 0\.0\)"
+    with pytest.raises(ValueError, match=refused):
+        distill.measure_baselines(run, clocks.Timer())
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: line for line in shown if line and line[0] in GAMES}
+    assert rows["pong"][:4] == ["pong", "tiny", "pong", "7.0"] and rows["pong"][-1] == "-20.0"
+    assert rows["breakout"][3] == "200.0" and rows["breakout"][-2:] == ["1000", "0.0"]
+    scores["experts"][1] = _played(251.0)  # a quarter is enough
+    measured = distill.measure_baselines(run, clocks.Timer())
+    assert [x.mean for x in measured.expert] == [7.0, 251.0]
+    assert [x.mean for x in measured.random] == [-20.0, 0.0]
+
+
 def test_what_was_learnt_is_saved_where_choosing_is_stopped(
     settings, whole_run, tmp_path, monkeypatch
 ):
@@ -1205,6 +1247,28 @@ def test_what_was_learnt_is_saved_where_choosing_is_stopped(
     jax.tree.map(
         np.testing.assert_array_equal, params_of(whole_run[0]), params_of(tmp_path / "run")
     )
+
+
+def test_what_is_learnt_is_saved_once_a_minute(settings, tmp_path, monkeypatch):
+    """Though nothing is measured yet, and whoever is killed then goes on from there."""
+    clock = itertools.count(step=61.0)
+    monkeypatch.setattr(rounds, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(choosing, "select", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        distill.distill(settings, tmp_path / "run")
+    with checkpoints.Checkpoints(tmp_path / "run/checkpoints", read_only=True) as saved:
+        assert saved.latest_step() == 1
+
+
+def test_first_are_played_as_many_games_as_choose_and_no_more_than_are_reported(settings, tmp_path):
+    known = common.records_of(settings, tmp_path, None, writes=False)
+    for choose, reported, first in ((2, 4, 2), (4, 3, 3)):
+        chosen = dataclasses.replace(
+            settings.evaluate, select_episodes=choose, report_episodes=reported
+        )
+        evaluated = dataclasses.replace(settings, evaluate=chosen)
+        played = common.Run(evaluated, meshes.create(), known=known).baselines()
+        assert [len(x.scores) for x in (*played.random, *played.expert)] == [first] * 4
 
 
 def test_a_later_choice_that_is_stopped_is_made_up_for(settings, stopped, tmp_path, monkeypatch):

@@ -179,6 +179,9 @@ def _greedy(params, stacks, game):
 def test_everything_collected_is_there_once(done):
     chunk = _log(done)
     assert chunk.frames.shape[:3] == (2, INITIAL + ROUNDS * ROUND, ENVS)
+    log = dataset.open_log(done.workdir / "dataset")
+    for count in range(ROUNDS + 1):  # where a run may go on without playing what came before
+        assert log.states(INITIAL + count * ROUND).shape == (2, ENVS)
     for index, name in enumerate(GAMES):
         pool = atari.AtariPool(tasks.get(name), ENVS, seed=seed_for(5, lessons.COLLECT, index))
         for time, actions in enumerate(chunk.actions[index]):

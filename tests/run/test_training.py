@@ -223,6 +223,18 @@ def test_a_training_that_was_stopped_ends_with_the_same_result(lander_training, 
     assert _untimed(resumed) == _untimed(result)
 
 
+def test_what_is_reported_are_the_games_of_every_training(
+    lander_training, tmp_path, measured, monkeypatch
+):
+    """Their seed is nobody's own, neither that of the settings nor another."""
+    settings, workdir, _ = lander_training
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    monkeypatch.setattr(protocols, "REPORT_SEED", 7)
+    training.train(settings, tmp_path / "run")
+    assert [protocol.seed for protocol, _ in measured] == [7, 7], "of random play and the network"
+
+
 def test_a_profile_is_a_trace_of_a_training_s_iterations(lander_training, tmp_path):
     settings = dataclasses.replace(lander_training[0], total_steps=160, eval_every=160)
     for name, traced in (("plain", None), ("traced", tmp_path / "trace")):
