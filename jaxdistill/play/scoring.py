@@ -191,6 +191,7 @@ def retention_interval(student: Scores, expert: Scores, random: Scores) -> tuple
         _bootstrap_means(x.scores, seed) for seed, x in enumerate((student, expert, random))
     )
     span = expert_means - random_means
+    span[np.isclose(expert_means, random_means, rtol=1e-9)] = 0.0  # or what rounding leaves of it
     if (span <= 0).mean() > (1 - _LEVEL) / 2:
         return (float("nan"), float("nan"))
     ratios = np.divide(

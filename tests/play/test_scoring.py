@@ -136,6 +136,13 @@ def test_nothing_bounds_what_is_kept_of_an_expert_that_may_be_no_better_than_ran
     assert -1 < low < high < 1
 
 
+def test_what_rounding_leaves_of_no_difference_divides_nothing():
+    student, random = _scores(3.0, 4.0), _scores(*range(10))
+    expert = _scores(*(score + 2.8 for score in range(10)))
+    low, high = scoring.retention_interval(student, expert, random)
+    assert -100 < low < high < 100
+
+
 def test_the_interval_of_the_retention_by_hand():
     still = _scores(15.0, 15.0), _scores(25.0, 25.0), _scores(5.0)
     constant = scoring.retention_interval(*still)
