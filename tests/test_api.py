@@ -20,7 +20,7 @@ import safetensors.numpy
 
 import jaxdistill
 from jaxdistill import api, meshes, networks, tasks
-from jaxdistill.experts import formats
+from jaxdistill.experts import formats, torch_file
 from jaxdistill.experts.expert import Expert
 from jaxdistill.experts.sources import ExpertSource
 from jaxdistill.learn import train_settings
@@ -508,8 +508,9 @@ def test_errors_speak_of_arguments_and_not_of_flags(tmp_path):
         jaxdistill.load(odd)
     with pytest.raises(ValueError, match=r"\(\{'path': FILE, 'spec': TOML\}; `jaxdistill convert"):
         jaxdistill.distill({"pong": odd}, tmp_path / "run")
-    nameless = tmp_path / "x.pth"
-    nameless.symlink_to(PONG)
+    nameless = tmp_path / "x.safetensors"
+    weights = torch_file.read(PONG).tree["policy_net_state_dict"]
+    nameless.write_bytes(safetensors.numpy.save({k: np.asarray(v) for k, v in weights.items()}))
     with pytest.raises(ValueError, match=r"which game it plays; give it as \{TASK: FILE\}$"):
         jaxdistill.distill([nameless], tmp_path / "run")
     assert not (tmp_path / "run").exists()
