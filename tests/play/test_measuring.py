@@ -197,8 +197,8 @@ def test_intervals_that_end_the_games_hold_what_they_say(
     """Of 200 measurements that stop by themselves, about 95% know the true retention.
 
     Games are drawn from those recorded of the shipped experts: bricks that come in bursts, matches
-    with a tail of bad ones, once twice as far from their mean, a narrow peak. The student keeps nine
-    tenths of each.
+    with a tail of bad ones, once twice as far from their mean, a narrow peak. The student keeps
+    nine tenths of each.
     """
     (path,) = PLAYED.glob(f"{name}-*.json")
     values = np.array(json.loads(path.read_text())["games"]["scores"])
