@@ -117,11 +117,13 @@ def test_no_file_of_another_suite_is_written_in_its_place(pole, tmp_path):
     network, path = networks.create("mlp", num_outputs=2), tmp_path / "x.pth"
     params, view = networks.init(network, jax.random.key(0), (1, 4)), pole.suite.view
     with pytest.raises(
-        ValueError, match=r"files for pole \(4 numbers, .*--format=student, onnx or"
+        ValueError, match=r"files for pole \(4 numbers, .*--format=module, which .* onnx or"
     ):
         export.export(params, network, path, views={"pole/usual": view})
     expert = Expert("a pole", network, params, "q", (0, 1), view=view, game="pole/usual")
-    with pytest.raises(ValueError, match=r"a pole: plays pole/usual, for .*--format=onnx or stab"):
+    with pytest.raises(
+        ValueError, match=r"a pole: plays pole/usual, for .*--format=module, .* onnx or stab"
+    ):
         export.export_expert(expert, path)
     assert not path.exists()
 
