@@ -50,7 +50,9 @@ class Advance(Protocol):
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int | None, unit: str, done: int = 0) -> Iterator[Advance]:
+def progress(
+    description: str, total: int | None, unit: str, *, done: int = 0, steady: bool = True
+) -> Iterator[Advance]:
     """Shows on stderr how far a loop is, its rate and the time that remains.
 
         with terminal.progress("collect", 100_000, "steps") as advance:
@@ -68,12 +70,14 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
       total: units in the whole, None where that is not known.
       unit: the plural of what is counted, such as "steps"; rates are in units/s.
       done: units done by an earlier session, left out of the rate.
+      steady: units come one after another. Of games played side by side most end at last, so their
+        rate says nothing of the time that remains: how long it has taken is shown instead.
     """
     if not meshes.leads():
         yield _Unseen()
         return
     on_terminal = sys.stderr.isatty() and rich.console.Console(stderr=True).is_interactive
-    display = (_Bar if on_terminal else _Lines)(printable(description), total, unit, done)
+    display = (_Bar if on_terminal else _Lines)(printable(description), total, unit, done, steady)
     try:
         yield display
     finally:
@@ -93,13 +97,14 @@ class _Unseen:
 class _Bar:
     """Progress on a terminal."""
 
-    def __init__(self, description: str, total: int | None, unit: str, done: int):
+    def __init__(self, description: str, total: int | None, unit: str, done: int, steady: bool):
+        remains = [rich.progress.TimeRemainingColumn()] if steady else []
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
-            _TallyColumn(unit),
+            _TallyColumn(unit, steady),
             _ElapsedColumn(),
-            rich.progress.TimeRemainingColumn(),
+            *remains,
             _StatusColumn(),
             get_time=clocks.now,
             console=rich.console.Console(stderr=True),
@@ -121,14 +126,14 @@ class _Bar:
 
 
 class _TallyColumn(rich.progress.ProgressColumn):
-    """Units done, the whole, and the recent rate."""
+    """Units done, the whole, and the recent rate of those that are steady."""
 
-    def __init__(self, unit: str):
+    def __init__(self, unit: str, steady: bool):
         super().__init__()
-        self._unit = unit
+        self._unit, self._steady = unit, steady
 
     def render(self, task: rich.progress.Task) -> rich.text.Text:
-        rate = task.finished_speed or task.speed
+        rate = (task.finished_speed or task.speed) if self._steady else None
         return rich.text.Text(_tally(task.completed, task.total, self._unit, rate))
 
 
@@ -154,8 +159,9 @@ class _StatusColumn(rich.progress.ProgressColumn):
 class _Lines:
     """Progress where there is no terminal."""
 
-    def __init__(self, description: str, total: int | None, unit: str, done: int):
+    def __init__(self, description: str, total: int | None, unit: str, done: int, steady: bool):
         self._description, self._total, self._unit = description, total, unit
+        self._steady = steady
         self._done = self._first = done
         self._status = ""
         self._start = self._printed = time.monotonic()
@@ -167,7 +173,7 @@ class _Lines:
     def __call__(self, n: int = 1) -> None:
         self._done += n
         if time.monotonic() - self._printed >= _PLAIN_INTERVAL:
-            self._print("left")
+            self._print("left" if self._steady else "so far")
 
     def status(self, text: str) -> None:
         self._status = printable(text)
@@ -192,10 +198,10 @@ class _Lines:
     def _print(self, which: str) -> None:
         self._printed = time.monotonic()
         worked = clocks.now() - self._clock
-        rate = (self._done - self._first) / worked if worked > 0 else None
+        rate = (self._done - self._first) / worked if worked > 0 and self._steady else None
         parts = [_tally(self._done, self._total, self._unit, rate)]
-        if which == "in all":
-            parts.append(f"{_duration(self._printed - self._start)} in all")
+        if which == "in all" or not self._steady:
+            parts.append(f"{_duration(self._printed - self._start)} {which}")
         elif self._total is not None and rate:
             parts.append(f"{_duration(max(0.0, self._total - self._done) / rate)} left")
         if self._status:

@@ -104,6 +104,30 @@ def test_progress_without_a_terminal_prints_lines_now_and_then(clock, capsys):
     ]
 
 
+def test_of_games_played_side_by_side_no_time_that_remains_is_told(clock, capsys, monkeypatch):
+    with terminal.progress("play", 200, "games", steady=False) as advance:
+        clock.now += 70
+        advance()
+        clock.now += 30
+        advance(199)
+        clock.now += 1
+    assert capsys.readouterr().err.splitlines() == [
+        "play: 1/200 games (0%), 1:10 so far",
+        "play: 200/200 games (100%), 1:40 so far",
+        "play: 200/200 games (100%), 1:41 in all",
+    ]
+    shown = {}
+    for steady in (True, False):
+        screen = _on_screen(monkeypatch)
+        with terminal.progress("play", 200, "games", steady=steady) as advance:
+            advance(3)
+            clock.now += 20
+            advance(197)
+        shown[steady] = screen.getvalue()
+    assert "200/200 games (100%)" in shown[True] and "200/200 games (100%)" in shown[False]
+    assert "games/s" in shown[True] and "games/s" not in shown[False]
+
+
 def test_progress_without_a_total_or_any_time(clock, capsys):
     with terminal.progress("play", None, "games"):
         pass

@@ -296,7 +296,10 @@ class Training:
         steps, episodes = (*first, self.best["step"], self.steps), self.settings.final_episodes
         compared = dict.fromkeys(steps)
         games = len(compared) * len(self.lessons) * episodes
-        with self.timer.phase("evaluate"), terminal.progress("choose", games, "games") as advance:
+        with (
+            self.timer.phase("evaluate"),
+            terminal.progress("choose", games, "games", steady=False) as advance,
+        ):
             scores = {
                 step: self._play(
                     self._restore_params(step // self.settings.steps_per_iteration),

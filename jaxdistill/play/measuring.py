@@ -59,7 +59,7 @@ def measure(
     if missing:
         total = sum(len(seats[i]) for i in missing)
         of_one = max(_OF_ONE, lessons[0].task.suite.pool_size)
-        with terminal.progress(player.name, total, "games") as advance:
+        with terminal.progress(player.name, total, "games", steady=False) as advance:
             for part in _parts(missing, seats, of_one):
                 played = evaluation.measure(
                     [lessons[i] for i in part],
