@@ -24,6 +24,9 @@ def get_config(experts: str = "") -> ConfigDict:
     if not experts:
         config.learn.warm_start = "breakout"
         config.learn.warm_layers = "convolutions"
+        # Whose experts come with their games: half as many of the student's tell as much.
+        config.evaluate.report_episodes = 128
+        config.evaluate.expert_ratio = 4
     config.collect.steps_per_round = 640
     config.collect.expert_share_rounds = 40
     config.collect.final_expert_share = 0.1

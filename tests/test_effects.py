@@ -1057,6 +1057,7 @@ RUN = {
     "evaluate.select_episodes": ("trained", 3),
     "evaluate.report_episodes": ("reported", 3),
     "evaluate.report_width": ("reported", 100.0),
+    "evaluate.expert_ratio": ("reported", 2),
     "evaluate.epsilon": ("measured", 1.0),
     "evaluate.sample_logits": ("measured", True),
     "evaluate.max_steps": ("measured", 30),
@@ -1143,8 +1144,8 @@ MERGE_BESIDE = {
 # What a merge hands on to the stages that it shares with a run, as rows of `RUN` show them.
 HANDED_ON = (
     *("collect.num_envs", "collect.initial_steps", "collect.expert_epsilon", "collect.dataset"),
-    *("evaluate.report_episodes", "evaluate.report_width", "evaluate.epsilon"),
-    *("evaluate.max_steps", "evaluate.opening_steps", "evaluate.opening_by"),
+    *("evaluate.report_episodes", "evaluate.report_width", "evaluate.expert_ratio"),
+    *("evaluate.epsilon", "evaluate.max_steps", "evaluate.opening_steps", "evaluate.opening_by"),
     "evaluate.lowest_expert_share",
 )
 TRAINING = {

@@ -184,7 +184,8 @@ NONSENSE = {
         "final_rate_fraction": CHANCE,
     },
     "evaluate": {
-        **dict.fromkeys(("every_rounds", "select_episodes", "report_episodes", "max_steps"), MANY),
+        **dict.fromkeys(("every_rounds", "select_episodes", "max_steps"), MANY),
+        **dict.fromkeys(("report_episodes", "expert_ratio"), MANY),
         **dict.fromkeys(("epsilon", "lowest_expert_share"), CHANCE),
         "opening_steps": STEPS,
         "opening_by": ("a human",),

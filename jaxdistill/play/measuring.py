@@ -121,41 +121,64 @@ def measure_until_precise(
     *,
     episodes: int,
     width: float,
+    expert_ratio: int = 1,
 ) -> dict[int, Comparison]:
     """Games of "random", "expert" and "student" until each lesson's retention is known.
 
     A lesson is played until half of its retention's 95% interval is at most `width`, asked after
-    16, 32, 64, ... games alone: with so few questions and `Scores.interval` as it is, the
-    interval that ends the games holds what it says (`tests/play/test_measuring.py` plays that
-    through). How wide it is tells how many games will be asked for at least (`_ahead`). These are
-    played at once: in parts, each part would wait for its longest game. The answers are the same.
+    16, 32, 64, ... games of the student alone: with so few questions and `Scores.interval` as it
+    is, the interval that ends the games holds what it says (`tests/play/test_measuring.py` plays
+    that through). How wide it is tells how many games will be asked for at least (`_ahead`), and
+    before the student's first how wide its expert's would make it. These are played at once: in
+    parts, each part would wait for its longest game. The answers are the same.
 
     Args:
       players: "random", "expert" and "student".
-      episodes: so many at most.
+      episodes: so many of the student's at most.
       width: 0 plays them all.
+      expert_ratio: games of the expert for each of the student's.
 
     Returns:
       By the lessons' indices.
     """
-    scores: dict[int, Comparison] = {}
     played: dict[str, dict[int, Scores]] = {who: {} for who in players}
-    ahead = count = dict.fromkeys((lesson.index for lesson in lessons), 0)
+
+    def play(who: str, due: Mapping[int, int]) -> None:
+        """So many of each lesson's games, where fewer are known."""
+        ratio, known = expert_ratio if who == "expert" else 1, played[who]
+        few = {
+            index: ratio * games
+            for index, games in due.items()
+            if index not in known or len(known[index].scores) < ratio * games
+        }
+        if few:
+            chosen = [lesson for lesson in lessons if lesson.index in few]
+            wanted = [few[lesson.index] for lesson in chosen]
+            measured = measure(chosen, players[who], protocol, wanted, mesh, records)
+            known |= {lesson.index: x for lesson, x in zip(chosen, measured, strict=True)}
+
+    def compared(index: int, games: int, student: str) -> Comparison:
+        return Comparison(
+            random=played["random"][index].first(games),
+            expert=played["expert"][index].first(expert_ratio * games),
+            student=played[student][index].first(games),
+        )
+
+    scores: dict[int, Comparison] = {}
+    due = [lesson.index for lesson in lessons]
+    ahead = dict.fromkeys(due, 0)
     for games in rounds(episodes) if width else (episodes,):
-        due = [lesson for lesson in lessons if count[lesson.index] < games]
-        wanted = [max(games, ahead[lesson.index]) for lesson in due]
-        count = count | {x.index: n for x, n in zip(due, wanted, strict=True)}
-        for who, player in players.items():
-            measured = measure(due, player, protocol, wanted, mesh, records)
-            played[who] |= {lesson.index: x for lesson, x in zip(due, measured, strict=True)}
-        for lesson in lessons:
-            counted = {who: rows[lesson.index].first(games) for who, rows in played.items()}
-            scores[lesson.index] = Comparison(**counted)
-        widths = {lesson.index: _half_width(scores[lesson.index]) for lesson in lessons}
-        lessons = [lesson for lesson in lessons if not widths[lesson.index] <= width]
-        if not lessons or games == episodes:
+        for who in ("random", "expert", "student"):
+            if who == "student" and width and not scores:
+                likely = {index: _half_width(compared(index, games, "expert")) for index in due}
+                ahead = {i: _ahead(half / width, games, episodes) for i, half in likely.items()}
+            play(who, {index: max(games, ahead[index]) for index in due})
+        scores |= {index: compared(index, games, "student") for index in due}
+        widths = {index: _half_width(scores[index]) for index in due}
+        due = [index for index in due if not widths[index] <= width]
+        if not due or games == episodes:
             break
-        ahead = {index: _ahead(half / width, games, episodes) for index, half in widths.items()}
+        ahead = {i: _ahead(widths[i] / width, games, episodes) for i in due}
     return scores
 
 

@@ -272,6 +272,7 @@ class Run:
             self.known,
             episodes=chosen.report_episodes,
             width=chosen.report_width,
+            expert_ratio=chosen.expert_ratio,
         )
 
     def student_policy(self, params: Any) -> rollouts.Policy:

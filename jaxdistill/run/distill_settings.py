@@ -218,6 +218,9 @@ class Measure:
       report_episodes: episodes per game in the closing table, at most; the same ones in every run.
       report_width: fewer are played of a game once half of its retention's 95% interval is at most
         this, see `measuring.measure_until_precise`: 0.05 is within 5 points. 0 plays all.
+      expert_ratio: episodes of the expert for each of the student's in the closing table. They are
+        kept between runs and played once; the more of them are known, the narrower the retention's
+        interval is.
       epsilon: chance of a uniformly random valid action, for experts and student alike.
       max_steps: step limit of one game; None is each task's own, in Atari ALE's half hour (27,000).
       opening_steps, opening_by: "random" or the "expert" plays at least the first opening_steps
@@ -232,6 +235,7 @@ class Measure:
 
     report_episodes: Count = 256
     report_width: Weight = 0.05
+    expert_ratio: Count = 1
     epsilon: Share = 0.05
     max_steps: Count | None = None
     opening_steps: Steps | None = None

@@ -95,6 +95,7 @@ def _measure_run(
             settings.evaluate,
             report_episodes=terms.episodes,
             report_width=0.0,
+            expert_ratio=1,
             epsilon=terms.epsilon,
             opening_steps=terms.opening_steps,
             opening_by=terms.opening_by,

@@ -183,22 +183,24 @@ PLAYED = pathlib.Path(__file__).parents[2] / "experts" / "played"
 
 
 @pytest.mark.parametrize(
-    ("name", "random", "wider", "fewest", "most"),
+    ("name", "random", "wider", "ratio", "fewest", "most"),
     [
-        ("breakout", 1.3, 1, 128, 128),
-        ("pong", -20.2, 1, 16, 20),
-        ("pong", -20.2, 2, 20, 60),
-        ("freeway", 0.0, 1, 16, 20),
+        ("breakout", 1.3, 1, 1, 128, 128),
+        ("breakout", 1.3, 1, 4, 128, 128),
+        ("pong", -20.2, 1, 1, 16, 20),
+        ("pong", -20.2, 2, 1, 20, 60),
+        ("pong", -20.2, 2, 4, 16, 40),
+        ("freeway", 0.0, 1, 1, 16, 20),
     ],
 )
 def test_intervals_that_end_the_games_hold_what_they_say(
-    name, random, wider, fewest, most, monkeypatch
+    name, random, wider, ratio, fewest, most, monkeypatch
 ):
     """Of 200 measurements that stop by themselves, about 95% know the true retention.
 
     Games are drawn from those recorded of the shipped experts: bricks that come in bursts, matches
     with a tail of bad ones, once twice as far from their mean, a narrow peak. The student keeps
-    nine tenths of each.
+    nine tenths of each. Four times as many of the expert's make fewer of the student's enough.
     """
     (path,) = PLAYED.glob(f"{name}-*.json")
     values = np.array(json.loads(path.read_text())["games"]["scores"])
@@ -216,7 +218,7 @@ def test_intervals_that_end_the_games_hold_what_they_say(
     for _ in range(200):
         drawn = {
             "student": _drawn(random + 0.9 * (values - random), generator, 128),
-            "expert": _drawn(values, generator, 128),
+            "expert": _drawn(values, generator, ratio * 128),
             "random": _drawn(np.array([random]), generator, 2),
         }
 
@@ -232,6 +234,7 @@ def test_intervals_that_end_the_games_hold_what_they_say(
             records.Records(),
             episodes=128,
             width=0.05,
+            expert_ratio=ratio,
         )
         low, high = interval(scores[0].student, scores[0].expert, scores[0].random)
         held += low <= 0.9 <= high
@@ -315,10 +318,55 @@ def test_games_that_will_be_asked_for_are_played_at_once(played, monkeypatch):
         return {index: [x.to_dict() for x in three] for index, three in scores.items()}, len(played)
 
     (ahead, calls), everything = measured(1e-9), measured(0.0)[0]
-    assert ahead == everything and calls == 2 * len(PLAYERS), "16 games, and the others"
+    assert ahead == everything
+    assert calls == 2 + 2 + 1, "16 games and the others of random play and expert: all at once"
     monkeypatch.setattr(measuring, "_ahead", lambda *_: 0)
     apart, calls = measured(1e-9)
     assert apart == everything and calls == 3 * len(PLAYERS)
+
+
+def test_a_student_plays_at_once_what_its_expert_would_have_to(monkeypatch):
+    """Scores 10 give or take 4: some 0.2 of retention after 16 games of both, 0.1 after 64."""
+    seats = np.arange(256)
+    made = {
+        "random": Scores(0.0 * seats, seats, seats, seats < 0),
+        "expert": Scores(10 + 4 * (-1.0) ** seats, seats, seats, seats < 0),
+        "student": Scores(5 + 0.1 * (-1.0) ** seats, seats, seats, seats < 0),
+    }
+    asked = []
+
+    def measure(chosen, who, protocol, episodes, *_):
+        asked.append((who.name, *episodes))
+        return [made[who.name].first(games) for games in episodes]
+
+    monkeypatch.setattr(measuring, "measure", measure)
+
+    def played(ratio):
+        asked.clear()
+        (scores,) = measuring.measure_until_precise(
+            LESSONS[:1],
+            {who: Player(who, RANDOM, ("a",)) for who in made},
+            PROTOCOL,
+            None,
+            records.Records(),
+            episodes=64,
+            width=0.14,
+            expert_ratio=ratio,
+        ).values()
+        for who, expected in made.items():
+            counted = getattr(scores, who)
+            assert counted.to_dict() == expected.first(len(counted.scores)).to_dict()
+        return {who: len(x.scores) for who, x in scores._asdict().items()}, [*asked]
+
+    # It differs less than it might have, and 16 of the 32 games count in the end.
+    assert played(1) == (
+        {"random": 16, "expert": 16, "student": 16},
+        [("random", 16), ("expert", 16), ("student", 32)],
+    )
+    assert played(4) == (
+        {"random": 16, "expert": 64, "student": 16},
+        [("random", 16), ("expert", 64), ("student", 16)],
+    )
 
 
 def test_how_many_games_are_sure_to_be_asked_for_by_hand():
