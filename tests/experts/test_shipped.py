@@ -7,8 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import networks, tasks
+from configs import quickstart
+from jaxdistill import meshes, networks, tasks
+from jaxdistill import settings as settings_lib
 from jaxdistill.experts import formats
+from jaxdistill.play import lessons
+from jaxdistill.run import common, distill_settings
 
 EXPERTS = pathlib.Path(__file__).parents[2] / "experts"
 NAMES = ("breakout", "pong", "freeway")
@@ -58,3 +62,16 @@ def test_pytorch_reads_a_shipped_expert_and_gives_the_same_outputs(name, torch):
     np.testing.assert_allclose(outputs, q.numpy(), atol=1e-4, rtol=1e-4)
     # Its choices use the whole range of what the game offers, not one action always.
     assert tasks.get(name).mask[np.asarray(expert.greedy(stacks))].all()
+
+
+def test_the_quickstart_plays_no_game_of_experts_or_random_play(tmp_path):
+    """Games that came for other files, or for another protocol, would be played anew in silence."""
+    settings = settings_lib.build(distill_settings.Settings, quickstart.get_config().to_dict())
+    known = common.records_of(settings, tmp_path, None)
+    run = common.Run(settings, meshes.create(), known=known)
+    evaluate, protocol = settings.evaluate, run.protocol(lessons.REPORT)
+    most = {"breakout": evaluate.report_episodes, "pong": 16, "freeway": 16}
+    for lesson in run.lessons:
+        expert = known.find(lesson, protocol, run.player("expert"))
+        assert len(expert.scores) >= evaluate.expert_ratio * most[lesson.name]
+        assert known.find(lesson, protocol, run.player("random")) is not None
