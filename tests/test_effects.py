@@ -247,6 +247,7 @@ MOVING = {"algorithm": "ppo", "network": "mlp_actor_critic", "games": ("combat/m
         (PPO, {"epsilon_end": 0.5}),
         (PPO, {"epsilon_fraction": 0.5}),
         (PPO, {"epsilon_decay": 0.9}),
+        ({"epsilon_start": 0.0, "epsilon_end": 0.2}, {"epsilon_decay": 0.9}),
         (PPO, {"hold_exponent": 2.0}),
         (PPO, {"updates_per_step": 0.5}),
         (PPO, {"replay_size": 5000}),

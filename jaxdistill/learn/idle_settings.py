@@ -162,6 +162,11 @@ def _idle(
             "epsilon_start is epsilon_end",
             ("epsilon_fraction", "epsilon_decay"),
         ),
+        (
+            bool(settings.epsilon_decay) and settings.epsilon_start < settings.epsilon_end,
+            "epsilon_start is below epsilon_end",
+            ("epsilon_decay",),
+        ),
     ]
 
 

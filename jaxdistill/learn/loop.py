@@ -101,6 +101,8 @@ def train(
         replay.check_fits(mesh, settings.replay_size, *frame)
     known = {} if begin is None else origins.of(student, begin.experts)
     idle = idle_settings.idle_fields(settings, begin.experts if begin else (), student)
+    if not settings.expert_weight:
+        idle.add("q_temperature")  # of which at most the first logits were made
     knobs = tuple(name for name in _CHANGEABLE_AFTER_DIVERGENCE if name not in idle)
     with lock.one_writer(workdir, "config.json"):
         origins.check(workdir, known)

@@ -215,8 +215,11 @@ def normalise(advantages: jax.Array, valid: jax.Array) -> jax.Array:
     The variance is the population's. Where all are equal they become 0.
     """
     count = jnp.maximum(valid.sum(), 1)
-    mean = jnp.where(valid, advantages, 0.0).sum() / count
-    centred = jnp.where(valid, advantages - mean, 0.0)
+    centred = jnp.where(valid, advantages, 0.0)
+    for _ in range(
+        2
+    ):  # the mean of equal ones is off by a last bit, which would be divided by itself
+        centred = jnp.where(valid, centred - centred.sum() / count, 0.0)
     return centred / (jnp.sqrt(jnp.square(centred).sum() / count) + 1e-8)
 
 
@@ -414,6 +417,8 @@ def explained_variance(values: jax.Array, returns: jax.Array, valid: jax.Array) 
         return jnp.where(valid, jnp.square(x - mean), 0.0).sum() / count
 
     whole = variance(returns)
+    size = jnp.where(valid, jnp.square(returns), 0.0).sum() / count
+    whole = jnp.where(whole > 1e-12 * size, whole, 0.0)  # else it is of what rounding leaves
     return jnp.where(whole > 0, 1 - variance(returns - values) / jnp.where(whole > 0, whole, 1), 0)
 
 

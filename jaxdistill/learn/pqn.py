@@ -190,7 +190,8 @@ def make_update(
 
         state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, passes.epochs))
         metrics = jax.tree.map(jnp.mean, metrics)
-        return state, metrics | {"target": targets.mean()}
+        learnt = jnp.where(rollout.valid, targets, 0.0).sum() / jnp.maximum(rollout.valid.sum(), 1)
+        return state, metrics | {"target": learnt}
 
     return jax.jit(update, donate_argnums=0)
 
@@ -211,7 +212,10 @@ def _loss(
     shared: tuple[Rollout, jax.Array, Taught | None],
     rows: jax.Array,
 ) -> tuple[jax.Array, learner.Metrics]:
-    """The loss of a minibatch of `rows` `(G, B)`, and its metrics."""
+    """The loss of a minibatch of `rows` `(G, B)`, and its metrics.
+
+    It is a mean over all rows, in which those that are not valid count as 0.
+    """
     rollout, targets, taught = shared
     at = (tasks_of(rows).reshape(-1), rows.reshape(-1))
     stacks = rollout.stacks(rows)

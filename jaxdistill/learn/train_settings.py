@@ -218,6 +218,11 @@ class Settings:
                 f"critic_iterations is {self.critic_iterations}, expected less than the "
                 f"{self.iterations} iterations of the training: the policy would never learn"
             )
+        if self.algorithm == "ppo" and self.batch_per_game == 1:
+            raise ValueError(
+                "batch_per_game is 1, expected at least 2: ppo normalises the advantages of a "
+                "minibatch, and of one nothing is left to learn from"
+            )
         if self.algorithm == "dqn":
             self._check_updates()
             self._check_memory()
@@ -232,6 +237,11 @@ class Settings:
             raise ValueError("independent networks learn without experts; train them one by one")
         if self.warm_start and len(self.experts) != 1:
             raise ValueError(f"warm_start copies one expert, there are {len(self.experts)}")
+        if self.updates > settings_lib.LARGEST:
+            raise ValueError(
+                f"total_steps {self.total_steps} makes {self.updates} updates, expected at most "
+                f"{settings_lib.LARGEST}; choose fewer steps, or fewer updates of each"
+            )
 
     def _check_algorithm(self, chosen: Sequence[Task]) -> None:
         """The algorithm and the network must suit what the tasks show and how they are played."""

@@ -59,6 +59,10 @@ def test_standardised_mse_by_hand(maybe_jit):
         np.testing.assert_allclose(actual, [1.0], rtol=1e-6)
     flat = jnp.array([[5.0, -7.0, 5.0]])
     np.testing.assert_allclose(maybe_jit(losses.standardised_mse)(student, flat, TWO), [2.0])
+    # Whose mean over many actions is off by a last bit.
+    equal = jnp.broadcast_to(jnp.linspace(0.1, 300, 999)[:, None], (999, 18))
+    loss = maybe_jit(losses.standardised_mse)(jnp.zeros((999, 18)), equal, jnp.ones(18, bool))
+    np.testing.assert_array_equal(loss, np.zeros(999))
 
 
 def test_log_prob_mse_by_hand(maybe_jit):

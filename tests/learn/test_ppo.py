@@ -173,6 +173,9 @@ def test_advantages_are_normalised_over_valid_rows():
     np.testing.assert_allclose(actual, [-1, 0, 1, 0], atol=1e-6)
     np.testing.assert_array_equal(ppo.normalise(jnp.full(4, 7.0), valid), np.zeros(4))
     np.testing.assert_array_equal(ppo.normalise(jnp.ones(4), jnp.zeros(4, bool)), np.zeros(4))
+    for equal in (0.1, 0.3, 1.7, 100.1):  # whose mean is off by a last bit
+        rows = jnp.full(96, equal)
+        np.testing.assert_array_equal(ppo.normalise(rows, jnp.ones(96, bool)), np.zeros(96))
 
 
 def test_a_minibatch_is_normalised_by_itself():
@@ -197,6 +200,9 @@ def test_the_explained_variance_by_hand():
     values = jnp.array([0.0, 2.0, 1.0, 5.0])  # errors 0, 0, 3: variance 2, of 8/3
     np.testing.assert_allclose(ppo.explained_variance(values, returns, valid), 1 / 4, rtol=1e-6)
     assert ppo.explained_variance(values, jnp.ones(4), valid) == 0
+    everywhere, noise = jnp.ones(96, bool), jax.random.normal(jax.random.key(0), (96,))
+    for equal in (0.1, 100.1):
+        assert ppo.explained_variance(noise, jnp.full(96, equal), everywhere) == 0
 
 
 # --- PyTorch's update.

@@ -529,6 +529,11 @@ def test_an_expert_is_met_in_the_keys_that_it_has_and_others_are_played_all_the_
     np.testing.assert_array_equal(pressed, combat.MOVEMENT.mask)
 
 
+def _stop(seen, given):
+    seen.extend(given)
+    raise InterruptedError
+
+
 @pytest.mark.parametrize("head", ["dueling", "actor_critic"])
 def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
     """As a student's do, at `q_temperature`, which is not idle then."""
@@ -554,6 +559,12 @@ def test_a_copy_of_q_values_plays_their_softmax(tmp_path, monkeypatch, head):
         jax.nn.softmax(said), jax.nn.softmax(values / 0.25), rtol=1e-3, atol=1e-6
     )
     assert _same(begun["params"]["value"], params["params"]["value"])
+    # When it has diverged another temperature changes nothing: it made what was begun with.
+    offered = []
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(loop.divergence, "claim", lambda *given, **_: _stop(offered, given[2]))
+        loop.train(copied, tmp_path / "trained", mesh=ONE)
+    assert "learning_rate" in offered and "q_temperature" not in offered
     expert = dataclasses.replace(expert, outputs="logits")
     expert.save(tmp_path / "expert", replace=True)
     with pytest.raises(ValueError, match=r"^q_temperature 0\.25: no effect where expert_"):
@@ -850,6 +861,8 @@ def test_skills_are_learnt_by_networks_of_their_own_that_see_what_each_sees(tmp_
         ),
         ({"batch_per_game": 24}, "batch_per_game 24 does not divide the 64 steps"),
         ({"critic_iterations": 6}, "critic_iterations is 6, expected less than the 6 iterations"),
+        ({"batch_per_game": 1}, "batch_per_game is 1, expected at least 2: ppo normalises"),
+        ({"total_steps": 2**31 - 1, "epochs": 1000}, r"updates, expected at most 2147483647"),
     ],
 )
 def test_what_ppo_cannot_train_is_refused_in_one_line(changes, message):
