@@ -275,7 +275,18 @@ class GymnasiumPool(Pool):
         self._lengths[index] = 0
         words = (self._seed + index, _EPISODE, int(self._episodes[index]))
         seed = int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
-        return np.asarray(self._worlds[index].reset(seed=seed)[0], np.float32)[None]
+        return self._seen(self._worlds[index].reset(seed=seed)[0], "reset")
+
+    def _seen(self, shown: Any, by: str) -> np.ndarray:
+        """An observation that `reset` or `step` has returned; NumPy would stretch a shorter one."""
+        with np.errstate(over="ignore"):  # what becomes infinite is refused by the pool
+            seen = np.asarray(shown, np.float32)
+        if seen.shape != self.view.shape[1:]:
+            raise ValueError(
+                f"{self.task.name}: {by} shows {seen.shape}, expected {self.view.shape[1:]} as its "
+                f"observation_space says"
+            )
+        return seen[None]
 
     @property
     def states(self) -> np.ndarray:
@@ -310,7 +321,7 @@ class GymnasiumPool(Pool):
                 continue
             seen, reward, terminated, cut, _ = self._worlds[index].step(action)
             self._lengths[index] += 1
-            observations[at, 0], rewards[at] = seen, reward
+            observations[at], rewards[at] = self._seen(seen, "step"), reward
             truncated[at] = not terminated and (cut or self._lengths[index] >= self._max_steps)
             ended[at] = terminated or truncated[at]
         return Played(observations, rewards, np.zeros(count), ended, truncated, self._sent)

@@ -388,7 +388,8 @@ class Pool(abc.ABC):
         """Waits for the step begun by `send`; environments that do not step are as they were.
 
         Raises:
-          ValueError: the pool says something of another shape or dtype than it has to.
+          ValueError: the pool says something of another shape or dtype than it has to, or of games
+            that are played what is NaN or infinite.
         """
         played, last = self._receive(), self.last
         self._check_shapes(*played)
@@ -396,7 +397,9 @@ class Pool(abc.ABC):
             last = Step(*(x[played.rows] for x in last))
         valid = ~last.over
         over = valid & played.ended
-        rewards = np.where(valid, played.rewards, 0).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is infinite then is refused
+            rewards = np.where(valid, played.rewards, 0).astype(np.float32)
+        self._check_finite("rewards", rewards)
         step = Step(
             observations=played.observations,
             rewards=rewards,
@@ -479,6 +482,16 @@ class Pool(abc.ABC):
                 raise ValueError(
                     f"{self.task.name}: {name} are {np.asarray(value).dtype}, expected bool"
                 )
+        if self._dtype.kind == "f":
+            self._check_finite("observations", observations)
+
+    def _check_finite(self, name: str, numbers: np.ndarray) -> None:
+        """Refuses what would be blamed on an expert or a learning rate, or lose a run's result."""
+        if not np.isfinite(numbers).all():
+            raise ValueError(
+                f"{self.task.name}: {name} are NaN or infinite; its environment must give numbers "
+                f"that float32 holds"
+            )
 
     def _merged(self, step: Step, rows: np.ndarray) -> Step:
         """`last` with the environments `rows` of `step`, in new arrays."""

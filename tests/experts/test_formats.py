@@ -597,13 +597,17 @@ def test_sb3_pixels_that_were_divided_before_are_not_again(told, levels, sb3):
     path = sb3(arrays, policy_kwargs={}, observation_space=box(4, 84, 84))
     usual = formats.load(path, game="breakout")
     kwargs = {"normalize_images": False}
-    path = sb3(arrays, policy_kwargs=kwargs, observation_space=told)
-    found = formats.load(path, game="breakout")
-    first = [x.params["params"]["conv1"]["kernel"] for x in (found, usual)]
-    np.testing.assert_allclose(first[0], first[1] * (255 if levels else 1), rtol=1e-6)
-    other = told | {"dtype": "float32", "high_repr": "2.0"}
-    path = sb3(arrays, policy_kwargs=kwargs, observation_space=other)
-    refused(path, "fractions up to 2, expected 1 or 255; describe it", game="breakout")
+    # Of fractions it makes no difference what it is told: only bytes are ever divided.
+    for chosen in (kwargs, {}) if told["dtype"] == "float32" else (kwargs,):
+        path = sb3(arrays, policy_kwargs=chosen, observation_space=told)
+        found = formats.load(path, game="breakout")
+        first = [x.params["params"]["conv1"]["kernel"] for x in (found, usual)]
+        np.testing.assert_allclose(first[0], first[1] * (255 if levels else 1), rtol=1e-6)
+    for low, high in (("0.0", "2.0"), ("-1.0", "1.0")):
+        other = told | {"dtype": "float32", "high_repr": high, "low_repr": low}
+        path = sb3(arrays, policy_kwargs={}, observation_space=other)
+        words = f"fractions from {float(low):g} to {float(high):g}, expected 0 to 1 or 0 to 255"
+        refused(path, words, game="breakout")
 
 
 def whole_screen(channels: int) -> dict[str, np.ndarray]:

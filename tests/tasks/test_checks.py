@@ -279,7 +279,7 @@ class NotANumber(LinePool):
         (OtherFacts, "facts are near, expected those of its suite: far"),
         (LongFacts, "fact 'far' is (3, 2), expected (3,)"),
         (Int64States, "states are (3,) of int64, expected (3,) of uint32"),
-        (NotANumber, "observations after 0 steps are not finite"),
+        (NotANumber, "observations are NaN or infinite"),
     ],
 )
 def test_what_is_broken_is_said_in_one_line(made, said):

@@ -1,6 +1,7 @@
 """Environments of Gymnasium as tasks: counted, seeded, flattened, filmed, and refused in a line."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -232,3 +233,44 @@ def test_a_pool_of_none_and_another_view_are_refused():
     with pytest.raises(ValueError, match=r"walk/three shows .*1\), not .*2\)"):
         a_walk().pool(1, seed=0, view=Vector(2))
     assert isinstance(a_walk().pool(3, seed=0), GymnasiumPool)
+
+
+class Faulty(Walk):
+    """Walks in two numbers, and says at its second step what it is told to."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def __init__(self, seen=None, reward=None, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self._says, self._steps = (seen, reward), 0
+
+    def step(self, action):
+        self._steps += 1
+        seen, reward, *rest = super().step(action)
+        if self._steps == 2:
+            seen, reward = (
+                x if y is None else y for x, y in zip((seen, reward), self._says, strict=True)
+            )
+        return seen, reward, *rest
+
+    def _seen(self):
+        return np.full(2, self.place, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ({"reward": math.nan}, "faulty: rewards are NaN or infinite"),
+        ({"reward": 1e300}, "faulty: rewards are NaN or infinite"),
+        ({"seen": np.array([np.nan, 0.0])}, "faulty: observations are NaN or infinite"),
+        ({"seen": np.array([1e200, 0.0])}, "faulty: observations are NaN or infinite"),
+        ({"seen": np.array([1.0])}, r"faulty: step shows \(1,\), expected \(2,\)"),
+    ],
+)
+def test_what_is_no_number_or_of_another_shape_is_refused_where_it_arises(says, words):
+    """Else an expert or a rate is blamed for it, or a whole run is learnt and cannot be read."""
+    task = tasks.gymnasium_task("faulty", functools.partial(Faulty, **says), max_steps=9)
+    pool = task.pool(2, seed=0)
+    pool.step(np.zeros(2, int))
+    with pytest.raises(ValueError, match=words):
+        pool.step(np.zeros(2, int))

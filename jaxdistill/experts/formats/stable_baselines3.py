@@ -64,7 +64,7 @@ _RAW_SCREEN = (
     "it sees the screen as it is, so that no AtariWrapper is assumed: no maximum over frames, no "
     "FIRE after a lost life; its environment's frame skip and sticky actions are not in this file"
 )
-_NUMBER = re.compile(r"[\[\s]*(\d+(?:\.\d*)?)")  # the first of an array that was printed
+_NUMBER = re.compile(r"[\[\s]*(-?\d+(?:\.\d*)?)")  # the first of an array that was printed
 _UNSUPPORTED = {
     "actor.mu": "continuous actions",
     "actor.latent_pi": "continuous actions",
@@ -349,21 +349,25 @@ def _is_raw_screen(view: AnyView | None) -> bool:
 def _takes_levels(kwargs: Mapping[str, Any], seen: Mapping[str, Any], where: str) -> bool:
     """Whether a network takes pixels of 0..255 as they are.
 
-    Stable-Baselines3 divides bytes by 255 unless it is told not to. Then they may be bytes, or
-    numbers that the environment has divided already.
+    Stable-Baselines3 divides bytes by 255 unless it is told not to. Fractions it leaves as the
+    environment shows them, whatever it is told.
     """
-    if kwargs.get("normalize_images") is not False:
-        return False
     if not _text(seen.get("dtype")).startswith("float"):
-        return True
-    found = _NUMBER.match(_text(seen.get("high_repr")) or _text(seen.get("high")))
-    high = float(found[1]) if found else math.inf
-    if high not in (1, 255):
+        return kwargs.get("normalize_images") is False
+    low, high = (_bound(seen, name) for name in ("low", "high"))
+    if low not in (0, None) or high not in (1, 255):
+        shown = f"{0 if low is None else low:g} to {math.inf if high is None else high:g}"
         raise ValueError(
-            f"{where}: sees pixels that are fractions up to {high:g}, expected 1 or 255; describe "
-            f"it in a spec (--spec)"
+            f"{where}: sees pixels that are fractions from {shown}, expected 0 to 1 or 0 to 255; "
+            f"train it on such pixels, or rewrite its first layer for them"
         )
     return high == 255
+
+
+def _bound(seen: Mapping[str, Any], name: str) -> float | None:
+    """The first number of a space's lowest or highest values; None where it says none."""
+    found = _NUMBER.match(_text(seen.get(f"{name}_repr")) or _text(seen.get(name)))
+    return float(found[1]) if found else None
 
 
 def _skill(
